@@ -1,0 +1,1 @@
+"""The compiler of editspec: spec text -> checked spec -> rule tensors."""

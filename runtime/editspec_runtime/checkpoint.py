@@ -1,0 +1,129 @@
+"""Checkpoints: the generator that a file holds, by names that do not depend on the container."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from editspec_runtime import digest, skyline
+from editspec_runtime.errors import FileError, WeightsError
+from editspec_runtime.files import read_editspec_metadata, read_header, read_tensors, read_torch, safetensors_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+PREFIX = "g_ema."
+AVERAGE = "latent_avg"
+BUILTIN = {"builtin:skyline": skyline.WEIGHTS}
+
+
+def weights_path(weights: str, folder: Path) -> Path:
+    """The file that ``weights:`` or ``--model`` names: one that ships with the package, or a path from `folder`.
+
+    Raises `FileError` for a ``builtin:`` name that does not exist.
+    """
+    if weights.startswith("builtin:"):
+        if weights not in BUILTIN:
+            raise FileError(f"There is no {weights}.", f"The package ships {', '.join(BUILTIN)}.")
+        return BUILTIN[weights]
+    return folder / Path(weights).expanduser()
+
+
+def generator_part(named: Mapping[str, T]) -> dict[str, T]:
+    """Of everything in a flat file, the generator by its names inside ``g_ema``, and ``latent_avg``."""
+    if not any(name.startswith(PREFIX) for name in named):
+        return dict(named)
+    part = {name.removeprefix(PREFIX): value for name, value in named.items() if name.startswith(PREFIX)}
+    return part | {name: value for name, value in named.items() if name == AVERAGE}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The generator of a file.
+
+    Attributes
+    ----------
+    generator
+        Its tensors by their names inside ``g_ema``, noise buffers included, and ``latent_avg`` where there is one.
+    prefix
+        What the file puts before these names (except before ``latent_avg``): ``g_ema.`` or nothing.
+    others
+        Tensors of the file that are no part of the generator; carried along untouched.
+    metadata
+        What editspec wrote into the file, if it did.
+    """
+
+    generator: dict[str, Tensor]
+    prefix: str
+    others: dict[str, Tensor]
+    metadata: dict[str, object]
+
+    def digest(self) -> str:
+        """The digest of weights: over the generator only, whatever the container."""
+        return digest.tensors_digest(self.generator)
+
+    def with_generator(self, generator: dict[str, Tensor], metadata: dict[str, object]) -> Checkpoint:
+        """The same container around other weights."""
+        return replace(self, generator=generator, metadata=metadata)
+
+    def to_bytes(self) -> bytes:
+        """The checkpoint as a safetensors file, with the names of the file that it came from."""
+        named = {
+            (name if name == AVERAGE else self.prefix + name): tensor for name, tensor in self.generator.items()
+        }
+        return safetensors_bytes(named | self.others, self.metadata)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a ``.safetensors`` file or a rosinality ``.pt`` checkpoint; of a ``.pt``, the generator only.
+
+    Raises
+    ------
+    FileError
+        The file is missing, damaged, or holds code.
+    WeightsError
+        It holds no generator, or numbers that are not finite.
+    """
+    if path.suffix in (".pt", ".pth"):
+        checkpoint = _from_torch(path, read_torch(path))
+    else:
+        named = read_tensors(path)
+        metadata = read_editspec_metadata(read_header(path), path)
+        generator = generator_part(named)
+        prefix = PREFIX if any(name.startswith(PREFIX) for name in named) else ""
+        others = {n: t for n, t in named.items() if prefix and not n.startswith(PREFIX) and n != AVERAGE}
+        checkpoint = Checkpoint(generator, prefix, others, metadata)
+    _require_finite(checkpoint.generator, path)
+    return checkpoint
+
+
+def _from_torch(path: Path, content: object) -> Checkpoint:
+    import torch
+
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, expected a rosinality checkpoint or a state dict.")
+    full = "g_ema" in content
+    state = content["g_ema"] if full else content
+    if not isinstance(state, dict) or not any(isinstance(t, torch.Tensor) for t in state.values()):
+        raise WeightsError(
+            f"{path} holds no generator: expected g_ema or a bare state dict of tensors, "
+            f"found {', '.join(map(str, list(content)[:8])) or 'nothing'}."
+        )
+    generator = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    if isinstance(content.get(AVERAGE), torch.Tensor):
+        generator[AVERAGE] = content[AVERAGE]
+    return Checkpoint(generator, PREFIX if full else "", {}, {})
+
+
+def _require_finite(generator: Mapping[str, Tensor], path: Path) -> None:
+    bad = [name for name, tensor in sorted(generator.items()) if not bool(tensor.isfinite().all())]
+    if bad:
+        raise WeightsError(
+            f"{path} holds numbers that are not finite (NaN or infinity) in {', '.join(bad[:6])}"
+            + (f" and {len(bad) - 6} more tensors." if len(bad) > 6 else "."),
+            "A generator with such weights draws nothing; use an earlier checkpoint of the training.",
+        )

@@ -1,0 +1,46 @@
+"""The families of generators that can be edited, and what their tensors say of them. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from editspec_runtime.errors import WeightsError
+from editspec_runtime.families.layout import Layout
+from editspec_runtime.families.stylegan2.layout import layout as stylegan2_layout
+from editspec_runtime.files import TensorInfo
+
+
+@dataclass(frozen=True)
+class Family:
+    """An adapter: what it is called, what it can load, and how it reads a layout from names and shapes."""
+
+    name: str
+    description: str
+    loads: str
+    layout: Callable[[Mapping[str, TensorInfo]], Layout]
+
+
+FAMILIES: dict[str, Family] = {
+    "stylegan2": Family(
+        "stylegan2",
+        "StyleGAN2 generators with skip connections, any channel table, 8x8 to 1024x1024",
+        "rosinality checkpoints: .pt (g_ema and latent_avg, or the bare state dict) and the same names in .safetensors",
+        stylegan2_layout,
+    ),
+}
+
+
+def layout(family: str, tensors: Mapping[str, TensorInfo]) -> Layout:
+    """The layers, image size and latent size of a generator of this family, from the names and shapes of its tensors.
+
+    `tensors` are named as inside ``g_ema``. Raises `WeightsError` for an unknown family or tensors that do not fit it.
+    """
+    if family not in FAMILIES:
+        near = difflib.get_close_matches(family, FAMILIES, n=1)
+        raise WeightsError(
+            f"There is no family {family!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
+            f"The families are: {', '.join(FAMILIES)}.",
+        )
+    return FAMILIES[family].layout(tensors)

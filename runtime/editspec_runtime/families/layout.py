@@ -1,0 +1,44 @@
+"""The shape of a generator, whatever its family: its layers, image and latents. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LayerLayout:
+    """One editable layer: a memory from keys to values (paper section 3.2).
+
+    Attributes
+    ----------
+    name
+        The authors' name, such as ``layer6``.
+    parameter
+        The edited weight by its name in the checkpoint, such as ``convs.3.conv.weight``.
+    in_channels, out_channels
+        Channels of the key and of the value.
+    key_size, value_size
+        Height (and width) of the key map and of the value map, in positions.
+    """
+
+    name: str
+    parameter: str
+    in_channels: int
+    out_channels: int
+    key_size: int
+    value_size: int
+
+    @property
+    def scale(self) -> int:
+        """Value positions per key position along one axis: 2 where the layer upsamples, else 1."""
+        return self.value_size // self.key_size
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A generator's layers in the order of computation, the size of its images and the length of its latents."""
+
+    family: str
+    layers: dict[str, LayerLayout]
+    image_size: int
+    latent_size: int

@@ -1,0 +1,1 @@
+"""StyleGAN2: the layout of its checkpoints and its network."""

@@ -1,0 +1,170 @@
+"""The one place that reads foreign files, and the one that writes.
+
+Reading never runs code that a file brings and names what is wrong with it; writing goes beside the final name and is
+renamed, so that nothing half-written ever lies under a final name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from editspec_runtime.errors import FileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What the header of a safetensors file says of one tensor: its dtype (``F32``, ``BF16``, …) and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    """The header of a safetensors file: its tensors by name, and its metadata."""
+
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+
+
+def require_file(path: Path) -> None:
+    """Raise a `FileError` unless `path` is a readable file."""
+    if path.is_dir():
+        raise FileError(f"{path} is a directory, and a file was expected.")
+    if not path.exists():
+        raise FileError(f"{path} does not exist.")
+    if not os.access(path, os.R_OK):
+        raise FileError(f"{path} cannot be read: permission denied.")
+
+
+def read_header(path: Path) -> Header:
+    """Names, dtypes, shapes and metadata of a safetensors file, without its tensors and without torch.
+
+    Raises `FileError` where the file is missing, a directory, truncated or no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    require_file(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {name: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+            return Header(tensors, dict(file.metadata() or {}))
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises `FileError` as `read_header` does."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    require_file(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def read_torch(path: Path) -> object:
+    """What a ``.pt`` file holds, read with ``weights_only=True``: tensors and plain containers, never code.
+
+    Raises `FileError` where the file is missing, damaged, or holds anything else.
+    """
+    import pickle
+
+    import torch
+
+    require_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+        raise FileError(
+            f"{path} holds more than tensors and plain containers, and such a file can run code when it is read. "
+            f"It was not executed. {reason.strip()}".rstrip(),
+            "Save the generator's state dict alone (or as .safetensors) in the environment that made the file.",
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise FileError(f"{path} is not a readable torch checkpoint: {_first_line(error)}.") from error
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> bytes:
+    """A safetensors file whose metadata is the one key ``editspec``, holding canonical JSON.
+
+    One key only: with two or more the library writes them in an order that differs from process to process.
+    """
+    from safetensors.torch import save
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(plain, {"editspec": canonical_json(metadata)})
+
+
+def read_editspec_metadata(header: Header, path: Path) -> dict[str, object]:
+    """The JSON under the metadata key ``editspec``; empty where there is none. Raises `FileError` if damaged."""
+    try:
+        metadata = json.loads(header.metadata.get("editspec", "{}"))
+    except json.JSONDecodeError as error:
+        raise FileError(f"{path}: its metadata is not JSON ({error}); the file is damaged.") from error
+    if not isinstance(metadata, dict):
+        raise FileError(f"{path}: its metadata is not a JSON object; the file is damaged.")
+    return metadata
+
+
+def canonical_json(value: object) -> str:
+    """ASCII JSON with sorted keys and no spaces: equal values give equal text. NaN and infinity are errors."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write `data` beside `path`, then rename: a reader sees the old file or the new one, never a part.
+
+    Raises `FileError` where the folder is missing or cannot be written, or a directory lies at `path`.
+    """
+    if path.is_dir():
+        raise FileError(f"{path} is a directory, and a file was to be written there.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise FileError(f"Cannot write {path}: {error.strerror or error}.") from error
+    part = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+    except OSError as error:
+        raise FileError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    # mkstemp makes files that only their owner can read; ours are ordinary files. There is no call that only reads
+    # the mask, so it is set and put back.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _damaged(path: Path, error: Exception) -> FileError:
+    return FileError(
+        f"{path} is not a whole safetensors file: {_first_line(error)}.",
+        "It is truncated, corrupt, or of another format. Copy or build it again.",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

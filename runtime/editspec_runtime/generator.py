@@ -1,0 +1,137 @@
+"""What a family provides: keys, values, the function between them, and the rest of the way to the image."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from editspec_runtime.families.layout import LayerLayout, Layout
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of map positions: rows top to bottom, columns left to right, the ends exclusive."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    def rows(self) -> slice:
+        """The rows as a slice."""
+        return slice(self.top, self.bottom)
+
+    def columns(self) -> slice:
+        """The columns as a slice."""
+        return slice(self.left, self.right)
+
+    def scaled(self, scale: int) -> Box:
+        """The same rectangle on a map with `scale` times as many positions along an axis."""
+        return Box(self.top * scale, self.left * scale, self.bottom * scale, self.right * scale)
+
+    def aligned(self, scale: int) -> Box:
+        """The smallest rectangle on a map with `scale` times fewer positions along an axis that covers this one."""
+        return Box(self.top // scale, self.left // scale, -(-self.bottom // scale), -(-self.right // scale))
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """All that reaches a layer.
+
+    Attributes
+    ----------
+    key
+        The key map, [n, in_channels, key_size, key_size].
+    arguments
+        What the layer's function takes beside key and weight, by name (for StyleGAN2 ``style`` [n, in_channels] and
+        ``noise`` [1 or n, 1, value_size, value_size]).
+    carried
+        What the rest of the generator needs beside the value; only the family looks into it.
+    """
+
+    key: Tensor
+    arguments: Mapping[str, Tensor]
+    carried: Any
+
+
+class LayerFunction(ABC):
+    """f(k; W): a layer's output as a function of its key and its weight, differentiable in both (paper section 3.1)."""
+
+    @abstractmethod
+    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
+        """The value map of a key map.
+
+        Parameters
+        ----------
+        key
+            [n, in_channels, h, w]; with `haloed`, [n, in_channels, h + 2, w + 2], whose outer ring lends the
+            convolution its surroundings and has no value of its own.
+        weight
+            The edited parameter in the shape of the checkpoint.
+        arguments
+            As in `LayerInput`, for this map or this crop.
+
+        Returns
+        -------
+        Tensor
+            [n, out_channels, h * scale, w * scale].
+        """
+
+
+class Generator(ABC):
+    """A generator whose layers can be read and edited.
+
+    Attributes
+    ----------
+    layout
+        Its layers, image size and latent size.
+    weights
+        Its tensors by their names in the checkpoint, in the precision that it computes in.
+    """
+
+    layout: Layout
+    weights: Mapping[str, Tensor]
+
+    @abstractmethod
+    def prefix(self, layer: str, latents: Tensor) -> LayerInput:
+        """All that reaches `layer` for `latents` [n, latent_size]; computes nothing behind the key."""
+
+    @abstractmethod
+    def function(self, layer: str) -> LayerFunction:
+        """The layer's function f(k; W)."""
+
+    @abstractmethod
+    def rest(self, layer: str, value: Tensor, carried: Any) -> Tensor:
+        """The images [n, 3, image_size, image_size] in -1..1 that follow from `value` at `layer`."""
+
+    @abstractmethod
+    def crop(self, layer: str, reached: LayerInput, region: Box) -> tuple[Tensor, dict[str, Tensor]]:
+        """The haloed key [n, in_channels, h + 2, w + 2] of a `region` of the key map, and the arguments for it."""
+
+    @abstractmethod
+    def images(self, latents: Tensor) -> Tensor:
+        """The images [n, 3, image_size, image_size] in -1..1 of `latents` [n, latent_size]."""
+
+    @abstractmethod
+    def upstream(self, layer: str) -> dict[str, Tensor]:
+        """The tensors that the key of `layer` depends on, by name."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What the numbers depend on beside the tensors, as plain values: family, truncation, kind of noise."""
+
+    def weight(self, layer: str) -> Tensor:
+        """The edited parameter of `layer`, in the shape of the checkpoint."""
+        return self.weights[self.layer(layer).parameter]
+
+    def layer(self, name: str) -> LayerLayout:
+        """The layout of layer `name`."""
+        return self.layout.layers[name]
+
+    def value(self, layer: str, reached: LayerInput) -> Tensor:
+        """The value map [n, out_channels, value_size, value_size] of `layer` with its own weight."""
+        return self.function(layer)(reached.key, self.weight(layer), reached.arguments)

@@ -1,0 +1,61 @@
+"""From a checkpoint to a generator that computes: family, precision, device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from editspec_runtime.conventions import EDITSPEC, Conventions
+from editspec_runtime.errors import EditError, WeightsError
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.generator import Generator
+
+NETWORKS = {"stylegan2": StyleGAN2}
+
+
+def make_generator(
+    family: str,
+    weights: Mapping[str, Tensor],
+    *,
+    precision: str = "float32",
+    device: torch.device | None = None,
+    truncation: float = 1.0,
+    conventions: Conventions = EDITSPEC,
+) -> Generator:
+    """A generator of a family around a checkpoint's tensors, all of them brought to `precision` and `device`.
+
+    Raises `WeightsError` where the tensors do not fit the family, or truncation is asked for and ``latent_avg`` is
+    missing.
+    """
+    if truncation != 1.0 and "latent_avg" not in weights:
+        raise WeightsError(
+            "Truncation needs the mean of w, and these weights hold no latent_avg.",
+            "Leave model.truncation out, or give a checkpoint with latent_avg.",
+        )
+    dtype = getattr(torch, precision)
+    return NETWORKS[family]({n: t.to(device=device, dtype=dtype) for n, t in weights.items()}, truncation, conventions)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of ``auto``, ``cpu``, ``cuda`` or ``cuda:n``; on a GPU, with kernels that give the same bits each time.
+
+    Raises `EditError` where there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise EditError(f"There is no device {name!r}.", "Give auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+            raise EditError(f"This machine has no device {name}.", "Give --device cpu, or auto.")
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+    elif device.type != "cpu":
+        raise EditError(f"{name} is no device that editspec computes on.", "Give auto, cpu, cuda or cuda:N.")
+    return device

@@ -1,0 +1,178 @@
+"""Patches: the change of one edit in one file, bound to the weights it was solved on; and stacks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editspec_runtime.digest import digest, tensors_digest
+from editspec_runtime.errors import PatchError
+from editspec_runtime.files import read_editspec_metadata, read_header, read_tensors, safetensors_bytes
+
+FORMAT = "editspec.patch"
+VERSION = 1
+FIELDS = (
+    "base", "content", "edit", "family", "format", "layer", "layouts", "name", "parent", "rank", "result", "solver",
+    "version",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A low-rank change of one or more parameters.
+
+    Attributes
+    ----------
+    directions
+        D of each parameter by its name, [s, in], orthonormal rows.
+    coefficients
+        A of each parameter by its name: [out, s, kh, kw] for a convolution, [out, s] for a matrix.
+    metadata
+        What the file says of the patch, ``content`` included: name, family, layer, layouts, rank, solver, and the
+        digests ``edit``, ``base``, ``parent`` and ``result``.
+    """
+
+    directions: Mapping[str, Tensor]
+    coefficients: Mapping[str, Tensor]
+    metadata: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of the edit."""
+        return str(self.metadata["name"])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the file: ``P.D`` and ``P.A`` for each parameter P."""
+        return {f"{name}.D": d for name, d in self.directions.items()} | {
+            f"{name}.A": a for name, a in self.coefficients.items()
+        }
+
+    def delta(self, parameter: str) -> Tensor:
+        """The full change of a parameter, [out, in, kh, kw] or [out, in], float64 on the CPU.
+
+        delta[o, i, y, x] = sum over s of A[o, s, y, x] D[s, i] by separate multiplications and additions, s
+        ascending: a matrix product would give other bits on other devices.
+        """
+        directions = self.directions[parameter].detach().cpu().double()
+        coefficients = self.coefficients[parameter].detach().cpu().double()
+        taps = (1,) * (coefficients.ndim - 2)
+        total = torch.zeros(coefficients.shape[0], directions.shape[1], *coefficients.shape[2:], dtype=torch.float64)
+        for index, direction in enumerate(directions):
+            total += coefficients[:, index, None] * direction.reshape(1, -1, *taps)
+        return total
+
+    def to_bytes(self) -> bytes:
+        """The patch as a safetensors file; equal patches give equal bytes."""
+        return safetensors_bytes(self.tensors(), self.metadata)
+
+
+def make_patch(
+    directions: Mapping[str, Tensor],
+    coefficients: Mapping[str, Tensor],
+    layouts: Mapping[str, str],
+    metadata: Mapping[str, Any],
+) -> Patch:
+    """A patch whose metadata are completed by format, version, layouts and the digest of its content."""
+    unsigned = Patch(
+        directions,
+        coefficients,
+        {**metadata, "format": FORMAT, "version": VERSION, "layouts": dict(layouts)},
+    )
+    return Patch(directions, coefficients, {**unsigned.metadata, "content": content_digest(unsigned)})
+
+
+def content_digest(patch: Patch) -> str:
+    """SHA-256 over the metadata without ``content`` and all tensors."""
+    metadata = {name: value for name, value in patch.metadata.items() if name != "content"}
+    return digest({"metadata": metadata, "tensors": tensors_digest(patch.tensors())})
+
+
+def read_patch(path: Path) -> Patch:
+    """Read a patch and check that every byte of it is as it was written.
+
+    Raises
+    ------
+    FileError
+        The file is missing, damaged or no safetensors file.
+    PatchError
+        It is no patch of this version, or was changed after it was written.
+    """
+    header = read_header(path)
+    metadata: dict[str, Any] = read_editspec_metadata(header, path)
+    if metadata.get("format") != FORMAT:
+        raise PatchError(f"{path} is not a patch: its metadata do not say format {FORMAT}.")
+    if metadata.get("version") != VERSION:
+        raise PatchError(f"{path} is a patch of version {metadata.get('version')}; this editspec reads {VERSION}.")
+    missing = sorted(set(FIELDS) - set(metadata))
+    tensors = read_tensors(path)
+    parameters = sorted({name.removesuffix(".D") for name in tensors if name.endswith(".D")})
+    if missing or set(tensors) != {f"{p}.{factor}" for p in parameters for factor in "AD"}:
+        raise _damaged(path, f"it lacks {', '.join(missing)}" if missing else "its tensors are not pairs of D and A")
+    patch = Patch({p: tensors[f"{p}.D"] for p in parameters}, {p: tensors[f"{p}.A"] for p in parameters}, metadata)
+    if content_digest(patch) != metadata["content"] or patch.to_bytes() != path.read_bytes():
+        raise _damaged(path, "its content is not the one that it was signed with")
+    if not all(bool(t.isfinite().all()) for t in tensors.values()):
+        raise _damaged(path, "it holds numbers that are not finite")
+    return patch
+
+
+def apply_stack(base: Mapping[str, Tensor], patches: Iterable[Patch]) -> dict[str, Tensor]:
+    """The weights after a whole stack.
+
+    The deltas are added up in float64 in stack order, then to W, and rounded once to the parameter's dtype: the same
+    bytes on every device. Undoing a patch means applying the stack without it to the base, never subtracting.
+
+    Raises `PatchError` for a parameter that the weights lack or whose shape does not fit.
+    """
+    totals: dict[str, Tensor] = {}
+    for patch in patches:
+        for name in patch.directions:
+            change = patch.delta(name)
+            totals[name] = totals[name] + change if name in totals else change
+    weights = dict(base)
+    for name, total in totals.items():
+        if name not in base or base[name].numel() != total.numel():
+            found = "lack it" if name not in base else f"have {list(base[name].shape)}"
+            raise PatchError(f"The patch changes {name} {list(total.shape)}, and these weights {found}.")
+        weight = base[name]
+        weights[name] = (weight.cpu().double() + total.reshape(weight.shape)).to(weight.dtype)
+    return weights
+
+
+def require_chain(base: str, patches: Sequence[Patch]) -> None:
+    """Raise a `PatchError` unless each patch was solved on what lies before it: first the base, then each result."""
+    expected, place = base, "these weights"
+    for patch in patches:
+        if patch.metadata["parent"] != expected:
+            raise PatchError(
+                f"Patch {patch.name} was solved on weights {patch.metadata['parent']}, and {place} have digest {expected}.",
+                _remedy(base, patches, patch),
+            )
+        if patch.metadata["base"] != base:
+            raise PatchError(
+                f"The stack of patch {patch.name} starts from weights {patch.metadata['base']}, "
+                f"and these weights have digest {base}.",
+                "Apply the whole stack at once to the weights that it was built from.",
+            )
+        expected, place = patch.metadata["result"], f"the weights after {patch.name}"
+
+
+def _remedy(base: str, patches: Sequence[Patch], stranger: Patch) -> str:
+    parent = stranger.metadata["parent"]
+    if stranger.metadata["base"] != base:
+        return f"Its stack starts from weights {stranger.metadata['base']}: give those as the base."
+    before = next((p.name for p in patches if p.metadata["result"] == parent), None)
+    if parent == base:
+        return "It comes first in its stack: give the patches in the order of their edits."
+    if before:
+        return f"It comes after {before}: give the patches in the order of their edits."
+    return "A patch before it is missing: give the whole stack, in the order of the edits."
+
+
+def _damaged(path: Path, reason: str) -> PatchError:
+    return PatchError(f"{path} is a damaged patch: {reason}.", "Do not use it; build it again.")

@@ -1,0 +1,135 @@
+"""A rule: what the compiler makes of one edit, and the solvers consume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editspec_runtime.errors import FileError
+from editspec_runtime.files import read_editspec_metadata, read_header, read_tensors, safetensors_bytes
+
+FORMAT = "editspec.rule"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SolverSettings:
+    """How a rule is solved.
+
+    Attributes
+    ----------
+    method
+        ``projected-gradient`` (paper section 3.4) or ``direct`` (Eqn. 17 and 18).
+    steps
+        Steps of Adam.
+    learning_rate
+        Its rate.
+    project_every
+        Steps between projections into the directions; of no meaning for ``direct``.
+    """
+
+    method: str = "projected-gradient"
+    steps: int = 2001
+    learning_rate: float = 0.05
+    project_every: int | None = 10
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings that the method knows, as plain values."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One K* -> V*, the context in which it holds, and everything that its layer's function needs.
+
+    Attributes
+    ----------
+    edit, family, layer, parameter
+        The edit's name, the family, the layer, and the weight that changes, by its name in the checkpoint.
+    rank
+        How many directions the change may have.
+    solver
+        How it is solved.
+    key
+        K*, haloed: [1, in_channels, h + 2, w + 2]. The outer ring only lends the convolution its surroundings.
+    value
+        V*: [1, out_channels, h * scale, w * scale].
+    arguments
+        What the layer's function takes beside key and weight, for this region.
+    context_keys, context_weights
+        [m, in_channels] and [m], positive.
+    provenance
+        Digests: ``base``, ``parent`` (the weights that this rule was resolved on) and ``edit``; and the settings that
+        the tensors depend on.
+    """
+
+    edit: str
+    family: str
+    layer: str
+    parameter: str
+    rank: int
+    solver: SolverSettings
+    key: Tensor
+    value: Tensor
+    arguments: Mapping[str, Tensor]
+    context_keys: Tensor
+    context_weights: Tensor
+    provenance: Mapping[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """The rule as a safetensors file; equal rules give equal bytes."""
+        tensors = {
+            "target.key": self.key,
+            "target.value": self.value,
+            "context.key": self.context_keys,
+            "context.weight": self.context_weights,
+        } | {f"target.{name}": tensor for name, tensor in self.arguments.items()}
+        names = ("edit", "family", "layer", "parameter", "rank")
+        metadata = {name: getattr(self, name) for name in names}
+        return safetensors_bytes(
+            tensors,
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                **metadata,
+                "solver": self.solver.as_json(),
+                "provenance": dict(self.provenance),
+            },
+        )
+
+    def to(self, device: torch.device) -> Rule:
+        """The same rule on another device."""
+        return Rule(
+            **{
+                name: value.to(device) if isinstance(value, Tensor) else value
+                for name, value in vars(self).items()
+                if name != "arguments"
+            },
+            arguments={name: tensor.to(device) for name, tensor in self.arguments.items()},
+        )
+
+
+def read_rule(path: Path) -> Rule:
+    """Read a rule file. Raises `FileError` where it is missing, damaged or no rule."""
+    metadata: dict[str, Any] = read_editspec_metadata(read_header(path), path)
+    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+        raise FileError(f"{path} is not a rule of version {VERSION}.")
+    tensors = read_tensors(path)
+    try:
+        return Rule(
+            *(metadata[name] for name in ("edit", "family", "layer", "parameter", "rank")),
+            SolverSettings(**{"project_every": None} | metadata["solver"]),
+            key=tensors.pop("target.key"),
+            value=tensors.pop("target.value"),
+            context_keys=tensors.pop("context.key"),
+            context_weights=tensors.pop("context.weight"),
+            arguments={name.removeprefix("target."): tensor for name, tensor in tensors.items()},
+            provenance=metadata["provenance"],
+        )
+    except (KeyError, TypeError) as error:
+        raise FileError(f"{path} is a rule with parts missing or unknown: {error}.") from error

@@ -1,0 +1,369 @@
+"""Train the Skyline generator and its reader: ``python -m editspec_runtime.skyline.train``.
+
+Regression on rendered pictures, in stages: the mapping network alone learns the attributes of a scene; the synthesis
+network learns to draw from it; both learn together; at last the L1 loss sharpens the edges. Every stage resumes where
+an interruption left it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from editspec_runtime.digest import tensors_digest
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.files import read_tensors, safetensors_bytes, write
+from editspec_runtime.skyline.reader import ATTRIBUTES, Reader, truth
+from editspec_runtime.skyline.world import LATENT_SIZE, SIZE, TOPS, Scene, render, scenes
+
+CHANNELS = {4: 128, 8: 128, 16: 128, 32: 96, 64: 48}
+MAPPING_LAYERS = 6
+BATCH = 32
+POOL = 32768
+SEED = 2020
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the training.
+
+    Attributes
+    ----------
+    name
+        What it is called in the log and in the checkpoints.
+    steps, rate
+        Steps of Adam, and its highest rate; a cosine takes it to a hundredth of that.
+    mapping, synthesis
+        Which networks learn. The mapping alone learns attributes, not pictures.
+    sharp
+        How much of the loss is L1 rather than squared error.
+    half
+        Whether pictures are drawn in bfloat16.
+    """
+
+    name: str
+    steps: int
+    rate: float
+    mapping: bool
+    synthesis: bool
+    sharp: float = 0.0
+    half: bool = True
+
+
+STAGES = (
+    Stage("mapping", 12000, 2e-3, True, False),
+    Stage("synthesis", 5000, 3e-3, False, True),
+    Stage("together", 5000, 2e-3, True, True, 0.5),
+    Stage("sharpen", 3500, 1e-3, True, True, 1.0),
+    Stage("polish", 700, 2e-4, True, True, 1.0, half=False),
+)
+
+
+def main() -> None:
+    """Train what is missing in the output folder, and print the digest of the weights."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--out", type=Path, default=Path(".training"), help="where checkpoints and results go")
+    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments.add_argument("--scale", type=float, default=1.0, help="of the number of steps of every stage")
+    options = arguments.parse_args()
+    device = torch.device(options.device)
+    weights = train_generator(options.out, device, options.scale)
+    write(options.out / "weights.safetensors", checkpoint_bytes(weights))
+    if not (options.out / "reader.safetensors").exists():
+        write(options.out / "reader.safetensors", safetensors_bytes(train_reader(device, options.scale), {}))
+    print(tensors_digest(weights))
+
+
+def train_reader(device: torch.device, scale: float) -> dict[str, Tensor]:
+    """The state of a reader trained on rendered scenes, overridden ones among them, blurred and noisy at random."""
+    generator = torch.Generator().manual_seed(SEED + 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)  # torch's layers draw their first weights from the global stream only
+        reader = Reader().to(device)
+    steps = round(2500 * scale)
+    adam = torch.optim.Adam(reader.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _cosine(step, steps))
+    for step in range(steps):
+        scene = _shuffled(scenes(_latents(64, generator)), generator)
+        images, target = _worn(render(scene), generator).to(device), truth(scene)
+        logits = reader(images)
+        loss = sum((F.cross_entropy(logits[name], target[name].to(device)) for name in ATTRIBUTES), torch.zeros(()))
+        adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        schedule.step()
+        if step % 250 == 0:
+            print(f"reader {step}/{steps} loss {loss.item():.4f}", flush=True)
+    return {name: tensor.detach().cpu() for name, tensor in reader.state_dict().items()}
+
+
+def train_generator(out: Path, device: torch.device, scale: float) -> dict[str, Tensor]:
+    """The averaged weights after all stages, by their names inside ``g_ema``, and ``latent_avg``."""
+    weights = {name: tensor.to(device) for name, tensor in first_weights().items()}
+    average = {name: tensor.clone() for name, tensor in weights.items()}
+    readout = torch.zeros(LATENT_SIZE, len(_attributes(scenes(torch.randn(1, LATENT_SIZE)))[0]), device=device)
+    for number, stage in enumerate(STAGES):
+        steps = round(stage.steps * scale)
+        saved = out / f"stage-{number}-{stage.name}.pt"
+        weights, average, readout = _train_stage(stage, steps, saved, weights, average, readout, SEED + 10 + number)
+    with torch.no_grad():
+        latents = _latents(10000, torch.Generator().manual_seed(SEED)).to(device)
+        average["latent_avg"] = StyleGAN2(average).mapping(latents).mean(0)
+    return {name: tensor.detach().cpu() for name, tensor in average.items()}
+
+
+def first_weights() -> dict[str, Tensor]:
+    """The weights that StyleGAN2 starts from, by the names of the published layout inside ``g_ema``."""
+    generator = torch.Generator().manual_seed(SEED)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    kernel = torch.outer(taps, taps) / 16
+    weights = {"input.input": normal(1, CHANNELS[4], 4, 4)}
+    for number in range(1, MAPPING_LAYERS + 1):
+        weights |= {
+            f"style.{number}.weight": normal(LATENT_SIZE, LATENT_SIZE) / 0.01,
+            f"style.{number}.bias": torch.zeros(LATENT_SIZE),
+        }
+    blocks = [("conv1", 4, 4)]
+    for index, size in enumerate(sorted(CHANNELS)[1:]):
+        blocks += [(f"convs.{2 * index}", size // 2, size), (f"convs.{2 * index + 1}", size, size)]
+    for number, (name, before, size) in enumerate(blocks):
+        weights |= {
+            f"{name}.conv.weight": normal(1, CHANNELS[size], CHANNELS[before], 3, 3),
+            f"{name}.conv.modulation.weight": normal(CHANNELS[before], LATENT_SIZE),
+            f"{name}.conv.modulation.bias": torch.ones(CHANNELS[before]),
+            f"{name}.noise.weight": torch.zeros(1),
+            f"{name}.activate.bias": torch.zeros(CHANNELS[size]),
+            f"noises.noise_{number}": normal(1, 1, size, size),
+        }
+        if before != size:
+            weights[f"{name}.conv.blur.kernel"] = kernel.clone()
+            continue
+        rgb = "to_rgb1" if size == 4 else f"to_rgbs.{number // 2 - 1}"
+        weights |= {
+            f"{rgb}.conv.weight": normal(1, 3, CHANNELS[size], 1, 1),
+            f"{rgb}.conv.modulation.weight": normal(CHANNELS[size], LATENT_SIZE),
+            f"{rgb}.conv.modulation.bias": torch.ones(CHANNELS[size]),
+            f"{rgb}.bias": torch.zeros(1, 3, 1, 1),
+        }
+        if size != 4:
+            weights[f"{rgb}.upsample.kernel"] = kernel.clone()
+    return weights
+
+
+def checkpoint_bytes(weights: dict[str, Tensor]) -> bytes:
+    """The weights in the published checkpoint layout, as safetensors."""
+    named = {name if name == "latent_avg" else f"g_ema.{name}": tensor for name, tensor in weights.items()}
+    return safetensors_bytes(named, {})
+
+
+def _train_stage(
+    stage: Stage,
+    steps: int,
+    saved: Path,
+    weights: dict[str, Tensor],
+    average: dict[str, Tensor],
+    readout: Tensor,
+    seed: int,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Train one stage from where its checkpoint stands; returns weights, their moving average, and the readout."""
+    learns = [name for name in weights if _learns(name, stage)]
+    weights = {name: tensor.detach().requires_grad_(name in learns) for name, tensor in weights.items()}
+    readout = readout.detach().requires_grad_(stage.mapping and not stage.synthesis)
+    # The mapping's weights are a hundred times as large as the others' and meant to learn at the same relative pace.
+    mapping = [weights[name] for name in learns if name.startswith("style.")]
+    others = [weights[name] for name in learns if not name.startswith("style.")]
+    pace = 100.0 if not stage.synthesis else 20.0
+    groups = [{"params": mapping, "lr": stage.rate * pace}, {"params": others, "lr": stage.rate}, {"params": [readout]}]
+    adam = torch.optim.Adam([group for group in groups if group["params"]], lr=stage.rate, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _cosine(step, steps))
+    pool = None
+    if stage.synthesis:
+        pool = _Pool.rendered(min(POOL, steps * BATCH), torch.Generator().manual_seed(seed + 100), readout.device)
+    begin, generator = 0, torch.Generator().manual_seed(seed)
+    if saved.exists():
+        state = torch.load(saved, weights_only=True)
+        begin = state["step"]
+        with torch.no_grad():
+            readout.copy_(state["readout"])
+            for name, tensor in weights.items():
+                tensor.copy_(state["weights"][name])
+                average[name].copy_(state["average"][name])
+        adam.load_state_dict(state["adam"])
+        schedule.load_state_dict(state["schedule"])
+        generator.set_state(state["generator"])
+    started = time.monotonic()
+    for step in range(begin, steps):
+        if pool is None:
+            loss = _attribute_loss(weights, readout, generator)
+        else:
+            loss = _picture_loss(weights, stage, pool, generator)
+        adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        schedule.step()
+        with torch.no_grad():
+            keep = min(0.998, step / (step + 10))
+            for name in learns:
+                average[name].lerp_(weights[name], 1 - keep)
+        if (step + 1) % 250 == 0 or step + 1 == steps:
+            pace = (time.monotonic() - started) / (step + 1 - begin)
+            print(f"{stage.name} {step + 1}/{steps} loss {loss.item():.4f} {pace * 1000:.0f} ms a step", flush=True)
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            _save(saved, step + 1, weights, average, readout, adam, schedule, generator)
+    # The next stage goes on from the average, which is better than the last step.
+    return {name: tensor.detach().clone() for name, tensor in average.items()}, average, readout.detach()
+
+
+def _save(
+    saved: Path,
+    step: int,
+    weights: dict[str, Tensor],
+    average: dict[str, Tensor],
+    readout: Tensor,
+    adam: torch.optim.Adam,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    generator: torch.Generator,
+) -> None:
+    state = {
+        "step": step,
+        "weights": {name: tensor.detach() for name, tensor in weights.items()},
+        "average": average,
+        "readout": readout.detach(),
+        "adam": adam.state_dict(),
+        "schedule": schedule.state_dict(),
+        "generator": generator.get_state(),
+    }
+    saved.parent.mkdir(parents=True, exist_ok=True)
+    part = saved.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(saved)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Rendered scenes to draw batches from; rendering them takes as long as learning from them once or twice.
+
+    Pictures are kept with 8 bits; `rare` marks the pixels in which something rare or small stands: where the picture
+    differs from that of the same scene without it.
+    """
+
+    latents: Tensor
+    pictures: Tensor
+    rare: Tensor
+
+    @staticmethod
+    def rendered(count: int, generator: torch.Generator, device: torch.device) -> _Pool:
+        """`count` scenes, drawn with `generator`."""
+        latents = _latents(count, generator).to(device)
+        pictures, rare = [], []
+        for batch in latents.split(64):
+            scene = scenes(batch)
+            picture = render(scene)
+            plain = render(scene.replace(people=0, middle_watermark=0, bottom_watermark=0, left_top=2, right_top=2))
+            pictures.append(((picture + 1) * 127.5).round().byte())
+            rare.append((picture - plain).abs().mean(1, keepdim=True) > 0.05)
+        return _Pool(latents, torch.cat(pictures), torch.cat(rare))
+
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, pictures in -1..1 and the weight of every pixel, of `BATCH` scenes."""
+        chosen = torch.randint(len(self.latents), (BATCH,), generator=generator).to(self.latents.device)
+        return self.latents[chosen], self.pictures[chosen] / 127.5 - 1, 1 + 3 * self.rare[chosen].float()
+
+
+def _attribute_loss(weights: dict[str, Tensor], readout: Tensor, generator: torch.Generator) -> Tensor:
+    """Squared error of the attributes that a linear readout finds in w."""
+    latents = _latents(2048, generator).to(readout.device)
+    styles = StyleGAN2(weights).mapping(latents)
+    return F.mse_loss(styles @ readout, _attributes(scenes(latents)))
+
+
+def _picture_loss(weights: dict[str, Tensor], stage: Stage, pool: _Pool, generator: torch.Generator) -> Tensor:
+    """Error of pictures and of their gradients, from squared (sharp 0) to absolute (sharp 1)."""
+    latents, wanted, weight = pool.batch(generator)
+    with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=stage.half):
+        drawn = StyleGAN2(weights).images(latents).float()
+    sharp = stage.sharp
+    loss = torch.zeros((), device=latents.device)
+    for order in (_itself, _across, _down):
+        error = order(drawn) - order(wanted)
+        scale = weight if order is _itself else 1.0
+        if sharp < 1.0:
+            loss = loss + (1 - sharp) * 4 * (scale * error.square()).mean()
+        if sharp > 0.0:
+            loss = loss + sharp * (scale * error.abs()).mean() * (1.0 if order is _itself else 0.5)
+    return loss
+
+
+def _itself(image: Tensor) -> Tensor:
+    return image
+
+
+def _across(image: Tensor) -> Tensor:
+    return image[..., 1:] - image[..., :-1]
+
+
+def _down(image: Tensor) -> Tensor:
+    return image[..., 1:, :] - image[..., :-1, :]
+
+
+def _attributes(scene: Scene) -> Tensor:
+    """Attributes as numbers around 0, [n, m]; those of absent objects are 0."""
+    people = scene.people.float()
+    trees = (scene.left_tree | scene.right_tree).float()
+    columns = [2 * getattr(scene, name) - 1 for name in ("sky", "sun_height", "ground", "wall", "roof")]
+    columns += [2 * scene.left_height - 1, 2 * scene.right_height - 1, trees * (2 * scene.ground - 1)]
+    columns += [(scene.sun_site == site).float() for site in range(3)]
+    for name in ("left_top", "right_top"):
+        columns += [(getattr(scene, name) == kind).float() * 2 for kind in range(len(TOPS) - 1)]
+    flags = ("windows_lit", "left_tree", "right_tree", "middle_watermark", "bottom_watermark")
+    columns += [2 * getattr(scene, name).float() - 1 for name in flags]
+    columns += [people * (scene.people_site == site).float() * 2 for site in range(2)]
+    return torch.stack(columns, 1)
+
+
+def _shuffled(scene: Scene, generator: torch.Generator) -> Scene:
+    """Half of the scenes with attributes that do not occur together, or not as often, by themselves."""
+    overridden = {name: torch.randint(n, (len(scene),), generator=generator) for name, n in ATTRIBUTES.items()}
+    other = scene.replace(**overridden)
+    keep = torch.rand(len(scene), generator=generator) < 0.5
+    return Scene(**{name: torch.where(keep, value, getattr(other, name)) for name, value in vars(scene).items()})
+
+
+def _worn(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures a little blurred, off in contrast and noisy, as a generator may draw them."""
+    batch = len(images)
+    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    share = torch.rand(batch, 1, 1, 1, generator=generator)
+    noise = torch.randn(images.shape, generator=generator) * 0.15 * torch.rand(batch, 1, 1, 1, generator=generator)
+    contrast = 1 + 0.2 * (torch.rand(batch, 1, 1, 1, generator=generator) - 0.5)
+    return (images + share * (blurred - images)) * contrast + noise
+
+
+def _latents(count: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(count, LATENT_SIZE, generator=generator)
+
+
+def _learns(name: str, stage: Stage) -> bool:
+    if name.startswith("style."):
+        return stage.mapping
+    return stage.synthesis and not name.startswith("noises.") and "kernel" not in name
+
+
+def _cosine(step: int, steps: int) -> float:
+    """From 1 to 0.01 over `steps`, after a short warm-up."""
+    return min(1.0, (step + 1) / 100) * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))))
+
+
+if __name__ == "__main__":
+    main()

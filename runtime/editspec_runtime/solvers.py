@@ -1,0 +1,146 @@
+"""Solvers: from a rule and its directions D to the coefficients A of the change W - W0 = A D."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from editspec_runtime.conventions import Conventions
+from editspec_runtime.errors import NumericalError
+from editspec_runtime.generator import LayerFunction
+from editspec_runtime.rule import Rule
+from editspec_runtime.statistics import Progress
+
+
+@dataclass
+class _Best:
+    """The best iterate so far among those that satisfy the constraint."""
+
+    loss: float = float("inf")
+    coefficients: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def offer(self, loss: float, coefficients: Tensor) -> None:
+        if loss < self.loss:
+            self.loss, self.coefficients = loss, coefficients
+
+
+def rule_loss(function: LayerFunction, rule: Rule, weight: Tensor) -> Tensor:
+    """mean |V* - f(K*; W)|, the L1 form of Eqn. 6 that the paper's experiments use; a scalar."""
+    return (rule.value - function(rule.key, weight, rule.arguments, haloed=True)).abs().mean()
+
+
+def delta(coefficients: Tensor, directions: Tensor) -> Tensor:
+    """The change A D: [1, out, s, kh, kw] and [s, in] -> [1, out, in, kh, kw]."""
+    return torch.einsum("losyx,si->loiyx", coefficients, directions)
+
+
+def coefficients_of(change: Tensor, directions: Tensor) -> Tensor:
+    """A of the projection of a change into the span of orthonormal rows D: [1, out, in, kh, kw] -> [1, out, s, kh, kw]."""
+    return torch.einsum("loiyx,si->losyx", change, directions)
+
+
+def solve(
+    function: LayerFunction,
+    weight: Tensor,
+    rule: Rule,
+    directions: Tensor,
+    conventions: Conventions,
+    progress: Progress = lambda done, total: None,
+) -> Tensor:
+    """The coefficients A [1, out, s, kh, kw] of the change that makes `rule` hold, by the rule's solver.
+
+    Parameters
+    ----------
+    function
+        The layer's f(k; W).
+    weight
+        W0 in the shape of the checkpoint, [1, out, in, kh, kw].
+    rule
+        K*, V* and the settings.
+    directions
+        D, [s, in], orthonormal rows, in the precision of the weights.
+    conventions
+        Whether the best iterate is returned, or the last.
+
+    Raises
+    ------
+    NumericalError
+        The loss is not finite.
+    """
+    method: Callable[..., Tensor] = {"projected-gradient": projected_gradient, "direct": direct}[rule.solver.method]
+    return method(function, weight, rule, directions, conventions, progress)
+
+
+def projected_gradient(
+    function: LayerFunction,
+    weight: Tensor,
+    rule: Rule,
+    directions: Tensor,
+    conventions: Conventions,
+    progress: Progress,
+) -> Tensor:
+    """Adam on W, projected into W0 + A D every few steps and at the end (paper section 3.4).
+
+    As in the paper's experiments the projection follows the very first step, and Adam's state is not projected.
+    """
+    settings = rule.solver
+    assert settings.project_every is not None
+    free = weight.clone().requires_grad_()
+    adam = torch.optim.Adam([free], lr=settings.learning_rate)
+    coefficients = coefficients_of(torch.zeros_like(weight), directions)
+    best, projected = _Best(), True
+    for step in range(settings.steps):
+        adam.zero_grad()
+        loss = rule_loss(function, rule, free)
+        if projected:
+            best.offer(_finite(loss, step), coefficients)
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        projected = step % settings.project_every == 0 or step == settings.steps - 1
+        if projected:
+            with torch.no_grad():
+                coefficients = coefficients_of(free - weight, directions)
+                free.copy_(weight + delta(coefficients, directions))
+            progress(step + 1, settings.steps)
+    with torch.no_grad():
+        best.offer(_finite(rule_loss(function, rule, free), settings.steps), coefficients)
+    return best.coefficients if conventions.keep_best else coefficients
+
+
+def direct(
+    function: LayerFunction,
+    weight: Tensor,
+    rule: Rule,
+    directions: Tensor,
+    conventions: Conventions,
+    progress: Progress,
+) -> Tensor:
+    """Adam on A alone, from zero (paper Eqn. 17 and 18): every iterate satisfies the constraint."""
+    settings = rule.solver
+    coefficients = coefficients_of(torch.zeros_like(weight), directions).requires_grad_()
+    adam = torch.optim.Adam([coefficients], lr=settings.learning_rate)
+    best = _Best()
+    for step in range(settings.steps):
+        adam.zero_grad()
+        loss = rule_loss(function, rule, weight + delta(coefficients, directions))
+        if (value := _finite(loss, step)) < best.loss:
+            best.offer(value, coefficients.detach().clone())
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        progress(step + 1, settings.steps)
+    with torch.no_grad():
+        final = rule_loss(function, rule, weight + delta(coefficients, directions))
+    best.offer(_finite(final, settings.steps), coefficients.detach())
+    return best.coefficients if conventions.keep_best else coefficients.detach()
+
+
+def _finite(loss: Tensor, step: int) -> float:
+    value = loss.item()
+    if value != value or value in (float("inf"), float("-inf")):
+        raise NumericalError(
+            f"The loss is {value} after {step} steps.", "Lower solver.learning_rate, or use precision: float64."
+        )
+    return value

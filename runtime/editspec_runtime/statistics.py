@@ -1,0 +1,98 @@
+"""The second moment C = E[k k^T] of a layer's keys (paper section 3.3), accumulated and cached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editspec_runtime import __version__
+from editspec_runtime.cache import Cache
+from editspec_runtime.conventions import Conventions
+from editspec_runtime.digest import digest, tensors_digest
+from editspec_runtime.generator import Generator
+from editspec_runtime.latents import LatentStream
+
+Progress = Callable[[int, int], None]
+"""Called with (done, of all)."""
+
+
+@dataclass(frozen=True)
+class SecondMoment:
+    """C = E[k k^T] over all positions of `samples` latents, not centred.
+
+    Attributes
+    ----------
+    matrix
+        [in_channels, in_channels] float64, symmetric.
+    cached
+        Whether it was found in the cache.
+    """
+
+    matrix: Tensor
+    cached: bool
+
+
+def second_moment(
+    generator: Generator,
+    layer: str,
+    stream: LatentStream,
+    samples: int,
+    conventions: Conventions,
+    cache: Cache,
+    progress: Progress = lambda done, total: None,
+) -> SecondMoment:
+    """The second moment of the keys of `layer` over items 0 … samples - 1 of `stream`.
+
+    It is cached by everything upstream of the layer, so that an edit of this layer or of a later one reuses it.
+    """
+    key = digest(
+        {
+            "layer": layer,
+            "upstream": tensors_digest(generator.upstream(layer)),
+            "generator": generator.settings(),
+            "latents": [stream.sampler, stream.seed, stream.size, samples],
+            "chunk": conventions.statistics_chunk,
+            "environment": environment(generator),
+        }
+    )
+    tensors, cached = cache.tensors(
+        "statistics",
+        key,
+        lambda: {"second_moment": _accumulate(generator, layer, stream, samples, conventions, progress)},
+    )
+    return SecondMoment(tensors["second_moment"], cached)
+
+
+def environment(generator: Generator) -> list[str]:
+    """What bits may depend on beside the inputs: software, kind of device, number of threads."""
+    weight = next(iter(generator.weights.values()))
+    device = torch.cuda.get_device_name(weight.device) if weight.is_cuda else "cpu"
+    return [__version__, torch.__version__, device, str(weight.dtype), str(torch.get_num_threads())]
+
+
+@torch.no_grad()
+def _accumulate(
+    generator: Generator,
+    layer: str,
+    stream: LatentStream,
+    samples: int,
+    conventions: Conventions,
+    progress: Progress,
+) -> Tensor:
+    """C in float64. The chunk is also the forward batch, so that C does not depend on how the work is divided."""
+    channels = generator.layer(layer).in_channels
+    parameter = generator.weight(layer)
+    total = torch.zeros(channels, channels, dtype=torch.float64, device=parameter.device)
+    positions = 0
+    for start in range(0, samples, conventions.statistics_chunk):
+        numbers = range(start, min(start + conventions.statistics_chunk, samples))
+        key = generator.prefix(layer, stream.items(numbers).to(parameter)).key
+        rows = key.movedim(1, -1).reshape(-1, channels).double()
+        total += rows.T @ rows
+        positions += len(rows)
+        progress(numbers.stop, samples)
+    mean = (total / positions).cpu()
+    return (mean + mean.T) / 2
