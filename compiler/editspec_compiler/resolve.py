@@ -21,7 +21,6 @@ from editspec_runtime.latents import LatentStream
 from editspec_runtime.rule import Rule, SolverSettings
 from torch import Tensor
 
-from editspec_compiler.masks import mask_area
 from editspec_compiler.references import LoadedSpec
 from editspec_compiler.schema import Edit, Place
 
@@ -48,7 +47,7 @@ class _Resolver:
         given, spec, size = place.latent, self.loaded.spec, self.generator.layout.latent_size
         if isinstance(given, int):
             return LatentStream(spec.latents.seed, size, spec.latents.sampler).items([given])
-        return torch.from_numpy(self.loaded.latent_vector(given, ("edits", self.number, *path, "latent")))[None]
+        return torch.from_numpy(self.loaded.latent_vector(given, ("edits", self.number, *path, "latent"), size))[None]
 
     def area(self, place: Place, resolution: int, *path: str | int) -> Tensor:
         """The mask of a place at `resolution`, [resolution, resolution] float64 in 0..1, with something in it."""
@@ -103,7 +102,7 @@ def resolve(loaded: LoadedSpec, number: int, generator: Generator, base: str, pa
         layer=edit.layer,
         parameter=shape.parameter,
         rank=edit.rank,
-        solver=SolverSettings(**edit.solver_settings()),
+        solver=SolverSettings(**{"project_every": None} | edit.solver.model_dump()),
         key=key.to(precision),
         value=value.to(precision),
         arguments={name: tensor.to(precision) for name, tensor in arguments.items()},

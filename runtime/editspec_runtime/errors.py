@@ -35,3 +35,7 @@ class NumericalError(EditError):
 
 class PatchError(EditError):
     """A patch that is damaged, or that does not belong on the weights it was given."""
+
+
+class DeviceError(EditError):
+    """A device that was asked for and that this machine does not have."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
+import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,10 @@ from editspec_runtime.errors import FileError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+ABANDONED = 3600.0
+"""Seconds after which a half-written file is taken for left behind."""
 
 
 @dataclass(frozen=True)
@@ -80,22 +87,22 @@ def read_torch(path: Path) -> object:
 
     Raises `FileError` where the file is missing, damaged, or holds anything else.
     """
-    import pickle
-
     import torch
 
     require_file(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's reader meets damage with errors of many kinds
+        foreign = re.search(r"(?:GLOBAL|global|Unsupported class) ([\w.]+)", str(error))
+        if foreign is None:
+            raise FileError(f"{path} is not a readable torch checkpoint: {_first_line(error)}.") from error
         raise FileError(
-            f"{path} holds more than tensors and plain containers, and such a file can run code when it is read. "
-            f"It was not executed. {reason.strip()}".rstrip(),
+            f"{path} holds more than tensors and plain containers ({foreign[1]}), and such a file can run code when "
+            "it is read. It was not executed.",
             "Save the generator's state dict alone (or as .safetensors) in the environment that made the file.",
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise FileError(f"{path} is not a readable torch checkpoint: {_first_line(error)}.") from error
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> bytes:
@@ -149,6 +156,16 @@ def write(path: Path, data: bytes) -> None:
         raise FileError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writes that were killed left beside their final names, once nobody can still be writing it."""
+    for part in folder.rglob(".*.part"):
+        try:
+            if time.time() - part.stat().st_mtime > ABANDONED:
+                part.unlink()
+        except OSError:
+            continue
 
 
 def _umask() -> int:

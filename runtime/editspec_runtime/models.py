@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from editspec_runtime.conventions import EDITSPEC, Conventions
-from editspec_runtime.errors import EditError, WeightsError
+from editspec_runtime.errors import DeviceError, WeightsError
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.generator import Generator
 
@@ -41,21 +41,21 @@ def make_generator(
 def pick_device(name: str) -> torch.device:
     """The device of ``auto``, ``cpu``, ``cuda`` or ``cuda:n``; on a GPU, with kernels that give the same bits each time.
 
-    Raises `EditError` where there is no such device.
+    Raises `DeviceError` where there is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise EditError(f"There is no device {name!r}.", "Give auto, cpu, cuda or cuda:N.") from error
+        raise DeviceError(f"There is no device {name!r}.", "Give auto, cpu, cuda or cuda:N.") from error
     if device.type == "cuda":
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
-            raise EditError(f"This machine has no device {name}.", "Give --device cpu, or auto.")
+            raise DeviceError(f"This machine has no device {name}.", "Give --device cpu, or auto.")
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
     elif device.type != "cpu":
-        raise EditError(f"{name} is no device that editspec computes on.", "Give auto, cpu, cuda or cuda:N.")
+        raise DeviceError(f"{name} is no device that editspec computes on.", "Give auto, cpu, cuda or cuda:N.")
     return device

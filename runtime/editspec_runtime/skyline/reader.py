@@ -1,6 +1,8 @@
-"""An independent reader of Skyline pictures: a small classifier trained on rendered pictures, never on generated ones."""
+"""An independent reader of Skyline pictures: a small classifier that learned from rendered pictures only."""
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,7 @@ class Reader(nn.Module):
         super().__init__()
         widths = (3, 24, 48, 64, 64)
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in itertools.pairwise(widths)
         )
         self.head = nn.Linear(widths[-1] * 16, sum(ATTRIBUTES.values()))
 

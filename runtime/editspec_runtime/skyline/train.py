@@ -1,8 +1,8 @@
 """Train the Skyline generator and its reader: ``python -m editspec_runtime.skyline.train``.
 
-Regression on rendered pictures, in stages: the mapping network alone learns the attributes of a scene; the synthesis
-network learns to draw from it; both learn together; at last the L1 loss sharpens the edges. Every stage resumes where
-an interruption left it.
+Regression on rendered pictures, in stages: the mapping network alone learns to tell the attributes of a scene, and
+nothing else, in the first numbers of w; the synthesis network learns to draw from that; both learn together; at last
+the L1 loss sharpens the edges. Every stage resumes where an interruption left it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +20,13 @@ from torch import Tensor
 
 from editspec_runtime.digest import tensors_digest
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.files import read_tensors, safetensors_bytes, write
+from editspec_runtime.files import safetensors_bytes, write
 from editspec_runtime.skyline.reader import ATTRIBUTES, Reader, truth
-from editspec_runtime.skyline.world import LATENT_SIZE, SIZE, TOPS, Scene, render, scenes
+from editspec_runtime.skyline.world import LATENT_SIZE, TOPS, Scene, render, scenes
 
 CHANNELS = {4: 128, 8: 128, 16: 128, 32: 96, 64: 48}
 MAPPING_LAYERS = 6
-BATCH = 32
+BATCH = 16
 POOL = 32768
 SEED = 2020
 
@@ -39,7 +40,7 @@ class Stage:
     name
         What it is called in the log and in the checkpoints.
     steps, rate
-        Steps of Adam, and its highest rate; a cosine takes it to a hundredth of that.
+        Steps of Adam, and its highest rate; a cosine takes it to almost nothing.
     mapping, synthesis
         Which networks learn. The mapping alone learns attributes, not pictures.
     sharp
@@ -58,11 +59,11 @@ class Stage:
 
 
 STAGES = (
-    Stage("mapping", 12000, 2e-3, True, False),
-    Stage("synthesis", 5000, 3e-3, False, True),
-    Stage("together", 5000, 2e-3, True, True, 0.5),
-    Stage("sharpen", 3500, 1e-3, True, True, 1.0),
-    Stage("polish", 700, 2e-4, True, True, 1.0, half=False),
+    Stage("mapping", 16000, 6e-3, True, False),
+    Stage("synthesis", 8000, 3e-3, False, True),
+    Stage("together", 10000, 2e-3, True, True, 0.5),
+    Stage("sharpen", 7000, 1e-3, True, True, 1.0),
+    Stage("polish", 1500, 2e-4, True, True, 1.0, half=False),
 )
 
 
@@ -108,11 +109,10 @@ def train_generator(out: Path, device: torch.device, scale: float) -> dict[str, 
     """The averaged weights after all stages, by their names inside ``g_ema``, and ``latent_avg``."""
     weights = {name: tensor.to(device) for name, tensor in first_weights().items()}
     average = {name: tensor.clone() for name, tensor in weights.items()}
-    readout = torch.zeros(LATENT_SIZE, len(_attributes(scenes(torch.randn(1, LATENT_SIZE)))[0]), device=device)
     for number, stage in enumerate(STAGES):
         steps = round(stage.steps * scale)
         saved = out / f"stage-{number}-{stage.name}.pt"
-        weights, average, readout = _train_stage(stage, steps, saved, weights, average, readout, SEED + 10 + number)
+        weights, average = _train_stage(stage, steps, saved, weights, average, SEED + 10 + number)
     with torch.no_grad():
         latents = _latents(10000, torch.Generator().manual_seed(SEED)).to(device)
         average["latent_avg"] = StyleGAN2(average).mapping(latents).mean(0)
@@ -173,29 +173,22 @@ def _train_stage(
     saved: Path,
     weights: dict[str, Tensor],
     average: dict[str, Tensor],
-    readout: Tensor,
     seed: int,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    """Train one stage from where its checkpoint stands; returns weights, their moving average, and the readout."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Train one stage from where its checkpoint stands; returns the weights to go on from, and their moving average."""
     learns = [name for name in weights if _learns(name, stage)]
     weights = {name: tensor.detach().requires_grad_(name in learns) for name, tensor in weights.items()}
-    readout = readout.detach().requires_grad_(stage.mapping and not stage.synthesis)
-    # The mapping's weights are a hundred times as large as the others' and meant to learn at the same relative pace.
-    mapping = [weights[name] for name in learns if name.startswith("style.")]
-    others = [weights[name] for name in learns if not name.startswith("style.")]
-    pace = 100.0 if not stage.synthesis else 20.0
-    groups = [{"params": mapping, "lr": stage.rate * pace}, {"params": others, "lr": stage.rate}, {"params": [readout]}]
-    adam = torch.optim.Adam([group for group in groups if group["params"]], lr=stage.rate, betas=(0.9, 0.99))
+    device = weights["input.input"].device
+    adam = torch.optim.Adam(_groups({name: weights[name] for name in learns}, stage), betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _cosine(step, steps))
     pool = None
     if stage.synthesis:
-        pool = _Pool.rendered(min(POOL, steps * BATCH), torch.Generator().manual_seed(seed + 100), readout.device)
+        pool = _Pool.rendered(min(POOL, steps * BATCH), torch.Generator().manual_seed(seed + 100), device)
     begin, generator = 0, torch.Generator().manual_seed(seed)
     if saved.exists():
         state = torch.load(saved, weights_only=True)
         begin = state["step"]
         with torch.no_grad():
-            readout.copy_(state["readout"])
             for name, tensor in weights.items():
                 tensor.copy_(state["weights"][name])
                 average[name].copy_(state["average"][name])
@@ -204,10 +197,7 @@ def _train_stage(
         generator.set_state(state["generator"])
     started = time.monotonic()
     for step in range(begin, steps):
-        if pool is None:
-            loss = _attribute_loss(weights, readout, generator)
-        else:
-            loss = _picture_loss(weights, stage, pool, generator)
+        loss = _attribute_loss(weights, generator) if pool is None else _picture_loss(weights, stage, pool, generator)
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
@@ -220,9 +210,9 @@ def _train_stage(
             pace = (time.monotonic() - started) / (step + 1 - begin)
             print(f"{stage.name} {step + 1}/{steps} loss {loss.item():.4f} {pace * 1000:.0f} ms a step", flush=True)
         if (step + 1) % 500 == 0 or step + 1 == steps:
-            _save(saved, step + 1, weights, average, readout, adam, schedule, generator)
+            _save(saved, step + 1, weights, average, adam, schedule, generator)
     # The next stage goes on from the average, which is better than the last step.
-    return {name: tensor.detach().clone() for name, tensor in average.items()}, average, readout.detach()
+    return {name: tensor.detach().clone() for name, tensor in average.items()}, average
 
 
 def _save(
@@ -230,7 +220,6 @@ def _save(
     step: int,
     weights: dict[str, Tensor],
     average: dict[str, Tensor],
-    readout: Tensor,
     adam: torch.optim.Adam,
     schedule: torch.optim.lr_scheduler.LambdaLR,
     generator: torch.Generator,
@@ -239,7 +228,6 @@ def _save(
         "step": step,
         "weights": {name: tensor.detach() for name, tensor in weights.items()},
         "average": average,
-        "readout": readout.detach(),
         "adam": adam.state_dict(),
         "schedule": schedule.state_dict(),
         "generator": generator.get_state(),
@@ -267,7 +255,7 @@ class _Pool:
         """`count` scenes, drawn with `generator`."""
         latents = _latents(count, generator).to(device)
         pictures, rare = [], []
-        for batch in latents.split(64):
+        for batch in torch.split(latents, 64):
             scene = scenes(batch)
             picture = render(scene)
             plain = render(scene.replace(people=0, middle_watermark=0, bottom_watermark=0, left_top=2, right_top=2))
@@ -281,11 +269,29 @@ class _Pool:
         return self.latents[chosen], self.pictures[chosen] / 127.5 - 1, 1 + 3 * self.rare[chosen].float()
 
 
-def _attribute_loss(weights: dict[str, Tensor], readout: Tensor, generator: torch.Generator) -> Tensor:
-    """Squared error of the attributes that a linear readout finds in w."""
-    latents = _latents(2048, generator).to(readout.device)
-    styles = StyleGAN2(weights).mapping(latents)
-    return F.mse_loss(styles @ readout, _attributes(scenes(latents)))
+def _groups(learns: dict[str, Tensor], stage: Stage) -> list[dict[str, Any]]:
+    """The parameters with their rates.
+
+    The weights of the mapping are stored so much larger than they count (by sqrt(size) / 0.01, its biases by 1 / 0.01)
+    that the same rate in what counts needs as much larger steps. While pictures teach it, it moves fifty times slower.
+    """
+    rate = stage.rate if not stage.synthesis else stage.rate / 50
+    groups: dict[str, tuple[float, list[Tensor]]] = {
+        "style.weight": (rate * math.sqrt(LATENT_SIZE) / 0.01, []),
+        "style.bias": (rate / 0.01, []),
+        "synthesis": (stage.rate, []),
+    }
+    for name, tensor in learns.items():
+        groups[f"style.{name.rsplit('.', 1)[1]}" if name.startswith("style.") else "synthesis"][1].append(tensor)
+    return [{"params": tensors, "lr": lr} for lr, tensors in groups.values() if tensors]
+
+
+def _attribute_loss(weights: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    """Squared error of w against the attributes, and against 0 in the numbers that are left."""
+    latents = _latents(1024, generator).to(weights["input.input"].device)
+    styles, wanted = StyleGAN2(weights).mapping(latents), _attributes(scenes(latents))
+    told, rest = styles[:, : wanted.shape[1]], styles[:, wanted.shape[1] :]
+    return F.mse_loss(told, wanted) + rest.square().mean()
 
 
 def _picture_loss(weights: dict[str, Tensor], stage: Stage, pool: _Pool, generator: torch.Generator) -> Tensor:
@@ -361,8 +367,8 @@ def _learns(name: str, stage: Stage) -> bool:
 
 
 def _cosine(step: int, steps: int) -> float:
-    """From 1 to 0.01 over `steps`, after a short warm-up."""
-    return min(1.0, (step + 1) / 100) * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))))
+    """From 1 to 0.002 over `steps`, after a short warm-up."""
+    return min(1.0, (step + 1) / 100) * (0.002 + 0.998 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))))
 
 
 if __name__ == "__main__":

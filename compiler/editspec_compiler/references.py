@@ -1,0 +1,247 @@
+"""What a spec names: the weights, their layers, masks and latents. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editspec_runtime.checkpoint import generator_part, weights_path
+from editspec_runtime.errors import FileError, WeightsError
+from editspec_runtime.families import FAMILIES, layout
+from editspec_runtime.families.layout import Layout
+from editspec_runtime.files import read_header, require_file
+
+from editspec_compiler.document import Document, read_document
+from editspec_compiler.errors import Path as SpecPath
+from editspec_compiler.errors import Problem, SpecError
+from editspec_compiler.masks import MaskError, mask_area, mask_image
+from editspec_compiler.schema import Latent, LatentFile, Mask, Model, Place, Spec, Union, check, fitting, near
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class LoadedSpec:
+    """A spec whose files and layers exist.
+
+    Attributes
+    ----------
+    path
+        Where it was read from.
+    document
+        Its text, and where everything stands in it.
+    spec
+        What it says.
+    weights
+        The checkpoint's file.
+    layout
+        The model's layers; None for a ``.pt`` checkpoint, which cannot be looked into without torch.
+    """
+
+    path: Path
+    document: Document
+    spec: Spec
+    weights: Path
+    layout: Layout | None
+
+    def error(self, path: SpecPath, message: str, hint: str = "") -> SpecError:
+        """An error at a place of the spec, for what only a later stage can find."""
+        return SpecError(self.document.file, [self.document.problem(path, message, hint)], self.document.text)
+
+    def mask_area(self, mask: Mask, where: SpecPath, image_size: int, resolution: int) -> NDArray[np.float64]:
+        """The area of a mask at a resolution, [resolution, resolution]. Raises `SpecError` at `where`."""
+        try:
+            return mask_area(mask, self.path.parent, image_size, resolution, legacy=self.spec.compatibility is not None)
+        except MaskError as error:
+            raise self.error(where, error.message, error.hint) from error
+
+    def latent_vector(self, latent: list[float] | LatentFile, where: SpecPath, size: int) -> NDArray[np.float32]:
+        """A latent that is given as numbers or in a file, [size]. Raises `SpecError` at `where`."""
+        import numpy as np
+
+        try:
+            given = latent if isinstance(latent, list) else _read_latent(self.path.parent, latent)
+        except FileError as error:
+            raise self.error(where, error.message, error.remedy) from error
+        vector = np.asarray(given, dtype=np.float32)
+        if vector.size != size or not np.isfinite(vector).all():
+            found = f"{vector.size} numbers" if vector.size != size else "numbers that are not finite"
+            raise self.error(where, f"a latent of this model has {size} finite numbers, found {found}")
+        return vector.reshape(size)
+
+    def files(self, number: int) -> dict[str, Path]:
+        """The files that edit `number` names, by the names it gives them."""
+        names: set[str] = set()
+        for _, place in places(self.spec, number):
+            names.update(_mask_files(place.mask))
+            if isinstance(place.latent, LatentFile):
+                names.add(place.latent.file)
+        return {name: self.path.parent / name for name in sorted(names)}
+
+
+def load(path: Path | str) -> LoadedSpec:
+    """Read a spec and check all that can be checked without torch.
+
+    Raises
+    ------
+    SpecError
+        With everything that is wrong with the spec or what it names.
+    EditError
+        The weights themselves are damaged.
+    """
+    path = Path(path)
+    document = read_document(path)
+    spec, unfit = check(document)
+    problems = list(document.problems)
+    problems += [problem for problem in unfit if not _lies_in(problem.path, document.problems)]
+    references = _References(document, path.parent, document.data.get("compatibility") is not None)
+    problems += references.problems()
+    if problems or spec is None:
+        raise SpecError(document.file, problems, document.text)
+    return LoadedSpec(path, document, spec, references.weights, references.layout)
+
+
+def _lies_in(path: SpecPath, others: Iterable[Problem]) -> bool:
+    return any(path[: len(other.path)] == other.path for other in others)
+
+
+def places(spec: Spec, number: int) -> Iterator[tuple[SpecPath, Place]]:
+    """Every place that edit `number` names, with its path."""
+    edit = spec.edits[number]
+    yield ("edits", number, "source"), edit.source
+    yield ("edits", number, "target"), edit.target
+    for index, place in enumerate(edit.context or ()):
+        yield ("edits", number, "context", index), place
+
+
+class _References:
+    """Checks what a document names, part by part, so that a mistake in one part hides none in another.
+
+    Attributes
+    ----------
+    weights, layout
+        As in `LoadedSpec`, once `problems` has been asked for.
+    """
+
+    def __init__(self, document: Document, folder: Path, legacy: bool) -> None:
+        self.document = document
+        self.folder = folder
+        self.legacy = legacy
+        self.weights = folder
+        self.layout: Layout | None = None
+
+    def problems(self) -> list[Problem]:
+        """Everything that a document names and that is not there or does not fit."""
+        model = fitting(Model, self.document.data.get("model"))
+        found = [] if model is None else list(self._model(model))
+        edits = self.document.data.get("edits")
+        for number, edit in enumerate(edits if isinstance(edits, list) else []):
+            if isinstance(edit, dict):
+                found += self._edit(("edits", number), edit)
+        return found
+
+    def _model(self, model: Model) -> Iterator[Problem]:
+        if model.family not in FAMILIES:
+            hint = near(model.family, list(FAMILIES))
+            yield self.document.problem(("model", "family"), f"there is no family {model.family}", hint)
+        try:
+            weights = weights_path(model.weights, self.folder)
+            require_file(weights)
+        except FileError as error:
+            hint = error.remedy or "paths are relative to the spec"
+            yield self.document.problem(("model", "weights"), error.message, hint)
+            return
+        self.weights = weights
+        if model.digest is not None and model.digest.startswith("sha256:"):
+            _require_bytes(weights, model.digest)
+        if weights.suffix in (".pt", ".pth") or model.family not in FAMILIES:
+            return
+        tensors = generator_part(read_header(weights).tensors)
+        self.layout = layout(model.family, tensors)
+        if model.truncation != 1.0 and "latent_avg" not in tensors:
+            message = "truncation needs the mean of w, and these weights hold no latent_avg"
+            yield self.document.problem(("model", "truncation"), message, "leave truncation out")
+
+    def _edit(self, path: SpecPath, edit: dict[str, Any]) -> Iterator[Problem]:
+        layer = edit.get("layer")
+        if isinstance(layer, str) and self.layout is not None and layer not in self.layout.layers:
+            hint = near(layer, list(self.layout.layers))
+            yield self.document.problem((*path, "layer"), f"there is no {layer} in these weights", hint)
+        context = edit.get("context")
+        named: list[tuple[SpecPath, Any]] = [((*path, name), edit.get(name)) for name in ("source", "target")]
+        named += [((*path, "context", n), place) for n, place in enumerate(context if isinstance(context, list) else [])]
+        for where, place in named:
+            if isinstance(place, dict):
+                yield from self._mask((*where, "mask"), fitting(Mask, place.get("mask")))
+                yield from self._latent((*where, "latent"), fitting(Latent, place.get("latent")))
+
+    def _mask(self, where: SpecPath, mask: Mask | None) -> Iterator[Problem]:
+        if isinstance(mask, Union):
+            for index, part in enumerate(mask.union):
+                yield from self._mask((*where, "union", index), part)
+        elif mask is not None:
+            try:
+                mask_image(mask, self.folder, self.layout.image_size if self.layout else None, legacy=self.legacy)
+            except MaskError as error:
+                yield self.document.problem(where, error.message, error.hint)
+
+    def _latent(self, where: SpecPath, latent: Latent | None) -> Iterator[Problem]:
+        if latent is None or isinstance(latent, int):
+            return
+        try:
+            size = len(latent) if isinstance(latent, list) else _read_latent(self.folder, latent).size
+        except FileError as error:
+            yield self.document.problem(where, error.message, error.remedy)
+            return
+        if self.layout is not None and size != self.layout.latent_size:
+            message = f"a latent of this model has {self.layout.latent_size} numbers, found {size}"
+            yield self.document.problem(where, message)
+
+
+def _require_bytes(weights: Path, pin: str) -> None:
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != pin.removeprefix("sha256:"):
+        raise WeightsError(
+            f"{weights} is not the file that the spec pins: expected {pin}, found sha256:{found}.",
+            "Get the pinned file, or change model.digest.",
+        )
+
+
+def _read_latent(folder: Path, latent: LatentFile) -> NDArray[np.float32]:
+    """The numbers of a latent in a file. Raises `FileError`."""
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = folder / latent.file
+    require_file(path)
+    try:
+        if path.suffix == ".npy":
+            array = np.load(path, allow_pickle=False)
+        else:
+            tensors = load_file(path)
+            if latent.key is None and len(tensors) != 1:
+                raise FileError(f"{path} holds {len(tensors)} tensors: {', '.join(sorted(tensors))}.", "Give the key.")
+            name = latent.key or next(iter(tensors))
+            if name not in tensors:
+                raise FileError(f"{path} holds no {name}.", f"It holds {', '.join(sorted(tensors))}.")
+            array = tensors[name]
+        return np.asarray(array, dtype=np.float32)
+    except (SafetensorError, ValueError, EOFError, OSError, TypeError) as error:
+        raise FileError(f"{path} holds no latent that can be read: {error}.") from error
+
+
+def _mask_files(mask: Mask) -> Iterator[str]:
+    if isinstance(mask, str) and not mask.startswith("data:"):
+        yield mask
+    elif isinstance(mask, Union):
+        for part in mask.union:
+            yield from _mask_files(part)
+
+

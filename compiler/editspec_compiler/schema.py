@@ -1,0 +1,362 @@
+"""The language: its models, and what is said where a spec does not fit them."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from editspec_compiler.document import Document, kind
+from editspec_compiler.errors import Path, Problem
+
+Natural = Annotated[int, Field(ge=0, lt=2**64)]
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Corners = Annotated[list[Number], Field(min_length=4, max_length=4)]
+Point = Annotated[list[Number], Field(min_length=2, max_length=2)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _tagged(given: Any, by_type: dict[type, str], by_key: dict[str, str]) -> str | None:
+    """Which member of a union is meant, by the type of a value or by a key that it has."""
+    if isinstance(given, BaseModel):
+        return next((tag for key, tag in by_key.items() if key in type(given).model_fields), None)
+    if isinstance(given, dict):
+        return next((tag for key, tag in by_key.items() if key in given), None)
+    return by_type.get(type(given))
+
+
+# The tags of unions become parts of pydantic's paths; the mark keeps them apart from keys.
+MARK = "@"
+
+
+def _whole(given: Any) -> Any:
+    # A literal takes everything that is equal to it: true and 1.0 are equal to 1, and are not meant.
+    if type(given) is not int:
+        raise PydanticCustomError("literal_error", "not 1", {"expected": "1"})
+    return given
+
+
+class LatentFile(_Part):
+    """A latent in a file."""
+
+    file: str = Field(description="A .safetensors or .npy file, relative to the spec.")
+    key: str | None = Field(None, description="The tensor's name; may be left out where the file holds one tensor.")
+
+
+def _latent_kind(given: Any) -> str | None:
+    return _tagged(given, {int: "@number", list: "@vector"}, {"file": "@latent-file", "key": "@latent-file"})
+
+
+Latent = Annotated[
+    Annotated[Natural, Tag("@number")]
+    | Annotated[list[Number], Tag("@vector")]
+    | Annotated[LatentFile, Tag("@latent-file")],
+    Discriminator(_latent_kind),
+]
+
+
+class Box(_Part):
+    """A rectangle."""
+
+    box: Corners = Field(description="[left, top, right, bottom] in output pixels.")
+
+
+class Ellipse(_Part):
+    """The ellipse inside a rectangle."""
+
+    ellipse: Corners = Field(description="[left, top, right, bottom] in output pixels.")
+
+
+class Polygon(_Part):
+    """A polygon."""
+
+    polygon: list[Point] = Field(description="[[x, y], …] in output pixels.", min_length=3)
+
+
+class Union(_Part):
+    """Everything that lies in any of several masks."""
+
+    union: list[Mask] = Field(description="The masks.", min_length=1)
+
+
+def _mask_kind(given: Any) -> str | None:
+    keys = {"box": "@box", "ellipse": "@ellipse", "polygon": "@polygon", "union": "@union"}
+    return _tagged(given, {str: "@image"}, keys)
+
+
+Mask = Annotated[
+    Annotated[str, Tag("@image")]
+    | Annotated[Box, Tag("@box")]
+    | Annotated[Ellipse, Tag("@ellipse")]
+    | Annotated[Polygon, Tag("@polygon")]
+    | Annotated[Union, Tag("@union")],
+    Discriminator(_mask_kind),
+]
+Union.model_rebuild()
+
+
+class Place(_Part):
+    """A region of a generated image."""
+
+    latent: Latent = Field(description="Which image: a number in the latent stream, a vector, or a file.")
+    mask: Mask = Field(description="Where in it: an image file, a data URL, or shapes in output pixels.")
+
+
+class ProjectedGradient(_Part):
+    """Adam on the weight, projected into the directions every few steps (paper section 3.4)."""
+
+    method: Literal["projected-gradient"] = Field(description="The solver.")
+    steps: Count = Field(2001, description="Steps of Adam.")
+    learning_rate: Number = Field(0.05, gt=0, description="The rate of Adam.")
+    project_every: Count = Field(10, description="Steps between two projections.")
+
+
+class Direct(_Part):
+    """Adam on the coefficients of the directions (paper Eqn. 17 and 18)."""
+
+    method: Literal["direct"] = Field(description="The solver.")
+    steps: Count = Field(2001, description="Steps of Adam.")
+    learning_rate: Number = Field(0.05, gt=0, description="The rate of Adam.")
+
+
+SOLVERS: dict[str, type[_Part]] = {"projected-gradient": ProjectedGradient, "direct": Direct}
+"""Each solver method and the settings it takes; a setting that its model lacks is an error."""
+
+SolverName = Literal["projected-gradient", "direct"]
+
+
+def _named_solver(given: Any) -> Any:
+    return {"method": given} if isinstance(given, str) else given
+
+
+Solver = Annotated[
+    Annotated[ProjectedGradient | Direct, Field(discriminator="method")],
+    BeforeValidator(_named_solver, json_schema_input_type=SolverName | ProjectedGradient | Direct),
+]
+
+
+class Model(_Part):
+    """The generator that is edited."""
+
+    family: str = Field(description="An adapter; `editspec families` lists them.")
+    weights: str = Field(description="builtin:skyline, or a checkpoint's path, relative to the spec.")
+    digest: str | None = Field(
+        None,
+        pattern=r"^(sha256:)?[0-9a-f]{64}$",
+        description="What the weights must be: the digest of their tensors, or sha256: and that of the file's bytes.",
+    )
+    truncation: Number = Field(1.0, ge=0, le=1, description="w becomes avg + truncation * (w - avg).")
+
+
+class Latents(_Part):
+    """The stream that integer latents index."""
+
+    seed: Natural = Field(1, lt=2**32, description="Names the stream.")
+    sampler: Literal["keyed", "numpy-legacy"] = Field("keyed", description="numpy-legacy is the authors' stream.")
+
+
+class Statistics(_Part):
+    """The sample that the second moment of the keys is taken over."""
+
+    samples: Count = Field(1000, description="How many latents.")
+    seed: Natural = Field(2, lt=2**32, description="Names their stream; the sampler is that of latents.")
+
+
+class Edit(_Part):
+    """One rule change."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="Unique; part of file names.")
+    layer: str = Field(description="The layer whose weight changes; `editspec inspect WEIGHTS` lists them.")
+    rank: Count = Field(1, description="How many directions the change may have.")
+    source: Place = Field(description="Copy: where the value V* comes from.")
+    target: Place = Field(description="Paste: whose keys K* get that value.")
+    context: list[Place] | None = Field(
+        None,
+        min_length=1,
+        description="Where the rule holds: the keys that give the directions D. Default: the target.",
+    )
+    solver: Solver = Field(
+        ProjectedGradient(method="projected-gradient"), description="How the rule is solved: a method, or its settings."
+    )
+
+
+class Spec(_Part):
+    """An edit spec: which rules of a generative model change, and how."""
+
+    version: Annotated[Literal[1], BeforeValidator(_whole)] = Field(description="The version of the language.")
+    model: Model = Field(description="The generator that is edited.")
+    latents: Latents = Field(Latents(), description="The stream that integer latents index.")
+    statistics: Statistics = Field(Statistics(), description="The sample for the second moment of the keys.")
+    precision: Literal["float32", "float64"] = Field("float32", description="Of all computation and of the patch.")
+    compatibility: Literal["rewriting-2020"] | None = Field(None, description="Do as the paper's own code does.")
+    edits: list[Edit] = Field(min_length=1, description="Applied in this order; each sees what those before it left.")
+
+
+OWNERS: dict[str, type[_Part]] = {
+    "": Spec, "model": Model, "latents": Latents, "statistics": Statistics, "edits": Edit, "source": Place,
+    "target": Place, "context": Place, "@latent-file": LatentFile, "@box": Box, "@ellipse": Ellipse,
+    "@polygon": Polygon, "@union": Union, **SOLVERS,
+}  # fmt: skip
+"""The model of each mapping, by the last key (or tag) on the way to it."""
+
+
+def check(document: Document) -> tuple[Spec | None, list[Problem]]:
+    """The spec that a document holds, or None and everything that does not fit the language."""
+    try:
+        spec = Spec.model_validate(document.data)
+    except ValidationError as error:
+        return None, [_problem(document, details) for details in error.errors(include_url=False)]
+    problems = _doubled_names(document, spec)
+    if spec.compatibility and spec.model.truncation != 1.0:
+        problems.append(
+            document.problem(
+                ("model", "truncation"),
+                f"{spec.compatibility} never applies a truncation, whatever it is asked for",
+                "leave truncation out, or leave compatibility out",
+            )
+        )
+    return spec, problems
+
+
+def fitting(part: Any, given: Any) -> Any:
+    """`given` as a part of the language (a model or an annotated type); None where it does not fit."""
+    try:
+        return _adapter(part).validate_python(given)
+    except ValidationError:
+        return None
+
+
+@cache
+def _adapter(part: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(part)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the language, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Spec.model_json_schema()
+
+
+def near(wanted: str, known: list[str]) -> str:
+    """A hint that names the nearest of the known words, and all of them."""
+    close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
+    meant = f'did you mean "{close[0]}"? ' if close else ""
+    return f"{meant}known here: {', '.join(known)}"
+
+
+def _doubled_names(document: Document, spec: Spec) -> list[Problem]:
+    first: dict[str, int] = {}
+    problems = []
+    for number, edit in enumerate(spec.edits):
+        if edit.name in first:
+            message = f"the name {edit.name} is that of edits[{first[edit.name]}], too"
+            problems.append(document.problem(("edits", number, "name"), message, "give every edit a name of its own"))
+        first.setdefault(edit.name, number)
+    return problems
+
+
+def _problem(document: Document, details: ErrorDetails) -> Problem:
+    """pydantic's error in our words, at its place."""
+    location = details["loc"]
+    what, given, context = details["type"], details["input"], details.get("ctx", {})
+    path = _path(location, key_at_end=what == "extra_forbidden")
+    if what == "extra_forbidden":
+        fields = list(_owner(location).model_fields)
+        takers = [name for name, model in SOLVERS.items() if path[-1] in model.model_fields]
+        hint = near(str(path[-1]), fields)
+        if "solver" in path and takers:
+            hint = f"{' and '.join(takers)} takes it; {hint}"
+        return document.problem(path, f"unknown key {path[-1]}", hint, at_key=True)
+    if what == "missing":
+        field = _owner(location).model_fields[str(path[-1])]
+        return document.problem(path, f"{path[-1]} is missing", field.description or "")
+    if what in ("union_tag_not_found", "union_tag_invalid"):
+        return _union_problem(document, path, given)
+    return document.problem(path, _unfit(what, given, context), _expected_words(what, given, context))
+
+
+def _union_problem(document: Document, path: Path, given: Any) -> Problem:
+    last = next((part for part in reversed(path) if isinstance(part, str)), "")
+    if last == "solver":
+        if isinstance(given, dict) and "method" in given:
+            method = str(given["method"])
+            message = f'there is no solver method "{method}"'
+            return document.problem((*path, "method"), message, near(method, list(SOLVERS)))
+        if isinstance(given, dict):
+            return document.problem(path, "method is missing", f"known here: {', '.join(SOLVERS)}")
+        return document.problem(path, f"expected a method or its settings, found {kind(given)}")
+    if last == "latent":
+        wanted = "a number in the latent stream, a list of numbers, or {file: …, key: …}"
+    else:
+        wanted = "an image file, a data URL, or one of {box: …}, {ellipse: …}, {polygon: …}, {union: …}"
+    if isinstance(given, dict) and given:
+        known = ["file", "key"] if last == "latent" else ["box", "ellipse", "polygon", "union"]
+        hint = near(str(next(iter(given))), known)
+        return document.problem(path, f"expected {wanted}; found the key {next(iter(given))}", hint)
+    return document.problem(path, f"expected {wanted}; found {kind(given)}")
+
+
+def _path(location: tuple[int | str, ...], *, key_at_end: bool) -> Path:
+    """A location without the tags of unions. A key that the language does not know may look like a tag."""
+    *way, last = location
+    return (*(part for part in way if not _is_tag(part)), *([last] if key_at_end or not _is_tag(last) else []))
+
+
+WANTED = {
+    "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
+    "string_type": "text", "list_type": "a list", "model_type": "a mapping", "dict_type": "a mapping",
+    "model_attributes_type": "a mapping", "finite_number": "a finite number",
+}  # fmt: skip
+
+
+def _unfit(what: str, given: Any, context: dict[str, Any]) -> str:
+    """What does not fit, in words."""
+    if what == "float_type" and type(given) is int:
+        return "too large for a number"
+    if what in WANTED:
+        return f"expected {WANTED[what]}, found {kind(given)}"
+    if what == "literal_error":
+        return f"expected {context['expected'].replace(chr(39), '')}, found {kind(given)}"
+    if what in ("greater_than_equal", "greater_than", "less_than_equal", "less_than"):
+        bound = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+        name = next(name for name in bound if name in context)
+        return f"must be {bound[name]} {context[name]}, found {kind(given).removeprefix('the number ')}"
+    if what == "too_short":
+        return f"must have at least {context['min_length']} entries, found {context['actual_length']}"
+    if what == "too_long":
+        return f"must have at most {context['max_length']} entries, found {context['actual_length']}"
+    if what == "string_pattern_mismatch":
+        wanted = "a digest" if "0-9a-f" in context["pattern"] else "a name that can be part of a file's"
+        return f"{kind(given)} is not {wanted}"
+    return f"does not fit: {what.replace('_', ' ')}"
+
+
+def _expected_words(what: str, given: Any, context: dict[str, Any]) -> str:
+    if what == "literal_error" and isinstance(given, str):
+        words = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        if given in words:
+            return "take the quotes off"
+        close = difflib.get_close_matches(given, words, n=1, cutoff=0.5)
+        return f'did you mean "{close[0]}"?' if close else ""
+    if what == "string_pattern_mismatch":
+        digest = "0-9a-f" in context["pattern"]
+        return "64 hexadecimal digits, or sha256: and 64 of them" if digest else "letters, digits, '.', '_' and '-'"
+    if what == "int_type" and isinstance(given, str) and given.lstrip("+-").isdigit():
+        return "take the quotes off"
+    return ""
+
+
+def _owner(location: tuple[int | str, ...]) -> type[_Part]:
+    """The model of the mapping that the last part of a location is a key of."""
+    parts = [part for part in location[:-1] if isinstance(part, str)]
+    return OWNERS[parts[-1] if parts else ""]
+
+
+def _is_tag(part: int | str) -> bool:
+    return isinstance(part, str) and (part.startswith(MARK) or part in SOLVERS)

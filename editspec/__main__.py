@@ -1,0 +1,5 @@
+"""``python -m editspec``."""
+
+from editspec.cli import main
+
+main()

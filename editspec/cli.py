@@ -1,0 +1,295 @@
+"""The command line. Parses, prints, and turns errors into exit codes; no `--help` and no `validate` imports torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from editspec_compiler.errors import SpecError
+from editspec_runtime.errors import DeviceError, EditError
+
+EXIT_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="editspec",
+    help="Compile small edit specs into weight patches for generative models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The edit spec, YAML or JSON.")]
+OutFolder = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The output folder.")]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def validate(spec: SpecArgument, as_json: Json = False, debug: Debug = False) -> None:
+    """Check a spec and everything that it names."""
+    with _errors(as_json, debug):
+        from editspec_compiler import load
+
+        loaded = load(spec)
+        edits = [{"name": e.name, "layer": e.layer, "rank": e.rank} for e in loaded.spec.edits]
+        _answer({"valid": True, "edits": edits}, as_json, f"{spec}: {len(edits)} edits, no problems")
+
+
+@app.command(name="compile")
+def compile_(
+    spec: SpecArgument,
+    out: OutFolder,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Resolve every edit into the tensors of a rule: DIR/rules/NN-name.safetensors."""
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec import workflow
+
+        rules = workflow.compile(spec, out, device=device, report=report)
+        entries = [
+            {
+                "name": rule.edit,
+                "layer": rule.layer,
+                "rank": rule.rank,
+                "context_keys": len(rule.context_keys),
+                "region": rule.provenance["region"],
+            }
+            for rule in rules
+        ]
+        lines = [f"{e['name']}: {e['layer']}, {e['context_keys']} context keys, rank {e['rank']}" for e in entries]
+        _answer({"edits": entries}, as_json, "\n".join(lines))
+
+
+@app.command()
+def build(
+    spec: SpecArgument,
+    out: OutFolder,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build every edit's patch: DIR/rules, DIR/patches and DIR/manifest.json."""
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec import workflow
+
+        built = workflow.build(spec, out, device=device, report=report)
+        entries = [
+            {
+                "name": edit.rule.edit,
+                "layer": edit.rule.layer,
+                "rank": edit.rule.rank,
+                "loss": edit.loss,
+                "patch": str(edit.path),
+                "digest": edit.patch.metadata["content"],
+                "result": edit.patch.metadata["result"],
+                "seconds": edit.seconds,
+            }
+            for edit in built
+        ]
+        lines = [f"{e['name']}: {e['layer']}, rank {e['rank']}, loss {e['loss']:.4f}, {e['patch']}" for e in entries]
+        _answer({"edits": entries}, as_json, "\n".join(lines))
+
+
+@app.command()
+def apply(
+    patches: Annotated[list[Path], typer.Argument(metavar="PATCH...", help="The whole stack, in order.")],
+    model: Annotated[str, typer.Option("--model", metavar="BASE", help="builtin:skyline, or a checkpoint's path.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.safetensors", help="Where the weights go.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Apply a stack of patches to the weights that it was built from."""
+    with _errors(as_json, debug):
+        from editspec import workflow
+
+        result = workflow.apply(model, patches, out)
+        _answer({"out": str(out), "digest": result}, as_json, f"{out}: weights {result}")
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A spec, a rule, a patch or weights.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a file is and what is in it."""
+    with _errors(as_json, debug):
+        from editspec import inspection
+
+        found = inspection.inspect(file)
+        _answer(found, as_json, inspection.as_text(found))
+
+
+@app.command()
+def render(
+    spec: SpecArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.png", help="Where the picture goes.")],
+    count: Annotated[int, typer.Option("--count", min=1, max=256, help="How many images.")] = 16,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Their latent stream.")] = 3,
+    device: Device = "auto",
+    threads: Threads = None,
+    debug: Debug = False,
+) -> None:
+    """Draw images before and after the edits of a spec."""
+    with _errors(False, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec import workflow
+
+        workflow.render(spec, out, count=count, seed=seed, device=device, report=report)
+        typer.echo(str(out))
+
+
+@app.command()
+def statistics(
+    spec: SpecArgument,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compute and cache the second moment of the keys of every layer that a spec edits."""
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec_runtime.digest import tensor_digest
+
+        from editspec import workflow
+
+        entries = [
+            {
+                "edit": name,
+                "layer": layer,
+                "channels": len(moment.matrix),
+                "cached": moment.cached,
+                "digest": tensor_digest(moment.matrix),
+            }
+            for name, layer, moment in workflow.statistics(spec, device=device, report=report)
+        ]
+        lines = [
+            f"{e['edit']}: {e['layer']}, {e['channels']} channels, {'cached' if e['cached'] else 'computed'}, {e['digest']}"
+            for e in entries
+        ]
+        _answer({"statistics": entries}, as_json, "\n".join(lines))
+
+
+@app.command()
+def schema(debug: Debug = False) -> None:
+    """Print the JSON Schema of the language, for editors."""
+    with _errors(False, debug):
+        from editspec_compiler.schema import json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def families(as_json: Json = False, debug: Debug = False) -> None:
+    """List the families of generators, and what each can load."""
+    with _errors(as_json, debug):
+        from editspec_runtime.families import FAMILIES
+
+        entries = [{"name": f.name, "description": f.description, "loads": f.loads} for f in FAMILIES.values()]
+        lines = [f"{e['name']}: {e['description']}\n  loads {e['loads']}" for e in entries]
+        _answer({"families": entries}, as_json, "\n".join(lines))
+
+
+def main() -> None:
+    """The entry point of the ``editspec`` command."""
+    app()
+
+
+@contextmanager
+def _errors(as_json: bool, debug: bool) -> Iterator[None]:
+    """Print errors as people can use them, and leave with the exit code that names their kind."""
+    try:
+        yield
+    except SpecError as error:
+        if debug:
+            raise
+        _fail(str(error), {"error": error.as_json()}, as_json, EXIT_WRONG_USE)
+    except EditError as error:
+        if debug:
+            raise
+        code = EXIT_WRONG_USE if isinstance(error, DeviceError) else EXIT_FAILED
+        _fail(f"error: {error}", {"error": {"message": error.message, "remedy": error.remedy}}, as_json, code)
+    except KeyboardInterrupt:
+        _fail("interrupted", {"error": {"message": "interrupted"}}, as_json, EXIT_INTERRUPTED)
+    except (MemoryError, OSError) as error:
+        if debug:
+            raise
+        message = "out of memory" if isinstance(error, MemoryError) else str(error)
+        _fail(f"error: {message}", {"error": {"message": message}}, as_json, EXIT_FAILED)
+    except Exception as error:
+        if debug or isinstance(error, (typer.Exit, typer.Abort)):
+            raise
+        message = f"{type(error).__name__}: {error}"
+        text = f"error: {message}\n  This is a defect of editspec; --debug shows where. Please report it."
+        _fail(text, {"error": {"message": message}}, as_json, EXIT_FAILED)
+
+
+def _fail(text: str, content: dict[str, Any], as_json: bool, code: int) -> None:
+    typer.echo(text, err=True)
+    if as_json:
+        typer.echo(json.dumps(content))
+    raise typer.Exit(code)
+
+
+def _answer(content: dict[str, Any], as_json: bool, text: str) -> None:
+    typer.echo(json.dumps(content) if as_json else text)
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A report that draws bars on a terminal, and elsewhere writes a plain line now and then; to stderr."""
+    if not sys.stderr.isatty():
+        yield _plain_lines()
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield report
+
+
+def _plain_lines(seconds: float = 5.0) -> Callable[[str, int, int], None]:
+    """A report of one line at the start of each task, at its end, and every few seconds between."""
+    last: dict[str, float] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done >= total or now - last.get(what, -seconds) >= seconds:
+            last[what] = now
+            typer.echo(f"{what}: {done}/{total}", err=True)
+
+    return report
+
+
+if __name__ == "__main__":
+    main()

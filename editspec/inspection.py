@@ -1,0 +1,119 @@
+"""What a file is: a spec, a rule, a patch or weights. Imports no torch, except for patches and ``.pt`` checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from editspec_runtime.checkpoint import generator_part, weights_path
+from editspec_runtime.errors import WeightsError
+from editspec_runtime.families import FAMILIES, layout
+from editspec_runtime.files import Header, TensorInfo, read_editspec_metadata, read_header, require_file
+
+
+def inspect(file: Path) -> dict[str, Any]:
+    """What `file` is and what is in it, as plain values; ``kind`` says which of the four it is.
+
+    `file` may be ``builtin:skyline``. Raises `SpecError` for a spec that is wrong, `EditError` for any other file that
+    is damaged or unknown.
+    """
+    path = weights_path(str(file), Path())
+    require_file(path)
+    if path.suffix in (".yaml", ".yml", ".json"):
+        return _spec(path)
+    if path.suffix in (".pt", ".pth"):
+        return _checkpoint(path)
+    header = read_header(path)
+    metadata = read_editspec_metadata(header, path)
+    if metadata.get("format") == "editspec.patch":
+        return _patch(path)
+    if metadata.get("format") == "editspec.rule":
+        return {"kind": "rule", **metadata, "tensors": _tensors(header)}
+    return _checkpoint(path)
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """The same for people."""
+    lines = []
+    for name, value in found.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            lines.append(f"{name}:")
+            lines += ["  " + "  ".join(f"{key} {_plain(part)}" for key, part in entry.items()) for entry in value]
+        elif isinstance(value, dict):
+            lines.append(f"{name}:")
+            lines += [f"  {key}: {_plain(part)}" for key, part in value.items()]
+        else:
+            lines.append(f"{name}: {_plain(value)}")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " x ".join(str(part) for part in value)
+    return "none" if value is None else str(value)
+
+
+def _spec(path: Path) -> dict[str, Any]:
+    from editspec_compiler import load
+
+    loaded = load(path)
+    edits = [
+        {"name": edit.name, "layer": edit.layer, "rank": edit.rank, "solver": edit.solver.method}
+        for edit in loaded.spec.edits
+    ]
+    return {"kind": "spec", "model": loaded.spec.model.model_dump(), "edits": edits}
+
+
+def _patch(path: Path) -> dict[str, Any]:
+    from editspec_runtime.patch import read_patch
+
+    patch = read_patch(path)
+    header = read_header(path)
+    return {"kind": "patch", **patch.metadata, "tensors": _tensors(header)}
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from editspec_runtime.checkpoint import read_checkpoint
+    from editspec_runtime.digest import SAFETENSORS_DTYPES
+
+    checkpoint = read_checkpoint(path)
+    infos = {
+        name: TensorInfo(SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")], tuple(tensor.shape))
+        for name, tensor in checkpoint.generator.items()
+    }
+    shape = _known_layout(generator_part(infos), path)
+    layers = [
+        {
+            "layer": layer.name,
+            "parameter": layer.parameter,
+            "channels": f"{layer.in_channels} -> {layer.out_channels}",
+            "positions": f"{layer.key_size}x{layer.key_size} -> {layer.value_size}x{layer.value_size}",
+        }
+        for layer in shape.layers.values()
+    ]
+    return {
+        "kind": "weights",
+        "family": shape.family,
+        "image_size": shape.image_size,
+        "latent_size": shape.latent_size,
+        "parameters": sum(tensor.numel() for tensor in checkpoint.generator.values()),
+        "digest": checkpoint.digest(),
+        "edited": checkpoint.metadata or None,
+        "layers": layers,
+    }
+
+
+def _known_layout(tensors: dict[str, TensorInfo], path: Path) -> Any:
+    reasons = []
+    for family in FAMILIES:
+        try:
+            return layout(family, tensors)
+        except WeightsError as error:
+            reasons.append(f"as {family}: {error.message}")
+    raise WeightsError(f"{path} holds no weights of a family that editspec knows.\n" + "\n".join(reasons))
+
+
+def _tensors(header: Header) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "dtype": info.dtype, "shape": list(info.shape)} for name, info in sorted(header.tensors.items())
+    ]

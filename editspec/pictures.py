@@ -1,0 +1,60 @@
+"""Grids of images: before | after."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+MARK = "editspec"
+COLUMNS = 8
+CELL = 128
+MARGIN = 56
+GAP = 6
+
+
+def before_and_after(before: Tensor, after: Tensor) -> Image.Image:
+    """Two batches of images [n, 3, size, size] in -1..1 as bands of two rows, `before` above `after`."""
+    size = before.shape[-1] * max(1, CELL // before.shape[-1])
+    columns = min(COLUMNS, len(before))
+    bands = -(-len(before) // columns)
+    height = bands * (2 * size + 3 * GAP) + GAP
+    picture = Image.new("RGB", (MARGIN + columns * (size + GAP), height), "white")
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(14)
+    for band in range(bands):
+        top = GAP + band * (2 * size + 3 * GAP)
+        for row, (label, images) in enumerate((("before", before), ("after", after))):
+            y = top + row * (size + GAP)
+            draw.text((MARGIN - GAP, y + size // 2), label, fill="black", font=font, anchor="rm")
+            for column, image in enumerate(images[band * columns : (band + 1) * columns]):
+                tile = to_image(image).resize((size, size), Image.Resampling.NEAREST)
+                picture.paste(tile, (MARGIN + column * (size + GAP), y))
+    return picture
+
+
+def to_image(image: Tensor) -> Image.Image:
+    """An image [3, h, w] in -1..1 with 8 bits a channel."""
+    levels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """A PNG that says that editspec made it, so that it may be replaced by the next one."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text(MARK, "picture")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def is_own_picture(path: Path) -> bool:
+    """Whether the file at `path` is a picture that editspec made."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return MARK in image.info
+    except (OSError, UnidentifiedImageError, ValueError):
+        return False

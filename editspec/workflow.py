@@ -1,0 +1,437 @@
+"""What the commands do: a spec and a model in, rules, patches, weights and pictures out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from editspec_compiler import LoadedSpec, load
+from editspec_compiler.resolve import resolve
+from editspec_runtime.cache import Cache, default_cache
+from editspec_runtime.checkpoint import Checkpoint, read_checkpoint, weights_path
+from editspec_runtime.conventions import Conventions, conventions
+from editspec_runtime.digest import digest, tensors_digest
+from editspec_runtime.directions import zca_directions
+from editspec_runtime.errors import EditError, FileError, PatchError, WeightsError
+from editspec_runtime.files import canonical_json, read_editspec_metadata, read_header, sweep, write
+from editspec_runtime.generator import Generator
+from editspec_runtime.latents import LatentStream
+from editspec_runtime.models import make_generator, pick_device
+from editspec_runtime.patch import Patch, apply_stack, make_patch, read_patch, require_chain
+from editspec_runtime.rule import Rule
+from editspec_runtime.solvers import rule_loss, solve
+from editspec_runtime.statistics import SecondMoment, environment, second_moment
+from torch import Tensor
+
+BUILD_FORMAT = "editspec.build"
+WEIGHTS_FORMAT = "editspec.weights"
+
+Report = Callable[[str, int, int], None]
+"""Called with (what is being done, done, of all)."""
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """The report that says nothing."""
+
+
+@dataclass(frozen=True)
+class BuiltEdit:
+    """One edit of a build.
+
+    Attributes
+    ----------
+    rule
+        What the compiler made of it.
+    patch
+        What the runtime made of the rule.
+    loss
+        mean |V* - f(K*; W)| with the weights that the patch gives.
+    seconds
+        How long ``compile``, ``statistics`` and ``solve`` took; 0 for what was there already.
+    path
+        The patch file; None where nothing was written.
+    """
+
+    rule: Rule
+    patch: Patch
+    loss: float
+    seconds: dict[str, float]
+    path: Path | None = None
+
+
+@dataclass
+class _Workshop:
+    """A spec with its model, and the stack of patches as it grows."""
+
+    loaded: LoadedSpec
+    checkpoint: Checkpoint
+    base: str
+    device: torch.device
+    cache: Cache
+    report: Report
+    stack: list[Patch] = field(default_factory=list)
+
+    @staticmethod
+    def of(spec: Path | str | LoadedSpec, device: str, report: Report) -> _Workshop:
+        """Load a spec and its model. Raises `SpecError` and `EditError`."""
+        loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
+        checkpoint = read_checkpoint(loaded.weights)
+        base = checkpoint.digest()
+        pin = loaded.spec.model.digest
+        if pin is not None and not pin.startswith("sha256:") and pin != base:
+            raise WeightsError(
+                f"{loaded.weights} does not hold the weights that the spec pins: expected {pin}, found {base}.",
+                "Get the pinned weights, or change model.digest.",
+            )
+        workshop = _Workshop(loaded, checkpoint, base, pick_device(device), default_cache(), report)
+        workshop.require_layers()
+        return workshop
+
+    @property
+    def conventions(self) -> Conventions:
+        return conventions(self.loaded.spec.compatibility)
+
+    def require_layers(self) -> None:
+        """Find a layer that the model lacks before any work is done: of a .pt checkpoint, only now is it known."""
+        layers = self.generator({}).layout.layers
+        for number, edit in enumerate(self.loaded.spec.edits):
+            if edit.layer not in layers:
+                message = f"there is no {edit.layer} in these weights"
+                raise self.loaded.error(("edits", number, "layer"), message, f"known here: {', '.join(layers)}")
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights as the edits so far left them."""
+        return apply_stack(self.checkpoint.generator, self.stack)
+
+    def generator(self, weights: dict[str, Tensor] | None = None) -> Generator:
+        """The generator with the weights as they are now, or with those of the base where `weights` is empty."""
+        spec = self.loaded.spec
+        return make_generator(
+            spec.model.family,
+            self.weights() if weights is None else weights or self.checkpoint.generator,
+            precision=spec.precision,
+            device=self.device,
+            truncation=spec.model.truncation,
+            conventions=self.conventions,
+        )
+
+    def rule(self, number: int, generator: Generator) -> Rule:
+        """The rule of edit `number` on the weights as they are now."""
+        parent = self.stack[-1].metadata["result"] if self.stack else self.base
+        return resolve(self.loaded, number, generator, self.base, parent)
+
+    def second_moment(self, generator: Generator, layer: str) -> SecondMoment:
+        """C of a layer, from the cache or computed."""
+        spec = self.loaded.spec
+        stream = LatentStream(spec.statistics.seed, generator.layout.latent_size, spec.latents.sampler)
+        return second_moment(
+            generator, layer, stream, spec.statistics.samples, self.conventions, self.cache,
+            lambda done, total: self.report(f"statistics of {layer}", done, total),
+        )  # fmt: skip
+
+    def solution(
+        self, rule: Rule, generator: Generator, written: Path | None, seconds: dict[str, float]
+    ) -> tuple[Tensor, Tensor]:
+        """D [s, in] and A [1, out, s, kh, kw] of a rule: from the patch that was written, the cache, or solved."""
+        earlier = _reusable(written, rule)
+        if earlier is not None:
+            return earlier.directions[rule.parameter], earlier.coefficients[rule.parameter][None]
+
+        def compute() -> dict[str, Tensor]:
+            with _timed(seconds, "statistics"):
+                moment = self.second_moment(generator, rule.layer).matrix
+            with _timed(seconds, "solve"):
+                keys, weights = rule.context_keys.cpu(), rule.context_weights.cpu()
+                directions = zca_directions(moment, keys, weights, rule.rank).to(rule.value)
+                coefficients = solve(
+                    generator.function(rule.layer), generator.weight(rule.layer), rule, directions, self.conventions,
+                    lambda done, total: self.report(f"solving {rule.edit}", done, total),
+                )  # fmt: skip
+            return {"D": directions.cpu(), "A": coefficients.cpu()}
+
+        spec = self.loaded.spec
+        statistics = {"statistics": spec.statistics.model_dump(), "sampler": spec.latents.sampler}
+        rule_digest = hashlib.sha256(rule.to_bytes()).hexdigest()
+        key = digest({"rule": rule_digest, **statistics, "environment": environment(generator)})
+        tensors, _ = self.cache.tensors("solutions", key, compute)
+        return tensors["D"], tensors["A"]
+
+    def solved(self, number: int, written: Path | None = None) -> BuiltEdit:
+        """Compile and solve edit `number`, and put its patch on the stack."""
+        seconds = {"compile": 0.0, "statistics": 0.0, "solve": 0.0}
+        generator = self.generator()
+        with _timed(seconds, "compile"):
+            rule = self.rule(number, generator)
+        directions, coefficients = self.solution(rule, generator, written, seconds)
+        factors = {rule.parameter: directions}, {rule.parameter: coefficients[0]}
+        result = apply_stack(self.checkpoint.generator, [*self.stack, Patch(*factors, {})])
+        patch = make_patch(
+            *factors,
+            {rule.parameter: "1 o i y x"},
+            {
+                "name": rule.edit,
+                "family": rule.family,
+                "layer": rule.layer,
+                "rank": rule.rank,
+                "solver": rule.solver.as_json(),
+                "edit": rule.provenance["edit"],
+                "base": self.base,
+                "parent": rule.provenance["parent"],
+                "result": tensors_digest(result),
+            },
+        )
+        self.stack.append(patch)
+        weight = result[rule.parameter].to(generator.weight(rule.layer))
+        with torch.no_grad():
+            loss = rule_loss(generator.function(rule.layer), rule, weight).item()
+        return BuiltEdit(rule, patch, loss, seconds)
+
+
+def compile(  # noqa: A001 - the word of the command
+    spec: Path | str | LoadedSpec, out: Path | str | None = None, *, device: str = "auto", report: Report = quiet
+) -> list[Rule]:
+    """The rules of a spec, written to `out`/rules where it is given.
+
+    Edit n is compiled on the model as edit n - 1 left it, whose patch is taken from `out` or the cache, else solved.
+
+    Raises
+    ------
+    SpecError
+        The spec is wrong.
+    EditError
+        The weights or the numbers are, or `out` is in the way.
+    """
+    workshop = _Workshop.of(spec, device, report)
+    edits = workshop.loaded.spec.edits
+    folder = _Folder.prepare(Path(out), _names(workshop.loaded)) if out is not None else None
+    rules = []
+    for number in range(len(edits)):
+        if number < len(edits) - 1:
+            rule = workshop.solved(number, folder.patch(number) if folder else None).rule
+        else:
+            rule = workshop.rule(number, workshop.generator())
+        if folder:
+            folder.keep(folder.rule(number), rule.to_bytes())
+        rules.append(rule)
+    if folder:
+        folder.finish([{"name": rule.edit, "layer": rule.layer, "rank": rule.rank} for rule in rules], patches=False)
+    return rules
+
+
+def build(
+    spec: Path | str | LoadedSpec, out: Path | str, *, device: str = "auto", report: Report = quiet
+) -> list[BuiltEdit]:
+    """Compile and solve every edit of a spec: rules, patches and manifest.json in the folder `out`.
+
+    A folder that an earlier build made is brought up to date. Raises as `compile` does.
+    """
+    workshop = _Workshop.of(spec, device, report)
+    folder = _Folder.prepare(Path(out), _names(workshop.loaded))
+    built = []
+    for number in range(len(workshop.loaded.spec.edits)):
+        path = folder.patch(number)
+        edit = workshop.solved(number, path)
+        folder.keep(folder.rule(number), edit.rule.to_bytes())
+        folder.keep(path, edit.patch.to_bytes())
+        built.append(BuiltEdit(edit.rule, edit.patch, edit.loss, edit.seconds, path))
+    folder.finish([_entry(edit) for edit in built], patches=True)
+    return built
+
+
+def apply(model: str | Path, patches: Sequence[Path | str], out: Path | str) -> str:
+    """Apply a whole stack of patches to its base, write the weights, and return their digest.
+
+    Raises
+    ------
+    PatchError
+        A patch is damaged, or was solved on other weights.
+    FileError
+        A file is missing or damaged, or something that editspec did not write lies at `out`.
+    """
+    out = Path(out)
+    base_path = weights_path(str(model), Path())
+    checkpoint = read_checkpoint(base_path)
+    stack = [read_patch(Path(patch)) for patch in patches]
+    base = checkpoint.digest()
+    if checkpoint.metadata.get("format") == WEIGHTS_FORMAT and stack and stack[0].metadata["parent"] != base:
+        raise PatchError(
+            f"{base_path} holds weights {base} that editspec edited already (from {checkpoint.metadata['base']}), "
+            f"and patch {stack[0].name} was solved on weights {stack[0].metadata['parent']}.",
+            "Give the unedited base, and the whole stack of patches.",
+        )
+    require_chain(base, stack)
+    _require_own_or_free(out)
+    weights = apply_stack(checkpoint.generator, stack)
+    result = tensors_digest(weights)
+    if stack and result != stack[-1].metadata["result"]:
+        raise PatchError(
+            f"The result has digest {result}, and patch {stack[-1].name} names {stack[-1].metadata['result']}.",
+            "The patches are not what was built; build them again.",
+        )
+    contents = [patch.metadata["content"] for patch in stack]
+    metadata: dict[str, object] = {
+        "format": WEIGHTS_FORMAT, "version": 1, "base": base, "patches": contents, "result": result
+    }  # fmt: skip
+    write(out, checkpoint.with_generator(weights, metadata).to_bytes())
+    return result
+
+
+def statistics(
+    spec: Path | str | LoadedSpec, *, device: str = "auto", report: Report = quiet
+) -> list[tuple[str, str, SecondMoment]]:
+    """Edit, layer and second moment of every edit, on the model as the edits before left it."""
+    workshop = _Workshop.of(spec, device, report)
+    edits = workshop.loaded.spec.edits
+    found = []
+    for number, edit in enumerate(edits):
+        found.append((edit.name, edit.layer, workshop.second_moment(workshop.generator(), edit.layer)))
+        if number < len(edits) - 1:
+            workshop.solved(number)
+    return found
+
+
+def render(
+    spec: Path | str | LoadedSpec,
+    out: Path | str,
+    *,
+    count: int = 16,
+    seed: int = 3,
+    device: str = "auto",
+    report: Report = quiet,
+) -> None:
+    """A picture of `count` images of the latent stream `seed`, as the model draws them before and after all edits."""
+    from editspec.pictures import before_and_after, is_own_picture, png_bytes
+
+    out = Path(out)
+    if out.exists() and not is_own_picture(out):
+        raise FileError(f"{out} is in the way: editspec did not make it.", "Remove it, or give another name.")
+    workshop = _Workshop.of(spec, device, report)
+    before = workshop.generator()
+    for number in range(len(workshop.loaded.spec.edits)):
+        workshop.solved(number)
+    stream = LatentStream(seed, before.layout.latent_size, workshop.loaded.spec.latents.sampler)
+    latents = stream.items(range(count)).to(before.weight(workshop.loaded.spec.edits[0].layer))
+    images = [_drawn(model, latents) for model in (before, workshop.generator())]
+    write(out, png_bytes(before_and_after(*images)))
+
+
+@torch.no_grad()
+def _drawn(generator: Generator, latents: Tensor) -> Tensor:
+    """The images of `latents`, one at a time: under the authors' conventions a batch would change them."""
+    return torch.cat([generator.images(latent[None]) for latent in latents]).float().cpu()
+
+
+@dataclass
+class _Folder:
+    """The output of a build: rules, patches and a manifest that names them all."""
+
+    root: Path
+    names: list[str]
+    before: list[str]
+
+    @staticmethod
+    def prepare(root: Path, names: list[str]) -> _Folder:
+        """Take a new or empty folder, or one that an earlier build made. Raises `FileError` for any other."""
+        if root.exists() and not root.is_dir():
+            raise FileError(f"{root} is a file, and a folder is to be made there.", "Give another folder.")
+        manifest = root / "manifest.json"
+        try:
+            found = [path for path in root.iterdir() if path.suffix != ".part"] if root.exists() else []
+        except OSError as error:
+            raise FileError(f"{root} cannot be read: {error.strerror}.") from error
+        before: list[str] = []
+        if found:
+            before = _own_files(manifest)
+            sweep(root)
+        # From now on the folder is known as a build's, whatever interrupts it.
+        planned = [f"{kind}/{name}" for name in names for kind in ("rules", "patches")]
+        _write_manifest(manifest, sorted({*before, *planned}), [])
+        return _Folder(root, names, before)
+
+    def rule(self, number: int) -> Path:
+        return self.root / "rules" / self.names[number]
+
+    def patch(self, number: int) -> Path:
+        return self.root / "patches" / self.names[number]
+
+    def keep(self, path: Path, data: bytes) -> None:
+        """Write a file unless it is there already as it should be."""
+        if not (path.is_file() and path.read_bytes() == data):
+            write(path, data)
+
+    def finish(self, edits: list[dict[str, Any]], *, patches: bool) -> None:
+        """Remove what an earlier build made and this one did not, and write the manifest."""
+        files = [f"rules/{name}" for name in self.names]
+        if patches:
+            files += [f"patches/{name}" for name in self.names]
+        for stale in set(self.before) - set(files) - {f"patches/{name}" for name in self.names}:
+            (self.root / stale).unlink(missing_ok=True)
+        _write_manifest(self.root / "manifest.json", files, edits)
+
+
+def _names(loaded: LoadedSpec) -> list[str]:
+    return [f"{number:02d}-{edit.name}.safetensors" for number, edit in enumerate(loaded.spec.edits, start=1)]
+
+
+def _entry(edit: BuiltEdit) -> dict[str, Any]:
+    """What the manifest says of an edit: all of it follows from the inputs."""
+    metadata = edit.patch.metadata
+    names = ("name", "layer", "rank", "base", "parent", "result", "edit")
+    return {name: metadata[name] for name in names} | {"digest": metadata["content"], "loss": edit.loss}
+
+
+def _write_manifest(path: Path, files: list[str], edits: list[dict[str, Any]]) -> None:
+    manifest = {"format": BUILD_FORMAT, "version": 1, "files": sorted(files), "edits": edits}
+    write(path, (json.dumps(json.loads(canonical_json(manifest)), indent=2, sort_keys=True) + "\n").encode())
+
+
+def _own_files(manifest: Path) -> list[str]:
+    """The files that a manifest names. Raises `FileError` where there is no manifest of a build."""
+    try:
+        content = json.loads(manifest.read_text())
+        if content["format"] != BUILD_FORMAT:
+            raise KeyError("format")
+        # A manifest is a file like any other: what it names is only touched where it lies inside the folder.
+        return [name for name in content["files"] if len(Path(name).parts) == 2 and ".." not in Path(name).parts]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(
+            f"{manifest.parent} is not empty, and no build of editspec made it.", "Give a new or empty folder."
+        ) from error
+
+
+def _require_own_or_free(out: Path) -> None:
+    """Raise a `FileError` where something lies at `out` that `apply` did not write."""
+    if not out.exists():
+        return
+    try:
+        if read_editspec_metadata(read_header(out), out).get("format") == WEIGHTS_FORMAT:
+            return
+    except EditError:
+        pass
+    raise FileError(f"{out} is in the way: no apply of editspec wrote it.", "Remove it, or give another name.")
+
+
+def _reusable(written: Path | None, rule: Rule) -> Patch | None:
+    """The patch that an earlier build wrote, where it is whole and belongs to this very rule."""
+    if written is None or not written.is_file():
+        return None
+    try:
+        patch = read_patch(written)
+    except EditError:
+        return None
+    same = all(patch.metadata[name] == rule.provenance[name] for name in ("edit", "base", "parent"))
+    return patch if same and rule.parameter in patch.directions else None
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - begun, 4)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from editspec_compiler.document import parse, read_document
+from editspec_compiler.errors import SpecError
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def value(text: str) -> Any:
+    return parse(f"a: {text}").data["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("5e-1", 0.5), ("1.", 1.0), (".5", 0.5), ("-3", -3), ("+3", 3), ("010", 10), ("0o10", 8), ("0x1F", 31),
+        (".inf", float("inf")), ("-.INF", float("-inf")), ("true", True), ("FALSE", False), ("null", None), ("~", None),
+        ("", None), ("on", "on"), ("no", "no"), ("Yes", "Yes"), ("1:30", "1:30"), ("2026-01-01", "2026-01-01"),
+        ("1_000", "1_000"), ("0b1", "0b1"), ("'1'", "1"), ('"\\/"', "/"), ("=", "="),
+    ],
+)  # fmt: skip
+def test_scalars_follow_yaml_1_2(text: str, wanted: Any) -> None:
+    found = value(text)
+    assert (found, type(found)) == (wanted, type(wanted))
+
+
+def test_pyyaml_itself_reads_another_language() -> None:
+    assert yaml.safe_load("[on, 010, 1:30]") == [True, 8, 90]
+    assert value("[on, 010, 1:30]") == ["on", 10, "1:30"]
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text(), PLAIN, max_size=5), st.sampled_from([None, 1, "\t"]))
+def test_json_means_the_same_here(data: dict[str, Any], indent: int | str | None) -> None:
+    # Infinity is no JSON; pyyaml does not take characters that JSON must escape either, but text that is escaped.
+    text = json.dumps(data, indent=indent).replace("Infinity", "1e999")
+    assert parse(text, "x.json").data == json.loads(text)
+
+
+@given(st.text() | st.text(alphabet="{}[]:,-#&*!|>'\"%@` \n\tab01.~<?"))
+def test_no_text_breaks_the_reader(text: str) -> None:
+    for name in ("x.yaml", "x.json"):
+        try:
+            document = parse(text, name)
+        except SpecError as error:
+            assert error.problems
+            assert str(error)
+        else:
+            assert isinstance(document.data, dict)
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_break_the_reader(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
+    path = tmp_path_factory.mktemp("raw") / "x.yaml"
+    path.write_bytes(raw)
+    try:
+        read_document(path)
+    except SpecError as error:
+        assert str(error)
+
+
+def test_positions_are_those_of_the_text() -> None:
+    text = "a: 1\nb:\n  - {c: x, d: [1, 2]}\n  -   e: 5\n"
+    document = parse(text)
+    lines = text.splitlines()
+    for path, word in ((("b", 0, "c"), "x"), (("b", 0, "d", 1), "2"), (("b", 1, "e"), "5"), (("a",), "1")):
+        line, column = document.positions[path]
+        assert lines[line - 1][column - 1 :].startswith(word)
+    assert document.keys[("b", 1, "e")] == (4, 7)
+    nowhere = document.problem(("b", 7, "x"), "message")
+    assert (nowhere.line, nowhere.column) == document.positions[("b",)]
+
+
+def test_aliases_are_fine_until_they_explode() -> None:
+    assert parse("a: &x [1, 2]\nb: *x").data == {"a": [1, 2], "b": [1, 2]}
+    deep = "[" * 5000 + "]" * 5000
+    with pytest.raises(SpecError, match="nested too deeply"):
+        parse(f"a: {deep}")
+
+
+def test_long_lines_are_shown_around_the_place() -> None:
+    text = "a: " + "x" * 5000 + "\nb: ['" + "y" * 300 + "', !!foo z]\n"
+    document = parse(text)
+    error = SpecError("f", document.problems, text)
+    shown, caret = str(error).splitlines()[1:3]
+    assert len(shown) < 120
+    assert shown[caret.index("^") :].startswith("!!foo")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"\xef\xbb\xbfa: 1\n")
+    assert read_document(path).data == {"a": 1}
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="is a directory"):
+        read_document(tmp_path)
+    with pytest.raises(SpecError, match="does not exist"):
+        read_document(tmp_path / "none.yaml")
+    large = tmp_path / "large.yaml"
+    large.write_bytes(b"#" * (16 * 2**20 + 1))
+    with pytest.raises(SpecError, match="keep masks in files of their own"):
+        read_document(large)

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from editspec_compiler import SpecError, load
+from editspec_compiler.resolve import edit_digest, resolve
+from editspec_runtime.checkpoint import read_checkpoint
+from editspec_runtime.conventions import conventions
+from editspec_runtime.files import write
+from editspec_runtime.generator import Generator
+from editspec_runtime.models import make_generator
+from editspec_runtime.rule import Rule, read_rule
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+GoldenSpec = Callable[..., dict[str, Any]]
+
+
+def compiled(data: dict[str, Any], folder: Path) -> tuple[Rule, Generator]:
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump(data))
+    loaded = load(path)
+    generator = make_generator(
+        "stylegan2", read_checkpoint(loaded.weights).generator, precision=loaded.spec.precision,
+        conventions=conventions(loaded.spec.compatibility),
+    )  # fmt: skip
+    return resolve(loaded, 0, generator, "base", "parent"), generator
+
+
+@pytest.mark.parametrize("number", [4, 6, 7, 8])
+def test_k_and_v_are_the_authors(
+    golden_spec: GoldenSpec, golden: dict[str, dict[str, Tensor]], tmp_path: Path, number: int
+) -> None:
+    rule, _ = compiled(golden_spec(f"layer{number}", {"method": "direct"}), tmp_path)
+    stages = golden["sg2_stages_f64"]
+    key, value = rule.key[:, :, 1:-1, 1:-1], rule.value
+    for found, name in ((key, "goal_in"), (value, "goal_out")):
+        wanted = stages[f"L{number}.{name}.default"]
+        assert (found - wanted).norm() / wanted.norm() < 1e-12
+    assert not rule.key[:, :, 0].any()  # their crop is tight: zeros around it
+
+
+@pytest.fixture
+def tiny_spec(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    save_file(make_tiny(size=64), tmp_path / "tiny.safetensors")
+
+    def make(layer: str, source: dict[str, Any], target: dict[str, Any], **fields: Any) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "model": {"family": "stylegan2", "weights": "tiny.safetensors"},
+            "edits": [{"name": "e", "layer": layer, "source": source, "target": target, **fields}],
+        }
+
+    return make
+
+
+@pytest.mark.parametrize("layer", [f"layer{n}" for n in range(2, 11)])
+def test_the_identity_edit_changes_no_value(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path, layer: str
+) -> None:
+    place = {"latent": 3, "mask": {"ellipse": [9, 20, 37, 51]}}
+    rule, generator = compiled(tiny_spec(layer, place, place), tmp_path)
+    value = generator.function(layer)(rule.key, generator.weight(layer), rule.arguments, haloed=True)
+    assert (value - rule.value).abs().max() < 1e-5
+    other = tiny_spec(layer, {**place, "latent": 4}, place)
+    rule, _ = compiled(other, tmp_path)
+    assert (value - rule.value).abs().max() > 1e-2
+
+
+def test_the_paste_lands_centred_on_the_target_and_inside(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    source = {"latent": 1, "mask": {"box": [0, 0, 12, 8]}}
+    for box, wanted in (([30, 30, 34, 34], [30, 26, 34, 38]), ([0, 0, 2, 2], [0, 0, 4, 12]), ([62, 62, 64, 64], None)):
+        target = {"latent": 2, "mask": {"box": box}}
+        rule, _ = compiled(tiny_spec("layer9", source, target), tmp_path)
+        region = rule.provenance["region"]
+        # layer9 upsamples: its regions are in key positions, two pixels each.
+        height, width = region[2] - region[0], region[3] - region[1]
+        assert (height, width) == (4, 6)
+        if wanted is None:
+            assert region[2:] == [32, 32]
+        elif wanted[0] == 0:
+            assert region[:2] == [0, 0]
+        else:
+            assert abs((region[0] + region[2]) - 32) <= 1
+            assert abs((region[1] + region[3]) - 32) <= 1
+
+
+def test_values_outside_of_the_mask_stay_the_targets(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    source = {"latent": 1, "mask": {"polygon": [[8, 8], [24, 8], [8, 24]]}}
+    rule, generator = compiled(tiny_spec("layer10", source, {"latent": 2, "mask": {"box": [8, 8, 24, 24]}}), tmp_path)
+    under = generator.function("layer10")(rule.key, generator.weight("layer10"), rule.arguments, haloed=True)
+    difference = (rule.value - under).abs().sum(1)[0]
+    assert difference[-1, -1] < 1e-5  # the far corner of the triangle's box
+    assert difference[0, 0] > 1e-2
+
+
+def test_context_keys_and_weights(tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    place = {"latent": 3, "mask": {"box": [8, 8, 16, 16]}}
+    soft = {"latent": 5, "mask": {"box": [0, 0, 3, 2]}}
+    data = tiny_spec("layer8", place, place, context=[place, soft])
+    rule, generator = compiled(data, tmp_path)
+    assert len(rule.context_keys) == 16 + 2
+    assert rule.context_weights.tolist() == [1.0] * 17 + [0.5]
+    alone, _ = compiled(tiny_spec("layer8", place, place), tmp_path)
+    torch.testing.assert_close(alone.context_keys, rule.context_keys[:16])
+
+
+def test_latents_by_number_vector_and_file_are_the_same(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    import numpy as np
+    from editspec_runtime.latents import LatentStream
+
+    vector = LatentStream(1, 8).items([6])[0]
+    np.save(tmp_path / "z.npy", vector.numpy())
+    save_file({"a": torch.zeros(8), "z": vector}, tmp_path / "z.safetensors")
+    rules = []
+    for latent in (6, vector.tolist(), {"file": "z.npy"}, {"file": "z.safetensors", "key": "z"}, 7):
+        place = {"latent": latent, "mask": {"box": [8, 8, 16, 16]}}
+        rules.append(compiled(tiny_spec("layer6", place, place), tmp_path)[0])
+    assert all(torch.equal(rule.value, rules[0].value) for rule in rules[:4])
+    assert not torch.equal(rules[4].value, rules[0].value)
+
+
+def test_a_rule_survives_its_file(tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    place = {"latent": 3, "mask": {"box": [8, 8, 16, 16]}}
+    rule, _ = compiled(tiny_spec("layer6", place, place), tmp_path)
+    again, _ = compiled(tiny_spec("layer6", place, place), tmp_path)
+    assert rule.to_bytes() == again.to_bytes()
+    write(tmp_path / "r.safetensors", rule.to_bytes())
+    read = read_rule(tmp_path / "r.safetensors")
+    assert read.to_bytes() == rule.to_bytes()
+    assert read.solver == rule.solver
+
+
+def test_the_digest_of_an_edit_is_that_of_what_it_means(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    Image.new("L", (8, 8), 255).save(tmp_path / "m.png")
+    place = {"latent": 3, "mask": "m.png"}
+    data = tiny_spec("layer6", place, place)
+
+    def digest(text: str) -> str:
+        (tmp_path / "s.yaml").write_text(text)
+        return edit_digest(load(tmp_path / "s.yaml"), 0)
+
+    first = digest(yaml.safe_dump(data))
+    assert digest("# a comment\n" + yaml.safe_dump(data, default_flow_style=True)) == first
+    assert digest(yaml.safe_dump(tiny_spec("layer6", place, place, rank=1, solver="projected-gradient"))) == first
+    assert digest(yaml.safe_dump(tiny_spec("layer6", place, place, rank=2))) != first
+    assert digest(yaml.safe_dump({**data, "statistics": {"samples": 9}})) != first
+    Image.new("L", (8, 8), 254).save(tmp_path / "m.png")
+    assert digest(yaml.safe_dump(data)) != first
+
+
+def test_a_rank_above_the_context_is_found_before_any_solving(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    place = {"latent": 3, "mask": {"box": [8, 8, 12, 12]}}
+    with pytest.raises(SpecError, match="rank 5 is more than the 4 keys"):
+        compiled(tiny_spec("layer8", place, place, rank=5), tmp_path)
+    compiled(tiny_spec("layer8", place, place, rank=4), tmp_path)

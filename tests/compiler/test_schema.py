@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from editspec_compiler.document import parse
+from editspec_compiler.schema import SOLVERS, check, json_schema
+from hypothesis import given
+from hypothesis import strategies as st
+
+PLACE = {"latent": 1, "mask": "m.png"}
+LEAST: dict[str, Any] = {
+    "version": 1,
+    "model": {"family": "stylegan2", "weights": "builtin:skyline"},
+    "edits": [{"name": "e", "layer": "layer6", "source": PLACE, "target": PLACE}],
+}
+
+
+def problems(data: dict[str, Any]) -> list[str]:
+    import json
+
+    return [problem.message for problem in check(parse(json.dumps(data)))[1]]
+
+
+def with_edit(**fields: Any) -> dict[str, Any]:
+    data = copy.deepcopy(LEAST)
+    data["edits"][0].update(copy.deepcopy(fields))
+    return data
+
+
+def test_what_may_be_left_out_has_its_default() -> None:
+    import json
+
+    spec, found = check(parse(json.dumps(LEAST)))
+    assert not found
+    assert spec is not None
+    edit = spec.edits[0]
+    assert (spec.latents.seed, spec.latents.sampler) == (1, "keyed")
+    assert (spec.statistics.samples, spec.statistics.seed) == (1000, 2)
+    assert (spec.precision, spec.compatibility, edit.rank, edit.context) == ("float32", None, 1, None)
+    assert edit.solver.model_dump() == {
+        "method": "projected-gradient", "steps": 2001, "learning_rate": 0.05, "project_every": 10
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_solver_by_its_name_is_its_defaults(name: str) -> None:
+    import json
+
+    specs = [check(parse(json.dumps(with_edit(solver=solver))))[0] for solver in (name, {"method": name})]
+    assert specs[0] == specs[1]
+    assert specs[0] is not None
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "a.png", {"box": [1, 2, 3.5, 4]}, {"ellipse": [1, 2, 3, 4]}, {"polygon": [[1, 2], [3, 4], [5, 0]]},
+        {"union": ["a.png", {"box": [1, 2, 3, 4]}, {"union": [{"box": [1, 2, 3, 4]}]}]},
+    ],
+)  # fmt: skip
+def test_masks(mask: Any) -> None:
+    assert not problems(with_edit(source={"latent": 1, "mask": mask}))
+    assert problems(with_edit(source={"latent": 1, "mask": [mask]}))
+
+
+@pytest.mark.parametrize("latent", [0, [0.5, 1], {"file": "z.npy"}, {"file": "z.safetensors", "key": "z"}])
+def test_latents(latent: Any) -> None:
+    assert not problems(with_edit(source={"latent": latent, "mask": "m.png"}))
+    assert problems(with_edit(source={"latent": {"x": latent}, "mask": "m.png"}))
+
+
+@given(st.data())
+def test_whatever_is_put_anywhere_is_a_problem_with_a_place(data: st.DataObject) -> None:
+    import json
+
+    changed = with_edit(context=[PLACE], solver={"method": "direct"})
+    places: list[tuple[Any, Any]] = []
+
+    def walk(node: Any) -> None:
+        for key in node if isinstance(node, dict) else range(len(node)):
+            places.append((node, key))
+            if isinstance(node[key], (dict, list)):
+                walk(node[key])
+
+    walk(changed)
+    node, key = data.draw(st.sampled_from(places))
+    node[key] = data.draw(st.sampled_from([None, True, -1, 1.5, "?", [], {}, [{}], {"a": 1}, [1, "x"]]))
+    for problem in check(parse(json.dumps(changed)))[1]:
+        assert problem.line == 1
+        assert "does not fit" not in problem.message
+
+
+def test_the_json_schema_knows_the_same_fields() -> None:
+    schema = json_schema()
+    assert set(schema["properties"]) == set(LEAST) | {"latents", "statistics", "precision", "compatibility"}
+    assert schema["additionalProperties"] is False
+    solvers = schema["$defs"]["Direct"]["properties"]
+    assert "project_every" not in solvers
+    assert "project_every" in schema["$defs"]["ProjectedGradient"]["properties"]
+    for definition in schema["$defs"].values():
+        for field in definition.get("properties", {}).values():
+            assert "description" in field or "const" in field
+
+
+def test_the_table_of_solvers_in_the_docs_is_true() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "language.md").read_text()
+    table = re.search(r"\| solver +\|.*\n(?:\|.*\n)+", text)
+    assert table is not None
+    rows = [[cell.strip(" `") for cell in line.strip("|\n").split("|")] for line in table[0].splitlines()]
+    fields, methods = rows[0][1:], {row[0]: row[1:] for row in rows[2:]}
+    assert set(methods) == set(SOLVERS)
+    for method, cells in methods.items():
+        for field, cell in zip(fields, cells, strict=True):
+            info = SOLVERS[method].model_fields.get(field)
+            wanted = "error" if info is None else "required" if info.is_required() else str(info.default)
+            assert cell == wanted, (method, field)

@@ -1,0 +1,124 @@
+"""Fixtures that more than one test uses: golden numbers, a tiny generator, an empty cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+TESTS = Path(__file__).parent
+GOLDEN = TESTS / "golden"
+INVALID = TESTS / "invalid"
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, dict[str, Tensor]]:
+    """The golden tensors by the name of their file."""
+    return {path.stem: load_file(path) for path in GOLDEN.glob("*.safetensors")}
+
+
+@pytest.fixture(scope="session")
+def record() -> dict[str, Any]:
+    """The golden edit record, and the extra masks."""
+    return json.loads((GOLDEN / "masks.json").read_text())
+
+
+@pytest.fixture
+def golden_spec(record: dict[str, Any]) -> Any:
+    """Makes the golden edit as a spec (plain data): layer, rank, solver settings."""
+
+    def make(layer: str, solver: dict[str, Any], rank: int = 1) -> dict[str, Any]:
+        def place(entry: list[Any]) -> dict[str, Any]:
+            return {"latent": entry[0], "mask": entry[1]}
+
+        copied = record["record"]
+        return {
+            "version": 1,
+            "model": {"family": "stylegan2", "weights": str(GOLDEN / "sg2_g_ema.safetensors")},
+            "latents": {"seed": 1, "sampler": "numpy-legacy"},
+            "statistics": {"samples": 64, "seed": 1},
+            "precision": "float64",
+            "compatibility": "rewriting-2020",
+            "edits": [
+                {
+                    "name": "golden",
+                    "layer": layer,
+                    "rank": rank,
+                    "source": place(copied["object"]),
+                    "target": place(copied["paste"]),
+                    "context": [place(key) for key in copied["key"]],
+                    "solver": solver,
+                }
+            ],
+        }
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for every test."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("EDITSPEC_CACHE", str(cache))
+    return cache
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """Leave the number of threads as it was."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def _tiny_stylegan2(seed: int = 0, size: int = 32, channels: int = 6, latent_size: int = 8) -> dict[str, Tensor]:
+    """Random weights of a StyleGAN2 with a handful of channels, by their names inside ``g_ema``."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    weights = {"input.input": normal(1, channels, 4, 4)}
+    for number in (1, 2):
+        weights |= {f"style.{number}.weight": normal(latent_size, latent_size) / 0.01}
+        weights |= {f"style.{number}.bias": normal(latent_size)}
+    names, resolution = ["conv1"], 4
+    while 2 ** (len(names) // 2 + 2) < size:
+        names += [f"convs.{len(names) - 1}", f"convs.{len(names)}"]
+    for number, name in enumerate(names):
+        resolution = 2 ** ((number + 1) // 2 + 2)
+        weights |= {
+            f"{name}.conv.weight": normal(1, channels, channels, 3, 3),
+            f"{name}.conv.modulation.weight": normal(channels, latent_size),
+            f"{name}.conv.modulation.bias": torch.ones(channels),
+            f"{name}.noise.weight": 0.1 * normal(1),
+            f"{name}.activate.bias": 0.1 * normal(channels),
+            f"noises.noise_{number}": normal(1, 1, resolution, resolution),
+        }
+        if number % 2 == 0:
+            rgb = "to_rgb1" if number == 0 else f"to_rgbs.{number // 2 - 1}"
+            weights |= {
+                f"{rgb}.conv.weight": normal(1, 3, channels, 1, 1),
+                f"{rgb}.conv.modulation.weight": normal(channels, latent_size),
+                f"{rgb}.conv.modulation.bias": torch.ones(channels),
+                f"{rgb}.bias": torch.zeros(1, 3, 1, 1),
+            }
+    return weights
+
+
+@pytest.fixture(scope="session")
+def make_tiny() -> Callable[..., dict[str, Tensor]]:
+    """Makes random weights of a StyleGAN2 with a handful of channels: seed, size, channels, latent_size."""
+    return _tiny_stylegan2
+
+
+@pytest.fixture
+def tiny() -> dict[str, Tensor]:
+    """A StyleGAN2 of 32 x 32 pixels, 6 channels and 8 numbers a latent."""
+    return _tiny_stylegan2()

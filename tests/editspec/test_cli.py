@@ -1,0 +1,294 @@
+"""The command line on real files: what it prints, writes, refuses, and exits with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from editspec.cli import app
+from editspec_runtime.checkpoint import read_checkpoint
+from editspec_runtime.patch import read_patch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from typer.testing import CliRunner, Result
+
+COMMANDS = ["validate", "compile", "build", "apply", "inspect", "render", "statistics", "schema", "families"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def said(*arguments: object) -> Any:
+    """The one JSON object that a command prints on stdout."""
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def three_edits() -> dict[str, Any]:
+    def place(latent: int, left: int, top: int) -> dict[str, Any]:
+        return {"latent": latent, "mask": {"box": [left, top, left + 10, top + 10]}}
+
+    def edit(name: str, layer: str, shift: int, **fields: Any) -> dict[str, Any]:
+        return {"name": name, "layer": layer, "source": place(1, 4, shift), "target": place(2, 12, 8), **fields}
+
+    short = {"method": "projected-gradient", "steps": 30, "project_every": 5}
+    return {
+        "version": 1,
+        "model": {"family": "stylegan2", "weights": "tiny.safetensors"},
+        "statistics": {"samples": 40},
+        "edits": [
+            edit("one", "layer6", 0, solver=short),
+            edit("two", "layer5", 8, rank=2, solver={"method": "direct", "steps": 30}),
+            edit("three", "layer6", 16, solver=short, context=[place(3, 2, 2), place(4, 12, 20)]),
+        ],
+    }
+
+
+@pytest.fixture
+def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a tiny model and a spec of three edits, two of them of the same layer."""
+    save_file(make_tiny(), tmp_path / "tiny.safetensors")
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(three_edits(), sort_keys=False))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_build_makes_what_it_says(folder: Path) -> None:
+    edits = said("build", "spec.yaml", "-o", "out")["edits"]
+    assert [edit["name"] for edit in edits] == ["one", "two", "three"]
+    assert [edit["patch"] for edit in edits] == [f"out/patches/0{n}-{e['name']}.safetensors" for n, e in enumerate(edits, 1)]
+    assert all(set(edit["seconds"]) == {"compile", "statistics", "solve"} for edit in edits)
+    assert sorted(contents(folder / "out")) == sorted(
+        ["manifest.json"] + [f"{kind}/0{n}-{e['name']}.safetensors" for kind in ("rules", "patches") for n, e in enumerate(edits, 1)]
+    )
+    manifest = json.loads((folder / "out/manifest.json").read_text())
+    assert [edit["digest"] for edit in manifest["edits"]] == [edit["digest"] for edit in edits]
+    assert "seconds" not in json.dumps(manifest)
+    parent = read_checkpoint(folder / "tiny.safetensors").digest()
+    for edit in edits:
+        metadata = read_patch(Path(edit["patch"])).metadata
+        assert metadata["parent"] == parent
+        parent = metadata["result"]
+
+
+def test_two_builds_with_empty_caches_give_the_same_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        monkeypatch.setenv("EDITSPEC_CACHE", str(folder / f"cache-{name}"))
+        assert run("build", "spec.yaml", "-o", name).exit_code == 0
+    assert contents(folder / "a") == contents(folder / "b")
+    other = three_edits()
+    other["edits"][1]["rank"] = 1
+    (folder / "other.yaml").write_text(yaml.safe_dump(other))
+    assert run("build", "other.yaml", "-o", "c").exit_code == 0
+    same = [name for name, data in contents(folder / "c").items() if contents(folder / "a").get(name) == data]
+    assert same == ["patches/01-one.safetensors", "rules/01-one.safetensors"]
+
+
+def test_a_build_is_brought_up_to_date(folder: Path, own_cache: Path) -> None:
+    said("build", "spec.yaml", "-o", "out")
+    first = contents(folder / "out")
+    for path in own_cache.rglob("solutions/*"):
+        path.unlink()
+    again = said("build", "spec.yaml", "-o", "out")["edits"]
+    assert contents(folder / "out") == first
+    assert all(edit["seconds"]["solve"] == 0 for edit in again)
+    shorter = three_edits()
+    del shorter["edits"][1]
+    (folder / "spec.yaml").write_text(yaml.safe_dump(shorter))
+    edits = said("build", "spec.yaml", "-o", "out")["edits"]
+    assert [edit["seconds"]["solve"] > 0 for edit in edits] == [False, True]
+    assert sorted(contents(folder / "out"))[1:3] == ["patches/01-one.safetensors", "patches/02-three.safetensors"]
+    assert len(contents(folder / "out")) == 5
+
+
+def test_statistics_are_reused(folder: Path, own_cache: Path) -> None:
+    found = said("statistics", "spec.yaml")["statistics"]
+    # Edits one and three are of layer6, and edit two changed layer5 before it.
+    assert [entry["cached"] for entry in found] == [False, False, False]
+    assert found[0]["digest"] != found[2]["digest"]
+    assert [entry["cached"] for entry in said("statistics", "spec.yaml")["statistics"]] == [True] * 3
+    assert len(list(own_cache.glob("statistics/*"))) == 3
+    for path in own_cache.rglob("solutions/*"):
+        path.unlink()
+    edits = said("build", "spec.yaml", "-o", "out")["edits"]
+    assert all(edit["seconds"]["solve"] > 0 for edit in edits)
+    assert len(list(own_cache.glob("statistics/*"))) == 3
+
+
+def test_compile_writes_the_rules_of_the_build(folder: Path) -> None:
+    assert run("compile", "spec.yaml", "-o", "rules-only").exit_code == 0
+    assert run("build", "spec.yaml", "-o", "out").exit_code == 0
+    compiled, built = contents(folder / "rules-only"), contents(folder / "out")
+    rules = [name for name in built if name.startswith("rules/")]
+    assert len(rules) == 3
+    assert all(compiled[name] == built[name] for name in rules)
+    assert not any(name.startswith("patches/") for name in compiled)
+
+
+@pytest.mark.parametrize("container", ["tiny.safetensors", "full.pt", "prefixed.safetensors"])
+def test_apply_gives_the_result_that_the_patch_names(folder: Path, container: str) -> None:
+    tiny = load_file(folder / "tiny.safetensors")
+    torch.save({"g_ema": tiny, "g": {}, "d": {}}, folder / "full.pt")
+    save_file({f"g_ema.{n}": t for n, t in tiny.items()} | {"d.x": torch.ones(3)}, folder / "prefixed.safetensors")
+    edits = said("build", "spec.yaml", "-o", "out")["edits"]
+    patches = [edit["patch"] for edit in edits]
+    before = contents(folder)[container]
+    for count in (1, 2, 3):
+        found = said("apply", "--model", container, *patches[:count], "-o", f"{count}.safetensors")
+        assert found["digest"] == edits[count - 1]["result"]
+        assert read_checkpoint(folder / f"{count}.safetensors").digest() == edits[count - 1]["result"]
+    assert contents(folder)[container] == before
+    names = set(load_file(folder / "3.safetensors"))
+    assert names == set(tiny) if container.startswith("tiny") else all("." in name for name in names)
+    assert ("d.x" in names) == (container == "prefixed.safetensors")
+
+
+def test_apply_refuses_what_does_not_belong(folder: Path) -> None:
+    edits = said("build", "spec.yaml", "-o", "out")["edits"]
+    one, two, three = [edit["patch"] for edit in edits]
+    base = read_checkpoint(folder / "tiny.safetensors").digest()
+    run("apply", "--model", "tiny.safetensors", one, "-o", "edited.safetensors")
+    save_file({n: t + 1 for n, t in load_file("tiny.safetensors").items()}, "other.safetensors")
+    other = read_checkpoint(folder / "other.safetensors").digest()
+    before = contents(folder)
+    for arguments, digests in (
+        (("tiny.safetensors", two), (edits[0]["result"], base)),
+        (("tiny.safetensors", one, three), (edits[1]["result"], edits[0]["result"])),
+        (("tiny.safetensors", two, one, three), (edits[0]["result"], base)),
+        (("other.safetensors", one), (base, other)),
+        (("edited.safetensors", one), (base, edits[0]["result"])),
+        (("edited.safetensors", two), (base, edits[0]["result"])),
+    ):
+        result = run("apply", "--model", *arguments, "-o", "refused.safetensors")
+        assert result.exit_code == 1, arguments
+        assert all(digest in result.stderr for digest in digests), (arguments, result.stderr)
+        assert result.stdout == ""
+    assert contents(folder) == before
+
+
+def test_what_is_in_the_way_is_refused(folder: Path) -> None:
+    (folder / "mine").mkdir()
+    (folder / "mine/notes.txt").write_text("precious")
+    (folder / "file").write_text("precious")
+    (folder / "empty").mkdir()
+    before = contents(folder)
+    for out in ("mine", "file", "file/below"):
+        for command in ("build", "compile"):
+            result = run(command, "spec.yaml", "-o", out)
+            assert result.exit_code == 1
+            assert result.stderr.startswith("error: ")
+    patch = said("build", "spec.yaml", "-o", "empty")["edits"][0]["patch"]
+    for out in ("file", "mine", "file/below", "tiny.safetensors", "spec.yaml"):
+        result = run("apply", "--model", "tiny.safetensors", patch, "-o", out)
+        assert (result.exit_code, result.stdout) == (1, ""), out
+        assert run("render", "spec.yaml", "-o", out).exit_code == 1
+    assert {name: data for name, data in contents(folder).items() if not name.startswith("empty/")} == before
+    for _ in range(2):  # its own output may be made again
+        assert run("apply", "--model", "tiny.safetensors", patch, "-o", "new.safetensors").exit_code == 0
+        assert run("render", "spec.yaml", "-o", "new.png", "--count", 2).exit_code == 0
+
+
+def test_manifest_of_another_kind_protects_its_folder(folder: Path) -> None:
+    (folder / "site").mkdir()
+    (folder / "site/manifest.json").write_text('{"format": "web"}')
+    assert run("build", "spec.yaml", "-o", "site").exit_code == 1
+    (folder / "site/manifest.json").write_text('{"format": "editspec.build", "files": ["../spec.yaml", "a/../../spec.yaml"]}')
+    assert run("build", "spec.yaml", "-o", "site").exit_code == 0
+    assert (folder / "spec.yaml").exists()
+
+
+def test_render_draws_before_and_after(folder: Path) -> None:
+    from PIL import Image
+
+    assert run("render", "spec.yaml", "-o", "a.png", "--count", 3).exit_code == 0
+    assert run("render", "spec.yaml", "-o", "b.png", "--count", 3, "--seed", 4).exit_code == 0
+    first, other = (Image.open(folder / name).convert("RGB") for name in ("a.png", "b.png"))
+    assert first.size == other.size
+    assert first.tobytes() != other.tobytes()
+    left, right = 56, first.width
+    size = (first.height - 4 * 6) // 2
+    before, after = (first.crop((left, top, right, top + size)) for top in (6, 12 + size))
+    assert before.tobytes() != after.tobytes()
+
+
+def test_inspect_knows_every_kind(folder: Path) -> None:
+    patch = said("build", "spec.yaml", "-o", "out")["edits"][0]["patch"]
+    weights = said("inspect", "tiny.safetensors")
+    assert (weights["kind"], weights["family"], weights["image_size"]) == ("weights", "stylegan2", 32)
+    assert [layer["layer"] for layer in weights["layers"]] == [f"layer{n}" for n in range(2, 9)]
+    assert weights["digest"] == read_checkpoint(folder / "tiny.safetensors").digest()
+    assert said("inspect", patch)["name"] == "one"
+    assert said("inspect", patch.replace("patches", "rules"))["kind"] == "rule"
+    assert [edit["name"] for edit in said("inspect", "spec.yaml")["edits"]] == ["one", "two", "three"]
+    for file in ("tiny.safetensors", patch, "spec.yaml"):
+        assert "layer6" in run("inspect", file).stdout
+    (folder / "junk.safetensors").write_bytes(b"junk")
+    assert run("inspect", "junk.safetensors").exit_code == 1
+    assert run("inspect", "none").exit_code == 1
+
+
+def test_schema_and_families() -> None:
+    assert json.loads(run("schema").stdout)["title"] == "Spec"
+    assert [entry["name"] for entry in said("families")["families"]] == ["stylegan2"]
+
+
+def test_errors_are_one_json_object_too(folder: Path) -> None:
+    (folder / "bad.yaml").write_text("version: 3\n")
+    result = run("validate", "bad.yaml", "--json")
+    assert result.exit_code == 2
+    places = [problem["path"] for problem in json.loads(result.stdout)["error"]["problems"]]
+    assert places == ["edits", "model", "version"]
+    assert "bad.yaml:1:10" in result.stderr
+    result = run("apply", "--model", "none", "x", "-o", "y", "--json")
+    assert result.exit_code == 1
+    assert "does not exist" in json.loads(result.stdout)["error"]["message"]
+    assert said("validate", "spec.yaml")["valid"] is True
+
+
+def test_wrong_command_lines(folder: Path) -> None:
+    for arguments in (["build"], ["build", "spec.yaml"], ["nonsense"], ["build", "spec.yaml", "-o", "x", "--threads", "0"]):
+        assert run(*arguments).exit_code == 2
+    result = run("build", "spec.yaml", "-o", "x", "--device", "abacus")
+    assert result.exit_code == 2
+    assert "abacus" in result.stderr
+    if not torch.cuda.is_available():
+        assert run("build", "spec.yaml", "-o", "x", "--device", "cuda").exit_code == 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS), ["validate", "spec.yaml"]])
+def test_no_torch_for_help_and_validate(folder: Path, arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom editspec.cli import app\ntry:\n    app()\nexcept SystemExit as error:\n"
+        "    assert not error.code, error.code\nassert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+    control = [sys.executable, "-c", code.replace("app()", "import torch"), *arguments]
+    if arguments == ["--help"]:
+        assert subprocess.run(control, capture_output=True, env=os.environ).returncode != 0
+
+
+def test_latent_of_a_layer_that_a_pt_lacks_is_the_specs_mistake(folder: Path) -> None:
+    torch.save(load_file("tiny.safetensors"), "tiny.pt")
+    spec = three_edits()
+    spec["model"]["weights"] = "tiny.pt"
+    spec["edits"][0]["layer"] = "layer12"
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    assert run("validate", "spec.yaml").exit_code == 0
+    result = run("build", "spec.yaml", "-o", "out")
+    assert result.exit_code == 2
+    assert "there is no layer12" in result.stderr
+    assert not (folder / "out").exists()

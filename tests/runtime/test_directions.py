@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from editspec_runtime.directions import inverse_root, zca_directions
+from editspec_runtime.errors import NumericalError
+from torch import Tensor
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def moment(size: int = 12, seed: int = 0) -> Tensor:
+    keys = normal(400, size, seed=seed) @ normal(size, size, seed=seed + 1)
+    return keys.T @ keys / len(keys)
+
+
+def test_the_inverse_root_is_one() -> None:
+    c = moment()
+    z = inverse_root(c)
+    torch.testing.assert_close(z @ c @ z, torch.eye(12, dtype=torch.float64))
+    torch.testing.assert_close(z, z.T)
+
+
+@pytest.mark.parametrize("number", [4, 6, 7, 8])
+def test_the_inverse_root_is_the_authors(golden: dict[str, dict[str, Tensor]], number: int) -> None:
+    stages = golden["sg2_stages_f64"]
+    found, wanted = inverse_root(stages[f"L{number}.C.batch10"]), stages[f"L{number}.zca"]
+    assert (found - wanted).norm() / wanted.norm() < 1e-10
+
+
+def test_one_key_gives_the_direction_of_equation_16() -> None:
+    c, key = moment(), normal(1, 12, seed=9)
+    wanted = torch.linalg.solve(c, key[0])
+    found = zca_directions(c, key, torch.tensor([0.3]), 1)[0]
+    torch.testing.assert_close(found, wanted / wanted.norm())
+    # Towards the key, not away from it; and not the key's own direction.
+    assert found @ key[0] > 0
+    assert abs(float(found @ key[0] / key.norm())) < 0.99
+
+
+@pytest.mark.parametrize("rank", [1, 3, 10])
+def test_rows_are_orthonormal_and_nested(rank: int) -> None:
+    c, keys = moment(), normal(20, 12, seed=5) + 1
+    found = zca_directions(c, keys, torch.ones(20), rank)
+    torch.testing.assert_close(found @ found.T, torch.eye(rank, dtype=torch.float64))
+    larger = zca_directions(c, keys, torch.ones(20), min(rank + 1, 12))
+    torch.testing.assert_close(found @ larger.T @ larger, found)
+
+
+def test_no_other_span_holds_more_of_the_whitened_keys() -> None:
+    c, keys, weights = moment(), normal(30, 12, seed=6) + 0.5, torch.rand(30, generator=torch.Generator().manual_seed(1))
+    z = inverse_root(c)
+    rows = weights.double()[:, None] * (keys @ z)
+
+    def held(directions: Tensor) -> float:
+        # The keys' span after whitening: Z^-1 takes D back to the whitened space.
+        basis, _ = torch.linalg.qr(torch.linalg.solve(z, directions.T))
+        return float((rows @ basis).square().sum())
+
+    best = held(zca_directions(c, keys, weights, 2))
+    assert all(held(normal(2, 12, seed=seed)) < best for seed in range(100))
+    # The negative control: forgetting the weights gives another span, and a worse one.
+    assert held(zca_directions(c, keys, torch.ones(30), 2)) < best
+
+
+def test_a_weight_of_almost_nothing_counts_for_nothing() -> None:
+    c, keys = moment(), normal(2, 12, seed=7)
+    alone = zca_directions(c, keys[:1], torch.ones(1), 1)
+    torch.testing.assert_close(zca_directions(c, keys, torch.tensor([1.0, 1e-9]), 1), alone)
+
+
+def test_a_singular_second_moment_is_named() -> None:
+    c = moment()
+    c[3] = c[:, 3] = 0
+    with pytest.raises(NumericalError, match="singular: 1 of 12"):
+        inverse_root(c)
+    c[3, 3] = float("nan")
+    with pytest.raises(NumericalError, match="not finite"):
+        inverse_root(c)
+
+
+def test_too_few_independent_keys_are_named() -> None:
+    keys = normal(1, 12).repeat(4, 1)
+    with pytest.raises(NumericalError, match="only 1 independent keys, and rank 2"):
+        zca_directions(moment(), keys, torch.ones(4), 2)
+    assert zca_directions(moment(), keys, torch.ones(4), 1).shape == (1, 12)

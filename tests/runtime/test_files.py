@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from editspec_runtime.checkpoint import Checkpoint, generator_part, read_checkpoint, weights_path
+from editspec_runtime.digest import tensors_digest
+from editspec_runtime.errors import EditError, FileError, WeightsError
+from editspec_runtime.files import canonical_json, read_header, read_tensors, safetensors_bytes, sweep, write
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+class Code:
+    """What a malicious pickle holds: it makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    write(path, b"one")
+    write(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(FileError, match="is a directory"):
+        write(tmp_path / "new", b"")
+    with pytest.raises(FileError, match="Cannot write"):
+        write(path / "below", b"")
+    assert path.read_bytes() == b"two"
+
+
+def test_only_abandoned_parts_are_swept(tmp_path: Path) -> None:
+    import os
+
+    old, new, kept = tmp_path / ".a.x.part", tmp_path / ".b.y.part", tmp_path / "c.part"
+    for path in (old, new, kept):
+        path.touch()
+    os.utime(old, (0, 0))
+    sweep(tmp_path)
+    assert not old.exists()
+    assert new.exists()
+    assert kept.exists()
+
+
+def test_headers_are_read_and_damage_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"x": torch.ones(2, 3), "y": torch.ones(4, dtype=torch.bfloat16)}, path, {"k": "v"})
+    header = read_header(path)
+    assert header.tensors["x"].shape == (2, 3)
+    assert header.tensors["y"].dtype == "BF16"
+    assert header.metadata == {"k": "v"}
+    whole = path.read_bytes()
+    for damaged in (b"", b"not a tensor file", whole[:-1], whole[:20], b"\xff" * 64):
+        path.write_bytes(damaged)
+        for read in (read_header, read_tensors):
+            with pytest.raises(FileError, match="is not a whole safetensors file"):
+                read(path)
+    for missing, message in ((tmp_path, "is a directory"), (tmp_path / "none", "does not exist")):
+        with pytest.raises(FileError, match=message):
+            read_header(missing)
+
+
+def test_metadata_have_one_key_and_one_form() -> None:
+    first = safetensors_bytes({"x": torch.ones(1)}, {"b": 1, "a": [1.5, None, "é"]})
+    assert first == safetensors_bytes({"x": torch.ones(1)}, {"a": [1.5, None, "é"], "b": 1})
+    assert canonical_json({"b": 1, "a": "é"}) == '{"a":"\\u00e9","b":1}'
+    with pytest.raises(ValueError, match="JSON compliant"):
+        canonical_json(float("nan"))
+
+
+def checkpoint_of(path: Path, content: object) -> Checkpoint:
+    torch.save(content, path)
+    return read_checkpoint(path)
+
+
+def test_the_digest_does_not_depend_on_the_container(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+    average = torch.ones(8)
+    whole = {**tiny, "latent_avg": average}
+    wanted = tensors_digest(whole)
+    prefixed = {f"g_ema.{name}": tensor for name, tensor in tiny.items()} | {"latent_avg": average}
+    save_file(prefixed | {"g.x": torch.ones(1)}, tmp_path / "prefixed.safetensors")
+    save_file(whole, tmp_path / "bare.safetensors")
+    full = {"g_ema": tiny, "latent_avg": average, "g": tiny, "d": {}, "g_optim": {"lr": 0.1}}
+    found = [read_checkpoint(tmp_path / f"{name}.safetensors").digest() for name in ("prefixed", "bare")]
+    found.append(checkpoint_of(tmp_path / "full.pt", full).digest())
+    found.append(checkpoint_of(tmp_path / "state.pt", whole).digest())
+    assert found == [wanted] * 4
+    changed = {**whole, "noises.noise_0": whole["noises.noise_0"] + 1}
+    assert checkpoint_of(tmp_path / "changed.pt", changed).digest() != wanted
+
+
+def test_names_and_other_tensors_survive(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+    named = {f"g_ema.{name}": tensor for name, tensor in tiny.items()} | {"latent_avg": torch.ones(8)}
+    save_file(named | {"d.x": torch.arange(3)}, tmp_path / "a.safetensors")
+    checkpoint = read_checkpoint(tmp_path / "a.safetensors")
+    write(tmp_path / "b.safetensors", checkpoint.to_bytes())
+    again = read_tensors(tmp_path / "b.safetensors")
+    assert set(again) == {*named, "d.x"}
+    assert torch.equal(again["d.x"], torch.arange(3))
+    assert generator_part(again).keys() == checkpoint.generator.keys()
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    trap, path = tmp_path / "trap", tmp_path / "evil.pt"
+    with pytest.raises(FileError, match="can run code when it is read"):
+        checkpoint_of(path, {"g_ema": Code(trap)})
+    path.write_bytes(pickle.dumps(Code(trap)))
+    with pytest.raises(EditError):
+        read_checkpoint(path)
+    assert not trap.exists()
+    # The trap works: whoever unpickles it has the file.
+    pickle.loads(path.read_bytes())
+    assert trap.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text", b"\x80\x02."])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.pt"
+    path.write_bytes(content)
+    with pytest.raises(EditError):
+        read_checkpoint(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+    with pytest.raises(EditError):
+        read_checkpoint(path)
+
+
+def test_what_holds_no_generator_is_named(tmp_path: Path) -> None:
+    for content in ([1, 2], {"epoch": 3}, {"g_ema": [1]}, {}):
+        with pytest.raises(WeightsError, match="holds"):
+            checkpoint_of(tmp_path / "x.pt", content)
+
+
+def test_numbers_that_are_not_finite_are_named(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+    tiny["conv1.conv.weight"][0, 0, 0, 0, 0] = float("nan")
+    save_file(tiny, tmp_path / "nan.safetensors")
+    with pytest.raises(WeightsError, match=r"not finite .* conv1\.conv\.weight"):
+        read_checkpoint(tmp_path / "nan.safetensors")
+
+
+def test_builtin_weights() -> None:
+    assert weights_path("builtin:skyline", Path("/x")).name == "weights.safetensors"
+    assert weights_path("a/b.pt", Path("/x")) == Path("/x/a/b.pt")
+    with pytest.raises(FileError, match="builtin:skyline"):
+        weights_path("builtin:other", Path("/x"))

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from editspec_runtime.conventions import EDITSPEC, REWRITING_2020
+from editspec_runtime.errors import NumericalError
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.generator import Box
+from editspec_runtime.rule import Rule, SolverSettings
+from editspec_runtime.solvers import delta, rule_loss, solve
+from torch import Tensor
+
+MakeTiny = Callable[..., dict[str, Tensor]]
+METHODS = {
+    "projected-gradient": SolverSettings("projected-gradient", 60, 0.05, 10),
+    "direct": SolverSettings("direct", 60, 0.05, None),
+}
+
+
+def problem(weights: dict[str, Tensor], layer: str, method: str, *, identity: bool = False) -> tuple[StyleGAN2, Rule]:
+    """A rule on a tiny model: the values of one image in the place of another's."""
+    model = StyleGAN2(weights)
+    dtype = weights["input.input"].dtype
+    z = torch.randn(2, 8, generator=torch.Generator().manual_seed(4)).to(dtype)
+    reached, other = (model.prefix(layer, one[None]) for one in z)
+    shape = model.layer(layer)
+    region = Box(0, 1, shape.key_size // 2 + 1, shape.key_size)
+    covered = region.scaled(shape.scale)
+    key, arguments = model.crop(layer, reached, region)
+    value = model.value(layer, reached if identity else other)[:, :, covered.rows(), covered.columns()]
+    rule = Rule(
+        "e", "stylegan2", layer, shape.parameter, 2, METHODS[method], key, value, arguments,
+        torch.empty(0), torch.empty(0), {},
+    )  # fmt: skip
+    return model, rule
+
+
+def directions(rule: Rule, rank: int = 2) -> Tensor:
+    random = torch.randn(rule.key.shape[1], rank, generator=torch.Generator().manual_seed(5)).to(rule.key)
+    return torch.linalg.qr(random)[0].T.contiguous()
+
+
+def solved(model: StyleGAN2, rule: Rule, d: Tensor) -> Tensor:
+    return delta(solve(model.function(rule.layer), model.weight(rule.layer), rule, d, EDITSPEC), d)
+
+
+def loss(model: StyleGAN2, rule: Rule, change: Tensor | float = 0.0) -> float:
+    return rule_loss(model.function(rule.layer), rule, model.weight(rule.layer) + change).item()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layer", ["layer2", "layer5", "layer6"])
+def test_the_rule_holds_better_and_only_in_its_directions(make_tiny: MakeTiny, layer: str, method: str) -> None:
+    weights = {name: tensor.double() for name, tensor in make_tiny().items()}
+    model, rule = problem(weights, layer, method)
+    d = directions(rule)
+    change = solved(model, rule, d)
+    assert loss(model, rule, change) < 0.95 * loss(model, rule)
+    # As a matrix over input channels the change has the rank of D, and a key orthogonal to D does not see it.
+    matrix = change[0].movedim(1, -1).reshape(-1, d.shape[1])
+    assert torch.linalg.matrix_rank(matrix) == 2
+    key = torch.randn(d.shape[1], generator=torch.Generator().manual_seed(6)).to(d)
+    outside = key - d.T @ (d @ key)
+    assert (matrix @ outside).abs().max() < 1e-12
+    assert (matrix @ key).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("number", range(2, 9))
+def test_the_identity_edit_has_no_loss(make_tiny: MakeTiny, number: int, method: str) -> None:
+    model, rule = problem(make_tiny(), f"layer{number}", method, identity=True)
+    short = dataclasses.replace(rule, solver=dataclasses.replace(rule.solver, steps=5))
+    change = solved(model, short, directions(rule))
+    assert loss(model, rule, change) < 1e-6
+    model, other = problem(make_tiny(), f"layer{number}", method)
+    assert loss(model, other) > 1e-2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_best_iterate_is_returned(make_tiny: MakeTiny, method: str) -> None:
+    model, rule = problem(make_tiny(), "layer6", method)
+    wild = dataclasses.replace(rule, solver=dataclasses.replace(rule.solver, learning_rate=20.0))
+    d = directions(rule)
+    function, weight = model.function("layer6"), model.weight("layer6")
+    best = solve(function, weight, wild, d, EDITSPEC)
+    last = solve(function, weight, wild, d, REWRITING_2020)
+    assert loss(model, rule, delta(best, d)) <= loss(model, rule)
+    assert loss(model, rule, delta(last, d)) > loss(model, rule)
+
+
+def test_a_rule_within_reach_is_met(make_tiny: MakeTiny) -> None:
+    weights = {name: tensor.double() for name, tensor in make_tiny().items()}
+    model, rule = problem(weights, "layer6", "direct")
+    d = directions(rule)
+    wanted = 0.3 * torch.randn(1, 6, 2, 3, 3, generator=torch.Generator().manual_seed(8)).double()
+    function, weight = model.function("layer6"), model.weight("layer6")
+    value = function(rule.key, weight + delta(wanted, d), rule.arguments, haloed=True)
+    settings = SolverSettings("direct", 1500, 0.01, None)
+    rule = dataclasses.replace(rule, value=value, solver=settings)
+    assert loss(model, rule, solved(model, rule, d)) < 0.02 * loss(model, rule)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_problem_gives_the_same_bits(make_tiny: MakeTiny, method: str) -> None:
+    model, rule = problem(make_tiny(), "layer6", method)
+    assert torch.equal(solved(model, rule, directions(rule)), solved(model, rule, directions(rule)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loss_that_is_not_finite_is_named(make_tiny: MakeTiny, method: str) -> None:
+    model, rule = problem(make_tiny(), "layer6", method)
+    broken = dataclasses.replace(rule, value=rule.value * float("nan"))
+    with pytest.raises(NumericalError, match="The loss is nan after 0 steps"):
+        solved(model, broken, directions(rule))

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from editspec_runtime.cache import Cache
+from editspec_runtime.conventions import EDITSPEC, REWRITING_2020, Conventions
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.latents import LatentStream
+from editspec_runtime.statistics import SecondMoment, second_moment
+from torch import Tensor
+
+MakeTiny = Callable[..., dict[str, Tensor]]
+
+
+def measured(
+    weights: dict[str, Tensor], cache: Path, layer: str = "layer5", samples: int = 20, seed: int = 2,
+    conventions: Conventions = EDITSPEC,
+) -> SecondMoment:  # fmt: skip
+    model = StyleGAN2(weights, conventions=conventions)
+    stream = LatentStream(seed, model.layout.latent_size)
+    return second_moment(model, layer, stream, samples, conventions, Cache(cache))
+
+
+@pytest.mark.parametrize("number", [4, 6, 7, 8])
+def test_it_is_the_authors(golden: dict[str, dict[str, Tensor]], tmp_path: Path, number: int) -> None:
+    weights = {name: tensor.double() for name, tensor in golden["sg2_g_ema"].items()}
+    model = StyleGAN2(weights, conventions=REWRITING_2020)
+    stream = LatentStream(1, 64, "numpy-legacy")
+    found = second_moment(model, f"layer{number}", stream, 64, REWRITING_2020, Cache(tmp_path)).matrix
+    wanted = golden["sg2_stages_f64"][f"L{number}.C.batch10"]
+    assert (found - wanted).norm() / wanted.norm() < 1e-12
+    # Computed one by one their noise is another, and so is C: the match above is not for free.
+    other = golden["sg2_stages_f64"][f"L{number}.C.batch1"]
+    assert (found - other).norm() / other.norm() > 1e-6
+
+
+def test_it_is_the_mean_of_all_outer_products(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+    weights = {name: tensor.double() for name, tensor in tiny.items()}
+    found = measured(weights, tmp_path, samples=5).matrix
+    model = StyleGAN2(weights)
+    keys = model.prefix("layer5", LatentStream(2, 8).items(range(5)).double()).key
+    outer = torch.zeros(6, 6, dtype=torch.float64)
+    for image in keys:
+        for y in range(image.shape[1]):
+            for x in range(image.shape[2]):
+                outer += torch.outer(image[:, y, x], image[:, y, x])
+    torch.testing.assert_close(found, outer / (5 * keys.shape[2] * keys.shape[3]), rtol=1e-12, atol=0)
+    assert torch.equal(found, found.T)
+
+
+def test_the_cache_knows_what_c_depends_on(make_tiny: MakeTiny, tmp_path: Path) -> None:
+    weights = make_tiny()
+    first = measured(weights, tmp_path)
+    assert not first.cached
+    again = measured(weights, tmp_path)
+    assert again.cached
+    assert torch.equal(again.matrix, first.matrix)
+    for other in (
+        measured(weights, tmp_path, seed=3),
+        measured(weights, tmp_path, samples=21),
+        measured(weights, tmp_path, layer="layer6"),
+        measured(weights, tmp_path, conventions=REWRITING_2020),
+        measured({**weights, "convs.1.conv.weight": 2 * weights["convs.1.conv.weight"]}, tmp_path),
+        measured({**weights, "noises.noise_1": -weights["noises.noise_1"]}, tmp_path),
+    ):
+        assert not other.cached
+
+
+def test_an_edit_of_the_same_or_a_later_layer_reuses_c(make_tiny: MakeTiny, tmp_path: Path) -> None:
+    weights = make_tiny()
+    first = measured(weights, tmp_path)
+    for name in ("convs.2.conv.weight", "convs.3.conv.weight", "to_rgbs.0.conv.weight", "convs.2.activate.bias"):
+        again = measured({**weights, name: 2 * weights[name]}, tmp_path)
+        assert again.cached
+        assert torch.equal(again.matrix, first.matrix)
+
+
+def test_a_damaged_entry_is_computed_again(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+    first = measured(tiny, tmp_path)
+    (entry,) = tmp_path.rglob("*.safetensors")
+    whole = entry.read_bytes()
+    for damaged in (whole[:-8], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+        entry.write_bytes(damaged)
+        again = measured(tiny, tmp_path)
+        assert not again.cached
+        assert torch.equal(again.matrix, first.matrix)
+    assert entry.read_bytes() == whole
+
+
+def in_a_process(job: tuple[dict[str, Tensor], Path]) -> bytes:
+    torch.set_num_threads(1)
+    return measured(*job).matrix.numpy().tobytes()
+
+
+def test_two_processes_may_compute_it_at_once(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        first, second = pool.map(in_a_process, [(tiny, tmp_path)] * 2)
+    assert first == second
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".safetensors"]
