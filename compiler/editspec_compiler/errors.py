@@ -57,7 +57,7 @@ class SpecError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        lines = LINE_BREAK.split(self.text)
+        lines = LINE_BREAK.split(self.text) if self.text else []
         return "\n".join(self._rendered(problem, lines) for problem in self.problems)
 
     def as_json(self) -> dict[str, Any]:

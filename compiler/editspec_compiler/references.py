@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editspec_runtime.checkpoint import generator_part, weights_path
-from editspec_runtime.errors import FileError, WeightsError
-from editspec_runtime.families import FAMILIES, layout
-from editspec_runtime.families.layout import Layout
-from editspec_runtime.files import read_header, require_file
-
-from editspec_compiler.document import Document, read_document
+from editspec_compiler.document import Document, read_document, unreadable
 from editspec_compiler.errors import Path as SpecPath
 from editspec_compiler.errors import Problem, SpecError
 from editspec_compiler.masks import MaskError, mask_area, mask_image
 from editspec_compiler.schema import Latent, LatentFile, Mask, Model, Place, Spec, Union, check, fitting, near
+from editspec_runtime.checkpoint import generator_part, weights_path
+from editspec_runtime.errors import EditError, FileError, WeightsError
+from editspec_runtime.families import FAMILIES, layout
+from editspec_runtime.families.layout import Layout
+from editspec_runtime.files import read_header
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,17 +61,10 @@ class LoadedSpec:
 
     def latent_vector(self, latent: list[float] | LatentFile, where: SpecPath, size: int) -> NDArray[np.float32]:
         """A latent that is given as numbers or in a file, [size]. Raises `SpecError` at `where`."""
-        import numpy as np
-
         try:
-            given = latent if isinstance(latent, list) else _read_latent(self.path.parent, latent)
+            return _latent_vector(latent, self.path.parent, size)
         except FileError as error:
             raise self.error(where, error.message, error.remedy) from error
-        vector = np.asarray(given, dtype=np.float32)
-        if vector.size != size or not np.isfinite(vector).all():
-            found = f"{vector.size} numbers" if vector.size != size else "numbers that are not finite"
-            raise self.error(where, f"a latent of this model has {size} finite numbers, found {found}")
-        return vector.reshape(size)
 
     def files(self, number: int) -> dict[str, Path]:
         """The files that edit `number` names, by the names it gives them."""
@@ -92,7 +84,7 @@ def load(path: Path | str) -> LoadedSpec:
     SpecError
         With everything that is wrong with the spec or what it names.
     EditError
-        The weights themselves are damaged.
+        The spec is fine, and the weights themselves are damaged.
     """
     path = Path(path)
     document = read_document(path)
@@ -103,6 +95,8 @@ def load(path: Path | str) -> LoadedSpec:
     problems += references.problems()
     if problems or spec is None:
         raise SpecError(document.file, problems, document.text)
+    if references.damage is not None:
+        raise references.damage
     return LoadedSpec(path, document, spec, references.weights, references.layout)
 
 
@@ -126,6 +120,8 @@ class _References:
     ----------
     weights, layout
         As in `LoadedSpec`, once `problems` has been asked for.
+    damage
+        What is wrong with the weights, which is no problem of the spec; then, too.
     """
 
     def __init__(self, document: Document, folder: Path, legacy: bool) -> None:
@@ -134,6 +130,7 @@ class _References:
         self.legacy = legacy
         self.weights = folder
         self.layout: Layout | None = None
+        self.damage: EditError | None = None
 
     def problems(self) -> list[Problem]:
         """Everything that a document names and that is not there or does not fit."""
@@ -150,18 +147,21 @@ class _References:
             hint = near(model.family, list(FAMILIES))
             yield self.document.problem(("model", "family"), f"there is no family {model.family}", hint)
         try:
-            weights = weights_path(model.weights, self.folder)
-            require_file(weights)
+            self.weights = _weights_file(model.weights, self.folder)
         except FileError as error:
-            hint = error.remedy or "paths are relative to the spec"
-            yield self.document.problem(("model", "weights"), error.message, hint)
+            yield self.document.problem(("model", "weights"), error.message, error.remedy)
             return
-        self.weights = weights
+        try:
+            yield from self._tensors(model)
+        except EditError as error:
+            self.damage = error
+
+    def _tensors(self, model: Model) -> Iterator[Problem]:
         if model.digest is not None and model.digest.startswith("sha256:"):
-            _require_bytes(weights, model.digest)
-        if weights.suffix in (".pt", ".pth") or model.family not in FAMILIES:
+            _require_bytes(self.weights, model.digest)
+        if self.weights.suffix in (".pt", ".pth") or model.family not in FAMILIES:
             return
-        tensors = generator_part(read_header(weights).tensors)
+        tensors = generator_part(read_header(self.weights).tensors)
         self.layout = layout(model.family, tensors)
         if model.truncation != 1.0 and "latent_avg" not in tensors:
             message = "truncation needs the mean of w, and these weights hold no latent_avg"
@@ -173,8 +173,9 @@ class _References:
             hint = near(layer, list(self.layout.layers))
             yield self.document.problem((*path, "layer"), f"there is no {layer} in these weights", hint)
         context = edit.get("context")
+        context = context if isinstance(context, list) else []
         named: list[tuple[SpecPath, Any]] = [((*path, name), edit.get(name)) for name in ("source", "target")]
-        named += [((*path, "context", n), place) for n, place in enumerate(context if isinstance(context, list) else [])]
+        named += [((*path, "context", number), place) for number, place in enumerate(context)]
         for where, place in named:
             if isinstance(place, dict):
                 yield from self._mask((*where, "mask"), fitting(Mask, place.get("mask")))
@@ -184,9 +185,11 @@ class _References:
         if isinstance(mask, Union):
             for index, part in enumerate(mask.union):
                 yield from self._mask((*where, "union", index), part)
-        elif mask is not None:
+        elif isinstance(mask, str) or (mask is not None and self.layout is not None):
+            # Shapes are in pixels of an image whose size a .pt checkpoint does not tell yet; files need no size.
+            size = self.layout.image_size if self.layout is not None else 0
             try:
-                mask_image(mask, self.folder, self.layout.image_size if self.layout else None, legacy=self.legacy)
+                mask_image(mask, self.folder, size, legacy=self.legacy)
             except MaskError as error:
                 yield self.document.problem(where, error.message, error.hint)
 
@@ -194,13 +197,20 @@ class _References:
         if latent is None or isinstance(latent, int):
             return
         try:
-            size = len(latent) if isinstance(latent, list) else _read_latent(self.folder, latent).size
+            _latent_vector(latent, self.folder, self.layout.latent_size if self.layout is not None else None)
         except FileError as error:
             yield self.document.problem(where, error.message, error.remedy)
-            return
-        if self.layout is not None and size != self.layout.latent_size:
-            message = f"a latent of this model has {self.layout.latent_size} numbers, found {size}"
-            yield self.document.problem(where, message)
+
+
+def _weights_file(weights: str, folder: Path) -> Path:
+    """The file that ``weights:`` names. Raises `FileError` where it cannot be read."""
+    try:
+        path = weights_path(weights, folder)
+    except RuntimeError as error:  # ~name, where there is no such user
+        raise FileError(f"{weights} cannot be found: {error}") from error
+    if why := unreadable(path):
+        raise FileError(why, "paths are relative to the spec")
+    return path
 
 
 def _require_bytes(weights: Path, pin: str) -> None:
@@ -213,28 +223,63 @@ def _require_bytes(weights: Path, pin: str) -> None:
         )
 
 
-def _read_latent(folder: Path, latent: LatentFile) -> NDArray[np.float32]:
-    """The numbers of a latent in a file. Raises `FileError`."""
-    import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def _latent_vector(latent: list[float] | LatentFile, folder: Path, size: int | None) -> NDArray[np.float32]:
+    """The numbers of a latent, [size] float32; any length where `size` is not known yet.
 
+    Raises `FileError` where they cannot be read, are too few or too many, or are not finite.
+    """
+    import numpy as np
+
+    given = np.asarray(latent) if isinstance(latent, list) else _read_latent(folder, latent)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        vector = given.astype(np.float32).reshape(-1)
+    if size is not None and vector.size != size:
+        raise FileError(f"a latent of this model has {size} numbers, found {vector.size}")
+    if not np.isfinite(vector).all():
+        raise FileError("a latent has finite float32 numbers, found some that are not")
+    return vector
+
+
+def _read_latent(folder: Path, latent: LatentFile) -> NDArray[Any]:
+    """The one row of floating point numbers that a file holds, whatever axes of length 1 are around it."""
     path = folder / latent.file
-    require_file(path)
+    if why := unreadable(path):
+        raise FileError(why)
+    array = _npy(path, latent.key) if path.suffix == ".npy" else _safetensors(path, latent.key)
+    if max(array.shape, default=1) != array.size:
+        raise FileError(f"{path} holds {' x '.join(map(str, array.shape))} numbers, expected those of one latent")
+    return array
+
+
+def _npy(path: Path, key: str | None) -> NDArray[Any]:
+    import numpy as np
+
+    if key is not None:
+        raise FileError(f"{path} holds one array, which has no name.", "Leave key out.")
     try:
-        if path.suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
-        else:
-            tensors = load_file(path)
-            if latent.key is None and len(tensors) != 1:
-                raise FileError(f"{path} holds {len(tensors)} tensors: {', '.join(sorted(tensors))}.", "Give the key.")
-            name = latent.key or next(iter(tensors))
-            if name not in tensors:
-                raise FileError(f"{path} holds no {name}.", f"It holds {', '.join(sorted(tensors))}.")
-            array = tensors[name]
-        return np.asarray(array, dtype=np.float32)
-    except (SafetensorError, ValueError, EOFError, OSError, TypeError) as error:
+        # Mapped, not read: a header that claims more than the file holds costs nothing.
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # numpy meets damage with errors of many kinds
         raise FileError(f"{path} holds no latent that can be read: {error}.") from error
+    if array.dtype.kind != "f":
+        raise FileError(f"{path} holds {array.dtype} values, expected floating point numbers.")
+    return array
+
+
+def _safetensors(path: Path, key: str | None) -> NDArray[Any]:
+    from safetensors import safe_open
+
+    tensors = read_header(path).tensors
+    if key is None and len(tensors) != 1:
+        raise FileError(f"{path} holds {len(tensors)} tensors: {', '.join(sorted(tensors))}.", "Give the key.")
+    name = next(iter(tensors)) if key is None else key
+    if name not in tensors:
+        raise FileError(f"{path} holds no {name}.", f"It holds {', '.join(sorted(tensors))}.")
+    if tensors[name].dtype not in ("F16", "F32", "F64"):
+        raise FileError(f"{path} holds {tensors[name].dtype} values, expected F16, F32 or F64.")
+    with safe_open(path, framework="numpy") as file:
+        array: NDArray[Any] = file.get_tensor(name)
+    return array
 
 
 def _mask_files(mask: Mask) -> Iterator[str]:

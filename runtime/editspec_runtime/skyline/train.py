@@ -1,8 +1,12 @@
 """Train the Skyline generator and its reader: ``python -m editspec_runtime.skyline.train``.
 
 Regression on rendered pictures, in stages: the mapping network alone learns to tell the attributes of a scene, and
-nothing else, in the first numbers of w; the synthesis network learns to draw from that; both learn together; at last
-the L1 loss sharpens the edges. Every stage resumes where an interruption left it.
+nothing else, in the first numbers of w; the synthesis network learns to draw from that, by squared error first and by L1
+at last, which sharpens the edges. Every stage resumes where an interruption left it.
+
+From 32 x 32 positions on, styles carry colours only. What a scene is made of must then be told from place to place by
+the features, as it is in generators that were trained on photographs, and not to whole layers at once by w: only
+then is there a rule at a layer that an edit can change.
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.files import safetensors_bytes, write
 from editspec_runtime.skyline.reader import ATTRIBUTES, Reader, truth
 from editspec_runtime.skyline.world import LATENT_SIZE, TOPS, Scene, render, scenes
+
+COLOURS = (0, 2, 3, 4, 7)
+"""The numbers of w, by their order in `_attributes`, that styles of 32 x 32 positions and more see."""
 
 CHANNELS = {4: 128, 8: 128, 16: 128, 32: 96, 64: 48}
 MAPPING_LAYERS = 6
@@ -60,10 +67,10 @@ class Stage:
 
 STAGES = (
     Stage("mapping", 16000, 6e-3, True, False),
-    Stage("synthesis", 8000, 3e-3, False, True),
-    Stage("together", 10000, 2e-3, True, True, 0.5),
-    Stage("sharpen", 7000, 1e-3, True, True, 1.0),
-    Stage("polish", 1500, 2e-4, True, True, 1.0, half=False),
+    Stage("synthesis", 7000, 3e-3, False, True),
+    Stage("mixed", 5000, 2e-3, False, True, 0.5),
+    Stage("sharpen", 4000, 1e-3, False, True, 1.0),
+    Stage("polish", 800, 2e-4, False, True, 1.0, half=False),
 )
 
 
@@ -146,6 +153,8 @@ def first_weights() -> dict[str, Tensor]:
             f"{name}.activate.bias": torch.zeros(CHANNELS[size]),
             f"noises.noise_{number}": normal(1, 1, size, size),
         }
+        if size >= 32:
+            _blind(weights[f"{name}.conv.modulation.weight"])
         if before != size:
             weights[f"{name}.conv.blur.kernel"] = kernel.clone()
             continue
@@ -156,9 +165,18 @@ def first_weights() -> dict[str, Tensor]:
             f"{rgb}.conv.modulation.bias": torch.ones(CHANNELS[size]),
             f"{rgb}.bias": torch.zeros(1, 3, 1, 1),
         }
+        if size >= 32:
+            _blind(weights[f"{rgb}.conv.modulation.weight"])
         if size != 4:
             weights[f"{rgb}.upsample.kernel"] = kernel.clone()
     return weights
+
+
+def _blind(modulation: Tensor) -> None:
+    """Make a modulation's weight (or its gradient) [channels, style_dim] see nothing of w but colours."""
+    seen = torch.zeros(modulation.shape[1], dtype=torch.bool, device=modulation.device)
+    seen[list(COLOURS)] = True
+    modulation[:, ~seen] = 0
 
 
 def checkpoint_bytes(weights: dict[str, Tensor]) -> bytes:
@@ -179,6 +197,8 @@ def _train_stage(
     learns = [name for name in weights if _learns(name, stage)]
     weights = {name: tensor.detach().requires_grad_(name in learns) for name, tensor in weights.items()}
     device = weights["input.input"].device
+    # A column that is zero everywhere was made blind; it stays so.
+    blind = [name for name in learns if "modulation.weight" in name and not weights[name][:, 1].any()]
     adam = torch.optim.Adam(_groups({name: weights[name] for name in learns}, stage), betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _cosine(step, steps))
     pool = None
@@ -200,6 +220,10 @@ def _train_stage(
         loss = _attribute_loss(weights, generator) if pool is None else _picture_loss(weights, stage, pool, generator)
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        for name in blind:
+            gradient = weights[name].grad
+            assert gradient is not None
+            _blind(gradient)
         adam.step()
         schedule.step()
         with torch.no_grad():
@@ -273,12 +297,11 @@ def _groups(learns: dict[str, Tensor], stage: Stage) -> list[dict[str, Any]]:
     """The parameters with their rates.
 
     The weights of the mapping are stored so much larger than they count (by sqrt(size) / 0.01, its biases by 1 / 0.01)
-    that the same rate in what counts needs as much larger steps. While pictures teach it, it moves fifty times slower.
+    that the same rate in what counts needs as much larger steps.
     """
-    rate = stage.rate if not stage.synthesis else stage.rate / 50
     groups: dict[str, tuple[float, list[Tensor]]] = {
-        "style.weight": (rate * math.sqrt(LATENT_SIZE) / 0.01, []),
-        "style.bias": (rate / 0.01, []),
+        "style.weight": (stage.rate * math.sqrt(LATENT_SIZE) / 0.01, []),
+        "style.bias": (stage.rate / 0.01, []),
         "synthesis": (stage.rate, []),
     }
     for name, tensor in learns.items():

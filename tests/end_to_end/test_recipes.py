@@ -1,0 +1,127 @@
+"""The recipes that ship: they build, and their edits do over the whole model what they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from editspec.cli import app
+from editspec_runtime.checkpoint import read_checkpoint
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.latents import LatentStream
+from editspec_runtime.skyline import WEIGHTS
+from editspec_runtime.skyline.efficacy import drawn, edit_numbers
+from editspec_runtime.skyline.world import LATENT_SIZE, Scene, scenes
+from torch import Tensor
+from typer.testing import CliRunner
+
+SPECS = Path(__file__).parents[2] / "specs" / "skyline"
+UNSEEN = 3
+"""The stream of the images on which an edit is judged; no recipe takes a latent from it."""
+
+
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recipes")
+
+
+@pytest.fixture(autouse=True)
+def one_cache(shared_cache: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipes share the statistics of the model that they share."""
+    monkeypatch.setenv("EDITSPEC_CACHE", str(shared_cache))
+
+
+def run(*arguments: object) -> Any:
+    result = CliRunner().invoke(app, [*(str(argument) for argument in arguments), "--json"])
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def edited(patches: list[Any], folder: Path) -> StyleGAN2:
+    run("apply", "--model", "builtin:skyline", *patches, "-o", folder / "edited.safetensors")
+    return StyleGAN2(read_checkpoint(folder / "edited.safetensors").generator)
+
+
+def numbers(model: StyleGAN2, counterfactual: Any, count: int = 200) -> dict[str, float]:
+    """The efficacy on unseen scenes that the perfect edit changes."""
+    latents = LatentStream(UNSEEN, LATENT_SIZE).items(range(count))
+    scene = scenes(latents)
+    other = counterfactual(scene)
+    touched = torch.stack([getattr(scene, name) != getattr(other, name) for name in vars(scene)]).any(0)
+    unedited = drawn(StyleGAN2(read_checkpoint(WEIGHTS).generator), latents[touched])
+    return edit_numbers(scene[touched], other[touched], unedited, drawn(model, latents[touched]))
+
+
+def lit(scene: Scene) -> Scene:
+    return scene.replace(windows_lit=1, reflection=scene.reflection)
+
+
+RECIPES = {
+    "dome_to_spire": (lambda scene: scene.with_tops("dome", "spire"), 0.6, 0.03),
+    "dark_windows_to_lit": (lit, 0.6, 0.03),
+    "spire_to_tree": (lambda scene: scene.with_tops("spire", "tree"), 0.4, 0.03),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_changes_the_rule_and_little_else(name: str, tmp_path: Path) -> None:
+    counterfactual, least, outside = RECIPES[name]
+    spec = SPECS / f"{name}.yaml"
+    edits = run("build", spec, "-o", tmp_path / "out")["edits"]
+    found = numbers(edited([edit["patch"] for edit in edits], tmp_path), counterfactual)
+    assert found["efficacy"] >= least
+    assert found["outside"] <= outside
+    assert found["unmodified"] < 0.1
+
+
+def test_three_edits_compose(tmp_path: Path) -> None:
+    edits = run("build", SPECS / "three_edits.yaml", "-o", tmp_path / "out")["edits"]
+    assert len(edits) == 3
+    for count in (1, 2, 3):
+        out = tmp_path / f"{count}.safetensors"
+        found = run("apply", "--model", "builtin:skyline", *(edit["patch"] for edit in edits[:count]), "-o", out)
+        assert found["digest"] == edits[count - 1]["result"] == read_checkpoint(out).digest()
+
+
+def test_the_first_recipe_is_ten_lines() -> None:
+    lines = (SPECS / "dome_to_spire.yaml").read_text().splitlines()
+    assert len([line for line in lines if line.strip() and not line.strip().startswith("#")]) <= 10
+
+
+@pytest.mark.parametrize("layer", [f"layer{number}" for number in range(2, 11)])
+def test_the_identity_edit_has_no_loss(layer: str, tmp_path: Path) -> None:
+    place = {"latent": 5, "mask": {"box": [8, 4, 30, 31]}}
+    spec: dict[str, Any] = {
+        "version": 1,
+        "model": {"family": "stylegan2", "weights": "builtin:skyline"},
+        "statistics": {"samples": 32},
+        "edits": [{"name": "e", "layer": layer, "source": place, "target": place, "solver": {"method": "direct", "steps": 5}}],
+    }
+    (tmp_path / "identity.yaml").write_text(yaml.safe_dump(spec))
+    (edit,) = run("build", tmp_path / "identity.yaml", "-o", tmp_path / "out")["edits"]
+    assert edit["loss"] < 1e-6
+    spec["edits"][0]["source"] = {**place, "latent": 6}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(spec))
+    (edit,) = run("build", tmp_path / "other.yaml", "-o", tmp_path / "other")["edits"]
+    assert edit["loss"] > 1e-4
+
+
+def test_the_reported_loss_is_that_of_the_applied_weights(tmp_path: Path) -> None:
+    from editspec_runtime.rule import read_rule
+
+    (edit,) = run("build", SPECS / "dome_to_spire.yaml", "-o", tmp_path / "out")["edits"]
+    rule = read_rule(tmp_path / "out/rules/01-dome-to-spire.safetensors")
+    unedited = StyleGAN2(read_checkpoint(WEIGHTS).generator)
+
+    def loss(model: StyleGAN2) -> float:
+        def mean(value: Tensor) -> float:
+            return (value - rule.value).abs().mean().item()
+
+        return mean(model.function(rule.layer)(rule.key, model.weight(rule.layer), rule.arguments, haloed=True))
+
+    assert loss(edited([edit["patch"]], tmp_path)) == pytest.approx(edit["loss"], rel=1e-5)
+    assert loss(unedited) > 1.1 * edit["loss"]
