@@ -32,7 +32,7 @@ JOBS = {
 
 def main() -> int:
     """Install, run the job's commands in order, and stop at the first that fails."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file runs before anything is installed
         print("editspec needs Python 3.11 or newer", file=sys.stderr)
         return 2
     if sys.argv[1:] not in ([job] for job in JOBS):

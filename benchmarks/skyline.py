@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import yaml
+
 from editspec import build
 
 SPEC = """
@@ -24,7 +25,9 @@ edits:
 
 
 def main() -> None:
-    print(f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    print(
+        f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, {torch.get_num_threads()} threads\n"
+    )
     print("| layer | solver | 1,000 latents of statistics | one rule of 2001 steps |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EDITSPEC_CACHE"] = folder + "/cache"

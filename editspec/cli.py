@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from editspec_compiler.errors import SpecError
 from editspec_runtime.errors import DeviceError, EditError
 
@@ -165,9 +166,8 @@ def statistics(
     """Compute and cache the second moment of the keys of every layer that a spec edits."""
     with _errors(as_json, debug), _progress() as report:
         _set_threads(threads)
-        from editspec_runtime.digest import tensor_digest
-
         from editspec import workflow
+        from editspec_runtime.digest import tensor_digest
 
         entries = [
             {
@@ -180,7 +180,7 @@ def statistics(
             for name, layer, moment in workflow.statistics(spec, device=device, report=report)
         ]
         lines = [
-            f"{e['edit']}: {e['layer']}, {e['channels']} channels, {'cached' if e['cached'] else 'computed'}, {e['digest']}"
+            f"{e['edit']}: {e['layer']}, {e['channels']} channels, {('computed', 'cached')[e['cached']]}, {e['digest']}"
             for e in entries
         ]
         _answer({"statistics": entries}, as_json, "\n".join(lines))

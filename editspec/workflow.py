@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from editspec_compiler import LoadedSpec, load
 from editspec_compiler.resolve import resolve
 from editspec_runtime.cache import Cache, default_cache
@@ -28,7 +30,6 @@ from editspec_runtime.patch import Patch, apply_stack, make_patch, read_patch, r
 from editspec_runtime.rule import Rule
 from editspec_runtime.solvers import rule_loss, solve
 from editspec_runtime.statistics import SecondMoment, environment, second_moment
-from torch import Tensor
 
 BUILD_FORMAT = "editspec.build"
 WEIGHTS_FORMAT = "editspec.weights"
@@ -194,7 +195,7 @@ class _Workshop:
         return BuiltEdit(rule, patch, loss, seconds)
 
 
-def compile(  # noqa: A001 - the word of the command
+def compile(
     spec: Path | str | LoadedSpec, out: Path | str | None = None, *, device: str = "auto", report: Report = quiet
 ) -> list[Rule]:
     """The rules of a spec, written to `out`/rules where it is given.

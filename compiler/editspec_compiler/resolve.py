@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from editspec_runtime.conventions import conventions
-from editspec_runtime.digest import digest
-from editspec_runtime.files import read_tensors
-from editspec_runtime.generator import Box, Generator
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.rule import Rule, SolverSettings
 from torch import Tensor
 
 from editspec_compiler.references import LoadedSpec
 from editspec_compiler.schema import Edit, Place
+from editspec_runtime.digest import digest
+from editspec_runtime.generator import Box, Generator
+from editspec_runtime.latents import LatentStream
+from editspec_runtime.rule import Rule, SolverSettings
 
 
 @dataclass(frozen=True)
@@ -52,9 +48,7 @@ class _Resolver:
     def area(self, place: Place, resolution: int, *path: str | int) -> Tensor:
         """The mask of a place at `resolution`, [resolution, resolution] float64 in 0..1, with something in it."""
         where = ("edits", self.number, *path, "mask")
-        area = torch.from_numpy(
-            self.loaded.mask_area(place.mask, where, self.generator.layout.image_size, resolution)
-        )
+        area = torch.from_numpy(self.loaded.mask_area(place.mask, where, self.generator.layout.image_size, resolution))
         if not bool((area > 0).any()):
             raise self.loaded.error(
                 where,

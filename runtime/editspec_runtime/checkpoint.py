@@ -72,9 +72,7 @@ class Checkpoint:
 
     def to_bytes(self) -> bytes:
         """The checkpoint as a safetensors file, with the names of the file that it came from."""
-        named = {
-            (name if name == AVERAGE else self.prefix + name): tensor for name, tensor in self.generator.items()
-        }
+        named = {(name if name == AVERAGE else self.prefix + name): tensor for name, tensor in self.generator.items()}
         return safetensors_bytes(named | self.others, self.metadata)
 
 
@@ -105,7 +103,9 @@ def _from_torch(path: Path, content: object) -> Checkpoint:
     import torch
 
     if not isinstance(content, dict):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, expected a rosinality checkpoint or a state dict.")
+        raise WeightsError(
+            f"{path} holds a {type(content).__name__}, expected a rosinality checkpoint or a state dict."
+        )
     full = "g_ema" in content
     state = content["g_ema"] if full else content
     if not isinstance(state, dict) or not any(isinstance(t, torch.Tensor) for t in state.values()):

@@ -55,7 +55,7 @@ def conventions(compatibility: str | None) -> Conventions:
 
 
 def positional_noise(batch: int, height: int, width: int) -> Tensor:
-    """The authors' noise, [batch, 1, height, width] float32: sample j of a batch gets row j, a crop gets other noise."""
+    """The authors' noise, [batch, 1, height, width] float32: sample j of a batch gets row j, a crop other noise."""
     import numpy as np
     import torch
 

@@ -45,7 +45,12 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """
     return digest(
         [
-            [name, SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")], list(tensor.shape), tensor_digest(tensor)]
+            [
+                name,
+                SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")],
+                list(tensor.shape),
+                tensor_digest(tensor),
+            ]
             for name, tensor in sorted(tensors.items())
         ]
     )

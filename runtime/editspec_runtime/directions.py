@@ -22,9 +22,10 @@ def inverse_root(second_moment: Tensor) -> Tensor:
         raise NumericalError(
             f"The second moment of the keys is singular: {missing} of {len(values)} directions never occur in the "
             "samples, so that C^-1 does not exist.",
-            "Raise statistics.samples; if it stays singular, units of this layer are dead or doubled: edit another layer.",
+            "Raise statistics.samples; if it stays singular, units of the layer are dead or doubled: edit another.",
         )
-    return (vectors * values.rsqrt()) @ vectors.T
+    root: Tensor = (vectors * values.rsqrt()) @ vectors.T
+    return root
 
 
 def zca_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: int) -> Tensor:
@@ -65,4 +66,5 @@ def zca_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: i
         )
     basis, _ = torch.linalg.qr(root @ right[:rank].T)
     signs = torch.where(rows.sum(0) @ basis < 0, -1.0, 1.0).to(basis)
-    return (basis * signs).T.contiguous()
+    directions: Tensor = (basis * signs).T.contiguous()
+    return directions

@@ -39,7 +39,7 @@ def make_generator(
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of ``auto``, ``cpu``, ``cuda`` or ``cuda:n``; on a GPU, with kernels that give the same bits each time.
+    """The device of ``auto``, ``cpu``, ``cuda`` or ``cuda:n``; on a GPU, with kernels that always give the same bits.
 
     Raises `DeviceError` where there is no such device.
     """

@@ -150,7 +150,8 @@ def require_chain(base: str, patches: Sequence[Patch]) -> None:
     for patch in patches:
         if patch.metadata["parent"] != expected:
             raise PatchError(
-                f"Patch {patch.name} was solved on weights {patch.metadata['parent']}, and {place} have digest {expected}.",
+                f"Patch {patch.name} was solved on weights {patch.metadata['parent']}, "
+                f"and {place} have digest {expected}.",
                 _remedy(base, patches, patch),
             )
         if patch.metadata["base"] != base:

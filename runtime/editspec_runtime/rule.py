@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from editspec_runtime.errors import FileError
@@ -102,17 +101,6 @@ class Rule:
             },
         )
 
-    def to(self, device: torch.device) -> Rule:
-        """The same rule on another device."""
-        return Rule(
-            **{
-                name: value.to(device) if isinstance(value, Tensor) else value
-                for name, value in vars(self).items()
-                if name != "arguments"
-            },
-            arguments={name: tensor.to(device) for name, tensor in self.arguments.items()},
-        )
-
 
 def read_rule(path: Path) -> Rule:
     """Read a rule file. Raises `FileError` where it is missing, damaged or no rule."""
@@ -122,8 +110,12 @@ def read_rule(path: Path) -> Rule:
     tensors = read_tensors(path)
     try:
         return Rule(
-            *(metadata[name] for name in ("edit", "family", "layer", "parameter", "rank")),
-            SolverSettings(**{"project_every": None} | metadata["solver"]),
+            edit=metadata["edit"],
+            family=metadata["family"],
+            layer=metadata["layer"],
+            parameter=metadata["parameter"],
+            rank=metadata["rank"],
+            solver=SolverSettings(**{"project_every": None} | metadata["solver"]),
             key=tensors.pop("target.key"),
             value=tensors.pop("target.value"),
             context_keys=tensors.pop("context.key"),

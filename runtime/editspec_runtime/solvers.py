@@ -38,7 +38,7 @@ def delta(coefficients: Tensor, directions: Tensor) -> Tensor:
 
 
 def coefficients_of(change: Tensor, directions: Tensor) -> Tensor:
-    """A of the projection of a change into the span of orthonormal rows D: [1, out, in, kh, kw] -> [1, out, s, kh, kw]."""
+    """A of a change projected into the span of orthonormal rows D: [1, out, in, kh, kw] -> [1, out, s, kh, kw]."""
     return torch.einsum("loiyx,si->losyx", change, directions)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from PIL import Image
+
 from editspec_runtime.latents import LatentStream
 from editspec_runtime.skyline.world import LATENT_SIZE, Scene, left_top, part_mask, right_top, scenes, windows
-from PIL import Image
 
 MASKS = Path(__file__).with_name("masks")
 PARTS = {"left-top": left_top, "right-top": right_top, "windows": windows}

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from editspec.cli import app
-from editspec_runtime.checkpoint import read_checkpoint
-from editspec_runtime.patch import read_patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner, Result
+
+from editspec.cli import app
+from editspec_runtime.checkpoint import read_checkpoint
+from editspec_runtime.patch import read_patch
 
 COMMANDS = ["validate", "compile", "build", "apply", "inspect", "render", "statistics", "schema", "families"]
 
@@ -70,10 +71,13 @@ def contents(root: Path) -> dict[str, bytes]:
 def test_build_makes_what_it_says(folder: Path) -> None:
     edits = said("build", "spec.yaml", "-o", "out")["edits"]
     assert [edit["name"] for edit in edits] == ["one", "two", "three"]
-    assert [edit["patch"] for edit in edits] == [f"out/patches/0{n}-{e['name']}.safetensors" for n, e in enumerate(edits, 1)]
+    assert [edit["patch"] for edit in edits] == [
+        f"out/patches/0{n}-{e['name']}.safetensors" for n, e in enumerate(edits, 1)
+    ]
     assert all(set(edit["seconds"]) == {"compile", "statistics", "solve"} for edit in edits)
     assert sorted(contents(folder / "out")) == sorted(
-        ["manifest.json"] + [f"{kind}/0{n}-{e['name']}.safetensors" for kind in ("rules", "patches") for n, e in enumerate(edits, 1)]
+        ["manifest.json"]
+        + [f"{kind}/0{n}-{e['name']}.safetensors" for kind in ("rules", "patches") for n, e in enumerate(edits, 1)]
     )
     manifest = json.loads((folder / "out/manifest.json").read_text())
     assert [edit["digest"] for edit in manifest["edits"]] == [edit["digest"] for edit in edits]
@@ -206,7 +210,9 @@ def test_manifest_of_another_kind_protects_its_folder(folder: Path) -> None:
     (folder / "site").mkdir()
     (folder / "site/manifest.json").write_text('{"format": "web"}')
     assert run("build", "spec.yaml", "-o", "site").exit_code == 1
-    (folder / "site/manifest.json").write_text('{"format": "editspec.build", "files": ["../spec.yaml", "a/../../spec.yaml"]}')
+    (folder / "site/manifest.json").write_text(
+        '{"format": "editspec.build", "files": ["../spec.yaml", "a/../../spec.yaml"]}'
+    )
     assert run("build", "spec.yaml", "-o", "site").exit_code == 0
     assert (folder / "spec.yaml").exists()
 
@@ -260,7 +266,12 @@ def test_errors_are_one_json_object_too(folder: Path) -> None:
 
 
 def test_wrong_command_lines(folder: Path) -> None:
-    for arguments in (["build"], ["build", "spec.yaml"], ["nonsense"], ["build", "spec.yaml", "-o", "x", "--threads", "0"]):
+    for arguments in (
+        ["build"],
+        ["build", "spec.yaml"],
+        ["nonsense"],
+        ["build", "spec.yaml", "-o", "x", "--threads", "0"],
+    ):
         assert run(*arguments).exit_code == 2
     result = run("build", "spec.yaml", "-o", "x", "--device", "abacus")
     assert result.exit_code == 2
@@ -269,7 +280,9 @@ def test_wrong_command_lines(folder: Path) -> None:
         assert run("build", "spec.yaml", "-o", "x", "--device", "cuda").exit_code == 2
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS), ["validate", "spec.yaml"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([command, "--help"] for command in COMMANDS), ["validate", "spec.yaml"]]
+)
 def test_no_torch_for_help_and_validate(folder: Path, arguments: list[str]) -> None:
     code = (
         "import sys\nfrom editspec.cli import app\ntry:\n    app()\nexcept SystemExit as error:\n"

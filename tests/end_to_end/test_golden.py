@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from editspec.cli import app
-from editspec_runtime.patch import read_patch
 from torch import Tensor
 from typer.testing import CliRunner
+
+from editspec.cli import app
+from editspec_runtime.patch import read_patch
 
 CASES = {
     "L8.proj.rank1": ("layer8", {"method": "projected-gradient", "steps": 101}),

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from editspec_runtime.patch import read_patch
-from editspec_runtime.rule import read_rule
 from safetensors.torch import save_file
 from torch import Tensor
+
+from editspec_runtime.patch import read_patch
+from editspec_runtime.rule import read_rule
 
 
 @pytest.fixture
@@ -57,7 +58,11 @@ def finish(process: subprocess.Popen[bytes]) -> bytes:
 
 
 def results(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.suffix != ".part" and path.is_file()}
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.suffix != ".part" and path.is_file()
+    }
 
 
 def test_killed_at_any_moment(folder: Path) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch import Tensor
+from typer.testing import CliRunner
+
 from editspec.cli import app
 from editspec_runtime.checkpoint import read_checkpoint
 from editspec_runtime.families.stylegan2.network import StyleGAN2
@@ -16,8 +19,6 @@ from editspec_runtime.latents import LatentStream
 from editspec_runtime.skyline import WEIGHTS
 from editspec_runtime.skyline.efficacy import drawn, edit_numbers
 from editspec_runtime.skyline.world import LATENT_SIZE, Scene, scenes
-from torch import Tensor
-from typer.testing import CliRunner
 
 SPECS = Path(__file__).parents[2] / "specs" / "skyline"
 UNSEEN = 3
@@ -99,7 +100,9 @@ def test_the_identity_edit_has_no_loss(layer: str, tmp_path: Path) -> None:
         "version": 1,
         "model": {"family": "stylegan2", "weights": "builtin:skyline"},
         "statistics": {"samples": 32},
-        "edits": [{"name": "e", "layer": layer, "source": place, "target": place, "solver": {"method": "direct", "steps": 5}}],
+        "edits": [
+            {"name": "e", "layer": layer, "source": place, "target": place, "solver": {"method": "direct", "steps": 5}}
+        ],
     }
     (tmp_path / "identity.yaml").write_text(yaml.safe_dump(spec))
     (edit,) = run("build", tmp_path / "identity.yaml", "-o", tmp_path / "out")["edits"]

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from editspec_runtime.directions import inverse_root, zca_directions
 from editspec_runtime.errors import NumericalError
-from torch import Tensor
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -50,7 +51,11 @@ def test_rows_are_orthonormal_and_nested(rank: int) -> None:
 
 
 def test_no_other_span_holds_more_of_the_whitened_keys() -> None:
-    c, keys, weights = moment(), normal(30, 12, seed=6) + 0.5, torch.rand(30, generator=torch.Generator().manual_seed(1))
+    c, keys, weights = (
+        moment(),
+        normal(30, 12, seed=6) + 0.5,
+        torch.rand(30, generator=torch.Generator().manual_seed(1)),
+    )
     z = inverse_root(c)
     rows = weights.double()[:, None] * (keys @ z)
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
 from editspec_runtime.checkpoint import Checkpoint, generator_part, read_checkpoint, weights_path
 from editspec_runtime.digest import tensors_digest
 from editspec_runtime.errors import EditError, FileError, WeightsError
 from editspec_runtime.files import canonical_json, read_header, read_tensors, safetensors_bytes, sweep, write
-from safetensors.torch import save_file
-from torch import Tensor
 
 
 class Code:

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from editspec_runtime.errors import EditError
 from editspec_runtime.latents import LatentStream
-from torch import Tensor
 
 
 @pytest.mark.parametrize("sampler", ["keyed", "numpy-legacy"])

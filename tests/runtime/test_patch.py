@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from editspec_runtime.digest import tensors_digest
 from editspec_runtime.errors import EditError, PatchError
 from editspec_runtime.patch import Patch, apply_stack, make_patch, read_patch, require_chain
-from torch import Tensor
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -37,7 +38,9 @@ def patch_on(before: dict[str, Tensor], stack: list[Patch], name: str = "a.weigh
 
 def test_the_delta_is_a_times_d() -> None:
     patch = patch_on(base(), [])
-    wanted = torch.einsum("osyx,si->oiyx", patch.coefficients["a.weight"].double(), patch.directions["a.weight"].double())
+    wanted = torch.einsum(
+        "osyx,si->oiyx", patch.coefficients["a.weight"].double(), patch.directions["a.weight"].double()
+    )
     torch.testing.assert_close(patch.delta("a.weight"), wanted)
     matrix = patch_on(base(), [], "b.weight")
     wanted = matrix.coefficients["b.weight"].double() @ matrix.directions["b.weight"].double()
@@ -106,7 +109,9 @@ def test_what_is_out_of_order_is_refused_by_both_digests() -> None:
     for remedy, patches in cases.items():
         with pytest.raises(PatchError, match=remedy) as error:
             require_chain(digest, patches)
-        stranger = next(p for p, q in zip(patches[1:], patches, strict=False) if p.metadata["parent"] != q.metadata["result"])
+        stranger = next(
+            p for p, q in zip(patches[1:], patches, strict=False) if p.metadata["parent"] != q.metadata["result"]
+        )
         culprit = stranger if patches[0].metadata["parent"] == digest else patches[0]
         assert culprit.metadata["parent"] in str(error.value)
     other = {**before, "c": torch.zeros(2)}

@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+
 from editspec_runtime.conventions import EDITSPEC, REWRITING_2020
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.generator import Box
 from editspec_runtime.rule import Rule, SolverSettings
 from editspec_runtime.solvers import delta, rule_loss, solve
-from torch import Tensor
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 METHODS = {

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from editspec_runtime.cache import Cache
 from editspec_runtime.conventions import EDITSPEC, REWRITING_2020, Conventions
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.latents import LatentStream
 from editspec_runtime.statistics import SecondMoment, second_moment
-from torch import Tensor
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 

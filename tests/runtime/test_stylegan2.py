@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+
 from editspec_runtime.conventions import REWRITING_2020
 from editspec_runtime.errors import WeightsError
 from editspec_runtime.families import layout
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.files import TensorInfo
 from editspec_runtime.generator import Box
-from torch import Tensor
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 

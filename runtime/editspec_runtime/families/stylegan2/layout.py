@@ -34,9 +34,7 @@ def layout(tensors: Mapping[str, TensorInfo]) -> Layout:
         _, out_channels, in_channels, _, _ = tensors[f"{name}.conv.weight"].shape
         value_size = 2 ** ((number + 3) // 2)
         key_size = value_size // 2 if upsamples(number) else value_size
-        layer = LayerLayout(
-            f"layer{number}", f"{name}.conv.weight", in_channels, out_channels, key_size, value_size
-        )
+        layer = LayerLayout(f"layer{number}", f"{name}.conv.weight", in_channels, out_channels, key_size, value_size)
         layers[layer.name] = layer
     return Layout("stylegan2", layers, layer.value_size, style.shape[1])
 
@@ -93,7 +91,9 @@ def _problems(tensors: Mapping[str, TensorInfo], blocks: list[str], latent_size:
         text = " x ".join("?" if n is None else str(n) for n in wanted)
         if found is None:
             problems.append(f"{name} is missing (expected {text})")
-        elif len(found.shape) != len(wanted) or any(w not in (None, f) for w, f in zip(wanted, found.shape, strict=True)):
+        elif len(found.shape) != len(wanted) or any(
+            w not in (None, f) for w, f in zip(wanted, found.shape, strict=True)
+        ):
             problems.append(f"{name} is {' x '.join(map(str, found.shape))}, expected {text}")
         elif found.dtype not in ("F64", "F32", "F16", "BF16"):
             problems.append(f"{name} holds {found.dtype} numbers, expected floating point")

@@ -141,9 +141,7 @@ class StyleGAN2(Generator):
         shape = self.layer(layer)
         if self.conventions.halo:
             # Outside of the map lie the zeros that the convolution pads with.
-            key = F.pad(reached.key, (1, 1, 1, 1))[
-                :, :, region.top : region.bottom + 2, region.left : region.right + 2
-            ]
+            key = F.pad(reached.key, (1, 1, 1, 1))[:, :, region.top : region.bottom + 2, region.left : region.right + 2]
             values = region.scaled(shape.scale)
             noise = reached.arguments["noise"][:, :, values.rows(), values.columns()]
         else:
