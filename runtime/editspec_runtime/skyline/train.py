@@ -1,12 +1,13 @@
 """Train the Skyline generator and its reader: ``python -m editspec_runtime.skyline.train``.
 
 Regression on rendered pictures, in stages: the mapping network alone learns to tell the attributes of a scene, and
-nothing else, in the first numbers of w; the synthesis network learns to draw from that, by squared error first and by L1
-at last, which sharpens the edges. Every stage resumes where an interruption left it.
+nothing else, in the first numbers of w; the synthesis network learns to draw from that, by squared error first and by
+L1 at last, which sharpens the edges. Every stage resumes where an interruption left it.
 
-From 32 x 32 positions on, styles carry colours only. What a scene is made of must then be told from place to place by
-the features, as it is in generators that were trained on photographs, and not to whole layers at once by w: only
-then is there a rule at a layer that an edit can change.
+Below 32 x 32 positions nothing is drawn (those to-RGB are zero), and from there on styles carry colours only. What a
+scene is made of must then be told from place to place by the features, as it is in generators that were trained on
+photographs, and neither past a layer by the image so far nor to a whole layer at once by w: only then is there a rule
+at a layer that an edit can change.
 """
 
 from __future__ import annotations
@@ -28,13 +29,19 @@ from editspec_runtime.files import safetensors_bytes, write
 from editspec_runtime.skyline.reader import ATTRIBUTES, Reader, truth
 from editspec_runtime.skyline.world import LATENT_SIZE, TOPS, Scene, render, scenes
 
+DRAWN_FROM = 32
+"""Positions a side of the first features that draw."""
+
 COLOURS = (0, 2, 3, 4, 7)
-"""The numbers of w, by their order in `_attributes`, that styles of 32 x 32 positions and more see."""
+"""The numbers of w, by their order in `_attributes`, that the styles of features that draw can see."""
+
+SILENT = ("to_rgb1.", "to_rgbs.0.", "to_rgbs.1.")
+"""The to-RGB of smaller features."""
 
 CHANNELS = {4: 128, 8: 128, 16: 128, 32: 96, 64: 48}
 MAPPING_LAYERS = 6
 BATCH = 16
-POOL = 32768
+POOL = 24576
 SEED = 2020
 
 
@@ -67,10 +74,10 @@ class Stage:
 
 STAGES = (
     Stage("mapping", 16000, 6e-3, True, False),
-    Stage("synthesis", 7000, 3e-3, False, True),
-    Stage("mixed", 5000, 2e-3, False, True, 0.5),
-    Stage("sharpen", 4000, 1e-3, False, True, 1.0),
-    Stage("polish", 800, 2e-4, False, True, 1.0, half=False),
+    Stage("synthesis", 6000, 3e-3, False, True),
+    Stage("mixed", 4000, 2e-3, False, True, 0.5),
+    Stage("sharpen", 3200, 1e-3, False, True, 1.0),
+    Stage("polish", 600, 2e-4, False, True, 1.0, half=False),
 )
 
 
@@ -153,19 +160,19 @@ def first_weights() -> dict[str, Tensor]:
             f"{name}.activate.bias": torch.zeros(CHANNELS[size]),
             f"noises.noise_{number}": normal(1, 1, size, size),
         }
-        if size >= 32:
+        if size >= DRAWN_FROM:
             _blind(weights[f"{name}.conv.modulation.weight"])
         if before != size:
             weights[f"{name}.conv.blur.kernel"] = kernel.clone()
             continue
         rgb = "to_rgb1" if size == 4 else f"to_rgbs.{number // 2 - 1}"
         weights |= {
-            f"{rgb}.conv.weight": normal(1, 3, CHANNELS[size], 1, 1),
+            f"{rgb}.conv.weight": normal(1, 3, CHANNELS[size], 1, 1) * (size >= DRAWN_FROM),
             f"{rgb}.conv.modulation.weight": normal(CHANNELS[size], LATENT_SIZE),
             f"{rgb}.conv.modulation.bias": torch.ones(CHANNELS[size]),
             f"{rgb}.bias": torch.zeros(1, 3, 1, 1),
         }
-        if size >= 32:
+        if size >= DRAWN_FROM:
             _blind(weights[f"{rgb}.conv.modulation.weight"])
         if size != 4:
             weights[f"{rgb}.upsample.kernel"] = kernel.clone()
@@ -386,7 +393,7 @@ def _latents(count: int, generator: torch.Generator) -> Tensor:
 def _learns(name: str, stage: Stage) -> bool:
     if name.startswith("style."):
         return stage.mapping
-    return stage.synthesis and not name.startswith("noises.") and "kernel" not in name
+    return stage.synthesis and not name.startswith(("noises.", *SILENT)) and "kernel" not in name
 
 
 def _cosine(step: int, steps: int) -> float:
