@@ -180,7 +180,8 @@ def statistics(
             for name, layer, moment in workflow.statistics(spec, device=device, report=report)
         ]
         lines = [
-            f"{e['edit']}: {e['layer']}, {e['channels']} channels, {('computed', 'cached')[e['cached']]}, {e['digest']}"
+            f"{e['edit']}: {e['layer']}, {e['channels']} channels, C {e['digest']}"
+            + (", cached" if e["cached"] else "")
             for e in entries
         ]
         _answer({"statistics": entries}, as_json, "\n".join(lines))

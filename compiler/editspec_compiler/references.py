@@ -288,5 +288,3 @@ def _mask_files(mask: Mask) -> Iterator[str]:
     elif isinstance(mask, Union):
         for part in mask.union:
             yield from _mask_files(part)
-
-

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import editspec
 import pytest
-from editspec.cli import app
 from typer.testing import CliRunner
+
+import editspec
+from editspec.cli import app
 
 INVALID = Path(__file__).parents[1] / "invalid"
 EXAMPLES = sorted(path.name.removesuffix(".error") for path in INVALID.glob("*.error"))

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from editspec_compiler.masks import MaskError, mask_area
-from editspec_compiler.schema import Box, Ellipse, Polygon, Union
 from PIL import Image
 from torch import Tensor
+
+from editspec_compiler.masks import MaskError, mask_area
+from editspec_compiler.schema import Box, Ellipse, Polygon, Union
 
 HERE = Path()
 

@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
 from editspec_compiler import SpecError, load
 from editspec_compiler.resolve import edit_digest, resolve
 from editspec_runtime.checkpoint import read_checkpoint
@@ -15,9 +19,6 @@ from editspec_runtime.files import write
 from editspec_runtime.generator import Generator
 from editspec_runtime.models import make_generator
 from editspec_runtime.rule import Rule, read_rule
-from PIL import Image
-from safetensors.torch import save_file
-from torch import Tensor
 
 GoldenSpec = Callable[..., dict[str, Any]]
 
@@ -93,9 +94,7 @@ def test_the_paste_lands_centred_on_the_target_and_inside(
             assert abs((region[1] + region[3]) - 32) <= 1
 
 
-def test_values_outside_of_the_mask_stay_the_targets(
-    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_values_outside_of_the_mask_stay_the_targets(tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     source = {"latent": 1, "mask": {"polygon": [[8, 8], [24, 8], [8, 24]]}}
     rule, generator = compiled(tiny_spec("layer10", source, {"latent": 2, "mask": {"box": [8, 8, 24, 24]}}), tmp_path)
     under = generator.function("layer10")(rule.key, generator.weight("layer10"), rule.arguments, haloed=True)
@@ -108,7 +107,7 @@ def test_context_keys_and_weights(tiny_spec: Callable[..., dict[str, Any]], tmp_
     place = {"latent": 3, "mask": {"box": [8, 8, 16, 16]}}
     soft = {"latent": 5, "mask": {"box": [0, 0, 3, 2]}}
     data = tiny_spec("layer8", place, place, context=[place, soft])
-    rule, generator = compiled(data, tmp_path)
+    rule, _ = compiled(data, tmp_path)
     assert len(rule.context_keys) == 16 + 2
     assert rule.context_weights.tolist() == [1.0] * 17 + [0.5]
     alone, _ = compiled(tiny_spec("layer8", place, place), tmp_path)
@@ -119,6 +118,7 @@ def test_latents_by_number_vector_and_file_are_the_same(
     tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     import numpy as np
+
     from editspec_runtime.latents import LatentStream
 
     vector = LatentStream(1, 8).items([6])[0]

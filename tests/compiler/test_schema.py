@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from editspec_compiler.document import parse
-from editspec_compiler.schema import SOLVERS, check, json_schema
 from hypothesis import given
 from hypothesis import strategies as st
+
+from editspec_compiler.document import parse
+from editspec_compiler.schema import SOLVERS, check, json_schema
 
 PLACE = {"latent": 1, "mask": "m.png"}
 LEAST: dict[str, Any] = {

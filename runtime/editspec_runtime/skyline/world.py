@@ -229,10 +229,8 @@ def ground(canvas: _Canvas, scene: Scene) -> None:
 
 def trees(canvas: _Canvas, scene: Scene) -> None:
     """A tree at either edge of the picture."""
-    crown = _mix(scene.ground, (0.66, 0.36, 0.12), (0.13, 0.40, 0.20))
     for x, shown in ((4.5, scene.left_tree), (59.5, scene.right_tree)):
-        canvas.paint(canvas.box(x, 47.0, 1, 4), (0.33, 0.22, 0.14), shown)
-        canvas.paint(canvas.ellipse(x, 39.0, 4.5, 6.5), crown, shown)
+        _tree(canvas, scene, x, 51.0, shown)
 
 
 def church(canvas: _Canvas, scene: Scene) -> None:
@@ -312,8 +310,15 @@ def _top(canvas: _Canvas, scene: Scene, x: float, base: Tensor, kind: Tensor) ->
     canvas.paint(canvas.box(x, base - 1.5, 6.5, 2), wall * 0.75, battlements)
     for offset in (-5.0, 0.0, 5.0):
         canvas.paint(canvas.box(x + offset, base - 5, 1.5, 2), wall * 0.75, battlements)
-    canvas.paint(canvas.box(x, base - 2, 1.2, 2.5), (0.33, 0.22, 0.14), tree)
-    canvas.paint(canvas.ellipse(x, base - 9, 6, 7.5), (0.13, 0.42, 0.18), tree)
+    _tree(canvas, scene, x, base, tree)
+
+
+def _tree(canvas: _Canvas, scene: Scene, x: float, base: float | Tensor, shown: Tensor) -> None:
+    """A tree whose trunk stands on `base`, in the colours of the season."""
+    canvas.paint(canvas.box(x, base - 4, 1, 4), (0.33, 0.22, 0.14), shown)
+    canvas.paint(
+        canvas.ellipse(x, base - 12, 4.5, 6.5), _mix(scene.ground, (0.66, 0.36, 0.12), (0.13, 0.40, 0.20)), shown
+    )
 
 
 def _left(scene: Scene) -> Tensor:
