@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editspec_compiler import LoadedSpec, load
+from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.resolve import resolve
 from editspec_runtime.cache import Cache, default_cache
 from editspec_runtime.checkpoint import Checkpoint, read_checkpoint, weights_path
@@ -101,22 +101,25 @@ class _Workshop:
 
     def require_layers(self) -> None:
         """Find a layer that the model lacks before any work is done: of a .pt checkpoint, only now is it known."""
-        layers = self.generator({}).layout.layers
-        for number, edit in enumerate(self.loaded.spec.edits):
-            if edit.layer not in layers:
-                message = f"there is no {edit.layer} in these weights"
-                raise self.loaded.error(("edits", number, "layer"), message, f"known here: {', '.join(layers)}")
+        document, layers = self.loaded.document, self.generator().layout.layers
+        problems = [
+            document.problem(
+                ("edits", number, "layer"),
+                f"there is no {edit.layer} in these weights",
+                f"known here: {', '.join(layers)}",
+            )
+            for number, edit in enumerate(self.loaded.spec.edits)
+            if edit.layer not in layers
+        ]
+        if problems:
+            raise SpecError(document.file, problems, document.text)
 
-    def weights(self) -> dict[str, Tensor]:
-        """The weights as the edits so far left them."""
-        return apply_stack(self.checkpoint.generator, self.stack)
-
-    def generator(self, weights: dict[str, Tensor] | None = None) -> Generator:
-        """The generator with the weights as they are now, or with those of the base where `weights` is empty."""
+    def generator(self) -> Generator:
+        """The generator as the edits so far left it."""
         spec = self.loaded.spec
         return make_generator(
             spec.model.family,
-            self.weights() if weights is None else weights or self.checkpoint.generator,
+            apply_stack(self.checkpoint.generator, self.stack),
             precision=spec.precision,
             device=self.device,
             truncation=spec.model.truncation,

@@ -30,6 +30,24 @@ class _CoreLoader(yaml.SafeLoader):
     """pyyaml's reader with the scalars of YAML 1.2: ``5e-1`` is a number, ``on`` is text, ``010`` is ten."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - pyyaml's own name
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.nodes += 1
+        if self.nodes > 2 * MAX_NODES:  # keys are nodes, too
+            raise _TooMany(problem_mark=self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
+
+
+class _JsonLoader(_CoreLoader):
+    """The same for JSON, whose keys may be long and stand on another line than their colon."""
+
+    def stale_possible_simple_keys(self) -> None:
+        pass
+
+
+class _TooMany(yaml.MarkedYAMLError):
+    pass
 
 
 for _name, _pattern, _first in (
@@ -118,7 +136,7 @@ def parse(text: str, file: str = "<spec>") -> Document:
     loader = None
     try:
         # JSON may be indented with tabs, YAML may not; within JSON's strings there are none.
-        loader = _CoreLoader(text.replace("\t", " ") if file.endswith(".json") else text)
+        loader = _JsonLoader(text.replace("\t", " ")) if file.endswith(".json") else _CoreLoader(text)
         node = loader.get_single_node()
         reading = _Reading()
         data = reading.plain(node, ()) if node is not None else None
@@ -154,11 +172,9 @@ def unreadable(path: Path) -> str:
     """Why a file that a spec names cannot be read, in words; empty where it can."""
     try:
         require_file(path)
-        return "" if path.is_file() else f"{path} is not an ordinary file."
     except FileError as error:
         return error.message
-    except OSError as error:  # a name that is too long, a folder that may not be entered
-        return f"{path} cannot be read: {error.strerror}."
+    return ""
 
 
 def _shortened(text: str) -> str:
@@ -265,6 +281,8 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
     context = getattr(error, "context", None)
     if mark is None:
         return Problem(f"not YAML: {what}")
+    if isinstance(error, _TooMany):
+        return Problem(f"more than {MAX_NODES} values", (), mark.line + 1, mark.column + 1, "keep vectors in files")
     if context == "expected a single document in the stream":
         return Problem("a spec is one document, and another begins here", (), mark.line + 1, mark.column + 1)
     message = f"not YAML: {what}" + (f" ({context})" if context else "")

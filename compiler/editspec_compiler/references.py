@@ -12,8 +12,9 @@ from editspec_compiler.document import Document, read_document, unreadable
 from editspec_compiler.errors import Path as SpecPath
 from editspec_compiler.errors import Problem, SpecError
 from editspec_compiler.masks import MaskError, mask_area, mask_image
-from editspec_compiler.schema import Latent, LatentFile, Mask, Model, Place, Spec, Union, check, fitting, near
+from editspec_compiler.schema import Latent, LatentFile, Latents, Mask, Model, Place, Spec, Union, check, fitting, near
 from editspec_runtime.checkpoint import generator_part, weights_path
+from editspec_runtime.conventions import LEGACY_LENGTH
 from editspec_runtime.errors import EditError, FileError, WeightsError
 from editspec_runtime.families import FAMILIES, layout
 from editspec_runtime.families.layout import Layout
@@ -194,6 +195,11 @@ class _References:
                 yield self.document.problem(where, error.message, error.hint)
 
     def _latent(self, where: SpecPath, latent: Latent | None) -> Iterator[Problem]:
+        if isinstance(latent, int) and self.document.data.get("latents") and latent >= LEGACY_LENGTH:
+            latents = fitting(Latents, self.document.data["latents"])
+            if latents is not None and latents.sampler == "numpy-legacy":
+                message = f"latent {latent} lies beyond the numpy-legacy stream, which ends at {LEGACY_LENGTH - 1}"
+                yield self.document.problem(where, message, "use the default sampler, whose items are drawn one by one")
         if latent is None or isinstance(latent, int):
             return
         try:
@@ -204,10 +210,7 @@ class _References:
 
 def _weights_file(weights: str, folder: Path) -> Path:
     """The file that ``weights:`` names. Raises `FileError` where it cannot be read."""
-    try:
-        path = weights_path(weights, folder)
-    except RuntimeError as error:  # ~name, where there is no such user
-        raise FileError(f"{weights} cannot be found: {error}") from error
+    path = weights_path(weights, folder)
     if why := unreadable(path):
         raise FileError(why, "paths are relative to the spec")
     return path

@@ -30,7 +30,10 @@ def weights_path(weights: str, folder: Path) -> Path:
         if weights not in BUILTIN:
             raise FileError(f"There is no {weights}.", f"The package ships {', '.join(BUILTIN)}.")
         return BUILTIN[weights]
-    return folder / Path(weights).expanduser()
+    try:
+        return folder / Path(weights).expanduser()
+    except RuntimeError as error:
+        raise FileError(f"{weights} names the home of a user whom this machine does not know.") from error
 
 
 def generator_part(named: Mapping[str, T]) -> dict[str, T]:

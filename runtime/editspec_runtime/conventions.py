@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+LEGACY_LENGTH = 1_000_000
+"""Items of the ``numpy-legacy`` latent stream that can be asked for: it can only be drawn from its beginning."""
+
+
 @dataclass(frozen=True)
 class Conventions:
     """One set of conventions.

@@ -45,10 +45,16 @@ class Header:
 
 def require_file(path: Path) -> None:
     """Raise a `FileError` unless `path` is a readable file."""
-    if path.is_dir():
+    try:
+        directory, there = path.is_dir(), path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise FileError(f"{path} cannot be read: {error.strerror}.") from error
+    if directory:
         raise FileError(f"{path} is a directory, and a file was expected.")
-    if not path.exists():
+    if not there:
         raise FileError(f"{path} does not exist.")
+    if not path.is_file():
+        raise FileError(f"{path} is not an ordinary file.")
     if not os.access(path, os.R_OK):
         raise FileError(f"{path} cannot be read: permission denied.")
 

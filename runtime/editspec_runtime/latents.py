@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from editspec_runtime.conventions import LEGACY_LENGTH
 from editspec_runtime.errors import EditError
-
-LEGACY_LENGTH = 1_000_000
-"""Items of the ``numpy-legacy`` stream that can be asked for: it can only be drawn from its beginning."""
 
 
 @dataclass(frozen=True)
