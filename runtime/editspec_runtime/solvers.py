@@ -14,6 +14,9 @@ from editspec_runtime.generator import LayerFunction
 from editspec_runtime.rule import Rule
 from editspec_runtime.statistics import Progress
 
+NOTHING_TO_DO = 1e-6
+"""The loss below which a rule holds already."""
+
 
 @dataclass
 class _Best:
@@ -68,10 +71,16 @@ def solve(
     Raises
     ------
     NumericalError
-        The loss is not finite.
+        The loss is not finite, or nothing better than no change was found for a rule that does not hold yet.
     """
     method: Callable[..., Tensor] = {"projected-gradient": projected_gradient, "direct": direct}[rule.solver.method]
-    return method(function, weight, rule, directions, conventions, progress)
+    coefficients = method(function, weight, rule, directions, conventions, progress)
+    if not bool(coefficients.any()) and float(rule_loss(function, rule, weight)) > NOTHING_TO_DO:
+        raise NumericalError(
+            f"No iterate of {rule.solver.method} is better than the unedited weights: the edit would change nothing.",
+            "Lower solver.learning_rate, set project_every: 1, or raise the rank; or edit another layer.",
+        )
+    return coefficients
 
 
 def projected_gradient(

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editspec_runtime.checkpoint import read_checkpoint
+from editspec_runtime.digest import tensors_digest
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.files import read_header
-from editspec_runtime.skyline import READER, WEIGHTS, evaluate
+from editspec_runtime.skyline import READER, WEIGHTS, evaluate, train
 from editspec_runtime.skyline.reader import Reader, load_reader, truth
-from editspec_runtime.skyline.train import first_weights
+from editspec_runtime.skyline.train import COLOURS, first_weights
 from editspec_runtime.skyline.world import (
     LATENT_SIZE,
     TOPS,
@@ -211,6 +215,39 @@ def test_the_average_of_w_is_that_of_the_mapping(shipped: dict[str, Tensor]) -> 
     styles = StyleGAN2(shipped).mapping(latents(4000))
     assert (styles.mean(0) - shipped["latent_avg"]).abs().max() < 0.1
     assert styles.std(0).max() > 0.5
+
+
+def test_shapes_are_told_by_features_and_neither_by_styles_nor_by_smaller_images(shipped: dict[str, Tensor]) -> None:
+    drawing = ["convs.4", "convs.5", "convs.6", "convs.7", "to_rgbs.2", "to_rgbs.3"]
+    for name in drawing:
+        seen = shipped[f"{name}.conv.modulation.weight"].any(0).nonzero().flatten()
+        assert tuple(seen.tolist()) == COLOURS
+    assert shipped["convs.3.conv.modulation.weight"].any(0).sum() > len(COLOURS)
+    for name in ("to_rgb1", "to_rgbs.0", "to_rgbs.1"):
+        assert not shipped[f"{name}.conv.weight"].any()
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+
+    def trained(folder: str) -> str:
+        return tensors_digest(train.train_generator(tmp_path / folder, torch.device("cpu"), scale=0.001))
+
+    def breaking(*given: Any) -> Tensor:
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        return learning(*given)
+
+    whole = trained("whole")
+    calls, learning = itertools.count(), train._picture_loss
+    monkeypatch.setattr(train, "SAVED_EVERY", 2)
+    monkeypatch.setattr(train, "_picture_loss", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        trained("broken")
+    assert torch.load(tmp_path / "broken" / "stage-1-synthesis.pt", weights_only=True)["step"] == 4
+    assert trained("broken") == whole
+    # It went on from step 4 of 6; the stages after it have 8 steps.
+    assert next(calls) == 6 + 2 + 8
 
 
 def test_held_out_latents_are_none_that_the_training_drew() -> None:

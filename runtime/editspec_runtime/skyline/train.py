@@ -7,7 +7,9 @@ L1 at last, which sharpens the edges. Every stage resumes where an interruption 
 Below 32 x 32 positions nothing is drawn (those to-RGB are zero), and from there on styles carry colours only. What a
 scene is made of must then be told from place to place by the features, as it is in generators that were trained on
 photographs, and neither past a layer by the image so far nor to a whole layer at once by w: only then is there a rule
-at a layer that an edit can change.
+at a layer that an edit can change. And what features tell must not depend on the image or the place that they were
+made for, or nothing could be copied: so features of one image are pasted into another, anywhere, and what is asked for
+is the picture that this describes, in the colours of the image that they were pasted into.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ CHANNELS = {4: 128, 8: 128, 16: 128, 32: 96, 64: 48}
 MAPPING_LAYERS = 6
 BATCH = 16
 POOL = 24576
+SAVED_EVERY = 500
 SEED = 2020
 
 
@@ -61,6 +64,9 @@ class Stage:
         How much of the loss is L1 rather than squared error.
     half
         Whether pictures are drawn in bfloat16.
+    pasted
+        The layers into whose values those of another image are pasted, in every second image of a batch; one of them
+        in each step.
     """
 
     name: str
@@ -70,14 +76,17 @@ class Stage:
     synthesis: bool
     sharp: float = 0.0
     half: bool = True
+    pasted: tuple[str, ...] = ()
 
+
+PASTED = ("layer6", "layer7", "layer8")
 
 STAGES = (
     Stage("mapping", 16000, 6e-3, True, False),
-    Stage("synthesis", 6000, 3e-3, False, True),
-    Stage("mixed", 4000, 2e-3, False, True, 0.5),
-    Stage("sharpen", 3200, 1e-3, False, True, 1.0),
-    Stage("polish", 600, 2e-4, False, True, 1.0, half=False),
+    Stage("synthesis", 6000, 3e-3, False, True, pasted=PASTED),
+    Stage("mixed", 4000, 2e-3, False, True, 0.5, pasted=PASTED),
+    Stage("sharpen", 3200, 1e-3, False, True, 1.0, pasted=PASTED),
+    Stage("polish", 600, 2e-4, False, True, 1.0, half=False, pasted=PASTED),
 )
 
 
@@ -124,7 +133,7 @@ def train_generator(out: Path, device: torch.device, scale: float) -> dict[str, 
     weights = {name: tensor.to(device) for name, tensor in first_weights().items()}
     average = {name: tensor.clone() for name, tensor in weights.items()}
     for number, stage in enumerate(STAGES):
-        steps = round(stage.steps * scale)
+        steps = max(1, round(stage.steps * scale))
         saved = out / f"stage-{number}-{stage.name}.pt"
         weights, average = _train_stage(stage, steps, saved, weights, average, SEED + 10 + number)
     with torch.no_grad():
@@ -210,7 +219,8 @@ def _train_stage(
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _cosine(step, steps))
     pool = None
     if stage.synthesis:
-        pool = _Pool.rendered(min(POOL, steps * BATCH), torch.Generator().manual_seed(seed + 100), device)
+        count, drawn = min(POOL, steps * BATCH), torch.Generator().manual_seed(seed + 100)
+        pool = _Pool.rendered(count, drawn, device, lent=bool(stage.pasted))
     begin, generator = 0, torch.Generator().manual_seed(seed)
     if saved.exists():
         state = torch.load(saved, weights_only=True)
@@ -240,7 +250,7 @@ def _train_stage(
         if (step + 1) % 250 == 0 or step + 1 == steps:
             pace = (time.monotonic() - started) / (step + 1 - begin)
             print(f"{stage.name} {step + 1}/{steps} loss {loss.item():.4f} {pace * 1000:.0f} ms a step", flush=True)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
+        if (step + 1) % SAVED_EVERY == 0 or step + 1 == steps:
             _save(saved, step + 1, weights, average, adam, schedule, generator)
     # The next stage goes on from the average, which is better than the last step.
     return {name: tensor.detach().clone() for name, tensor in average.items()}, average
@@ -274,30 +284,106 @@ class _Pool:
     """Rendered scenes to draw batches from; rendering them takes as long as learning from them once or twice.
 
     Pictures are kept with 8 bits; `rare` marks the pixels in which something rare or small stands: where the picture
-    differs from that of the same scene without it.
+    differs from that of the same scene without it. `lent` and `lent_rare` are those of the next scene of the pool in
+    the colours of this one, where they are asked for.
     """
 
     latents: Tensor
     pictures: Tensor
     rare: Tensor
+    lent: Tensor
+    lent_rare: Tensor
 
     @staticmethod
-    def rendered(count: int, generator: torch.Generator, device: torch.device) -> _Pool:
+    def rendered(count: int, generator: torch.Generator, device: torch.device, *, lent: bool) -> _Pool:
         """`count` scenes, drawn with `generator`."""
         latents = _latents(count, generator).to(device)
-        pictures, rare = [], []
-        for batch in torch.split(latents, 64):
-            scene = scenes(batch)
-            picture = render(scene)
-            plain = render(scene.replace(people=0, middle_watermark=0, bottom_watermark=0, left_top=2, right_top=2))
-            pictures.append(((picture + 1) * 127.5).round().byte())
-            rare.append((picture - plain).abs().mean(1, keepdim=True) > 0.05)
-        return _Pool(latents, torch.cat(pictures), torch.cat(rare))
+        scene = scenes(latents)
+        pictures = _pictures(scene)
+        return _Pool(latents, *pictures, *(_pictures(_coloured(scene[_next(count)], scene)) if lent else pictures))
 
-    def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, pictures in -1..1 and the weight of every pixel, of `BATCH` scenes."""
+    def batch(self, generator: torch.Generator) -> _Batch:
+        """`BATCH` scenes."""
         chosen = torch.randint(len(self.latents), (BATCH,), generator=generator).to(self.latents.device)
-        return self.latents[chosen], self.pictures[chosen] / 127.5 - 1, 1 + 3 * self.rare[chosen].float()
+        following = _next(len(self.latents))[chosen.cpu()].to(chosen.device)
+        return _Batch(
+            self.latents[chosen], _unpacked(self.pictures[chosen]), 1 + 3 * self.rare[chosen].float(),
+            self.latents[following], _unpacked(self.lent[chosen]), 1 + 3 * self.lent_rare[chosen].float(),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Latents [n, d], pictures [n, 3, 64, 64] in -1..1 and weights of pixels [n, 1, 64, 64]; and those of lenders."""
+
+    latents: Tensor
+    wanted: Tensor
+    weight: Tensor
+    lenders: Tensor
+    lent: Tensor
+    lent_weight: Tensor
+
+    def pasted(self, weights: dict[str, Tensor], layer: str, generator: torch.Generator) -> tuple[Tensor, _Batch]:
+        """The batch drawn with a box of the lender's values pasted into every second image's, and what is wanted."""
+        model = StyleGAN2(weights)
+        reached = model.prefix(layer, self.latents)
+        value = model.value(layer, reached)
+        lent = model.value(layer, model.prefix(layer, self.lenders))
+        size = value.shape[-1]
+        inside = torch.zeros(len(value), 1, size, size, dtype=torch.bool, device=value.device)
+        index = torch.arange(size).expand(len(value), 2, size).clone()
+        for item in range(0, len(value), 2):
+            spans = [_span(size, generator) for _ in range(2)]
+            (top, bottom, down), (left, right, across) = spans
+            inside[item, :, top:bottom, left:right] = True
+            index[item] += torch.tensor([down, across])[:, None]
+        index = index.clamp(0, size - 1).to(value.device)
+        image = model.rest(layer, torch.where(inside, _shifted(lent, index), value), reached.carried)
+        scale = self.wanted.shape[-1] // size
+        fine = (index * scale).repeat_interleave(scale, 2) + torch.arange(size * scale, device=index.device) % scale
+        region = inside.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+        wanted = torch.where(region, _shifted(self.lent, fine), self.wanted)
+        weight = torch.where(region, _shifted(self.lent_weight, fine), self.weight)
+        return image, replace(self, wanted=wanted, weight=weight)
+
+
+def _span(size: int, generator: torch.Generator) -> tuple[int, int, int]:
+    """Where a box begins and ends along an axis of a map, and how far away its values are; half the time, there."""
+    length = int(torch.randint(size // 8, size // 2 + 1, (), generator=generator))
+    begin, source = (int(torch.randint(size - length + 1, (), generator=generator)) for _ in range(2))
+    stays = bool(torch.rand((), generator=generator) < 0.5)
+    return begin, begin + length, 0 if stays else source - begin
+
+
+def _shifted(maps: Tensor, index: Tensor) -> Tensor:
+    """maps [n, c, h, w] read at the rows index[:, 0] and the columns index[:, 1]; index [n, 2, h]."""
+    items = torch.arange(len(maps), device=maps.device)[:, None, None]
+    return maps.movedim(1, -1)[items, index[:, 0, :, None], index[:, 1, None, :]].movedim(-1, 1)
+
+
+def _pictures(scene: Scene) -> tuple[Tensor, Tensor]:
+    """Pictures with 8 bits, and where something rare stands in them."""
+    pictures, rare = [], []
+    for numbers in torch.split(torch.arange(len(scene)), 64):
+        some = scene[numbers]
+        picture = render(some)
+        plain = render(some.replace(people=0, middle_watermark=0, bottom_watermark=0, left_top=2, right_top=2))
+        pictures.append(((picture + 1) * 127.5).round().byte())
+        rare.append((picture - plain).abs().mean(1, keepdim=True) > 0.05)
+    return torch.cat(pictures), torch.cat(rare)
+
+
+def _unpacked(pictures: Tensor) -> Tensor:
+    return pictures / 127.5 - 1
+
+
+def _coloured(scene: Scene, like: Scene) -> Scene:
+    """Scenes in the colours of others."""
+    return scene.replace(**{name: getattr(like, name) for name in ("sky", "ground", "wall", "roof")})
+
+
+def _next(count: int) -> Tensor:
+    return torch.arange(count).roll(-1)
 
 
 def _groups(learns: dict[str, Tensor], stage: Stage) -> list[dict[str, Any]]:
@@ -326,11 +412,16 @@ def _attribute_loss(weights: dict[str, Tensor], generator: torch.Generator) -> T
 
 def _picture_loss(weights: dict[str, Tensor], stage: Stage, pool: _Pool, generator: torch.Generator) -> Tensor:
     """Error of pictures and of their gradients, from squared (sharp 0) to absolute (sharp 1)."""
-    latents, wanted, weight = pool.batch(generator)
-    with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=stage.half):
-        drawn = StyleGAN2(weights).images(latents).float()
+    batch = pool.batch(generator)
+    with torch.autocast(batch.latents.device.type, dtype=torch.bfloat16, enabled=stage.half):
+        if stage.pasted:
+            layer = stage.pasted[int(torch.randint(len(stage.pasted), (), generator=generator))]
+            drawn, batch = batch.pasted(weights, layer, generator)
+        else:
+            drawn = StyleGAN2(weights).images(batch.latents)
+    drawn, wanted, weight = drawn.float(), batch.wanted, batch.weight
     sharp = stage.sharp
-    loss = torch.zeros((), device=latents.device)
+    loss = torch.zeros((), device=drawn.device)
     for order in (_itself, _across, _down):
         error = order(drawn) - order(wanted)
         scale = weight if order is _itself else 1.0
