@@ -30,6 +30,9 @@ SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The edit spe
 OutFolder = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The output folder.")]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")]
+Family = Annotated[
+    str | None, typer.Option("--family", metavar="NAME", help="What the weights are; default: found by their names.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -125,6 +128,7 @@ def apply(
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A spec, a rule, a patch or weights.")],
+    family: Family = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -132,8 +136,24 @@ def inspect(
     with _errors(as_json, debug):
         from editspec import inspection
 
-        found = inspection.inspect(file)
+        found = inspection.inspect(file, family)
         _answer(found, as_json, inspection.as_text(found))
+
+
+@app.command()
+def convert(
+    weights: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint: .pt, .pth, .pkl or .safetensors.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="Where the weights go.")],
+    family: Family = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the generator of a checkpoint as safetensors, with the names and the digest that it has."""
+    with _errors(as_json, debug):
+        from editspec import conversion
+
+        found = conversion.convert(weights, out, family)
+        _answer(found, as_json, f"{out}: {found['family']}, {found['tensors']} tensors, weights {found['digest']}")
 
 
 @app.command()

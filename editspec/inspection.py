@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from editspec_runtime.checkpoint import generator_part, weights_path
+from editspec_runtime.checkpoint import container_of, weights_path
 from editspec_runtime.errors import WeightsError
 from editspec_runtime.families import FAMILIES, layout
+from editspec_runtime.families.layout import Layout
 from editspec_runtime.files import Header, TensorInfo, read_editspec_metadata, read_header, require_file
 
+if TYPE_CHECKING:
+    from editspec_runtime.checkpoint import Checkpoint
 
-def inspect(file: Path) -> dict[str, Any]:
+
+def inspect(file: Path, family: str | None = None) -> dict[str, Any]:
     """What `file` is and what is in it, as plain values; ``kind`` says which of the four it is.
 
-    `file` may be ``builtin:skyline``. Raises `SpecError` for a spec that is wrong, `EditError` for any other file that
-    is damaged or unknown.
+    `file` may be ``builtin:skyline``. Of weights, `family` is found by their names where it is not given. Raises
+    `SpecError` for a spec that is wrong, `EditError` for any other file that is damaged or unknown.
     """
     path = weights_path(str(file), Path())
     require_file(path)
     if path.suffix in (".yaml", ".yml", ".json"):
         return _spec(path)
-    if path.suffix in (".pt", ".pth"):
-        return _checkpoint(path)
+    if container_of(path) != "safetensors":
+        return _checkpoint(path, family)
     header = read_header(path)
     metadata = read_editspec_metadata(header, path)
     if metadata.get("format") == "editspec.patch":
         return _patch(path)
     if metadata.get("format") == "editspec.rule":
         return {"kind": "rule", **metadata, "tensors": _tensors(header)}
-    return _checkpoint(path)
+    return _checkpoint(path, family)
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -72,16 +77,11 @@ def _patch(path: Path) -> dict[str, Any]:
     return {"kind": "patch", **patch.metadata, "tensors": _tensors(header)}
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
+def _checkpoint(path: Path, family: str | None) -> dict[str, Any]:
     from editspec_runtime.checkpoint import read_checkpoint
-    from editspec_runtime.digest import SAFETENSORS_DTYPES
 
     checkpoint = read_checkpoint(path)
-    infos = {
-        name: TensorInfo(SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")], tuple(tensor.shape))
-        for name, tensor in checkpoint.generator.items()
-    }
-    shape = _known_layout(generator_part(infos), path)
+    shape = known_layout(checkpoint, path, family)
     layers = [
         {
             "layer": layer.name,
@@ -97,20 +97,38 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "image_size": shape.image_size,
         "latent_size": shape.latent_size,
         "parameters": sum(tensor.numel() for tensor in checkpoint.generator.values()),
+        "numbers": dict(Counter(str(tensor.dtype)[6:] for tensor in checkpoint.generator.values())),
+        "classes": shape.classes,
+        "truncation": "possible" if shape.average else "impossible: no mean of w",
         "digest": checkpoint.digest(),
-        "edited": checkpoint.metadata or None,
+        "edited": checkpoint.metadata if checkpoint.metadata.get("patches") else None,
         "layers": layers,
     }
 
 
-def _known_layout(tensors: dict[str, TensorInfo], path: Path) -> Any:
+def known_layout(checkpoint: Checkpoint, path: Path, family: str | None = None) -> Layout:
+    """The layout of a checkpoint's generator, as of `family` or of the first family that it fits.
+
+    Raises `WeightsError`: what was found, and what each family expects.
+    """
+    from editspec_runtime.digest import SAFETENSORS_DTYPES
+
+    infos = {
+        name: TensorInfo(SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")], tuple(tensor.shape))
+        for name, tensor in checkpoint.generator.items()
+    }
+    if family is not None:
+        return layout(family, infos)
     reasons = []
-    for family in FAMILIES:
+    for name in FAMILIES:
         try:
-            return layout(family, tensors)
+            return layout(name, infos)
         except WeightsError as error:
-            reasons.append(f"as {family}: {error.message}")
-    raise WeightsError(f"{path} holds no weights of a family that editspec knows.\n" + "\n".join(reasons))
+            reasons.append(f"as {name}: {error.message}")
+    raise WeightsError(
+        f"{path} holds no weights of a family that editspec knows.\n" + "\n".join(reasons),
+        "Give --family where you know better: it then says only what does not fit that one.",
+    )
 
 
 def _tensors(header: Header) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from editspec_compiler import LoadedSpec, SpecError, load
+from editspec_compiler.references import unfit_class
 from editspec_compiler.resolve import resolve
 from editspec_runtime.cache import Cache, default_cache
 from editspec_runtime.checkpoint import Checkpoint, read_checkpoint, weights_path
@@ -101,7 +102,8 @@ class _Workshop:
 
     def require_layers(self) -> None:
         """Find a layer that the model lacks before any work is done: of a .pt checkpoint, only now is it known."""
-        document, layers = self.loaded.document, self.generator().layout.layers
+        generator = self.generator()
+        document, layers = self.loaded.document, generator.layout.layers
         problems = [
             document.problem(
                 ("edits", number, "layer"),
@@ -111,6 +113,8 @@ class _Workshop:
             for number, edit in enumerate(self.loaded.spec.edits)
             if edit.layer not in layers
         ]
+        if unfit := unfit_class(self.loaded.spec.model.class_label, generator.layout):
+            problems.append(document.problem(("model", "class_label"), *unfit))
         if problems:
             raise SpecError(document.file, problems, document.text)
 
@@ -123,6 +127,7 @@ class _Workshop:
             precision=spec.precision,
             device=self.device,
             truncation=spec.model.truncation,
+            class_label=spec.model.class_label,
             conventions=self.conventions,
         )
 
@@ -178,7 +183,7 @@ class _Workshop:
         result = apply_stack(self.checkpoint.generator, [*self.stack, Patch(*factors, {})])
         patch = make_patch(
             *factors,
-            {rule.parameter: "1 o i y x"},
+            {rule.parameter: "1 o i y x"[2 * (5 - result[rule.parameter].ndim) :]},
             {
                 "name": rule.edit,
                 "family": rule.family,
@@ -264,14 +269,14 @@ def apply(model: str | Path, patches: Sequence[Path | str], out: Path | str) -> 
     checkpoint = read_checkpoint(base_path)
     stack = [read_patch(Path(patch)) for patch in patches]
     base = checkpoint.digest()
-    if checkpoint.metadata.get("format") == WEIGHTS_FORMAT and stack and stack[0].metadata["parent"] != base:
+    if checkpoint.metadata.get("patches") and stack and stack[0].metadata["parent"] != base:
         raise PatchError(
             f"{base_path} holds weights {base} that editspec edited already (from {checkpoint.metadata['base']}), "
             f"and patch {stack[0].name} was solved on weights {stack[0].metadata['parent']}.",
             "Give the unedited base, and the whole stack of patches.",
         )
     require_chain(base, stack)
-    _require_own_or_free(out)
+    require_own_or_free(out)
     weights = apply_stack(checkpoint.generator, stack)
     result = tensors_digest(weights)
     if stack and result != stack[-1].metadata["result"]:
@@ -410,8 +415,8 @@ def _own_files(manifest: Path) -> list[str]:
         ) from error
 
 
-def _require_own_or_free(out: Path) -> None:
-    """Raise a `FileError` where something lies at `out` that `apply` did not write."""
+def require_own_or_free(out: Path) -> None:
+    """Raise a `FileError` where something lies at `out` that neither `apply` nor `convert` wrote."""
     if not out.exists():
         return
     try:
@@ -419,7 +424,7 @@ def _require_own_or_free(out: Path) -> None:
             return
     except EditError:
         pass
-    raise FileError(f"{out} is in the way: no apply of editspec wrote it.", "Remove it, or give another name.")
+    raise FileError(f"{out} is in the way: editspec did not write it.", "Remove it, or give another name.")
 
 
 def _reusable(written: Path | None, rule: Rule) -> Patch | None:

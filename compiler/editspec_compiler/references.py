@@ -13,7 +13,7 @@ from editspec_compiler.errors import Path as SpecPath
 from editspec_compiler.errors import Problem, SpecError
 from editspec_compiler.masks import MaskError, mask_area, mask_image
 from editspec_compiler.schema import Latent, LatentFile, Latents, Mask, Model, Place, Spec, Union, check, fitting, near
-from editspec_runtime.checkpoint import generator_part, weights_path
+from editspec_runtime.checkpoint import container_of, generator_part, weights_path
 from editspec_runtime.conventions import LEGACY_LENGTH
 from editspec_runtime.errors import EditError, FileError, WeightsError
 from editspec_runtime.families import FAMILIES, layout
@@ -40,7 +40,7 @@ class LoadedSpec:
     weights
         The checkpoint's file.
     layout
-        The model's layers; None for a ``.pt`` checkpoint, which cannot be looked into without torch.
+        The model's layers; None for a ``.pt`` or ``.pkl``, which cannot be looked into without torch.
     """
 
     path: Path
@@ -99,6 +99,17 @@ def load(path: Path | str) -> LoadedSpec:
     if references.damage is not None:
         raise references.damage
     return LoadedSpec(path, document, spec, references.weights, references.layout)
+
+
+def unfit_class(label: int | None, layout: Layout) -> tuple[str, str] | None:
+    """Why a class does not fit a generator, and what to do; None where it does."""
+    if layout.classes and label is None:
+        return f"these weights draw {layout.classes} classes, and none is given", "give model.class_label: 0, say"
+    if label is not None and not layout.classes:
+        return "these weights know no classes", "leave class_label out"
+    if label is not None and label >= layout.classes:
+        return f"there is no class {label}", f"the classes are 0 to {layout.classes - 1}"
+    return None
 
 
 def _lies_in(path: SpecPath, others: Iterable[Problem]) -> bool:
@@ -160,13 +171,15 @@ class _References:
     def _tensors(self, model: Model) -> Iterator[Problem]:
         if model.digest is not None and model.digest.startswith("sha256:"):
             _require_bytes(self.weights, model.digest)
-        if self.weights.suffix in (".pt", ".pth") or model.family not in FAMILIES:
+        if container_of(self.weights) != "safetensors" or model.family not in FAMILIES:
             return
         tensors = generator_part(read_header(self.weights).tensors)
         self.layout = layout(model.family, tensors)
-        if model.truncation != 1.0 and "latent_avg" not in tensors:
+        if model.truncation != 1.0 and self.layout.average is None:
             message = "truncation needs the mean of w, and these weights hold no latent_avg"
             yield self.document.problem(("model", "truncation"), message, "leave truncation out")
+        if unfit := unfit_class(model.class_label, self.layout):
+            yield self.document.problem(("model", "class_label"), *unfit)
 
     def _edit(self, path: SpecPath, edit: dict[str, Any]) -> Iterator[Problem]:
         layer = edit.get("layer")

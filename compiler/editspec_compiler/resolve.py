@@ -119,6 +119,7 @@ def edit_digest(loaded: LoadedSpec, number: int) -> str:
         "edit": spec.edits[number].model_dump(mode="json"),
         "family": spec.model.family,
         "truncation": spec.model.truncation,
+        "class_label": spec.model.class_label,
         "latents": spec.latents.model_dump(mode="json"),
         "statistics": spec.statistics.model_dump(mode="json"),
         "precision": spec.precision,

@@ -153,6 +153,7 @@ class Model(_Part):
         description="What the weights must be: the digest of their tensors, or sha256: and that of the file's bytes.",
     )
     truncation: Number = Field(1.0, ge=0, le=1, description="w becomes avg + truncation * (w - avg).")
+    class_label: Natural | None = Field(None, description="The class that is drawn, of a class-conditional generator.")
 
 
 class Latents(_Part):

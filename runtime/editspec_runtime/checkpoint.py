@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from editspec_runtime import digest, skyline
 from editspec_runtime.errors import FileError, WeightsError
-from editspec_runtime.files import read_editspec_metadata, read_header, read_tensors, read_torch, safetensors_bytes
+from editspec_runtime.files import (
+    container,
+    read_editspec_metadata,
+    read_header,
+    read_pickle,
+    read_tensors,
+    read_torch,
+    safetensors_bytes,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +26,9 @@ T = TypeVar("T")
 
 PREFIX = "g_ema."
 AVERAGE = "latent_avg"
+SUFFIXES = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".pkl": "pickle"}
+"""What a file of weights should be by its name."""
+
 BUILTIN = {"builtin:skyline": skyline.WEIGHTS}
 
 
@@ -34,6 +45,23 @@ def weights_path(weights: str, folder: Path) -> Path:
         return folder / Path(weights).expanduser()
     except RuntimeError as error:
         raise FileError(f"{weights} names the home of a user whom this machine does not know.") from error
+
+
+def container_of(path: Path) -> str:
+    """What a file of weights is, by its bytes and its name: ``safetensors``, ``torch`` or ``pickle``. No torch.
+
+    Raises `FileError` where name and bytes say different things.
+    """
+    named, found = SUFFIXES.get(path.suffix, "safetensors"), container(path)
+    if found == "" or {named, found} == {"torch", "pickle"}:  # torch's files are pickles, in an archive or not
+        return named if found != "torch" else found
+    if found != named and path.suffix in SUFFIXES:
+        ending = next(suffix for suffix, kind in SUFFIXES.items() if kind == found)
+        raise FileError(
+            f"{path} is a {found} file by its content, and its name ends in {path.suffix}.",
+            f"Rename it to end in {ending}, if it comes from where you trust it to.",
+        )
+    return found
 
 
 def generator_part(named: Mapping[str, T]) -> dict[str, T]:
@@ -80,7 +108,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a ``.safetensors`` file or a rosinality ``.pt`` checkpoint; of a ``.pt``, the generator only.
+    """Read a ``.safetensors`` file, a ``.pt`` checkpoint or NVIDIA's ``.pkl``; of these two, the generator only.
 
     Raises
     ------
@@ -89,8 +117,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     WeightsError
         It holds no generator, or numbers that are not finite.
     """
-    if path.suffix in (".pt", ".pth"):
+    kind = container_of(path)
+    if kind == "torch":
         checkpoint = _from_torch(path, read_torch(path))
+    elif kind == "pickle":
+        from editspec_runtime.families.stylegan2 import pickled
+
+        checkpoint = Checkpoint(pickled.generator(read_pickle(path), path), "", {}, {})
     else:
         named = read_tensors(path)
         metadata = read_editspec_metadata(read_header(path), path)

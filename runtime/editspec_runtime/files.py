@@ -27,6 +27,10 @@ ABANDONED = 3600.0
 """Seconds after which a half-written file is taken for left behind."""
 
 
+LEGACY_TORCH = bytes.fromhex("6cfc9c46f9206aa85019")
+"""The number that a torch checkpoint of the old kind begins with, in the order of its bytes."""
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """What the header of a safetensors file says of one tensor: its dtype (``F32``, ``BF16``, …) and shape."""
@@ -93,11 +97,14 @@ def read_torch(path: Path) -> object:
 
     Raises `FileError` where the file is missing, damaged, or holds anything else.
     """
+    import argparse
+
     import torch
 
     require_file(path)
     try:
-        with warnings.catch_warnings():
+        # rosinality's training keeps its command line in the checkpoint: a plain container, too.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # of old pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader meets damage with errors of many kinds
@@ -109,6 +116,47 @@ def read_torch(path: Path) -> object:
             "it is read. It was not executed.",
             "Save the generator's state dict alone (or as .safetensors) in the environment that made the file.",
         ) from error
+
+
+def read_pickle(path: Path) -> object:
+    """What a ``.pkl`` file holds: plain containers, tensors, and modules as data (`pickles.Module`); never code.
+
+    Raises `FileError` where the file is missing, damaged, or holds anything else, which is named.
+    """
+    from editspec_runtime import pickles
+
+    require_file(path)
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's old storages, which old pickles hold
+            return pickles.load(file)
+    except pickles.ForeignGlobal as error:
+        raise FileError(
+            f"{path} holds more than a generator, plain containers and tensors ({error.name}), and such a file can run "
+            "code when it is read. It was not executed.",
+            "A pickle of stylegan2-ada-pytorch or of the stylegan3 repository was expected; of any other model, save "
+            "the generator's state dict (or a .safetensors) in the environment that made the file.",
+        ) from error
+    except Exception as error:  # the unpickler meets damage with errors of many kinds
+        raise FileError(
+            f"{path} is not a readable pickle: {_first_line(error)}.",
+            "It is truncated, corrupt, or of another format. Copy it again.",
+        ) from error
+
+
+def container(path: Path) -> str:
+    """What a file of weights is by its first bytes: ``safetensors``, ``torch`` or ``pickle``; empty where unknown.
+
+    A ``.pt`` of the time before torch 1.6 is a pickle that begins with a number of torch's own.
+    """
+    require_file(path)
+    with path.open("rb") as file:
+        head = file.read(32)
+    if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and LEGACY_TORCH in head):
+        return "torch"
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "pickle"
+    return "safetensors" if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**30 else ""
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> bytes:

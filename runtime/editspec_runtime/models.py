@@ -23,19 +23,22 @@ def make_generator(
     device: torch.device | None = None,
     truncation: float = 1.0,
     conventions: Conventions = EDITSPEC,
+    class_label: int | None = None,
 ) -> Generator:
     """A generator of a family around a checkpoint's tensors, all of them brought to `precision` and `device`.
 
-    Raises `WeightsError` where the tensors do not fit the family, or truncation is asked for and ``latent_avg`` is
+    Raises `WeightsError` where the tensors do not fit the family, or truncation is asked for and the mean of w is
     missing.
     """
-    if truncation != 1.0 and "latent_avg" not in weights:
+    dtype = getattr(torch, precision)
+    weights = {n: t.to(device=device, dtype=dtype) for n, t in weights.items()}
+    generator = NETWORKS[family](weights, truncation, conventions, class_label)
+    if truncation != 1.0 and generator.layout.average is None:
         raise WeightsError(
             "Truncation needs the mean of w, and these weights hold no latent_avg.",
             "Leave model.truncation out, or give a checkpoint with latent_avg.",
         )
-    dtype = getattr(torch, precision)
-    return NETWORKS[family]({n: t.to(device=device, dtype=dtype) for n, t in weights.items()}, truncation, conventions)
+    return generator
 
 
 def pick_device(name: str) -> torch.device:

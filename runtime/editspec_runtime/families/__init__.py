@@ -26,7 +26,8 @@ FAMILIES: dict[str, Family] = {
     "stylegan2": Family(
         "stylegan2",
         "StyleGAN2 generators with skip connections, any channel table, 8x8 to 1024x1024",
-        "rosinality checkpoints: .pt (g_ema and latent_avg, or the bare state dict) and the same names in .safetensors",
+        "rosinality checkpoints: .pt (g_ema and latent_avg, or the bare state dict), or their names in .safetensors; "
+        "NVIDIA's .pkl of stylegan2-ada-pytorch and stylegan3 (StyleGAN2 configurations, class-conditional too)",
         stylegan2_layout,
     ),
 }

@@ -36,9 +36,19 @@ class LayerLayout:
 
 @dataclass(frozen=True)
 class Layout:
-    """A generator's layers in the order of computation, the size of its images and the length of its latents."""
+    """A generator's layers in the order of computation, the size of its images and the length of its latents.
+
+    Attributes
+    ----------
+    classes
+        How many classes the generator is conditioned on; 0 where on none.
+    average
+        The tensor that holds the mean of w, by its name in the checkpoint; None where there is none to truncate to.
+    """
 
     family: str
     layers: dict[str, LayerLayout]
     image_size: int
     latent_size: int
+    classes: int = 0
+    average: str | None = None

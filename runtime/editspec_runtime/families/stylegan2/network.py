@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editspec_runtime.conventions import EDITSPEC, Conventions, positional_noise
-from editspec_runtime.families.stylegan2.layout import layout, upsamples
+from editspec_runtime.families.stylegan2.layout import expected, layout, upsamples
+from editspec_runtime.families.stylegan2.nvidia import CLAMP, canonical_shape, is_nvidia, nvidia_name
 from editspec_runtime.files import TensorInfo
 from editspec_runtime.generator import Box, Generator, LayerFunction, LayerInput
 
@@ -44,9 +45,11 @@ class StyledConvolution(LayerFunction):
     strength: Tensor
     bias: Tensor
     blur: Tensor | None
+    clamp: float | None = None
 
     def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
-        kernel = weight[0] / math.sqrt(weight[0, 0].numel())
+        kernel = weight.reshape(weight.shape[-4:])
+        kernel = kernel / math.sqrt(kernel[0].numel())
         # Of an upsampling layer the halo reaches the blur too, so the transposed convolution drops one ring less.
         if self.blur is None:
             value = F.conv2d(key, kernel, padding=0 if haloed else 1)
@@ -57,7 +60,8 @@ class StyledConvolution(LayerFunction):
         if self.blur is not None:
             value = filtered(value, self.blur, padding=0 if haloed else 1)
         value = value + self.strength * arguments["noise"] + self.bias[:, None, None]
-        return F.leaky_relu(value, SLOPE) * GAIN
+        value = F.leaky_relu(value, SLOPE) * GAIN
+        return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
 
 
 class StyleGAN2(Generator):
@@ -66,11 +70,13 @@ class StyleGAN2(Generator):
     Parameters
     ----------
     weights
-        The tensors by their names inside ``g_ema``, and ``latent_avg`` where truncation is wanted.
+        The tensors by their names inside ``g_ema`` and ``latent_avg`` where truncation is wanted, or by NVIDIA's names.
     truncation
         w becomes avg + truncation * (w - avg).
     conventions
         Which noise is used.
+    class_label
+        Which class is drawn, where the generator is conditioned on classes.
 
     Raises
     ------
@@ -79,25 +85,38 @@ class StyleGAN2(Generator):
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], truncation: float = 1.0, conventions: Conventions = EDITSPEC
+        self,
+        weights: Mapping[str, Tensor],
+        truncation: float = 1.0,
+        conventions: Conventions = EDITSPEC,
+        class_label: int | None = None,
     ) -> None:
         self.weights = weights
         self.layout = layout({name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()})
+        self.named = _canonical(weights)
         self.truncation = truncation
         self.conventions = conventions
+        self.class_label = class_label
+        self.clamp = float(weights[CLAMP]) if CLAMP in weights else None
 
     def mapping(self, latents: Tensor) -> Tensor:
         """Latents z [n, latent_size] -> w [n, style_dim], truncated."""
-        styles = latents * torch.rsqrt(latents.square().mean(1, keepdim=True) + 1e-8)
+        styles = _normalised(latents)
+        if self.layout.classes:
+            assert self.class_label is not None
+            # The embedding of a one-hot vector, equalised like every linear layer.
+            weight = self.named["mapping.embed.weight"]
+            embedded = weight[:, self.class_label] / math.sqrt(weight.shape[1]) + self.named["mapping.embed.bias"]
+            styles = torch.cat([styles, _normalised(embedded[None]).expand(len(styles), -1)], dim=1)
         number = 1
-        while f"style.{number}.weight" in self.weights:
-            weight, bias = self.weights[f"style.{number}.weight"], self.weights[f"style.{number}.bias"]
+        while f"style.{number}.weight" in self.named:
+            weight, bias = self.named[f"style.{number}.weight"], self.named[f"style.{number}.bias"]
             styles = F.linear(styles, weight * (0.01 / math.sqrt(weight.shape[1])), bias * 0.01)
             styles = F.leaky_relu(styles, SLOPE) * GAIN
             number += 1
         if self.truncation == 1.0 or not self.conventions.truncation:
             return styles
-        average = self.weights["latent_avg"]
+        average = self.named["latent_avg"]
         return average + self.truncation * (styles - average)
 
     def synthesis(self, styles: Tensor) -> Tensor:
@@ -132,9 +151,10 @@ class StyleGAN2(Generator):
     def function(self, layer: str) -> StyledConvolution:
         block = self._block(layer)
         return StyledConvolution(
-            self.weights[f"{block}.noise.weight"],
-            self.weights[f"{block}.activate.bias"],
+            self.named[f"{block}.noise.weight"],
+            self.named[f"{block}.activate.bias"],
             self._resampling_kernel(f"{block}.conv.blur.kernel") if self._upsamples(layer) else None,
+            self.clamp,
         )
 
     def crop(self, layer: str, reached: LayerInput, region: Box) -> tuple[Tensor, dict[str, Tensor]]:
@@ -154,15 +174,20 @@ class StyleGAN2(Generator):
     def upstream(self, layer: str) -> dict[str, Tensor]:
         names = list(self.layout.layers)
         before = names[: names.index(layer)]
-        prefixes = ["style.", "input.", f"{self._block(layer)}.conv.modulation."]
+        prefixes = ["style.", "mapping.", "input.", f"{self._block(layer)}.conv.modulation."]
         prefixes += [f"{self._block(name)}." for name in before]
         prefixes += [f"noises.noise_{_number(name) - 2}" for name in before]
         prefixes += ["latent_avg"] if self.truncation != 1.0 else []
-        return {name: tensor for name, tensor in self.weights.items() if name.startswith(tuple(prefixes))}
+        tensors = {name: tensor for name, tensor in self.named.items() if name.startswith(tuple(prefixes))}
+        return tensors | ({CLAMP: self.weights[CLAMP]} if self.clamp is not None else {})
 
     def settings(self) -> dict[str, Any]:
         noise = "positional" if self.conventions.positional_noise else "buffers"
-        return {"family": self.layout.family, "truncation": self.truncation, "noise": noise}
+        settings = {"family": self.layout.family, "truncation": self.truncation, "noise": noise}
+        return settings | ({} if self.class_label is None else {"class_label": self.class_label})
+
+    def weight(self, layer: str) -> Tensor:
+        return self.named[f"{self._block(layer)}.conv.weight"]
 
     def _enter(self, layer: str, features: Tensor, carried: Carried) -> LayerInput:
         """The modulated input of a styled convolution, its noise, and what passes it by."""
@@ -178,42 +203,44 @@ class StyleGAN2(Generator):
         number = _number(layer)
         name = "to_rgb1" if number == 2 else f"to_rgbs.{number // 2 - 2}"
         style = self._style(f"{name}.conv", carried.styles)
-        weight = self.weights[f"{name}.conv.weight"][0]
+        weight = self.named[f"{name}.conv.weight"][0]
         kernel = weight / math.sqrt(weight.shape[1])
-        image = F.conv2d(value * style[:, :, None, None], kernel) + self.weights[f"{name}.bias"]
+        image = F.conv2d(value * style[:, :, None, None], kernel) + self.named[f"{name}.bias"]
+        image = image if self.clamp is None else image.clamp(-self.clamp, self.clamp)
         if carried.image is not None:
             image = image + upsampled(carried.image, self._resampling_kernel(f"{name}.upsample.kernel"))
         return Carried(image, carried.styles)
 
     def _style(self, convolution: str, styles: Tensor) -> Tensor:
-        weight = self.weights[f"{convolution}.modulation.weight"]
-        return F.linear(styles, weight / math.sqrt(weight.shape[1]), self.weights[f"{convolution}.modulation.bias"])
+        weight = self.named[f"{convolution}.modulation.weight"]
+        return F.linear(styles, weight / math.sqrt(weight.shape[1]), self.named[f"{convolution}.modulation.bias"])
 
     def _noise(self, layer: str, batch: int) -> Tensor:
         """The noise map of a layer: the checkpoint's buffer, seeded where it has none; never drawn anew."""
         index, size = _number(layer) - 2, self.layer(layer).value_size
         if self.conventions.positional_noise:
             return positional_noise(batch, size, size)
-        if f"noises.noise_{index}" in self.weights:
-            return self.weights[f"noises.noise_{index}"]
+        if f"noises.noise_{index}" in self.named:
+            return self.named[f"noises.noise_{index}"]
         drawn = np.random.RandomState(index).standard_normal((1, 1, size, size)).astype(np.float32)
         return torch.from_numpy(drawn)
 
     def _constant(self, batch: int) -> Tensor:
-        constant = self.weights["input.input"]
+        constant = self.named["input.input"]
         return constant.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
 
     def _resampling_kernel(self, name: str) -> Tensor:
-        if name in self.weights:
-            return self.weights[name]
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]).to(self.weights["input.input"])
+        if name in self.named:
+            return self.named[name]
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]).to(self.named["input.input"])
         return torch.outer(taps, taps) / 16
 
     def _upsamples(self, layer: str) -> bool:
         return upsamples(_number(layer))
 
     def _block(self, layer: str) -> str:
-        return self.layer(layer).parameter.removesuffix(".conv.weight")
+        number = _number(layer)
+        return "conv1" if number == 2 else f"convs.{number - 3}"
 
 
 def filtered(features: Tensor, kernel: Tensor, padding: int) -> Tensor:
@@ -230,6 +257,28 @@ def upsampled(image: Tensor, kernel: Tensor) -> Tensor:
     # A transposed convolution inserts the zeros by itself; cropping one ring puts the samples where the padding
     # (2, 1) of the original puts them.
     return F.conv_transpose2d(image, weight, stride=2, padding=1, groups=channels)
+
+
+def _canonical(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by rosinality's names and in its shapes; those that are NVIDIA's are looked at anew, not copied."""
+    if not is_nvidia(weights):
+        return dict(weights)
+    infos = {key: TensorInfo("F32", tuple(tensor.shape)) for key, tensor in weights.items()}
+    named = {}
+    for canonical in [*expected(infos), "latent_avg"]:
+        tensor = weights.get(nvidia_name(canonical))
+        if tensor is not None:
+            tensor = tensor.reshape(canonical_shape(canonical, tuple(tensor.shape)))
+            # NVIDIA scales when it resamples, rosinality scales the kernel beforehand.
+            named[canonical] = 4 * tensor if canonical.endswith(".kernel") else tensor
+        elif canonical.endswith(".noise.weight"):
+            named[canonical] = weights["synthesis.b4.const"].new_zeros(1)
+    return named
+
+
+def _normalised(latents: Tensor) -> Tensor:
+    """Each row of `latents` [n, size] divided by the root of its mean square."""
+    return latents * torch.rsqrt(latents.square().mean(1, keepdim=True) + 1e-8)
 
 
 def _number(layer: str) -> int:

@@ -1,0 +1,36 @@
+"""Checkpoints of any container -> safetensors, by the names that they have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from editspec.inspection import known_layout
+from editspec.workflow import WEIGHTS_FORMAT, require_own_or_free
+from editspec_runtime.checkpoint import read_checkpoint, weights_path
+from editspec_runtime.files import write
+
+
+def convert(weights: str, out: Path | str, family: str | None = None) -> dict[str, Any]:
+    """Write the generator of a checkpoint as safetensors; what it is, as plain values.
+
+    Names and digest stay as they are, so that patches fit both. `family` is found by the names of the tensors where it
+    is not given.
+
+    Raises
+    ------
+    FileError
+        The checkpoint is missing or damaged, or something that editspec did not write lies at `out`.
+    WeightsError
+        It holds no generator of a known family.
+    """
+    path, out = weights_path(weights, Path()), Path(out)
+    checkpoint = read_checkpoint(path)
+    shape = known_layout(checkpoint, path, family)
+    require_own_or_free(out)
+    digest = checkpoint.digest()
+    metadata = checkpoint.metadata or {
+        "format": WEIGHTS_FORMAT, "version": 1, "base": digest, "patches": [], "result": digest,
+    }  # fmt: skip
+    write(out, checkpoint.with_generator(checkpoint.generator, metadata).to_bytes())
+    return {"out": str(out), "family": shape.family, "tensors": len(checkpoint.generator), "digest": digest}

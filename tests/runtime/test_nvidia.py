@@ -1,0 +1,457 @@
+"""NVIDIA's pickles: read without running anything, and drawn as their published description says.
+
+The pickles are made here by a stand-in for NVIDIA's persistence, which writes what theirs writes: for every module the
+name of its class, its source code and its attributes. The images are compared with a second implementation of the
+generator, written from the description alone: one image and one kernel at a time, zeros put between the samples,
+convolutions as sums over taps.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from editspec_runtime.checkpoint import read_checkpoint
+from editspec_runtime.errors import EditError, FileError, WeightsError
+from editspec_runtime.families import layout
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.files import TensorInfo
+from editspec_runtime.generator import Box
+from editspec_runtime.models import make_generator
+
+MakeTiny = Callable[..., dict[str, Tensor]]
+Change = Callable[[dict[str, nn.Module]], None]
+
+
+def _reconstruct_persistent_obj(meta: dict[str, Any]) -> Any:
+    exec(meta["module_src"])
+    raise AssertionError("the source that a pickle brings was executed")
+
+
+class EasyDict(dict[str, Any]):
+    """A dictionary whose entries are attributes, as NVIDIA's configurations are."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class Persistent(nn.Module):
+    """A module that is pickled as data and source, under the name of a class of NVIDIA's."""
+
+    def __init__(self, class_name: str, **attributes: Any) -> None:
+        super().__init__()
+        self.__dict__.update(attributes)
+        self._class_name = class_name
+
+    def __reduce__(self) -> Any:
+        meta = {
+            "type": "class",
+            "version": 6,
+            "module_src": "open('trap', 'w')",
+            "class_name": self._class_name,
+            "state": {**self.__dict__, "_init_args": (), "_init_kwargs": EasyDict(channel_base=32768)},
+        }
+        return _reconstruct_persistent_obj, (meta,), None
+
+    def parameter(self, name: str, tensor: Tensor) -> None:
+        self.register_parameter(name, nn.Parameter(tensor))
+
+    def buffer(self, name: str, tensor: Tensor) -> None:
+        self.register_buffer(name, tensor)
+
+
+@pytest.fixture(autouse=True)
+def nvidia_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The modules that NVIDIA's pickles name, while pickles are written; and a folder where a trap would show."""
+    monkeypatch.chdir(tmp_path)
+    for package, name, thing in (
+        ("torch_utils", "persistence", _reconstruct_persistent_obj),
+        ("dnnlib", "util", EasyDict),
+    ):
+        module = types.ModuleType(f"{package}.{name}")
+        setattr(module, thing.__name__, thing)
+        thing.__module__ = module.__name__
+        monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    yield
+    assert not Path("trap").exists()
+
+
+def generator(
+    size: int = 32, channels: int = 6, latents: int = 8, classes: int = 0, clamp: float | None = 256.0, seed: int = 0
+) -> Persistent:
+    """A random generator with the modules, attributes and tensors that NVIDIA's has."""
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random)
+
+    def linear(outputs: int, inputs: int, rate: float = 1, activation: str = "linear", bias: float = 0) -> Persistent:
+        gain = rate / math.sqrt(inputs)
+        part = Persistent("FullyConnectedLayer", activation=activation, weight_gain=gain, bias_gain=rate)
+        part.parameter("weight", normal(outputs, inputs) / rate)
+        part.parameter("bias", normal(outputs) * 0.3 / rate + bias)
+        return part
+
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    kernel = torch.outer(taps, taps) / 64
+
+    def convolution(inputs: int, outputs: int, resolution: int, up: int) -> Persistent:
+        part = Persistent("SynthesisLayer", activation="lrelu", conv_clamp=clamp, up=up, act_gain=math.sqrt(2))
+        part.add_module("affine", linear(inputs, latents, bias=1.0))
+        part.parameter("weight", normal(outputs, inputs, 3, 3))
+        part.parameter("noise_strength", 0.3 * normal())
+        part.parameter("bias", 0.3 * normal(outputs))
+        part.buffer("noise_const", normal(resolution, resolution))
+        part.buffer("resample_filter", kernel)
+        return part
+
+    mapping = Persistent("MappingNetwork", num_layers=2, num_ws=2)
+    if classes:
+        mapping.add_module("embed", linear(latents, classes))
+    mapping.add_module("fc0", linear(latents, latents * (2 if classes else 1), 0.01, "lrelu"))
+    mapping.add_module("fc1", linear(latents, latents, 0.01, "lrelu"))
+    mapping.buffer("w_avg", normal(latents))
+
+    synthesis = Persistent("SynthesisNetwork", img_resolution=size)
+    inputs, resolution = channels, 4
+    while resolution <= size:
+        # Another width at each resolution, as in the published channel tables.
+        outputs = channels if resolution == 4 else inputs + 1
+        block = Persistent("SynthesisBlock", architecture="skip", resolution=resolution, use_fp16=resolution > 8)
+        block.buffer("resample_filter", kernel)
+        if resolution == 4:
+            block.parameter("const", normal(channels, 4, 4))
+        else:
+            block.add_module("conv0", convolution(inputs, outputs, resolution, 2))
+        block.add_module("conv1", convolution(outputs, outputs, resolution, 1))
+        rgb = Persistent("ToRGBLayer", conv_clamp=clamp, weight_gain=1 / math.sqrt(outputs))
+        rgb.add_module("affine", linear(outputs, latents, bias=1.0))
+        rgb.parameter("weight", normal(3, outputs, 1, 1))
+        rgb.parameter("bias", normal(3))
+        block.add_module("torgb", rgb)
+        synthesis.add_module(f"b{resolution}", block)
+        inputs, resolution = outputs, resolution * 2
+    whole = Persistent("Generator", z_dim=latents, c_dim=classes, w_dim=latents, img_resolution=size)
+    whole.add_module("synthesis", synthesis)
+    whole.add_module("mapping", mapping)
+    return whole
+
+
+def saved(module: Persistent, path: Path = Path("network.pkl")) -> Path:
+    """A pickle as NVIDIA's training writes them, with what else lies beside G_ema."""
+    discriminator = Persistent("Discriminator", c_dim=0)
+    content = {"G": module, "D": discriminator, "G_ema": module, "augment_pipe": None}
+    path.write_bytes(pickle.dumps({**content, "training_set_kwargs": EasyDict(resolution=32, use_labels=False)}))
+    return path
+
+
+def reference(module: Persistent, z: Tensor, truncation: float = 1.0, label: int | None = None) -> Tensor:
+    """One image [3, size, size] of one latent [latents], step by step, in float64."""
+    state = {name: tensor.double() for name, tensor in module.state_dict().items()}
+    clamps = {m.conv_clamp for m in module.modules() if hasattr(m, "conv_clamp")}
+    clamp = clamps.pop() or math.inf
+
+    def second_moment_normalised(x: Tensor) -> Tensor:
+        return x / torch.sqrt((x * x).mean() + 1e-8)
+
+    def activated(x: Tensor) -> Tensor:
+        return torch.where(x > 0, x, 0.2 * x) * math.sqrt(2)
+
+    def affine(name: str, w: Tensor) -> Tensor:
+        weight = state[f"{name}.affine.weight"]
+        return weight @ w / math.sqrt(len(w)) + state[f"{name}.affine.bias"]
+
+    def convolved(x: Tensor, kernel: Tensor) -> Tensor:
+        """Correlation with zero padding of half the kernel, tap by tap."""
+        pad = kernel.shape[-1] // 2
+        padded = nn.functional.pad(x, (pad, pad, pad, pad))
+        height, width = x.shape[1:]
+        total = torch.zeros(len(kernel), height, width, dtype=x.dtype)
+        for dy in range(kernel.shape[2]):
+            for dx in range(kernel.shape[3]):
+                window = padded[:, dy : dy + height, dx : dx + width]
+                total += torch.einsum("oi,ihw->ohw", kernel[:, :, dy, dx], window)
+        return total
+
+    def upsampled(x: Tensor, taps: Tensor) -> Tensor:
+        """Twice the resolution: zeros between the samples, then the 4 x 4 filter with a gain of 4."""
+        channels, height, width = x.shape
+        wide = torch.zeros(channels, 2 * height, 2 * width, dtype=x.dtype)
+        wide[:, ::2, ::2] = x
+        padded = nn.functional.pad(wide, (2, 1, 2, 1))
+        total = torch.zeros_like(wide)
+        for dy in range(4):
+            for dx in range(4):
+                total += 4 * taps.flip(0, 1)[dy, dx] * padded[:, dy : dy + 2 * height, dx : dx + 2 * width]
+        return total
+
+    def styled(name: str, x: Tensor, w: Tensor, up: bool) -> Tensor:
+        kernel = state[f"{name}.weight"] * affine(name, w)[None, :, None, None]
+        kernel = kernel / torch.sqrt((kernel * kernel).sum((1, 2, 3), keepdim=True) + 1e-8)
+        if up:
+            # A transposed convolution scatters each sample by the kernel into a map of 2 h + 1; the filter follows.
+            channels, height, width = len(kernel), *x.shape[1:]
+            wide = torch.zeros(channels, 2 * height + 1, 2 * width + 1, dtype=x.dtype)
+            for dy in range(3):
+                for dx in range(3):
+                    taps = torch.einsum("oi,ihw->ohw", kernel[:, :, dy, dx], x)
+                    wide[:, dy : dy + 2 * height : 2, dx : dx + 2 * width : 2] += taps
+            padded = nn.functional.pad(wide, (1, 1, 1, 1))
+            x = torch.zeros(channels, 2 * height, 2 * width, dtype=x.dtype)
+            taps = state[f"{name}.resample_filter"].flip(0, 1)
+            for dy in range(4):
+                for dx in range(4):
+                    x += 4 * taps[dy, dx] * padded[:, dy : dy + 2 * height, dx : dx + 2 * width]
+        else:
+            x = convolved(x, kernel)
+        if f"{name}.noise_const" in state:
+            x = x + state[f"{name}.noise_const"] * state[f"{name}.noise_strength"]
+        return activated(x + state[f"{name}.bias"][:, None, None]).clamp(-clamp, clamp)
+
+    w = second_moment_normalised(z.double())
+    if label is not None:
+        embed = state["mapping.embed.weight"]
+        given = torch.zeros(embed.shape[1], dtype=torch.float64)
+        given[label] = 1
+        embedded = embed @ given / math.sqrt(len(given)) + state["mapping.embed.bias"]
+        w = torch.cat([w, second_moment_normalised(embedded)])
+    for number in range(2):
+        weight = state[f"mapping.fc{number}.weight"]
+        w = activated(weight @ w * (0.01 / math.sqrt(len(w))) + 0.01 * state[f"mapping.fc{number}.bias"])
+    w = state["mapping.w_avg"] + truncation * (w - state["mapping.w_avg"])
+
+    x, image, resolution = state["synthesis.b4.const"], torch.zeros(3, 4, 4, dtype=torch.float64), 4
+    while f"synthesis.b{resolution}.conv1.weight" in state:
+        block = f"synthesis.b{resolution}"
+        if resolution > 4:
+            x = styled(f"{block}.conv0", x, w, up=True)
+            image = upsampled(image, state[f"{block}.resample_filter"])
+        x = styled(f"{block}.conv1", x, w, up=False)
+        style = affine(f"{block}.torgb", w) / math.sqrt(x.shape[0])
+        kernel = state[f"{block}.torgb.weight"] * style[None, :, None, None]
+        drawn = convolved(x, kernel) + state[f"{block}.torgb.bias"][:, None, None]
+        image, resolution = image + drawn.clamp(-clamp, clamp), resolution * 2
+    return image
+
+
+LATENTS = torch.randn(3, 8, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize(
+    ("given", "truncation", "label"),
+    [
+        ({}, 1.0, None),
+        ({"size": 64, "channels": 3, "clamp": None}, 0.6, None),
+        ({"clamp": 0.8}, 0.0, None),
+        ({"classes": 5}, 0.7, 3),
+        ({"size": 8}, 1.0, None),
+    ],
+)
+def test_images_are_those_of_the_description(given: dict[str, Any], truncation: float, label: int | None) -> None:
+    module = generator(**given)
+    weights = read_checkpoint(saved(module)).generator
+    model = make_generator("stylegan2", weights, truncation=truncation, class_label=label)
+    wanted = torch.stack([reference(module, z, truncation, label) for z in LATENTS])
+    assert (model.images(LATENTS) - wanted).abs().max() < 1e-3
+    exact = make_generator("stylegan2", weights, precision="float64", truncation=truncation, class_label=label)
+    assert (exact.images(LATENTS.double()) - wanted).abs().max() < 1e-6
+    # Every part of the description matters: without one of them, the images are others.
+    for name in weights:
+        if name.endswith(("conv1.resample_filter", "synthesis.b4.resample_filter")) or "w_avg" in name:
+            continue  # NVIDIA registers it everywhere and filters only where it resamples
+        changed = {**weights, name: 1.5 * weights[name] + 0.1}
+        if name.endswith("noise_const") or name == "synthesis.conv_clamp":
+            continue
+        other = make_generator("stylegan2", changed, truncation=truncation, class_label=label)
+        if truncation or not name.startswith("mapping."):
+            assert (other.images(LATENTS) - wanted).abs().max() > 1e-3, name
+
+
+def test_the_clamp_is_seen() -> None:
+    tight, loose = (generator(clamp=clamp) for clamp in (0.8, 256.0))
+    images = [StyleGAN2(read_checkpoint(saved(module)).generator).images(LATENTS) for module in (tight, loose)]
+    assert (images[0] - images[1]).abs().max() > 0.1
+
+
+def test_a_checkpoint_keeps_nvidias_names(tmp_path: Path) -> None:
+    module = generator(classes=3)
+    checkpoint = read_checkpoint(saved(module))
+    assert set(checkpoint.generator) == {*module.state_dict(), "synthesis.conv_clamp"}
+    assert torch.equal(checkpoint.generator["mapping.fc0.weight"], module.state_dict()["mapping.fc0.weight"])
+    shape = StyleGAN2(checkpoint.generator, class_label=0).layout
+    assert (shape.image_size, shape.latent_size, shape.classes, shape.average) == (32, 8, 3, "mapping.w_avg")
+    assert shape.layers["layer2"].parameter == "synthesis.b4.conv1.weight"
+    assert shape.layers["layer5"].parameter == "synthesis.b16.conv0.weight"
+    assert shape.layers["layer8"].parameter == "synthesis.b32.conv1.weight"
+    (tmp_path / "same.safetensors").write_bytes(checkpoint.to_bytes())
+    assert read_checkpoint(tmp_path / "same.safetensors").digest() == checkpoint.digest()
+    assert set(load_file(tmp_path / "same.safetensors")) == set(checkpoint.generator)
+    other = read_checkpoint(saved(generator(classes=3, clamp=255.0)))
+    assert other.digest() != checkpoint.digest()
+
+
+@pytest.mark.parametrize("layer", [f"layer{n}" for n in range(2, 9)])
+def test_a_haloed_crop_has_the_values_of_the_whole_map(layer: str) -> None:
+    model = StyleGAN2(read_checkpoint(saved(generator(clamp=1.0))).generator)
+    reached = model.prefix(layer, LATENTS[:1])
+    value, shape = model.value(layer, reached), model.layer(layer)
+    region = Box(1, 0, 3, 2)
+    key, arguments = model.crop(layer, reached, region)
+    covered = region.scaled(shape.scale)
+    # A patch is applied to the checkpoint's own tensor, so the function takes that, too.
+    crop = model.function(layer)(key, model.weights[shape.parameter], arguments, haloed=True)
+    torch.testing.assert_close(crop, value[:, :, covered.rows(), covered.columns()], rtol=1e-5, atol=1e-5)
+
+
+def test_without_noise_and_with_old_pickle_protocols() -> None:
+    module = generator()
+    for part in module.modules():
+        for kind, name in (("_parameters", "noise_strength"), ("_buffers", "noise_const")):
+            getattr(part, kind).pop(name, None)
+    for protocol in (3, 4, 5):
+        Path("old.pkl").write_bytes(pickle.dumps({"G_ema": module}, protocol=protocol))
+        model = make_generator("stylegan2", read_checkpoint(Path("old.pkl")).generator)
+        wanted = torch.stack([reference(module, z) for z in LATENTS])
+        assert (model.images(LATENTS) - wanted).abs().max() < 1e-3
+    Path("alone.pkl").write_bytes(pickle.dumps(module))
+    assert read_checkpoint(Path("alone.pkl")).digest() == read_checkpoint(Path("old.pkl")).digest()
+
+
+class Code:
+    """What a malicious pickle holds: it makes a file when it is read."""
+
+    def __reduce__(self) -> Any:
+        return (exec, ("open('ran', 'w').close()",))
+
+
+def test_code_is_refused_by_name_and_never_run() -> None:
+    module = generator()
+    module.mapping.callback = Code()  # type: ignore[union-attr]
+    with pytest.raises(FileError, match=r"builtins\.exec.*not executed"):
+        read_checkpoint(saved(module))
+    for content in ({"G_ema": Code()}, Code(), [types.SimpleNamespace], {"x": torch.nn.Linear(1, 1)}):
+        Path("evil.pkl").write_bytes(pickle.dumps(content))
+        with pytest.raises(FileError, match="was not executed"):
+            read_checkpoint(Path("evil.pkl"))
+    assert not Path("ran").exists()
+    pickle.loads(pickle.dumps(Code()))  # the trap works
+    assert Path("ran").exists()
+
+
+def test_code_inside_of_a_storage_is_not_run() -> None:
+    class Nested:
+        def __reduce__(self) -> Any:
+            return torch.storage._load_from_bytes, (pickle.dumps(Code(), protocol=2),)
+
+    Path("evil.pkl").write_bytes(pickle.dumps({"G_ema": Nested()}))
+    with pytest.raises(FileError, match="not a readable pickle"):
+        read_checkpoint(Path("evil.pkl"))
+    assert not Path("ran").exists()
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_tensors_lie_inside_of_their_storage() -> None:
+    storage = torch.ones(4).untyped_storage()
+    typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=torch.float32, _internal=True)
+
+    class Outside:
+        def __init__(self, *arguments: Any) -> None:
+            self.arguments = arguments
+
+        def __reduce__(self) -> Any:
+            return torch._utils._rebuild_tensor_v2, (typed, *self.arguments, False, {})
+
+    def read(*arguments: Any) -> object:
+        from editspec_runtime import pickles
+
+        return pickles.load(io.BytesIO(pickle.dumps(Outside(*arguments))))
+
+    assert torch.equal(read(1, (3,), (1,)), torch.ones(3))  # type: ignore[arg-type]
+    for arguments in ((2, (3,), (1,)), (0, (2**40,), (1,)), (-1, (1,), (1,)), (0, (2, 2), (4, 1))):
+        with pytest.raises((RuntimeError, ValueError)):
+            read(*arguments)
+
+
+def test_damage_is_named() -> None:
+    whole = saved(generator()).read_bytes()
+    for damaged in (whole[:-1], whole[: len(whole) // 2], whole[:2], b"\x80\x04.", b"\x80\x04N.", b"junk", b""):
+        Path("bad.pkl").write_bytes(damaged)
+        with pytest.raises(EditError, match=r"bad\.pkl"):
+            read_checkpoint(Path("bad.pkl"))
+    Path("network.safetensors").write_bytes(whole)
+    with pytest.raises(FileError, match=r"is a pickle file by its content.*\n.*Rename it to end in \.pkl"):
+        read_checkpoint(Path("network.safetensors"))
+    torch.save({"x": torch.ones(1)}, "x.safetensors")
+    with pytest.raises(FileError, match="is a torch file by its content"):
+        read_checkpoint(Path("x.safetensors"))
+
+
+def change_architecture(parts: dict[str, nn.Module]) -> None:
+    parts["synthesis.b8"].architecture = "resnet"  # type: ignore[assignment]
+
+
+def change_rate(parts: dict[str, nn.Module]) -> None:
+    parts["mapping.fc1"].weight_gain = 1.0  # type: ignore[assignment]
+
+
+def change_activation(parts: dict[str, nn.Module]) -> None:
+    parts["synthesis.b8.conv1"].activation = "relu"  # type: ignore[assignment]
+
+
+def change_clamp(parts: dict[str, nn.Module]) -> None:
+    parts["synthesis.b8.conv1"].conv_clamp = 3  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_architecture, r"synthesis\.b8\.architecture is resnet, expected skip"),
+        (change_rate, r"mapping\.fc1\.weight_gain is 1, expected 0\.0035"),
+        (change_activation, r"synthesis\.b8\.conv1\.activation is relu, expected lrelu"),
+        (change_clamp, r"clamped to different values: 256\.0, 3"),
+    ],
+)
+def test_what_computes_otherwise_is_refused(change: Change, message: str) -> None:
+    module = generator()
+    change(dict(module.named_modules()))
+    with pytest.raises(WeightsError, match=message):
+        read_checkpoint(saved(module))
+
+
+def test_what_is_no_generator_is_named() -> None:
+    for content, found in (({"D": None}, "found D"), ([1], "found list"), ({}, "found nothing")):
+        Path("x.pkl").write_bytes(pickle.dumps(content))
+        with pytest.raises(WeightsError, match=found):
+            read_checkpoint(Path("x.pkl"))
+
+
+def test_everything_that_does_not_fit_is_named_by_nvidias_names() -> None:
+    weights = read_checkpoint(saved(generator())).generator
+    infos = {name: TensorInfo("F32", tuple(tensor.shape)) for name, tensor in weights.items()}
+    for name in ("synthesis.b4.const", "mapping.fc0.weight", "synthesis.b16.torgb.bias"):
+        fewer = {key: info for key, info in infos.items() if key != name}
+        with pytest.raises(WeightsError, match=f"{name} is missing"):
+            layout("stylegan2", fewer)
+    infos["synthesis.b8.conv1.affine.weight"] = TensorInfo("F32", (7, 9))
+    infos["synthesis.b8.conv0.noise_strength"] = TensorInfo("F32", (1,))
+    with pytest.raises(WeightsError) as error:
+        layout("stylegan2", infos)
+    assert "synthesis.b8.conv1.affine.weight is 7 x 9, expected 7 x 8" in str(error.value)
+    assert "synthesis.b8.conv0.noise_strength is 1, expected one number" in str(error.value)
+    with pytest.raises(WeightsError, match="look like a StyleGAN3 generator"):
+        layout("stylegan2", {"synthesis.L0_36_512.weight": TensorInfo("F32", (1,))})
