@@ -101,12 +101,21 @@ def build(
                 "patch": str(edit.path),
                 "digest": edit.patch.metadata["content"],
                 "result": edit.patch.metadata["result"],
+                "collateral": edit.patch.metadata["collateral"],
                 "seconds": edit.seconds,
             }
             for edit in built
         ]
-        lines = [f"{e['name']}: {e['layer']}, rank {e['rank']}, loss {e['loss']:.4f}, {e['patch']}" for e in entries]
+        lines = [_built_line(entry) for entry in entries]
         _answer({"edits": entries}, as_json, "\n".join(lines))
+
+
+def _built_line(entry: dict[str, Any]) -> str:
+    """What `build` says of an edit: of several layers, the largest collateral."""
+    rank = "full rank" if entry["rank"] is None else f"rank {entry['rank']}"
+    collateral = max((layer["correlated"] for layer in entry["collateral"].values()), default=0.0)
+    line = f"{entry['name']}: {entry['layer']}, {rank}, loss {entry['loss']:.4f}, collateral {collateral:.2g}"
+    return f"{line}, {entry['patch']}"
 
 
 @app.command()

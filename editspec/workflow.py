@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from editspec_compiler.references import unfit_class
 from editspec_compiler.resolve import resolve
 from editspec_runtime.cache import Cache, default_cache
 from editspec_runtime.checkpoint import Checkpoint, read_checkpoint, weights_path
+from editspec_runtime.collateral import predicted
 from editspec_runtime.conventions import Conventions, conventions
 from editspec_runtime.digest import digest, tensors_digest
-from editspec_runtime.directions import zca_directions
 from editspec_runtime.errors import EditError, FileError, PatchError, WeightsError
 from editspec_runtime.files import canonical_json, read_editspec_metadata, read_header, sweep, write
 from editspec_runtime.generator import Generator
@@ -29,8 +29,8 @@ from editspec_runtime.latents import LatentStream
 from editspec_runtime.models import make_generator, pick_device
 from editspec_runtime.patch import Patch, apply_stack, make_patch, read_patch, require_chain
 from editspec_runtime.rule import Rule
-from editspec_runtime.solvers import rule_loss, solve
-from editspec_runtime.statistics import SecondMoment, environment, second_moment
+from editspec_runtime.solution import Keys, change_of, loss_of
+from editspec_runtime.statistics import SecondMoment, environment, key_sample, second_moment
 
 BUILD_FORMAT = "editspec.build"
 WEIGHTS_FORMAT = "editspec.weights"
@@ -54,7 +54,8 @@ class BuiltEdit:
     patch
         What the runtime made of the rule.
     loss
-        mean |V* - f(K*; W)| with the weights that the patch gives.
+        mean |V* - f(K*; W)| with the weights that the patch gives; of ``all-weights`` the mean absolute difference of
+        pixels.
     seconds
         How long ``compile``, ``statistics`` and ``solve`` took; 0 for what was there already.
     path
@@ -134,43 +135,74 @@ class _Workshop:
     def rule(self, number: int, generator: Generator) -> Rule:
         """The rule of edit `number` on the weights as they are now."""
         parent = self.stack[-1].metadata["result"] if self.stack else self.base
-        return resolve(self.loaded, number, generator, self.base, parent)
+        return resolve(
+            self.loaded, number, generator, self.base, parent,
+            lambda: self.second_moment(generator, self.loaded.spec.edits[number].layer).matrix,
+        )  # fmt: skip
+
+    def stream(self, generator: Generator) -> LatentStream:
+        """The latents that statistics are taken over."""
+        spec = self.loaded.spec
+        return LatentStream(spec.statistics.seed, generator.layout.latent_size, spec.latents.sampler)
 
     def second_moment(self, generator: Generator, layer: str) -> SecondMoment:
         """C of a layer, from the cache or computed."""
-        spec = self.loaded.spec
-        stream = LatentStream(spec.statistics.seed, generator.layout.latent_size, spec.latents.sampler)
+        samples = self.loaded.spec.statistics.samples
         return second_moment(
-            generator, layer, stream, spec.statistics.samples, self.conventions, self.cache,
+            generator, layer, self.stream(generator), samples, self.conventions, self.cache,
             lambda done, total: self.report(f"statistics of {layer}", done, total),
         )  # fmt: skip
 
-    def solution(
-        self, rule: Rule, generator: Generator, written: Path | None, seconds: dict[str, float]
-    ) -> tuple[Tensor, Tensor]:
-        """D [s, in] and A [1, out, s, kh, kw] of a rule: from the patch that was written, the cache, or solved."""
+    def keys(self, generator: Generator, layer: str, seconds: dict[str, float]) -> Keys:
+        """C and a sample of the keys of a layer, computed when they are asked for."""
+        samples = self.loaded.spec.statistics.samples
+
+        def moment() -> Tensor:
+            with _timed(seconds, "statistics"):
+                return self.second_moment(generator, layer).matrix
+
+        def sample() -> Tensor:
+            with _timed(seconds, "statistics"):
+                return key_sample(generator, layer, self.stream(generator), samples, self.conventions, self.cache)
+
+        return Keys(moment, sample)
+
+    def change(self, rule: Rule, generator: Generator, written: Path | None, seconds: dict[str, float]) -> Patch:
+        """What a rule changes, and the collateral that is predicted of it: as it was written, cached, or solved."""
         earlier = _reusable(written, rule)
         if earlier is not None:
-            return earlier.directions[rule.parameter], earlier.coefficients[rule.parameter][None]
+            return earlier
 
         def compute() -> dict[str, Tensor]:
-            with _timed(seconds, "statistics"):
-                moment = self.second_moment(generator, rule.layer).matrix
             with _timed(seconds, "solve"):
-                keys, weights = rule.context_keys.cpu(), rule.context_weights.cpu()
-                directions = zca_directions(moment, keys, weights, rule.rank).to(rule.value)
-                coefficients = solve(
-                    generator.function(rule.layer), generator.weight(rule.layer), rule, directions, self.conventions,
+                change = change_of(
+                    rule, generator, self.keys(generator, rule.layer, seconds), self.conventions,
                     lambda done, total: self.report(f"solving {rule.edit}", done, total),
                 )  # fmt: skip
-            return {"D": directions.cpu(), "A": coefficients.cpu()}
+            # The statistics are asked for by the method, in the middle of solving.
+            seconds["solve"] = round(seconds["solve"] - seconds["statistics"], 4)
+            return {name: tensor.cpu() for name, tensor in change.tensors().items()}
 
         spec = self.loaded.spec
         statistics = {"statistics": spec.statistics.model_dump(), "sampler": spec.latents.sampler}
         rule_digest = hashlib.sha256(rule.to_bytes()).hexdigest()
         key = digest({"rule": rule_digest, **statistics, "environment": environment(generator)})
         tensors, _ = self.cache.tensors("solutions", key, compute)
-        return tensors["D"], tensors["A"]
+        change = Patch.of(tensors, {})
+        return replace(change, metadata={"collateral": self.collateral(change, generator, seconds)})
+
+    def collateral(self, change: Patch, generator: Generator, seconds: dict[str, float]) -> dict[str, Any]:
+        """The predicted collateral of every layer that changes, by the layer's name."""
+        spec, found = self.loaded.spec, {}
+        for name, layer in generator.layout.layers.items():
+            if layer.parameter in change.parameters:
+                moment = self.keys(generator, name, seconds).moment()
+                with _timed(seconds, "statistics"):
+                    found[name] = predicted(
+                        generator, name, change, moment, self.stream(generator), spec.statistics.samples,
+                        self.conventions,
+                    ).as_json()  # fmt: skip
+        return found
 
     def solved(self, number: int, written: Path | None = None) -> BuiltEdit:
         """Compile and solve edit `number`, and put its patch on the stack."""
@@ -178,13 +210,14 @@ class _Workshop:
         generator = self.generator()
         with _timed(seconds, "compile"):
             rule = self.rule(number, generator)
-        directions, coefficients = self.solution(rule, generator, written, seconds)
-        factors = {rule.parameter: directions}, {rule.parameter: coefficients[0]}
-        result = apply_stack(self.checkpoint.generator, [*self.stack, Patch(*factors, {})])
+        change = self.change(rule, generator, written, seconds)
+        result = apply_stack(self.checkpoint.generator, [*self.stack, change])
         patch = make_patch(
-            *factors,
-            {rule.parameter: "1 o i y x"[2 * (5 - result[rule.parameter].ndim) :]},
+            change.directions,
+            change.coefficients,
+            {name: _layout_of(self.checkpoint.generator[name]) for name in change.parameters},
             {
+                "collateral": change.metadata["collateral"],
                 "name": rule.edit,
                 "family": rule.family,
                 "layer": rule.layer,
@@ -195,12 +228,10 @@ class _Workshop:
                 "parent": rule.provenance["parent"],
                 "result": tensors_digest(result),
             },
+            change.deltas,
         )
         self.stack.append(patch)
-        weight = result[rule.parameter].to(generator.weight(rule.layer))
-        with torch.no_grad():
-            loss = rule_loss(generator.function(rule.layer), rule, weight).item()
-        return BuiltEdit(rule, patch, loss, seconds)
+        return BuiltEdit(rule, patch, loss_of(rule, generator, result), seconds)
 
 
 def compile(
@@ -392,7 +423,7 @@ def _names(loaded: LoadedSpec) -> list[str]:
 def _entry(edit: BuiltEdit) -> dict[str, Any]:
     """What the manifest says of an edit: all of it follows from the inputs."""
     metadata = edit.patch.metadata
-    names = ("name", "layer", "rank", "base", "parent", "result", "edit")
+    names = ("name", "layer", "rank", "base", "parent", "result", "edit", "collateral")
     return {name: metadata[name] for name in names} | {"digest": metadata["content"], "loss": edit.loss}
 
 
@@ -436,11 +467,16 @@ def _reusable(written: Path | None, rule: Rule) -> Patch | None:
     except EditError:
         return None
     same = all(patch.metadata[name] == rule.provenance[name] for name in ("edit", "base", "parent"))
-    return patch if same and rule.parameter in patch.directions else None
+    return patch if same and "collateral" in patch.metadata else None
+
+
+def _layout_of(parameter: Tensor) -> str:
+    """The axes of a parameter: output, input, taps y and x; 1 for an axis that StyleGAN2 has before them."""
+    return {5: "1 o i y x", 4: "o i y x", 2: "o i"}.get(parameter.ndim, " ".join("x" * parameter.ndim))
 
 
 @contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     begun = time.perf_counter()
     yield
-    seconds[stage] = round(time.perf_counter() - begun, 4)
+    seconds[stage] = round(seconds[stage] + time.perf_counter() - begun, 4)

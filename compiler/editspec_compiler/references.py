@@ -12,7 +12,22 @@ from editspec_compiler.document import Document, read_document, unreadable
 from editspec_compiler.errors import Path as SpecPath
 from editspec_compiler.errors import Problem, SpecError
 from editspec_compiler.masks import MaskError, mask_area, mask_image
-from editspec_compiler.schema import Latent, LatentFile, Latents, Mask, Model, Place, Spec, Union, check, fitting, near
+from editspec_compiler.schema import (
+    ContextPlace,
+    Erase,
+    ErasedUnits,
+    Latent,
+    LatentFile,
+    Latents,
+    Mask,
+    Model,
+    Place,
+    Spec,
+    Union,
+    check,
+    fitting,
+    near,
+)
 from editspec_runtime.checkpoint import container_of, generator_part, weights_path
 from editspec_runtime.conventions import LEGACY_LENGTH
 from editspec_runtime.errors import EditError, FileError, WeightsError
@@ -72,6 +87,8 @@ class LoadedSpec:
         names: set[str] = set()
         for _, place in places(self.spec, number):
             names.update(_mask_files(place.mask))
+            if isinstance(place, ContextPlace) and place.exclude is not None:
+                names.update(_mask_files(place.exclude))
             if isinstance(place.latent, LatentFile):
                 names.add(place.latent.file)
         return {name: self.path.parent / name for name in sorted(names)}
@@ -119,10 +136,18 @@ def _lies_in(path: SpecPath, others: Iterable[Problem]) -> bool:
 def places(spec: Spec, number: int) -> Iterator[tuple[SpecPath, Place]]:
     """Every place that edit `number` names, with its path."""
     edit = spec.edits[number]
-    yield ("edits", number, "source"), edit.source
+    if isinstance(edit.source, Place):
+        yield ("edits", number, "source"), edit.source
     yield ("edits", number, "target"), edit.target
     for index, place in enumerate(edit.context or ()):
         yield ("edits", number, "context", index), place
+
+
+def unit_problem(erased: ErasedUnits, layer: str, channels: int) -> tuple[str, str] | None:
+    """What is wrong with the number of units that are erased from keys of `channels` units, and a hint."""
+    if erased.units <= channels:
+        return None
+    return f"{layer} has {channels} units in its key, and {erased.units} are to be erased", f"write {channels} or less"
 
 
 class _References:
@@ -193,7 +218,17 @@ class _References:
         for where, place in named:
             if isinstance(place, dict):
                 yield from self._mask((*where, "mask"), fitting(Mask, place.get("mask")))
+                yield from self._mask((*where, "exclude"), fitting(Mask, place.get("exclude")))
                 yield from self._latent((*where, "latent"), fitting(Latent, place.get("latent")))
+        yield from self._units((*path, "source"), edit.get("source"), layer)
+
+    def _units(self, where: SpecPath, source: Any, layer: Any) -> Iterator[Problem]:
+        erase = fitting(Erase, source)
+        if erase is None or self.layout is None or layer not in self.layout.layers:
+            return
+        channels = self.layout.layers[layer].in_channels
+        if problem := unit_problem(erase.erase, layer, channels):
+            yield self.document.problem((*where, "erase", "units"), *problem)
 
     def _mask(self, where: SpecPath, mask: Mask | None) -> Iterator[Problem]:
         if isinstance(mask, Union):

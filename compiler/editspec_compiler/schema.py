@@ -109,6 +109,36 @@ class Place(_Part):
     mask: Mask = Field(description="Where in it: an image file, a data URL, or shapes in output pixels.")
 
 
+class ContextPlace(Place):
+    """A region in which the new rule holds; several may lie in the same image."""
+
+    weight: Number = Field(1.0, gt=0, description="How much its keys count, beside the mask.")
+    exclude: Mask | None = Field(None, description="What is cut out of the mask.")
+
+
+class ErasedUnits(_Part):
+    """The units that an erased value does without."""
+
+    units: int = Field(ge=0, description="How many: those of the key that respond most to the context.")
+
+
+class Erase(_Part):
+    """A value without some units: the layer's output at the target where these units of its key are zero."""
+
+    erase: ErasedUnits = Field(description="Which units (paper section 5.2).")
+
+
+def _source_kind(given: Any) -> str:
+    keys = {"erase": "@erasing"} | dict.fromkeys(("latent", "mask"), "@copied")
+    return _tagged(given, {}, keys) or "@copied"
+
+
+Source = Annotated[
+    Annotated[Place, Tag("@copied")] | Annotated[Erase, Tag("@erasing")],
+    Discriminator(_source_kind),
+]
+
+
 class ProjectedGradient(_Part):
     """Adam on the weight, projected into the directions every few steps (paper section 3.4)."""
 
@@ -116,6 +146,7 @@ class ProjectedGradient(_Part):
     steps: Count = Field(2001, description="Steps of Adam.")
     learning_rate: Number = Field(0.05, gt=0, description="The rate of Adam.")
     project_every: Count = Field(10, description="Steps between two projections.")
+    project_gradient: bool = Field(False, description="Project every gradient, too (paper section 5.2).")
 
 
 class Direct(_Part):
@@ -126,10 +157,63 @@ class Direct(_Part):
     learning_rate: Number = Field(0.05, gt=0, description="The rate of Adam.")
 
 
-SOLVERS: dict[str, type[_Part]] = {"projected-gradient": ProjectedGradient, "direct": Direct}
+class LowRank(_Part):
+    """Adam on the weight, whose change is cut to the rank by SVD every few steps (paper section 5.3)."""
+
+    method: Literal["low-rank"] = Field(description="The solver.")
+    steps: Count = Field(10_001, description="Steps of Adam.")
+    learning_rate: Number = Field(0.01, gt=0, description="The rate of Adam.")
+    project_every: Count = Field(10, description="Steps between two cuts.")
+
+
+class OneLayer(_Part):
+    """Adam on the whole weight of the layer, without directions (paper Eqn. 6)."""
+
+    method: Literal["layer"] = Field(description="The solver.")
+    steps: Count = Field(2001, description="Steps of Adam.")
+    learning_rate: Number = Field(0.05, gt=0, description="The rate of Adam.")
+
+
+class AllWeights(_Part):
+    """Adam on every weight of the generator, towards the composited image (paper Eqn. 3)."""
+
+    method: Literal["all-weights"] = Field(description="The solver.")
+    steps: Count = Field(20_001, description="Steps of Adam.")
+    learning_rate: Number = Field(0.01, gt=0, description="The rate of Adam.")
+
+
+class Ablate(_Part):
+    """The weights from the erased units are set to zero (GAN Dissection)."""
+
+    method: Literal["ablate"] = Field(description="The solver.")
+
+
+AnySolver = ProjectedGradient | Direct | LowRank | OneLayer | AllWeights | Ablate
+
+SOLVERS: dict[str, type[_Part]] = {
+    "projected-gradient": ProjectedGradient,
+    "direct": Direct,
+    "low-rank": LowRank,
+    "layer": OneLayer,
+    "all-weights": AllWeights,
+    "ablate": Ablate,
+}
 """Each solver method and the settings it takes; a setting that its model lacks is an error."""
 
-SolverName = Literal["projected-gradient", "direct"]
+SolverName = Literal["projected-gradient", "direct", "low-rank", "layer", "all-weights", "ablate"]
+
+OPTIONAL, ERROR = "optional", "error"
+
+METHOD_FIELDS: dict[str, dict[str, str]] = {
+    "projected-gradient": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL},
+    "direct": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL},
+    "low-rank": {"rank": OPTIONAL, "context": ERROR, "directions": ERROR},
+    "layer": {"rank": ERROR, "context": ERROR, "directions": ERROR},
+    "all-weights": {"rank": ERROR, "context": ERROR, "directions": ERROR},
+    "ablate": {"rank": ERROR, "context": OPTIONAL, "directions": ERROR},
+}
+"""Which fields of an edit each solver method takes. An erased value takes a context whatever the method: it ranks the
+units."""
 
 
 def _named_solver(given: Any) -> Any:
@@ -137,8 +221,8 @@ def _named_solver(given: Any) -> Any:
 
 
 Solver = Annotated[
-    Annotated[ProjectedGradient | Direct, Field(discriminator="method")],
-    BeforeValidator(_named_solver, json_schema_input_type=SolverName | ProjectedGradient | Direct),
+    Annotated[AnySolver, Field(discriminator="method")],
+    BeforeValidator(_named_solver, json_schema_input_type=SolverName | AnySolver),
 ]
 
 
@@ -176,12 +260,15 @@ class Edit(_Part):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="Unique; part of file names.")
     layer: str = Field(description="The layer whose weight changes; `editspec inspect WEIGHTS` lists them.")
     rank: Count = Field(1, description="How many directions the change may have.")
-    source: Place = Field(description="Copy: where the value V* comes from.")
+    source: Source = Field(description="Where the value V* comes from: a place that is copied, or erase.")
     target: Place = Field(description="Paste: whose keys K* get that value.")
-    context: list[Place] | None = Field(
+    context: list[ContextPlace] | None = Field(
         None,
         min_length=1,
         description="Where the rule holds: the keys that give the directions D. Default: the target.",
+    )
+    directions: Literal["zca", "mean", "svd", "units"] = Field(
+        "zca", description="How the context's keys give the directions D."
     )
     solver: Solver = Field(
         ProjectedGradient(method="projected-gradient"), description="How the rule is solved: a method, or its settings."
@@ -201,9 +288,9 @@ class Spec(_Part):
 
 
 OWNERS: dict[str, type[_Part]] = {
-    "": Spec, "model": Model, "latents": Latents, "statistics": Statistics, "edits": Edit, "source": Place,
-    "target": Place, "context": Place, "@latent-file": LatentFile, "@box": Box, "@ellipse": Ellipse,
-    "@polygon": Polygon, "@union": Union, **SOLVERS,
+    "": Spec, "model": Model, "latents": Latents, "statistics": Statistics, "edits": Edit, "@copied": Place,
+    "@erasing": Erase, "erase": ErasedUnits, "target": Place, "context": ContextPlace, "@latent-file": LatentFile,
+    "@box": Box, "@ellipse": Ellipse, "@polygon": Polygon, "@union": Union, **SOLVERS,
 }  # fmt: skip
 """The model of each mapping, by the last key (or tag) on the way to it."""
 
@@ -214,7 +301,7 @@ def check(document: Document) -> tuple[Spec | None, list[Problem]]:
         spec = Spec.model_validate(document.data)
     except ValidationError as error:
         return None, [_problem(document, details) for details in error.errors(include_url=False)]
-    problems = _doubled_names(document, spec)
+    problems = _doubled_names(document, spec) + _foreign_fields(document, spec)
     if spec.compatibility and spec.model.truncation != 1.0:
         problems.append(
             document.problem(
@@ -262,6 +349,28 @@ def _doubled_names(document: Document, spec: Spec) -> list[Problem]:
     return problems
 
 
+def _foreign_fields(document: Document, spec: Spec) -> list[Problem]:
+    """The fields of edits that their solver methods do not take."""
+    problems = []
+    for number, edit in enumerate(spec.edits):
+        method, erases = edit.solver.method, isinstance(edit.source, Erase)
+        if method == "ablate" and not erases:
+            message = "ablate sets units to zero, and this source names none"
+            hint = "write source: {erase: {units: N}}, or take another method"
+            problems.append(document.problem(("edits", number, "source"), message, hint))
+        for field, state in METHOD_FIELDS[method].items():
+            if state != ERROR or field not in edit.model_fields_set or (field == "context" and erases):
+                continue
+            takers = [name for name, fields in METHOD_FIELDS.items() if fields[field] != ERROR]
+            message = f"{method} takes no {field}"
+            hint = f"leave {field} out, or take a method that has it: {', '.join(takers)}"
+            problems.append(document.problem(("edits", number, field), message, hint, at_key=True))
+        if edit.directions == "mean" and edit.rank > 1:
+            message = f"the mean key is one direction, and the rank is {edit.rank}"
+            problems.append(document.problem(("edits", number, "rank"), message, "write rank: 1, or directions: zca"))
+    return problems
+
+
 def _problem(document: Document, details: ErrorDetails) -> Problem:
     """pydantic's error in our words, at its place."""
     location = details["loc"]
@@ -272,7 +381,7 @@ def _problem(document: Document, details: ErrorDetails) -> Problem:
         takers = [name for name, model in SOLVERS.items() if path[-1] in model.model_fields]
         hint = near(str(path[-1]), fields)
         if "solver" in path and takers:
-            hint = f"{' and '.join(takers)} takes it; {hint}"
+            hint = f"{' and '.join(takers)} {'takes' if len(takers) == 1 else 'take'} it; {hint}"
         return document.problem(path, f"unknown key {path[-1]}", hint, at_key=True)
     if what == "missing":
         field = _owner(location).model_fields[str(path[-1])]
@@ -305,8 +414,10 @@ def _union_problem(document: Document, path: Path, given: Any) -> Problem:
 
 def _path(location: tuple[int | str, ...], *, key_at_end: bool) -> Path:
     """A location without the tags of unions. A key that the language does not know may look like a tag."""
-    *way, last = location
-    return (*(part for part in way if not _is_tag(part)), *([last] if key_at_end or not _is_tag(last) else []))
+    kept = [part for before, part in zip(("", *location), location, strict=False) if not _is_tag(part, before)]
+    if key_at_end and _is_tag(location[-1], ("", *location)[-2]):
+        kept.append(location[-1])
+    return tuple(kept)
 
 
 WANTED = {
@@ -359,5 +470,6 @@ def _owner(location: tuple[int | str, ...]) -> type[_Part]:
     return OWNERS[parts[-1] if parts else ""]
 
 
-def _is_tag(part: int | str) -> bool:
-    return isinstance(part, str) and (part.startswith(MARK) or part in SOLVERS)
+def _is_tag(part: int | str, before: int | str) -> bool:
+    """Whether a part of pydantic's path is the tag of a union; the tags of solvers are their methods."""
+    return isinstance(part, str) and (part.startswith(MARK) or (before == "solver" and part in SOLVERS))

@@ -35,6 +35,8 @@ class Conventions:
         Masks are decoded without alpha, as 8-bit numbers.
     truncation
         Whether a truncation that a spec asks for is applied.
+    erase_everywhere
+        A value is erased on the whole map; else inside of the target's mask.
     """
 
     statistics_chunk: int
@@ -43,14 +45,17 @@ class Conventions:
     keep_best: bool
     legacy_masks: bool
     truncation: bool
+    erase_everywhere: bool
 
 
 EDITSPEC = Conventions(
-    statistics_chunk=16, positional_noise=False, halo=True, keep_best=True, legacy_masks=False, truncation=True
-)
+    statistics_chunk=16, positional_noise=False, halo=True, keep_best=True, legacy_masks=False, truncation=True,
+    erase_everywhere=False,
+)  # fmt: skip
 REWRITING_2020 = Conventions(
-    statistics_chunk=10, positional_noise=True, halo=False, keep_best=False, legacy_masks=True, truncation=False
-)
+    statistics_chunk=10, positional_noise=True, halo=False, keep_best=False, legacy_masks=True, truncation=False,
+    erase_everywhere=True,
+)  # fmt: skip
 
 
 def conventions(compatibility: str | None) -> Conventions:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from editspec_runtime.errors import NumericalError
+from editspec_runtime.units import one_hot, quantile_ranking
 
 
 def inverse_root(second_moment: Tensor) -> Tensor:
@@ -57,6 +60,46 @@ def zca_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: i
     """
     root = inverse_root(second_moment)
     rows = weights.double()[:, None] * (keys.double() @ root)
+    basis, _ = torch.linalg.qr(root @ _top_right(rows, rank).T)
+    return _turned(basis, rows)
+
+
+def svd_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: int) -> Tensor:
+    """The top right singular vectors of the rows C^-1 k: as `zca_directions`, without whitening first."""
+    root = inverse_root(second_moment)
+    rows = weights.double()[:, None] * (keys.double() @ root @ root)
+    return _turned(_top_right(rows, rank).T, rows)
+
+
+def mean_direction(second_moment: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
+    """C^-1 k of the weighted mean key, [1, n] float64: Eqn. 16 for the context as one key."""
+    root = inverse_root(second_moment)
+    mean = weights.double() @ keys.double() / weights.double().sum()
+    direction: Tensor = root @ root @ mean
+    return torch.nn.functional.normalize(direction[None])
+
+
+def directions(
+    method: str,
+    second_moment: Tensor,
+    keys: Tensor,
+    weights: Tensor,
+    rank: int,
+    sample: Callable[[], Tensor],
+) -> Tensor:
+    """D by a method of the language, ``zca``, ``mean``, ``svd`` or ``units``; the other parameters as above.
+
+    `sample` gives the sorted keys of many images, [p, n], by which units are ranked; it is asked only for ``units``.
+    """
+    if method == "units":
+        return one_hot(quantile_ranking(sample(), keys, weights)[:rank], keys.shape[1])
+    if method == "mean":
+        return mean_direction(second_moment, keys, weights)
+    return {"zca": zca_directions, "svd": svd_directions}[method](second_moment, keys, weights, rank)
+
+
+def _top_right(rows: Tensor, rank: int) -> Tensor:
+    """The top right singular vectors of `rows` [m, n], [rank, n]. Raises `NumericalError` where there are fewer."""
     _, values, right = torch.linalg.svd(rows, full_matrices=False)
     independent = int((values > values[0] * max(rows.shape) * torch.finfo(values.dtype).eps).sum())
     if independent < rank:
@@ -64,7 +107,12 @@ def zca_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: i
             f"The context has only {independent} independent keys, and rank {rank} needs {rank} directions.",
             "Lower the rank, or add context from other places or latents.",
         )
-    basis, _ = torch.linalg.qr(root @ right[:rank].T)
+    top: Tensor = right[:rank]
+    return top
+
+
+def _turned(basis: Tensor, rows: Tensor) -> Tensor:
+    """The columns of a basis [n, s] as rows, each turned towards the sum of `rows`."""
     signs = torch.where(rows.sum(0) @ basis < 0, -1.0, 1.0).to(basis)
     directions: Tensor = (basis * signs).T.contiguous()
     return directions

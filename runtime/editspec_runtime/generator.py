@@ -81,6 +81,10 @@ class LayerFunction(ABC):
             [n, out_channels, h * scale, w * scale].
         """
 
+    @abstractmethod
+    def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
+        """The layer's convolution alone, of whole key maps [n, c, h, w] with a `kernel` [out, c, kh, kw]."""
+
 
 class Generator(ABC):
     """A generator whose layers can be read and edited.
@@ -119,6 +123,14 @@ class Generator(ABC):
     @abstractmethod
     def upstream(self, layer: str) -> dict[str, Tensor]:
         """The tensors that the key of `layer` depends on, by name."""
+
+    @abstractmethod
+    def trainable(self) -> list[str]:
+        """The tensors that training changes, by name: no noise, no fixed filter, no average."""
+
+    @abstractmethod
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Generator:
+        """The same generator around other weights, which are taken as they are."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Patch:
-    """A low-rank change of one or more parameters.
+    """The change of one or more parameters, each of them low-rank or, by a solver without a rank limit, full.
 
     Attributes
     ----------
@@ -35,11 +35,28 @@ class Patch:
     metadata
         What the file says of the patch, ``content`` included: name, family, layer, layouts, rank, solver, and the
         digests ``edit``, ``base``, ``parent`` and ``result``.
+    deltas
+        The full change of each parameter that has no factors, in the shape of the checkpoint.
     """
 
     directions: Mapping[str, Tensor]
     coefficients: Mapping[str, Tensor]
     metadata: Mapping[str, Any]
+    deltas: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Patch:
+        """The patch whose file holds these tensors."""
+        parts: dict[str, dict[str, Tensor]] = {suffix: {} for suffix in (".D", ".A", ".delta")}
+        for name, tensor in tensors.items():
+            suffix = name[name.rindex(".") :]
+            parts[suffix][name.removesuffix(suffix)] = tensor
+        return Patch(parts[".D"], parts[".A"], metadata, parts[".delta"])
+
+    @property
+    def parameters(self) -> list[str]:
+        """The parameters that change, by name."""
+        return sorted({*self.directions, *self.deltas})
 
     @property
     def name(self) -> str:
@@ -47,17 +64,18 @@ class Patch:
         return str(self.metadata["name"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of the file: ``P.D`` and ``P.A`` for each parameter P."""
-        return {f"{name}.D": d for name, d in self.directions.items()} | {
-            f"{name}.A": a for name, a in self.coefficients.items()
-        }
+        """The tensors of the file: ``P.D`` and ``P.A``, or ``P.delta``, for each parameter P."""
+        parts = {".D": self.directions, ".A": self.coefficients, ".delta": self.deltas}
+        return {name + suffix: tensor for suffix, part in parts.items() for name, tensor in part.items()}
 
     def delta(self, parameter: str) -> Tensor:
-        """The full change of a parameter, [out, in, kh, kw] or [out, in], float64 on the CPU.
+        """The full change of a parameter, [out, in, kh, kw], [out, in] or that of the checkpoint, float64 on the CPU.
 
         delta[o, i, y, x] = sum over s of A[o, s, y, x] D[s, i] by separate multiplications and additions, s
         ascending: a matrix product would give other bits on other devices.
         """
+        if parameter in self.deltas:
+            return self.deltas[parameter].detach().cpu().double()
         directions = self.directions[parameter].detach().cpu().double()
         coefficients = self.coefficients[parameter].detach().cpu().double()
         taps = (1,) * (coefficients.ndim - 2)
@@ -76,14 +94,16 @@ def make_patch(
     coefficients: Mapping[str, Tensor],
     layouts: Mapping[str, str],
     metadata: Mapping[str, Any],
+    deltas: Mapping[str, Tensor] | None = None,
 ) -> Patch:
     """A patch whose metadata are completed by format, version, layouts and the digest of its content."""
     unsigned = Patch(
         directions,
         coefficients,
         {**metadata, "format": FORMAT, "version": VERSION, "layouts": dict(layouts)},
+        deltas or {},
     )
-    return Patch(directions, coefficients, {**unsigned.metadata, "content": content_digest(unsigned)})
+    return replace(unsigned, metadata={**unsigned.metadata, "content": content_digest(unsigned)})
 
 
 def content_digest(patch: Patch) -> str:
@@ -110,10 +130,9 @@ def read_patch(path: Path) -> Patch:
         raise PatchError(f"{path} is a patch of version {metadata.get('version')}; this editspec reads {VERSION}.")
     missing = sorted(set(FIELDS) - set(metadata))
     tensors = read_tensors(path)
-    parameters = sorted({name.removesuffix(".D") for name in tensors if name.endswith(".D")})
-    if missing or set(tensors) != {f"{p}.{factor}" for p in parameters for factor in "AD"}:
-        raise _damaged(path, f"it lacks {', '.join(missing)}" if missing else "its tensors are not pairs of D and A")
-    patch = Patch({p: tensors[f"{p}.D"] for p in parameters}, {p: tensors[f"{p}.A"] for p in parameters}, metadata)
+    if missing or not _whole(set(tensors)):
+        raise _damaged(path, f"it lacks {', '.join(missing)}" if missing else "its tensors are not D and A, or delta")
+    patch = Patch.of(tensors, metadata)
     if content_digest(patch) != metadata["content"] or patch.to_bytes() != path.read_bytes():
         raise _damaged(path, "its content is not the one that it was signed with")
     if not all(bool(t.isfinite().all()) for t in tensors.values()):
@@ -131,7 +150,7 @@ def apply_stack(base: Mapping[str, Tensor], patches: Iterable[Patch]) -> dict[st
     """
     totals: dict[str, Tensor] = {}
     for patch in patches:
-        for name in patch.directions:
+        for name in patch.parameters:
             change = patch.delta(name)
             totals[name] = totals[name] + change if name in totals else change
     weights = dict(base)
@@ -161,6 +180,14 @@ def require_chain(base: str, patches: Sequence[Patch]) -> None:
                 "Apply the whole stack at once to the weights that it was built from.",
             )
         expected, place = patch.metadata["result"], f"the weights after {patch.name}"
+
+
+def _whole(names: set[str]) -> bool:
+    """Whether these are the names of a patch's tensors: each parameter has D and A, or delta, and never both."""
+    factors = {name.removesuffix(".D") for name in names if name.endswith(".D")}
+    deltas = {name.removesuffix(".delta") for name in names if name.endswith(".delta")}
+    wanted = {f"{name}.{factor}" for name in factors for factor in "AD"} | {f"{name}.delta" for name in deltas}
+    return names == wanted and not factors & deltas
 
 
 def _remedy(base: str, patches: Sequence[Patch], stranger: Patch) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,29 @@ class SolverSettings:
     Attributes
     ----------
     method
-        ``projected-gradient`` (paper section 3.4) or ``direct`` (Eqn. 17 and 18).
+        A method of the language, such as ``projected-gradient`` (paper section 3.4) or ``direct`` (Eqn. 17 and 18).
     steps
         Steps of Adam.
     learning_rate
         Its rate.
     project_every
         Steps between projections into the directions; of no meaning for ``direct``.
+    project_gradient
+        Whether every gradient is projected, too.
+
+    What a method does not know is None.
     """
 
     method: str = "projected-gradient"
     steps: int = 2001
     learning_rate: float = 0.05
     project_every: int | None = 10
+    project_gradient: bool | None = None
+
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> SolverSettings:
+        """Settings of a method by their names; those that are not given are None."""
+        return SolverSettings(**{field.name: None for field in fields(SolverSettings)} | dict(settings))
 
     def as_json(self) -> dict[str, Any]:
         """The settings that the method knows, as plain values."""
@@ -51,27 +61,33 @@ class Rule:
     edit, family, layer, parameter
         The edit's name, the family, the layer, and the weight that changes, by its name in the checkpoint.
     rank
-        How many directions the change may have.
+        How many directions the change may have; None for a method without a limit.
     solver
         How it is solved.
     key
-        K*, haloed: [1, in_channels, h + 2, w + 2]. The outer ring only lends the convolution its surroundings.
+        K*, haloed: [n, in_channels, h + 2, w + 2]. The outer ring only lends the convolution its surroundings. Of
+        ``all-weights``, which starts at the latent, z: [n, latent_size].
     value
-        V*: [1, out_channels, h * scale, w * scale].
+        V*: [n, out_channels, h * scale, w * scale]. Of ``all-weights`` the composited images, [n, 3, size, size].
     arguments
-        What the layer's function takes beside key and weight, for this region.
+        What the layer's function takes beside key and weight, for this region. Of ``all-weights``, ``area``
+        [n, 1, size, size]: how much each pixel of an image counts.
     context_keys, context_weights
-        [m, in_channels] and [m], positive.
+        [m, in_channels] and [m], positive; m is 0 for a method without directions.
     provenance
         Digests: ``base``, ``parent`` (the weights that this rule was resolved on) and ``edit``; and the settings that
         the tensors depend on.
+    directions
+        How the context's keys give the directions D; None for a method without them.
+    units
+        The units of the key that V* does without; none where it was copied.
     """
 
     edit: str
     family: str
     layer: str
     parameter: str
-    rank: int
+    rank: int | None
     solver: SolverSettings
     key: Tensor
     value: Tensor
@@ -79,6 +95,8 @@ class Rule:
     context_keys: Tensor
     context_weights: Tensor
     provenance: Mapping[str, Any]
+    directions: str | None = "zca"
+    units: tuple[int, ...] = ()
 
     def to_bytes(self) -> bytes:
         """The rule as a safetensors file; equal rules give equal bytes."""
@@ -88,7 +106,7 @@ class Rule:
             "context.key": self.context_keys,
             "context.weight": self.context_weights,
         } | {f"target.{name}": tensor for name, tensor in self.arguments.items()}
-        names = ("edit", "family", "layer", "parameter", "rank")
+        names = ("edit", "family", "layer", "parameter", "rank", "directions", "units")
         metadata = {name: getattr(self, name) for name in names}
         return safetensors_bytes(
             tensors,
@@ -115,7 +133,9 @@ def read_rule(path: Path) -> Rule:
             layer=metadata["layer"],
             parameter=metadata["parameter"],
             rank=metadata["rank"],
-            solver=SolverSettings(**{"project_every": None} | metadata["solver"]),
+            solver=SolverSettings.of(metadata["solver"]),
+            directions=metadata["directions"],
+            units=tuple(metadata["units"]),
             key=tensors.pop("target.key"),
             value=tensors.pop("target.value"),
             context_keys=tensors.pop("context.key"),

@@ -105,8 +105,11 @@ def projected_gradient(
         adam.zero_grad()
         loss = rule_loss(function, rule, free)
         if projected:
-            best.offer(_finite(loss, step), coefficients)
+            best.offer(finite(loss, step), coefficients)
         loss.backward()  # type: ignore[no-untyped-call]
+        if settings.project_gradient:
+            assert free.grad is not None
+            free.grad.copy_(delta(coefficients_of(free.grad, directions), directions))
         adam.step()
         projected = step % settings.project_every == 0 or step == settings.steps - 1
         if projected:
@@ -115,7 +118,7 @@ def projected_gradient(
                 free.copy_(weight + delta(coefficients, directions))
             progress(step + 1, settings.steps)
     with torch.no_grad():
-        best.offer(_finite(rule_loss(function, rule, free), settings.steps), coefficients)
+        best.offer(finite(rule_loss(function, rule, free), settings.steps), coefficients)
     return best.coefficients if conventions.keep_best else coefficients
 
 
@@ -135,18 +138,19 @@ def direct(
     for step in range(settings.steps):
         adam.zero_grad()
         loss = rule_loss(function, rule, weight + delta(coefficients, directions))
-        if (value := _finite(loss, step)) < best.loss:
+        if (value := finite(loss, step)) < best.loss:
             best.offer(value, coefficients.detach().clone())
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
         progress(step + 1, settings.steps)
     with torch.no_grad():
         final = rule_loss(function, rule, weight + delta(coefficients, directions))
-    best.offer(_finite(final, settings.steps), coefficients.detach())
+    best.offer(finite(final, settings.steps), coefficients.detach())
     return best.coefficients if conventions.keep_best else coefficients.detach()
 
 
-def _finite(loss: Tensor, step: int) -> float:
+def finite(loss: Tensor, step: int) -> float:
+    """The loss as a number. Raises `NumericalError` where it is none."""
     value = loss.item()
     if value != value or value in (float("inf"), float("-inf")):
         raise NumericalError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -48,16 +48,7 @@ def second_moment(
 
     It is cached by everything upstream of the layer, so that an edit of this layer or of a later one reuses it.
     """
-    key = digest(
-        {
-            "layer": layer,
-            "upstream": tensors_digest(generator.upstream(layer)),
-            "generator": generator.settings(),
-            "latents": [stream.sampler, stream.seed, stream.size, samples],
-            "chunk": conventions.statistics_chunk,
-            "environment": environment(generator),
-        }
-    )
+    key = digest(_inputs(generator, layer, stream, samples, conventions))
     tensors, cached = cache.tensors(
         "statistics",
         key,
@@ -66,11 +57,65 @@ def second_moment(
     return SecondMoment(tensors["second_moment"], cached)
 
 
+SAMPLED_KEYS = 65_536
+"""Keys that the quantiles of units are taken from."""
+
+
+def key_sample(
+    generator: Generator, layer: str, stream: LatentStream, samples: int, conventions: Conventions, cache: Cache
+) -> Tensor:
+    """Keys of `layer` spread evenly over the positions of items 0 … samples - 1, [p, in_channels], columns sorted.
+
+    At most `SAMPLED_KEYS` of them; cached as `second_moment` is.
+    """
+    key = digest(_inputs(generator, layer, stream, samples, conventions))
+
+    def compute() -> dict[str, Tensor]:
+        positions = generator.layer(layer).key_size ** 2
+        stride = -(-samples * positions // SAMPLED_KEYS)
+        chunks = [rows[::stride].cpu() for rows in _keys(generator, layer, stream, samples, conventions)]
+        return {"keys": torch.cat(chunks).sort(0).values}
+
+    return cache.tensors("quantiles", key, compute)[0]["keys"]
+
+
 def environment(generator: Generator) -> list[str]:
     """What bits may depend on beside the inputs: software, kind of device, number of threads."""
     weight = next(iter(generator.weights.values()))
     device = torch.cuda.get_device_name(weight.device) if weight.is_cuda else "cpu"
     return [__version__, torch.__version__, device, str(weight.dtype), str(torch.get_num_threads())]
+
+
+def _inputs(
+    generator: Generator, layer: str, stream: LatentStream, samples: int, conventions: Conventions
+) -> dict[str, object]:
+    """Everything that the keys of a sample depend on."""
+    return {
+        "layer": layer,
+        "upstream": tensors_digest(generator.upstream(layer)),
+        "generator": generator.settings(),
+        "latents": [stream.sampler, stream.seed, stream.size, samples],
+        "chunk": conventions.statistics_chunk,
+        "environment": environment(generator),
+    }
+
+
+@torch.no_grad()
+def key_maps(
+    generator: Generator, layer: str, stream: LatentStream, samples: int, conventions: Conventions
+) -> Iterator[Tensor]:
+    """The key maps of items 0 … samples - 1, chunk by chunk: [chunk, in_channels, key_size, key_size]."""
+    for start in range(0, samples, conventions.statistics_chunk):
+        numbers = range(start, min(start + conventions.statistics_chunk, samples))
+        yield generator.prefix(layer, stream.items(numbers).to(generator.weight(layer))).key
+
+
+def _keys(
+    generator: Generator, layer: str, stream: LatentStream, samples: int, conventions: Conventions
+) -> Iterator[Tensor]:
+    """The keys of all positions, chunk by chunk: [positions, in_channels]."""
+    for key in key_maps(generator, layer, stream, samples, conventions):
+        yield key.movedim(1, -1).reshape(-1, key.shape[1])
 
 
 @torch.no_grad()
@@ -86,13 +131,12 @@ def _accumulate(
     channels = generator.layer(layer).in_channels
     parameter = generator.weight(layer)
     total = torch.zeros(channels, channels, dtype=torch.float64, device=parameter.device)
-    positions = 0
-    for start in range(0, samples, conventions.statistics_chunk):
-        numbers = range(start, min(start + conventions.statistics_chunk, samples))
-        key = generator.prefix(layer, stream.items(numbers).to(parameter)).key
+    positions = done = 0
+    for key in key_maps(generator, layer, stream, samples, conventions):
         rows = key.movedim(1, -1).reshape(-1, channels).double()
         total += rows.T @ rows
         positions += len(rows)
-        progress(numbers.stop, samples)
+        done += len(key)
+        progress(done, samples)
     mean = (total / positions).cpu()
     return (mean + mean.T) / 2

@@ -19,6 +19,7 @@ from editspec_runtime.files import write
 from editspec_runtime.generator import Generator
 from editspec_runtime.models import make_generator
 from editspec_runtime.rule import Rule, read_rule
+from editspec_runtime.solution import Keys, rule_directions
 
 GoldenSpec = Callable[..., dict[str, Any]]
 
@@ -45,6 +46,24 @@ def test_k_and_v_are_the_authors(
         wanted = stages[f"L{number}.{name}.default"]
         assert (found - wanted).norm() / wanted.norm() < 1e-12
     assert not rule.key[:, :, 0].any()  # their crop is tight: zeros around it
+
+
+@pytest.mark.parametrize("number", [4, 6, 7, 8])
+@pytest.mark.parametrize(("method", "rank"), [("zca", 1), ("zca", 3), ("zca", 10), ("mean", 1), ("svd", 3)])
+def test_directions_are_the_authors(
+    golden_spec: GoldenSpec, golden: dict[str, dict[str, Tensor]], tmp_path: Path, number: int, method: str, rank: int
+) -> None:
+    data = golden_spec(f"layer{number}", {"method": "direct"}, rank)
+    data["edits"][0]["directions"] = method
+    rule, _ = compiled(data, tmp_path)
+    stages = golden["sg2_stages_f64"]
+    keys = Keys(lambda: stages[f"L{number}.C.batch10"], lambda: pytest.fail("no units are ranked"))
+    found, wanted = rule_directions(rule, keys), stages[f"L{number}.D.{method}.rank{rank}"]
+    # The authors' svd leaves the signs as they come; a change A D does not depend on them.
+    wanted = wanted * torch.sign((wanted * found).sum(1, keepdim=True)) if method == "svd" else wanted
+    assert (found - wanted).norm() < 1e-9
+    other = stages[f"L{number}.D.{'svd.rank3' if method == 'zca' else 'zca.rank' + str(rank)}"]
+    assert (found[:3].abs() - other[: len(found)].abs()).norm() > 1e-3
 
 
 @pytest.fixture
@@ -112,6 +131,57 @@ def test_context_keys_and_weights(tiny_spec: Callable[..., dict[str, Any]], tmp_
     assert rule.context_weights.tolist() == [1.0] * 17 + [0.5]
     alone, _ = compiled(tiny_spec("layer8", place, place), tmp_path)
     torch.testing.assert_close(alone.context_keys, rule.context_keys[:16])
+
+
+def test_a_context_has_weights_and_exclusions_and_several_regions_of_an_image(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    place = {"latent": 3, "mask": {"box": [8, 8, 16, 16]}}
+    beside = {"latent": 3, "mask": {"box": [32, 8, 40, 16]}, "weight": 2.5}
+    cut = {"latent": 3, "mask": {"box": [8, 8, 40, 16]}, "exclude": {"box": [16, 8, 32, 16]}}
+    apart, _ = compiled(tiny_spec("layer8", place, place, context=[place, beside]), tmp_path)
+    assert apart.context_weights.tolist() == [1.0] * 16 + [2.5] * 16
+    together, _ = compiled(tiny_spec("layer8", place, place, context=[cut]), tmp_path)
+    assert together.context_weights.tolist() == [1.0] * 32
+    assert {tuple(key.tolist()) for key in together.context_keys} == {tuple(k.tolist()) for k in apart.context_keys}
+    everything = {**cut, "exclude": {"box": [0, 0, 64, 64]}}
+    with pytest.raises(SpecError, match="nothing of the mask outside of what it excludes is left"):
+        compiled(tiny_spec("layer8", place, place, context=[everything]), tmp_path)
+
+
+def erasing(units: int) -> dict[str, Any]:
+    return {"erase": {"units": units}}
+
+
+@pytest.mark.parametrize("layer", ["layer5", "layer8"])
+def test_an_erased_value_is_that_of_a_key_without_its_units(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path, layer: str
+) -> None:
+    whole, round_ = {"latent": 3, "mask": {"box": [0, 0, 64, 64]}}, {"latent": 3, "mask": {"ellipse": [9, 9, 47, 47]}}
+    data = {"statistics": {"samples": 8}} | tiny_spec(layer, erasing(2), whole)
+    rule, generator = compiled(data, tmp_path)
+    function, weight = generator.function(layer), generator.weight(layer)
+    key = rule.key.clone()
+    key[:, list(rule.units)] = 0
+    erased = function(key, weight, rule.arguments, haloed=True)
+    own = function(rule.key, weight, rule.arguments, haloed=True)
+    torch.testing.assert_close(rule.value, erased)
+    assert (own - erased).abs().max() > 1e-2
+    # Outside of the mask, and without units, nothing is erased.
+    data["edits"][0]["target"] = round_
+    inside, _ = compiled(data, tmp_path)
+    own = function(inside.key, weight, inside.arguments, haloed=True)
+    assert (inside.value - own)[0, :, 0, 0].abs().max() < 1e-5
+    assert (inside.value - own).abs().max() > 1e-2
+    data["edits"][0]["source"] = erasing(0)
+    nothing, _ = compiled(data, tmp_path)
+    torch.testing.assert_close(nothing.value, own, rtol=1e-5, atol=1e-5)
+
+
+def test_more_units_than_there_are_is_found(tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    place = {"latent": 3, "mask": {"box": [0, 0, 64, 64]}}
+    with pytest.raises(SpecError, match="layer6 has 6 units in its key, and 7 are to be erased"):
+        compiled(tiny_spec("layer6", erasing(7), place), tmp_path)
 
 
 def test_latents_by_number_vector_and_file_are_the_same(

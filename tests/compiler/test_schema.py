@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editspec_compiler.document import parse
-from editspec_compiler.schema import SOLVERS, check, json_schema
+from editspec_compiler.schema import METHOD_FIELDS, SOLVERS, check, json_schema
 
 PLACE = {"latent": 1, "mask": "m.png"}
 LEAST: dict[str, Any] = {
@@ -43,7 +43,8 @@ def test_what_may_be_left_out_has_its_default() -> None:
     assert (spec.statistics.samples, spec.statistics.seed) == (1000, 2)
     assert (spec.precision, spec.compatibility, edit.rank, edit.context) == ("float32", None, 1, None)
     assert edit.solver.model_dump() == {
-        "method": "projected-gradient", "steps": 2001, "learning_rate": 0.05, "project_every": 10
+        "method": "projected-gradient", "steps": 2001, "learning_rate": 0.05, "project_every": 10,
+        "project_gradient": False,
     }  # fmt: skip
 
 
@@ -107,12 +108,34 @@ def test_the_json_schema_knows_the_same_fields() -> None:
             assert "description" in field or "const" in field
 
 
-def test_the_table_of_solvers_in_the_docs_is_true() -> None:
+def docs_table(head: str) -> tuple[list[str], dict[str, list[str]]]:
+    """The columns of a table in docs/language.md, and its rows by their first cells."""
     text = (Path(__file__).parents[2] / "docs" / "language.md").read_text()
-    table = re.search(r"\| solver +\|.*\n(?:\|.*\n)+", text)
+    table = re.search(rf"\| {head} +\|.*\n(?:\|.*\n)+", text)
     assert table is not None
     rows = [[cell.strip(" `") for cell in line.strip("|\n").split("|")] for line in table[0].splitlines()]
-    fields, methods = rows[0][1:], {row[0]: row[1:] for row in rows[2:]}
+    return rows[0][1:], {row[0]: row[1:] for row in rows[2:]}
+
+
+def test_the_table_of_fields_in_the_docs_is_true() -> None:
+    fields, methods = docs_table(r"method")
+    assert set(methods) == set(SOLVERS) == set(METHOD_FIELDS)
+    settings = {"rank": 1, "context": [PLACE], "directions": "zca"}
+    for method, cells in methods.items():
+        for field, cell in zip(fields, cells, strict=True):
+            found = problems(with_edit(solver=method, **{field: settings[field]}))
+            assert METHOD_FIELDS[method][field] == cell, (method, field)
+            assert any(f"{method} takes no {field}" in str(problem) for problem in found) == (cell == "error")
+
+
+def test_an_erased_value_takes_a_context_whatever_the_method() -> None:
+    for method in SOLVERS:
+        assert not problems(with_edit(solver=method, source={"erase": {"units": 3}}, context=[PLACE]))
+    assert problems(with_edit(solver="ablate"))
+
+
+def test_the_table_of_solvers_in_the_docs_is_true() -> None:
+    fields, methods = docs_table("solver")
     assert set(methods) == set(SOLVERS)
     for method, cells in methods.items():
         for field, cell in zip(fields, cells, strict=True):

@@ -89,6 +89,69 @@ def test_build_makes_what_it_says(folder: Path) -> None:
         parent = metadata["result"]
 
 
+def one_edit(method: str, **settings: Any) -> dict[str, Any]:
+    """The first of the three edits by another method."""
+    spec = three_edits()
+    spec["edits"] = spec["edits"][:1]
+    spec["edits"][0]["solver"] = {"method": method, **settings}
+    return spec
+
+
+METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "low-rank": ({"steps": 20, "learning_rate": 0.05}, {"rank": 2}),
+    "layer": ({"steps": 20}, {}),
+    "all-weights": ({"steps": 8, "learning_rate": 0.002}, {}),
+    "ablate": ({}, {"source": {"erase": {"units": 2}}}),
+    "projected-gradient": (
+        {"steps": 20, "project_every": 2, "project_gradient": True},
+        {"source": {"erase": {"units": 2}}, "directions": "units", "rank": 3},
+    ),
+    "direct": ({"steps": 20}, {"directions": "svd"}),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_an_ordinary_patch(folder: Path, method: str) -> None:
+    settings, fields = METHODS[method]
+    spec = one_edit(method, **settings)
+    spec["edits"][0].update(fields)
+    # A second edit stands on the first, whatever its method was.
+    spec["edits"].append({**three_edits()["edits"][1], "solver": {"method": "direct", "steps": 5}})
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    edits = said("build", "spec.yaml", "-o", "out")["edits"]
+    applied = said("apply", "--model", "tiny.safetensors", *[e["patch"] for e in edits], "-o", "edited.safetensors")
+    assert applied["digest"] == edits[1]["result"]
+    assert (edits[0]["loss"] >= 0, edits[0]["layer"]) == (True, "layer6")
+    inspected = said("inspect", edits[0]["patch"])
+    names = {tensor["name"] for tensor in inspected["tensors"]}
+    if method == "layer":
+        assert names == {"convs.3.conv.weight.delta"}
+    elif method == "all-weights":
+        assert len(names) > 40
+    else:
+        assert names == {"convs.3.conv.weight.D", "convs.3.conv.weight.A"}
+    assert inspected["rank"] == {"low-rank": 2, "ablate": 2, "projected-gradient": 3, "direct": 1}.get(method)
+    assert inspected["collateral"] == edits[0]["collateral"]
+    layers = 7 if method == "all-weights" else 1
+    assert len(edits[0]["collateral"]) == layers
+    assert all(numbers["correlated"] > 0 for numbers in edits[0]["collateral"].values())
+    before = contents(folder / "out")
+    again = said("build", "spec.yaml", "-o", "out")["edits"]
+    assert contents(folder / "out") == before
+    assert [edit["collateral"] for edit in again] == [edit["collateral"] for edit in edits]
+
+
+def test_ablating_no_units_changes_nothing(folder: Path) -> None:
+    spec = one_edit("ablate")
+    base = read_checkpoint(folder / "tiny.safetensors").digest()
+    for units in (0, 1):
+        spec["edits"][0]["source"] = {"erase": {"units": units}}
+        (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+        (edit,) = said("build", "spec.yaml", "-o", "out")["edits"]
+        assert (edit["result"] == base) == (units == 0)
+        assert (edit["loss"] < 1e-6) == (units == 0)
+
+
 def test_two_builds_with_empty_caches_give_the_same_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         monkeypatch.setenv("EDITSPEC_CACHE", str(folder / f"cache-{name}"))

@@ -17,6 +17,7 @@ from editspec_runtime.patch import read_patch
 CASES = {
     "L8.proj.rank1": ("layer8", {"method": "projected-gradient", "steps": 101}),
     "L6.linear.rank1": ("layer6", {"method": "direct", "steps": 101}),
+    "L6.erase.rank1": ("layer6", {"method": "projected-gradient", "steps": 101}),
 }
 
 
@@ -34,6 +35,8 @@ def test_the_change_of_the_weight_is_the_authors(
     case: str, golden_spec: Callable[..., dict[str, Any]], golden: dict[str, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     spec = golden_spec(*CASES[case])
+    if "erase" in case:
+        spec["edits"][0]["source"] = {"erase": {"units": 30}}
     wanted = golden["sg2_edits_f64"][f"{case}.delta"][0]
     found = built(spec, tmp_path)
     assert (found - wanted).norm() / wanted.norm() < 1e-10

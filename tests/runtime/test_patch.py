@@ -56,6 +56,35 @@ def test_a_patch_survives_its_file(tmp_path: Path) -> None:
     assert torch.equal(again.delta("a.weight"), patch.delta("a.weight"))
 
 
+def test_a_full_change_survives_its_file_and_is_applied(tmp_path: Path) -> None:
+    before, path = base(), tmp_path / "p.safetensors"
+    deltas = {"a.weight": normal(1, 5, 4, 3, 3, seed=7), "c": torch.tensor([0.5, -1.0])}
+    low = patch_on(before, [])
+    metadata = {name: value for name, value in low.metadata.items() if name not in ("content", "format", "version")}
+    path.write_bytes(make_patch({}, {}, {"a.weight": "1 o i y x", "c": "x"}, metadata, deltas).to_bytes())
+    patch = read_patch(path)
+    assert patch.parameters == ["a.weight", "c"]
+    after = apply_stack(before, [low, patch])
+    exact = before["a.weight"].double() + low.delta("a.weight") + deltas["a.weight"].double()
+    assert torch.equal(after["a.weight"], exact.float())
+    assert torch.equal(after["c"], before["c"] + deltas["c"])
+    with pytest.raises(PatchError, match="have"):
+        apply_stack({**before, "c": torch.ones(3)}, [patch])
+
+
+def test_factors_without_their_partner_are_refused(tmp_path: Path) -> None:
+    from editspec_runtime.files import safetensors_bytes
+
+    patch, path = patch_on(base(), []), tmp_path / "p.safetensors"
+    tensors = patch.tensors()
+    path.write_bytes(safetensors_bytes({"a.weight.D": tensors["a.weight.D"]}, patch.metadata))
+    with pytest.raises(PatchError, match="not D and A, or delta"):
+        read_patch(path)
+    path.write_bytes(safetensors_bytes(tensors | {"a.weight.delta": normal(1, 5, 4, 3, 3)}, patch.metadata))
+    with pytest.raises(PatchError, match="not D and A, or delta"):
+        read_patch(path)
+
+
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     whole, path = patch_on(base(), []).to_bytes(), tmp_path / "p.safetensors"
     rng = random.Random(0)

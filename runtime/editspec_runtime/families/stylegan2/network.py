@@ -63,6 +63,11 @@ class StyledConvolution(LayerFunction):
         value = F.leaky_relu(value, SLOPE) * GAIN
         return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
 
+    def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
+        if self.blur is None:
+            return F.conv2d(key, kernel, padding=1)
+        return F.conv_transpose2d(key, kernel.transpose(0, 1), stride=2)
+
 
 class StyleGAN2(Generator):
     """A StyleGAN2 generator with skip connections.
@@ -180,6 +185,14 @@ class StyleGAN2(Generator):
         prefixes += ["latent_avg"] if self.truncation != 1.0 else []
         tensors = {name: tensor for name, tensor in self.named.items() if name.startswith(tuple(prefixes))}
         return tensors | ({CLAMP: self.weights[CLAMP]} if self.clamp is not None else {})
+
+    def trainable(self) -> list[str]:
+        fixed = ("noises.", "latent_avg", "mapping.w_avg", CLAMP)
+        buffers = (".kernel", ".resample_filter", ".noise_const")
+        return [name for name in self.weights if not name.startswith(fixed) and not name.endswith(buffers)]
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> StyleGAN2:
+        return StyleGAN2(weights, self.truncation, self.conventions, self.class_label)
 
     def settings(self) -> dict[str, Any]:
         noise = "positional" if self.conventions.positional_noise else "buffers"

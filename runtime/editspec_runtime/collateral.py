@@ -1,0 +1,97 @@
+"""How much a patch changes what it was not meant for: predicted from the second moment of the keys (paper Eqn. 12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editspec_runtime.conventions import Conventions
+from editspec_runtime.generator import Generator
+from editspec_runtime.latents import LatentStream
+from editspec_runtime.patch import Patch
+from editspec_runtime.statistics import key_maps
+
+SAMPLES = 100
+"""Latents that the correlation of taps is taken from: every position counts, so that few are enough."""
+
+
+@dataclass(frozen=True)
+class Collateral:
+    """The mean squared change of a layer's linear output over all keys.
+
+    Attributes
+    ----------
+    independent
+        tr(dW C dW^T) / tr(W C W^T), the taps of a kernel taken as independent.
+    correlated
+        The same change with the correlation between the taps' keys, in units of tr(W C W^T), too.
+    energy
+        tr(W C W^T), per position of the key map.
+    """
+
+    independent: float
+    correlated: float
+    energy: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The three numbers, to six digits: what a patch file says of them."""
+        return {name: float(f"{value:.6g}") for name, value in vars(self).items()}
+
+
+@torch.no_grad()
+def predicted(
+    generator: Generator,
+    layer: str,
+    change: Patch,
+    second_moment: Tensor,
+    stream: LatentStream,
+    samples: int,
+    conventions: Conventions,
+) -> Collateral:
+    """What `change` does to the linear output of `layer` on the keys of a sample.
+
+    Parameters
+    ----------
+    generator
+        The model before the change.
+    change
+        Factors or the full change of the layer's parameter.
+    second_moment
+        C, [in_channels, in_channels] float64.
+    stream, samples
+        The sample that C was taken over; of it the first `SAMPLES` tell how neighbouring keys correlate. Only the
+        projections D k of the keys are needed, however many channels the layer has.
+    """
+    parameter = generator.layer(layer).parameter
+    weight = generator.weight(layer)
+    kernel = weight.reshape(weight.shape[-4:])
+    if parameter in change.deltas:
+        coefficients, directions = change.deltas[parameter].reshape(kernel.shape), None
+        moment = second_moment
+    else:
+        coefficients, directions = change.coefficients[parameter], change.directions[parameter].to(kernel)
+        moment = directions.double().cpu() @ second_moment @ directions.double().cpu().T
+    energy = _energy(kernel, second_moment)
+    if not bool(coefficients.any()):
+        return Collateral(0.0, 0.0, energy)
+    total, positions = torch.zeros((), dtype=torch.float64), 0
+    coefficients = coefficients.to(kernel)
+    function = generator.function(layer)
+    for key in key_maps(generator, layer, stream, min(samples, SAMPLES), conventions):
+        seen = key if directions is None else torch.einsum("nihw,si->nshw", key, directions)
+        total += function.convolution(seen, coefficients).double().square().sum().cpu()
+        positions += key.shape[0] * key.shape[2] * key.shape[3]
+    return Collateral(
+        _energy(coefficients, moment) / energy if energy else 0.0,
+        float(total) / positions / energy if energy else 0.0,
+        energy,
+    )
+
+
+def _energy(kernel: Tensor, moment: Tensor) -> float:
+    """tr(W M W^T) over all taps of a kernel [out, c, kh, kw] and a moment [c, c]."""
+    rows = kernel.double().cpu().movedim(1, -1).reshape(-1, len(moment))
+    return float(((rows @ moment) * rows).sum())

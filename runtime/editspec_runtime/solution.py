@@ -1,0 +1,114 @@
+"""From a rule to the change of the weights, by whatever method the rule names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editspec_runtime.baselines import ImageLoss, ablation, absolute_difference, all_weights, drawn, low_rank, one_layer
+from editspec_runtime.conventions import Conventions
+from editspec_runtime.directions import directions
+from editspec_runtime.errors import NumericalError
+from editspec_runtime.generator import Generator
+from editspec_runtime.patch import Patch
+from editspec_runtime.rule import Rule
+from editspec_runtime.solvers import NOTHING_TO_DO, rule_loss, solve
+from editspec_runtime.statistics import Progress
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What is known of the keys of a layer; each is computed when it is asked for.
+
+    Attributes
+    ----------
+    moment
+        C, [in_channels, in_channels] float64.
+    sample
+        Keys of many images, [p, in_channels], columns sorted.
+    """
+
+    moment: Callable[[], Tensor]
+    sample: Callable[[], Tensor]
+
+
+def rule_directions(rule: Rule, keys: Keys) -> Tensor:
+    """D of a rule that has directions, [rank, in_channels] in the precision of the rule."""
+    assert rule.directions is not None
+    assert rule.rank is not None
+    context, weights = rule.context_keys.cpu(), rule.context_weights.cpu()
+    found = directions(rule.directions, keys.moment(), context, weights, rule.rank, keys.sample)
+    return found.to(rule.value)
+
+
+def change_of(
+    rule: Rule,
+    generator: Generator,
+    keys: Keys,
+    conventions: Conventions,
+    progress: Progress = lambda done, total: None,
+    image_loss: ImageLoss | None = None,
+) -> Patch:
+    """The change that makes `rule` hold: a patch that says nothing of itself yet.
+
+    Parameters
+    ----------
+    rule, generator
+        The rule, and the model that it was resolved on.
+    keys
+        What is known of the layer's keys.
+    conventions
+        Whether the best iterate is returned, or the last.
+    image_loss
+        What ``all-weights`` minimises; default: the mean absolute difference where pixels count.
+
+    Raises
+    ------
+    NumericalError
+        The numbers give no answer, or nothing better than no change was found for a rule that does not hold yet.
+    """
+    method, parameter = rule.solver.method, rule.parameter
+    function, weight = generator.function(rule.layer), generator.weight(rule.layer)
+    if method == "all-weights":
+        change = Patch({}, {}, {}, all_weights(generator, rule, conventions, progress, image_loss))
+    elif method == "layer":
+        delta = one_layer(function, weight, rule, conventions, progress)
+        change = Patch({}, {}, {}, {parameter: delta.reshape(generator.weights[parameter].shape)})
+    elif method in ("low-rank", "ablate"):
+        d, a = (
+            ablation(weight, rule.units)
+            if method == "ablate"
+            else low_rank(function, weight, rule, conventions, progress)
+        )
+        change = Patch({parameter: d}, {parameter: a}, {})
+    else:
+        d = rule_directions(rule, keys)
+        a = solve(function, weight, rule, d, conventions, progress)
+        return Patch({parameter: d}, {parameter: a[0]}, {})
+    if not any(bool(tensor.any()) for name, tensor in change.tensors().items() if not name.endswith(".D")):
+        _require_nothing_to_do(rule, generator)
+    return change
+
+
+@torch.no_grad()
+def loss_of(rule: Rule, generator: Generator, weights: Mapping[str, Tensor]) -> float:
+    """The loss of a rule with other weights: mean |V* - f(K*; W)|, or of pixels where the rule is about images.
+
+    `weights` are those of a checkpoint; they are brought to the precision of the generator.
+    """
+    own = generator.weight(rule.layer)
+    if rule.solver.method == "all-weights":
+        model = generator.with_weights({name: tensor.to(own) for name, tensor in weights.items()})
+        return absolute_difference(drawn(model, rule.key), rule.value, rule.arguments["area"]).item()
+    return rule_loss(generator.function(rule.layer), rule, weights[rule.parameter].to(own)).item()
+
+
+def _require_nothing_to_do(rule: Rule, generator: Generator) -> None:
+    if loss_of(rule, generator, generator.weights) > NOTHING_TO_DO:
+        raise NumericalError(
+            f"No iterate of {rule.solver.method} is better than the unedited weights: the edit would change nothing.",
+            "Lower solver.learning_rate, or edit another layer.",
+        )

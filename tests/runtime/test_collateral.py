@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from editspec_runtime.cache import default_cache
+from editspec_runtime.collateral import Collateral, predicted
+from editspec_runtime.conventions import EDITSPEC
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.latents import LatentStream
+from editspec_runtime.patch import Patch
+from editspec_runtime.statistics import second_moment
+
+MakeTiny = Callable[..., dict[str, Tensor]]
+STREAM = LatentStream(2, 8)
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def model_of(weights: dict[str, Tensor]) -> StyleGAN2:
+    return StyleGAN2({name: tensor.double() for name, tensor in weights.items()})
+
+
+def factors(parameter: str, rank: int = 2) -> Patch:
+    directions = torch.linalg.qr(random(6, rank, seed=1))[0].T.contiguous()
+    return Patch({parameter: directions}, {parameter: random(6, rank, 3, 3, seed=2)}, {})
+
+
+def prediction(model: StyleGAN2, layer: str, change: Patch, samples: int = 20) -> Collateral:
+    moment = second_moment(model, layer, STREAM, samples, EDITSPEC, default_cache()).matrix
+    return predicted(model, layer, change, moment, STREAM, samples, EDITSPEC)
+
+
+@pytest.mark.parametrize("layer", ["layer5", "layer6"])
+def test_the_correlated_value_is_the_measured_change_of_the_convolution(make_tiny: MakeTiny, layer: str) -> None:
+    model = model_of(make_tiny())
+    change = factors(model.layer(layer).parameter)
+    found = prediction(model, layer, change)
+    key = model.prefix(layer, STREAM.items(range(20)).double()).key
+    positions = key.shape[0] * key.shape[2] * key.shape[3]
+    moved = model.function(layer).convolution(key, change.delta(model.layer(layer).parameter))
+    torch.testing.assert_close(found.correlated * found.energy, float(moved.square().sum()) / positions)
+    # The taps taken as independent: each alone, and their changes added up.
+    alone = 0.0
+    for y in range(3):
+        for x in range(3):
+            tap = change.delta(model.layer(layer).parameter)[:, :, y, x]
+            alone += float(torch.einsum("nihw,oi->nohw", key, tap).square().sum()) / positions
+    torch.testing.assert_close(found.independent * found.energy, alone)
+    assert abs(found.correlated / found.independent - 1) > 0.01
+
+
+def test_factors_and_the_full_change_predict_the_same(make_tiny: MakeTiny) -> None:
+    model = model_of(make_tiny())
+    parameter = model.layer("layer6").parameter
+    change = factors(parameter)
+    full = Patch({}, {}, {}, {parameter: change.delta(parameter)[None]})
+    one, other = prediction(model, "layer6", change), prediction(model, "layer6", full)
+    torch.testing.assert_close(one.independent, other.independent)
+    torch.testing.assert_close(one.correlated, other.correlated)
+
+
+def test_taking_the_weight_away_changes_all_of_it(make_tiny: MakeTiny) -> None:
+    model = model_of(make_tiny())
+    parameter = model.layer("layer6").parameter
+    gone = prediction(model, "layer6", Patch({}, {}, {}, {parameter: -model.weights[parameter]}))
+    assert gone.independent == pytest.approx(1)
+    nothing = prediction(model, "layer6", Patch({}, {}, {}, {parameter: 0 * model.weights[parameter]}))
+    assert (nothing.independent, nothing.correlated) == (0, 0)
+
+
+def test_a_change_along_what_keys_never_show_costs_nothing(make_tiny: MakeTiny) -> None:
+    weights = make_tiny()
+    # Channel 3 of the key is silent: its style is always zero.
+    weights["convs.3.conv.modulation.weight"][3] = weights["convs.3.conv.modulation.bias"][3] = 0
+    model = model_of(weights)
+    parameter = model.layer("layer6").parameter
+    silent = torch.eye(6, dtype=torch.float64)[3:4]
+    found = prediction(model, "layer6", Patch({parameter: silent}, {parameter: random(6, 1, 3, 3, seed=3)}, {}))
+    assert (found.independent, found.correlated) == (0, 0)
