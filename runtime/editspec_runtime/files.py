@@ -152,11 +152,14 @@ def container(path: Path) -> str:
     require_file(path)
     with path.open("rb") as file:
         head = file.read(32)
+    # First: the length of a safetensors header may begin with the very bytes that a pickle begins with.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**30:
+        return "safetensors"
     if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and LEGACY_TORCH in head):
         return "torch"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
-    return "safetensors" if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**30 else ""
+    return ""
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> bytes:

@@ -13,7 +13,7 @@ from torch import Tensor
 from editspec_runtime.checkpoint import Checkpoint, generator_part, read_checkpoint, weights_path
 from editspec_runtime.digest import tensors_digest
 from editspec_runtime.errors import EditError, FileError, WeightsError
-from editspec_runtime.files import canonical_json, read_header, read_tensors, safetensors_bytes, sweep, write
+from editspec_runtime.files import canonical_json, container, read_header, read_tensors, safetensors_bytes, sweep, write
 
 
 class Code:
@@ -153,3 +153,17 @@ def test_builtin_weights() -> None:
     assert weights_path("a/b.pt", Path("/x")) == Path("/x/a/b.pt")
     with pytest.raises(FileError, match="builtin:skyline"):
         weights_path("builtin:other", Path("/x"))
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580])
+def test_a_safetensors_header_of_any_length_is_no_pickle(tmp_path: Path, length: int) -> None:
+    path, data = tmp_path / "a.safetensors", b""
+    for padding in range(length):
+        data = safetensors_bytes({"a": torch.ones(2)}, {"text": "x" * padding})
+        if int.from_bytes(data[:8], "little") == length:
+            break
+    assert int.from_bytes(data[:8], "little") == length
+    path.write_bytes(data)
+    assert container(path) == "safetensors"
+    path.write_bytes(pickle.dumps({"a": 1}, protocol=length >> 8))
+    assert container(path) == "pickle"
