@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from editspec_compiler.errors import SpecError
+from editspec_compiler.errors import Problem, SpecError
 from editspec_runtime.errors import DeviceError, EditError
 
 EXIT_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 1, 2, 130
@@ -147,6 +147,58 @@ def inspect(
 
         found = inspection.inspect(file, family)
         _answer(found, as_json, inspection.as_text(found))
+
+
+@app.command(name="import")
+def import_(
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A record, or a folder of records.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="SPEC", help="The spec; of a folder, a folder of specs.")],
+    family: Annotated[str, typer.Option("--family", metavar="NAME", help="What the weights are.")],
+    weights: Annotated[str, typer.Option("--weights", metavar="WEIGHTS", help="What model.weights is to be.")],
+    layer: Annotated[str, typer.Option("--layer", metavar="LAYER", help="The layer that the edit changes.")],
+    compatibility: Annotated[
+        bool, typer.Option("--compatibility", help="For the numbers of the authors' code: its quirks, too.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make specs of edit records that were made in the authors' notebook."""
+    with _errors(as_json, debug):
+        from editspec import exchange
+
+        report = exchange.import_records(
+            record, out, family=family, weights=weights, layer=layer, compatibility=compatibility
+        )
+        failed = [entry for entry in report if entry.error]
+        entries = [
+            {"record": str(e.record), "spec": str(e.spec), "meaning": e.meaning}
+            if e.error is None
+            else {"record": str(e.record), "error": str(e.error)}
+            for e in report
+        ]
+        lines = [f"{e.record}: {e.error if e.error else f'{e.meaning} -> {e.spec}'}" for e in report]
+        lines += [f"{len(report) - len(failed)} of {len(report)} records imported"] if record.is_dir() else []
+        _answer({"records": entries}, as_json, "\n".join(lines))
+    if failed:
+        raise typer.Exit(EXIT_WRONG_USE)
+
+
+@app.command()
+def export(
+    spec: SpecArgument,
+    form: Annotated[str, typer.Option("--format", metavar="record", help="What to make of it.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="Where it goes.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make an edit record, for the authors' notebook, of a spec."""
+    with _errors(as_json, debug):
+        from editspec import exchange
+
+        if form != "record":
+            raise SpecError("--format", [Problem(f"there is no format {form}", hint="known here: record")])
+        name = exchange.export_record(spec, out)
+        _answer({"out": str(out), "edit": name}, as_json, f"{out}: {name}")
 
 
 @app.command()

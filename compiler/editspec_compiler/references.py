@@ -213,7 +213,7 @@ class _References:
             yield self.document.problem((*path, "layer"), f"there is no {layer} in these weights", hint)
         context = edit.get("context")
         context = context if isinstance(context, list) else []
-        named: list[tuple[SpecPath, Any]] = [((*path, name), edit.get(name)) for name in ("source", "target")]
+        named: list[tuple[SpecPath, Any]] = [((*path, name), edit.get(name)) for name in ("source", "target", "query")]
         named += [((*path, "context", number), place) for number, place in enumerate(context)]
         for where, place in named:
             if isinstance(place, dict):

@@ -174,7 +174,7 @@ def edit_digest(loaded: LoadedSpec, number: int) -> str:
     """The digest of an edit: its normalised text, the settings of the spec that bear on it, the files it names."""
     spec = loaded.spec
     text = {
-        "edit": spec.edits[number].model_dump(mode="json"),
+        "edit": spec.edits[number].model_dump(mode="json", exclude={"query"}),
         "family": spec.model.family,
         "truncation": spec.model.truncation,
         "class_label": spec.model.class_label,

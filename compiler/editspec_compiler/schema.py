@@ -270,6 +270,9 @@ class Edit(_Part):
     directions: Literal["zca", "mean", "svd", "units"] = Field(
         "zca", description="How the context's keys give the directions D."
     )
+    query: Place | None = Field(
+        None, description="What `editspec search` looks for; of no effect on the edit. Default: the context."
+    )
     solver: Solver = Field(
         ProjectedGradient(method="projected-gradient"), description="How the rule is solved: a method, or its settings."
     )
@@ -289,8 +292,8 @@ class Spec(_Part):
 
 OWNERS: dict[str, type[_Part]] = {
     "": Spec, "model": Model, "latents": Latents, "statistics": Statistics, "edits": Edit, "@copied": Place,
-    "@erasing": Erase, "erase": ErasedUnits, "target": Place, "context": ContextPlace, "@latent-file": LatentFile,
-    "@box": Box, "@ellipse": Ellipse, "@polygon": Polygon, "@union": Union, **SOLVERS,
+    "@erasing": Erase, "erase": ErasedUnits, "target": Place, "context": ContextPlace, "query": Place,
+    "@latent-file": LatentFile, "@box": Box, "@ellipse": Ellipse, "@polygon": Polygon, "@union": Union, **SOLVERS,
 }  # fmt: skip
 """The model of each mapping, by the last key (or tag) on the way to it."""
 

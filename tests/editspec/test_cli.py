@@ -21,7 +21,20 @@ from editspec.cli import app
 from editspec_runtime.checkpoint import read_checkpoint
 from editspec_runtime.patch import read_patch
 
-COMMANDS = ["validate", "compile", "build", "apply", "inspect", "convert", "render", "statistics", "schema", "families"]
+COMMANDS = [
+    "validate",
+    "compile",
+    "build",
+    "apply",
+    "inspect",
+    "convert",
+    "import",
+    "export",
+    "render",
+    "statistics",
+    "schema",
+    "families",
+]
 
 
 def run(*arguments: object) -> Result:

@@ -1,0 +1,251 @@
+"""Edits of other tools in and out: the records of the authors' notebook -> specs, and back."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from editspec_compiler import LoadedSpec, Problem, SpecError, load
+from editspec_compiler.errors import Path as SpecPath
+from editspec_compiler.masks import mask_image
+from editspec_compiler.records import Record, Region, read_record
+from editspec_compiler.schema import Edit, Mask, Place, near
+from editspec_runtime.checkpoint import weights_path
+from editspec_runtime.errors import EditError, FileError
+from editspec_runtime.families import FAMILIES
+from editspec_runtime.files import require_file, write
+
+AUTHORS = """\
+latents: {seed: 1, sampler: numpy-legacy}    # the authors' stream: their image numbers
+statistics: {samples: 1000, seed: 1}         # and their sample of it
+"""
+SOLVER = "{method: projected-gradient, steps: 2001, learning_rate: 0.05, project_every: 10}    # the authors' defaults"
+UNITS = 30
+"""Units that the authors' erase takes out."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of one record: the spec and what the record meant, or why there is none."""
+
+    record: Path
+    spec: Path
+    meaning: str = ""
+    error: SpecError | EditError | None = None
+
+
+def import_records(
+    records: Path, out: Path, *, family: str, weights: str, layer: str, compatibility: bool = False
+) -> list[Imported]:
+    """Write the spec of a record to `out`, or the specs of all records in a folder to the folder `out`.
+
+    Masks go into ``masks`` beside `out` (or in it), byte for byte, each once, named by their digest. In a folder a record
+    that is wrong stops no other.
+
+    Raises
+    ------
+    SpecError
+        The record, or the family or layer that was asked for, is wrong.
+    FileError
+        A file is missing, or something else lies where one is to be written.
+    """
+    target = _Target(family, _checked_weights(family, weights, layer), layer, compatibility)
+    if not records.is_dir():
+        return [_import(records, out, out.parent / "masks", target)]
+    found = sorted(records.rglob("*.json"))
+    if not found:
+        raise FileError(f"{records} holds no .json file.", "Give a record, or a folder of records.")
+    report = []
+    for record in found:
+        spec = out / record.relative_to(records).with_suffix(".yaml")
+        try:
+            report.append(_import(record, spec, out / "masks", target))
+        except (SpecError, EditError) as error:
+            report.append(Imported(record, spec, error=error))
+    return report
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What no record says: the model and the layer."""
+
+    family: str
+    weights: str
+    layer: str
+    compatibility: bool
+
+    def head(self, spec: Path) -> str:
+        """The beginning of a spec up to its edits; a path of weights becomes relative to it."""
+        weights = self.weights
+        if ":" not in weights and not Path(weights).is_absolute():
+            weights = Path(os.path.relpath(weights, spec.parent)).as_posix()
+        switch = (
+            "compatibility: rewriting-2020                # do as their code does, quirk by quirk\n"
+            if self.compatibility
+            else ""
+        )
+        return f"version: 1\nmodel:\n  family: {self.family}\n  weights: {_quoted(weights)}\n{AUTHORS}{switch}edits:\n"
+
+
+def _checked_weights(family: str, weights: str, layer: str) -> str:
+    """`weights`, if they can be read and have the layer. Raises what is wrong with the command line."""
+    from editspec.inspection import known_layout
+    from editspec_runtime.checkpoint import read_checkpoint
+
+    if family not in FAMILIES:
+        raise SpecError("--family", [Problem(f"there is no family {family}", hint=near(family, list(FAMILIES)))])
+    path = weights_path(weights, Path())
+    require_file(path)
+    layers = list(known_layout(read_checkpoint(path), path, family).layers)
+    if layer not in layers:
+        raise SpecError("--layer", [Problem(f"there is no {layer} in {weights}", hint=near(layer, layers))])
+    return weights
+
+
+def _import(record: Path, spec: Path, masks: Path, target: _Target) -> Imported:
+    read = read_record(record, legacy=target.compatibility)
+    store = _Masks(masks, spec.parent)
+    if isinstance(read, Record):
+        meaning, edit = read.meaning, _edit_text(_name(record), read, target.layer, store)
+    else:
+        raise FileError(f"{record} holds interventions.")
+    head = f"# {meaning[0].upper()}{meaning[1:]}. Imported from {record.name}, a record of the authors' notebook.\n"
+    text = head + "# Layer and model are those of the command; neither is in a record, nor are rank and steps.\n"
+    text += target.head(spec) + edit
+    _keep(spec, text.encode())
+    for path, data in store.files.items():
+        _keep(path, data)
+    return Imported(record, spec, meaning)
+
+
+class _Masks:
+    """Masks as files, each once."""
+
+    def __init__(self, folder: Path, spec_folder: Path) -> None:
+        self.folder = folder
+        self.spec_folder = spec_folder
+        self.files: dict[Path, bytes] = {}
+
+    def place(self, region: Region) -> str:
+        """A place of the language."""
+        path = self.folder / f"{hashlib.sha256(region.bytes).hexdigest()[:16]}{region.suffix}"
+        self.files[path] = region.bytes
+        name = Path(os.path.relpath(path, self.spec_folder)).as_posix()
+        return f"{{latent: {region.image}, mask: {_quoted(name)}}}"
+
+
+def _edit_text(name: str, record: Record, layer: str, masks: _Masks) -> str:
+    erase = f"{{erase: {{units: {UNITS}}}}}                 # the authors' number of units"
+    lines = [
+        f"  - name: {_quoted(name)}",
+        f"    layer: {layer}",
+        "    rank: 1",
+        f"    source: {masks.place(record.copied) if record.copied else erase}",
+        f"    target: {masks.place(record.target)}",
+    ]
+    if record.context:
+        lines += ["    context:", *(f"      - {masks.place(region)}" for region in record.context)]
+    if record.query:
+        lines.append(f"    query: {masks.place(record.query)}")
+    return "\n".join([*lines, f"    solver: {SOLVER}", ""])
+
+
+def _name(record: Path) -> str:
+    """A name for an edit: that of the record's file, without what a name must not hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", record.stem).strip("-._")[:80] or "edit"
+
+
+def _quoted(text: str) -> str:
+    """Text as a scalar of YAML: as it is where that is safe, else in double quotes, as JSON writes it."""
+    word = re.fullmatch(r"[A-Za-z./][A-Za-z0-9./_@-]*", text) and text.lower() not in ("null", "true", "false")
+    return text if word else json.dumps(text)
+
+
+def _keep(path: Path, data: bytes) -> None:
+    """Write a file unless it is there already as it should be. Raises `FileError` where another is in the way."""
+    if path.exists():
+        if path.is_file() and path.read_bytes() == data:
+            return
+        raise FileError(f"{path} is in the way: it is not what the record gives.", "Remove it, or give another name.")
+    write(path, data)
+
+
+def export_record(spec: Path | str, out: Path) -> str:
+    """Write the one edit of a spec as a record of the authors' notebook; its name.
+
+    Raises
+    ------
+    SpecError
+        The spec is wrong, or says what a record cannot hold.
+    FileError
+        Something else lies at `out`.
+    """
+    loaded = load(spec)
+    edit = _recordable(loaded)
+    copied = {"object": edit.source} if isinstance(edit.source, Place) else {}
+    context = [Place(latent=place.latent, mask=place.mask) for place in edit.context or ()]
+    paste = {} if context and edit.target == context[0] else {"paste": edit.target}
+    query = {"query": edit.query} if edit.query else {}
+
+    def entry(place: Place) -> list[Any]:
+        return [place.latent, _data_url(loaded, place.mask)]
+
+    record: dict[str, Any] = {name: entry(place) for name, place in (copied | paste | query).items()}
+    if context:
+        record["key"] = [entry(place) for place in context]
+    _keep(out, json.dumps(record).encode())
+    return edit.name
+
+
+def _recordable(loaded: LoadedSpec) -> Edit:
+    """The edit of a spec that a record can hold. Raises a `SpecError` that lists what it cannot."""
+    spec, problems = loaded.spec, []
+
+    def refuse(path: SpecPath, message: str, hint: str) -> None:
+        problems.append(loaded.document.problem(path, message, hint))
+
+    if len(spec.edits) > 1:
+        refuse(("edits",), f"a record holds one edit, and these are {len(spec.edits)}", "export specs of one edit each")
+    if (spec.latents.seed, spec.latents.sampler) != (1, "numpy-legacy"):
+        hint = "write latents: {seed: 1, sampler: numpy-legacy}, and image numbers of that stream"
+        refuse(("latents",), "image numbers of a record are those of the authors' stream", hint)
+    edit = spec.edits[0]
+    named: list[tuple[SpecPath, Any]] = [((name,), getattr(edit, name)) for name in ("source", "target", "query")]
+    named += [(("context", index), place) for index, place in enumerate(edit.context or ())]
+    for path, place in named:
+        if isinstance(place, Place) and not isinstance(place.latent, int):
+            hint = "name an image of the authors' stream"
+            refuse(("edits", 0, *path, "latent"), "a record names its images by number", hint)
+    if problems:
+        raise SpecError(loaded.document.file, problems, loaded.document.text)
+    return edit
+
+
+def _data_url(loaded: LoadedSpec, mask: Mask) -> str:
+    """A mask as a data URL: a file's own bytes; shapes drawn as a grey PNG."""
+    if isinstance(mask, str) and mask.startswith("data:"):
+        return mask
+    if isinstance(mask, str):
+        data, media = (loaded.path.parent / mask).read_bytes(), Path(mask).suffix.lower().lstrip(".")
+    else:
+        image = mask_image(mask, loaded.path.parent, _image_size(loaded), legacy=loaded.spec.compatibility is not None)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        data, media = buffer.getvalue(), "png"
+    return f"data:image/{ {'jpg': 'jpeg'}.get(media, media) };base64,{base64.b64encode(data).decode()}"
+
+
+def _image_size(loaded: LoadedSpec) -> int:
+    if loaded.layout is not None:
+        return loaded.layout.image_size
+    from editspec.inspection import known_layout
+    from editspec_runtime.checkpoint import read_checkpoint
+
+    return known_layout(read_checkpoint(loaded.weights), loaded.weights, loaded.spec.model.family).image_size

@@ -1,0 +1,233 @@
+"""Records of the authors' notebook: into specs, out of specs, and every one that is wrong."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from typer.testing import CliRunner, Result
+
+import editspec
+from editspec.cli import app
+from editspec_runtime.patch import read_patch
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+ASKED = ("--family", "stylegan2", "--weights", "tiny.safetensors", "--layer", "layer6")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def said(*arguments: object) -> Any:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(autouse=True)
+def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    save_file(make_tiny(), tmp_path / "tiny.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def painted(left: int, top: int, side: int = 90, size: tuple[int, int] = (256, 256), form: str = "png") -> str:
+    """A mask as the notebook makes them: white on transparent, as a data URL."""
+    mask = Image.new("L", size)
+    ImageDraw.Draw(mask).ellipse((left, top, left + side, top + side), fill=255)
+    image = Image.merge("RGBA", (mask,) * 4) if form == "png" else mask
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def region(image: int, left: int = 40, top: int = 60, **how: Any) -> list[Any]:
+    return [image, painted(left, top, **how)]
+
+
+def written(record: Any, name: str = "record.json") -> Path:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_text(json.dumps(record))
+    return Path(name)
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "copy and paste": {"object": region(8), "paste": region(960, 10), "query": region(208)},
+    "copy and paste, with keys": {
+        "object": region(11), "query": region(10), "key": [region(10, 20), region(132, 50)], "paste": region(144, 70),
+    },
+    "paste is missing: copy, and paste on the first key": {"key": [region(390, 5), region(683)], "object": region(442)},
+    "of another size": {"object": region(0, size=(1024, 1024), side=400), "paste": region(1, form="jpeg")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("switch", [[], ["--compatibility"]])
+def test_a_record_becomes_a_spec_and_a_record_again(shape: str, switch: list[str]) -> None:
+    record = SHAPES[shape]
+    (found,) = said("import", written(record), "-o", "specs/s.yaml", *ASKED, *switch)["records"]
+    assert found["meaning"] == shape.partition(", with")[0].replace("of another size", "copy and paste")
+    spec = editspec.load("specs/s.yaml").spec
+    (edit,) = spec.edits
+    assert (edit.name, edit.layer, edit.rank) == ("record", "layer6", 1)
+    assert (spec.latents.seed, spec.latents.sampler, spec.statistics.samples) == (1, "numpy-legacy", 1000)
+    assert (spec.compatibility == "rewriting-2020") == bool(switch)
+    assert edit.solver.model_dump() == {
+        "method": "projected-gradient", "steps": 2001, "learning_rate": 0.05, "project_every": 10,
+    } | {name: value for name, value in edit.solver.model_dump().items() if value is False}  # fmt: skip
+    target = record.get("paste") or record["key"][0]
+    assert edit.target.latent == target[0]
+    assert (Path("specs") / str(edit.target.mask)).read_bytes() == base64.b64decode(target[1].partition(",")[2])
+    assert [place.latent for place in edit.context or []] == [key[0] for key in record.get("key", [])]
+    said("export", "specs/s.yaml", "--format", "record", "-o", "back.json")
+    assert json.loads(Path("back.json").read_text()) == record
+    said("import", "back.json", "-o", "again/s.yaml", *ASKED, *switch)
+    assert Path("again/s.yaml").read_text() == Path("specs/s.yaml").read_text().replace("record", "back").replace(
+        "an back", "a record"
+    ).replace("back of the authors", "record of the authors").replace("in a back", "in a record")
+    masks = [sorted(path.read_bytes() for path in Path(name, "masks").iterdir()) for name in ("specs", "again")]
+    assert masks[0] == masks[1]
+
+
+def test_masks_are_kept_once_and_byte_for_byte() -> None:
+    mask = painted(30, 30)
+    record = {"object": [1, mask], "paste": [2, mask], "key": [[2, mask], [3, painted(60, 60)]]}
+    said("import", written(record), "-o", "s.yaml", *ASKED)
+    assert len(list(Path("masks").iterdir())) == 2
+    assert base64.b64decode(mask.partition(",")[2]) in {path.read_bytes() for path in Path("masks").iterdir()}
+
+
+def test_the_golden_record_gives_the_golden_numbers(record: dict[str, Any]) -> None:
+    """Import, then the few lines that the goldens were made with, then build."""
+    weights = ("--family", "stylegan2", "--weights", GOLDEN / "sg2_g_ema.safetensors", "--layer", "layer8")
+    written(record["record"])
+    said("import", "record.json", "-o", "s.yaml", *weights, "--compatibility")
+    said("export", "s.yaml", "--format", "record", "-o", "back.json")
+    for source, out in (("record.json", "first.yaml"), ("back.json", "second.yaml")):
+        said("import", source, "-o", out, *weights, "--compatibility")
+        text = Path(out).read_text().replace("steps: 2001", "steps: 101").replace("samples: 1000", "samples: 64")
+        Path(out).write_text(text + "precision: float64\n")
+        (edit,) = said("build", out, "-o", Path(out).stem)["edits"]
+        patch = read_patch(Path(edit["patch"]))
+        delta = patch.delta(next(iter(patch.directions)))
+        wanted = load_file(GOLDEN / "sg2_edits_f64.safetensors")["L8.proj.rank1.delta"][0]
+        assert (delta - wanted).norm() / wanted.norm() < 1e-10
+    # Without the switch the numbers are ours, not theirs.
+    said("import", "record.json", "-o", "ours.yaml", *weights)
+    assert "compatibility" not in Path("ours.yaml").read_text()
+
+
+def test_a_folder_is_imported_whole_with_a_report() -> None:
+    for number, shape in enumerate(SHAPES.values()):
+        written(shape, f"records/church/{number}.json")
+    written(SHAPES["copy and paste"], "records/faces/smile.json")
+    report = said("import", "records", "-o", "specs", *ASKED)["records"]
+    assert [entry["spec"] for entry in report] == [f"specs/church/{n}.yaml" for n in range(4)] + [
+        "specs/faces/smile.yaml"
+    ]
+    for entry in report:
+        editspec.load(entry["spec"])
+    assert not Path("specs/church/masks").exists()
+    masks = len(list(Path("specs/masks").iterdir()))
+    Path("records/bad.json").write_text("{")
+    written({"object": region(1)}, "records/half.json")
+    result = run("import", "records", "-o", "specs", *ASKED, "--json")
+    assert result.exit_code == 2
+    errors = {Path(entry["record"]).name for entry in json.loads(result.stdout)["records"] if "error" in entry}
+    assert errors == {"bad.json", "half.json"}
+    assert len(list(Path("specs/masks").iterdir())) == masks
+    assert "5 of 7 records imported" in run("import", "records", "-o", "specs", *ASKED).stdout
+    Path("none").mkdir()
+    assert run("import", "none", "-o", "x", *ASKED).exit_code == 1
+
+
+def test_what_was_changed_by_hand_stays() -> None:
+    written(SHAPES["copy and paste"])
+    for _ in range(2):
+        said("import", "record.json", "-o", "s.yaml", *ASKED)
+    text = Path("s.yaml").read_text() + "precision: float64\n"
+    Path("s.yaml").write_text(text)
+    result = run("import", "record.json", "-o", "s.yaml", *ASKED)
+    assert (result.exit_code, "s.yaml is in the way" in result.stderr) == (1, True)
+    assert Path("s.yaml").read_text() == text
+    assert run("export", "s.yaml", "--format", "record", "-o", "s.yaml").exit_code == 1
+    assert Path("s.yaml").read_text() == text
+
+
+GOOD = region(3)
+WRONG: dict[str, tuple[Any, str]] = {
+    "nothing": ({}, "paste and key are missing: nothing says where the rule is to change"),
+    "object alone": ({"object": GOOD}, "paste and key are missing"),
+    "query alone": ({"query": GOOD}, "paste and key are missing"),
+    "a list": ([GOOD], "a spec is a mapping of keys to values"),
+    "unknown key": ({"objct": GOOD, "paste": GOOD}, 'objct: unknown key objct in an edit record\n  1 | {"objct"'),
+    "no mask": ({"paste": [3]}, "paste: expected [image number, mask], found a list of 1"),
+    "no list": ({"paste": "x"}, 'paste: expected [image number, mask], found the text "x"'),
+    "no list of keys": ({"key": {"a": 1}}, "key: expected a list of [image number, mask], found a mapping"),
+    "mask missing": ({"paste": [3, None]}, "paste[1]: expected a mask as a data URL, found nothing"),
+    "mask a file": ({"paste": [3, "mask.png"]}, 'paste[1]: expected a mask as a data URL, found the text "mask.png"'),
+    "broken base64": ({"key": [GOOD, [4, "data:image/png;base64,iVB*"]]}, "key[1][1]: the data URL is not base64"),
+    "no image": ({"paste": [3, "data:image/png;base64,aGVsbG8="]}, "paste[1]: the data URL is not an image"),
+    "cut off": ({"paste": [3, GOOD[1][:422]]}, "paste[1]: the data URL is a damaged image"),
+    "empty mask": ({"paste": [3, painted(400, 400)]}, "paste[1]: the mask is empty"),
+    "wide mask": ({"paste": region(3, size=(256, 128))}, "paste[1]: the data URL has 256 x 128 pixels"),
+    "negative": ({"paste": [-1, GOOD[1]]}, "paste[0]: expected an image number, 0 or more, found the number -1"),
+    "text number": ({"paste": ["3", GOOD[1]]}, 'paste[0]: expected an image number, 0 or more, found the text "3"'),
+    "true": ({"paste": [True, GOOD[1]]}, "paste[0]: expected an image number, 0 or more, found true"),
+    "beyond": ({"paste": [10**6, GOOD[1]]}, "paste[0]: image 1000000 lies beyond the authors' stream"),
+    "two at once": ({"paste": [-1, "x"], "key": [1]}, "key[0]: expected [image number, mask], found the number 1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_named_in_place(case: str) -> None:
+    record, message = WRONG[case]
+    result = run("import", written(record), "-o", "out/s.yaml", *ASKED)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not Path("out").exists()
+
+
+def test_the_command_line_is_checked_first() -> None:
+    written(SHAPES["copy and paste"])
+    for asked, code, message in (
+        ({"--layer": "layer66"}, 2, 'did you mean "layer6"?'),
+        ({"--family": "stylegan"}, 2, 'did you mean "stylegan2"?'),
+        ({"--weights": "none.pt"}, 1, "none.pt does not exist"),
+        ({"--weights": "record.json"}, 1, "record.json"),
+    ):
+        given = dict(zip(ASKED[::2], ASKED[1::2], strict=True)) | asked
+        result = run("import", "record.json", "-o", "s.yaml", *(part for pair in given.items() for part in pair))
+        assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
+    assert run("import", "none.json", "-o", "s.yaml", *ASKED).exit_code == 2
+    assert not Path("s.yaml").exists()
+
+
+def test_an_export_refuses_what_a_record_cannot_hold() -> None:
+    place = {"latent": 1, "mask": {"box": [4, 4, 20, 20]}}
+    edit = {"name": "a", "layer": "layer6", "source": place, "target": {**place, "latent": [0.5] * 8}}
+    spec = {"version": 1, "model": {"family": "stylegan2", "weights": "tiny.safetensors"}}
+    written(spec | {"edits": [edit, edit | {"name": "b"}]}, "s.json")
+    result = run("export", "s.json", "--format", "record", "-o", "x.json")
+    assert result.exit_code == 2
+    for part in ("edits: a record holds one edit", "authors' stream", "edits[0].target.latent: a record names its"):
+        assert part in result.stderr
+    assert run("export", "s.json", "--format", "onnx", "-o", "x.json").exit_code == 2
+    assert not Path("x.json").exists()
+    # Shapes become pictures with the same area.
+    edit["target"] = {**place, "latent": 2}
+    written(spec | {"latents": {"sampler": "numpy-legacy"}, "edits": [edit]}, "shapes.json")
+    said("export", "shapes.json", "--format", "record", "-o", "x.json")
+    said("import", "x.json", "-o", "x.yaml", *ASKED)
+    first, second = (editspec.compile(name)[0] for name in ("shapes.json", "x.yaml"))
+    assert (first.value == second.value).all()
+    assert (first.context_weights == second.context_weights).all()
