@@ -136,7 +136,7 @@ def apply(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A spec, a rule, a patch or weights.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A spec, a rule, a patch or weights.")],
     family: Family = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -210,10 +210,10 @@ def convert(
     debug: Debug = False,
 ) -> None:
     """Write the generator of a checkpoint as safetensors, with the names and the digest that it has."""
-    with _errors(as_json, debug):
+    with _errors(as_json, debug), _progress() as report:
         from editspec import conversion
 
-        found = conversion.convert(weights, out, family)
+        found = conversion.convert(weights, out, family, report=report)
         _answer(found, as_json, f"{out}: {found['family']}, {found['tensors']} tensors, weights {found['digest']}")
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from editspec.inspection import known_layout
-from editspec.workflow import WEIGHTS_FORMAT, require_own_or_free
+from editspec.workflow import WEIGHTS_FORMAT, Report, quiet, require_own_or_free
 from editspec_runtime.checkpoint import read_checkpoint, weights_path
 from editspec_runtime.files import write
 
 
-def convert(weights: str, out: Path | str, family: str | None = None) -> dict[str, Any]:
+def convert(weights: str, out: Path | str, family: str | None = None, *, report: Report = quiet) -> dict[str, Any]:
     """Write the generator of a checkpoint as safetensors; what it is, as plain values.
 
     Names and digest stay as they are, so that patches fit both. `family` is found by the names of the tensors where it
@@ -24,7 +24,8 @@ def convert(weights: str, out: Path | str, family: str | None = None) -> dict[st
     WeightsError
         It holds no generator of a known family.
     """
-    path, out = weights_path(weights, Path()), Path(out)
+    path = weights_path(weights, Path(), progress=lambda done, total: report("fetching", done, total))
+    out = Path(out)
     checkpoint = read_checkpoint(path)
     shape = known_layout(checkpoint, path, family)
     require_own_or_free(out)

@@ -46,8 +46,8 @@ def import_records(
 ) -> list[Imported]:
     """Write the spec of a record to `out`, or the specs of all records in a folder to the folder `out`.
 
-    Masks go into ``masks`` beside `out` (or in it), byte for byte, each once, named by their digest. In a folder a record
-    that is wrong stops no other.
+    Masks go into ``masks`` beside `out` (or in it), byte for byte, each once, named by their digest. In a folder a
+    record that is wrong stops no other.
 
     Raises
     ------

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from editspec_runtime.checkpoint import Checkpoint
 
 
-def inspect(file: Path, family: str | None = None) -> dict[str, Any]:
+def inspect(file: Path | str, family: str | None = None) -> dict[str, Any]:
     """What `file` is and what is in it, as plain values; ``kind`` says which of the four it is.
 
     `file` may be ``builtin:skyline``. Of weights, `family` is found by their names where it is not given. Raises

@@ -43,6 +43,15 @@ def quiet(what: str, done: int, total: int) -> None:
     """The report that says nothing."""
 
 
+def fetched(loaded: LoadedSpec, report: Report = quiet) -> Path:
+    """The file of a spec's weights, fetched into the cache where they lie elsewhere."""
+    model = loaded.spec.model
+    return weights_path(
+        model.weights, loaded.path.parent, pin=model.digest,
+        progress=lambda done, total: report(f"fetching {model.weights.partition('#')[0]}", done, total),
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class BuiltEdit:
     """One edit of a build.
@@ -85,7 +94,7 @@ class _Workshop:
     def of(spec: Path | str | LoadedSpec, device: str, report: Report) -> _Workshop:
         """Load a spec and its model. Raises `SpecError` and `EditError`."""
         loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
-        checkpoint = read_checkpoint(loaded.weights)
+        checkpoint = read_checkpoint(fetched(loaded, report))
         base = checkpoint.digest()
         pin = loaded.spec.model.digest
         if pin is not None and not pin.startswith("sha256:") and pin != base:

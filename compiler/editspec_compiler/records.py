@@ -1,7 +1,7 @@
 """Edit records of the authors' notebook: JSON with ``object``, ``paste``, ``key`` and ``query``. Imports no torch.
 
-Each is an image number of their latent stream and a mask as a data URL (``key``: a list of them). What a record lacks says
-what kind of edit it is; model, layer, rank and solver are in none.
+Each is an image number of their latent stream and a mask as a data URL (``key``: a list of them). What a record lacks
+says what kind of edit it is; model, layer, rank and solver are in none.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from editspec_compiler.schema import (
 )
 from editspec_runtime.checkpoint import container_of, generator_part, weights_path
 from editspec_runtime.conventions import LEGACY_LENGTH
+from editspec_runtime.downloads import is_remote
 from editspec_runtime.errors import EditError, FileError, WeightsError
 from editspec_runtime.families import FAMILIES, layout
 from editspec_runtime.families.layout import Layout
@@ -55,7 +56,8 @@ class LoadedSpec:
     weights
         The checkpoint's file.
     layout
-        The model's layers; None for a ``.pt`` or ``.pkl``, which cannot be looked into without torch.
+        The model's layers; None for a ``.pt`` or ``.pkl``, which cannot be looked into without torch, and for
+        weights that are still to be fetched.
     """
 
     path: Path
@@ -184,7 +186,7 @@ class _References:
             hint = near(model.family, list(FAMILIES))
             yield self.document.problem(("model", "family"), f"there is no family {model.family}", hint)
         try:
-            self.weights = _weights_file(model.weights, self.folder)
+            self.weights = _weights_file(model, self.folder)
         except FileError as error:
             yield self.document.problem(("model", "weights"), error.message, error.remedy)
             return
@@ -194,6 +196,8 @@ class _References:
             self.damage = error
 
     def _tensors(self, model: Model) -> Iterator[Problem]:
+        if not self.weights.is_file():  # elsewhere, and not fetched yet
+            return
         if model.digest is not None and model.digest.startswith("sha256:"):
             _require_bytes(self.weights, model.digest)
         if container_of(self.weights) != "safetensors" or model.family not in FAMILIES:
@@ -256,10 +260,10 @@ class _References:
             yield self.document.problem(where, error.message, error.remedy)
 
 
-def _weights_file(weights: str, folder: Path) -> Path:
-    """The file that ``weights:`` names. Raises `FileError` where it cannot be read."""
-    path = weights_path(weights, folder)
-    if why := unreadable(path):
+def _weights_file(model: Model, folder: Path) -> Path:
+    """The file that ``weights:`` names. Raises `FileError` where it cannot be read; what is remote is not fetched."""
+    path = weights_path(model.weights, folder, pin=model.digest, fetching=False)
+    if not is_remote(model.weights) and (why := unreadable(path)):
         raise FileError(why, "paths are relative to the spec")
     return path
 

@@ -230,7 +230,7 @@ class Model(_Part):
     """The generator that is edited."""
 
     family: str = Field(description="An adapter; `editspec families` lists them.")
-    weights: str = Field(description="builtin:skyline, or a checkpoint's path, relative to the spec.")
+    weights: str = Field(description="builtin:skyline, a path relative to the spec, https://… (with digest) or hf://…")
     digest: str | None = Field(
         None,
         pattern=r"^(sha256:)?[0-9a-f]{64}$",

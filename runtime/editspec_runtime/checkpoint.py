@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from editspec_runtime import digest, skyline
+from editspec_runtime.downloads import fetch, is_remote, remote
 from editspec_runtime.errors import FileError, WeightsError
 from editspec_runtime.files import (
     container,
@@ -32,11 +33,23 @@ SUFFIXES = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".pk
 BUILTIN = {"builtin:skyline": skyline.WEIGHTS}
 
 
-def weights_path(weights: str, folder: Path) -> Path:
-    """The file that ``weights:`` or ``--model`` names: one that ships with the package, or a path from `folder`.
+def weights_path(
+    weights: str,
+    folder: Path,
+    *,
+    pin: str | None = None,
+    fetching: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """The file that ``weights:`` or ``--model`` names: one of the package's, a path from `folder`, or one elsewhere.
 
-    Raises `FileError` for a ``builtin:`` name that does not exist.
+    What lies elsewhere (``https://…``, ``hf://…``) is fetched into the cache where it is not there yet, unless
+    `fetching` is false. `pin` is the spec's ``digest``. Raises `FileError` for a ``builtin:`` name that does not exist,
+    and for what cannot be fetched.
     """
+    if is_remote(weights):
+        source = remote(weights, pin)
+        return fetch(source, progress) if fetching else source.path
     if weights.startswith("builtin:"):
         if weights not in BUILTIN:
             raise FileError(f"There is no {weights}.", f"The package ships {', '.join(BUILTIN)}.")
