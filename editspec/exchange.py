@@ -16,7 +16,7 @@ from editspec_compiler import LoadedSpec, Problem, SpecError, load
 from editspec_compiler.errors import Path as SpecPath
 from editspec_compiler.masks import mask_image
 from editspec_compiler.records import Record, Region, read_record
-from editspec_compiler.schema import Edit, Mask, Place, near
+from editspec_compiler.schema import ContextPlace, Edit, Mask, Place, near
 from editspec_runtime.checkpoint import weights_path
 from editspec_runtime.errors import EditError, FileError
 from editspec_runtime.families import FAMILIES
@@ -115,7 +115,7 @@ def _import(record: Path, spec: Path, masks: Path, target: _Target) -> Imported:
     if isinstance(read, Record):
         meaning, edit = read.meaning, _edit_text(_name(record), read, target.layer, store)
     else:
-        raise FileError(f"{record} holds interventions.")
+        raise FileError(f"{record} holds interventions of the reflection experiment, which no source can say yet.")
     head = f"# {meaning[0].upper()}{meaning[1:]}. Imported from {record.name}, a record of the authors' notebook.\n"
     text = head + "# Layer and model are those of the command; neither is in a record, nor are rank and steps.\n"
     text += target.head(spec) + edit
@@ -220,6 +220,8 @@ def _recordable(loaded: LoadedSpec) -> Edit:
     named: list[tuple[SpecPath, Any]] = [((name,), getattr(edit, name)) for name in ("source", "target", "query")]
     named += [(("context", index), place) for index, place in enumerate(edit.context or ())]
     for path, place in named:
+        if isinstance(place, ContextPlace) and (place.exclude is not None or place.weight != 1.0):
+            refuse(("edits", 0, *path), "a record's masks have no weight and exclude nothing", "paint it into the mask")
         if isinstance(place, Place) and not isinstance(place.latent, int):
             hint = "name an image of the authors' stream"
             refuse(("edits", 0, *path, "latent"), "a record names its images by number", hint)

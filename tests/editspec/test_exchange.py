@@ -35,7 +35,7 @@ def said(*arguments: object) -> Any:
 
 @pytest.fixture(autouse=True)
 def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    save_file(make_tiny(), tmp_path / "tiny.safetensors")
+    save_file(make_tiny(channels=32), tmp_path / "tiny.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -66,6 +66,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "object": region(11), "query": region(10), "key": [region(10, 20), region(132, 50)], "paste": region(144, 70),
     },
     "paste is missing: copy, and paste on the first key": {"key": [region(390, 5), region(683)], "object": region(442)},
+    "object is missing: erase on the paste": {"key": [region(339, 9), region(441)], "paste": region(820)},
+    "object and key are missing": {"paste": region(820)},
+    "object and paste are missing: erase on the first key": {
+        "query": region(7, 80), "key": [region(7, 30), region(998, 90), region(7, 30)],
+    },
     "of another size": {"object": region(0, size=(1024, 1024), side=400), "paste": region(1, form="jpeg")},
 }  # fmt: skip
 
@@ -75,7 +80,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 def test_a_record_becomes_a_spec_and_a_record_again(shape: str, switch: list[str]) -> None:
     record = SHAPES[shape]
     (found,) = said("import", written(record), "-o", "specs/s.yaml", *ASKED, *switch)["records"]
-    assert found["meaning"] == shape.partition(", with")[0].replace("of another size", "copy and paste")
+    synonyms = {
+        "copy and paste, with keys": "copy and paste",
+        "object and key are missing": "object is missing: erase on the paste",
+        "of another size": "copy and paste",
+    }
+    assert found["meaning"] == synonyms.get(shape, shape)
     spec = editspec.load("specs/s.yaml").spec
     (edit,) = spec.edits
     assert (edit.name, edit.layer, edit.rank) == ("record", "layer6", 1)
@@ -84,6 +94,10 @@ def test_a_record_becomes_a_spec_and_a_record_again(shape: str, switch: list[str
     assert edit.solver.model_dump() == {
         "method": "projected-gradient", "steps": 2001, "learning_rate": 0.05, "project_every": 10,
     } | {name: value for name, value in edit.solver.model_dump().items() if value is False}  # fmt: skip
+    if "object" in record:
+        assert edit.source.latent == record["object"][0]
+    else:
+        assert edit.source.model_dump() == {"erase": {"units": 30}}
     target = record.get("paste") or record["key"][0]
     assert edit.target.latent == target[0]
     assert (Path("specs") / str(edit.target.mask)).read_bytes() == base64.b64decode(target[1].partition(",")[2])
@@ -106,10 +120,12 @@ def test_masks_are_kept_once_and_byte_for_byte() -> None:
     assert base64.b64decode(mask.partition(",")[2]) in {path.read_bytes() for path in Path("masks").iterdir()}
 
 
-def test_the_golden_record_gives_the_golden_numbers(record: dict[str, Any]) -> None:
+@pytest.mark.parametrize("case", ["L8.proj.rank1", "L6.erase.rank1"])
+def test_the_golden_record_gives_the_golden_numbers(record: dict[str, Any], case: str) -> None:
     """Import, then the few lines that the goldens were made with, then build."""
-    weights = ("--family", "stylegan2", "--weights", GOLDEN / "sg2_g_ema.safetensors", "--layer", "layer8")
-    written(record["record"])
+    layer, erased = case.partition(".")[0].replace("L", "layer"), "erase" in case
+    weights = ("--family", "stylegan2", "--weights", GOLDEN / "sg2_g_ema.safetensors", "--layer", layer)
+    written({name: part for name, part in record["record"].items() if not (erased and name == "object")})
     said("import", "record.json", "-o", "s.yaml", *weights, "--compatibility")
     said("export", "s.yaml", "--format", "record", "-o", "back.json")
     for source, out in (("record.json", "first.yaml"), ("back.json", "second.yaml")):
@@ -119,7 +135,7 @@ def test_the_golden_record_gives_the_golden_numbers(record: dict[str, Any]) -> N
         (edit,) = said("build", out, "-o", Path(out).stem)["edits"]
         patch = read_patch(Path(edit["patch"]))
         delta = patch.delta(next(iter(patch.directions)))
-        wanted = load_file(GOLDEN / "sg2_edits_f64.safetensors")["L8.proj.rank1.delta"][0]
+        wanted = load_file(GOLDEN / "sg2_edits_f64.safetensors")[f"{case}.delta"][0]
         assert (delta - wanted).norm() / wanted.norm() < 1e-10
     # Without the switch the numbers are ours, not theirs.
     said("import", "record.json", "-o", "ours.yaml", *weights)
@@ -131,7 +147,7 @@ def test_a_folder_is_imported_whole_with_a_report() -> None:
         written(shape, f"records/church/{number}.json")
     written(SHAPES["copy and paste"], "records/faces/smile.json")
     report = said("import", "records", "-o", "specs", *ASKED)["records"]
-    assert [entry["spec"] for entry in report] == [f"specs/church/{n}.yaml" for n in range(4)] + [
+    assert [entry["spec"] for entry in report] == [f"specs/church/{n}.yaml" for n in range(len(SHAPES))] + [
         "specs/faces/smile.yaml"
     ]
     for entry in report:
@@ -145,7 +161,10 @@ def test_a_folder_is_imported_whole_with_a_report() -> None:
     errors = {Path(entry["record"]).name for entry in json.loads(result.stdout)["records"] if "error" in entry}
     assert errors == {"bad.json", "half.json"}
     assert len(list(Path("specs/masks").iterdir())) == masks
-    assert "5 of 7 records imported" in run("import", "records", "-o", "specs", *ASKED).stdout
+    assert (
+        f"{len(SHAPES) + 1} of {len(SHAPES) + 3} records imported"
+        in run("import", "records", "-o", "specs", *ASKED).stdout
+    )
     Path("none").mkdir()
     assert run("import", "none", "-o", "x", *ASKED).exit_code == 1
 
