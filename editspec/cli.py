@@ -98,6 +98,7 @@ def build(
                 "layer": edit.rule.layer,
                 "rank": edit.rule.rank,
                 "loss": edit.loss,
+                "residual": edit.residual,
                 "patch": str(edit.path),
                 "digest": edit.patch.metadata["content"],
                 "result": edit.patch.metadata["result"],
@@ -114,7 +115,9 @@ def _built_line(entry: dict[str, Any]) -> str:
     """What `build` says of an edit: of several layers, the largest collateral."""
     rank = "full rank" if entry["rank"] is None else f"rank {entry['rank']}"
     collateral = max((layer["correlated"] for layer in entry["collateral"].values()), default=0.0)
-    line = f"{entry['name']}: {entry['layer']}, {rank}, loss {entry['loss']:.4f}, collateral {collateral:.2g}"
+    line = f"{entry['name']}: {entry['layer']}, {rank}, loss {entry['loss']:.4f}"
+    line += "" if entry["residual"] is None else f", residual {entry['residual']:.2g}"
+    line += f", collateral {collateral:.2g}"
     return f"{line}, {entry['patch']}"
 
 

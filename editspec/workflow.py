@@ -29,7 +29,7 @@ from editspec_runtime.latents import LatentStream
 from editspec_runtime.models import make_generator, pick_device
 from editspec_runtime.patch import Patch, apply_stack, make_patch, read_patch, require_chain
 from editspec_runtime.rule import Rule
-from editspec_runtime.solution import Keys, change_of, loss_of
+from editspec_runtime.solution import Keys, change_of, loss_of, residual_of
 from editspec_runtime.statistics import SecondMoment, environment, key_sample, second_moment
 
 BUILD_FORMAT = "editspec.build"
@@ -69,6 +69,8 @@ class BuiltEdit:
         How long ``compile``, ``statistics`` and ``solve`` took; 0 for what was there already.
     path
         The patch file; None where nothing was written.
+    residual
+        |V* - f(K*; W)| with these weights, beside the same with the weights before; None where it was not measured.
     """
 
     rule: Rule
@@ -76,6 +78,7 @@ class BuiltEdit:
     loss: float
     seconds: dict[str, float]
     path: Path | None = None
+    residual: float | None = None
 
 
 @dataclass
@@ -240,7 +243,8 @@ class _Workshop:
             change.deltas,
         )
         self.stack.append(patch)
-        return BuiltEdit(rule, patch, loss_of(rule, generator, result), seconds)
+        left = residual_of(rule, generator, result)
+        return BuiltEdit(rule, patch, loss_of(rule, generator, result), seconds, residual=left)
 
 
 def compile(
@@ -289,7 +293,7 @@ def build(
         edit = workshop.solved(number, path)
         folder.keep(folder.rule(number), edit.rule.to_bytes())
         folder.keep(path, edit.patch.to_bytes())
-        built.append(BuiltEdit(edit.rule, edit.patch, edit.loss, edit.seconds, path))
+        built.append(replace(edit, path=path))
     folder.finish([_entry(edit) for edit in built], patches=True)
     return built
 

@@ -31,16 +31,16 @@ def record() -> dict[str, Any]:
 
 @pytest.fixture
 def golden_spec(record: dict[str, Any]) -> Any:
-    """Makes the golden edit as a spec (plain data): layer, rank, solver settings."""
+    """Makes the golden edit as a spec (plain data): layer, rank, solver settings, and of which golden generator."""
 
-    def make(layer: str, solver: dict[str, Any], rank: int = 1) -> dict[str, Any]:
+    def make(layer: str, solver: dict[str, Any], rank: int = 1, family: str = "stylegan2") -> dict[str, Any]:
         def place(entry: list[Any]) -> dict[str, Any]:
             return {"latent": entry[0], "mask": entry[1]}
 
-        copied = record["record"]
+        copied, weights = record["record"], {"stylegan2": "sg2_g_ema", "proggan": "pg_state_dict"}
         return {
             "version": 1,
-            "model": {"family": "stylegan2", "weights": str(GOLDEN / "sg2_g_ema.safetensors")},
+            "model": {"family": family, "weights": str(GOLDEN / f"{weights[family]}.safetensors")},
             "latents": {"seed": 1, "sampler": "numpy-legacy"},
             "statistics": {"samples": 64, "seed": 1},
             "precision": "float64",

@@ -13,6 +13,7 @@ from editspec_compiler.errors import Path as SpecPath
 from editspec_compiler.errors import Problem, SpecError
 from editspec_compiler.masks import MaskError, mask_area, mask_image
 from editspec_compiler.schema import (
+    ClosedForm,
     ContextPlace,
     Erase,
     ErasedUnits,
@@ -22,6 +23,7 @@ from editspec_compiler.schema import (
     Mask,
     Model,
     Place,
+    Solver,
     Spec,
     Union,
     check,
@@ -33,7 +35,7 @@ from editspec_runtime.conventions import LEGACY_LENGTH
 from editspec_runtime.downloads import is_remote
 from editspec_runtime.errors import EditError, FileError, WeightsError
 from editspec_runtime.families import FAMILIES, layout
-from editspec_runtime.families.layout import Layout
+from editspec_runtime.families.layout import LayerLayout, Layout
 from editspec_runtime.files import read_header
 
 if TYPE_CHECKING:
@@ -145,11 +147,20 @@ def places(spec: Spec, number: int) -> Iterator[tuple[SpecPath, Place]]:
         yield ("edits", number, "context", index), place
 
 
-def unit_problem(erased: ErasedUnits, layer: str, channels: int) -> tuple[str, str] | None:
-    """What is wrong with the number of units that are erased from keys of `channels` units, and a hint."""
-    if erased.units <= channels:
+def unit_problem(erased: ErasedUnits, layer: LayerLayout) -> tuple[str, str] | None:
+    """What is wrong with the number of units that are erased from the keys of a layer, and a hint; None if nothing."""
+    most = layer.in_channels
+    if erased.units <= most:
         return None
-    return f"{layer} has {channels} units in its key, and {erased.units} are to be erased", f"write {channels} or less"
+    return f"{layer.name} has {most} units in its key, and {erased.units} are to be erased", f"write {most} or less"
+
+
+def nonlinear_problem(layer: LayerLayout) -> tuple[str, str] | None:
+    """Why a layer has no closed form, and a hint; None where it has one."""
+    if layer.linear:
+        return None
+    message = f"{layer.name} is not linear from key to value, so that there is no closed form"
+    return message, "write method: projected-gradient or method: direct; the layers of proggan have a closed form"
 
 
 class _References:
@@ -224,15 +235,16 @@ class _References:
                 yield from self._mask((*where, "mask"), fitting(Mask, place.get("mask")))
                 yield from self._mask((*where, "exclude"), fitting(Mask, place.get("exclude")))
                 yield from self._latent((*where, "latent"), fitting(Latent, place.get("latent")))
-        yield from self._units((*path, "source"), edit.get("source"), layer)
+        if self.layout is not None and isinstance(layer, str) and layer in self.layout.layers:
+            yield from self._fit(path, edit, self.layout.layers[layer])
 
-    def _units(self, where: SpecPath, source: Any, layer: Any) -> Iterator[Problem]:
-        erase = fitting(Erase, source)
-        if erase is None or self.layout is None or layer not in self.layout.layers:
-            return
-        channels = self.layout.layers[layer].in_channels
-        if problem := unit_problem(erase.erase, layer, channels):
-            yield self.document.problem((*where, "erase", "units"), *problem)
+    def _fit(self, path: SpecPath, edit: dict[str, Any], layer: LayerLayout) -> Iterator[Problem]:
+        """What an edit asks of its layer and the layer does not have."""
+        solver, source = fitting(Solver, edit.get("solver")), fitting(Erase, edit.get("source"))
+        if isinstance(solver, ClosedForm) and (problem := nonlinear_problem(layer)):
+            yield self.document.problem((*path, "solver"), *problem)
+        if source is not None and (problem := unit_problem(source.erase, layer)):
+            yield self.document.problem((*path, "source", "erase", "units"), *problem)
 
     def _mask(self, where: SpecPath, mask: Mask | None) -> Iterator[Problem]:
         if isinstance(mask, Union):

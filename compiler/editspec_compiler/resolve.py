@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from editspec_compiler.references import LoadedSpec, unit_problem
-from editspec_compiler.schema import METHOD_FIELDS, OPTIONAL, ContextPlace, Edit, Erase, Mask, Place
+from editspec_compiler.references import LoadedSpec, nonlinear_problem, unit_problem
+from editspec_compiler.schema import METHOD_FIELDS, OPTIONAL, ClosedForm, ContextPlace, Edit, Erase, Mask, Place
 from editspec_runtime.cache import default_cache
 from editspec_runtime.conventions import conventions
 from editspec_runtime.digest import digest
@@ -138,6 +138,8 @@ def resolve(
     spec = loaded.spec
     edit = spec.edits[number]
     resolver = _Resolver(loaded, generator, number, moment or _computed_moment(loaded, edit.layer, generator))
+    if isinstance(edit.solver, ClosedForm) and (problem := nonlinear_problem(generator.layer(edit.layer))):
+        raise loaded.error((*resolver.path, "solver"), *problem)
     context_keys, context_weights = _context(resolver)
     units = _units(resolver, context_keys, context_weights)
     pasted = _erased(resolver, units) if isinstance(edit.source, Erase) else _copied(resolver, edit.source)
@@ -318,7 +320,7 @@ def _units(resolver: _Resolver, keys: Tensor, weights: Tensor) -> tuple[int, ...
     source, layer = resolver.edit.source, resolver.edit.layer
     if not isinstance(source, Erase):
         return ()
-    if problem := unit_problem(source.erase, layer, resolver.generator.layer(layer).in_channels):
+    if problem := unit_problem(source.erase, resolver.generator.layer(layer)):
         raise resolver.loaded.error((*resolver.path, "source", "erase", "units"), *problem)
     ranking = energy_ranking(resolver.moment(), keys.cpu(), weights.cpu())
     return tuple(ranking[: source.erase.units])

@@ -157,6 +157,12 @@ class Direct(_Part):
     learning_rate: Number = Field(0.05, gt=0, description="The rate of Adam.")
 
 
+class ClosedForm(_Part):
+    """Least squares in the directions, in closed form, for layers linear from key to value (paper Eqn. 14 and 15)."""
+
+    method: Literal["closed-form"] = Field(description="The solver.")
+
+
 class LowRank(_Part):
     """Adam on the weight, whose change is cut to the rank by SVD every few steps (paper section 5.3)."""
 
@@ -188,11 +194,12 @@ class Ablate(_Part):
     method: Literal["ablate"] = Field(description="The solver.")
 
 
-AnySolver = ProjectedGradient | Direct | LowRank | OneLayer | AllWeights | Ablate
+AnySolver = ProjectedGradient | Direct | ClosedForm | LowRank | OneLayer | AllWeights | Ablate
 
 SOLVERS: dict[str, type[_Part]] = {
     "projected-gradient": ProjectedGradient,
     "direct": Direct,
+    "closed-form": ClosedForm,
     "low-rank": LowRank,
     "layer": OneLayer,
     "all-weights": AllWeights,
@@ -200,13 +207,14 @@ SOLVERS: dict[str, type[_Part]] = {
 }
 """Each solver method and the settings it takes; a setting that its model lacks is an error."""
 
-SolverName = Literal["projected-gradient", "direct", "low-rank", "layer", "all-weights", "ablate"]
+SolverName = Literal["projected-gradient", "direct", "closed-form", "low-rank", "layer", "all-weights", "ablate"]
 
 OPTIONAL, ERROR = "optional", "error"
 
 METHOD_FIELDS: dict[str, dict[str, str]] = {
     "projected-gradient": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL},
     "direct": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL},
+    "closed-form": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL},
     "low-rank": {"rank": OPTIONAL, "context": ERROR, "directions": ERROR},
     "layer": {"rank": ERROR, "context": ERROR, "directions": ERROR},
     "all-weights": {"rank": ERROR, "context": ERROR, "directions": ERROR},

@@ -156,10 +156,10 @@ def _from_torch(path: Path, content: object) -> Checkpoint:
             f"{path} holds a {type(content).__name__}, expected a rosinality checkpoint or a state dict."
         )
     full = "g_ema" in content
-    state = content["g_ema"] if full else content
+    state = content["g_ema"] if full else content.get("state_dict", content)
     if not isinstance(state, dict) or not any(isinstance(t, torch.Tensor) for t in state.values()):
         raise WeightsError(
-            f"{path} holds no generator: expected g_ema or a bare state dict of tensors, "
+            f"{path} holds no generator: expected g_ema, state_dict or a bare state dict of tensors, "
             f"found {', '.join(map(str, list(content)[:8])) or 'nothing'}."
         )
     generator = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}

@@ -71,7 +71,7 @@ class LayerFunction(ABC):
             [n, in_channels, h, w]; with `haloed`, [n, in_channels, h + 2, w + 2], whose outer ring lends the
             convolution its surroundings and has no value of its own.
         weight
-            The edited parameter in the shape of the checkpoint.
+            The edited parameter, as a kernel [1, out_channels, in_channels, kh, kw] or in the shape of the checkpoint.
         arguments
             As in `LayerInput`, for this map or this crop.
 
@@ -137,7 +137,7 @@ class Generator(ABC):
         """What the numbers depend on beside the tensors, as plain values: family, truncation, kind of noise."""
 
     def weight(self, layer: str) -> Tensor:
-        """The edited parameter of `layer`, in the shape of the checkpoint."""
+        """The edited parameter of `layer`, [1, out_channels, in_channels, kh, kw]."""
         return self.weights[self.layer(layer).parameter]
 
     def layer(self, name: str) -> LayerLayout:

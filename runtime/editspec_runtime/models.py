@@ -9,10 +9,11 @@ from torch import Tensor
 
 from editspec_runtime.conventions import EDITSPEC, Conventions
 from editspec_runtime.errors import DeviceError, WeightsError
+from editspec_runtime.families.proggan.network import ProgressiveGAN
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.generator import Generator
 
-NETWORKS = {"stylegan2": StyleGAN2}
+NETWORKS: dict[str, type[StyleGAN2] | type[ProgressiveGAN]] = {"stylegan2": StyleGAN2, "proggan": ProgressiveGAN}
 
 
 def make_generator(
@@ -32,7 +33,7 @@ def make_generator(
     """
     dtype = getattr(torch, precision)
     weights = {n: t.to(device=device, dtype=dtype) for n, t in weights.items()}
-    generator = NETWORKS[family](weights, truncation, conventions, class_label)
+    generator: Generator = NETWORKS[family](weights, truncation, conventions, class_label)
     if truncation != 1.0 and generator.layout.average is None:
         raise WeightsError(
             "Truncation needs the mean of w, and these weights hold no latent_avg.",

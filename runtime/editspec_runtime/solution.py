@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from editspec_runtime.baselines import ImageLoss, ablation, absolute_difference, all_weights, drawn, low_rank, one_layer
+from editspec_runtime.closed_form import closed_form
 from editspec_runtime.conventions import Conventions
 from editspec_runtime.directions import directions
 from editspec_runtime.errors import NumericalError
@@ -84,6 +85,10 @@ def change_of(
             else low_rank(function, weight, rule, conventions, progress)
         )
         change = Patch({parameter: d}, {parameter: a}, {})
+    elif method == "closed-form":
+        d = rule_directions(rule, keys)
+        a = closed_form(function, weight, rule, d, keys.moment())
+        change = Patch({parameter: d}, {parameter: a[0]}, {})
     else:
         d = rule_directions(rule, keys)
         a = solve(function, weight, rule, d, conventions, progress)
@@ -106,9 +111,27 @@ def loss_of(rule: Rule, generator: Generator, weights: Mapping[str, Tensor]) -> 
     return rule_loss(generator.function(rule.layer), rule, weights[rule.parameter].to(own)).item()
 
 
+@torch.no_grad()
+def residual_of(rule: Rule, generator: Generator, weights: Mapping[str, Tensor]) -> float:
+    """What other weights leave of a rule: |V* - f(K*; W)| / |V* - f(K*; W0)|, root of the sum of squares; 0 where W0
+    leaves nothing. Where the rule is about images, the same of their pixels."""
+    left, before = (_missing(rule, generator, those).norm() for those in (weights, generator.weights))
+    return float(left / before) if before else 0.0
+
+
+def _missing(rule: Rule, generator: Generator, weights: Mapping[str, Tensor]) -> Tensor:
+    """What the values (or the pixels that count) of a rule lack with these weights."""
+    own = generator.weight(rule.layer)
+    if rule.solver.method == "all-weights":
+        model = generator.with_weights({name: tensor.to(own) for name, tensor in weights.items()})
+        return rule.arguments["area"] * (rule.value - drawn(model, rule.key))
+    weight = weights[rule.parameter].to(own)
+    return rule.value - generator.function(rule.layer)(rule.key, weight, rule.arguments, haloed=True)
+
+
 def _require_nothing_to_do(rule: Rule, generator: Generator) -> None:
     if loss_of(rule, generator, generator.weights) > NOTHING_TO_DO:
         raise NumericalError(
-            f"No iterate of {rule.solver.method} is better than the unedited weights: the edit would change nothing.",
-            "Lower solver.learning_rate, or edit another layer.",
+            f"{rule.solver.method} finds nothing better than the unedited weights: the edit would change nothing.",
+            "Lower the learning rate where there is one, give context that holds the target, or edit another layer.",
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from editspec_runtime.errors import WeightsError
 from editspec_runtime.families.layout import Layout
+from editspec_runtime.families.proggan.layout import layout as proggan_layout
 from editspec_runtime.families.stylegan2.layout import layout as stylegan2_layout
 from editspec_runtime.files import TensorInfo
 
@@ -29,6 +30,13 @@ FAMILIES: dict[str, Family] = {
         "rosinality checkpoints: .pt (g_ema and latent_avg, or the bare state dict), or their names in .safetensors; "
         "NVIDIA's .pkl of stylegan2-ada-pytorch and stylegan3 (StyleGAN2 configurations, class-conditional too)",
         stylegan2_layout,
+    ),
+    "proggan": Family(
+        "proggan",
+        "Progressive GAN generators, whose layers are linear from key to value",
+        "the layout of the paper's authors (layerN.conv.weight, layerN.wscale.b, output_HxW.*): .pth or .pt (a state "
+        "dict, bare or under state_dict), and the same names in .safetensors",
+        proggan_layout,
     ),
 }
 

@@ -19,6 +19,8 @@ class LayerLayout:
         Channels of the key and of the value.
     key_size, value_size
         Height (and width) of the key map and of the value map, in positions.
+    linear
+        Whether the value is linear in the key: a convolution and nothing else, so that closed forms hold.
     """
 
     name: str
@@ -27,6 +29,7 @@ class LayerLayout:
     out_channels: int
     key_size: int
     value_size: int
+    linear: bool = False
 
     @property
     def scale(self) -> int:

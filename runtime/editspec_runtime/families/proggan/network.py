@@ -1,0 +1,132 @@
+"""The Progressive GAN generator in plain torch, as a function of its checkpoint's tensors.
+
+A layer is: pixel norm, doubling where it upsamples, convolution, scale and bias, leaky ReLU. Key and value lie on both
+sides of the convolution, so that the layer's function is linear from key to value, and closed forms hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from editspec_runtime.conventions import EDITSPEC, Conventions
+from editspec_runtime.families.proggan.layout import layout
+from editspec_runtime.files import TensorInfo
+from editspec_runtime.generator import Box, Generator, LayerFunction, LayerInput
+
+SLOPE = 0.2
+
+
+@dataclass(frozen=True)
+class Convolution(LayerFunction):
+    """f(k; W) of one layer: the convolution alone. Takes no arguments."""
+
+    padding: int
+
+    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
+        kernel = weight.reshape(weight.shape[-4:])
+        if not haloed:
+            return F.conv2d(key, kernel, padding=self.padding)
+        if self.padding == 0:  # of a 1x1 convolution, which needs no surroundings
+            return F.conv2d(key[:, :, 1:-1, 1:-1], kernel)
+        return F.conv2d(key, kernel, padding=self.padding - 1)
+
+    def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
+        return F.conv2d(key, kernel, padding=self.padding)
+
+
+class ProgressiveGAN(Generator):
+    """A Progressive GAN generator.
+
+    Parameters
+    ----------
+    weights
+        The tensors by the authors' names: ``layerN.conv.weight``, ``layerN.wscale.b``, ``output_HxW.…``.
+    truncation, class_label
+        Of no meaning here: there is no w, and there are no classes.
+    conventions
+        Whether crops are haloed.
+
+    Raises
+    ------
+    WeightsError
+        The tensors are not a Progressive GAN generator.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        truncation: float = 1.0,
+        conventions: Conventions = EDITSPEC,
+        class_label: int | None = None,
+    ) -> None:
+        self.weights = weights
+        self.layout = layout({name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()})
+        self.conventions = conventions
+
+    def images(self, latents: Tensor) -> Tensor:
+        first = "layer1"
+        return self.rest(first, self.value(first, self.prefix(first, latents)), None)
+
+    def prefix(self, layer: str, latents: Tensor) -> LayerInput:
+        features = latents[:, :, None, None]
+        for name in self.layout.layers:
+            reached = self._enter(name, features)
+            if name == layer:
+                return reached
+            features = self._leave(name, self.value(name, reached))
+        raise KeyError(layer)
+
+    def rest(self, layer: str, value: Tensor, carried: Any) -> Tensor:
+        names = list(self.layout.layers)
+        for name in names[names.index(layer) + 1 :]:
+            value = self.value(name, self._enter(name, self._leave(layer, value)))
+            layer = name
+        return self._leave(layer, value).clamp(-1, 1)
+
+    def function(self, layer: str) -> Convolution:
+        return Convolution({"layer1": 3}.get(layer, 0 if layer.startswith("output") else 1))
+
+    def crop(self, layer: str, reached: LayerInput, region: Box) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.conventions.halo:
+            key = F.pad(reached.key, (1, 1, 1, 1))
+            return key[:, :, region.top : region.bottom + 2, region.left : region.right + 2], {}
+        return F.pad(reached.key[:, :, region.rows(), region.columns()], (1, 1, 1, 1)), {}
+
+    def upstream(self, layer: str) -> dict[str, Tensor]:
+        names = list(self.layout.layers)
+        before = tuple(f"{name}." for name in names[: names.index(layer)])
+        return {name: tensor for name, tensor in self.weights.items() if name.startswith(before)}
+
+    def trainable(self) -> list[str]:
+        return list(self.weights)
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> ProgressiveGAN:
+        return ProgressiveGAN(weights, conventions=self.conventions)
+
+    def settings(self) -> dict[str, Any]:
+        return {"family": self.layout.family}
+
+    def weight(self, layer: str) -> Tensor:
+        return self.weights[self.layer(layer).parameter][None]
+
+    def _enter(self, layer: str, features: Tensor) -> LayerInput:
+        """The input of a layer's convolution: each position of length 1, and doubled where the layer upsamples."""
+        key = features * torch.rsqrt(features.square().mean(1, keepdim=True) + 1e-8)
+        if self.layer(layer).key_size > key.shape[-1]:
+            key = F.interpolate(key, scale_factor=2, mode="nearest")
+        return LayerInput(key, {}, None)
+
+    def _leave(self, layer: str, value: Tensor) -> Tensor:
+        """What follows a layer's convolution: scale, bias, and the activation that the last layer lacks."""
+        _, _, channels, taps, _ = self.weight(layer).shape
+        last = layer.startswith("output")
+        scale = (1 if last else math.sqrt(2)) / (taps * math.sqrt(channels))
+        features = value * scale + self.weights[f"{layer}.wscale.b"][:, None, None]
+        return features if last else F.leaky_relu(features, SLOPE)

@@ -1,0 +1,123 @@
+"""The closed form against a dense constrained least-squares solve (paper Eqn. 12 and 13)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from editspec_runtime.closed_form import closed_form
+from editspec_runtime.directions import zca_directions
+from editspec_runtime.generator import LayerFunction
+from editspec_runtime.rule import Rule, SolverSettings
+
+OUT, IN, KEYS = 5, 7, 60
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Linear(LayerFunction):
+    """A convolution and nothing else, haloed by one position."""
+
+    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
+        kernel = weight.reshape(weight.shape[-4:])
+        margin = 0 if kernel.shape[-1] == 3 else 1
+        return F.conv2d(key[:, :, margin : key.shape[2] - margin, margin : key.shape[3] - margin], kernel)
+
+    def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
+        return F.conv2d(key, kernel, padding=kernel.shape[-1] // 2)
+
+
+def stored() -> Tensor:
+    """All keys K that a memory holds, [IN, KEYS]."""
+    return random(IN, IN, seed=1) @ random(IN, KEYS, seed=2)
+
+
+def rule_of(key: Tensor, value: Tensor) -> Rule:
+    nothing = torch.empty(0)
+    settings = SolverSettings("closed-form")
+    return Rule("e", "f", "l", "w", 1, settings, F.pad(key, (1, 1, 1, 1)), value, {}, nothing, nothing, {})
+
+
+def solved(kernel: int, targets: Tensor, values: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """W0, the change and D for a row of `targets` [IN, n] that are to give `values` [OUT, n]."""
+    moment = stored() @ stored().T / KEYS
+    weight = random(1, OUT, IN, kernel, kernel, seed=3)
+    directions = zca_directions(moment, targets.T, torch.ones(targets.shape[1]), rank)
+    rule = rule_of(targets[None, :, None, :], values[None, :, None, :])
+    a = closed_form(Linear(), weight, rule, directions, moment)
+    return weight, torch.einsum("losyx,si->loiyx", a, directions), directions
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_it_meets_its_values_exactly_and_keeps_all_others_as_a_dense_solve_does(count: int) -> None:
+    targets, values = random(IN, count, seed=4), random(OUT, count, seed=5)
+    weight, change, _ = solved(1, targets, values, count)
+    new = (weight + change)[0, :, :, 0, 0]
+    torch.testing.assert_close(new @ targets, values)
+    # Dense: minimise |V - W K|^2 over all W with W K* = V*, by its KKT system, output by output.
+    keys, old = stored(), weight[0, :, :, 0, 0]
+    system = torch.zeros(IN + count, IN + count, dtype=torch.float64)
+    system[:IN, :IN] = 2 * keys @ keys.T
+    system[:IN, IN:], system[IN:, :IN] = targets, targets.T
+    right = torch.cat([2 * keys @ (old @ keys).T, values.T])
+    dense = torch.linalg.solve(system, right)[:IN].T
+    torch.testing.assert_close(new, dense)
+    # Any other solution that meets the values keeps the stored ones worse.
+    elsewhere = random(OUT, IN, seed=6)
+    basis, _ = torch.linalg.qr(targets)
+    other = new + 0.1 * (elsewhere - elsewhere @ basis @ basis.T)
+    torch.testing.assert_close(other @ targets, values)
+    assert ((other - old) @ keys).norm() > ((new - old) @ keys).norm()
+
+
+def test_the_change_is_equation_15() -> None:
+    target, value = random(IN, 1, seed=4), random(OUT, 1, seed=5)
+    weight, change, _ = solved(1, target, value, 1)
+    direction = torch.linalg.solve(stored() @ stored().T, target)
+    strength = (value - weight[0, :, :, 0, 0] @ target) / (direction.T @ target)
+    torch.testing.assert_close(change[0, :, :, 0, 0], strength @ direction.T)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_it_has_the_rank_asked_for_and_lies_in_its_directions(kernel: int, rank: int) -> None:
+    _, change, directions = solved(kernel, random(IN, 6, seed=4), random(OUT, 6, seed=5), rank)
+    matrix = change[0].movedim(1, -1).reshape(-1, IN)
+    assert torch.linalg.matrix_rank(matrix) == rank
+    torch.testing.assert_close(matrix @ directions.T @ directions, matrix)
+    key = random(IN, seed=7)
+    outside = key - directions.T @ (directions @ key)
+    assert (matrix @ outside).abs().max() < 1e-12
+    assert (matrix @ key).abs().max() > 1e-3
+
+
+def test_a_direction_orthogonal_under_the_identity_is_untouched() -> None:
+    target = random(IN, 1, seed=4)
+    rule = rule_of(target[None, :, None, :], random(1, OUT, 1, 1, seed=5))
+    weight, identity = random(1, OUT, IN, 1, 1, seed=3), torch.eye(IN, dtype=torch.float64)
+    directions = zca_directions(identity, target.T, torch.ones(1), 1)
+    a = closed_form(Linear(), weight, rule, directions, identity)
+    change = torch.einsum("losyx,si->loiyx", a, directions)[0, :, :, 0, 0]
+    other = random(IN, seed=8)
+    other -= target[:, 0] * (other @ target[:, 0]) / target.square().sum()
+    assert (change @ other).abs().max() < 1e-12
+    # With another second moment the same key is touched: the direction is not that of the key.
+    _, change, _ = solved(1, target, rule.value[0, :, 0], 1)
+    assert (change[0, :, :, 0, 0] @ other).abs().max() > 1e-3
+
+
+def test_a_kernel_is_least_squares_within_its_directions() -> None:
+    targets, values = random(IN, 30, seed=4), random(OUT, 30, seed=5)
+    weight, change, directions = solved(3, targets, values, 2)
+    key = F.pad(targets[None, :, None, :], (1, 1, 1, 1))
+    columns = F.unfold(torch.einsum("nihw,si->nshw", key, directions), 3)[0]
+    missing = values - F.conv2d(key, weight[0])[0, :, 0]
+    dense = torch.linalg.lstsq(columns.T, missing.T, driver="gelsd").solution.T @ columns
+    torch.testing.assert_close(F.conv2d(key, change[0])[0, :, 0], dense)
+    assert (missing - dense).norm() > 0.1 * missing.norm()
