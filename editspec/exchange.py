@@ -16,7 +16,7 @@ from editspec_compiler import LoadedSpec, Problem, SpecError, load
 from editspec_compiler.errors import Path as SpecPath
 from editspec_compiler.masks import mask_image
 from editspec_compiler.records import Record, Region, read_record
-from editspec_compiler.schema import ContextPlace, Edit, Mask, Place, near
+from editspec_compiler.schema import ContextPlace, Copied, Edit, Erase, Mask, Place, Scene, near
 from editspec_runtime.checkpoint import weights_path
 from editspec_runtime.errors import EditError, FileError
 from editspec_runtime.families import FAMILIES
@@ -189,15 +189,18 @@ def export_record(spec: Path | str, out: Path) -> str:
     """
     loaded = load(spec)
     edit = _recordable(loaded)
-    copied = {"object": edit.source} if isinstance(edit.source, Place) else {}
+    (pair,) = edit.sides
+    copied = {} if isinstance(pair.source, Erase) else {"object": pair.source}
     context = [Place(latent=place.latent, mask=place.mask) for place in edit.context or ()]
-    paste = {} if context and edit.target == context[0] else {"paste": edit.target}
+    paste = {} if context and pair.target == context[0] else {"paste": pair.target}
     query = {"query": edit.query} if edit.query else {}
 
-    def entry(place: Place) -> list[Any]:
+    def entry(place: Place | Copied) -> list[Any]:
+        assert place.mask is not None
         return [place.latent, _data_url(loaded, place.mask)]
 
-    record: dict[str, Any] = {name: entry(place) for name, place in (copied | paste | query).items()}
+    places: dict[str, Place | Copied] = {**copied, **paste, **query}
+    record: dict[str, Any] = {name: entry(place) for name, place in places.items()}
     if context:
         record["key"] = [entry(place) for place in context]
     _keep(out, json.dumps(record).encode())
@@ -217,12 +220,19 @@ def _recordable(loaded: LoadedSpec) -> Edit:
         hint = "write latents: {seed: 1, sampler: numpy-legacy}, and image numbers of that stream"
         refuse(("latents",), "image numbers of a record are those of the authors' stream", hint)
     edit = spec.edits[0]
+    for name in ("pairs", "observe"):
+        if getattr(edit, name) is not None:
+            refuse(("edits", 0, name), f"a record has no {name}", "keep the spec as it is")
     named: list[tuple[SpecPath, Any]] = [((name,), getattr(edit, name)) for name in ("source", "target", "query")]
     named += [(("context", index), place) for index, place in enumerate(edit.context or ())]
     for path, place in named:
         if isinstance(place, ContextPlace) and (place.exclude is not None or place.weight != 1.0):
             refuse(("edits", 0, *path), "a record's masks have no weight and exclude nothing", "paint it into the mask")
-        if isinstance(place, Place) and not isinstance(place.latent, int):
+        if isinstance(place, Copied) and place.mask is None:
+            refuse(("edits", 0, *path), "a record's source has a mask, and this one has none", "give it one")
+        if isinstance(place, Scene) and place.intervene is not None:
+            refuse(("edits", 0, *path, "intervene"), "a record has no interventions", "keep the spec as it is")
+        if isinstance(place, Scene) and not isinstance(place.latent, int):
             hint = "name an image of the authors' stream"
             refuse(("edits", 0, *path, "latent"), "a record names its images by number", hint)
     if problems:

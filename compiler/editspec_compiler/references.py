@@ -14,15 +14,15 @@ from editspec_compiler.errors import Problem, SpecError
 from editspec_compiler.masks import MaskError, mask_area, mask_image
 from editspec_compiler.schema import (
     ClosedForm,
-    ContextPlace,
     Erase,
     ErasedUnits,
+    Intervention,
     Latent,
     LatentFile,
     Latents,
     Mask,
     Model,
-    Place,
+    Scene,
     Solver,
     Spec,
     Union,
@@ -89,12 +89,13 @@ class LoadedSpec:
     def files(self, number: int) -> dict[str, Path]:
         """The files that edit `number` names, by the names it gives them."""
         names: set[str] = set()
-        for _, place in places(self.spec, number):
-            names.update(_mask_files(place.mask))
-            if isinstance(place, ContextPlace) and place.exclude is not None:
-                names.update(_mask_files(place.exclude))
-            if isinstance(place.latent, LatentFile):
-                names.add(place.latent.file)
+        for _, scene in scenes(self.spec, number):
+            masks = [getattr(scene, "mask", None), getattr(scene, "exclude", None)]
+            masks += [scene.intervene.mask] if scene.intervene is not None else []
+            for mask in masks:
+                names.update(() if mask is None else _mask_files(mask))
+            if isinstance(scene.latent, LatentFile):
+                names.add(scene.latent.file)
         return {name: self.path.parent / name for name in sorted(names)}
 
 
@@ -137,12 +138,14 @@ def _lies_in(path: SpecPath, others: Iterable[Problem]) -> bool:
     return any(path[: len(other.path)] == other.path for other in others)
 
 
-def places(spec: Spec, number: int) -> Iterator[tuple[SpecPath, Place]]:
-    """Every place that edit `number` names, with its path."""
+def scenes(spec: Spec, number: int) -> Iterator[tuple[SpecPath, Scene]]:
+    """Every scene that edit `number` names, with its path."""
     edit = spec.edits[number]
-    if isinstance(edit.source, Place):
-        yield ("edits", number, "source"), edit.source
-    yield ("edits", number, "target"), edit.target
+    for index, pair in enumerate(edit.sides):
+        path = ("edits", number) if edit.pairs is None else ("edits", number, "pairs", index)
+        if not isinstance(pair.source, Erase):
+            yield (*path, "source"), pair.source
+        yield (*path, "target"), pair.target
     for index, place in enumerate(edit.context or ()):
         yield ("edits", number, "context", index), place
 
@@ -153,6 +156,37 @@ def unit_problem(erased: ErasedUnits, layer: LayerLayout) -> tuple[str, str] | N
     if erased.units <= most:
         return None
     return f"{layer.name} has {most} units in its key, and {erased.units} are to be erased", f"write {most} or less"
+
+
+def intervention_problem(change: Intervention, layout: Layout, edited: str) -> tuple[str, str, str] | None:
+    """What is wrong with an intervention: the key that is, what, and a hint; None if nothing."""
+    names = list(layout.layers)
+    if change.layer not in names:
+        return "layer", f"there is no {change.layer} in these weights", near(change.layer, names)
+    before = names[: names.index(edited)]
+    if change.layer not in before:
+        hint = f"the layers before it: {', '.join(before)}" if before else "edit a later layer"
+        return "layer", f"{change.layer} does not come before {edited}, which is edited", hint
+    channels = layout.layers[change.layer].out_channels
+    beyond = [unit for unit in change.units if unit >= channels]
+    if beyond:
+        return (
+            "units",
+            f"{change.layer} has {channels} units, and there is no unit {beyond[0]}",
+            (f"units are 0 to {channels - 1}"),
+        )
+    return None
+
+
+def observe_problem(observe: str, layout: Layout, edited: str) -> tuple[str, str] | None:
+    """What is wrong with the layer that is observed, and a hint; None if nothing."""
+    names = list(layout.layers)
+    if observe not in names:
+        return f"there is no {observe} in these weights", near(observe, names)
+    if names.index(observe) < names.index(edited):
+        later = ", ".join(names[names.index(edited) :])
+        return f"{observe} comes before {edited}, which is edited: it sees nothing of the change", f"one of {later}"
+    return None
 
 
 def nonlinear_problem(layer: LayerLayout) -> tuple[str, str] | None:
@@ -228,23 +262,48 @@ class _References:
             yield self.document.problem((*path, "layer"), f"there is no {layer} in these weights", hint)
         context = edit.get("context")
         context = context if isinstance(context, list) else []
-        named: list[tuple[SpecPath, Any]] = [((*path, name), edit.get(name)) for name in ("source", "target", "query")]
+        pairs = edit.get("pairs")
+        pairs = pairs if isinstance(pairs, list) else []
+        sides = [(path, edit), *(((*path, "pairs", index), pair) for index, pair in enumerate(pairs))]
+        named: list[tuple[SpecPath, Any]] = [
+            ((*where, name), side.get(name))
+            for where, side in sides
+            for name in ("source", "target", "query")
+            if isinstance(side, dict)
+        ]
         named += [((*path, "context", number), place) for number, place in enumerate(context)]
         for where, place in named:
             if isinstance(place, dict):
                 yield from self._mask((*where, "mask"), fitting(Mask, place.get("mask")))
                 yield from self._mask((*where, "exclude"), fitting(Mask, place.get("exclude")))
                 yield from self._latent((*where, "latent"), fitting(Latent, place.get("latent")))
+                change = place.get("intervene")
+                if isinstance(change, dict):
+                    yield from self._mask((*where, "intervene", "mask"), fitting(Mask, change.get("mask")))
         if self.layout is not None and isinstance(layer, str) and layer in self.layout.layers:
             yield from self._fit(path, edit, self.layout.layers[layer])
+            for where, place in named:
+                yield from self._reach(where, place, layer)
 
     def _fit(self, path: SpecPath, edit: dict[str, Any], layer: LayerLayout) -> Iterator[Problem]:
         """What an edit asks of its layer and the layer does not have."""
-        solver, source = fitting(Solver, edit.get("solver")), fitting(Erase, edit.get("source"))
+        assert self.layout is not None
+        solver, observe = fitting(Solver, edit.get("solver")), edit.get("observe")
         if isinstance(solver, ClosedForm) and (problem := nonlinear_problem(layer)):
             yield self.document.problem((*path, "solver"), *problem)
-        if source is not None and (problem := unit_problem(source.erase, layer)):
-            yield self.document.problem((*path, "source", "erase", "units"), *problem)
+        if isinstance(observe, str) and (problem := observe_problem(observe, self.layout, layer.name)):
+            yield self.document.problem((*path, "observe"), *problem)
+
+    def _reach(self, where: SpecPath, given: Any, layer: str) -> Iterator[Problem]:
+        """What a source or a target asks of the layers and they do not have."""
+        assert self.layout is not None
+        source = fitting(Erase, given)
+        if source is not None and (problem := unit_problem(source.erase, self.layout.layers[layer])):
+            yield self.document.problem((*where, "erase", "units"), *problem)
+        change = fitting(Intervention, given.get("intervene")) if isinstance(given, dict) else None
+        if change is not None and (found := intervention_problem(change, self.layout, layer)):
+            key, *words = found
+            yield self.document.problem((*where, "intervene", key), *words)
 
     def _mask(self, where: SpecPath, mask: Mask | None) -> Iterator[Problem]:
         if isinstance(mask, Union):

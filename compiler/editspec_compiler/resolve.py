@@ -14,8 +14,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from editspec_compiler.references import LoadedSpec, nonlinear_problem, unit_problem
-from editspec_compiler.schema import METHOD_FIELDS, OPTIONAL, ClosedForm, ContextPlace, Edit, Erase, Mask, Place
+from editspec_compiler.references import (
+    LoadedSpec,
+    intervention_problem,
+    nonlinear_problem,
+    observe_problem,
+    unit_problem,
+)
+from editspec_compiler.schema import (
+    METHOD_FIELDS,
+    OPTIONAL,
+    ClosedForm,
+    ContextPlace,
+    Copied,
+    Edit,
+    Erase,
+    Mask,
+    Pair,
+    Place,
+    Scene,
+)
 from editspec_runtime.cache import default_cache
 from editspec_runtime.conventions import conventions
 from editspec_runtime.digest import digest
@@ -38,11 +56,11 @@ class _Pasted:
     latent
         Of the target, [1, latent_size].
     reached
-        All that reaches the layer there.
+        All that reaches the edited layer there.
     value
-        The wanted value map, [1, out_channels, value_size, value_size].
+        The wanted value map of the edited or the observed layer, [1, channels, size, size].
     covered
-        The part of the value map that the rule is about.
+        The part of that map that the rule is about.
     """
 
     latent: Tensor
@@ -68,13 +86,37 @@ class _Resolver:
     def path(self) -> tuple[str | int, ...]:
         return ("edits", self.number)
 
-    def reached(self, place: Place, *path: str | int) -> LayerInput:
-        """What reaches the edited layer for the latent of a place, one image alone."""
-        return self.generator.prefix(self.edit.layer, self.latent(place, *path))
+    @property
+    def seen(self) -> str:
+        """The layer at whose output values are compared."""
+        return self.edit.observe or self.edit.layer
 
-    def latent(self, place: Place, *path: str | int) -> Tensor:
-        """The latent of a place, [1, latent_size] in the precision of the model."""
-        given, spec, size = place.latent, self.loaded.spec, self.generator.layout.latent_size
+    def reached(self, scene: Scene, *path: str | int) -> LayerInput:
+        """What reaches the edited layer for a scene, one image alone."""
+        generator, latent, change = self.generator, self.latent(scene, *path), scene.intervene
+        if change is None:
+            return generator.prefix(self.edit.layer, latent)
+        if problem := intervention_problem(change, generator.layout, self.edit.layer):
+            key, *words = problem
+            raise self.loaded.error((*self.path, *path, "intervene", key), *words)
+        reached = generator.prefix(change.layer, latent)
+        output = generator.output(change.layer, generator.value(change.layer, reached))
+        area = self.area(change.mask, generator.layer(change.layer).value_size, *path, "intervene", "mask").to(output)
+        output[:, change.units] = (1 - area) * output[:, change.units] + area * change.value
+        return generator.onward(change.layer, output, reached.carried, self.edit.layer)
+
+    def value(self, reached: LayerInput, key: Tensor | None = None) -> Tensor:
+        """The value map, or the output of the layer that is observed, of the edited layer's own key, or another."""
+        generator, layer = self.generator, self.edit.layer
+        seen = reached.key if key is None else key
+        value = generator.function(layer)(seen, generator.weight(layer), reached.arguments)
+        if self.edit.observe is None:
+            return value
+        return generator.observed(layer, value, reached.carried, self.edit.observe)
+
+    def latent(self, scene: Scene, *path: str | int) -> Tensor:
+        """The latent of a scene, [1, latent_size] in the precision of the model."""
+        given, spec, size = scene.latent, self.loaded.spec, self.generator.layout.latent_size
         if isinstance(given, int):
             latent = LatentStream(spec.latents.seed, size, spec.latents.sampler).items([given])
         else:
@@ -140,13 +182,11 @@ def resolve(
     resolver = _Resolver(loaded, generator, number, moment or _computed_moment(loaded, edit.layer, generator))
     if isinstance(edit.solver, ClosedForm) and (problem := nonlinear_problem(generator.layer(edit.layer))):
         raise loaded.error((*resolver.path, "solver"), *problem)
+    if edit.observe is not None and (problem := observe_problem(edit.observe, generator.layout, edit.layer)):
+        raise loaded.error((*resolver.path, "observe"), *problem)
     context_keys, context_weights = _context(resolver)
     units = _units(resolver, context_keys, context_weights)
-    pasted = _erased(resolver, units) if isinstance(edit.source, Erase) else _copied(resolver, edit.source)
-    if edit.solver.method == "all-weights":
-        region, key, value, arguments = _image(resolver, pasted)
-    else:
-        region, key, value, arguments = _crop(resolver, pasted)
+    regions, key, value, arguments = _joined(resolver, [_side(resolver, *side, units) for side in _sides(edit)])
     precision = getattr(torch, spec.precision)
     return Rule(
         edit=edit.name,
@@ -164,11 +204,12 @@ def resolve(
             "base": base,
             "parent": parent,
             "edit": edit_digest(loaded, number),
-            "region": [region.top, region.left, region.bottom, region.right],
+            "region": regions[0] if edit.pairs is None else regions,
             "compatibility": spec.compatibility,
         },
         directions=edit.directions if _takes(edit, "directions") else None,
         units=units,
+        observe=edit.observe,
     )
 
 
@@ -220,57 +261,113 @@ def _rank(resolver: _Resolver, keys: int, units: tuple[int, ...]) -> int | None:
     return edit.rank
 
 
-def _copied(resolver: _Resolver, source: Place) -> _Pasted:
-    """The target's value map with the values under the source's mask pasted onto the middle of the target's mask."""
-    edit, generator = resolver.edit, resolver.generator
-    size = generator.layer(edit.layer).value_size
-    values = generator.value(edit.layer, resolver.reached(source, "source"))
-    latent = resolver.latent(edit.target, "target")
-    reached = generator.prefix(edit.layer, latent)
-    value, pasted = _paste(resolver, values, generator.value(edit.layer, reached), source, size)
+_Side = tuple[Box, Tensor, Tensor, dict[str, Tensor]]
+"""Of one K* -> V*: its region, its key, its value, and the arguments of the layer's function."""
+
+
+def _sides(edit: Edit) -> list[tuple[Pair, tuple[str | int, ...]]]:
+    """Every pair of source and target, and its path below the edit."""
+    return [(pair, () if edit.pairs is None else ("pairs", index)) for index, pair in enumerate(edit.sides)]
+
+
+def _side(resolver: _Resolver, pair: Pair, path: tuple[str | int, ...], units: tuple[int, ...]) -> _Side:
+    if isinstance(pair.source, Erase):
+        pasted = _erased(resolver, pair, path, units)
+    else:
+        pasted = _copied(resolver, pair.source, pair.target, path)
+    if resolver.edit.solver.method == "all-weights":
+        return _image(resolver, pair, path, pasted)
+    return _crop(resolver, pasted)
+
+
+def _joined(resolver: _Resolver, sides: list[_Side]) -> tuple[list[list[int]], Tensor, Tensor, dict[str, Tensor]]:
+    """The sides of a rule as one batch. Raises `SpecError` where they differ in shape."""
+    regions, keys, values, arguments = zip(*sides, strict=True)
+    for index, key in enumerate(keys):
+        if key.shape != keys[0].shape:
+            first, other = (f"{r.bottom - r.top}x{r.right - r.left}" for r in (regions[0], regions[index]))
+            raise resolver.loaded.error(
+                (*resolver.path, "pairs", index),
+                f"this pair covers {other} positions of {resolver.edit.layer}, and pairs[0] covers {first}",
+                "give all pairs masks of one size, an edit to each pair, or observe, which compares whole maps",
+            )
+    batched = {
+        name: torch.cat([side[name] for side in arguments])
+        for name in arguments[0]
+    }  # fmt: skip
+    boxes = [[region.top, region.left, region.bottom, region.right] for region in regions]
+    return boxes, torch.cat(keys), torch.cat(values), batched
+
+
+def _copied(resolver: _Resolver, source: Copied, target: Place, path: tuple[str | int, ...]) -> _Pasted:
+    """The target's value map with the source's values pasted into it."""
+    size = resolver.generator.layer(resolver.seen).value_size
+    values = resolver.value(resolver.reached(source, *path, "source"))
+    latent, reached = resolver.latent(target, *path, "target"), resolver.reached(target, *path, "target")
+    value, pasted = _paste(resolver, values, resolver.value(reached), source, target, size, path)
     return _Pasted(latent, reached, value, pasted)
 
 
-def _paste(resolver: _Resolver, source: Tensor, target: Tensor, place: Place, size: int) -> tuple[Tensor, Box]:
-    """A map [1, c, size, size] with what lies under the source's mask pasted into it, and where that is."""
-    source_area = resolver.area(place.mask, size, "source", "mask")
+def _paste(
+    resolver: _Resolver,
+    source: Tensor,
+    target: Tensor,
+    copied_from: Copied,
+    pasted_to: Place,
+    size: int,
+    path: tuple[str | int, ...],
+) -> tuple[Tensor, Box]:
+    """A map [1, c, size, size] with values of another pasted into it, and where that is.
+
+    What lies under the source's mask goes to the middle of the target's mask; without a mask of the source, what lies
+    under the target's mask comes from the same place.
+    """
+    target_area = resolver.area(pasted_to.mask, size, *path, "target", "mask")
+    if copied_from.mask is None:
+        return torch.lerp(target, source, target_area.to(target)), _bounds(target_area)
+    source_area = resolver.area(copied_from.mask, size, *path, "source", "mask")
     copied = _bounds(source_area)
     alpha = source_area[copied.rows(), copied.columns()].to(target)
     clip = source[:, :, copied.rows(), copied.columns()]
-    pasted = _centred(copied, _bounds(resolver.area(resolver.edit.target.mask, size, "target", "mask")), size)
+    pasted = _centred(copied, _bounds(target_area), size)
     value = target.clone()
     under = value[:, :, pasted.rows(), pasted.columns()]
     value[:, :, pasted.rows(), pasted.columns()] = (1 - alpha) * under + alpha * clip
     return value, pasted
 
 
-def _erased(resolver: _Resolver, units: tuple[int, ...]) -> _Pasted:
+def _erased(resolver: _Resolver, pair: Pair, path: tuple[str | int, ...], units: tuple[int, ...]) -> _Pasted:
     """The target's value map where, inside of its mask, the layer saw a key without `units`."""
-    edit, generator = resolver.edit, resolver.generator
-    size = generator.layer(edit.layer).value_size
-    latent = resolver.latent(edit.target, "target")
-    reached = generator.prefix(edit.layer, latent)
+    size = resolver.generator.layer(resolver.seen).value_size
+    latent, reached = resolver.latent(pair.target, *path, "target"), resolver.reached(pair.target, *path, "target")
     key = reached.key.clone()
     key[:, list(units)] = 0
-    erased = generator.function(edit.layer)(key, generator.weight(edit.layer), reached.arguments)
-    area = resolver.area(edit.target.mask, size, "target", "mask")
+    erased = resolver.value(reached, key)
+    area = resolver.area(pair.target.mask, size, *path, "target", "mask")
     if conventions(resolver.loaded.spec.compatibility).erase_everywhere:
         return _Pasted(latent, reached, erased, Box(0, 0, size, size))
-    value = generator.value(edit.layer, reached)
+    value = resolver.value(reached)
     return _Pasted(latent, reached, torch.lerp(value, erased, area.to(value)), _bounds(area))
 
 
-def _crop(resolver: _Resolver, pasted: _Pasted) -> tuple[Box, Tensor, Tensor, dict[str, Tensor]]:
-    """The region of the key map that a paste covers, K* (haloed), V*, and the function's arguments there."""
+def _crop(resolver: _Resolver, pasted: _Pasted) -> _Side:
+    """The region of the key map that a paste covers, K* (haloed), V*, and the function's arguments there.
+
+    Where a later layer is observed, what is pasted there has its causes all over the map: the region is all of it.
+    """
     edit, generator = resolver.edit, resolver.generator
     shape = generator.layer(edit.layer)
+    if edit.observe is not None:
+        whole = Box(0, 0, shape.key_size, shape.key_size)
+        key, arguments = generator.crop(edit.layer, pasted.reached, whole)
+        return whole, key, pasted.value, arguments | generator.pack(pasted.reached.carried)
     region = pasted.covered.aligned(shape.scale)
     covered = region.scaled(shape.scale)
     key, arguments = generator.crop(edit.layer, pasted.reached, region)
     return region, key, pasted.value[:, :, covered.rows(), covered.columns()], arguments
 
 
-def _image(resolver: _Resolver, pasted: _Pasted) -> tuple[Box, Tensor, Tensor, dict[str, Tensor]]:
+def _image(resolver: _Resolver, pair: Pair, path: tuple[str | int, ...], pasted: _Pasted) -> _Side:
     """The composited image x* of Eqn. 3 in place of a value, and where in it the loss counts.
 
     What is copied is composited from the pixels of the two images; what is erased has pixels only behind the layer.
@@ -278,15 +375,15 @@ def _image(resolver: _Resolver, pasted: _Pasted) -> tuple[Box, Tensor, Tensor, d
     """
     edit, generator = resolver.edit, resolver.generator
     size = generator.layout.image_size
-    if isinstance(edit.source, Erase):
+    if isinstance(pair.source, Erase):
         image = generator.rest(edit.layer, pasted.value, pasted.reached.carried)
         covered = pasted.covered.scaled(size // generator.layer(edit.layer).value_size)
     else:
         source, target = (
-            generator.images(resolver.latent(place, name))
-            for place, name in ((edit.source, "source"), (edit.target, "target"))
+            generator.images(resolver.latent(scene, *path, name))
+            for scene, name in ((pair.source, "source"), (pair.target, "target"))
         )
-        image, covered = _paste(resolver, source, target, edit.source, size)
+        image, covered = _paste(resolver, source, target, pair.source, pair.target, size, path)
     area = torch.zeros_like(image[:, :1])
     area[:, :, covered.rows(), covered.columns()] = 1
     return covered, pasted.latent, image, {"area": area}
@@ -299,10 +396,10 @@ def _context(resolver: _Resolver) -> tuple[Tensor, Tensor]:
     """
     edit, generator = resolver.edit, resolver.generator
     shape = generator.layer(edit.layer)
-    if not _takes(edit, "directions") and not isinstance(edit.source, Erase):
+    if not _takes(edit, "directions") and not edit.erases:
         nothing = generator.weight(edit.layer).new_empty(0)
         return nothing.reshape(0, shape.in_channels), nothing
-    named: list[tuple[Place, tuple[str | int, ...]]] = [(edit.target, ("target",))]
+    named: list[tuple[Place, tuple[str | int, ...]]] = [(p.target, (*path, "target")) for p, path in _sides(edit)]
     if edit.context is not None:
         named = [(place, ("context", index)) for index, place in enumerate(edit.context)]
     keys, weights = [], []
@@ -317,13 +414,17 @@ def _context(resolver: _Resolver) -> tuple[Tensor, Tensor]:
 
 def _units(resolver: _Resolver, keys: Tensor, weights: Tensor) -> tuple[int, ...]:
     """The units that an erased value does without, those first that respond most to the context."""
-    source, layer = resolver.edit.source, resolver.edit.layer
-    if not isinstance(source, Erase):
-        return ()
-    if problem := unit_problem(source.erase, resolver.generator.layer(layer)):
-        raise resolver.loaded.error((*resolver.path, "source", "erase", "units"), *problem)
-    ranking = energy_ranking(resolver.moment(), keys.cpu(), weights.cpu())
-    return tuple(ranking[: source.erase.units])
+    count = 0
+    for pair, path in _sides(resolver.edit):
+        if isinstance(pair.source, Erase):
+            where = (*resolver.path, *path, "source", "erase", "units")
+            if problem := unit_problem(pair.source.erase, resolver.generator.layer(resolver.edit.layer)):
+                raise resolver.loaded.error(where, *problem)
+            if count not in (0, pair.source.erase.units):
+                message = f"this pair erases {pair.source.erase.units} units, and another one {count}"
+                raise resolver.loaded.error(where, message, "give every pair of an edit the same number")
+            count = pair.source.erase.units
+    return tuple(energy_ranking(resolver.moment(), keys.cpu(), weights.cpu())[:count]) if resolver.edit.erases else ()
 
 
 def _bounds(area: Tensor) -> Box:

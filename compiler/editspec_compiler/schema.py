@@ -102,10 +102,34 @@ Mask = Annotated[
 Union.model_rebuild()
 
 
-class Place(_Part):
-    """A region of a generated image."""
+class Intervention(_Part):
+    """Units that are set to a value while an image is drawn."""
+
+    layer: str = Field(description="At the output of which layer; one before the layer that is edited.")
+    units: list[Natural] = Field(min_length=1, description="Which channels of that output, from 0.")
+    value: Number = Field(description="What they are set to.")
+    mask: Mask = Field(description="Where: an image file, a data URL, or shapes in output pixels.")
+
+
+class Scene(_Part):
+    """A generated image."""
 
     latent: Latent = Field(description="Which image: a number in the latent stream, a vector, or a file.")
+    intervene: Intervention | None = Field(None, description="Units that are set to a value while it is drawn.")
+
+
+class Copied(Scene):
+    """A value that is copied from an image."""
+
+    mask: Mask | None = Field(
+        None,
+        description="Where in it; the values then go to the middle of the target. Default: the target's own place.",
+    )
+
+
+class Place(Scene):
+    """A region of a generated image."""
+
     mask: Mask = Field(description="Where in it: an image file, a data URL, or shapes in output pixels.")
 
 
@@ -129,14 +153,21 @@ class Erase(_Part):
 
 
 def _source_kind(given: Any) -> str:
-    keys = {"erase": "@erasing"} | dict.fromkeys(("latent", "mask"), "@copied")
+    keys = {"erase": "@erasing"} | dict.fromkeys(("latent", "mask", "intervene"), "@copied")
     return _tagged(given, {}, keys) or "@copied"
 
 
 Source = Annotated[
-    Annotated[Place, Tag("@copied")] | Annotated[Erase, Tag("@erasing")],
+    Annotated[Copied, Tag("@copied")] | Annotated[Erase, Tag("@erasing")],
     Discriminator(_source_kind),
 ]
+
+
+class Pair(_Part):
+    """One K* -> V* of several."""
+
+    source: Source = Field(description="Where the value V* comes from: an image that is copied from, or erase.")
+    target: Place = Field(description="Whose keys K* get that value.")
 
 
 class ProjectedGradient(_Part):
@@ -212,13 +243,13 @@ SolverName = Literal["projected-gradient", "direct", "closed-form", "low-rank", 
 OPTIONAL, ERROR = "optional", "error"
 
 METHOD_FIELDS: dict[str, dict[str, str]] = {
-    "projected-gradient": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL},
-    "direct": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL},
-    "closed-form": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL},
-    "low-rank": {"rank": OPTIONAL, "context": ERROR, "directions": ERROR},
-    "layer": {"rank": ERROR, "context": ERROR, "directions": ERROR},
-    "all-weights": {"rank": ERROR, "context": ERROR, "directions": ERROR},
-    "ablate": {"rank": ERROR, "context": OPTIONAL, "directions": ERROR},
+    "projected-gradient": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL, "observe": OPTIONAL},
+    "direct": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL, "observe": OPTIONAL},
+    "closed-form": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL, "observe": ERROR},
+    "low-rank": {"rank": OPTIONAL, "context": ERROR, "directions": ERROR, "observe": OPTIONAL},
+    "layer": {"rank": ERROR, "context": ERROR, "directions": ERROR, "observe": OPTIONAL},
+    "all-weights": {"rank": ERROR, "context": ERROR, "directions": ERROR, "observe": ERROR},
+    "ablate": {"rank": ERROR, "context": OPTIONAL, "directions": ERROR, "observe": ERROR},
 }
 """Which fields of an edit each solver method takes. An erased value takes a context whatever the method: it ranks the
 units."""
@@ -265,11 +296,25 @@ class Statistics(_Part):
 class Edit(_Part):
     """One rule change."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["source", "target"]}, {"required": ["pairs"]}]}
+    )
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="Unique; part of file names.")
     layer: str = Field(description="The layer whose weight changes; `editspec inspect WEIGHTS` lists them.")
     rank: Count = Field(1, description="How many directions the change may have.")
-    source: Source = Field(description="Where the value V* comes from: a place that is copied, or erase.")
-    target: Place = Field(description="Paste: whose keys K* get that value.")
+    source: Source | None = Field(
+        None, description="Where the value V* comes from: an image that is copied from, or erase."
+    )
+    target: Place | None = Field(None, description="Paste: whose keys K* get that value.")
+    pairs: list[Pair] | None = Field(
+        None,
+        min_length=1,
+        description="Several sources and targets in place of one: a rule that holds for all of them.",
+    )
+    observe: str | None = Field(
+        None, description="A later layer, at whose output the values are compared, over the whole map."
+    )
     context: list[ContextPlace] | None = Field(
         None,
         min_length=1,
@@ -285,6 +330,20 @@ class Edit(_Part):
         ProjectedGradient(method="projected-gradient"), description="How the rule is solved: a method, or its settings."
     )
 
+    @property
+    def sides(self) -> list[Pair]:
+        """The pairs of source and target: those of `pairs`, or the one that is given without them."""
+        if self.pairs is not None:
+            return self.pairs
+        assert self.source is not None
+        assert self.target is not None
+        return [Pair(source=self.source, target=self.target)]
+
+    @property
+    def erases(self) -> bool:
+        """Whether any value is one without some units."""
+        return any(isinstance(pair.source, Erase) for pair in self.sides)
+
 
 class Spec(_Part):
     """An edit spec: which rules of a generative model change, and how."""
@@ -299,9 +358,10 @@ class Spec(_Part):
 
 
 OWNERS: dict[str, type[_Part]] = {
-    "": Spec, "model": Model, "latents": Latents, "statistics": Statistics, "edits": Edit, "@copied": Place,
-    "@erasing": Erase, "erase": ErasedUnits, "target": Place, "context": ContextPlace, "query": Place,
-    "@latent-file": LatentFile, "@box": Box, "@ellipse": Ellipse, "@polygon": Polygon, "@union": Union, **SOLVERS,
+    "": Spec, "model": Model, "latents": Latents, "statistics": Statistics, "edits": Edit, "pairs": Pair,
+    "@copied": Copied, "intervene": Intervention, "@erasing": Erase, "erase": ErasedUnits, "target": Place,
+    "context": ContextPlace, "query": Place, "@latent-file": LatentFile, "@box": Box, "@ellipse": Ellipse,
+    "@polygon": Polygon, "@union": Union, **SOLVERS,
 }  # fmt: skip
 """The model of each mapping, by the last key (or tag) on the way to it."""
 
@@ -311,7 +371,10 @@ def check(document: Document) -> tuple[Spec | None, list[Problem]]:
     try:
         spec = Spec.model_validate(document.data)
     except ValidationError as error:
-        return None, [_problem(document, details) for details in error.errors(include_url=False)]
+        problems = [_problem(document, details) for details in error.errors(include_url=False)]
+        return None, problems + _incomplete_edits(document)
+    if problems := _incomplete_edits(document):
+        return None, problems
     problems = _doubled_names(document, spec) + _foreign_fields(document, spec)
     if spec.compatibility and spec.model.truncation != 1.0:
         problems.append(
@@ -360,15 +423,42 @@ def _doubled_names(document: Document, spec: Spec) -> list[Problem]:
     return problems
 
 
+def _incomplete_edits(document: Document) -> list[Problem]:
+    """Edits that lack a source or a target, or have them beside pairs."""
+    problems = []
+    edits = document.data.get("edits")
+    for number, edit in enumerate(edits if isinstance(edits, list) else []):
+        if not isinstance(edit, dict):
+            continue
+        for field in ("source", "target"):
+            given, pairs = edit.get(field) is not None, edit.get("pairs") is not None
+            if not given and not pairs:
+                hint = Edit.model_fields[field].description or ""
+                problems.append(document.problem(("edits", number, field), f"{field} is missing", hint))
+            elif given and pairs:
+                hint = f"move {field} into pairs, as an entry {{source: …, target: …}}"
+                problems.append(
+                    document.problem(("edits", number, field), f"{field} stands beside pairs", hint, at_key=True)
+                )
+    return problems
+
+
 def _foreign_fields(document: Document, spec: Spec) -> list[Problem]:
     """The fields of edits that their solver methods do not take."""
     problems = []
     for number, edit in enumerate(spec.edits):
-        method, erases = edit.solver.method, isinstance(edit.source, Erase)
-        if method == "ablate" and not erases:
+        method, erases = edit.solver.method, edit.erases
+        if method == "ablate" and not all(isinstance(pair.source, Erase) for pair in edit.sides):
             message = "ablate sets units to zero, and this source names none"
             hint = "write source: {erase: {units: N}}, or take another method"
             problems.append(document.problem(("edits", number, "source"), message, hint))
+        if method == "all-weights":
+            problems += [
+                document.problem(("edits", number), "all-weights takes no intervene", "take another method")
+                for pair in edit.sides
+                for scene in (pair.source, pair.target)
+                if not isinstance(scene, Erase) and scene.intervene is not None
+            ][:1]
         for field, state in METHOD_FIELDS[method].items():
             if state != ERROR or field not in edit.model_fields_set or (field == "context" and erases):
                 continue

@@ -48,14 +48,15 @@ def low_rank(
     best, best_loss, cut = factors, float("inf"), True
     for step in range(settings.steps + 1):
         adam.zero_grad()
-        loss = _squared_loss(function, rule, free)
+        loss = _squared_loss(function, rule, free, conventions)
         if cut and (value := finite(loss, step)) < best_loss:
             best, best_loss = factors, value
         if step == settings.steps:
             break
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
-        cut = step % settings.project_every == 0 or step == settings.steps - 1
+        # As in the paper's experiment, and other than in projected-gradient, the first cut comes after a whole round.
+        cut = (step + 1) % settings.project_every == 0 or step == settings.steps - 1
         if cut:
             with torch.no_grad():
                 factors = _cut(free - weight, rank)
@@ -130,8 +131,9 @@ def _cut(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return directions, torch.einsum("oiyx,si->osyx", change[0], directions)
 
 
-def _squared_loss(function: LayerFunction, rule: Rule, weight: Tensor) -> Tensor:
-    return (rule.value - function(rule.key, weight, rule.arguments, haloed=True)).square().mean()
+def _squared_loss(function: LayerFunction, rule: Rule, weight: Tensor, conventions: Conventions) -> Tensor:
+    loss = (rule.value - function(rule.key, weight, rule.arguments, haloed=True)).square().mean()
+    return 2 * loss if conventions.states_added and len(rule.key) > 1 else loss
 
 
 def _descend(

@@ -37,6 +37,9 @@ class Conventions:
         Whether a truncation that a spec asks for is applied.
     erase_everywhere
         A value is erased on the whole map; else inside of the target's mask.
+    states_added
+        The squared loss of several pairs is that of the one state of the scenes and that of the other, added up; else
+        the mean over all pairs.
     """
 
     statistics_chunk: int
@@ -46,15 +49,16 @@ class Conventions:
     legacy_masks: bool
     truncation: bool
     erase_everywhere: bool
+    states_added: bool
 
 
 EDITSPEC = Conventions(
     statistics_chunk=16, positional_noise=False, halo=True, keep_best=True, legacy_masks=False, truncation=True,
-    erase_everywhere=False,
+    erase_everywhere=False, states_added=False,
 )  # fmt: skip
 REWRITING_2020 = Conventions(
     statistics_chunk=10, positional_noise=True, halo=False, keep_best=False, legacy_masks=True, truncation=False,
-    erase_everywhere=True,
+    erase_everywhere=True, states_added=True,
 )  # fmt: skip
 
 

@@ -113,6 +113,18 @@ class Generator(ABC):
         """The images [n, 3, image_size, image_size] in -1..1 that follow from `value` at `layer`."""
 
     @abstractmethod
+    def onward(self, start: str, output: Tensor, carried: Any, layer: str) -> LayerInput:
+        """All that reaches `layer`, which comes after `start`, when `start` hands on `output`."""
+
+    @abstractmethod
+    def pack(self, carried: Any) -> dict[str, Tensor]:
+        """What `onward` needs of what is carried past a layer, as tensors by name."""
+
+    @abstractmethod
+    def unpack(self, tensors: Mapping[str, Tensor]) -> Any:
+        """What was packed, as `onward` takes it."""
+
+    @abstractmethod
     def crop(self, layer: str, reached: LayerInput, region: Box) -> tuple[Tensor, dict[str, Tensor]]:
         """The haloed key [n, in_channels, h + 2, w + 2] of a `region` of the key map, and the arguments for it."""
 
@@ -144,6 +156,38 @@ class Generator(ABC):
         """The layout of layer `name`."""
         return self.layout.layers[name]
 
+    def output(self, layer: str, value: Tensor) -> Tensor:
+        """What a layer hands on, in the shape of its `value`: the value itself, unless the family says otherwise."""
+        return value
+
+    def observed(self, layer: str, value: Tensor, carried: Any, observe: str) -> Tensor:
+        """The output of `observe`, which is `layer` or comes after it, when the value at `layer` is `value`."""
+        output = self.output(layer, value)
+        if observe == layer:
+            return output
+        return self.output(observe, self.value(observe, self.onward(layer, output, carried, observe)))
+
     def value(self, layer: str, reached: LayerInput) -> Tensor:
         """The value map [n, out_channels, value_size, value_size] of `layer` with its own weight."""
         return self.function(layer)(reached.key, self.weight(layer), reached.arguments)
+
+
+@dataclass(frozen=True)
+class ObservedFunction(LayerFunction):
+    """A layer's function as it is seen at a later layer: the output there, as a function of key and weight here.
+
+    Takes the arguments of the layer's own function and what `Generator.pack` gives. The map is always a whole one.
+    """
+
+    generator: Generator
+    layer: str
+    observe: str
+
+    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
+        """The output of `observe`, [n, channels, size, size]."""
+        value = self.generator.function(self.layer)(key, weight, arguments, haloed=haloed)
+        return self.generator.observed(self.layer, value, self.generator.unpack(arguments), self.observe)
+
+    def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
+        """The convolution of the layer itself."""
+        return self.generator.function(self.layer).convolution(key, kernel)

@@ -54,7 +54,7 @@ class SolverSettings:
 
 @dataclass(frozen=True)
 class Rule:
-    """One K* -> V*, the context in which it holds, and everything that its layer's function needs.
+    """One or more K* -> V*, the context in which it holds, and everything that its layer's function needs.
 
     Attributes
     ----------
@@ -81,6 +81,8 @@ class Rule:
         How the context's keys give the directions D; None for a method without them.
     units
         The units of the key that V* does without; none where it was copied.
+    observe
+        The later layer at whose output V* is; None where it is at that of the edited layer.
     """
 
     edit: str
@@ -97,6 +99,7 @@ class Rule:
     provenance: Mapping[str, Any]
     directions: str | None = "zca"
     units: tuple[int, ...] = ()
+    observe: str | None = None
 
     def to_bytes(self) -> bytes:
         """The rule as a safetensors file; equal rules give equal bytes."""
@@ -106,7 +109,7 @@ class Rule:
             "context.key": self.context_keys,
             "context.weight": self.context_weights,
         } | {f"target.{name}": tensor for name, tensor in self.arguments.items()}
-        names = ("edit", "family", "layer", "parameter", "rank", "directions", "units")
+        names = ("edit", "family", "layer", "parameter", "rank", "directions", "units", "observe")
         metadata = {name: getattr(self, name) for name in names}
         return safetensors_bytes(
             tensors,
@@ -136,6 +139,7 @@ def read_rule(path: Path) -> Rule:
             solver=SolverSettings.of(metadata["solver"]),
             directions=metadata["directions"],
             units=tuple(metadata["units"]),
+            observe=metadata["observe"],
             key=tensors.pop("target.key"),
             value=tensors.pop("target.value"),
             context_keys=tensors.pop("context.key"),

@@ -13,7 +13,7 @@ from editspec_runtime.closed_form import closed_form
 from editspec_runtime.conventions import Conventions
 from editspec_runtime.directions import directions
 from editspec_runtime.errors import NumericalError
-from editspec_runtime.generator import Generator
+from editspec_runtime.generator import Generator, LayerFunction, ObservedFunction
 from editspec_runtime.patch import Patch
 from editspec_runtime.rule import Rule
 from editspec_runtime.solvers import NOTHING_TO_DO, rule_loss, solve
@@ -45,6 +45,13 @@ def rule_directions(rule: Rule, keys: Keys) -> Tensor:
     return found.to(rule.value)
 
 
+def rule_function(rule: Rule, generator: Generator) -> LayerFunction:
+    """f(k; W) of a rule: the layer's own function, or what is seen of it at the observed layer."""
+    if rule.observe is None:
+        return generator.function(rule.layer)
+    return ObservedFunction(generator, rule.layer, rule.observe)
+
+
 def change_of(
     rule: Rule,
     generator: Generator,
@@ -72,7 +79,7 @@ def change_of(
         The numbers give no answer, or nothing better than no change was found for a rule that does not hold yet.
     """
     method, parameter = rule.solver.method, rule.parameter
-    function, weight = generator.function(rule.layer), generator.weight(rule.layer)
+    function, weight = rule_function(rule, generator), generator.weight(rule.layer)
     if method == "all-weights":
         change = Patch({}, {}, {}, all_weights(generator, rule, conventions, progress, image_loss))
     elif method == "layer":
@@ -108,7 +115,7 @@ def loss_of(rule: Rule, generator: Generator, weights: Mapping[str, Tensor]) -> 
     if rule.solver.method == "all-weights":
         model = generator.with_weights({name: tensor.to(own) for name, tensor in weights.items()})
         return absolute_difference(drawn(model, rule.key), rule.value, rule.arguments["area"]).item()
-    return rule_loss(generator.function(rule.layer), rule, weights[rule.parameter].to(own)).item()
+    return rule_loss(rule_function(rule, generator), rule, weights[rule.parameter].to(own)).item()
 
 
 @torch.no_grad()
@@ -126,7 +133,7 @@ def _missing(rule: Rule, generator: Generator, weights: Mapping[str, Tensor]) ->
         model = generator.with_weights({name: tensor.to(own) for name, tensor in weights.items()})
         return rule.arguments["area"] * (rule.value - drawn(model, rule.key))
     weight = weights[rule.parameter].to(own)
-    return rule.value - generator.function(rule.layer)(rule.key, weight, rule.arguments, haloed=True)
+    return rule.value - rule_function(rule, generator)(rule.key, weight, rule.arguments, haloed=True)
 
 
 def _require_nothing_to_do(rule: Rule, generator: Generator) -> None:

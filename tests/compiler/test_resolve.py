@@ -17,9 +17,10 @@ from editspec_runtime.checkpoint import read_checkpoint
 from editspec_runtime.conventions import conventions
 from editspec_runtime.files import write
 from editspec_runtime.generator import Generator
+from editspec_runtime.latents import LatentStream
 from editspec_runtime.models import make_generator
 from editspec_runtime.rule import Rule, read_rule
-from editspec_runtime.solution import Keys, rule_directions
+from editspec_runtime.solution import Keys, rule_directions, rule_function
 
 GoldenSpec = Callable[..., dict[str, Any]]
 
@@ -184,12 +185,90 @@ def test_more_units_than_there_are_is_found(tiny_spec: Callable[..., dict[str, A
         compiled(tiny_spec("layer6", erasing(7), place), tmp_path)
 
 
+def test_without_a_mask_the_source_gives_what_lies_at_the_same_place(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    target = {"latent": 2, "mask": {"box": [8, 16, 24, 40]}}
+    here, _ = compiled(tiny_spec("layer6", {"latent": 1}, target), tmp_path)
+    masked, _ = compiled(tiny_spec("layer6", {"latent": 1, "mask": target["mask"]}, target), tmp_path)
+    torch.testing.assert_close(here.value, masked.value)
+    elsewhere, _ = compiled(tiny_spec("layer6", {"latent": 1, "mask": {"box": [0, 0, 16, 24]}}, target), tmp_path)
+    assert (here.value - elsewhere.value).abs().max() > 1e-2
+
+
+def swapped(one: int, other: int, mask: dict[str, Any]) -> list[dict[str, Any]]:
+    """Two pairs that swap what two images show at one place."""
+    return [{"source": {"latent": a}, "target": {"latent": b, "mask": mask}} for a, b in ((one, other), (other, one))]
+
+
+def with_pairs(tiny: dict[str, Any], pairs: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
+    edit = {name: value for name, value in tiny["edits"][0].items() if name not in ("source", "target")}
+    return {**tiny, "edits": [edit | {"pairs": pairs} | fields]}
+
+
+@pytest.mark.parametrize("layer", ["layer5", "layer6"])
+def test_pairs_are_the_rules_of_each_in_one_batch(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path, layer: str
+) -> None:
+    place = {"latent": 1, "mask": {"box": [8, 16, 24, 40]}}
+    pairs = swapped(1, 2, {"box": [8, 16, 24, 40]})
+    pairs[1]["target"]["mask"] = {"box": [16, 16, 32, 40]}
+    joined, generator = compiled(with_pairs(tiny_spec(layer, place, place), pairs), tmp_path)
+    alone = [compiled(tiny_spec(layer, pair["source"], pair["target"]), tmp_path)[0] for pair in pairs]
+    assert torch.equal(joined.key, torch.cat([rule.key for rule in alone]))
+    assert torch.equal(joined.value, torch.cat([rule.value for rule in alone]))
+    assert joined.provenance["region"] == [rule.provenance["region"] for rule in alone]
+    # Without context, the targets of all pairs are it.
+    assert len(joined.context_keys) == sum(len(rule.context_keys) for rule in alone)
+    # Each image has its own style, and each crop its own noise.
+    weight = generator.weight(layer)
+    both = generator.function(layer)(joined.key, weight, joined.arguments, haloed=True)
+    for index, rule in enumerate(alone):
+        one = generator.function(layer)(rule.key, weight, rule.arguments, haloed=True)
+        torch.testing.assert_close(both[index : index + 1], one, rtol=1e-5, atol=1e-5)
+
+
+def test_an_observed_rule_sees_the_whole_map_of_the_later_layer(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    place = {"latent": 1, "mask": {"box": [8, 16, 24, 40]}}
+    pairs = swapped(1, 2, {"box": [8, 16, 24, 40]}) + swapped(3, 4, {"ellipse": [0, 0, 40, 20]})
+    data = with_pairs(tiny_spec("layer5", place, place), pairs, observe="layer8")
+    rule, generator = compiled(data, tmp_path)
+    assert rule.value.shape == (4, 6, 32, 32)
+    assert rule.key.shape == (4, 6, 10, 10)
+    seen = rule_function(rule, generator)(rule.key, generator.weight("layer5"), rule.arguments, haloed=True)
+    own = generator.value("layer8", generator.prefix("layer8", LatentStream(1, 8).items([2, 1, 4, 3])))
+    torch.testing.assert_close(seen, own, rtol=1e-4, atol=1e-4)
+    # Inside of the mask stands what the other image shows there; outside of it nothing changes.
+    torch.testing.assert_close(rule.value[0, :, 8:20, 4:12], own[1, :, 8:20, 4:12], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(rule.value[0, :, :, 12:], own[0, :, :, 12:], rtol=1e-4, atol=1e-4)
+    assert (rule.value[0] - own[0]).abs().max() > 1e-2
+    write(tmp_path / "r.safetensors", rule.to_bytes())
+    assert read_rule(tmp_path / "r.safetensors").to_bytes() == rule.to_bytes()
+
+
+def test_an_intervention_sets_units_inside_its_mask(tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    place = {"latent": 1, "mask": {"box": [0, 0, 64, 64]}}
+    change = {"layer": "layer4", "units": [1, 3], "value": 7.0, "mask": {"box": [16, 0, 32, 64]}}
+    plain, _ = compiled(tiny_spec("layer5", place, place), tmp_path)
+    changed, _ = compiled(tiny_spec("layer5", place, {**place, "intervene": change}), tmp_path)
+    # layer5 sees the output of layer4, modulated: the rest of the map and of the units is as it was.
+    difference = (changed.key - plain.key)[0, :, 1:-1, 1:-1]
+    assert not difference[[0, 2, 4, 5]].any()
+    assert not difference[:, :, [0, 1, 4, 5, 6, 7]].any()
+    style = plain.arguments["style"][0, [1, 3], None, None]
+    torch.testing.assert_close(changed.key[0, [1, 3], 1:-1, 3:5], (7 * style).expand(2, 8, 2))
+    assert difference.abs().max() > 1e-2
+    # And all that follows is drawn from it.
+    later, _ = compiled(tiny_spec("layer8", place, {**place, "intervene": change}), tmp_path)
+    assert (later.key - compiled(tiny_spec("layer8", place, place), tmp_path)[0].key).abs().max() > 1e-2
+
+
 def test_latents_by_number_vector_and_file_are_the_same(
     tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     import numpy as np
-
-    from editspec_runtime.latents import LatentStream
 
     vector = LatentStream(1, 8).items([6])[0]
     np.save(tmp_path / "z.npy", vector.numpy())

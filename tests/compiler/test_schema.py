@@ -120,7 +120,7 @@ def docs_table(head: str) -> tuple[list[str], dict[str, list[str]]]:
 def test_the_table_of_fields_in_the_docs_is_true() -> None:
     fields, methods = docs_table(r"method")
     assert set(methods) == set(SOLVERS) == set(METHOD_FIELDS)
-    settings = {"rank": 1, "context": [PLACE], "directions": "zca"}
+    settings = {"rank": 1, "context": [PLACE], "directions": "zca", "observe": "layer8"}
     for method, cells in methods.items():
         for field, cell in zip(fields, cells, strict=True):
             found = problems(with_edit(solver=method, **{field: settings[field]}))

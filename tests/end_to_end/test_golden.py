@@ -12,8 +12,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from editspec.cli import app
+from editspec_runtime.checkpoint import read_checkpoint
+from editspec_runtime.families.proggan.network import ProgressiveGAN
 from editspec_runtime.patch import read_patch
 from editspec_runtime.rule import read_rule
+from editspec_runtime.solution import loss_of
 
 CASES = {
     "L8.proj.rank1": ("layer8", {"method": "projected-gradient", "steps": 101}),
@@ -54,6 +57,62 @@ def test_the_change_of_a_progressive_gan_is_the_authors(
     for tensor, name in ((rule.key[:, :, 1:-1, 1:-1], "goal_in"), (rule.value, "goal_out")):
         stage = golden["pg_stages_f64"][f"L6.{name}"]
         assert (tensor - stage).norm() / stage.norm() < 1e-10
+
+
+def reflection_spec(golden_spec: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Bright and dim reflections swapped, over scenes that differ in their windows alone (section 5.3)."""
+    masks = json.loads((Path(__file__).parents[1] / "golden" / "reflection.json").read_text())
+
+    def scene(number: str, windows: float) -> dict[str, Any]:
+        units = [3, 7, 11, 19, 23, 31, 40, 44]
+        change = {"layer": "layer4", "units": units, "value": windows, "mask": masks[number]["intervention"]}
+        return {"latent": int(number), "intervene": change}
+
+    spec = golden_spec("layer6", {"method": "low-rank", "steps": 30, "learning_rate": 0.01}, family="proggan")
+    edit = {name: spec["edits"][0][name] for name in ("name", "layer", "rank", "solver")}
+    edit["observe"] = "layer8"
+    edit["pairs"] = [
+        {"source": scene(number, other), "target": scene(number, own) | {"mask": masks[number]["revert"]}}
+        for own, other in ((10.0, -5.0), (-5.0, 10.0))
+        for number in masks
+    ]
+    return spec | {"edits": [edit]}
+
+
+def test_the_reflection_experiment_is_the_authors(
+    golden_spec: Callable[..., dict[str, Any]], golden: dict[str, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    found = built(reflection_spec(golden_spec), tmp_path)
+    numbers = golden["pg_edits_f64"]
+    rule = read_rule(tmp_path / "out" / "rules" / "01-golden.safetensors")
+    for index, state in ((0, "high"), (4, "low")):
+        # They kept what was to be seen as float32.
+        wanted = numbers[f"refl.{state}_target.img0.first8"]
+        assert (rule.value[index : index + 1, :8].float().double() - wanted).abs().max() < 1e-10
+    wanted = numbers["refl.rank1.delta"]
+    assert (found - wanted).norm() / wanted.norm() < 1e-10
+
+
+def test_a_reflection_that_is_not_swapped_has_nothing_to_change(
+    golden_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    spec = reflection_spec(golden_spec)
+    for pair in spec["edits"][0]["pairs"]:
+        pair["source"]["intervene"]["value"] = pair["target"]["intervene"]["value"]
+    del spec["compatibility"]
+    (tmp_path / "same.json").write_text(json.dumps(spec))
+    result = CliRunner().invoke(app, ["compile", str(tmp_path / "same.json"), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.stderr
+    rule = read_rule(tmp_path / "out" / "rules" / "01-golden.safetensors")
+    weights = {name: tensor.double() for name, tensor in golden_weights().items()}
+    model = ProgressiveGAN(weights)
+    assert loss_of(rule, model, weights) < 1e-12
+    weights["layer6.conv.weight"] = 0.9 * weights["layer6.conv.weight"]
+    assert loss_of(rule, model, weights) > 1e-3
+
+
+def golden_weights() -> dict[str, Tensor]:
+    return read_checkpoint(Path(__file__).parents[1] / "golden" / "pg_state_dict.safetensors").generator
 
 
 def test_without_their_quirks_the_numbers_are_others(

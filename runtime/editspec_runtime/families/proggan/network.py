@@ -75,20 +75,34 @@ class ProgressiveGAN(Generator):
         return self.rest(first, self.value(first, self.prefix(first, latents)), None)
 
     def prefix(self, layer: str, latents: Tensor) -> LayerInput:
-        features = latents[:, :, None, None]
-        for name in self.layout.layers:
-            reached = self._enter(name, features)
-            if name == layer:
-                return reached
-            features = self._leave(name, self.value(name, reached))
-        raise KeyError(layer)
+        reached = self._enter("layer1", latents[:, :, None, None])
+        if layer == "layer1":
+            return reached
+        return self.onward("layer1", self.output("layer1", self.value("layer1", reached)), None, layer)
+
+    def onward(self, start: str, output: Tensor, carried: Any, layer: str) -> LayerInput:
+        names = list(self.layout.layers)
+        for name in names[names.index(start) + 1 : names.index(layer)]:
+            output = self.output(name, self.value(name, self._enter(name, output)))
+        return self._enter(layer, output)
+
+    def pack(self, carried: Any) -> dict[str, Tensor]:
+        return {}
+
+    def unpack(self, tensors: Mapping[str, Tensor]) -> Any:
+        return None
 
     def rest(self, layer: str, value: Tensor, carried: Any) -> Tensor:
-        names = list(self.layout.layers)
-        for name in names[names.index(layer) + 1 :]:
-            value = self.value(name, self._enter(name, self._leave(layer, value)))
-            layer = name
-        return self._leave(layer, value).clamp(-1, 1)
+        last = list(self.layout.layers)[-1]
+        return self.observed(layer, value, carried, last).clamp(-1, 1)
+
+    def output(self, layer: str, value: Tensor) -> Tensor:
+        # Scale, bias, and the activation that the last layer lacks.
+        _, _, channels, taps, _ = self.weight(layer).shape
+        last = layer.startswith("output")
+        scale = (1 if last else math.sqrt(2)) / (taps * math.sqrt(channels))
+        features = value * scale + self.weights[f"{layer}.wscale.b"][:, None, None]
+        return features if last else F.leaky_relu(features, SLOPE)
 
     def function(self, layer: str) -> Convolution:
         return Convolution({"layer1": 3}.get(layer, 0 if layer.startswith("output") else 1))
@@ -122,11 +136,3 @@ class ProgressiveGAN(Generator):
         if self.layer(layer).key_size > key.shape[-1]:
             key = F.interpolate(key, scale_factor=2, mode="nearest")
         return LayerInput(key, {}, None)
-
-    def _leave(self, layer: str, value: Tensor) -> Tensor:
-        """What follows a layer's convolution: scale, bias, and the activation that the last layer lacks."""
-        _, _, channels, taps, _ = self.weight(layer).shape
-        last = layer.startswith("output")
-        scale = (1 if last else math.sqrt(2)) / (taps * math.sqrt(channels))
-        features = value * scale + self.weights[f"{layer}.wscale.b"][:, None, None]
-        return features if last else F.leaky_relu(features, SLOPE)

@@ -134,15 +134,23 @@ class StyleGAN2(Generator):
         return self.synthesis(self.mapping(latents))
 
     def prefix(self, layer: str, latents: Tensor) -> LayerInput:
-        styles = self.mapping(latents)
-        value, carried = self._constant(len(latents)), Carried(None, styles)
-        for name in self.layout.layers:
-            reached = self._enter(name, value, carried)
-            if name == layer:
-                return reached
-            value = self.value(name, reached)
-            carried = self._paint(name, value, carried)
-        raise KeyError(layer)
+        first = self.layout.layers["layer2"].name
+        reached = self._enter(first, self._constant(len(latents)), Carried(None, self.mapping(latents)))
+        return reached if layer == first else self.onward(first, self.value(first, reached), reached.carried, layer)
+
+    def onward(self, start: str, output: Tensor, carried: Carried, layer: str) -> LayerInput:
+        names = list(self.layout.layers)
+        carried = self._paint(start, output, carried)
+        for name in names[names.index(start) + 1 : names.index(layer)]:
+            output = self.value(name, self._enter(name, output, carried))
+            carried = self._paint(name, output, carried)
+        return self._enter(layer, output, carried)
+
+    def pack(self, carried: Carried) -> dict[str, Tensor]:
+        return {"w": carried.styles}
+
+    def unpack(self, tensors: Mapping[str, Tensor]) -> Carried:
+        return Carried(None, tensors["w"])
 
     def rest(self, layer: str, value: Tensor, carried: Carried) -> Tensor:
         names = list(self.layout.layers)
