@@ -15,7 +15,7 @@ import typer
 from editspec_compiler.errors import Problem, SpecError
 from editspec_runtime.errors import DeviceError, EditError
 
-EXIT_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_WRONG_USE, EXIT_TO_BUILD, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     name="editspec",
@@ -39,13 +39,23 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 @app.command()
 def validate(spec: SpecArgument, as_json: Json = False, debug: Debug = False) -> None:
-    """Check a spec and everything that it names."""
+    """Check a spec and everything that it names, and whether its lock is of it; or a lock alone."""
     with _errors(as_json, debug):
+        from editspec.lock import input_changes, lock_path, read_lock
         from editspec_compiler import load
 
+        if spec.suffix == ".lock" and (alone := read_lock(spec)):
+            _answer({"valid": True}, as_json, f"{spec}: the lock of {len(alone.edits)} edits, no problems")
+            return
         loaded = load(spec)
+        lock = read_lock(lock_path(spec))
+        # The weights may be large: whether they are those of the lock, plan and build tell.
+        changes = input_changes(loaded, lock.weights, lock) if lock is not None else None
         edits = [{"name": e.name, "layer": e.layer, "rank": e.rank} for e in loaded.spec.edits]
-        _answer({"valid": True, "edits": edits}, as_json, f"{spec}: {len(edits)} edits, no problems")
+        lines = [f"{spec}: {len(edits)} edits, no problems"]
+        if changes:
+            lines += [f"{lock_path(spec)} is out of date:", *(f"  {change}" for change in changes)]
+        _answer({"valid": True, "edits": edits, "lock": changes}, as_json, "\n".join(lines))
 
 
 @app.command(name="compile")
@@ -81,20 +91,22 @@ def compile_(
 def build(
     spec: SpecArgument,
     out: OutFolder,
+    frozen: Annotated[bool, typer.Option("--frozen", help="Obey SPEC.lock: fail where an input has changed.")] = False,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Build every edit's patch: DIR/rules, DIR/patches and DIR/manifest.json."""
+    """Build every edit's patch: DIR/rules, DIR/patches and DIR/manifest.json; and SPEC.lock."""
     with _errors(as_json, debug), _progress() as report:
         _set_threads(threads)
         from editspec import workflow
 
-        built = workflow.build(spec, out, device=device, report=report)
+        built = workflow.build(spec, out, frozen=frozen, device=device, report=report)
         entries = [
             {
                 "name": edit.rule.edit,
+                "status": edit.status,
                 "layer": edit.rule.layer,
                 "rank": edit.rule.rank,
                 "loss": edit.loss,
@@ -115,10 +127,76 @@ def _built_line(entry: dict[str, Any]) -> str:
     """What `build` says of an edit: of several layers, the largest collateral."""
     rank = "full rank" if entry["rank"] is None else f"rank {entry['rank']}"
     collateral = max((layer["correlated"] for layer in entry["collateral"].values()), default=0.0)
-    line = f"{entry['name']}: {entry['layer']}, {rank}, loss {entry['loss']:.4f}"
+    line = f"{entry['name']}: {entry['status']}, {entry['layer']}, {rank}, loss {entry['loss']:.4f}"
     line += "" if entry["residual"] is None else f", residual {entry['residual']:.2g}"
     line += f", collateral {collateral:.2g}"
     return f"{line}, {entry['patch']}"
+
+
+@app.command()
+def lock(
+    spec: SpecArgument,
+    check: Annotated[bool, typer.Option("--check", help="Build nothing; fail where an input has changed.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build a spec into the cache and write SPEC.lock: the digests of all that goes in and comes out."""
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec import workflow
+        from editspec.lock import lock_path
+
+        made = workflow.check_lock(spec) if check else workflow.lock(spec, device=device, report=report)
+        lines = [f"{edit.name}: patch {edit.patch}" for edit in made.edits]
+        _answer({"lock": str(lock_path(spec)), **made.model_dump()}, as_json, "\n".join(lines))
+
+
+@app.command()
+def plan(
+    spec: SpecArgument,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="The folder of the build.")] = None,
+    detailed_exitcode: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="Exit with 3 where there is something to build, 0 where not.")
+    ] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a build would do, what it costs, and which edits are in each other's way; solves nothing."""
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec import plan as planning
+
+        found = planning.plan(spec, out, device=device, report=report)
+        _answer(found, as_json, planning.as_text(found))
+    if detailed_exitcode and found["to_build"]:
+        raise typer.Exit(EXIT_TO_BUILD)
+
+
+@app.command()
+def verify(
+    patches: Annotated[list[Path], typer.Argument(metavar="PATCH...", help="The whole stack, in order.")],
+    model: Annotated[str, typer.Option("--model", metavar="BASE", help="builtin:skyline, or a checkpoint's path.")],
+    spec: Annotated[
+        Path | None, typer.Option("--spec", metavar="SPEC", help="Build again from it and compare.")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check digests, chain, ranks and values of a stack of patches; with SPEC, solve each again and compare."""
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec import verification
+
+        found = verification.verify(model, patches, spec, device=device, report=report)
+        _answer(found, as_json, verification.as_text(found))
+    if not found["verified"]:
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()

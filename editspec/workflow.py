@@ -8,12 +8,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from editspec.lock import (
+    CURRENT,
+    Lock,
+    LockedEdit,
+    Step,
+    artifact_differences,
+    edit_files,
+    edit_settings,
+    input_changes,
+    lock_path,
+    read_lock,
+    require_place,
+    shared_settings,
+    steps,
+    write_lock,
+)
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.references import unfit_class
 from editspec_compiler.resolve import resolve
@@ -21,19 +38,20 @@ from editspec_runtime.cache import Cache, default_cache
 from editspec_runtime.checkpoint import Checkpoint, read_checkpoint, weights_path
 from editspec_runtime.collateral import predicted
 from editspec_runtime.conventions import Conventions, conventions
-from editspec_runtime.digest import digest, tensors_digest
-from editspec_runtime.errors import EditError, FileError, PatchError, WeightsError
+from editspec_runtime.digest import digest, tensor_digest, tensors_digest
+from editspec_runtime.errors import EditError, FileError, LockError, PatchError, WeightsError
 from editspec_runtime.files import canonical_json, read_editspec_metadata, read_header, sweep, write
 from editspec_runtime.generator import Generator
 from editspec_runtime.latents import LatentStream
 from editspec_runtime.models import make_generator, pick_device
 from editspec_runtime.patch import Patch, apply_stack, make_patch, read_patch, require_chain
-from editspec_runtime.rule import Rule
+from editspec_runtime.rule import Rule, read_rule
 from editspec_runtime.solution import Keys, change_of, loss_of, residual_of
-from editspec_runtime.statistics import SecondMoment, environment, key_sample, second_moment
+from editspec_runtime.statistics import SecondMoment, environment, key_sample, second_moment, second_moment_key
 
 BUILD_FORMAT = "editspec.build"
 WEIGHTS_FORMAT = "editspec.weights"
+STAGES = ("compile", "statistics", "solve")
 
 Report = Callable[[str, int, int], None]
 """Called with (what is being done, done, of all)."""
@@ -67,6 +85,10 @@ class BuiltEdit:
         pixels.
     seconds
         How long ``compile``, ``statistics`` and ``solve`` took; 0 for what was there already.
+    status
+        What there was to do: ``new``, ``changed``, ``dependent``, ``missing`` or ``up to date``.
+    locked
+        What the lock says of it.
     path
         The patch file; None where nothing was written.
     residual
@@ -77,12 +99,14 @@ class BuiltEdit:
     patch: Patch
     loss: float
     seconds: dict[str, float]
+    status: str
+    locked: LockedEdit
     path: Path | None = None
     residual: float | None = None
 
 
 @dataclass
-class _Workshop:
+class Workshop:
     """A spec with its model, and the stack of patches as it grows."""
 
     loaded: LoadedSpec
@@ -91,11 +115,17 @@ class _Workshop:
     device: torch.device
     cache: Cache
     report: Report
+    lock: Lock | None
     stack: list[Patch] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    folder: _Folder | None = None
 
     @staticmethod
-    def of(spec: Path | str | LoadedSpec, device: str, report: Report) -> _Workshop:
-        """Load a spec and its model. Raises `SpecError` and `EditError`."""
+    def of(spec: Path | str | LoadedSpec, device: str, report: Report, out: Path | None = None) -> Workshop:
+        """Load a spec, its model and its lock, and decide what is to be done, given the patches in the folder `out`.
+
+        Raises `SpecError` and `EditError`.
+        """
         loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
         checkpoint = read_checkpoint(fetched(loaded, report))
         base = checkpoint.digest()
@@ -105,12 +135,16 @@ class _Workshop:
                 f"{loaded.weights} does not hold the weights that the spec pins: expected {pin}, found {base}.",
                 "Get the pinned weights, or change model.digest.",
             )
-        workshop = _Workshop(loaded, checkpoint, base, pick_device(device), default_cache(), report)
+        lock = read_lock(lock_path(loaded.path))
+        workshop = Workshop(loaded, checkpoint, base, pick_device(device), default_cache(), report, lock)
         workshop.require_layers()
+        workshop.folder = _Folder(out, _names(loaded), []) if out is not None else None
+        workshop.steps = steps(loaded, base, lock, lambda number, locked: workshop.kept(number, locked) is not None)
         return workshop
 
     @property
     def conventions(self) -> Conventions:
+        """How the numbers are made where the paper leaves it open."""
         return conventions(self.loaded.spec.compatibility)
 
     def require_layers(self) -> None:
@@ -157,6 +191,13 @@ class _Workshop:
         spec = self.loaded.spec
         return LatentStream(spec.statistics.seed, generator.layout.latent_size, spec.latents.sampler)
 
+    def known_second_moment(self, generator: Generator, layer: str) -> Tensor | None:
+        """C of a layer [n, n] where it is in the cache."""
+        stream, samples = self.stream(generator), self.loaded.spec.statistics.samples
+        key = second_moment_key(generator, layer, stream, samples, self.conventions)
+        found = self.cache.find("statistics", key)
+        return None if found is None else found["second_moment"]
+
     def second_moment(self, generator: Generator, layer: str) -> SecondMoment:
         """C of a layer, from the cache or computed."""
         samples = self.loaded.spec.statistics.samples
@@ -179,11 +220,28 @@ class _Workshop:
 
         return Keys(moment, sample)
 
-    def change(self, rule: Rule, generator: Generator, written: Path | None, seconds: dict[str, float]) -> Patch:
-        """What a rule changes, and the collateral that is predicted of it: as it was written, cached, or solved."""
-        earlier = _reusable(written, rule)
-        if earlier is not None:
-            return earlier
+    def kept(self, number: int, locked: LockedEdit) -> Patch | None:
+        """The patch of an edit that the lock names, from the folder or the cache; None where it lies in neither."""
+        named = [self.folder.patch(number)] if self.folder else []
+        for path in (*named, self.cache.path("patches", locked.patch)):
+            try:
+                patch = read_patch(path)
+            except EditError:
+                continue
+            if patch.metadata["content"] == locked.patch:
+                return patch
+        return None
+
+    def kept_rule(self, number: int, sha256: str) -> Rule | None:
+        """The same for a rule, by the SHA-256 of its file."""
+        named = [self.folder.rule(number)] if self.folder else []
+        for path in (*named, self.cache.path("rules", sha256)):
+            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+                return read_rule(path)
+        return None
+
+    def change(self, rule: Rule, generator: Generator, seconds: dict[str, float]) -> Patch:
+        """What a rule changes, and the collateral that is predicted of it: from the cache, or solved."""
 
         def compute() -> dict[str, Tensor]:
             with _timed(seconds, "solve"):
@@ -216,13 +274,34 @@ class _Workshop:
                     ).as_json()  # fmt: skip
         return found
 
-    def solved(self, number: int, written: Path | None = None) -> BuiltEdit:
+    def edit(self, number: int) -> BuiltEdit:
+        """Put the patch of edit `number` on the stack: taken as it is where it is up to date, else built."""
+        if not self.steps[number].current:
+            return self.solved(number)
+        locked = self.locked(number)
+        patch = self.kept(number, locked)
+        if patch is None:
+            raise FileError(f"The patch of {locked.name} was removed while it was about to be used.", "Build again.")
+        rule = self.kept_rule(number, locked.rule) or self.rule(number, self.generator())
+        self.stack.append(patch)
+        return BuiltEdit(
+            rule, patch, locked.loss, dict.fromkeys(STAGES, 0.0), CURRENT, locked, residual=locked.residual
+        )
+
+    def locked(self, number: int) -> LockedEdit:
+        """What the lock says of edit `number`, which it has."""
+        assert self.lock is not None
+        locked = self.lock.edit(self.loaded.spec.edits[number].name)
+        assert locked is not None
+        return locked
+
+    def solved(self, number: int) -> BuiltEdit:
         """Compile and solve edit `number`, and put its patch on the stack."""
-        seconds = {"compile": 0.0, "statistics": 0.0, "solve": 0.0}
+        seconds = dict.fromkeys(STAGES, 0.0)
         generator = self.generator()
         with _timed(seconds, "compile"):
             rule = self.rule(number, generator)
-        change = self.change(rule, generator, written, seconds)
+        change = self.change(rule, generator, seconds)
         result = apply_stack(self.checkpoint.generator, [*self.stack, change])
         patch = make_patch(
             change.directions,
@@ -243,8 +322,60 @@ class _Workshop:
             change.deltas,
         )
         self.stack.append(patch)
-        left = residual_of(rule, generator, result)
-        return BuiltEdit(rule, patch, loss_of(rule, generator, result), seconds, residual=left)
+        loss = loss_of(rule, generator, result)
+        rule_bytes = rule.to_bytes()
+        locked = LockedEdit(
+            name=rule.edit,
+            settings=edit_settings(self.loaded, number),
+            files=edit_files(self.loaded, number),
+            edit=patch.metadata["edit"],
+            parent=patch.metadata["parent"],
+            rule=hashlib.sha256(rule_bytes).hexdigest(),
+            second_moment=tensor_digest(self.second_moment(generator, rule.layer).matrix),
+            patch=patch.metadata["content"],
+            result=patch.metadata["result"],
+            loss=loss,
+            residual=residual_of(rule, generator, result),
+            environment=lock_environment(generator),
+        )
+        self.cache.keep("rules", locked.rule, rule_bytes)
+        self.cache.keep("patches", locked.patch, patch.to_bytes())
+        return BuiltEdit(rule, patch, loss, seconds, self.steps[number].status, locked, residual=locked.residual)
+
+    def new_lock(self, built: Sequence[BuiltEdit]) -> Lock:
+        """The lock of a build."""
+        return Lock(
+            format="editspec.lock",
+            version=1,
+            weights=self.base,
+            settings=shared_settings(self.loaded),
+            edits=[edit.locked for edit in built],
+        )
+
+    def require_unchanged(self) -> None:
+        """Raise a `LockError` where there is no lock, or an input is not what it says."""
+        path = lock_path(self.loaded.path)
+        if self.lock is None:
+            raise LockError(f"There is no {path}.", "Make it with editspec lock, and keep it in git.")
+        if changes := input_changes(self.loaded, self.base, self.lock):
+            raise LockError(
+                f"{path} is out of date:\n  " + "\n  ".join(changes),
+                "Build without --frozen (or run editspec lock), and commit the lock with the change.",
+            )
+
+    def require_same_artifacts(self, built: Sequence[BuiltEdit]) -> None:
+        """Raise a `LockError` where an edit that was built again in the environment of the lock came out otherwise."""
+        differences: list[str] = []
+        for number, edit in enumerate(built):
+            before = self.locked(number)
+            if before.environment == edit.locked.environment:
+                differences += artifact_differences(before, edit.locked)
+        if differences:
+            raise LockError(
+                "The environment is that of the lock, and what came out is not:\n  " + "\n  ".join(differences),
+                "The lock was edited, or something that the environment does not name has changed: build again "
+                "without --frozen, and look at what changed.",
+            )
 
 
 def compile(
@@ -261,15 +392,14 @@ def compile(
     EditError
         The weights or the numbers are, or `out` is in the way.
     """
-    workshop = _Workshop.of(spec, device, report)
+    out = Path(out) if out is not None else None
+    workshop = Workshop.of(spec, device, report, out)
     edits = workshop.loaded.spec.edits
-    folder = _Folder.prepare(Path(out), _names(workshop.loaded)) if out is not None else None
+    folder = _Folder.prepare(out, _names(workshop.loaded)) if out is not None else None
     rules = []
     for number in range(len(edits)):
-        if number < len(edits) - 1:
-            rule = workshop.solved(number, folder.patch(number) if folder else None).rule
-        else:
-            rule = workshop.rule(number, workshop.generator())
+        last = number == len(edits) - 1
+        rule = workshop.rule(number, workshop.generator()) if last else workshop.edit(number).rule
         if folder:
             folder.keep(folder.rule(number), rule.to_bytes())
         rules.append(rule)
@@ -279,23 +409,72 @@ def compile(
 
 
 def build(
-    spec: Path | str | LoadedSpec, out: Path | str, *, device: str = "auto", report: Report = quiet
+    spec: Path | str | LoadedSpec,
+    out: Path | str,
+    *,
+    frozen: bool = False,
+    device: str = "auto",
+    report: Report = quiet,
 ) -> list[BuiltEdit]:
-    """Compile and solve every edit of a spec: rules, patches and manifest.json in the folder `out`.
+    """Compile and solve every edit of a spec: rules, patches and manifest.json in the folder `out`, and ``SPEC.lock``.
 
-    A folder that an earlier build made is brought up to date. Raises as `compile` does.
+    A folder that an earlier build made is brought up to date: only edits that are new, changed, or dependent on
+    these are solved. With `frozen` the lock is not written but obeyed.
+
+    Raises
+    ------
+    SpecError
+        The spec or its lock is wrong.
+    LockError
+        With `frozen`, where an input is not as the lock has it, or an artifact came out otherwise in the same
+        environment.
+    EditError
+        The weights or the numbers are wrong, or `out` is in the way.
     """
-    workshop = _Workshop.of(spec, device, report)
-    folder = _Folder.prepare(Path(out), _names(workshop.loaded))
+    workshop = Workshop.of(spec, device, report, Path(out))
+    if frozen:
+        workshop.require_unchanged()
+    else:
+        require_place(lock_path(workshop.loaded.path))
+    folder = workshop.folder = _Folder.prepare(Path(out), _names(workshop.loaded))
     built = []
     for number in range(len(workshop.loaded.spec.edits)):
-        path = folder.patch(number)
-        edit = workshop.solved(number, path)
+        edit = workshop.edit(number)
         folder.keep(folder.rule(number), edit.rule.to_bytes())
-        folder.keep(path, edit.patch.to_bytes())
-        built.append(replace(edit, path=path))
+        folder.keep(folder.patch(number), edit.patch.to_bytes())
+        built.append(replace(edit, path=folder.patch(number)))
+    if frozen:
+        workshop.require_same_artifacts(built)
     folder.finish([_entry(edit) for edit in built], patches=True)
+    if not frozen:
+        write_lock(lock_path(workshop.loaded.path), workshop.new_lock(built))
     return built
+
+
+def lock(spec: Path | str | LoadedSpec, *, device: str = "auto", report: Report = quiet) -> Lock:
+    """Build a spec into the cache alone, write ``SPEC.lock``, and return it. Raises as `build` does."""
+    workshop = Workshop.of(spec, device, report)
+    require_place(lock_path(workshop.loaded.path))
+    made = workshop.new_lock([workshop.edit(number) for number in range(len(workshop.loaded.spec.edits))])
+    write_lock(lock_path(workshop.loaded.path), made)
+    return made
+
+
+def check_lock(spec: Path | str | LoadedSpec) -> Lock:
+    """The lock of a spec, where every input is as it says; nothing is built.
+
+    Patches and rules in the cache that bear the digests of the lock are what they were by these very digests; what
+    comes out of a new build is compared by ``build --frozen``.
+
+    Raises
+    ------
+    LockError
+        There is no lock, or an input has changed.
+    """
+    workshop = Workshop.of(spec, "cpu", quiet)
+    workshop.require_unchanged()
+    assert workshop.lock is not None
+    return workshop.lock
 
 
 def apply(model: str | Path, patches: Sequence[Path | str], out: Path | str) -> str:
@@ -340,13 +519,13 @@ def statistics(
     spec: Path | str | LoadedSpec, *, device: str = "auto", report: Report = quiet
 ) -> list[tuple[str, str, SecondMoment]]:
     """Edit, layer and second moment of every edit, on the model as the edits before left it."""
-    workshop = _Workshop.of(spec, device, report)
+    workshop = Workshop.of(spec, device, report)
     edits = workshop.loaded.spec.edits
     found = []
     for number, edit in enumerate(edits):
         found.append((edit.name, edit.layer, workshop.second_moment(workshop.generator(), edit.layer)))
         if number < len(edits) - 1:
-            workshop.solved(number)
+            workshop.edit(number)
     return found
 
 
@@ -365,10 +544,10 @@ def render(
     out = Path(out)
     if out.exists() and not is_own_picture(out):
         raise FileError(f"{out} is in the way: editspec did not make it.", "Remove it, or give another name.")
-    workshop = _Workshop.of(spec, device, report)
+    workshop = Workshop.of(spec, device, report)
     before = workshop.generator()
     for number in range(len(workshop.loaded.spec.edits)):
-        workshop.solved(number)
+        workshop.edit(number)
     stream = LatentStream(seed, before.layout.latent_size, workshop.loaded.spec.latents.sampler)
     latents = stream.items(range(count)).to(before.weight(workshop.loaded.spec.edits[0].layer))
     images = [_drawn(model, latents) for model in (before, workshop.generator())]
@@ -471,21 +650,19 @@ def require_own_or_free(out: Path) -> None:
     raise FileError(f"{out} is in the way: editspec did not write it.", "Remove it, or give another name.")
 
 
-def _reusable(written: Path | None, rule: Rule) -> Patch | None:
-    """The patch that an earlier build wrote, where it is whole and belongs to this very rule."""
-    if written is None or not written.is_file():
-        return None
-    try:
-        patch = read_patch(written)
-    except EditError:
-        return None
-    same = all(patch.metadata[name] == rule.provenance[name] for name in ("edit", "base", "parent"))
-    return patch if same and "collateral" in patch.metadata else None
-
-
 def _layout_of(parameter: Tensor) -> str:
     """The axes of a parameter: output, input, taps y and x; 1 for an axis that StyleGAN2 has before them."""
     return {5: "1 o i y x", 4: "o i y x", 2: "o i"}.get(parameter.ndim, " ".join("x" * parameter.ndim))
+
+
+def lock_environment(generator: Generator) -> dict[str, str]:
+    """What the bits of an edit depend on beside its inputs, by name: packages, precision, device, threads."""
+    version, _, device, precision, threads = environment(generator)
+    packages = {name: metadata.version(name) for name in ("torch", "numpy", "pillow")}
+    if device == "cpu":
+        device = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    precision = precision.removeprefix("torch.")
+    return {"editspec": version, **packages, "device": device, "precision": precision, "threads": threads}
 
 
 @contextmanager

@@ -293,3 +293,17 @@ def _place(text: str, index: int) -> tuple[int, int]:
     """Line and column, from 1, of a character."""
     *_, last = lines = LINE_BREAK.split(text[:index])
     return len(lines), len(last) + 1
+
+
+class _CoreDumper(yaml.SafeDumper):
+    """pyyaml's writer with the scalars of YAML 1.2: what it leaves unquoted is read back as what it was."""
+
+    yaml_implicit_resolvers = _CoreLoader.yaml_implicit_resolvers
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def dump(data: Any) -> str:
+    """Plain data as YAML that `parse` reads back: keys in their order, the innermost mappings on one line."""
+    return yaml.dump(data, Dumper=_CoreDumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)

@@ -38,13 +38,22 @@ class Cache:
 
         An entry that is damaged is computed again.
         """
-        path = self.path(kind, key)
-        found = _intact(path)
+        found = self.find(kind, key)
         if found is not None:
             return found, True
         tensors = compute()
-        write(path, safetensors_bytes(tensors, {"tensors": tensors_digest(tensors)}))
+        write(self.path(kind, key), safetensors_bytes(tensors, {"tensors": tensors_digest(tensors)}))
         return tensors, False
+
+    def find(self, kind: str, key: str) -> dict[str, Tensor] | None:
+        """The tensors of an entry; None where there is none, or it is damaged."""
+        return _intact(self.path(kind, key))
+
+    def keep(self, kind: str, key: str, data: bytes) -> None:
+        """Keep a file whose content `key` names, unless it is there already as it should be."""
+        path = self.path(kind, key)
+        if not (path.is_file() and path.read_bytes() == data):
+            write(path, data)
 
 
 def _intact(path: Path) -> dict[str, Tensor] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from editspec_runtime.files import canonical_json
@@ -25,6 +25,10 @@ SAFETENSORS_DTYPES = {
 }
 
 
+Row = tuple[str, str, list[int], str]
+"""Name, safetensors dtype, shape and SHA-256 of the bytes of a tensor."""
+
+
 def digest(value: object) -> str:
     """SHA-256 of the canonical JSON of a plain value, as 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
@@ -43,14 +47,15 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
     Of a generator's tensors this is the digest of weights of the patch format: it does not depend on the container.
     """
-    return digest(
-        [
-            [
-                name,
-                SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")],
-                list(tensor.shape),
-                tensor_digest(tensor),
-            ]
-            for name, tensor in sorted(tensors.items())
-        ]
-    )
+    return rows_digest(tensor_row(name, tensor) for name, tensor in tensors.items())
+
+
+def tensor_row(name: str, tensor: Tensor) -> Row:
+    """What the digest of weights says of one tensor: name, safetensors dtype, shape, SHA-256 of the bytes."""
+    dtype = SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")]
+    return name, dtype, list(tensor.shape), tensor_digest(tensor)
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """The digest of weights from what it says of each tensor, in any order."""
+    return digest(sorted(rows))

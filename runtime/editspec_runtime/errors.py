@@ -37,5 +37,9 @@ class PatchError(EditError):
     """A patch that is damaged, or that does not belong on the weights it was given."""
 
 
+class LockError(EditError):
+    """Inputs or artifacts that are not what a lock says."""
+
+
 class DeviceError(EditError):
     """A device that was asked for and that this machine does not have."""

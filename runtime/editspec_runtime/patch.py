@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editspec_runtime.digest import digest, tensors_digest
+from editspec_runtime.digest import digest, rows_digest, tensor_row, tensors_digest
 from editspec_runtime.errors import PatchError
 from editspec_runtime.files import read_editspec_metadata, read_header, read_tensors, safetensors_bytes
 
@@ -150,17 +150,34 @@ def apply_stack(base: Mapping[str, Tensor], patches: Iterable[Patch]) -> dict[st
     """
     totals: dict[str, Tensor] = {}
     for patch in patches:
-        for name in patch.parameters:
-            change = patch.delta(name)
-            totals[name] = totals[name] + change if name in totals else change
-    weights = dict(base)
-    for name, total in totals.items():
-        if name not in base or base[name].numel() != total.numel():
-            found = "lack it" if name not in base else f"have {list(base[name].shape)}"
-            raise PatchError(f"The patch changes {name} {list(total.shape)}, and these weights {found}.")
-        weight = base[name]
-        weights[name] = (weight.cpu().double() + total.reshape(weight.shape)).to(weight.dtype)
-    return weights
+        _add(totals, patch)
+    return dict(base) | {name: _rounded(base, name, total) for name, total in totals.items()}
+
+
+def stack_results(base: Mapping[str, Tensor], patches: Iterable[Patch]) -> Iterator[str]:
+    """The digest of the weights after each patch of a stack; what a patch does not touch is hashed once."""
+    rows = {name: tensor_row(name, tensor) for name, tensor in base.items()}
+    totals: dict[str, Tensor] = {}
+    for patch in patches:
+        _add(totals, patch)
+        rows |= {name: tensor_row(name, _rounded(base, name, totals[name])) for name in patch.parameters}
+        yield rows_digest(rows.values())
+
+
+def _add(totals: dict[str, Tensor], patch: Patch) -> None:
+    """Add a patch's deltas to the totals of a stack, in place."""
+    for name in patch.parameters:
+        change = patch.delta(name)
+        totals[name] = totals[name] + change if name in totals else change
+
+
+def _rounded(base: Mapping[str, Tensor], name: str, total: Tensor) -> Tensor:
+    """A parameter after a stack whose deltas sum up to `total`."""
+    if name not in base or base[name].numel() != total.numel():
+        found = "lack it" if name not in base else f"have {list(base[name].shape)}"
+        raise PatchError(f"The patch changes {name} {list(total.shape)}, and these weights {found}.")
+    weight = base[name]
+    return (weight.cpu().double() + total.reshape(weight.shape)).to(weight.dtype)
 
 
 def require_chain(base: str, patches: Sequence[Patch]) -> None:

@@ -48,13 +48,19 @@ def second_moment(
 
     It is cached by everything upstream of the layer, so that an edit of this layer or of a later one reuses it.
     """
-    key = digest(_inputs(generator, layer, stream, samples, conventions))
     tensors, cached = cache.tensors(
         "statistics",
-        key,
+        second_moment_key(generator, layer, stream, samples, conventions),
         lambda: {"second_moment": _accumulate(generator, layer, stream, samples, conventions, progress)},
     )
     return SecondMoment(tensors["second_moment"], cached)
+
+
+def second_moment_key(
+    generator: Generator, layer: str, stream: LatentStream, samples: int, conventions: Conventions
+) -> str:
+    """The name of a second moment in the cache: the digest of everything that it depends on."""
+    return digest(_inputs(generator, layer, stream, samples, conventions))
 
 
 SAMPLED_KEYS = 65_536

@@ -1,0 +1,148 @@
+"""A build that is killed at fifty random moments: every rerun ends with the same bytes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from editspec.lock import lock_path, read_lock
+from editspec_runtime.files import read_header
+from editspec_runtime.patch import read_patch
+from editspec_runtime.rule import read_rule
+
+# A server that has torch loaded forks each build at once: no half second of start-up to be killed in, over and over.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["editspec.workflow"])
+
+
+def built(folder: str, out: str, cache: str) -> None:
+    """What the process that is killed does."""
+    import torch
+
+    from editspec.workflow import build
+
+    os.environ["EDITSPEC_CACHE"] = str(Path(folder, cache))
+    torch.set_num_threads(1)
+    build(Path(folder, "spec.yaml"), Path(folder, out), device="cpu")
+
+
+def started(*arguments: str) -> Any:
+    process = CONTEXT.Process(target=built, args=arguments)
+    process.start()
+    return process
+
+
+def finish(process: Any) -> None:
+    process.join()
+    assert process.exitcode == 0
+
+
+def five_edits() -> dict[str, Any]:
+    place = {"latent": 1, "mask": {"box": [2, 2, 10, 10]}}
+    return {
+        "version": 1,
+        "model": {"family": "stylegan2", "weights": "tiny.safetensors"},
+        "statistics": {"samples": 32},
+        "edits": [
+            {
+                "name": f"edit-{number}",
+                "layer": f"layer{2 + number}",
+                "source": {**place, "latent": 2 + number},
+                "target": place,
+                "solver": {"method": "direct", "steps": 20, "learning_rate": 0.01},
+            }
+            for number in range(5)
+        ],
+    }
+
+
+@pytest.fixture
+def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path) -> str:
+    save_file(make_tiny(size=16), tmp_path / "tiny.safetensors")
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(five_edits()))
+    return str(tmp_path)
+
+
+def whole_files(folder: str, *below: str) -> dict[str, bytes]:
+    """Every file under a final name, each read as what it is; a part of one would be an error."""
+    found = {}
+    places = [Path(folder, name) for name in below]
+    for path in [*Path(folder).glob("spec*"), *(path for place in places for path in sorted(place.rglob("*")))]:
+        if not path.is_file() or path.suffix == ".part":
+            continue
+        if path.parent.name == "patches":
+            read_patch(path)
+        elif path.parent.name == "rules":
+            read_rule(path)
+        elif path.suffix == ".safetensors":
+            read_header(path)
+        found[str(path.relative_to(folder))] = path.read_bytes()
+    read_lock(lock_path(Path(folder, "spec.yaml")))
+    return found
+
+
+def results(files: dict[str, bytes], out: str) -> dict[str, bytes]:
+    return {name.removeprefix(f"{out}/"): data for name, data in files.items() if name.startswith((f"{out}/", "spec"))}
+
+
+@pytest.mark.slow
+def test_killed_at_fifty_random_moments(folder: str) -> None:
+    process = CONTEXT.Process(target=kill_fifty, args=(folder,))
+    process.start()
+    finish(process)
+    assert Path(folder, "halfway").read_text() >= "10"
+
+
+def kill_fifty(folder: str) -> None:
+    """Build, kill, build again: each in a fork of this process, which has built before, so that a build is short."""
+    fork = multiprocessing.get_context("fork")
+    built(folder, "warm", "cache-warm")
+
+    def once(out: str, cache: str, moment: float | None = None) -> float:
+        process, begun = fork.Process(target=built, args=(folder, out, cache)), time.perf_counter()
+        process.start()
+        if moment is None:
+            finish(process)
+        else:
+            time.sleep(moment)
+            process.kill()
+            process.join()
+        return time.perf_counter() - begun
+
+    Path(folder, "spec.yaml.lock").unlink()
+    duration = once("whole", "cache-whole")
+    wanted = results(whole_files(folder, "whole"), "whole")
+    assert len(wanted) == 13  # rules, patches, the manifest, the spec and its lock
+    rng = random.Random(0)
+    halfway = 0
+    for attempt in range(50):
+        Path(folder, "spec.yaml.lock").unlink(missing_ok=True)
+        out, cache = f"out-{attempt}", f"cache-{attempt}"
+        once(out, cache, rng.uniform(0, duration))
+        found = results(whole_files(folder, out, cache), out)
+        halfway += 2 < len(found) < 13
+        once(out, cache)
+        assert results(whole_files(folder, out, cache), out) == wanted
+    Path(folder, "halfway").write_text(f"{halfway:02d}")
+
+
+def test_two_builds_of_a_spec_at_once(folder: str) -> None:
+    finish(started(folder, "alone", "other-cache"))
+    wanted = results(whole_files(folder, "alone"), "alone")
+    Path(folder, "spec.yaml.lock").unlink()
+    for outs in (("same", "same"), ("one", "two")):
+        Path(folder, "spec.yaml.lock").unlink(missing_ok=True)
+        for process in [started(folder, out, f"cache-{outs[0]}") for out in outs]:
+            finish(process)
+        for out in outs:
+            assert results(whole_files(folder, out), out) == wanted
