@@ -11,6 +11,7 @@ from torch import Tensor
 from editspec.lock import removed
 from editspec.workflow import Report, Workshop, quiet
 from editspec_compiler import LoadedSpec
+from editspec_compiler.schema import Edit
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.generator import Generator
 from editspec_runtime.metric import cosine, principal_cosines, row_space, unfolded
@@ -159,8 +160,7 @@ def _conflict(workshop: Workshop, first: _View, second: _View) -> dict[str, Any]
             undone = cosine(changes[0], changes[1], moment)
     edits = workshop.loaded.spec.edits
     before, after = edits[first.number], edits[second.number]
-    swapped = (before.source, before.target) == (after.target, after.source)
-    if swapped or (undone is not None and undone <= UNDOING):
+    if _swapped(before, after) or (undone is not None and undone <= UNDOING):
         kind = "the second undoes the first"
     elif overlap is not None and overlap >= OVERLAPPING:
         kind = "their directions overlap"
@@ -173,3 +173,12 @@ def _conflict(workshop: Workshop, first: _View, second: _View) -> dict[str, Any]
         "overlap": overlap,
         "cosine": undone,
     }
+
+
+def _swapped(before: Edit, after: Edit) -> bool:
+    """Whether one edit copies from where the other pastes, and the other way round."""
+    there, back = (
+        [None if place is None else place.model_dump(exclude_none=True) for place in (edit.source, edit.target)]
+        for edit in (before, after)
+    )
+    return None not in there and there == back[::-1]
