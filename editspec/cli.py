@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -302,18 +302,23 @@ def convert(
 def render(
     spec: SpecArgument,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.png", help="Where the picture goes.")],
+    value: Annotated[bool, typer.Option("--value", help="Draw what each edit's value shows alone.")] = False,
+    key: Annotated[bool, typer.Option("--key", help="Show where the key of each edit's context matches.")] = False,
     count: Annotated[int, typer.Option("--count", min=1, max=256, help="How many images.")] = 16,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Their latent stream.")] = 3,
     device: Device = "auto",
     threads: Threads = None,
     debug: Debug = False,
 ) -> None:
-    """Draw images before and after the edits of a spec."""
+    """Draw images before and after the edits of a spec, or what its edits are made of."""
+    if value and key:
+        raise typer.BadParameter("give --value or --key, not both")
     with _errors(False, debug), _progress() as report:
         _set_threads(threads)
         from editspec import workflow
 
-        workflow.render(spec, out, count=count, seed=seed, device=device, report=report)
+        show: Literal["edits", "value", "key"] = "value" if value else "key" if key else "edits"
+        workflow.render(spec, out, show=show, count=count, seed=seed, device=device, report=report)
         typer.echo(str(out))
 
 

@@ -16,7 +16,7 @@ MARGIN = 56
 GAP = 6
 
 
-def before_and_after(before: Tensor, after: Tensor) -> Image.Image:
+def before_and_after(before: Tensor, after: Tensor, labels: tuple[str, str] = ("before", "after")) -> Image.Image:
     """Two batches of images [n, 3, size, size] in -1..1 as bands of two rows, `before` above `after`."""
     size = before.shape[-1] * max(1, CELL // before.shape[-1])
     columns = min(COLUMNS, len(before))
@@ -27,13 +27,30 @@ def before_and_after(before: Tensor, after: Tensor) -> Image.Image:
     font = ImageFont.load_default(14)
     for band in range(bands):
         top = GAP + band * (2 * size + 3 * GAP)
-        for row, (label, images) in enumerate((("before", before), ("after", after))):
+        for row, (label, images) in enumerate(zip(labels, (before, after), strict=True)):
             y = top + row * (size + GAP)
             draw.text((MARGIN - GAP, y + size // 2), label, fill="black", font=font, anchor="rm")
             for column, image in enumerate(images[band * columns : (band + 1) * columns]):
                 tile = to_image(image).resize((size, size), Image.Resampling.NEAREST)
                 picture.paste(tile, (MARGIN + column * (size + GAP), y))
     return picture
+
+
+def spotlight(images: Tensor, light: Tensor) -> Tensor:
+    """Images [n, 3, size, size] in -1..1, dark where `light` [n, h, w] in 0..1 is low."""
+    size = images.shape[-1]
+    wide = torch.nn.functional.interpolate(light[:, None], size=(size, size), mode="nearest")
+    return (images.clamp(-1, 1) + 1) * (0.15 + 0.85 * wide) - 1
+
+
+def stacked(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures below each other."""
+    whole = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        whole.paste(picture, (0, top))
+        top += picture.height
+    return whole
 
 
 def to_image(image: Tensor) -> Image.Image:

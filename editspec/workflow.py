@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,12 +33,13 @@ from editspec.lock import (
 )
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.references import unfit_class
-from editspec_compiler.resolve import resolve
+from editspec_compiler.resolve import context_of, resolve, values_alone
 from editspec_runtime.cache import Cache, default_cache
 from editspec_runtime.checkpoint import Checkpoint, read_checkpoint, weights_path
 from editspec_runtime.collateral import predicted
 from editspec_runtime.conventions import Conventions, conventions
 from editspec_runtime.digest import digest, tensor_digest, tensors_digest
+from editspec_runtime.directions import mean_direction
 from editspec_runtime.errors import EditError, FileError, LockError, PatchError, WeightsError
 from editspec_runtime.files import canonical_json, read_editspec_metadata, read_header, sweep, write
 from editspec_runtime.generator import Generator
@@ -48,6 +49,9 @@ from editspec_runtime.patch import Patch, apply_stack, make_patch, read_patch, r
 from editspec_runtime.rule import Rule, read_rule
 from editspec_runtime.solution import Keys, change_of, loss_of, residual_of
 from editspec_runtime.statistics import SecondMoment, environment, key_sample, second_moment, second_moment_key
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 BUILD_FORMAT = "editspec.build"
 WEIGHTS_FORMAT = "editspec.weights"
@@ -533,25 +537,66 @@ def render(
     spec: Path | str | LoadedSpec,
     out: Path | str,
     *,
+    show: Literal["edits", "value", "key"] = "edits",
     count: int = 16,
     seed: int = 3,
     device: str = "auto",
     report: Report = quiet,
 ) -> None:
-    """A picture of `count` images of the latent stream `seed`, as the model draws them before and after all edits."""
+    """A picture of what the edits of a spec do, or of what they are made of.
+
+    Parameters
+    ----------
+    show
+        ``edits``: `count` images of the latent stream `seed`, before and after all edits. ``value``: for every edit the
+        images that its values come from, and what each value draws alone (paper Fig. 2d). ``key``: for every edit the
+        `count` images of the stream in which the key of its context matches best, lit where it does (Fig. 2c).
+    """
     from editspec.pictures import before_and_after, is_own_picture, png_bytes
 
     out = Path(out)
     if out.exists() and not is_own_picture(out):
         raise FileError(f"{out} is in the way: editspec did not make it.", "Remove it, or give another name.")
     workshop = Workshop.of(spec, device, report)
+    if show != "edits":
+        write(out, png_bytes(_memory_picture(workshop, show, count, seed)))
+        return
     before = workshop.generator()
     for number in range(len(workshop.loaded.spec.edits)):
         workshop.edit(number)
     stream = LatentStream(seed, before.layout.latent_size, workshop.loaded.spec.latents.sampler)
     latents = stream.items(range(count)).to(before.weight(workshop.loaded.spec.edits[0].layer))
-    images = [_drawn(model, latents) for model in (before, workshop.generator())]
+    images = _drawn(before, latents), _drawn(workshop.generator(), latents)
     write(out, png_bytes(before_and_after(*images)))
+
+
+def _memory_picture(workshop: Workshop, show: Literal["value", "key"], count: int, seed: int) -> Image.Image:
+    """Values or keys of every edit, each on the model as the edits before left it."""
+    from editspec.memory import drawn_alone, matches
+    from editspec.pictures import before_and_after, spotlight, stacked
+
+    pictures, loaded = [], workshop.loaded
+    for number, edit in enumerate(loaded.spec.edits):
+        generator = workshop.generator()
+
+        def moment(generator: Generator = generator, layer: str = edit.layer) -> Tensor:
+            return workshop.second_moment(generator, layer).matrix
+
+        if show == "value":
+            values = values_alone(loaded, number, generator, moment)
+            images = drawn_alone(generator, edit.layer, values)
+            labels = ("image", "value")
+        else:
+            keys, weights = context_of(loaded, number, generator)
+            direction = mean_direction(moment(), keys.cpu(), weights.cpu())[0].to(keys)
+            stream = LatentStream(seed, generator.layout.latent_size, loaded.spec.latents.sampler)
+            found, light = matches(generator, edit.layer, direction, stream, count, workshop.conventions)
+            images, labels = (found, spotlight(found, light)), ("image", "match")
+        above, below = (batch.float().cpu() for batch in images)
+        pictures.append(before_and_after(above, below, labels))
+        if number < len(loaded.spec.edits) - 1:
+            workshop.edit(number)
+    return stacked(pictures)
 
 
 @torch.no_grad()

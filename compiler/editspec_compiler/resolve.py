@@ -213,6 +213,57 @@ def resolve(
     )
 
 
+@dataclass(frozen=True)
+class ValueAlone:
+    """What a rule writes into its layer, by itself.
+
+    Attributes
+    ----------
+    latent
+        Of the image that it was taken from, [1, latent_size].
+    reached
+        All that reaches the edited layer there.
+    value
+        The value map of the edited layer with zeros outside of the mask, [1, out_channels, value_size, value_size].
+    """
+
+    latent: Tensor
+    reached: LayerInput
+    value: Tensor
+
+
+@torch.no_grad()
+def values_alone(
+    loaded: LoadedSpec, number: int, generator: Generator, moment: Moment | None = None
+) -> list[ValueAlone]:
+    """The value of every pair of edit `number`, in the place that it was taken from. Takes and raises as `resolve`."""
+    layer, found = loaded.spec.edits[number].layer, []
+    resolver = _Resolver(loaded, generator, number, moment or _computed_moment(loaded, layer, generator))
+    size = generator.layer(layer).value_size
+    units = _units(resolver, *_context(resolver))
+    for pair, path in _sides(resolver.edit):
+        erases = isinstance(pair.source, Erase)
+        scene, side = (pair.target, "target") if isinstance(pair.source, Erase) else (pair.source, "source")
+        reached = resolver.reached(scene, *path, side)
+        key = reached.key.clone()
+        key[:, list(units) if erases else []] = 0
+        value = generator.function(layer)(key, generator.weight(layer), reached.arguments)
+        mask, side = (pair.target.mask, "target") if scene.mask is None else (scene.mask, side)
+        area = resolver.area(mask, size, *path, side, "mask").to(value)
+        found.append(ValueAlone(resolver.latent(scene, *path, side), reached, area * value))
+    return found
+
+
+@torch.no_grad()
+def context_of(loaded: LoadedSpec, number: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """The keys of an edit's context, [m, in_channels], and how much each counts, [m]; whatever its method needs.
+
+    Raises `SpecError` as `resolve` does.
+    """
+    layer = loaded.spec.edits[number].layer
+    return _context_keys(_Resolver(loaded, generator, number, _computed_moment(loaded, layer, generator)))
+
+
 def edit_digest(loaded: LoadedSpec, number: int) -> str:
     """The digest of an edit: its normalised text, the settings of the spec that bear on it, the files it names."""
     spec = loaded.spec
@@ -399,6 +450,12 @@ def _context(resolver: _Resolver) -> tuple[Tensor, Tensor]:
     if not _takes(edit, "directions") and not edit.erases:
         nothing = generator.weight(edit.layer).new_empty(0)
         return nothing.reshape(0, shape.in_channels), nothing
+    return _context_keys(resolver)
+
+
+def _context_keys(resolver: _Resolver) -> tuple[Tensor, Tensor]:
+    edit, generator = resolver.edit, resolver.generator
+    shape = generator.layer(edit.layer)
     named: list[tuple[Place, tuple[str | int, ...]]] = [(p.target, (*path, "target")) for p, path in _sides(edit)]
     if edit.context is not None:
         named = [(place, ("context", index)) for index, place in enumerate(edit.context)]
