@@ -51,7 +51,7 @@ def validate(spec: SpecArgument, as_json: Json = False, debug: Debug = False) ->
         lock = read_lock(lock_path(spec))
         # The weights may be large: whether they are those of the lock, plan and build tell.
         changes = input_changes(loaded, lock.weights, lock) if lock is not None else None
-        edits = [{"name": e.name, "layer": e.layer, "rank": e.rank} for e in loaded.spec.edits]
+        edits = [{"name": e.name, "layer": e.layer, "rank": e.rank_limit} for e in loaded.spec.edits]
         lines = [f"{spec}: {len(edits)} edits, no problems"]
         if changes:
             lines += [f"{lock_path(spec)} is out of date:", *(f"  {change}" for change in changes)]

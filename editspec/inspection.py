@@ -63,7 +63,7 @@ def _spec(path: Path) -> dict[str, Any]:
 
     loaded = load(path)
     edits = [
-        {"name": edit.name, "layer": edit.layer, "rank": edit.rank, "solver": edit.solver.method}
+        {"name": edit.name, "layer": edit.layer, "rank": edit.rank_limit, "solver": edit.solver.method}
         for edit in loaded.spec.edits
     ]
     return {"kind": "spec", "model": loaded.spec.model.model_dump(), "edits": edits}

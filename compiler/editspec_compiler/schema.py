@@ -340,6 +340,13 @@ class Edit(_Part):
         return [Pair(source=self.source, target=self.target)]
 
     @property
+    def rank_limit(self) -> int | None:
+        """The rank that the change may have, None where there is no limit. Of an ablation, the number of units."""
+        if self.solver.method == "ablate":
+            return next((pair.source.erase.units for pair in self.sides if isinstance(pair.source, Erase)), None)
+        return None if METHOD_FIELDS[self.solver.method]["rank"] == ERROR else self.rank
+
+    @property
     def erases(self) -> bool:
         """Whether any value is one without some units."""
         return any(isinstance(pair.source, Erase) for pair in self.sides)

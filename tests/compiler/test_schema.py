@@ -128,6 +128,19 @@ def test_the_table_of_fields_in_the_docs_is_true() -> None:
             assert any(f"{method} takes no {field}" in str(problem) for problem in found) == (cell == "error")
 
 
+def test_a_method_without_a_rank_has_no_limit() -> None:
+    import json
+
+    limits = {}
+    for method in SOLVERS:
+        spec, _ = check(parse(json.dumps(with_edit(solver=method, source={"erase": {"units": 3}}))))
+        assert spec is not None
+        limits[method] = spec.edits[0].rank_limit
+    assert {method for method, limit in limits.items() if limit is None} == {"layer", "all-weights"}
+    assert limits["ablate"] == 3
+    assert limits["direct"] == 1
+
+
 def test_an_erased_value_takes_a_context_whatever_the_method() -> None:
     for method in SOLVERS:
         assert not problems(with_edit(solver=method, source={"erase": {"units": 3}}, context=[PLACE]))
