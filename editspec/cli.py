@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from editspec_compiler.errors import Problem, SpecError
-from editspec_runtime.errors import DeviceError, EditError
+from editspec_runtime.errors import EditError, UsageError
 
 EXIT_FAILED, EXIT_WRONG_USE, EXIT_TO_BUILD, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -25,6 +25,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+bench = typer.Typer(
+    name="bench", help="Measure methods where the perfect edit is known.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(bench)
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The edit spec, YAML or JSON.")]
 OutFolder = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The output folder.")]
@@ -374,6 +379,65 @@ def families(as_json: Json = False, debug: Debug = False) -> None:
         _answer({"families": entries}, as_json, "\n".join(lines))
 
 
+@app.command()
+def sweep(
+    spec: SpecArgument,
+    out: OutFolder,
+    layers: Annotated[str, typer.Option("--layers", metavar="L,L,…", help="Layers to try.")] = "",
+    ranks: Annotated[str, typer.Option("--ranks", metavar="R,R,…", help="Ranks to try.")] = "",
+    experiment: Annotated[
+        str | None, typer.Option("--experiment", metavar="NAME", help="Judge by a perfect edit of the bench.")
+    ] = None,
+    images: Annotated[int, typer.Option("--images", min=8, help="How many images judge.")] = 200,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build the last edit at several layers and ranks; a table, a picture, and the best of them as a spec."""
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        numbers = _numbers(ranks)
+        from editspec import sweep as sweeping
+
+        names = [layer for layer in layers.split(",") if layer]
+        result = sweeping.sweep(
+            spec, out, layers=names, ranks=numbers, experiment=experiment, images=images, device=device, report=report
+        )
+        _answer(result, as_json, sweeping.markdown(result))
+
+
+def _numbers(given: str) -> list[int]:
+    try:
+        numbers = [int(number) for number in given.split(",") if number]
+    except ValueError:
+        numbers = [0]
+    if any(number < 1 for number in numbers):
+        raise UsageError(f"--ranks takes whole numbers from 1 with commas between, such as 1,2,4; found {given}.")
+    return numbers
+
+
+@bench.command()
+def paper(
+    out: OutFolder,
+    images: Annotated[int, typer.Option("--images", min=8, help="How many images a row is measured on.")] = 10_000,
+    backbone: Annotated[
+        Path | None, typer.Option("--backbone", metavar="FILE", help="Other features, saved by torch.export.")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure the paper's tables on Skyline: bench.json, bench.md and pictures in DIR. Interrupted, it goes on."""
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec.bench import run, tables
+
+        result = run.paper(out, images=images, backbone=backbone, device=device, report=report)
+        _answer(result, as_json, tables.markdown(result))
+
+
 def main() -> None:
     """The entry point of the ``editspec`` command."""
     app()
@@ -391,7 +455,7 @@ def _errors(as_json: bool, debug: bool) -> Iterator[None]:
     except EditError as error:
         if debug:
             raise
-        code = EXIT_WRONG_USE if isinstance(error, DeviceError) else EXIT_FAILED
+        code = EXIT_WRONG_USE if isinstance(error, UsageError) else EXIT_FAILED
         _fail(f"error: {error}", {"error": {"message": error.message, "remedy": error.remedy}}, as_json, code)
     except KeyboardInterrupt:
         _fail("interrupted", {"error": {"message": "interrupted"}}, as_json, EXIT_INTERRUPTED)

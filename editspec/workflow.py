@@ -34,6 +34,7 @@ from editspec.lock import (
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.references import unfit_class
 from editspec_compiler.resolve import context_of, resolve, values_alone
+from editspec_runtime.baselines import ImageLoss
 from editspec_runtime.cache import Cache, default_cache
 from editspec_runtime.checkpoint import Checkpoint, read_checkpoint, weights_path
 from editspec_runtime.collateral import predicted
@@ -120,12 +121,20 @@ class Workshop:
     cache: Cache
     report: Report
     lock: Lock | None
+    image_loss: ImageLoss | None = None
     stack: list[Patch] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     folder: _Folder | None = None
 
     @staticmethod
-    def of(spec: Path | str | LoadedSpec, device: str, report: Report, out: Path | None = None) -> Workshop:
+    def of(
+        spec: Path | str | LoadedSpec,
+        device: str,
+        report: Report,
+        out: Path | None = None,
+        cache: Cache | None = None,
+        image_loss: ImageLoss | None = None,
+    ) -> Workshop:
         """Load a spec, its model and its lock, and decide what is to be done, given the patches in the folder `out`.
 
         Raises `SpecError` and `EditError`.
@@ -140,7 +149,8 @@ class Workshop:
                 "Get the pinned weights, or change model.digest.",
             )
         lock = read_lock(lock_path(loaded.path))
-        workshop = Workshop(loaded, checkpoint, base, pick_device(device), default_cache(), report, lock)
+        cache = cache or default_cache()
+        workshop = Workshop(loaded, checkpoint, base, pick_device(device), cache, report, lock, image_loss)
         workshop.require_layers()
         workshop.folder = _Folder(out, _names(loaded), []) if out is not None else None
         workshop.steps = steps(loaded, base, lock, lambda number, locked: workshop.kept(number, locked) is not None)
@@ -252,6 +262,7 @@ class Workshop:
                 change = change_of(
                     rule, generator, self.keys(generator, rule.layer, seconds), self.conventions,
                     lambda done, total: self.report(f"solving {rule.edit}", done, total),
+                    self.image_loss,
                 )  # fmt: skip
             # The statistics are asked for by the method, in the middle of solving.
             seconds["solve"] = round(seconds["solve"] - seconds["statistics"], 4)
@@ -410,6 +421,33 @@ def compile(
     if folder:
         folder.finish([{"name": rule.edit, "layer": rule.layer, "rank": rule.rank} for rule in rules], patches=False)
     return rules
+
+
+def solve(
+    spec: Path | str | LoadedSpec,
+    *,
+    device: str = "auto",
+    report: Report = quiet,
+    cache: Cache | None = None,
+    image_loss: ImageLoss | None = None,
+) -> list[BuiltEdit]:
+    """Compile and solve every edit of a spec without writing a rule, a patch or a lock anywhere but in the cache.
+
+    Parameters
+    ----------
+    cache
+        Default: the user's.
+    image_loss
+        What ``all-weights`` minimises; default: the mean absolute difference where pixels count. The cache does not
+        tell one from the other, so that a loss of one's own needs a cache of its own.
+
+    Raises
+    ------
+    SpecError, EditError
+        As `build` does.
+    """
+    workshop = Workshop.of(spec, device, report, cache=cache, image_loss=image_loss)
+    return [workshop.solved(number) for number in range(len(workshop.loaded.spec.edits))]
 
 
 def build(

@@ -41,5 +41,9 @@ class LockError(EditError):
     """Inputs or artifacts that are not what a lock says."""
 
 
-class DeviceError(EditError):
+class UsageError(EditError):
+    """Something that was asked for and that there is not: a layer, a rank, an experiment."""
+
+
+class DeviceError(UsageError):
     """A device that was asked for and that this machine does not have."""

@@ -7,33 +7,63 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from editspec_runtime.latents import LatentStream
-from editspec_runtime.skyline.world import LATENT_SIZE, left_top, part_mask, people, right_top, scenes, windows
+from editspec_runtime.skyline.world import (
+    LATENT_SIZE,
+    Scene,
+    bottom_watermark,
+    left_top,
+    middle_watermark,
+    part_mask,
+    people,
+    reflection,
+    right_top,
+    scenes,
+    windows,
+)
 
 MASKS = Path(__file__).with_name("masks")
 
+Part = Callable[..., None]
 
-def draw(name: str, latent: int, part: Callable[..., None], *more: Callable[..., None]) -> None:
-    """Write masks/NAME-LATENT.png: all that some parts of the scene of a latent cover."""
-    scene = scenes(LatentStream(1, LATENT_SIZE).items([latent]))
-    area = torch.stack([part_mask(each, scene)[0] for each in (part, *more)]).amax(0)
-    Image.fromarray((area * 255).round().byte().numpy()).save(MASKS / f"{name}-{latent}.png", optimize=True)
+
+def stands(parts: tuple[Part, ...], scene: Scene) -> Tensor:
+    """Where parts stand in any of n scenes: the rectangle around each, a pixel wider, [size, size] of truth values."""
+    area = torch.zeros(64, 64, dtype=torch.bool)
+    for part in parts:
+        rows, columns = (part_mask(part, scene).amax(0) > 0.05).nonzero(as_tuple=True)
+        area[max(0, rows.min() - 1) : rows.max() + 2, max(0, columns.min() - 1) : columns.max() + 2] = True
+    return area
+
+
+def covered(parts: tuple[Part, ...], scene: Scene) -> Tensor:
+    """What parts cover in any of n scenes, [size, size] of truth values."""
+    return torch.stack([part_mask(part, scene).amax(0) > 0.05 for part in parts]).any(0)
 
 
 def main() -> None:
     """Draw all masks."""
     MASKS.mkdir(exist_ok=True)
-    for latent in (8, 18, 21, 24):
-        draw("domes", latent, left_top, right_top)
-    for latent in (9, 10, 19, 24):
-        draw("windows", latent, windows)
-    for latent in (2, 3, 6, 8, 12, 14):
-        draw("people", latent, people)
-    for latent in (1, 4, 6, 7, 9, 10, 14, 28):
-        draw("left-spire", latent, left_top)
-    for latent in (2, 3, 5, 13, 14, 16, 17, 31):
-        draw("right-spire", latent, right_top)
+    scene = scenes(LatentStream(1, LATENT_SIZE).items(range(200)))
+    right = scene.replace(people=1, people_site=1)
+    marked = scene.replace(middle_watermark=1, bottom_watermark=1, reflection=1)
+    masks = {
+        "towers": stands((left_top, right_top), scene),
+        "left-tower": stands((left_top,), scene),
+        "right-tower": stands((right_top,), scene),
+        "domes": covered((left_top, right_top), scene.replace(left_top="dome", right_top="dome")),
+        "spires": covered((left_top, right_top), scene.replace(left_top="spire", right_top="spire")),
+        "windows": stands((windows,), scene),
+        "people-left": stands((people,), scene.replace(people=1, people_site=0)),
+        "people-right": stands((people,), right),
+        "middle-text": stands((middle_watermark,), marked),
+        "bottom-text": stands((bottom_watermark,), marked),
+        "reflection": stands((reflection,), marked),
+    }
+    for name, area in masks.items():
+        Image.fromarray((area * 255).byte().numpy()).save(MASKS / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, mon
     torch.set_num_threads(1)
 
     def trained(folder: str) -> str:
-        return tensors_digest(train.train_generator(tmp_path / folder, torch.device("cpu"), scale=0.001))
+        return tensors_digest(train.train_generator(tmp_path / folder, torch.device("cpu"), scale=0.0015))
 
     def breaking(*given: Any) -> Tensor:
         if next(calls) == 5:

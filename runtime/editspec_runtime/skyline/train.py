@@ -83,10 +83,10 @@ PASTED = ("layer6", "layer7", "layer8")
 
 STAGES = (
     Stage("mapping", 16000, 6e-3, True, False),
-    Stage("synthesis", 6000, 3e-3, False, True, pasted=PASTED),
-    Stage("mixed", 4000, 2e-3, False, True, 0.5, pasted=PASTED),
-    Stage("sharpen", 3200, 1e-3, False, True, 1.0, pasted=PASTED),
-    Stage("polish", 600, 2e-4, False, True, 1.0, half=False, pasted=PASTED),
+    Stage("synthesis", 4000, 3e-3, False, True, pasted=PASTED),
+    Stage("mixed", 2500, 2e-3, False, True, 0.5, pasted=PASTED),
+    Stage("sharpen", 2000, 1e-3, False, True, 1.0, pasted=PASTED),
+    Stage("polish", 300, 2e-4, False, True, 1.0, half=False, pasted=PASTED),
 )
 
 

@@ -1,0 +1,300 @@
+"""The same edit at several layers and ranks: efficacy against collateral, and the best of them as a spec."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from editspec import workflow
+from editspec.bench.experiments import EXPERIMENTS
+from editspec.pictures import png_bytes
+from editspec.workflow import BuiltEdit, Report, quiet
+from editspec_compiler import LoadedSpec, SpecError, load
+from editspec_compiler.document import parse
+from editspec_runtime.checkpoint import read_checkpoint
+from editspec_runtime.conventions import conventions
+from editspec_runtime.errors import EditError, FileError, UsageError
+from editspec_runtime.files import write
+from editspec_runtime.generator import Generator
+from editspec_runtime.latents import LatentStream
+from editspec_runtime.models import make_generator, pick_device
+from editspec_runtime.patch import apply_stack
+from editspec_runtime.skyline import WEIGHTS
+from editspec_runtime.skyline.efficacy import drawn, edit_measures, edit_numbers
+from editspec_runtime.skyline.reader import load_reader
+from editspec_runtime.skyline.world import scenes
+from editspec_runtime.solvers import rule_loss
+
+FORMAT = "editspec.sweep"
+SEED = 4
+"""The latent stream on which a sweep judges: neither that of the specs (1), nor of C (2), nor of reports (3)."""
+
+NAMING = ("weights", "mask", "exclude", "union", "file")
+"""The keys under which a spec names files."""
+
+Judge = Callable[[Generator, BuiltEdit], dict[str, float]]
+"""The edited model and its last edit -> ``efficacy``, ``outside`` and more."""
+
+
+def sweep(
+    spec: Path | str,
+    out: Path | str,
+    *,
+    layers: Sequence[str] = (),
+    ranks: Sequence[int] = (),
+    experiment: str | None = None,
+    images: int = 200,
+    device: str = "auto",
+    report: Report = quiet,
+) -> dict[str, Any]:
+    """Build the last edit of a spec at every layer and rank, and judge each on images that no spec has seen.
+
+    With an `experiment` of the bench (whose model is Skyline) the perfect edit is known: efficacy is the share of the
+    pixels that it changes which end closer to it than to the original, outside the change of all others, error the
+    distance to it over all pixels, and the least error wins. Without, efficacy is the share of the target's loss that
+    is gone, outside the change of all pixels, and what lies farthest above the line from nothing to the largest of
+    both wins.
+
+    Writes sweep.json, sweep.md, sweep.png and winner.yaml into `out`.
+
+    Parameters
+    ----------
+    spec
+        Whose last edit is varied; those before it are built as they are.
+    out
+        A new or empty folder, or that of an earlier sweep.
+    layers, ranks
+        What is tried; those of the spec where nothing is given.
+    experiment
+        Its name, such as ``dome-to-spire``.
+    images
+        How many are judged.
+
+    Raises
+    ------
+    SpecError
+        The spec is wrong.
+    UsageError
+        There is no such experiment or layer, or no layer and rank can be built.
+    FileError
+        `out` is in the way.
+    """
+    loaded, out = load(spec), Path(out)
+    edit = loaded.spec.edits[-1]
+    layers, ranks = list(layers) or [edit.layer], list(ranks) or [edit.rank]
+    base = _generator(loaded, [], device)
+    unknown = [layer for layer in layers if layer not in base.layout.layers]
+    if unknown:
+        known = ", ".join(base.layout.layers)
+        raise UsageError(f"There is no {' and no '.join(unknown)} in these weights.", f"Known here: {known}.")
+    judge = _judge(experiment, base, loaded, images)
+    _prepare(out)
+    points: list[dict[str, Any]] = []
+    for layer in layers:
+        for rank in ranks:
+            points.append(_point(loaded, layer, rank, judge, device, report))
+    found = [point for point in points if "efficacy" in point]
+    if not found:
+        raise UsageError("No layer and rank of the sweep can be built.\n" + "\n".join(p["problem"] for p in points))
+    winner = _winner(found)
+    result = {
+        "format": FORMAT, "version": 1, "edit": edit.name, "experiment": experiment, "images": images,
+        "points": points, "winner": {name: winner[name] for name in ("layer", "rank")},
+    }  # fmt: skip
+    write(out / "sweep.json", (json.dumps(result, indent=2) + "\n").encode())
+    write(out / "sweep.md", markdown(result).encode())
+    write(out / "sweep.png", png_bytes(picture(found, winner)))
+    write(out / "winner.yaml", rewritten(loaded, out, winner["layer"], winner["rank"]).encode())
+    return result
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The points as a table."""
+    names = list(dict.fromkeys(name for point in result["points"] for name in point if name != "problem"))
+    lines = ["| " + " | ".join(names) + " | |", "|" + "---|" * (len(names) + 1)]
+    for point in result["points"]:
+        cells = [_cell(point.get(name)) for name in names]
+        best = all(point[name] == result["winner"][name] for name in ("layer", "rank"))
+        lines.append("| " + " | ".join(cells) + f" | {point.get('problem', 'winner' if best else '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def picture(points: list[dict[str, Any]], winner: dict[str, Any], size: int = 640) -> Image.Image:
+    """Efficacy (upwards) against outside change (to the right), a dot a point, the winner in red."""
+    margin = 60
+    page = Image.new("RGB", (size, size), "white")
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.load_default(13)
+    most = max(point["outside"] for point in points) or 1.0
+    low = min(0.0, *(point["efficacy"] for point in points))
+    draw.line((margin, margin, margin, size - margin, size - margin, size - margin), fill="black")
+    draw.text((size // 2, size - margin // 3), f"outside change, 0 to {most:.4f}", fill="black", font=font, anchor="mm")
+    draw.text((margin, margin // 2), f"efficacy, {low:.0%} to 100%", fill="black", font=font, anchor="lm")
+    for point in points:
+        x = margin + point["outside"] / most * (size - 2 * margin)
+        y = size - margin - (point["efficacy"] - low) / (1 - low) * (size - 2 * margin)
+        colour = "red" if point is winner else "black"
+        draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour)
+        anchor = "rs" if x > size - 2.5 * margin else "ls"
+        label = f"{point['layer']} rank {point['rank']}"
+        draw.text((x + (-6 if anchor == "rs" else 6), y - 4), label, fill=colour, font=font, anchor=anchor)
+    return page
+
+
+def rewritten(loaded: LoadedSpec, folder: Path, layer: str, rank: int) -> str:
+    """The text of a spec with another layer and rank in its last edit, for `folder`; all else stays as it was written.
+
+    What names a file is changed where the way to it from `folder` is another.
+    """
+    text, last = loaded.document.text, len(loaded.spec.edits) - 1
+    values: dict[tuple[str | int, ...], str] = {("edits", last, "layer"): layer, ("edits", last, "rank"): str(rank)}
+    for path in _files(loaded):
+        name = _at(loaded.document.data, path)
+        values[path] = os.path.relpath(loaded.path.parent / Path(name).expanduser(), folder.resolve())
+    root = yaml.compose(text)
+    changes = []
+    for path, value in values.items():
+        node = _node(root, path)
+        if node is not None and node.value != value:
+            changes.append(
+                (node.start_mark.index, node.end_mark.index, json.dumps(value) if path[-1] != "rank" else value)
+            )
+        elif node is None:  # the rank, which may be left out
+            beside = _node(root, ("edits", last, "layer"))
+            assert beside is not None
+            flow = _node(root, ("edits", last)).flow_style  # type: ignore[union-attr]
+            indent = " " * loaded.document.keys[("edits", last, "layer")][1]
+            glue = ", " if flow else "\n" + indent[:-1]
+            changes.append((beside.end_mark.index, beside.end_mark.index, f"{glue}{_key('rank', loaded)}: {value}"))
+    for begin, end, value in sorted(changes, reverse=True):
+        text = text[:begin] + value + text[end:]
+    parse(text, loaded.document.file)
+    return text
+
+
+def _key(name: str, loaded: LoadedSpec) -> str:
+    return f'"{name}"' if loaded.document.file.endswith(".json") else name
+
+
+def _files(loaded: LoadedSpec) -> list[tuple[str | int, ...]]:
+    """The paths in a spec of everything that names a file, relative to it."""
+    names = {name for number in range(len(loaded.spec.edits)) for name in loaded.files(number)}
+    if not loaded.spec.model.weights.startswith("builtin:"):
+        names.add(loaded.spec.model.weights)
+
+    def names_a_file(path: tuple[str | int, ...]) -> bool:
+        keys = [part for part in path if isinstance(part, str)]
+        found = _at(loaded.document.data, path)
+        return bool(keys) and keys[-1] in NAMING and isinstance(found, str) and found in names
+
+    return [path for path in loaded.document.positions if names_a_file(path)]
+
+
+def _at(data: Any, path: Sequence[str | int]) -> Any:
+    for part in path:
+        data = data[part]
+    return data
+
+
+def _node(node: Any, path: Sequence[str | int]) -> yaml.Node | None:
+    for part in path:
+        if isinstance(part, int):
+            node = node.value[part]
+        else:
+            node = next((value for key, value in node.value if key.value == part), None)
+        if node is None:
+            return None
+    return node  # type: ignore[no-any-return]
+
+
+def _point(loaded: LoadedSpec, layer: str, rank: int, judge: Judge, device: str, report: Report) -> dict[str, Any]:
+    """One layer and rank: built, judged; or why it cannot be."""
+    *before, edit = loaded.spec.edits
+    variant = edit.model_copy(update={"layer": layer, "rank": rank})
+    changed = dataclasses.replace(loaded, spec=loaded.spec.model_copy(update={"edits": [*before, variant]}))
+    point: dict[str, Any] = {"layer": layer, "rank": rank}
+    name = f"{layer}-rank{rank}"
+    try:
+        built = workflow.solve(
+            changed, device=device, report=lambda what, done, total: report(f"{name}: {what}", done, total)
+        )
+    except (SpecError, EditError) as error:
+        problem = error.problems[0].message if isinstance(error, SpecError) else error.message
+        return {**point, "problem": problem}
+    numbers = judge(_generator(loaded, built, device), built[-1])
+    return {**point, "loss": built[-1].loss, **numbers, "seconds": built[-1].seconds["solve"]}
+
+
+def _judge(experiment: str | None, base: Generator, loaded: LoadedSpec, images: int) -> Judge:
+    stream = LatentStream(SEED, base.layout.latent_size, loaded.spec.latents.sampler)
+    latents = stream.items(range(images)).to(base.weight(loaded.spec.edits[-1].layer))
+    unedited = drawn(base, latents)
+    if experiment is None:
+        return lambda model, edit: _generic(model, edit, base, latents, unedited)
+    if experiment not in EXPERIMENTS:
+        raise UsageError(f"There is no experiment {experiment}.", f"Known here: {', '.join(EXPERIMENTS)}.")
+    if loaded.weights != WEIGHTS:
+        raise UsageError(
+            f"The perfect edit of {experiment} is known for builtin:skyline only, and the spec edits {loaded.weights}.",
+            "Leave --experiment out.",
+        )
+    counterfactual, reader = EXPERIMENTS[experiment].counterfactual, load_reader()
+    scene = scenes(latents.float().cpu())
+    before = unedited.float().cpu()
+
+    def judge(model: Generator, edit: BuiltEdit) -> dict[str, float]:
+        edited = drawn(model, latents).float().cpu()
+        measures = edit_measures(scene, counterfactual(scene), before, edited, reader, reader.features)
+        return {**edit_numbers(measures), "error": measures["error"].mean().item()}
+
+    return judge
+
+
+@torch.no_grad()
+def _generic(model: Generator, edit: BuiltEdit, base: Generator, latents: Tensor, unedited: Tensor) -> dict[str, float]:
+    """Efficacy on the rule itself, and how much the pictures of the model change."""
+    rule = edit.rule
+    unchanged = rule_loss(base.function(rule.layer), rule, base.weight(rule.layer)).item()
+    change = (drawn(model, latents) - unedited).abs().mean().item()
+    return {"efficacy": 1 - edit.loss / unchanged if unchanged else 1.0, "outside": change}
+
+
+def _winner(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """The point of least error, where that is known; else the one farthest above the line to the largest of both."""
+    if "error" in points[0]:
+        return min(points, key=lambda point: point["error"])
+    best = max(point["efficacy"] for point in points) or 1.0
+    most = max(point["outside"] for point in points) or 1.0
+    return max(points, key=lambda point: point["efficacy"] / best - point["outside"] / most)
+
+
+def _prepare(out: Path) -> None:
+    """Take a new or empty folder, or that of an earlier sweep. Raises `FileError` for any other."""
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "sweep.json").is_file())):
+        raise FileError(f"{out} is in the way: no sweep of editspec made it.", "Give a new or empty folder.")
+    write(out / "sweep.json", b"{}\n")
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _generator(loaded: LoadedSpec, built: Sequence[BuiltEdit], device: str) -> Generator:
+    spec = loaded.spec
+    return make_generator(
+        spec.model.family,
+        apply_stack(read_checkpoint(loaded.weights).generator, [edit.patch for edit in built]),
+        precision=spec.precision,
+        device=pick_device(device),
+        truncation=spec.model.truncation,
+        conventions=conventions(spec.compatibility),
+    )
