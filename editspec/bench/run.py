@@ -179,7 +179,9 @@ class Bench:
         for name, spec in experiment.specs().items():
             built = self.build(spec)
             model = self.model(built)
-            settings = {"layer": built[0].rule.layer, "rank": built[0].rule.rank, **built[0].rule.solver.as_json()}
+            rule = built[0].rule
+            rank = {} if rule.rank is None else {"rank": rule.rank}
+            settings = {"layer": rule.layer, **rank, **rule.solver.as_json()}
             yield Row(name, _drawing(model), _identity(built), self.kept.get(_identity(built)), settings)
             if name == "all-weights":
                 example = self.example(built[0].rule)
@@ -237,27 +239,22 @@ class Bench:
 
     def table(self, experiment: Experiment) -> dict[str, Any]:
         """Everything that is reported of one experiment."""
-        rows, pictures, ours = [], [], None
-        for row in self.rows(experiment):
-            measures = self.measured(experiment, row)
-            ours = measures["error"] if row.name in (OURS, "rank-1") else ours
-            rows.append(self._entry(experiment, row, measures, ours))
-            pictures.append((TITLES.get(row.name, row.name), self._shown(experiment, row)))
         order = list(TITLES)
-        rows.sort(key=lambda entry: order.index(entry["row"]))
-        pictures.sort(key=lambda shown: list(TITLES.values()).index(shown[0]))
+        rows = sorted(self.rows(experiment), key=lambda row: order.index(row.name))
+        measures = {row.name: self.measured(experiment, row) for row in rows}
+        ours = next(measures[name]["error"] for name in (OURS, "rank-1") if name in measures)
+        entries = [self._entry(experiment, row, measures[row.name], ours) for row in rows]
+        pictures = [(TITLES[row.name], self._shown(experiment, row)) for row in rows if row.name != UNMODIFIED]
         latents, before = self._examples(experiment)
         perfect = self._perfect(experiment, latents)
-        shown = picture([("Before", before), *pictures[:-1], ("Perfect edit", perfect)])
+        shown = picture([("Before", before), *pictures, ("Perfect edit", perfect)])
         write(self.out / f"{experiment.name}.png", png_bytes(shown))
-        return {"experiment": experiment.name, "place": experiment.place, "title": experiment.title, "rows": rows}
+        return {"experiment": experiment.name, "place": experiment.place, "title": experiment.title, "rows": entries}
 
-    def _entry(
-        self, experiment: Experiment, row: Row, measures: dict[str, Tensor], ours: Tensor | None
-    ) -> dict[str, Any]:
+    def _entry(self, experiment: Experiment, row: Row, measures: dict[str, Tensor], ours: Tensor) -> dict[str, Any]:
         numbers: dict[str, Any] = edit_numbers(measures)
         changed = measures["touched"] == 1
-        if ours is not None and row.name not in (OURS, "rank-1"):
+        if row.name not in (OURS, "rank-1"):
             nearer = measures["error"] < ours[: len(measures["error"])]
             numbers["closer_than_ours"] = nearer[changed].double().mean().item()
         if experiment.name == "watermarks":
@@ -269,7 +266,7 @@ class Bench:
         published = dict(experiment.published.get(row.name, {}))
         return {
             "row": row.name,
-            "title": TITLES.get(row.name, row.name),
+            "title": TITLES[row.name],
             "n": len(measures["error"]),
             **numbers,
             "seconds": seconds,
