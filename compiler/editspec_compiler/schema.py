@@ -6,7 +6,17 @@ import difflib
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from editspec_compiler.document import Document, kind
@@ -170,6 +180,10 @@ class Pair(_Part):
     target: Place = Field(description="Whose keys K* get that value.")
 
 
+SMOOTHNESS = 0.05
+"""The smoothness of ``least-squares`` where a spec gives none; docs/performance.md says why."""
+
+
 class ProjectedGradient(_Part):
     """Adam on the weight, projected into the directions every few steps (paper section 3.4)."""
 
@@ -225,11 +239,29 @@ class Ablate(_Part):
     method: Literal["ablate"] = Field(description="The solver.")
 
 
-AnySolver = ProjectedGradient | Direct | ClosedForm | LowRank | OneLayer | AllWeights | Ablate
+class LeastSquares(_Part):
+    """Damped least squares on the coefficients, channel by channel, against the predicted collateral (Eqn. 4 to 6)."""
+
+    method: Literal["least-squares"] = Field(description="The solver.")
+    collateral: Number | None = Field(
+        None, gt=0, description="A budget: tr(dW C dW^T) may be this share of tr(W C W^T)."
+    )
+    smoothness: Number | None = Field(
+        SMOOTHNESS, ge=0, description="The weight of the predicted collateral, where no budget is given."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _budget_instead(cls, given: Any) -> Any:
+        return {"smoothness": None} | given if isinstance(given, dict) and "collateral" in given else given
+
+
+AnySolver = ProjectedGradient | Direct | LeastSquares | ClosedForm | LowRank | OneLayer | AllWeights | Ablate
 
 SOLVERS: dict[str, type[_Part]] = {
     "projected-gradient": ProjectedGradient,
     "direct": Direct,
+    "least-squares": LeastSquares,
     "closed-form": ClosedForm,
     "low-rank": LowRank,
     "layer": OneLayer,
@@ -238,13 +270,16 @@ SOLVERS: dict[str, type[_Part]] = {
 }
 """Each solver method and the settings it takes; a setting that its model lacks is an error."""
 
-SolverName = Literal["projected-gradient", "direct", "closed-form", "low-rank", "layer", "all-weights", "ablate"]
+SolverName = Literal[
+    "projected-gradient", "direct", "least-squares", "closed-form", "low-rank", "layer", "all-weights", "ablate"
+]
 
 OPTIONAL, ERROR = "optional", "error"
 
 METHOD_FIELDS: dict[str, dict[str, str]] = {
     "projected-gradient": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL, "observe": OPTIONAL},
     "direct": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL, "observe": OPTIONAL},
+    "least-squares": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL, "observe": ERROR},
     "closed-form": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL, "observe": ERROR},
     "low-rank": {"rank": OPTIONAL, "context": ERROR, "directions": ERROR, "observe": OPTIONAL},
     "layer": {"rank": ERROR, "context": ERROR, "directions": ERROR, "observe": OPTIONAL},
@@ -382,7 +417,7 @@ def check(document: Document) -> tuple[Spec | None, list[Problem]]:
         return None, problems + _incomplete_edits(document)
     if problems := _incomplete_edits(document):
         return None, problems
-    problems = _doubled_names(document, spec) + _foreign_fields(document, spec)
+    problems = _doubled_names(document, spec) + _foreign_fields(document, spec) + _prices(document, spec)
     if spec.compatibility and spec.model.truncation != 1.0:
         problems.append(
             document.problem(
@@ -479,6 +514,18 @@ def _foreign_fields(document: Document, spec: Spec) -> list[Problem]:
     return problems
 
 
+def _prices(document: Document, spec: Spec) -> list[Problem]:
+    """The solvers that have not exactly one of a weight of the collateral and a budget of it."""
+    return [
+        document.problem(
+            ("edits", number, "solver", "collateral"), "give smoothness or collateral: one of the two", at_key=True
+        )
+        for number, edit in enumerate(spec.edits)
+        if isinstance(edit.solver, LeastSquares)
+        and (edit.solver.smoothness is None) == (edit.solver.collateral is None)
+    ]
+
+
 def _problem(document: Document, details: ErrorDetails) -> Problem:
     """pydantic's error in our words, at its place."""
     location = details["loc"]
@@ -489,7 +536,7 @@ def _problem(document: Document, details: ErrorDetails) -> Problem:
         takers = [name for name, model in SOLVERS.items() if path[-1] in model.model_fields]
         hint = near(str(path[-1]), fields)
         if "solver" in path and takers:
-            hint = f"{' and '.join(takers)} {'takes' if len(takers) == 1 else 'take'} it; {hint}"
+            hint = f"{', '.join(takers)} {'takes' if len(takers) == 1 else 'take'} it; {hint}"
         return document.problem(path, f"unknown key {path[-1]}", hint, at_key=True)
     if what == "missing":
         field = _owner(location).model_fields[str(path[-1])]

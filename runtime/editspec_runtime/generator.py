@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from editspec_runtime.families.layout import LayerLayout, Layout
@@ -58,6 +59,61 @@ class LayerInput:
     carried: Any
 
 
+@dataclass(frozen=True)
+class FactoredFunction:
+    """f(K*; W0 + A D) where the coefficients A alone are unknown, for J images, P positions and O output channels.
+
+    With a[o] the n = s * kh * kw coefficients of channel o, the value of image j there is, position by position,
+
+        gain * leaky_relu((response[j, o] + design[j] a[o]) * factor[j, o] + offset[j, o], slope)
+        factor[j, o] = rsqrt(energy[j, o] + 2 cross[j, o] a[o] + a[o] gram[j] a[o] + 1e-8)
+
+    which equals the function itself up to rounding, and costs s instead of in_channels.
+
+    Attributes
+    ----------
+    response
+        What the unedited weight gives before demodulation, [J, O, P].
+    design
+        What each coefficient adds to it, the same for all output channels, [J, P, n].
+    offset
+        What is added after demodulation, [1 or J, O, P].
+    energy, cross, gram
+        Of the demodulation: [J, O], [J, O, n] and [J, n, n]; all None where the layer has none (factor 1).
+    slope, gain
+        Of the activation; 1 and 1 where the layer has none.
+    clamp
+        The largest value either way; None where there is no limit.
+    scale
+        What the weight is multiplied by before it is used.
+    """
+
+    response: Tensor
+    design: Tensor
+    offset: Tensor
+    energy: Tensor | None = None
+    cross: Tensor | None = None
+    gram: Tensor | None = None
+    slope: float = 1.0
+    gain: float = 1.0
+    clamp: float | None = None
+    scale: float = 1.0
+
+    def factor(self, coefficients: Tensor) -> Tensor:
+        """The demodulation factor, [J, O], of coefficients [O, n]."""
+        if self.energy is None or self.cross is None or self.gram is None:
+            return self.response.new_ones(self.response.shape[:2])
+        change = 2 * self.cross + (coefficients @ self.gram)
+        # The sum of squares is never negative; rounding might make it so.
+        return ((self.energy + (change * coefficients).sum(-1)).clamp_min(0) + 1e-8).rsqrt()
+
+    def __call__(self, coefficients: Tensor) -> Tensor:
+        """The values [J, O, P] of coefficients [O, n]."""
+        answer = self.response + coefficients @ self.design.mT
+        value = F.leaky_relu(answer * self.factor(coefficients)[..., None] + self.offset, self.slope) * self.gain
+        return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
+
+
 class LayerFunction(ABC):
     """f(k; W): a layer's output as a function of its key and its weight, differentiable in both (paper section 3.1)."""
 
@@ -84,6 +140,15 @@ class LayerFunction(ABC):
     @abstractmethod
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         """The layer's convolution alone, of whole key maps [n, c, h, w] with a `kernel` [out, c, kh, kw]."""
+
+    def factored(
+        self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
+    ) -> FactoredFunction | None:
+        """The function with A alone unknown, W = `weight` + A D; None where it has no such form.
+
+        `directions` is D [s, in_channels]; the rest is as in the call.
+        """
+        return None
 
 
 class Generator(ABC):

@@ -32,6 +32,8 @@ class SolverSettings:
         Steps between projections into the directions; of no meaning for ``direct``.
     project_gradient
         Whether every gradient is projected, too.
+    smoothness, collateral
+        Of ``least-squares``: the weight of the predicted collateral, or how much of it there may be.
 
     What a method does not know is None.
     """
@@ -41,6 +43,8 @@ class SolverSettings:
     learning_rate: float = 0.05
     project_every: int | None = 10
     project_gradient: bool | None = None
+    smoothness: float | None = None
+    collateral: float | None = None
 
     @staticmethod
     def of(settings: Mapping[str, Any]) -> SolverSettings:

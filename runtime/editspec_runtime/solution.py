@@ -14,6 +14,7 @@ from editspec_runtime.conventions import Conventions
 from editspec_runtime.directions import directions
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.generator import Generator, LayerFunction, ObservedFunction
+from editspec_runtime.least_squares import least_squares
 from editspec_runtime.patch import Patch
 from editspec_runtime.rule import Rule
 from editspec_runtime.solvers import NOTHING_TO_DO, rule_loss, solve
@@ -92,9 +93,9 @@ def change_of(
             else low_rank(function, weight, rule, conventions, progress)
         )
         change = Patch({parameter: d}, {parameter: a}, {})
-    elif method == "closed-form":
+    elif method in ("closed-form", "least-squares"):
         d = rule_directions(rule, keys)
-        a = closed_form(function, weight, rule, d, keys.moment())
+        a = (closed_form if method == "closed-form" else least_squares)(function, weight, rule, d, keys.moment())
         change = Patch({parameter: d}, {parameter: a[0]}, {})
     else:
         d = rule_directions(rule, keys)

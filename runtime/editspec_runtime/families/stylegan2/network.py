@@ -20,7 +20,7 @@ from editspec_runtime.conventions import EDITSPEC, Conventions, positional_noise
 from editspec_runtime.families.stylegan2.layout import expected, layout, upsamples
 from editspec_runtime.families.stylegan2.nvidia import CLAMP, canonical_shape, is_nvidia, nvidia_name
 from editspec_runtime.files import TensorInfo
-from editspec_runtime.generator import Box, Generator, LayerFunction, LayerInput
+from editspec_runtime.generator import Box, FactoredFunction, Generator, LayerFunction, LayerInput
 
 SLOPE = 0.2
 GAIN = math.sqrt(2)
@@ -50,23 +50,53 @@ class StyledConvolution(LayerFunction):
     def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
         kernel = weight.reshape(weight.shape[-4:])
         kernel = kernel / math.sqrt(kernel[0].numel())
-        # Of an upsampling layer the halo reaches the blur too, so the transposed convolution drops one ring less.
-        if self.blur is None:
-            value = F.conv2d(key, kernel, padding=0 if haloed else 1)
-        else:
-            value = F.conv_transpose2d(key, kernel.transpose(0, 1), stride=2, padding=1 if haloed else 0)
+        value = self._convolved(key, kernel, haloed)
         energy = arguments["style"].square() @ kernel.square().sum((2, 3)).T
         value = value * torch.rsqrt(energy + 1e-8)[:, :, None, None]
-        if self.blur is not None:
-            value = filtered(value, self.blur, padding=0 if haloed else 1)
-        value = value + self.strength * arguments["noise"] + self.bias[:, None, None]
-        value = F.leaky_relu(value, SLOPE) * GAIN
+        value = F.leaky_relu(value + self._offset(arguments), SLOPE) * GAIN
         return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
 
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         if self.blur is None:
             return F.conv2d(key, kernel, padding=1)
         return F.conv_transpose2d(key, kernel.transpose(0, 1), stride=2)
+
+    def factored(
+        self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
+    ) -> FactoredFunction:
+        kernel = weight.reshape(weight.shape[-4:])
+        scale = 1 / math.sqrt(kernel[0].numel())
+        rank, taps = len(directions), kernel.shape[2:]
+        count = rank * taps.numel()
+        # One output channel per coefficient, whose kernel is one at its own direction and tap.
+        unit = torch.eye(count).to(key).view(count, rank, *taps)
+        projected = torch.einsum("jihw,si->jshw", key, directions)
+        squares = arguments["style"].square()
+        cross = torch.einsum("oiyx,ji,si->josyx", kernel, squares, directions)
+        gram = torch.einsum("si,ji,ti->jst", directions, squares, directions)
+        return FactoredFunction(
+            response=self._convolved(key, scale * kernel, haloed).flatten(2),
+            design=self._convolved(projected, scale * unit, haloed).flatten(2).mT,
+            offset=self._offset(arguments).flatten(2),
+            energy=scale**2 * squares @ kernel.square().sum((2, 3)).T,
+            cross=scale**2 * cross.flatten(2),
+            gram=scale**2 * torch.stack([torch.kron(each, torch.eye(taps.numel()).to(each)) for each in gram]),
+            slope=SLOPE,
+            gain=GAIN,
+            clamp=self.clamp,
+            scale=scale,
+        )
+
+    def _convolved(self, key: Tensor, kernel: Tensor, haloed: bool) -> Tensor:
+        """What is linear in the weight: the convolution with a scaled `kernel` [out, in, kh, kw], and the blur."""
+        if self.blur is None:
+            return F.conv2d(key, kernel, padding=0 if haloed else 1)
+        # The halo reaches the blur too, so the transposed convolution drops one ring less.
+        wide = F.conv_transpose2d(key, kernel.transpose(0, 1), stride=2, padding=1 if haloed else 0)
+        return filtered(wide, self.blur, padding=0 if haloed else 1)
+
+    def _offset(self, arguments: Mapping[str, Tensor]) -> Tensor:
+        return self.strength * arguments["noise"] + self.bias[:, None, None]
 
 
 class StyleGAN2(Generator):

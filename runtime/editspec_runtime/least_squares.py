@@ -1,0 +1,407 @@
+"""Least squares: the coefficients A from the structure of the layer's function, in tens of small steps.
+
+Each output channel is a problem of its own, on s * kh * kw unknowns, and all of them are solved at once. The unknowns
+are measured in the metric of the second moment, so that the predicted collateral tr(dW C dW^T) (paper Eqn. 4 to 6 and
+12, the taps of a kernel taken as independent) is their sum of squares.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editspec_runtime.errors import NumericalError
+from editspec_runtime.generator import FactoredFunction, LayerFunction
+from editspec_runtime.rule import Rule
+from editspec_runtime.solvers import NOTHING_TO_DO
+
+ROUNDING = 0.1
+"""Where |x| is rounded at its kink, as a share of the loss before the edit: there the loss is smooth."""
+TOLERANCE = 1e-9
+"""A channel is done when a further step promises less than this share of the objective."""
+STEPS = 200
+"""Steps at most."""
+GOOD_ENOUGH = 1e-3
+"""After that many steps, what a further one may promise at most, as a share of the objective."""
+NEWTON = 0.03
+"""Below this promise, as a share of a channel's objective, the steps take the loss's own curvature."""
+FLOOR = 0.05
+"""The least curvature that such a step takes, as a share of that of the reweighted least squares."""
+BLOCK = 2**22
+"""Numbers in a block of products of the design: bounds the memory, changes nothing else."""
+BISECTIONS = 14
+"""Halvings of the smoothness, as a logarithm, in the search for a budget's."""
+CURVE = tuple(10 ** (exponent / 4) for exponent in range(4, -13, -1))
+"""The smoothnesses of a curve, falling."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one smoothness gives.
+
+    Attributes
+    ----------
+    smoothness
+        The weight lambda of the collateral.
+    loss
+        The objective's loss as a share of the loss before the edit.
+    collateral
+        tr(dW C dW^T) / tr(W C W^T).
+    coefficients
+        A, [1, out, s, kh, kw] float64.
+    """
+
+    smoothness: float
+    loss: float
+    collateral: float
+    coefficients: Tensor
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where a problem stands: everything by channel O, image J and position P."""
+
+    unknowns: Tensor  # [O, n]
+    answer: Tensor  # [J, O, P], before demodulation
+    pull: Tensor  # [J, O, n], half the gradient of the demodulation's sum of squares
+    factor: Tensor  # [J, O]
+    slope: Tensor  # [J, O, P], of the value over the demodulated answer
+    curvature: Tensor  # [J, O, P], its derivative
+    residual: Tensor  # [J, O, P]
+    loss: Tensor  # [O]
+
+    def where(self, better: Tensor, other: _State) -> _State:
+        """This state for the channels that are `better` [O], the other for the rest."""
+        if bool(better.all()):
+            return self
+        flat = ("factor", "loss")
+        return _State(
+            **{
+                name: torch.where(better if name in flat else better[:, None], mine, getattr(other, name))
+                for name, mine in vars(self).items()
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A rule as the solver sees it, in float64: minimise over the unknowns b [O, n], channel by channel,
+
+        loss(b) + smoothness * price * |b|^2
+
+    `loss` is the mean of |V* - f| (rounded at its kinks over a width of `width`) as a share of the same before the
+    edit, and for a layer that is linear from key to value the mean square instead, as in Eqn. 6 to 15 of the paper.
+
+    Attributes
+    ----------
+    function
+        f(K*; W0 + A D), its unknowns in the metric of C.
+    value
+        V*, [J, O, P].
+    asked
+        mean |V* - f(K*; W0)|.
+    price
+        The predicted mean square change of the values over all keys, of |b|^2 = 1 and as a share of asked^2.
+    energy
+        tr(W C W^T), unscaled.
+    root
+        The Cholesky factor of D C D^T for every tap, [n, n]: b = a root.
+    taps
+        [s, kh, kw].
+    """
+
+    function: FactoredFunction
+    value: Tensor
+    asked: float
+    price: float
+    energy: float
+    root: Tensor
+    taps: tuple[int, ...]
+
+    @staticmethod
+    def of(function: LayerFunction, weight: Tensor, rule: Rule, directions: Tensor, second_moment: Tensor) -> Problem:
+        """The problem of a rule. Raises `NumericalError` where it has none."""
+        weight, directions = weight.double(), directions.double()
+        second_moment = second_moment.to(weight)
+        arguments = {name: tensor.double() for name, tensor in rule.arguments.items()}
+        factored = function.factored(rule.key.double(), weight, directions, arguments, haloed=True)
+        if factored is None:
+            raise NumericalError(
+                f"What follows the convolution of {rule.layer} ties its output channels together, so that the rule is "
+                "no least-squares problem.",
+                "Use solver: projected-gradient.",
+            )
+        taps = (len(directions), *weight.shape[-2:])
+        moment, failed = torch.linalg.cholesky_ex(directions @ second_moment @ directions.T)
+        if bool(failed) or not bool(moment.isfinite().all()):
+            raise NumericalError(
+                "The second moment of the keys is singular in the directions of the context.",
+                "Raise statistics.samples, or lower the rank.",
+            )
+        root = torch.kron(moment.contiguous(), torch.eye(taps[1] * taps[2]).to(moment))
+        value = rule.value.double().flatten(2)
+        nothing = value.new_zeros(value.shape[1], len(root))
+        asked = (value - factored(nothing)).abs().mean().item()
+        if not math.isfinite(asked):
+            raise NumericalError(f"The loss is {asked} after 0 steps.", "Use precision: float64.")
+        rows = weight.reshape(weight.shape[-4:]).movedim(1, -1).flatten(0, -2)
+        scale = factored.scale * factored.gain * factored.factor(nothing).square().mean().sqrt().item()
+        return Problem(
+            function=_in_the_metric(factored, root),
+            value=value,
+            asked=asked,
+            price=scale**2 / asked**2 if asked else 0.0,
+            energy=((rows @ second_moment) * rows).sum().item(),
+            root=root,
+            taps=taps,
+        )
+
+    @property
+    def linear(self) -> bool:
+        """Whether the values are linear in the weight."""
+        return self.function.energy is None and self.function.slope == 1.0
+
+    @property
+    def width(self) -> float:
+        """The width over which kinks are rounded."""
+        return ROUNDING * self.asked
+
+    def nothing(self) -> Tensor:
+        """The unknowns of no change, [O, n]."""
+        return self.value.new_zeros(self.value.shape[1], len(self.root))
+
+    def channels(self, chosen: Tensor) -> Problem:
+        """The problem of the output channels `chosen` alone."""
+        function = self.function
+        per_channel = {name: getattr(function, name) for name in ("response", "offset", "energy", "cross")}
+        function = dataclasses.replace(function, **{n: t[:, chosen] for n, t in per_channel.items() if t is not None})
+        return dataclasses.replace(self, function=function, value=self.value[:, chosen])
+
+    def objective(self, unknowns: Tensor, smoothness: float) -> Tensor:
+        """The objective of each channel, [O]."""
+        return self.at(unknowns).loss + smoothness * self.price * unknowns.square().sum(1)
+
+    def point(self, unknowns: Tensor, smoothness: float) -> Point:
+        """The unknowns as a point of the curve."""
+        coefficients = torch.linalg.solve_triangular(self.root, unknowns, upper=False, left=False)
+        if not bool(coefficients.isfinite().all()):
+            raise NumericalError("Least squares gives coefficients that are not finite.", "Raise solver.smoothness.")
+        return Point(
+            smoothness,
+            self.at(unknowns).loss.mean().item(),
+            unknowns.square().sum().item() / self.energy,
+            coefficients.view(1, -1, *self.taps),
+        )
+
+    def at(self, unknowns: Tensor) -> _State:
+        """Where the problem stands at these unknowns."""
+        function, width = self.function, self.width
+        answer = function.response + unknowns @ function.design.mT
+        pull = answer.new_zeros(len(answer), *unknowns.shape)
+        if function.cross is not None and function.gram is not None:
+            pull = function.cross + unknowns @ function.gram
+        factor = function.factor(unknowns)
+        whole = answer * factor[..., None] + function.offset
+        mean, bend = function.gain * (1 + function.slope) / 2, function.gain * (1 - function.slope) / 2
+        rounded = (whole.square() + width**2).sqrt() if width else whole.abs()
+        residual = mean * whole + bend * rounded - self.value
+        slope = mean + bend * whole / rounded
+        curvature = bend * width**2 / rounded**3
+        if self.linear:
+            loss = residual.square().mean((0, 2)) / self.asked**2
+        else:
+            loss = ((residual.square() + width**2).sqrt() - width).mean((0, 2)) / self.asked
+        return _State(unknowns, answer, pull, factor, slope, curvature, residual, loss)
+
+    def gradient(self, state: _State) -> Tensor:
+        """The gradient of each channel's loss, [O, n]."""
+        return self._slopes(state)[0]
+
+    def _slopes(self, state: _State) -> tuple[Tensor, Tensor]:
+        """The gradient, and the loss's derivative by each residual, [J, O, P]."""
+        count = self.asked * self.value[:, 0].numel()
+        distance = (state.residual.square() + self.width**2).sqrt()
+        force = 2 * state.residual / self.asked / count if self.linear else state.residual / distance / count
+        push = force * state.slope * state.factor[..., None]
+        towards = push @ self.function.design
+        shrinking = state.factor.square() * (push * state.answer).sum(-1)
+        return (towards - shrinking[..., None] * state.pull).sum(0), distance
+
+    def quadratic(self, state: _State, newton: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient [O, n] and curvature [O, n, n], positive semidefinite, of each channel's loss.
+
+        The curvature is that of the reweighted least squares (which lies above the loss), and for the channels in
+        `newton` [O] that of the loss itself where it is not too small. The demodulation factor is linearised in both.
+        """
+        gradient, distance = self._slopes(state)
+        weight = state.slope.square() / distance
+        own = weight * (self.width / distance).square() + state.residual / distance * state.curvature
+        weight = torch.where(newton[:, None], own.maximum(FLOOR * weight), weight)
+        weight = weight * state.factor.square()[..., None] / (self.asked * self.value[:, 0].numel())
+        shrinking = state.factor.square()[..., None]
+        pulled = shrinking * ((weight * state.answer) @ self.function.design)
+        energy = shrinking.square() * (weight * state.answer.square()).sum(-1, keepdim=True)
+        crossed = pulled[..., :, None] * state.pull[..., None, :]
+        pulls = energy[..., None] * state.pull[..., :, None] * state.pull[..., None, :]
+        return gradient, self._products(weight) + (pulls - crossed - crossed.mT).sum(0)
+
+    def _products(self, weight: Tensor) -> Tensor:
+        """design^T diag(weight[:, o]) design for every channel o, [O, n, n], of weights [J, O, P]."""
+        count = len(self.root)
+        rows, columns = torch.triu_indices(count, count, device=weight.device)
+        total = weight.new_zeros(weight.shape[1], len(rows))
+        size = max(1, BLOCK // len(rows))
+        for part, seen in zip(torch.split(weight, size, 2), torch.split(self.function.design, size, 1), strict=True):
+            total += (part @ (seen[..., rows] * seen[..., columns])).sum(0)
+        whole = weight.new_empty(len(total), count, count)
+        whole[:, rows, columns] = total
+        whole[:, columns, rows] = total
+        return whole
+
+
+def minimise(problem: Problem, smoothness: float, start: Tensor) -> Tensor:
+    """The unknowns [O, n] of least objective, from `start`.
+
+    Damped steps on the curvature of the reweighted least squares, then on the loss's own: each channel has its own
+    damping, never gets worse, and leaves when it is done. Without smoothness what the rule does not determine stays
+    as in `start`: from nothing, the answer has the least collateral of all that fit as well.
+
+    Raises `NumericalError` where `STEPS` steps are not enough: without any smoothness there may be no minimum, for
+    demodulation makes a change that grows for ever ever better.
+    """
+    if problem.linear:
+        return _linear(problem, smoothness)
+    unknowns, active = start.clone(), torch.arange(len(start), device=start.device)
+    part, price = problem, smoothness * problem.price
+    state = part.at(start)
+    damping, newton = start.new_full((len(start),), 1e-3), start.new_zeros(len(start), dtype=torch.bool)
+    enough = TOLERANCE * part.objective(start, smoothness).mean()
+    for _ in range(STEPS):
+        objective = state.loss + price * state.unknowns.square().sum(1)
+        gradient, curvature = part.quadratic(state, newton)
+        gradient = gradient + 2 * price * state.unknowns
+        diagonal = curvature.diagonal(dim1=1, dim2=2)
+        diagonal += 2 * price + damping[:, None] * diagonal.mean(1, keepdim=True) + torch.finfo(diagonal.dtype).tiny
+        step = -torch.linalg.solve_ex(curvature, gradient[..., None])[0][..., 0]
+        promise = -(gradient * step).sum(1)
+        trial = part.at(state.unknowns + step)
+        gained = objective - trial.loss - price * trial.unknowns.square().sum(1)
+        better, true = gained > 0, 2 * gained / promise
+        state = trial.where(better, state)
+        newton = better & (promise < NEWTON * objective)
+        damping = damping * torch.where(true > 0.75, 0.2, torch.where(true < 0.25, 5.0, 1.0))
+        damping = damping.clamp(1e-6, 1e6)
+        going = promise > enough
+        if not bool(going.any()):
+            unknowns[active] = state.unknowns
+            return unknowns
+        if int(going.sum()) <= 0.7 * len(active):
+            unknowns[active] = state.unknowns
+            kept = going.nonzero()[:, 0]
+            active, damping, newton, part = active[kept], damping[kept], newton[kept], part.channels(kept)
+            state = part.at(state.unknowns[kept])
+    unknowns[active] = state.unknowns
+    if float(promise.sum()) > GOOD_ENOUGH * float(problem.objective(unknowns, smoothness).sum()):
+        raise NumericalError(
+            f"Least squares has not converged after {STEPS} steps.", "Raise solver.smoothness, or lower the rank."
+        )
+    return unknowns
+
+
+def _linear(problem: Problem, smoothness: float) -> Tensor:
+    """The minimum for a layer that is linear from key to value: the same small matrix for all channels."""
+    nothing = problem.at(problem.nothing())
+    scale = problem.asked**2 * problem.value[:, 0].numel()
+    design, gain = problem.function.design, problem.function.gain
+    values, vectors = torch.linalg.eigh(gain**2 * (design.mT @ design).sum(0) / scale)
+    pull = -gain * (nothing.residual @ design).sum(0) / scale
+    price = smoothness * problem.price
+    # What no key of the rule sees has no price to weigh: the answer of least norm leaves it alone.
+    seen = values + price > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    unknowns: Tensor = ((pull @ vectors) * torch.where(seen, 1 / (values + price), 0)) @ vectors.T
+    return unknowns
+
+
+def curve(problem: Problem) -> list[Point]:
+    """The whole trade of loss against collateral: as smoothness falls, loss falls and collateral rises.
+
+    Each point starts from what one factorisation, that of the point before, gives for its smoothness.
+    """
+    unknowns, found = problem.nothing(), []
+    for smoothness in CURVE:
+        unknowns = minimise(problem, smoothness, foreseen(problem, unknowns, smoothness))
+        found.append(unknowns)
+    return [problem.point(_best_of(problem, found, smoothness), smoothness) for smoothness in CURVE]
+
+
+def foreseen(problem: Problem, unknowns: Tensor, smoothness: float) -> Tensor:
+    """The unknowns that another smoothness would give if the curvature stayed as it is at `unknowns`."""
+    gradient, curvature = problem.quadratic(problem.at(unknowns), unknowns.new_zeros(len(unknowns), dtype=torch.bool))
+    values, vectors = torch.linalg.eigh(curvature)
+    wanted = (curvature @ unknowns[..., None])[..., 0] - gradient
+    rotated = (wanted[:, None] @ vectors)[:, 0] / (values.clamp_min(0) + 2 * smoothness * problem.price)
+    answer: Tensor = (vectors @ rotated[..., None])[..., 0]
+    return answer
+
+
+def _best_of(problem: Problem, candidates: list[Tensor], smoothness: float) -> Tensor:
+    """Channel by channel the best of some candidates: so a curve is monotone, whatever minimum each ended in."""
+    objectives = torch.stack([problem.objective(unknowns, smoothness) for unknowns in candidates])
+    return torch.stack(candidates)[objectives.argmin(0), torch.arange(len(candidates[0]))]
+
+
+def within(problem: Problem, budget: float) -> Point:
+    """The point of least loss whose collateral is at most `budget`, a share of tr(W C W^T)."""
+    lowest, highest = CURVE[-1], CURVE[0]
+    unknowns = minimise(problem, lowest, problem.nothing())
+    if (best := problem.point(unknowns, lowest)).collateral <= budget:
+        return best
+    while (best := problem.point(minimise(problem, highest, problem.nothing()), highest)).collateral > budget:
+        lowest, highest = highest, 10 * highest
+    for _ in range(BISECTIONS):
+        middle = math.sqrt(lowest * highest)
+        unknowns = minimise(problem, middle, unknowns)
+        if (point := problem.point(unknowns, middle)).collateral <= budget:
+            best, highest = point, middle
+        else:
+            lowest = middle
+    return best
+
+
+@torch.no_grad()
+def least_squares(
+    function: LayerFunction, weight: Tensor, rule: Rule, directions: Tensor, second_moment: Tensor
+) -> Tensor:
+    """A [1, out, s, kh, kw] of a rule, at its ``smoothness`` or within its budget of ``collateral``.
+
+    Parameters are those of `editspec_runtime.solvers.solve`, and C, [in, in].
+
+    Raises
+    ------
+    NumericalError
+        The layer's function has no such form, C is singular in the directions, or the steps do not converge.
+    """
+    problem, settings = Problem.of(function, weight, rule, directions, second_moment), rule.solver
+    if problem.asked <= NOTHING_TO_DO:
+        return weight.new_zeros(1, len(problem.nothing()), *problem.taps)
+    if settings.collateral is not None:
+        return within(problem, settings.collateral).coefficients.to(weight)
+    assert settings.smoothness is not None
+    unknowns = minimise(problem, settings.smoothness, problem.nothing())
+    return problem.point(unknowns, settings.smoothness).coefficients.to(weight)
+
+
+def _in_the_metric(function: FactoredFunction, root: Tensor) -> FactoredFunction:
+    """The same function of b = a root instead of a."""
+
+    def turned(rows: Tensor) -> Tensor:
+        whitened: Tensor = torch.linalg.solve_triangular(root, rows.mT, upper=False).mT
+        return whitened
+
+    gram = None if function.gram is None else turned(turned(function.gram).mT)
+    cross = None if function.cross is None else turned(function.cross)
+    return dataclasses.replace(function, design=turned(function.design), cross=cross, gram=gram)

@@ -1,0 +1,75 @@
+"""The recipes by least squares: never above projected gradient in the objective, within a budget, and as one patch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from torch import Tensor
+from typer.testing import CliRunner
+
+import editspec
+from editspec.cli import app
+from editspec.workflow import BuiltEdit
+from editspec_runtime.checkpoint import read_checkpoint
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.least_squares import Problem
+from editspec_runtime.skyline import WEIGHTS
+
+SPECS = Path(__file__).parents[2] / "specs" / "skyline"
+RECIPES = ("dome_to_spire", "dark_windows_to_lit", "spire_to_tree")
+
+
+@pytest.fixture
+def recipes(tmp_path: Path) -> Path:
+    shutil.copytree(SPECS / "masks", tmp_path / "masks")
+    return tmp_path
+
+
+def spec(folder: Path, recipe: str, solver: dict[str, Any]) -> Path:
+    """The first edit of a recipe with another solver, and a small sample."""
+    content = yaml.safe_load((SPECS / f"{recipe}.yaml").read_text())
+    content["statistics"] = {"samples": 96}
+    content["edits"] = [content["edits"][0] | {"solver": solver}]
+    path = folder / f"{recipe}-{solver['method']}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def built(path: Path) -> BuiltEdit:
+    (edit,) = editspec.build(path, path.with_suffix(""))
+    return edit
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_its_objective_is_not_above_that_of_projected_gradient(recipe: str, recipes: Path) -> None:
+    ours = built(spec(recipes, recipe, {"method": "least-squares"}))
+    path = spec(recipes, recipe, {"method": "projected-gradient", "steps": 60, "project_every": 1})
+    theirs = built(path)
+    ((_, layer, moment),) = editspec.workflow.statistics(path)
+    model = StyleGAN2(read_checkpoint(WEIGHTS).generator)
+    parameter = model.layer(layer).parameter
+
+    def objective(edit: BuiltEdit) -> float:
+        directions: Tensor = edit.patch.directions[parameter]
+        problem = Problem.of(model.function(layer), model.weight(layer), edit.rule, directions, moment.matrix)
+        unknowns = edit.patch.coefficients[parameter].double().flatten(1) @ problem.root
+        return problem.objective(unknowns, 0.05).mean().item()
+
+    assert objective(ours) < objective(theirs)
+    assert ours.patch.metadata["solver"] == {"method": "least-squares", "smoothness": 0.05}
+
+
+def test_a_smaller_budget_leaves_more_loss(recipes: Path) -> None:
+    losses = []
+    for budget in (1e-4, 1e-3):
+        path = spec(recipes, "dome_to_spire", {"method": "least-squares", "collateral": budget})
+        result = CliRunner().invoke(app, ["build", str(path), "-o", str(recipes / f"{budget}"), "--json"])
+        assert result.exit_code == 0, result.stderr
+        (edit,) = json.loads(result.stdout)["edits"]
+        losses.append(edit["loss"])
+    assert losses[1] < losses[0]

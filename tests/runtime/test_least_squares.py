@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from editspec_runtime.conventions import EDITSPEC
+from editspec_runtime.errors import NumericalError
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.generator import Box, FactoredFunction, LayerFunction
+from editspec_runtime.least_squares import Problem, curve, least_squares, minimise, within
+from editspec_runtime.rule import Rule, SolverSettings
+from editspec_runtime.solvers import delta, rule_loss, solve
+
+MakeTiny = Callable[..., dict[str, Tensor]]
+SETTINGS = SolverSettings.of({"method": "least-squares", "smoothness": 0.05})
+PROJECTED = SolverSettings("projected-gradient", 40, 0.02, 1)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A rule on a tiny model, its directions, and C."""
+
+    function: LayerFunction
+    weight: Tensor
+    rule: Rule
+    directions: Tensor
+    second_moment: Tensor
+
+    def problem(self) -> Problem:
+        return Problem.of(self.function, self.weight, self.rule, self.directions, self.second_moment)
+
+    def solved(self, settings: SolverSettings = SETTINGS) -> Tensor:
+        rule = dataclasses.replace(self.rule, solver=settings)
+        if settings is PROJECTED:
+            return solve(self.function, self.weight, rule, self.directions, EDITSPEC)
+        return least_squares(self.function, self.weight, rule, self.directions, self.second_moment)
+
+    def loss(self, coefficients: Tensor | None = None) -> float:
+        change = 0.0 if coefficients is None else delta(coefficients, self.directions)
+        return rule_loss(self.function, self.rule, self.weight + change).item()
+
+
+def task(
+    make_tiny: MakeTiny, layer: str = "layer6", seed: int = 0, *, rank: int = 2, dtype: torch.dtype = torch.float64,
+    region: tuple[int, int, int, int] | None = None,
+) -> Task:  # fmt: skip
+    """The values of one image in the place of another's."""
+    model = StyleGAN2({name: tensor.to(dtype) for name, tensor in make_tiny(seed).items()})
+    random = torch.Generator().manual_seed(seed + 100)
+    z = torch.randn(10, 8, generator=random).to(dtype)
+    reached, other = (model.prefix(layer, one[None]) for one in z[:2])
+    shape = model.layer(layer)
+    box = Box(*region) if region else Box(0, 1, shape.key_size // 2 + 1, shape.key_size)
+    covered = box.scaled(shape.scale)
+    key, arguments = model.crop(layer, reached, box)
+    value = model.value(layer, other)[:, :, covered.rows(), covered.columns()]
+    keys = model.prefix(layer, z[2:]).key.movedim(1, -1).flatten(0, -2).double()
+    directions = torch.linalg.qr(torch.randn(6, rank, generator=random).double())[0].T.contiguous()
+    rule = Rule(
+        "e", "stylegan2", layer, shape.parameter, rank, SETTINGS, key, value, arguments,
+        torch.empty(0), torch.empty(0), {},
+    )  # fmt: skip
+    return Task(model.function(layer), model.weight(layer), rule, directions.to(dtype), keys.T @ keys / len(keys))
+
+
+@pytest.mark.parametrize("layer", ["layer2", "layer5", "layer6"])
+def test_the_factored_function_is_the_function(make_tiny: MakeTiny, layer: str) -> None:
+    given = task(make_tiny, layer)
+    rule, d = given.rule, given.directions
+    factored = given.function.factored(rule.key, given.weight, d, rule.arguments, haloed=True)
+    assert factored is not None
+    for scale in (0.0, 0.3, 3.0):
+        a = scale * torch.randn(1, 6, 2, 3, 3, generator=torch.Generator().manual_seed(3)).double()
+        wanted = given.function(rule.key, given.weight + delta(a, d), rule.arguments, haloed=True)
+        found = factored(a[0].flatten(1)).view_as(wanted)
+        torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
+        if scale:
+            assert (factored(-a[0].flatten(1)).view_as(wanted) - wanted).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("layer", ["layer2", "layer5", "layer6"])
+def test_the_gradient_of_its_objective_is_zero(make_tiny: MakeTiny, layer: str) -> None:
+    problem = task(make_tiny, layer).problem()
+
+    def gradient(unknowns: Tensor) -> Tensor:
+        free = unknowns.clone().requires_grad_()
+        problem.objective(free, 0.05).sum().backward()
+        assert free.grad is not None
+        return free.grad
+
+    found = minimise(problem, 0.05, problem.nothing())
+    before = gradient(problem.nothing()).abs().max()
+    assert gradient(found).abs().max() < 1e-4 * before
+    assert gradient(0.9 * found).abs().max() > 1e-2 * before
+    # The gradient that the steps use is the same.
+    state = problem.at(0.5 * found)
+    stepped = problem.gradient(state) + 2 * 0.05 * problem.price * state.unknowns
+    torch.testing.assert_close(stepped, gradient(0.5 * found), rtol=1e-9, atol=1e-12)
+
+
+# With seed 6, projected gradient finds nothing better than no change.
+@pytest.mark.parametrize("seed", sorted({*range(21)} - {6}))
+def test_its_objective_is_not_above_that_of_projected_gradient(make_tiny: MakeTiny, seed: int) -> None:
+    given = task(make_tiny, ["layer4", "layer5", "layer6", "layer7"][seed % 4], seed, rank=1 + seed % 3)
+    problem, projected = given.problem(), given.solved(PROJECTED)
+    assert given.loss(projected) < given.loss()
+    for smoothness in (1e-3, 0.05):
+        theirs = problem.objective(projected[0].flatten(1) @ problem.root, smoothness).mean()
+        ours = problem.objective(minimise(problem, smoothness, problem.nothing()), smoothness).mean()
+        assert ours <= theirs
+
+
+@pytest.mark.parametrize("layer", ["layer5", "layer6"])
+def test_the_curve_is_monotone(make_tiny: MakeTiny, layer: str) -> None:
+    given = task(make_tiny, layer)
+    points = curve(given.problem())
+    for point, next_ in pairwise(points):
+        assert next_.smoothness < point.smoothness
+        assert next_.loss <= point.loss
+        assert next_.collateral >= point.collateral
+    assert points[-1].loss < 0.9 * points[0].loss
+    assert points[-1].collateral > 10 * points[0].collateral
+    # Collateral is the paper's, of the full matrices.
+    for point in points[::5]:
+        assert point.collateral == pytest.approx(_collateral(given, point.coefficients), rel=1e-9)
+
+
+def _collateral(given: Task, coefficients: Tensor) -> float:
+    """tr(dW C dW^T) / tr(W C W^T) over all taps."""
+
+    def energy(kernel: Tensor) -> float:
+        return torch.einsum("loiyx,ij,lojyx->", kernel, given.second_moment, kernel).item()
+
+    return energy(delta(coefficients, given.directions.double())) / energy(given.weight.double())
+
+
+def test_a_budget_is_kept_and_used(make_tiny: MakeTiny) -> None:
+    given = task(make_tiny)
+    for budget in (1e-6, 0.003, 0.02):
+        settings = SolverSettings.of({"method": "least-squares", "collateral": budget})
+        assert 0.98 * budget < _collateral(given, given.solved(settings)) <= budget * (1 + 1e-9)
+    free = within(given.problem(), 1e9)
+    assert free.collateral < 1e9
+    assert free.loss == pytest.approx(curve(given.problem())[-1].loss, abs=1e-3)
+
+
+def test_float32_is_near_float64(make_tiny: MakeTiny) -> None:
+    for layer in ("layer5", "layer6"):
+        single = task(make_tiny, layer, dtype=torch.float32)
+        double = task(make_tiny, layer)
+        found, wanted = single.solved(), double.solved()
+        assert found.dtype == torch.float32
+        assert (found - wanted).norm() < 1e-3 * wanted.norm()
+        assert single.loss(found) == pytest.approx(double.loss(wanted), rel=1e-4)
+
+
+def test_the_same_problem_gives_the_same_bits(make_tiny: MakeTiny) -> None:
+    assert torch.equal(task(make_tiny).solved(), task(make_tiny).solved())
+
+
+@pytest.mark.parametrize("number", range(2, 9))
+def test_the_identity_edit_changes_nothing(make_tiny: MakeTiny, number: int) -> None:
+    given = task(make_tiny, f"layer{number}")
+    value = given.function(given.rule.key, given.weight, given.rule.arguments, haloed=True)
+    same = dataclasses.replace(given, rule=dataclasses.replace(given.rule, value=value))
+    assert not same.solved().any()
+    assert given.solved().any()
+
+
+@pytest.mark.parametrize("smoothness", [1e-6, 0.05])
+@pytest.mark.parametrize("layer", ["layer5", "layer6"])
+def test_a_crop_of_one_position_has_an_answer(make_tiny: MakeTiny, layer: str, smoothness: float) -> None:
+    given = task(make_tiny, layer, region=(3, 4, 4, 5))
+    found = given.solved(SolverSettings.of({"method": "least-squares", "smoothness": smoothness}))
+    assert found.isfinite().all()
+    assert given.loss(found) < given.loss()
+
+
+def test_a_second_moment_that_is_nearly_singular_gives_no_nan(make_tiny: MakeTiny) -> None:
+    given = task(make_tiny)
+    values, vectors = torch.linalg.eigh(given.second_moment)
+    values[:3] *= 1e-12
+    near = dataclasses.replace(given, second_moment=(vectors * values) @ vectors.T)
+    for smoothness in (0.0, 0.05):
+        found = near.solved(SolverSettings.of({"method": "least-squares", "smoothness": smoothness}))
+        assert found.isfinite().all()
+        assert near.loss(found) < near.loss()
+
+
+def test_a_singular_second_moment_is_named(make_tiny: MakeTiny) -> None:
+    given = task(make_tiny)
+    direction = given.directions[0]
+    rest = torch.eye(6).double() - torch.outer(direction, direction)
+    for moment in (rest @ given.second_moment @ rest, 0 * given.second_moment, float("nan") * given.second_moment):
+        with pytest.raises(NumericalError, match="second moment of the keys is singular in the directions"):
+            dataclasses.replace(given, second_moment=moment).solved()
+
+
+def test_a_loss_that_is_not_finite_is_named(make_tiny: MakeTiny) -> None:
+    given = task(make_tiny)
+    broken = dataclasses.replace(given, rule=dataclasses.replace(given.rule, value=given.rule.value * float("nan")))
+    with pytest.raises(NumericalError, match="The loss is nan"):
+        broken.solved()
+
+
+class Convolution(LayerFunction):
+    """A layer that is linear from key to value."""
+
+    def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
+        return F.conv2d(key, kernel, padding=1)
+
+    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
+        return F.conv2d(key, weight[0], padding=0 if haloed else 1)
+
+    def factored(
+        self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
+    ) -> FactoredFunction:
+        response = self(key, weight, arguments, haloed=haloed).flatten(2)
+        unit = torch.eye(9 * len(directions)).to(key).view(-1, len(directions), 3, 3)
+        design = F.conv2d(torch.einsum("jihw,si->jshw", key, directions), unit).flatten(2).mT
+        return FactoredFunction(response, design, torch.zeros_like(response[:1]))
+
+
+class Softmax(LayerFunction):
+    """A layer whose output channels are tied together."""
+
+    def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
+        return F.conv2d(key, kernel, padding=1)
+
+    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
+        return F.conv2d(key, weight[0], padding=0 if haloed else 1).softmax(1)
+
+
+def test_a_function_without_that_form_is_refused(make_tiny: MakeTiny) -> None:
+    with pytest.raises(NumericalError, match="ties its output channels together") as error:
+        dataclasses.replace(task(make_tiny), function=Softmax()).solved()
+    assert "projected-gradient" in error.value.remedy
+
+
+@pytest.mark.parametrize("region", [(0, 0, 6, 6), (2, 2, 4, 4)])
+def test_of_a_linear_layer_the_limit_is_the_constrained_least_squares(
+    make_tiny: MakeTiny, region: tuple[int, int, int, int]
+) -> None:
+    given = dataclasses.replace(task(make_tiny, region=region), function=Convolution())
+    rule, d = given.rule, given.directions
+
+    def answer(coefficients: Tensor) -> Tensor:
+        return given.function(rule.key, given.weight + delta(coefficients, d), {}, haloed=True)
+
+    # Dense: the change of all values by each coefficient, in coordinates in which tr(dW C dW^T) is the norm.
+    start = torch.zeros(1, 6, 2, 3, 3).double()
+    columns = torch.autograd.functional.jacobian(answer, start).flatten(0, 3).flatten(1)
+    moment = torch.linalg.cholesky(d @ given.second_moment @ d.T)
+    turned = torch.linalg.solve(moment, columns.view(-1, 6, 2, 9)).flatten(1)
+    asked = (rule.value - answer(start)).flatten()
+    dense = torch.linalg.lstsq(turned, asked, driver="gelsd").solution.view(6, 2, 9)
+    wanted = torch.linalg.solve(moment.T, dense).view(1, 6, 2, 3, 3)
+    for smoothness, near in ((0.0, 1e-8), (1e-7, 1e-3)):
+        found = given.solved(SolverSettings.of({"method": "least-squares", "smoothness": smoothness}))
+        assert (found - wanted).norm() < near * wanted.norm()
+    smooth = given.solved(SolverSettings.of({"method": "least-squares", "smoothness": 1.0}))
+    assert (smooth - wanted).norm() > 1e-2 * wanted.norm()
+    points = curve(given.problem())
+    assert all(b.loss <= a.loss and b.collateral >= a.collateral for a, b in pairwise(points))
