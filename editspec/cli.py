@@ -208,16 +208,116 @@ def verify(
 def apply(
     patches: Annotated[list[Path], typer.Argument(metavar="PATCH...", help="The whole stack, in order.")],
     model: Annotated[str, typer.Option("--model", metavar="BASE", help="builtin:skyline, or a checkpoint's path.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.safetensors", help="Where the weights go.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="OUT", help="Where the weights go: a file; for shards, a folder."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; say what would change.")] = False,
+    scale: Annotated[float, typer.Option("--scale", help="Multiply the change; no patch names the result.")] = 1.0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Apply a stack of patches to the weights that it was built from."""
+    """Apply a stack of patches to the weights that it was built from, whatever their size."""
+    if (out is None) is not dry_run:
+        raise typer.BadParameter("give -o OUT, or --dry-run and no OUT")
     with _errors(as_json, debug):
         from editspec import workflow
 
-        result = workflow.apply(model, patches, out)
-        _answer({"out": str(out), "digest": result}, as_json, f"{out}: weights {result}")
+        applied = workflow.apply(model, patches, out, scale=scale)
+        lines = [f"{name}: changed by {change:.2e} of its norm" for name, change in applied.changed.items()]
+        lines.append(f"{out if out else 'dry run'}: weights {applied.result}")
+        if scale != 1.0:
+            lines.append(f"scaled by {scale:g}: these are not weights that a patch names")
+        content = {"out": str(out) if out else None, "digest": applied.result, "base": applied.base}
+        named = {"scale": scale, "named_by_patch": scale == 1.0, "changed": applied.changed}
+        _answer({**content, **named}, as_json, "\n".join(lines))
+
+
+@app.command()
+def compose(
+    patches: Annotated[list[Path], typer.Argument(metavar="PATCH...", help="Patches that follow one another.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="ONE", help="Where the one patch goes.")],
+    rank: Annotated[int | None, typer.Option("--rank", min=1, help="Approximate at this rank, best under C.")] = None,
+    spec: Annotated[Path | None, typer.Option("--spec", metavar="SPEC", help="With --rank: whose C it is.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make one patch of a stack."""
+    if (rank is None) is not (spec is None):
+        raise typer.BadParameter("--rank and --spec belong together: C is that of a spec")
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec import stacks
+
+        found = stacks.compose(patches, out, rank=rank, spec=spec, device=device, report=report)
+        lines = [
+            f"{name}: {'full' if part['rank'] is None else 'rank ' + str(part['rank'])}, lost {part['lost']:.2e}"
+            for name, part in found["parameters"].items()
+        ]
+        _answer(found, as_json, "\n".join([*lines, f"{out}: weights {found['result']}"]))
+
+
+@app.command()
+def rebase(
+    patches: Annotated[list[Path], typer.Argument(metavar="PATCH...", help="The stack as it is to be.")],
+    model: Annotated[str, typer.Option("--model", metavar="BASE", help="builtin:skyline, or a checkpoint's path.")],
+    out: OutFolder,
+    spec: Annotated[Path | None, typer.Option("--spec", metavar="SPEC", help="Solve again from it.")] = None,
+    keep_deltas: Annotated[bool, typer.Option("--keep-deltas", help="Rewrite parents, solve nothing.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a stack of patches that were dropped from, moved, or brought to another base: DIR/patches."""
+    if (spec is not None) is keep_deltas:
+        raise typer.BadParameter("give --spec SPEC to solve again, or --keep-deltas")
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec import stacks
+
+        made = stacks.rebase(patches, model, out, spec=spec, device=device, report=report)
+        entries = [{name: p.metadata[name] for name in ("name", "content", "parent", "result")} for p in made]
+        _answer({"patches": entries}, as_json, "\n".join(f"{e['name']}: weights {e['result']}" for e in entries))
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A patch, the folder of a build, or weights.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another of the same kind.")],
+    picture: Annotated[Path | None, typer.Option("--picture", metavar="OUT.png", help="Images of A and of B.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="BASE", help="For pictures of patches.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what differs between two patches, two stacks or two files of weights."""
+    with _errors(as_json, debug):
+        from editspec import stacks
+
+        found = stacks.diff(first, second)
+        if picture is not None:
+            stacks.picture_of(first, second, picture, model)
+        _answer(found, as_json, stacks.as_text(found))
+
+
+@app.command()
+def audit(
+    base: Annotated[str, typer.Option("--base", metavar="BASE", help="The weights before.")],
+    edited: Annotated[str, typer.Option("--edited", metavar="EDITED", help="The weights after.")],
+    patches: Annotated[list[Path] | None, typer.Argument(metavar="[PATCH...]", help="What should explain it.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say whether patches explain the difference of two checkpoints; exit code 1 where they do not."""
+    with _errors(as_json, debug):
+        from editspec import stacks
+
+        found = stacks.audit(base, edited, patches or [])
+        _answer(found, as_json, stacks.as_text(found))
+    if not found["explained"]:
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()

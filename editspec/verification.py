@@ -111,8 +111,10 @@ def _require_ranks(patch: Patch) -> None:
     """Raise a `PatchError` where the directions are not orthonormal, or not as many as the patch says."""
     for parameter, directions in patch.directions.items():
         rows = directions.double()
-        if patch.metadata["rank"] not in (len(rows), None):
+        if patch.metadata["rank"] not in (len(rows), None) and "composed" not in patch.metadata:
             raise PatchError(f"Patch {patch.name} says rank {patch.metadata['rank']}, and {parameter} has {len(rows)}.")
+        if "composed" in patch.metadata and patch.metadata["solver"]["rank"] is None:
+            continue  # stacked factors give the very change of the stack; orthonormal ones would be rounded anew
         error = float((rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype)).abs().max())
         if error > ORTHONORMAL:
             raise PatchError(f"Patch {patch.name}: the directions of {parameter} are not orthonormal (by {error:.1e}).")

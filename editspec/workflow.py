@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -36,7 +36,7 @@ from editspec_compiler.references import unfit_class
 from editspec_compiler.resolve import context_of, resolve, values_alone
 from editspec_runtime.baselines import ImageLoss
 from editspec_runtime.cache import Cache, default_cache
-from editspec_runtime.checkpoint import Checkpoint, read_checkpoint, weights_path
+from editspec_runtime.checkpoint import Checkpoint, container_of, read_checkpoint, weights_path
 from editspec_runtime.collateral import predicted
 from editspec_runtime.conventions import Conventions, conventions
 from editspec_runtime.digest import digest, tensor_digest, tensors_digest
@@ -46,10 +46,12 @@ from editspec_runtime.files import canonical_json, read_editspec_metadata, read_
 from editspec_runtime.generator import Generator
 from editspec_runtime.latents import LatentStream
 from editspec_runtime.models import make_generator, pick_device
+from editspec_runtime.patch import FORMAT as PATCH_FORMAT
 from editspec_runtime.patch import Patch, apply_stack, make_patch, read_patch, require_chain
 from editspec_runtime.rule import Rule, read_rule
 from editspec_runtime.solution import Keys, change_of, loss_of, residual_of
 from editspec_runtime.statistics import SecondMoment, environment, key_sample, second_moment, second_moment_key
+from editspec_runtime.streaming import Applied, apply_stored, is_sharded, stored
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,7 +126,7 @@ class Workshop:
     image_loss: ImageLoss | None = None
     stack: list[Patch] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
-    folder: _Folder | None = None
+    folder: BuildFolder | None = None
 
     @staticmethod
     def of(
@@ -152,7 +154,7 @@ class Workshop:
         cache = cache or default_cache()
         workshop = Workshop(loaded, checkpoint, base, pick_device(device), cache, report, lock, image_loss)
         workshop.require_layers()
-        workshop.folder = _Folder(out, _names(loaded), []) if out is not None else None
+        workshop.folder = BuildFolder(out, _names(loaded), []) if out is not None else None
         workshop.steps = steps(loaded, base, lock, lambda number, locked: workshop.kept(number, locked) is not None)
         return workshop
 
@@ -410,7 +412,7 @@ def compile(
     out = Path(out) if out is not None else None
     workshop = Workshop.of(spec, device, report, out)
     edits = workshop.loaded.spec.edits
-    folder = _Folder.prepare(out, _names(workshop.loaded)) if out is not None else None
+    folder = BuildFolder.prepare(out, _names(workshop.loaded)) if out is not None else None
     rules = []
     for number in range(len(edits)):
         last = number == len(edits) - 1
@@ -478,7 +480,7 @@ def build(
         workshop.require_unchanged()
     else:
         require_place(lock_path(workshop.loaded.path))
-    folder = workshop.folder = _Folder.prepare(Path(out), _names(workshop.loaded))
+    folder = workshop.folder = BuildFolder.prepare(Path(out), _names(workshop.loaded))
     built = []
     for number in range(len(workshop.loaded.spec.edits)):
         edit = workshop.edit(number)
@@ -487,7 +489,7 @@ def build(
         built.append(replace(edit, path=folder.patch(number)))
     if frozen:
         workshop.require_same_artifacts(built)
-    folder.finish([_entry(edit) for edit in built], patches=True)
+    folder.finish([_entry(edit) for edit in built])
     if not frozen:
         write_lock(lock_path(workshop.loaded.path), workshop.new_lock(built))
     return built
@@ -519,8 +521,12 @@ def check_lock(spec: Path | str | LoadedSpec) -> Lock:
     return workshop.lock
 
 
-def apply(model: str | Path, patches: Sequence[Path | str], out: Path | str) -> str:
-    """Apply a whole stack of patches to its base, write the weights, and return their digest.
+def apply(model: str | Path, patches: Sequence[Path | str], out: Path | str | None, *, scale: float = 1.0) -> Applied:
+    """Apply a whole stack of patches to its base and write the weights to `out` (None: write nothing, only say).
+
+    Safetensors, of one file or of several with an index, are streamed: a few MiB are in memory at a time. `out` has
+    the form of the base: a file, or for several files a folder. With a `scale` other than 1 the sum of the changes is
+    multiplied by it, and the result is not one that a patch names.
 
     Raises
     ------
@@ -529,32 +535,71 @@ def apply(model: str | Path, patches: Sequence[Path | str], out: Path | str) -> 
     FileError
         A file is missing or damaged, or something that editspec did not write lies at `out`.
     """
-    out = Path(out)
     base_path = weights_path(str(model), Path())
-    checkpoint = read_checkpoint(base_path)
     stack = [read_patch(Path(patch)) for patch in patches]
+    place = Path(out) if out is not None else None
+    if is_sharded(base_path):
+        weights = stored(base_path)
+        if place is not None:
+            _require_own_or_free_folder(place)
+    else:
+        if place is not None:
+            require_own_or_free(place)
+        if container_of(base_path) != "safetensors":
+            return _apply_in_memory(base_path, stack, place, scale)
+        weights = stored(base_path)
+
+    def accept(base: str, result: str) -> None:
+        _require_belonging(base_path, weights.metadata, base, stack)
+        _require_named(result, stack, scale)
+
+    return apply_stored(
+        weights, stack, place, lambda base, result: _weights_metadata(base, result, stack, scale), accept, scale
+    )
+
+
+def _apply_in_memory(base_path: Path, stack: Sequence[Patch], out: Path | None, scale: float) -> Applied:
+    """The same for a container that can only be read whole."""
+    checkpoint = read_checkpoint(base_path)
     base = checkpoint.digest()
-    if checkpoint.metadata.get("patches") and stack and stack[0].metadata["parent"] != base:
+    _require_belonging(base_path, checkpoint.metadata, base, stack)
+    weights = apply_stack(checkpoint.generator, stack, scale)
+    result = tensors_digest(weights)
+    _require_named(result, stack, scale)
+    if out is not None:
+        write(out, checkpoint.with_generator(weights, _weights_metadata(base, result, stack, scale)).to_bytes())
+    changed = {}
+    for name in sorted({name for patch in stack for name in patch.parameters}):
+        before, after = checkpoint.generator[name].double(), weights[name].double()
+        changed[name] = float((after - before).norm() / before.norm())
+    return Applied(base, result, changed)
+
+
+def _weights_metadata(base: str, result: str, stack: Sequence[Patch], scale: float) -> dict[str, object]:
+    """What edited weights say of themselves."""
+    contents = [patch.metadata["content"] for patch in stack]
+    scaled = {"scale": scale} if scale != 1.0 else {}
+    return {"format": WEIGHTS_FORMAT, "version": 1, "base": base, "patches": contents, "result": result, **scaled}
+
+
+def _require_belonging(path: Path, metadata: Mapping[str, Any], base: str, stack: Sequence[Patch]) -> None:
+    """Raise a `PatchError` unless a stack was built on these weights."""
+    if metadata.get("patches") and stack and stack[0].metadata["parent"] != base:
         raise PatchError(
-            f"{base_path} holds weights {base} that editspec edited already (from {checkpoint.metadata['base']}), "
+            f"{path} holds weights {base} that editspec edited already (from {metadata['base']}), "
             f"and patch {stack[0].name} was solved on weights {stack[0].metadata['parent']}.",
             "Give the unedited base, and the whole stack of patches.",
         )
     require_chain(base, stack)
-    require_own_or_free(out)
-    weights = apply_stack(checkpoint.generator, stack)
-    result = tensors_digest(weights)
-    if stack and result != stack[-1].metadata["result"]:
+
+
+def _require_named(result: str, stack: Sequence[Patch], scale: float) -> None:
+    """Raise a `PatchError` unless the result is what the last patch names; a scaled one is named by none."""
+    if stack and scale == 1.0 and result != stack[-1].metadata["result"]:
         raise PatchError(
             f"The result has digest {result}, and patch {stack[-1].name} names {stack[-1].metadata['result']}.",
             "The patches are not what was built; build them again.",
         )
-    contents = [patch.metadata["content"] for patch in stack]
-    metadata: dict[str, object] = {
-        "format": WEIGHTS_FORMAT, "version": 1, "base": base, "patches": contents, "result": result
-    }  # fmt: skip
-    write(out, checkpoint.with_generator(weights, metadata).to_bytes())
-    return result
 
 
 def statistics(
@@ -590,11 +635,10 @@ def render(
         images that its values come from, and what each value draws alone (paper Fig. 2d). ``key``: for every edit the
         `count` images of the stream in which the key of its context matches best, lit where it does (Fig. 2c).
     """
-    from editspec.pictures import before_and_after, is_own_picture, png_bytes
+    from editspec.pictures import before_and_after, png_bytes
 
     out = Path(out)
-    if out.exists() and not is_own_picture(out):
-        raise FileError(f"{out} is in the way: editspec did not make it.", "Remove it, or give another name.")
+    require_free_picture(out)
     workshop = Workshop.of(spec, device, report)
     if show != "edits":
         write(out, png_bytes(_memory_picture(workshop, show, count, seed)))
@@ -606,6 +650,27 @@ def render(
     latents = stream.items(range(count)).to(before.weight(workshop.loaded.spec.edits[0].layer))
     images = _drawn(before, latents), _drawn(workshop.generator(), latents)
     write(out, png_bytes(before_and_after(*images)))
+
+
+def require_free_picture(out: Path) -> None:
+    """Raise a `FileError` where something lies at `out` that is no picture of ours."""
+    from editspec.pictures import is_own_picture
+
+    if out.exists() and not is_own_picture(out):
+        raise FileError(f"{out} is in the way: editspec did not make it.", "Remove it, or give another name.")
+
+
+def drawn_by(checkpoint: Checkpoint, path: Path, count: int, seed: int = 3) -> Tensor:
+    """Images [count, 3, size, size] of the latent stream `seed` as a checkpoint's generator draws them, on the CPU.
+
+    Raises `WeightsError` where it is of no family.
+    """
+    from editspec.inspection import known_layout
+
+    family = known_layout(checkpoint, path).family
+    generator = make_generator(family, checkpoint.generator)
+    latents = LatentStream(seed, generator.layout.latent_size).items(range(count))
+    return _drawn(generator, latents.to(next(iter(generator.weights.values()))))
 
 
 def _memory_picture(workshop: Workshop, show: Literal["value", "key"], count: int, seed: int) -> Image.Image:
@@ -644,7 +709,7 @@ def _drawn(generator: Generator, latents: Tensor) -> Tensor:
 
 
 @dataclass
-class _Folder:
+class BuildFolder:
     """The output of a build: rules, patches and a manifest that names them all."""
 
     root: Path
@@ -652,7 +717,7 @@ class _Folder:
     before: list[str]
 
     @staticmethod
-    def prepare(root: Path, names: list[str]) -> _Folder:
+    def prepare(root: Path, names: list[str]) -> BuildFolder:
         """Take a new or empty folder, or one that an earlier build made. Raises `FileError` for any other."""
         if root.exists() and not root.is_dir():
             raise FileError(f"{root} is a file, and a folder is to be made there.", "Give another folder.")
@@ -668,12 +733,14 @@ class _Folder:
         # From now on the folder is known as a build's, whatever interrupts it.
         planned = [f"{kind}/{name}" for name in names for kind in ("rules", "patches")]
         _write_manifest(manifest, sorted({*before, *planned}), [])
-        return _Folder(root, names, before)
+        return BuildFolder(root, names, before)
 
     def rule(self, number: int) -> Path:
+        """Where the rule of an edit lies."""
         return self.root / "rules" / self.names[number]
 
     def patch(self, number: int) -> Path:
+        """Where the patch of an edit lies."""
         return self.root / "patches" / self.names[number]
 
     def keep(self, path: Path, data: bytes) -> None:
@@ -681,9 +748,9 @@ class _Folder:
         if not (path.is_file() and path.read_bytes() == data):
             write(path, data)
 
-    def finish(self, edits: list[dict[str, Any]], *, patches: bool) -> None:
+    def finish(self, edits: list[dict[str, Any]], *, rules: bool = True, patches: bool = True) -> None:
         """Remove what an earlier build made and this one did not, and write the manifest."""
-        files = [f"rules/{name}" for name in self.names]
+        files = [f"rules/{name}" for name in self.names] if rules else []
         if patches:
             files += [f"patches/{name}" for name in self.names]
         for stale in set(self.before) - set(files) - {f"patches/{name}" for name in self.names}:
@@ -719,6 +786,30 @@ def _own_files(manifest: Path) -> list[str]:
         raise FileError(
             f"{manifest.parent} is not empty, and no build of editspec made it.", "Give a new or empty folder."
         ) from error
+
+
+def require_free_patch(out: Path) -> None:
+    """Raise a `FileError` where something lies at `out` that is no patch."""
+    if not out.exists():
+        return
+    try:
+        if read_editspec_metadata(read_header(out), out).get("format") == PATCH_FORMAT:
+            return
+    except EditError:
+        pass
+    raise FileError(f"{out} is in the way: editspec did not write it.", "Remove it, or give another name.")
+
+
+def _require_own_or_free_folder(out: Path) -> None:
+    """Raise a `FileError` where something lies at `out` that is no folder of weights that `apply` wrote."""
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    try:
+        if not out.exists() or stored(out).metadata.get("format") == WEIGHTS_FORMAT:
+            return
+    except EditError:
+        pass
+    raise FileError(f"{out} is in the way: editspec did not write it.", "Remove it, or give another name.")
 
 
 def require_own_or_free(out: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -85,6 +85,11 @@ def generator_part(named: Mapping[str, T]) -> dict[str, T]:
     return part | {name: value for name, value in named.items() if name == AVERAGE}
 
 
+def generator_names(named: Iterable[str]) -> dict[str, str]:
+    """Of the names in a flat file, those of the generator, and what they are inside ``g_ema``."""
+    return {name: own for own, name in generator_part({name: name for name in named}).items()}
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The generator of a file.
@@ -121,7 +126,9 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a ``.safetensors`` file, a ``.pt`` checkpoint or NVIDIA's ``.pkl``; of these two, the generator only.
+    """Read a ``.safetensors`` file (or the index of several), a ``.pt`` checkpoint or NVIDIA's ``.pkl``.
+
+    Of these two, the generator only.
 
     Raises
     ------
@@ -130,6 +137,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     WeightsError
         It holds no generator, or numbers that are not finite.
     """
+    if path.is_dir() or path.name.endswith(".index.json"):
+        from editspec_runtime.streaming import stored
+
+        weights = stored(path)
+        named = {name: tensor for file in weights.files for name, tensor in read_tensors(file.path).items()}
+        checkpoint = _from_names(named, dict(weights.metadata))
+        _require_finite(checkpoint.generator, path)
+        return checkpoint
     kind = container_of(path)
     if kind == "torch":
         checkpoint = _from_torch(path, read_torch(path))
@@ -139,13 +154,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         checkpoint = Checkpoint(pickled.generator(read_pickle(path), path), "", {}, {})
     else:
         named = read_tensors(path)
-        metadata = read_editspec_metadata(read_header(path), path)
-        generator = generator_part(named)
-        prefix = PREFIX if any(name.startswith(PREFIX) for name in named) else ""
-        others = {n: t for n, t in named.items() if prefix and not n.startswith(PREFIX) and n != AVERAGE}
-        checkpoint = Checkpoint(generator, prefix, others, metadata)
+        checkpoint = _from_names(named, read_editspec_metadata(read_header(path), path))
     _require_finite(checkpoint.generator, path)
     return checkpoint
+
+
+def _from_names(named: Mapping[str, Tensor], metadata: dict[str, object]) -> Checkpoint:
+    """The checkpoint that flat names hold."""
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in named) else ""
+    others = {n: t for n, t in named.items() if prefix and not n.startswith(PREFIX) and n != AVERAGE}
+    return Checkpoint(generator_part(named), prefix, others, metadata)
 
 
 def _from_torch(path: Path, content: object) -> Checkpoint:

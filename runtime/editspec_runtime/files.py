@@ -12,10 +12,11 @@ import re
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from editspec_runtime.errors import FileError
 
@@ -78,6 +79,23 @@ def read_header(path: Path) -> Header:
             return Header(tensors, dict(file.metadata() or {}))
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
+
+
+def read_spans(path: Path) -> dict[str, tuple[int, int]]:
+    """Where the bytes of each tensor of a safetensors file lie: name -> begin and end, in the order of the file.
+
+    Raises `FileError` as `read_header` does, which has checked that these are sound.
+    """
+    read_header(path)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    spans = {name: tuple(entry["data_offsets"]) for name, entry in header.items() if name != "__metadata__"}
+    return {name: (8 + length + begin, 8 + length + end) for name, (begin, end) in sorted(spans.items(), key=_place)}
+
+
+def _place(entry: tuple[str, tuple[int, ...]]) -> tuple[int, ...]:
+    return entry[1]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -190,9 +208,17 @@ def canonical_json(value: object) -> str:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, then rename: a reader sees the old file or the new one, never a part.
+    """Write `data` at once, as `writing` does."""
+    with writing(path) as file:
+        file.write(data)
 
-    Raises `FileError` where the folder is missing or cannot be written, or a directory lies at `path`.
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path` that is renamed once it is written: a reader sees the old file or the new, never a part.
+
+    Where the block raises, nothing is left. Raises `FileError` where the folder is missing or cannot be written, or a
+    directory lies at `path`.
     """
     if path.is_dir():
         raise FileError(f"{path} is a directory, and a file was to be written there.")
@@ -203,8 +229,8 @@ def write(path: Path, data: bytes) -> None:
         raise FileError(f"Cannot write {path}: {error.strerror or error}.") from error
     part = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.chmod(0o666 & ~_umask())

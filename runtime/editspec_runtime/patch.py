@@ -84,6 +84,27 @@ class Patch:
             total += coefficients[:, index, None] * direction.reshape(1, -1, *taps)
         return total
 
+    def rows(self, parameter: str) -> int:
+        """In how many equal parts along its first axis (output channels) the change of a parameter can be asked for."""
+        if parameter in self.deltas:
+            return self.deltas[parameter].numel()
+        return self.coefficients[parameter].shape[0]
+
+    def numbers(self, parameter: str) -> int:
+        """How many numbers of a parameter it changes: all."""
+        if parameter in self.deltas:
+            return self.deltas[parameter].numel()
+        return self.coefficients[parameter][:, 0].numel() * self.directions[parameter].shape[1]
+
+    def part(self, parameter: str, begin: int, end: int) -> Tensor:
+        """The numbers `begin` to `end` of the flattened `delta`, [end - begin]; of factors, of whole rows only."""
+        if parameter in self.deltas:
+            return self.deltas[parameter].detach().cpu().reshape(-1)[begin:end].double()
+        coefficients, directions = self.coefficients[parameter], self.directions[parameter]
+        row = directions.shape[1] * coefficients[0, 0].numel()
+        rows = {parameter: coefficients[begin // row : end // row]}
+        return Patch({parameter: directions}, rows, {}).delta(parameter).reshape(-1)
+
     def to_bytes(self) -> bytes:
         """The patch as a safetensors file; equal patches give equal bytes."""
         return safetensors_bytes(self.tensors(), self.metadata)
@@ -140,8 +161,8 @@ def read_patch(path: Path) -> Patch:
     return patch
 
 
-def apply_stack(base: Mapping[str, Tensor], patches: Iterable[Patch]) -> dict[str, Tensor]:
-    """The weights after a whole stack.
+def apply_stack(base: Mapping[str, Tensor], patches: Iterable[Patch], scale: float = 1.0) -> dict[str, Tensor]:
+    """The weights after a whole stack, whose changes may be multiplied by a `scale`.
 
     The deltas are added up in float64 in stack order, then to W, and rounded once to the parameter's dtype: the same
     bytes on every device. Undoing a patch means applying the stack without it to the base, never subtracting.
@@ -151,7 +172,8 @@ def apply_stack(base: Mapping[str, Tensor], patches: Iterable[Patch]) -> dict[st
     totals: dict[str, Tensor] = {}
     for patch in patches:
         _add(totals, patch)
-    return dict(base) | {name: _rounded(base, name, total) for name, total in totals.items()}
+    scaled = {name: total * scale if scale != 1.0 else total for name, total in totals.items()}
+    return dict(base) | {name: _rounded(base, name, total) for name, total in scaled.items()}
 
 
 def stack_results(base: Mapping[str, Tensor], patches: Iterable[Patch]) -> Iterator[str]:
@@ -177,7 +199,23 @@ def _rounded(base: Mapping[str, Tensor], name: str, total: Tensor) -> Tensor:
         found = "lack it" if name not in base else f"have {list(base[name].shape)}"
         raise PatchError(f"The patch changes {name} {list(total.shape)}, and these weights {found}.")
     weight = base[name]
-    return (weight.cpu().double() + total.reshape(weight.shape)).to(weight.dtype)
+    return rounded(weight.cpu().double() + total.reshape(weight.shape), weight.dtype)
+
+
+def rounded(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float64 numbers rounded once to `dtype`, ties to even.
+
+    torch goes from float64 to 16 bits by way of float32, and so rounds twice. Here float32 is reached by rounding to
+    odd, after which the second rounding gives what one alone would have given.
+    """
+    if dtype not in (torch.bfloat16, torch.float16):
+        return exact.to(dtype)
+    nearest = exact.float()
+    bits = nearest.view(torch.int32)
+    inexact = nearest.double() != exact
+    beyond = nearest.double().abs() > exact.abs()
+    odd = torch.where(inexact & nearest.isfinite(), (bits - beyond.int()) | 1, bits)
+    return odd.view(torch.float32).to(dtype)
 
 
 def require_chain(base: str, patches: Sequence[Patch]) -> None:

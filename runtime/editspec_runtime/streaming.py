@@ -1,0 +1,344 @@
+"""Apply a stack of patches to weights of any size: one pass, a few MiB at a time, from safetensors to safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from editspec_runtime.checkpoint import generator_names
+from editspec_runtime.digest import SAFETENSORS_DTYPES, Row, rows_digest
+from editspec_runtime.errors import FileError, PatchError, WeightsError
+from editspec_runtime.files import TensorInfo, canonical_json, read_header, read_spans, require_file, writing
+from editspec_runtime.patch import Patch, rounded
+
+INDEX = ".safetensors.index.json"
+CHUNK = 4 * 2**20
+"""Bytes that are read, hashed and written at a time."""
+
+NUMBERS = 2**17
+"""Numbers of a parameter that are changed at a time, in float64."""
+
+DTYPES = {name: getattr(torch, dtype) for dtype, name in SAFETENSORS_DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A safetensors file: where it lies, its own metadata, and its tensors in the order of their bytes."""
+
+    path: Path
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, TensorInfo]
+    spans: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Weights as they are stored: one file, or several with an index.
+
+    Attributes
+    ----------
+    files
+        The files.
+    index
+        Of several files their index: its name and what its metadata say; None for one file.
+    metadata
+        What editspec wrote of these weights, if it did.
+    """
+
+    files: tuple[StoredFile, ...]
+    index: tuple[str, Mapping[str, Any]] | None
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What applying a stack did (or, dry, would do).
+
+    Attributes
+    ----------
+    base, result
+        The digests of the weights before and after.
+    changed
+        For each parameter that changes the norm of its change relative to its own.
+    """
+
+    base: str
+    result: str
+    changed: dict[str, float]
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether weights at `path` are an index, or a folder that holds one."""
+    return path.name.endswith(INDEX) or path.is_dir()
+
+
+def stored(path: Path) -> Stored:
+    """Look at a safetensors file, an index of several, or the folder of an index.
+
+    Raises `FileError` where one is missing or damaged, or the index and the files say different things.
+    """
+    if not is_sharded(path):
+        file = _stored_file(path)
+        return Stored((file,), None, _editspec(file.metadata.get("editspec"), path))
+    index = _index_path(path)
+    require_file(index)
+    try:
+        content = json.loads(index.read_text())
+        named = {str(name): str(file) for name, file in content["weight_map"].items()}
+        metadata = dict(content.get("metadata", {}))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise FileError(f"{index} is no index of safetensors files: {error}.") from error
+    outside = sorted(file for file in set(named.values()) if Path(file).name != file)
+    if outside:
+        raise FileError(f"{index} names files outside its folder: {', '.join(outside)}.")
+    files = tuple(_stored_file(index.parent / file) for file in sorted(set(named.values())))
+    for file in files:
+        if set(file.tensors) != {name for name, where in named.items() if where == file.path.name}:
+            raise FileError(f"{index} and {file.path} do not name the same tensors.", "Get both of one version.")
+    return Stored(files, (index.name, metadata), _editspec(metadata.get("editspec"), index))
+
+
+def _index_path(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob(f"*{INDEX}"))
+    if len(found) != 1:
+        raise FileError(f"{path} is a folder with {len(found)} indices of safetensors files, expected one.")
+    return found[0]
+
+
+def _stored_file(path: Path) -> StoredFile:
+    header = read_header(path)
+    spans = read_spans(path)
+    return StoredFile(path, header.metadata, {name: header.tensors[name] for name in spans}, spans)
+
+
+def _editspec(text: object, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+    except ValueError as error:
+        raise FileError(f"{path}: its metadata is not JSON ({error}); the file is damaged.") from error
+    return found if isinstance(found, dict) else {}
+
+
+def apply_stored(
+    weights: Stored,
+    stack: Sequence[Patch],
+    out: Path | None,
+    metadata: Callable[[str, str], Mapping[str, object]],
+    accept: Callable[[str, str], None],
+    scale: float = 1.0,
+) -> Applied:
+    """Apply a stack to stored weights in one pass, as `apply_stack` does it to tensors in memory.
+
+    Parameters
+    ----------
+    weights
+        The weights; they are read once, and left as they are.
+    stack
+        The patches, in order.
+    out
+        A file for one file, a folder for several; None to write nothing.
+    metadata
+        From the digests of base and result to what the output says of itself; of the same length whatever they are.
+    accept
+        Called with the digests of base and result before anything gets its final name; raises to refuse.
+    scale
+        By which the sum of all changes is multiplied.
+
+    Raises
+    ------
+    PatchError
+        A parameter is missing or does not fit.
+    WeightsError
+        A parameter that changes is not of floating point numbers.
+    FileError
+        Something cannot be read or written.
+    """
+    tensors = {name: info for file in weights.files for name, info in file.tensors.items()}
+    names = generator_names(tensors)
+    stored_names = {own: name for name, own in names.items()}
+    _require_fit(stack, {own: tensors[name] for own, name in stored_names.items()})
+    changes = {
+        stored_names[parameter]: [patch for patch in stack if parameter in patch.parameters]
+        for parameter in {parameter for patch in stack for parameter in patch.parameters}
+    }
+    rows: tuple[list[Row], list[Row]] = ([], [])
+    changed: dict[str, float] = {}
+    placeholder = canonical_json(metadata("0" * 64, "0" * 64))
+
+    def digests() -> tuple[str, str]:
+        return rows_digest(rows[0]), rows_digest(rows[1])
+
+    with ThreadPoolExecutor(1) as pool, _output(weights, out) as place:
+        for number, file in enumerate(weights.files):
+            own = {"editspec": placeholder} if weights.index is None else {}
+            with writing(place(file)) if place else nullcontext() as target, file.path.open("rb") as source:
+                at = _write_header(target, file, own) if target else None
+                for name, info in file.tensors.items():
+                    parameter = names.get(name)
+                    pieces = _pieces(source, *file.spans[name])
+                    if name in changes:
+                        assert parameter is not None
+                        pass_ = _Changed(parameter, info, changes[name], scale)
+                        hashes = _copy(pool, pieces, target, pass_)
+                        changed[parameter] = pass_.relative()
+                    else:
+                        hashes = _copy(pool, pieces, target, None)
+                    if parameter is not None:
+                        for list_, hash_ in zip(rows, hashes, strict=True):
+                            list_.append((parameter, info.dtype, list(info.shape), hash_))
+                if number == len(weights.files) - 1:
+                    accept(*digests())
+                if target and at is not None and weights.index is None:
+                    target.seek(at)
+                    target.write(json.dumps(canonical_json(metadata(*digests()))).encode())
+        base, result = digests()
+        if place and weights.index is not None:
+            index_name, index_metadata = weights.index
+            said = {**index_metadata, "editspec": canonical_json(metadata(base, result))}
+            weight_map = {name: file.path.name for file in weights.files for name in file.tensors}
+            content = {"metadata": said, "weight_map": weight_map}
+            with writing(place(None, index_name)) as target:
+                target.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    return Applied(base, result, dict(sorted(changed.items())))
+
+
+class _Changed:
+    """Turns the bytes of a parameter into those after a stack, part by part."""
+
+    def __init__(self, parameter: str, info: TensorInfo, stack: Sequence[Patch], scale: float) -> None:
+        self.parameter, self.stack, self.scale = parameter, stack, scale
+        self.dtype: torch.dtype = DTYPES[info.dtype]
+        if not self.dtype.is_floating_point:
+            raise WeightsError(f"{parameter} holds {info.dtype} values, and a patch changes floating point numbers.")
+        total = max(1, torch.Size(info.shape).numel())
+        # Factors give whole rows only; numbers of a full change can be asked for one by one.
+        self.row = max(1, total // min(patch.rows(parameter) for patch in stack))
+        self.begin, self.squares = 0, [0.0, 0.0]
+
+    @property
+    def step(self) -> int:
+        """Bytes that are changed at a time: whole rows."""
+        return self.row * max(1, NUMBERS // self.row) * self.dtype.itemsize
+
+    def __call__(self, piece: memoryview) -> memoryview:
+        before = torch.frombuffer(piece, dtype=self.dtype).double()
+        end = self.begin + len(before)
+        total: Tensor | None = None
+        for patch in self.stack:
+            change = patch.part(self.parameter, self.begin, end)
+            total = change if total is None else total + change
+        assert total is not None
+        total = total * self.scale if self.scale != 1.0 else total
+        self.squares[0] += float(before.square().sum())
+        self.squares[1] += float(total.square().sum())
+        self.begin = end
+        after = rounded(before + total, self.dtype)
+        return after.view(torch.uint8).numpy().data
+
+    def relative(self) -> float:
+        return float((self.squares[1] / self.squares[0]) ** 0.5) if self.squares[0] else float(self.squares[1] > 0)
+
+
+def _require_fit(stack: Sequence[Patch], tensors: Mapping[str, TensorInfo]) -> None:
+    for patch in stack:
+        for parameter in patch.parameters:
+            shape = list(tensors[parameter].shape) if parameter in tensors else None
+            numbers = patch.numbers(parameter)
+            if shape is None or torch.Size(shape).numel() != numbers:
+                found = "lack it" if shape is None else f"have {shape}"
+                raise PatchError(
+                    f"Patch {patch.name} changes {parameter} ({numbers} numbers), and these weights {found}."
+                )
+
+
+@contextmanager
+def _output(weights: Stored, out: Path | None) -> Iterator[Callable[..., Path] | None]:
+    """Where the files go: a function of the file (or a name); the folder of several gets its name at the end."""
+    if out is None:
+        yield None
+    elif weights.index is None:
+        yield lambda file: out
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
+        try:
+            yield lambda file, name=None: beside / (name or file.path.name)
+            beside.chmod(0o755)
+            if out.exists():
+                # No call replaces one folder by another: the old one steps aside first.
+                old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
+                out.rename(old / out.name)
+                beside.rename(out)
+                shutil.rmtree(old)
+            else:
+                beside.rename(out)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write_header(target: BinaryIO, file: StoredFile, own: Mapping[str, str]) -> int | None:
+    """Write the header of a file, and return where the text of ``editspec`` in it begins, if it is there."""
+    metadata = {**{name: text for name, text in file.metadata.items() if name != "editspec"}, **own}
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    place = 0
+    for name, info in file.tensors.items():
+        begin, end = file.spans[name]
+        header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [place, place + end - begin]}
+        place += end - begin
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    target.write(len(text).to_bytes(8, "little") + text)
+    return 8 + text.index(b'"editspec":') + len(b'"editspec":') if own else None
+
+
+def _pieces(source: BinaryIO, begin: int, end: int) -> Callable[[int], Iterator[memoryview]]:
+    """The bytes of a span, a step at a time, in two buffers by turns."""
+
+    def pieces(step: int) -> Iterator[memoryview]:
+        buffers = [bytearray(min(step, end - begin)) for _ in range(2)]
+        source.seek(begin)
+        for number, at in enumerate(range(begin, end, step)):
+            piece = memoryview(buffers[number % 2])[: min(step, end - at)]
+            if source.readinto(piece) != len(piece):  # type: ignore[attr-defined]
+                raise FileError(f"{source.name} became shorter while it was read.")
+            yield piece
+
+    return pieces
+
+
+def _copy(
+    pool: ThreadPoolExecutor,
+    pieces: Callable[[int], Iterator[memoryview]],
+    target: BinaryIO | None,
+    change: _Changed | None,
+) -> tuple[str, str]:
+    """Write a tensor's bytes, changed or not, and return the SHA-256 of them before and after."""
+    before, after = hashlib.sha256(), hashlib.sha256()
+    hashing: list[Future[None]] = []
+    for piece in pieces(change.step if change else CHUNK):
+        hashing.append(pool.submit(before.update, piece))
+        result = piece
+        if change:
+            result = change(piece)
+            hashing.append(pool.submit(after.update, result))
+        if target:
+            target.write(result)
+        # The other buffer is filled next: what was read into it must have been hashed.
+        while len(hashing) > (2 if change else 1):
+            hashing.pop(0).result()
+    for future in hashing:
+        future.result()
+    return before.hexdigest(), (after if change else before).hexdigest()
