@@ -98,10 +98,8 @@ def test_an_edited_checkpoint_stays_one(tiny: dict[str, Tensor]) -> None:
     assert said("inspect", "same.safetensors")["edited"]["patches"] == [built["digest"]]
     assert said("convert", "nvidia.safetensors", "plain.safetensors")["digest"] != applied["digest"]
     assert said("inspect", "plain.safetensors")["edited"] is None
-    assert said("apply", "--model", "plain.safetensors", built["patch"], "-o", "2.safetensors") == {
-        "out": "2.safetensors",
-        "digest": applied["digest"],
-    }
+    again = said("apply", "--model", "plain.safetensors", built["patch"], "-o", "2.safetensors")
+    assert again["digest"] == applied["digest"]
 
 
 def test_nvidias_names_give_the_images_of_rosinalitys(tiny: dict[str, Tensor]) -> None:
