@@ -38,6 +38,9 @@ FORMAT = "editspec.sweep"
 SEED = 4
 """The latent stream on which a sweep judges: neither that of the specs (1), nor of C (2), nor of reports (3)."""
 
+PREDICTIONS = ("independent", "correlated")
+"""The kinds of predicted collateral that a patch states; of an edit of several layers, their sum."""
+
 NAMING = ("weights", "mask", "exclude", "union", "file")
 """The keys under which a spec names files."""
 
@@ -59,10 +62,12 @@ def sweep(
     """Build the last edit of a spec at every layer and rank, and judge each on images that no spec has seen.
 
     With an `experiment` of the bench (whose model is Skyline) the perfect edit is known: efficacy is the share of the
-    pixels that it changes which end closer to it than to the original, outside the change of all others, error the
-    distance to it over all pixels, and the least error wins. Without, efficacy is the share of the target's loss that
-    is gone, outside the change of all pixels, and what lies farthest above the line from nothing to the largest of
-    both wins.
+    pixels that it changes which end closer to it than to the original, outside the change of all others, error the sum
+    of that and of the distance to the perfect edit over the pixels that it changes, and the least error wins. Without,
+    efficacy is the share of the target's loss that is gone, outside the change of all pixels, and what lies farthest
+    above the line from nothing to the largest of both wins.
+
+    Each point states its predicted collateral, too, and the result how well that ranks the change outside.
 
     Writes sweep.json, sweep.md, sweep.png and winner.yaml into `out`.
 
@@ -109,6 +114,7 @@ def sweep(
     result = {
         "format": FORMAT, "version": 1, "edit": edit.name, "experiment": experiment, "images": images,
         "points": points, "winner": {name: winner[name] for name in ("layer", "rank")},
+        "agreement": {kind: _agreement(found, kind) for kind in PREDICTIONS},
     }  # fmt: skip
     write(out / "sweep.json", (json.dumps(result, indent=2) + "\n").encode())
     write(out / "sweep.md", markdown(result).encode())
@@ -125,6 +131,9 @@ def markdown(result: dict[str, Any]) -> str:
         cells = [_cell(point.get(name)) for name in names]
         best = all(point[name] == result["winner"][name] for name in ("layer", "rank"))
         lines.append("| " + " | ".join(cells) + f" | {point.get('problem', 'winner' if best else '')} |")
+    told = [f"{kind} {value:.2f}" for kind, value in result["agreement"].items() if value is not None]
+    if told:
+        lines += ["", f"Rank correlation of predicted collateral with the change outside: {', '.join(told)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -231,7 +240,17 @@ def _point(loaded: LoadedSpec, layer: str, rank: int, judge: Judge, device: str,
         problem = error.problems[0].message if isinstance(error, SpecError) else error.message
         return {**point, "problem": problem}
     numbers = judge(_generator(loaded, built, device), built[-1])
-    return {**point, "loss": built[-1].loss, **numbers, "seconds": built[-1].seconds["solve"]}
+    collateral = built[-1].patch.metadata["collateral"].values()
+    predicted = {kind: sum(layer[kind] for layer in collateral) for kind in PREDICTIONS}
+    return {**point, "loss": built[-1].loss, **numbers, **predicted, "seconds": built[-1].seconds["solve"]}
+
+
+def _agreement(points: list[dict[str, Any]], kind: str) -> float | None:
+    """The rank correlation (Spearman) of predicted collateral with the change outside that was measured."""
+    if len(points) < 3:
+        return None
+    ranks = [torch.tensor([point[name] for point in points]).argsort().argsort().double() for name in (kind, "outside")]
+    return torch.corrcoef(torch.stack(ranks))[0, 1].item()
 
 
 def _judge(experiment: str | None, base: Generator, loaded: LoadedSpec, images: int) -> Judge:
@@ -254,7 +273,8 @@ def _judge(experiment: str | None, base: Generator, loaded: LoadedSpec, images: 
     def judge(model: Generator, edit: BuiltEdit) -> dict[str, float]:
         edited = drawn(model, latents).float().cpu()
         measures = edit_measures(scene, counterfactual(scene), before, edited, reader, reader.features)
-        return {**edit_numbers(measures), "error": measures["error"].mean().item()}
+        numbers = edit_numbers(measures)
+        return {**numbers, "error": numbers["distance"] + numbers["outside"]}
 
     return judge
 

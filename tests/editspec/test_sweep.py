@@ -64,6 +64,8 @@ def test_every_layer_and_rank_is_tried_and_the_winner_is_a_spec(spec: Path, tmp_
         ("layer7", 2),
     ]
     assert all(point["outside"] > 0 for point in found["points"])
+    assert all(point["independent"] > 0 and point["correlated"] > 0 for point in found["points"])
+    assert -1 <= found["agreement"]["correlated"] <= 1
     winner = load(out / "winner.yaml")
     assert winner.spec.edits[-1].layer == found["winner"]["layer"]
     assert winner.spec.edits[-1].rank == found["winner"]["rank"]
