@@ -181,7 +181,7 @@ class Pair(_Part):
 
 
 SMOOTHNESS = 0.05
-"""The smoothness of ``least-squares`` where a spec gives none; docs/performance.md says why."""
+"""The smoothness of ``least-squares`` where a spec gives none; docs/bench.md has what it gives."""
 
 
 class ProjectedGradient(_Part):
