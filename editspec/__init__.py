@@ -12,13 +12,19 @@ from editspec_runtime.errors import EditError
 
 if TYPE_CHECKING:
     from editspec.workflow import apply, build, compile, render, statistics
+    from editspec_runtime.families.module.source import allow_code
 
 __all__ = [
-    "EditError", "LoadedSpec", "SpecError", "__version__", "apply", "build", "compile", "load", "render", "statistics",
+    "EditError", "LoadedSpec", "SpecError", "__version__", "allow_code", "apply", "build", "compile", "load", "render",
+    "statistics",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name == "allow_code":
+        from editspec_runtime.families.module import source
+
+        return source.allow_code
     if name in __all__:
         from editspec import workflow
 

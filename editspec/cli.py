@@ -33,6 +33,19 @@ app.add_typer(bench)
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The edit spec, YAML or JSON.")]
 OutFolder = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The output folder.")]
+
+
+def _allowing(context: typer.Context, allowed: bool) -> None:
+    if allowed:
+        from editspec_runtime.families.module.source import allow_code
+
+        context.with_resource(allow_code())
+
+
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Import model.module, which runs code of others.", callback=_allowing),
+]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")]
 Family = Annotated[
@@ -67,6 +80,7 @@ def validate(spec: SpecArgument, as_json: Json = False, debug: Debug = False) ->
 def compile_(
     spec: SpecArgument,
     out: OutFolder,
+    allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -97,6 +111,7 @@ def build(
     spec: SpecArgument,
     out: OutFolder,
     frozen: Annotated[bool, typer.Option("--frozen", help="Obey SPEC.lock: fail where an input has changed.")] = False,
+    allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -324,6 +339,7 @@ def audit(
 def inspect(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A spec, a rule, a patch or weights.")],
     family: Family = None,
+    allow_code: AllowCode = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -411,6 +427,7 @@ def render(
     key: Annotated[bool, typer.Option("--key", help="Show where the key of each edit's context matches.")] = False,
     count: Annotated[int, typer.Option("--count", min=1, max=256, help="How many images.")] = 16,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Their latent stream.")] = 3,
+    allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
     debug: Debug = False,
@@ -430,6 +447,7 @@ def render(
 @app.command()
 def statistics(
     spec: SpecArgument,
+    allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,

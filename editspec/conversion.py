@@ -27,11 +27,11 @@ def convert(weights: str, out: Path | str, family: str | None = None, *, report:
     path = weights_path(weights, Path(), progress=lambda done, total: report("fetching", done, total))
     out = Path(out)
     checkpoint = read_checkpoint(path)
-    shape = known_layout(checkpoint, path, family)
+    name = "torch" if family == "torch" else known_layout(checkpoint, path, family).family
     require_own_or_free(out)
     digest = checkpoint.digest()
     metadata = checkpoint.metadata or {
         "format": WEIGHTS_FORMAT, "version": 1, "base": digest, "patches": [], "result": digest,
     }  # fmt: skip
     write(out, checkpoint.with_generator(checkpoint.generator, metadata).to_bytes())
-    return {"out": str(out), "family": shape.family, "tensors": len(checkpoint.generator), "digest": digest}
+    return {"out": str(out), "family": name, "tensors": len(checkpoint.generator), "digest": digest}

@@ -13,6 +13,7 @@ from editspec_runtime.families.layout import Layout
 from editspec_runtime.files import Header, TensorInfo, read_editspec_metadata, read_header, require_file
 
 if TYPE_CHECKING:
+    from editspec_compiler import LoadedSpec
     from editspec_runtime.checkpoint import Checkpoint
 
 
@@ -66,7 +67,19 @@ def _spec(path: Path) -> dict[str, Any]:
         {"name": edit.name, "layer": edit.layer, "rank": edit.rank_limit, "solver": edit.solver.method}
         for edit in loaded.spec.edits
     ]
-    return {"kind": "spec", "model": loaded.spec.model.model_dump(), "edits": edits}
+    found = {"kind": "spec", "model": loaded.spec.model.model_dump(exclude_none=True), "edits": edits}
+    return found | ({"layers": _network_layers(loaded)} if loaded.spec.model.family == "torch" else {})
+
+
+def _network_layers(loaded: LoadedSpec) -> list[dict[str, str]]:
+    """The layers of a torch network, which only its modules tell."""
+    from editspec.workflow import generator_of
+    from editspec_runtime.errors import CodeError
+
+    try:
+        return _layers(generator_of(loaded).layout)
+    except CodeError:  # looking into a spec runs no code, unless it is allowed
+        return []
 
 
 def _patch(path: Path) -> dict[str, Any]:
@@ -82,15 +95,6 @@ def _checkpoint(path: Path, family: str | None) -> dict[str, Any]:
 
     checkpoint = read_checkpoint(path)
     shape = known_layout(checkpoint, path, family)
-    layers = [
-        {
-            "layer": layer.name,
-            "parameter": layer.parameter,
-            "channels": f"{layer.in_channels} -> {layer.out_channels}",
-            "positions": f"{layer.key_size}x{layer.key_size} -> {layer.value_size}x{layer.value_size}",
-        }
-        for layer in shape.layers.values()
-    ]
     return {
         "kind": "weights",
         "family": shape.family,
@@ -102,8 +106,20 @@ def _checkpoint(path: Path, family: str | None) -> dict[str, Any]:
         "truncation": "possible" if shape.average else "impossible: no mean of w",
         "digest": checkpoint.digest(),
         "edited": checkpoint.metadata if checkpoint.metadata.get("patches") else None,
-        "layers": layers,
+        "layers": _layers(shape),
     }
+
+
+def _layers(shape: Layout) -> list[dict[str, str]]:
+    return [
+        {
+            "layer": layer.name,
+            "parameter": layer.parameter,
+            "channels": f"{layer.in_channels} -> {layer.out_channels}",
+            "positions": f"{layer.key_size}x{layer.key_size} -> {layer.value_size}x{layer.value_size}",
+        }
+        for layer in shape.layers.values()
+    ]
 
 
 def known_layout(checkpoint: Checkpoint, path: Path, family: str | None = None) -> Layout:
@@ -120,7 +136,7 @@ def known_layout(checkpoint: Checkpoint, path: Path, family: str | None = None) 
     if family is not None:
         return layout(family, infos)
     reasons = []
-    for name in FAMILIES:
+    for name in (name for name, family in FAMILIES.items() if family.layout is not None):
         try:
             return layout(name, infos)
         except WeightsError as error:

@@ -42,6 +42,9 @@ from editspec_runtime.conventions import Conventions, conventions
 from editspec_runtime.digest import digest, tensor_digest, tensors_digest
 from editspec_runtime.directions import mean_direction
 from editspec_runtime.errors import EditError, FileError, LockError, PatchError, WeightsError
+from editspec_runtime.families.module.exported import read_exported
+from editspec_runtime.families.module.source import Points, Source, from_factory
+from editspec_runtime.families.module.trace import PointError
 from editspec_runtime.files import canonical_json, read_editspec_metadata, read_header, sweep, write
 from editspec_runtime.generator import Generator
 from editspec_runtime.latents import LatentStream
@@ -75,6 +78,27 @@ def fetched(loaded: LoadedSpec, report: Report = quiet) -> Path:
         model.weights, loaded.path.parent, pin=model.digest,
         progress=lambda done, total: report(f"fetching {model.weights.partition('#')[0]}", done, total),
     )  # fmt: skip
+
+
+def network_of(loaded: LoadedSpec) -> Source | None:
+    """The network of the family torch, from its code or from its file; None of any other family."""
+    model = loaded.spec.model
+    if model.family != "torch":
+        return None
+    if model.module is None:
+        module, code = read_exported(loaded.weights)
+    else:
+        module, code = from_factory(model.module, loaded.path.parent)
+    points = {}
+    for name, given in (model.layers or {}).items():
+        edited = given.parameter.rpartition(".")[0] if given.parameter else str(given.key)
+        points[name] = Points(given.key or edited, given.value or edited, given.parameter or f"{edited}.weight")
+    return Source(module, code, points, tuple(model.latent_shape) if model.latent_shape else None)
+
+
+def generator_of(loaded: LoadedSpec, device: str = "auto") -> Generator:
+    """The unedited generator of a spec. Raises as `compile` does."""
+    return Workshop.of(loaded, device, quiet).generator()
 
 
 @dataclass(frozen=True)
@@ -127,6 +151,7 @@ class Workshop:
     stack: list[Patch] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     folder: BuildFolder | None = None
+    source: Source | None = None
 
     @staticmethod
     def of(
@@ -153,6 +178,7 @@ class Workshop:
         lock = read_lock(lock_path(loaded.path))
         cache = cache or default_cache()
         workshop = Workshop(loaded, checkpoint, base, pick_device(device), cache, report, lock, image_loss)
+        workshop.source = network_of(loaded)
         workshop.require_layers()
         workshop.folder = BuildFolder(out, _names(loaded), []) if out is not None else None
         workshop.steps = steps(loaded, base, lock, lambda number, locked: workshop.kept(number, locked) is not None)
@@ -165,7 +191,11 @@ class Workshop:
 
     def require_layers(self) -> None:
         """Find a layer that the model lacks before any work is done: of a .pt checkpoint, only now is it known."""
-        generator = self.generator()
+        try:
+            generator = self.generator()
+        except PointError as error:
+            where = ("model", "layers", error.layer, error.field)
+            raise self.loaded.error(where, error.message, error.remedy) from error
         document, layers = self.loaded.document, generator.layout.layers
         problems = [
             document.problem(
@@ -191,6 +221,7 @@ class Workshop:
             device=self.device,
             truncation=spec.model.truncation,
             class_label=spec.model.class_label,
+            source=self.source,
             conventions=self.conventions,
         )
 
@@ -276,7 +307,9 @@ class Workshop:
         key = digest({"rule": rule_digest, **statistics, "environment": environment(generator)})
         tensors, _ = self.cache.tensors("solutions", key, compute)
         change = Patch.of(tensors, {})
-        return replace(change, metadata={"collateral": self.collateral(change, generator, seconds)})
+        axes = {layer.parameter: layer.axes for layer in generator.layout.layers.values()}
+        layouts = {name: axes.get(name) or _layout_of(self.checkpoint.generator[name]) for name in change.parameters}
+        return replace(change, metadata={"collateral": self.collateral(change, generator, seconds), "layouts": layouts})
 
     def collateral(self, change: Patch, generator: Generator, seconds: dict[str, float]) -> dict[str, Any]:
         """The predicted collateral of every layer that changes, by the layer's name."""
@@ -323,7 +356,7 @@ class Workshop:
         patch = make_patch(
             change.directions,
             change.coefficients,
-            {name: _layout_of(self.checkpoint.generator[name]) for name in change.parameters},
+            change.metadata["layouts"],
             {
                 "collateral": change.metadata["collateral"],
                 "name": rule.edit,

@@ -87,7 +87,7 @@ class LoadedSpec:
             raise self.error(where, error.message, error.remedy) from error
 
     def files(self, number: int) -> dict[str, Path]:
-        """The files that edit `number` names, by the names it gives them."""
+        """The files that edit `number` depends on beside the weights, by the names that the spec gives them."""
         names: set[str] = set()
         for _, scene in scenes(self.spec, number):
             masks = [getattr(scene, "mask", None), getattr(scene, "exclude", None)]
@@ -96,7 +96,13 @@ class LoadedSpec:
                 names.update(() if mask is None else _mask_files(mask))
             if isinstance(scene.latent, LatentFile):
                 names.add(scene.latent.file)
-        return {name: self.path.parent / name for name in sorted(names)}
+        model = self.spec.model
+        if model.module is not None:
+            names.update(_module_files(model.module, self.path.parent))
+        files = {name: self.path.parent / name for name in sorted(names)}
+        if self.weights.suffix == ".pt2":  # whose graph is no part of the digest of weights
+            files[model.weights] = self.weights
+        return files
 
 
 def load(path: Path | str) -> LoadedSpec:
@@ -246,6 +252,8 @@ class _References:
         if model.digest is not None and model.digest.startswith("sha256:"):
             _require_bytes(self.weights, model.digest)
         if container_of(self.weights) != "safetensors" or model.family not in FAMILIES:
+            return
+        if FAMILIES[model.family].layout is None:
             return
         tensors = generator_part(read_header(self.weights).tensors)
         self.layout = layout(model.family, tensors)
@@ -406,6 +414,12 @@ def _safetensors(path: Path, key: str | None) -> NDArray[Any]:
     with safe_open(path, framework="numpy") as file:
         array: NDArray[Any] = file.get_tensor(name)
     return array
+
+
+def _module_files(module: str, folder: Path) -> Iterator[str]:
+    """The file of ``package.module:factory``, where it lies beside the spec."""
+    path = module.partition(":")[0].replace(".", "/")
+    yield from (name for name in (f"{path}.py", f"{path}/__init__.py") if (folder / name).is_file())
 
 
 def _mask_files(mask: Mask) -> Iterator[str]:

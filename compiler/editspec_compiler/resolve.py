@@ -272,6 +272,7 @@ def edit_digest(loaded: LoadedSpec, number: int) -> str:
         "family": spec.model.family,
         "truncation": spec.model.truncation,
         "class_label": spec.model.class_label,
+        "network": spec.model.model_dump(mode="json", include={"module", "layers", "latent_shape"}),
         "latents": spec.latents.model_dump(mode="json"),
         "statistics": spec.statistics.model_dump(mode="json"),
         "precision": spec.precision,
@@ -373,10 +374,10 @@ def _paste(
     What lies under the source's mask goes to the middle of the target's mask; without a mask of the source, what lies
     under the target's mask comes from the same place.
     """
-    target_area = resolver.area(pasted_to.mask, size, *path, "target", "mask")
+    target_area = _on(target, resolver.area(pasted_to.mask, size, *path, "target", "mask"))
     if copied_from.mask is None:
         return torch.lerp(target, source, target_area.to(target)), _bounds(target_area)
-    source_area = resolver.area(copied_from.mask, size, *path, "source", "mask")
+    source_area = _on(target, resolver.area(copied_from.mask, size, *path, "source", "mask"))
     copied = _bounds(source_area)
     alpha = source_area[copied.rows(), copied.columns()].to(target)
     clip = source[:, :, copied.rows(), copied.columns()]
@@ -394,7 +395,7 @@ def _erased(resolver: _Resolver, pair: Pair, path: tuple[str | int, ...], units:
     key = reached.key.clone()
     key[:, list(units)] = 0
     erased = resolver.value(reached, key)
-    area = resolver.area(pair.target.mask, size, *path, "target", "mask")
+    area = _on(erased, resolver.area(pair.target.mask, size, *path, "target", "mask"))
     if conventions(resolver.loaded.spec.compatibility).erase_everywhere:
         return _Pasted(latent, reached, erased, Box(0, 0, size, size))
     value = resolver.value(reached)
@@ -462,7 +463,7 @@ def _context_keys(resolver: _Resolver) -> tuple[Tensor, Tensor]:
     keys, weights = [], []
     for place, path in named:
         key = resolver.reached(place, *path).key[0]
-        area = resolver.context_area(place, shape.key_size, *path)
+        area = _on(key, resolver.context_area(place, shape.key_size, *path))
         weight = place.weight if isinstance(place, ContextPlace) else 1.0
         keys.append(key[:, area > 0].T)
         weights.append(weight * area[area > 0].to(key))
@@ -482,6 +483,11 @@ def _units(resolver: _Resolver, keys: Tensor, weights: Tensor) -> tuple[int, ...
                 raise resolver.loaded.error(where, message, "give every pair of an edit the same number")
             count = pair.source.erase.units
     return tuple(energy_ranking(resolver.moment(), keys.cpu(), weights.cpu())[:count]) if resolver.edit.erases else ()
+
+
+def _on(map_: Tensor, area: Tensor) -> Tensor:
+    """An area [size, size] as it lies on a map [..., h, size]: of a map that is one row, the mean of each column."""
+    return area if map_.shape[-2] == len(area) else area.mean(0, keepdim=True)
 
 
 def _bounds(area: Tensor) -> Box:

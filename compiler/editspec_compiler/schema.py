@@ -300,6 +300,14 @@ Solver = Annotated[
 ]
 
 
+class LayerPoints(_Part):
+    """Where a layer of a torch network begins and ends, by the names of its modules."""
+
+    key: str | None = Field(None, description="Whose input is the key; default: the module of the parameter.")
+    value: str | None = Field(None, description="Whose output is the value; default: the module of the parameter.")
+    parameter: str | None = Field(None, description="The edited weight; default: that of the key's module.")
+
+
 class Model(_Part):
     """The generator that is edited."""
 
@@ -311,6 +319,20 @@ class Model(_Part):
         description="What the weights must be: the digest of their tensors, or sha256: and that of the file's bytes.",
     )
     truncation: Number = Field(1.0, ge=0, le=1, description="w becomes avg + truncation * (w - avg).")
+    module: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
+        description="Of the family torch: package.module:factory, which makes the network; needs --allow-code.",
+    )
+    layers: dict[str, LayerPoints] | None = Field(
+        None, description="Of the family torch: layers whose value lies behind their own module, by names of yours."
+    )
+    latent_shape: list[Count] | None = Field(
+        None,
+        min_length=1,
+        max_length=3,
+        description="Of the family torch: the shape of one latent, such as [100, 1, 1].",
+    )
     class_label: Natural | None = Field(None, description="The class that is drawn, of a class-conditional generator.")
 
 
@@ -418,6 +440,7 @@ def check(document: Document) -> tuple[Spec | None, list[Problem]]:
     if problems := _incomplete_edits(document):
         return None, problems
     problems = _doubled_names(document, spec) + _foreign_fields(document, spec) + _prices(document, spec)
+    problems += _unfit_module(document, spec.model)
     if spec.compatibility and spec.model.truncation != 1.0:
         problems.append(
             document.problem(
@@ -526,6 +549,28 @@ def _prices(document: Document, spec: Spec) -> list[Problem]:
     ]
 
 
+def _unfit_module(document: Document, model: Model) -> list[Problem]:
+    """What fits the family torch alone, or does not fit it."""
+    torch, exported = model.family == "torch", model.weights.partition("#")[0].endswith(".pt2")
+    problems = []
+    for field in ("module", "layers", "latent_shape", "truncation", "class_label"):
+        for_torch = field not in ("truncation", "class_label")
+        if field in model.model_fields_set and torch != for_torch:
+            message = f"{field} is for the family torch" if for_torch else f"the family torch takes no {field}"
+            problems.append(document.problem(("model", field), message, f"leave {field} out", at_key=True))
+    if torch and model.module is None and not exported:
+        hint = "write package.module:factory, or give a file of torch.export (.pt2) as the weights"
+        problems.append(document.problem(("model",), "the family torch needs a module", hint))
+    if torch and model.module is not None and exported:
+        message = "a file of torch.export holds its network, and module names another"
+        problems.append(document.problem(("model", "module"), message, "leave module out", at_key=True))
+    for name, points in (model.layers or {}).items():
+        if points.key is None and points.parameter is None:
+            message = "neither key nor parameter says which weight is edited"
+            problems.append(document.problem(("model", "layers", name), message, "write key: and a module's name"))
+    return problems
+
+
 def _problem(document: Document, details: ErrorDetails) -> Problem:
     """pydantic's error in our words, at its place."""
     location = details["loc"]
@@ -599,7 +644,11 @@ def _unfit(what: str, given: Any, context: dict[str, Any]) -> str:
     if what == "too_long":
         return f"must have at most {context['max_length']} entries, found {context['actual_length']}"
     if what == "string_pattern_mismatch":
-        wanted = "a digest" if "0-9a-f" in context["pattern"] else "a name that can be part of a file's"
+        kinds = {"0-9a-f": "a digest", ":[": "package.module:factory"}
+        wanted = next(
+            (words for mark, words in kinds.items() if mark in context["pattern"]),
+            "a name that can be part of a file's",
+        )
         return f"{kind(given)} is not {wanted}"
     return f"does not fit: {what.replace('_', ' ')}"
 
@@ -622,6 +671,8 @@ def _expected_words(what: str, given: Any, context: dict[str, Any]) -> str:
 def _owner(location: tuple[int | str, ...]) -> type[_Part]:
     """The model of the mapping that the last part of a location is a key of."""
     parts = [part for part in location[:-1] if isinstance(part, str)]
+    if parts[:2] == ["model", "layers"]:  # whose keys are names of layers
+        return LayerPoints
     return OWNERS[parts[-1] if parts else ""]
 
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 PREFIX = "g_ema."
 AVERAGE = "latent_avg"
-SUFFIXES = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".pkl": "pickle"}
+SUFFIXES = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", ".pt2": "torch", ".pkl": "pickle"}
 """What a file of weights should be by its name."""
 
 BUILTIN = {"builtin:skyline": skyline.WEIGHTS}
@@ -143,6 +143,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         weights = stored(path)
         named = {name: tensor for file in weights.files for name, tensor in read_tensors(file.path).items()}
         checkpoint = _from_names(named, dict(weights.metadata))
+        _require_finite(checkpoint.generator, path)
+        return checkpoint
+    if path.suffix == ".pt2":
+        from editspec_runtime.families.module.exported import read_exported
+
+        checkpoint = Checkpoint(dict(read_exported(path)[0].state_dict()), "", {}, {})
         _require_finite(checkpoint.generator, path)
         return checkpoint
     kind = container_of(path)

@@ -69,7 +69,9 @@ def predicted(
     weight = generator.weight(layer)
     kernel = weight.reshape(weight.shape[-4:])
     if parameter in change.deltas:
-        coefficients, directions = change.deltas[parameter].reshape(kernel.shape), None
+        delta = change.deltas[parameter]
+        delta = delta.transpose(0, 1) if generator.layer(layer).axes.startswith("i") else delta
+        coefficients, directions = delta.reshape(kernel.shape), None
         moment = second_moment
     else:
         coefficients, directions = change.coefficients[parameter], change.directions[parameter].to(kernel)

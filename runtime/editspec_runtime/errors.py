@@ -25,6 +25,10 @@ class FileError(EditError):
     """A file or folder that is missing, unreadable, not what it should be, or in the way."""
 
 
+class CodeError(FileError):
+    """Code of others that would have to run, and is not allowed to."""
+
+
 class WeightsError(EditError):
     """Weights of an unknown layout, with missing or misshaped tensors, or with values that are not finite."""
 

@@ -217,6 +217,10 @@ class Generator(ABC):
         """The edited parameter of `layer`, [1, out_channels, in_channels, kh, kw]."""
         return self.weights[self.layer(layer).parameter]
 
+    def stored(self, layer: str, kernel: Tensor) -> Tensor:
+        """A kernel [1, out, in, kh, kw] of `layer` in the shape of the checkpoint."""
+        return kernel.reshape(self.weights[self.layer(layer).parameter].shape)
+
     def layer(self, name: str) -> LayerLayout:
         """The layout of layer `name`."""
         return self.layout.layers[name]

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from editspec_runtime.conventions import EDITSPEC, Conventions
 from editspec_runtime.errors import DeviceError, WeightsError
+from editspec_runtime.families.module.network import ModuleGenerator
+from editspec_runtime.families.module.source import Source
 from editspec_runtime.families.proggan.network import ProgressiveGAN
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.generator import Generator
@@ -25,15 +27,22 @@ def make_generator(
     truncation: float = 1.0,
     conventions: Conventions = EDITSPEC,
     class_label: int | None = None,
+    source: Source | None = None,
 ) -> Generator:
     """A generator of a family around a checkpoint's tensors, all of them brought to `precision` and `device`.
+
+    `source` is the network of the family ``torch``.
 
     Raises `WeightsError` where the tensors do not fit the family, or truncation is asked for and the mean of w is
     missing.
     """
     dtype = getattr(torch, precision)
-    weights = {n: t.to(device=device, dtype=dtype) for n, t in weights.items()}
-    generator: Generator = NETWORKS[family](weights, truncation, conventions, class_label)
+    weights = {n: t.to(device=device, dtype=dtype if t.is_floating_point() else t.dtype) for n, t in weights.items()}
+    if family == "torch":
+        assert source is not None
+        generator: Generator = ModuleGenerator(weights, source)
+    else:
+        generator = NETWORKS[family](weights, truncation, conventions, class_label)
     if truncation != 1.0 and generator.layout.average is None:
         raise WeightsError(
             "Truncation needs the mean of w, and these weights hold no latent_avg.",

@@ -82,7 +82,8 @@ class Patch:
         total = torch.zeros(coefficients.shape[0], directions.shape[1], *coefficients.shape[2:], dtype=torch.float64)
         for index, direction in enumerate(directions):
             total += coefficients[:, index, None] * direction.reshape(1, -1, *taps)
-        return total
+        layouts = self.metadata.get("layouts", {})
+        return total.transpose(0, 1) if layouts.get(parameter, "").startswith("i") else total
 
     def rows(self, parameter: str) -> int:
         """In how many equal parts along its first axis (output channels) the change of a parameter can be asked for."""

@@ -85,7 +85,7 @@ def change_of(
         change = Patch({}, {}, {}, all_weights(generator, rule, conventions, progress, image_loss))
     elif method == "layer":
         delta = one_layer(function, weight, rule, conventions, progress)
-        change = Patch({}, {}, {}, {parameter: delta.reshape(generator.weights[parameter].shape)})
+        change = Patch({}, {}, {}, {parameter: generator.stored(rule.layer, delta)})
     elif method in ("low-rank", "ablate"):
         d, a = (
             ablation(weight, rule.units)

@@ -15,12 +15,15 @@ from editspec_runtime.files import TensorInfo
 
 @dataclass(frozen=True)
 class Family:
-    """An adapter: what it is called, what it can load, and how it reads a layout from names and shapes."""
+    """An adapter: what it is called, what it can load, and how it reads a layout from names and shapes.
+
+    `layout` is None where names and shapes do not tell: of a torch network, its modules do.
+    """
 
     name: str
     description: str
     loads: str
-    layout: Callable[[Mapping[str, TensorInfo]], Layout]
+    layout: Callable[[Mapping[str, TensorInfo]], Layout] | None
 
 
 FAMILIES: dict[str, Family] = {
@@ -38,6 +41,12 @@ FAMILIES: dict[str, Family] = {
         "dict, bare or under state_dict), and the same names in .safetensors",
         proggan_layout,
     ),
+    "torch": Family(
+        "torch",
+        "any torch network from latents to images or vectors; its Linear, Conv1d, Conv2d and ConvTranspose2d layers",
+        "state dicts in .safetensors and .pt, with model.module in the spec; files of torch.export (.pt2) alone",
+        None,
+    ),
 }
 
 
@@ -52,4 +61,10 @@ def layout(family: str, tensors: Mapping[str, TensorInfo]) -> Layout:
             f"There is no family {family!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
             f"The families are: {', '.join(FAMILIES)}.",
         )
-    return FAMILIES[family].layout(tensors)
+    read = FAMILIES[family].layout
+    if read is None:
+        raise WeightsError(
+            f"The tensors alone do not tell the layers of a {family} network.",
+            "Write a spec with model.module; editspec inspect SPEC --allow-code lists them.",
+        )
+    return read(tensors)

@@ -18,9 +18,11 @@ class LayerLayout:
     in_channels, out_channels
         Channels of the key and of the value.
     key_size, value_size
-        Height (and width) of the key map and of the value map, in positions.
+        Width (and height, where a map is no single row) of the key map and of the value map, in positions.
     linear
         Whether the value is linear in the key: a convolution and nothing else, so that closed forms hold.
+    axes
+        The axes of the weight in the checkpoint: output, input, taps y and x; 1 for one that is always there alone.
     """
 
     name: str
@@ -30,6 +32,7 @@ class LayerLayout:
     key_size: int
     value_size: int
     linear: bool = False
+    axes: str = "o i y x"
 
     @property
     def scale(self) -> int:

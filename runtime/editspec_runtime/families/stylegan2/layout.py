@@ -35,7 +35,8 @@ def layout(tensors: Mapping[str, TensorInfo]) -> Layout:
         out_channels, in_channels = tensors[parameter].shape[-4:-2]
         value_size = 2 ** ((number + 3) // 2)
         key_size = value_size // 2 if upsamples(number) else value_size
-        layer = LayerLayout(f"layer{number}", parameter, in_channels, out_channels, key_size, value_size)
+        axes = "o i y x" if is_nvidia(tensors) else "1 o i y x"
+        layer = LayerLayout(f"layer{number}", parameter, in_channels, out_channels, key_size, value_size, axes=axes)
         layers[layer.name] = layer
     embedded, classes = tensors["mapping.embed.weight"].shape if "mapping.embed.weight" in tensors else (0, 0)
     latent_size = tensors[name("style.1.weight")].shape[1] - embedded

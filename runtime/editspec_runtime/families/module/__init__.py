@@ -1,0 +1,1 @@
+"""Any torch network whose layers are modules: the family ``torch``."""
