@@ -64,6 +64,13 @@ def read_exported(path: Path) -> tuple[nn.Module, str]:
     if len(inputs) != 1:
         raise WeightsError(f"{path} takes {len(inputs)} inputs, expected the latents alone.")
     module.latent_shape = tuple(int(size) for size in inputs[0].shape[1:])  # type: ignore[assignment]
+    batch = inputs[0].shape[0]
+    if isinstance(batch, int) and batch != 1:
+        raise WeightsError(
+            f"{path} takes {batch} latents at a time and no other number.",
+            "Export it with one latent, or with a dynamic first dimension.",
+        )
+    module.single = isinstance(batch, int)  # type: ignore[assignment]
     _restore_layers(module)
     return module, hashlib.sha256(graph).hexdigest()
 

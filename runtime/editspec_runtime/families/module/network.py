@@ -325,7 +325,7 @@ class _Reached(Exception):
 
 
 def _bring(module: nn.Module, like: Tensor) -> None:
-    """Bring the buffers that are no part of the state dict, and are no weights, to the place and precision of `like`."""
+    """Bring the buffers that are no part of the state dict to the place and precision of `like`."""
     kept = set(module.state_dict())
     for name, buffer in list(module.named_buffers()):
         if name not in kept and buffer.is_floating_point():
