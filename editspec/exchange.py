@@ -15,8 +15,8 @@ from typing import Any
 from editspec_compiler import LoadedSpec, Problem, SpecError, load
 from editspec_compiler.errors import Path as SpecPath
 from editspec_compiler.masks import mask_image
-from editspec_compiler.records import Record, Region, read_record
-from editspec_compiler.schema import ContextPlace, Copied, Edit, Erase, Mask, Place, Scene, near
+from editspec_compiler.records import Intervention, Record, Region, read_record
+from editspec_compiler.schema import ContextPlace, Copied, Edit, Mask, Place, Scene, near
 from editspec_runtime.checkpoint import weights_path
 from editspec_runtime.errors import EditError, FileError
 from editspec_runtime.families import FAMILIES
@@ -27,6 +27,10 @@ latents: {seed: 1, sampler: numpy-legacy}    # the authors' stream: their image 
 statistics: {samples: 1000, seed: 1}         # and their sample of it
 """
 SOLVER = "{method: projected-gradient, steps: 2001, learning_rate: 0.05, project_every: 10}    # the authors' defaults"
+SWAP_SOLVER = "{method: low-rank, steps: 10000, learning_rate: 0.01, project_every: 10}    # the authors' defaults"
+BRIGHT = 10.0
+"""What the authors set the units of windows to where they are to be bright; the record holds the other value."""
+
 UNITS = 30
 """Units that the authors' erase takes out."""
 
@@ -115,7 +119,8 @@ def _import(record: Path, spec: Path, masks: Path, target: _Target) -> Imported:
     if isinstance(read, Record):
         meaning, edit = read.meaning, _edit_text(_name(record), read, target.layer, store)
     else:
-        raise FileError(f"{record} holds interventions of the reflection experiment, which no source can say yet.")
+        meaning = "interventions: bright and dim reflections are swapped"
+        edit = _swap_text(_name(record), read, target, store)
     head = f"# {meaning[0].upper()}{meaning[1:]}. Imported from {record.name}, a record of the authors' notebook.\n"
     text = head + "# Layer and model are those of the command; neither is in a record, nor are rank and steps.\n"
     text += target.head(spec) + edit
@@ -123,6 +128,36 @@ def _import(record: Path, spec: Path, masks: Path, target: _Target) -> Imported:
     for path, data in store.files.items():
         _keep(path, data)
     return Imported(record, spec, meaning)
+
+
+def _swap_text(name: str, interventions: list[Intervention], target: _Target, masks: _Masks) -> str:
+    """The reflection experiment: what one state of the windows reflects is to be seen with the other state."""
+    from editspec import switches
+
+    units, later = switches.unsaid(target.weights, target.family, target.layer, interventions, target.compatibility)
+    lines = [
+        f"  - name: {_quoted(name)}",
+        f"    layer: {target.layer}",
+        "    rank: 1",
+        f"    observe: {later}",
+        "    # No record names the units that are switched: these respond most to the interventions' masks.",
+        f"    # {BRIGHT:g} switches them on, as the authors did, and the record's value off.",
+        "    pairs:",
+    ]
+    for bright in (True, False):
+        for one in interventions:
+            own, other = (BRIGHT, one.value) if bright else (one.value, BRIGHT)
+
+            def scene(value: float, units: str = "*windows", one: Intervention = one) -> str:
+                switch = f"layer: {switches.SWITCHED}, units: {units}, value: {value:g}"
+                return f"latent: {one.image}, intervene: {{{switch}, mask: {masks.name(one.switched)}}}"
+
+            first = f"&windows {units}" if len(lines) == 7 else "*windows"
+            lines += [
+                f"      - source: {{{scene(other, first)}}}",
+                f"        target: {{{scene(own)}, mask: {masks.name(one.reverted)}}}",
+            ]
+    return "\n".join([*lines, f"    solver: {SWAP_SOLVER}", ""])
 
 
 class _Masks:
@@ -135,10 +170,13 @@ class _Masks:
 
     def place(self, region: Region) -> str:
         """A place of the language."""
+        return f"{{latent: {region.image}, mask: {self.name(region)}}}"
+
+    def name(self, region: Region) -> str:
+        """The mask's file as the spec names it."""
         path = self.folder / f"{hashlib.sha256(region.bytes).hexdigest()[:16]}{region.suffix}"
         self.files[path] = region.bytes
-        name = Path(os.path.relpath(path, self.spec_folder)).as_posix()
-        return f"{{latent: {region.image}, mask: {_quoted(name)}}}"
+        return _quoted(Path(os.path.relpath(path, self.spec_folder)).as_posix())
 
 
 def _edit_text(name: str, record: Record, layer: str, masks: _Masks) -> str:
@@ -189,18 +227,18 @@ def export_record(spec: Path | str, out: Path) -> str:
     """
     loaded = load(spec)
     edit = _recordable(loaded)
-    (pair,) = edit.sides
-    copied = {} if isinstance(pair.source, Erase) else {"object": pair.source}
-    context = [Place(latent=place.latent, mask=place.mask) for place in edit.context or ()]
-    paste = {} if context and pair.target == context[0] else {"paste": pair.target}
-    query = {"query": edit.query} if edit.query else {}
 
-    def entry(place: Place | Copied) -> list[Any]:
-        assert place.mask is not None
-        return [place.latent, _data_url(loaded, place.mask)]
+    def entry(scene: Copied | Place) -> list[Any]:
+        assert scene.mask is not None
+        return [scene.latent, _data_url(loaded, scene.mask)]
 
-    places: dict[str, Place | Copied] = {**copied, **paste, **query}
-    record: dict[str, Any] = {name: entry(place) for name, place in places.items()}
+    target, context = edit.target, edit.context or []
+    assert target is not None
+    record: dict[str, Any] = {"object": entry(edit.source)} if isinstance(edit.source, Copied) else {}
+    if not context or (target.latent, target.mask) != (context[0].latent, context[0].mask):
+        record["paste"] = entry(target)
+    if edit.query:
+        record["query"] = entry(edit.query)
     if context:
         record["key"] = [entry(place) for place in context]
     _keep(out, json.dumps(record).encode())
@@ -220,21 +258,22 @@ def _recordable(loaded: LoadedSpec) -> Edit:
         hint = "write latents: {seed: 1, sampler: numpy-legacy}, and image numbers of that stream"
         refuse(("latents",), "image numbers of a record are those of the authors' stream", hint)
     edit = spec.edits[0]
-    for name in ("pairs", "observe"):
-        if getattr(edit, name) is not None:
-            refuse(("edits", 0, name), f"a record has no {name}", "keep the spec as it is")
+    if edit.pairs is not None:
+        refuse(("edits", 0, "pairs"), "a record has one source and one target", "write source and target")
     named: list[tuple[SpecPath, Any]] = [((name,), getattr(edit, name)) for name in ("source", "target", "query")]
     named += [(("context", index), place) for index, place in enumerate(edit.context or ())]
-    for path, place in named:
-        if isinstance(place, ContextPlace) and (place.exclude is not None or place.weight != 1.0):
-            refuse(("edits", 0, *path), "a record's masks have no weight and exclude nothing", "paint it into the mask")
-        if isinstance(place, Copied) and place.mask is None:
-            refuse(("edits", 0, *path), "a record's source has a mask, and this one has none", "give it one")
-        if isinstance(place, Scene) and place.intervene is not None:
-            refuse(("edits", 0, *path, "intervene"), "a record has no interventions", "keep the spec as it is")
-        if isinstance(place, Scene) and not isinstance(place.latent, int):
+    for path, scene in named:
+        if not isinstance(scene, Scene):
+            continue
+        if not isinstance(scene.latent, int):
             hint = "name an image of the authors' stream"
             refuse(("edits", 0, *path, "latent"), "a record names its images by number", hint)
+        if getattr(scene, "mask", None) is None:
+            refuse(("edits", 0, *path), "every image of a record has a mask", "write the target's mask")
+        if scene.intervene is not None:
+            refuse(("edits", 0, *path, "intervene"), "a record knows no interventions", "leave intervene out")
+        if isinstance(scene, ContextPlace) and (scene.exclude is not None or scene.weight != 1.0):
+            refuse(("edits", 0, *path), "a record's masks have no weight and exclude nothing", "paint it into the mask")
     if problems:
         raise SpecError(loaded.document.file, problems, loaded.document.text)
     return edit

@@ -316,7 +316,7 @@ def test_inspect_knows_every_kind(folder: Path) -> None:
 
 def test_schema_and_families() -> None:
     assert json.loads(run("schema").stdout)["title"] == "Spec"
-    assert [entry["name"] for entry in said("families")["families"]] == ["stylegan2", "proggan"]
+    assert [entry["name"] for entry in said("families")["families"]] == ["stylegan2", "proggan", "torch"]
 
 
 def test_errors_are_one_json_object_too(folder: Path) -> None:

@@ -250,3 +250,52 @@ def test_an_export_refuses_what_a_record_cannot_hold() -> None:
     first, second = (editspec.compile(name)[0] for name in ("shapes.json", "x.yaml"))
     assert (first.value == second.value).all()
     assert (first.context_weights == second.context_weights).all()
+
+
+def test_the_golden_interventions_give_the_golden_numbers(golden: dict[str, dict[str, Tensor]]) -> None:
+    weights = ("--family", "proggan", "--weights", GOLDEN / "pg_state_dict.safetensors", "--layer", "layer6")
+    (found,) = said("import", GOLDEN / "reflection.json", "-o", "s.yaml", *weights, "--compatibility")["records"]
+    assert found["meaning"] == "interventions: bright and dim reflections are swapped"
+    (edit,) = editspec.load("s.yaml").spec.edits
+    assert (edit.observe, edit.solver.method, len(edit.pairs or [])) == ("layer8", "low-rank", 8)
+    units = edit.pairs[0].source.intervene.units
+    assert len(units) == 20
+    # The golden model is random, and its windows are a choice of the goldens.
+    text = Path("s.yaml").read_text().replace(str(units), "[3, 7, 11, 19, 23, 31, 40, 44]")
+    Path("s.yaml").write_text(text.replace("steps: 10000", "steps: 30") + "precision: float64\n")
+    (built,) = said("build", "s.yaml", "-o", "out")["edits"]
+    patch = read_patch(Path(built["patch"]))
+    wanted = golden["pg_edits_f64"]["refl.rank1.delta"]
+    delta = patch.delta(next(iter(patch.parameters)))
+    assert (delta - wanted).norm() / wanted.norm() < 1e-10
+    result = run("export", "s.yaml", "--format", "record", "-o", "x.json")
+    assert (result.exit_code, "a record has one source and one target" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"value": "-5.0", "intervention": GOOD[1]}, "3.revert: expected a mask as a data URL, found nothing"),
+        (
+            {"value": "low", "intervention": GOOD[1], "revert": GOOD[1]},
+            "3.value: expected a finite number, found the text",
+        ),
+        ({"intervention": GOOD[1], "revert": GOOD[1]}, "3.value: expected a finite number, found nothing"),
+        ({"value": 1, "intervention": GOOD[1], "revert": GOOD[1], "mask": 1}, "3.mask: unknown key mask"),
+    ],
+)
+def test_wrong_interventions(entry: dict[str, Any], message: str) -> None:
+    result = run("import", written({"3": entry}), "-o", "s.yaml", *ASKED)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+    assert not Path("s.yaml").exists()
+
+
+def test_interventions_need_a_layer_behind_the_windows() -> None:
+    entry = {"value": "-5.0", "intervention": GOOD[1], "revert": GOOD[1]}
+    asked = (*ASKED[:-1], "layer4")
+    result = run("import", written({"3": entry}), "-o", "s.yaml", *asked)
+    assert (result.exit_code, "layer4 does not lie behind it" in result.stderr) == (2, True)
+    result = run("import", written({"beyond": entry}), "-o", "s.yaml", *ASKED)
+    assert (result.exit_code, "beyond: expected an image number" in result.stderr) == (2, True)
+    said("import", written({"3": entry}), "-o", "s.yaml", *ASKED)
+    editspec.compile("s.yaml")
