@@ -157,6 +157,7 @@ def _built_line(entry: dict[str, Any]) -> str:
 def lock(
     spec: SpecArgument,
     check: Annotated[bool, typer.Option("--check", help="Build nothing; fail where an input has changed.")] = False,
+    allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -180,6 +181,7 @@ def plan(
     detailed_exitcode: Annotated[
         bool, typer.Option("--detailed-exitcode", help="Exit with 3 where there is something to build, 0 where not.")
     ] = False,
+    allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -203,6 +205,7 @@ def verify(
     spec: Annotated[
         Path | None, typer.Option("--spec", metavar="SPEC", help="Build again from it and compare.")
     ] = None,
+    allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
