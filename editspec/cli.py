@@ -448,6 +448,69 @@ def render(
 
 
 @app.command()
+def search(
+    spec: Annotated[Path | None, typer.Argument(metavar="[SPEC]", help="A spec; or say the selection below.")] = None,
+    edit: Annotated[str | None, typer.Option("--edit", metavar="NAME", help="Which edit; default: the first.")] = None,
+    latent: Annotated[int | None, typer.Option("--latent", min=0, metavar="N", help="An image of the stream.")] = None,
+    mask: Annotated[str | None, typer.Option("--mask", metavar="MASK", help="A file, or {box: [...]}.")] = None,
+    layer: Annotated[str | None, typer.Option("--layer", metavar="LAYER", help="Whose keys are compared.")] = None,
+    model: Annotated[str, typer.Option("--model", metavar="WEIGHTS", help="Without SPEC.")] = "builtin:skyline",
+    family: Annotated[str, typer.Option("--family", metavar="NAME", help="Without SPEC.")] = "stylegan2",
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Without SPEC: the stream.")] = 1,
+    images: Annotated[int, typer.Option("--images", min=1, help="How many images are searched.")] = 1000,
+    count: Annotated[int, typer.Option("--count", min=1, max=256, help="How many matches.")] = 12,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="OUT.png", help="A contact sheet.")] = None,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find the images that match a selection best, as entries of a context and as a contact sheet."""
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec import exploring
+
+        alone = {"--latent": latent, "--mask": mask, "--layer": layer}
+        missing = [name for name, value in alone.items() if value is None]
+        if spec is None and missing:
+            raise SpecError("command line", [Problem(f"without a SPEC, {' and '.join(missing)} must be given")])
+        if spec is not None and len(missing) < len(alone):
+            raise SpecError("command line", [Problem("a SPEC and --latent, --mask or --layer exclude each other")])
+        if spec is None:
+            selection: Any = exploring.selection_spec(
+                family=family, weights=model, latent=latent or 0, mask=mask or "", layer=layer or "",
+                stream={"seed": seed},
+            )  # fmt: skip
+        else:
+            selection = spec
+        found = exploring.search_images(
+            selection, out, edit=edit, images=images, count=count, device=device, report=report
+        )
+        _answer(found, as_json, exploring.entries_text(found))
+
+
+@app.command()
+def layers(
+    spec: SpecArgument,
+    edit: Annotated[str | None, typer.Option("--edit", metavar="NAME", help="Which edit; default: the first.")] = None,
+    images: Annotated[int, typer.Option("--images", min=2, help="How many images stand for everything.")] = 100,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show for every layer how well it tells the selections of an edit from everything else."""
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec import exploring
+
+        found = exploring.compare_layers(spec, edit=edit, images=images, device=device, report=report)
+        _answer(found, as_json, exploring.layers_text(found))
+
+
+@app.command()
 def statistics(
     spec: SpecArgument,
     allow_code: AllowCode = False,

@@ -116,7 +116,11 @@ def load(path: Path | str) -> LoadedSpec:
         The spec is fine, and the weights themselves are damaged.
     """
     path = Path(path)
-    document = read_document(path)
+    return load_document(read_document(path), path)
+
+
+def load_document(document: Document, path: Path) -> LoadedSpec:
+    """The spec that a document holds, as `load`; what it names is looked for beside `path`."""
     spec, unfit = check(document)
     problems = list(document.problems)
     problems += [problem for problem in unfit if not _lies_in(problem.path, document.problems)]

@@ -460,14 +460,29 @@ def _context_keys(resolver: _Resolver) -> tuple[Tensor, Tensor]:
     named: list[tuple[Place, tuple[str | int, ...]]] = [(p.target, (*path, "target")) for p, path in _sides(edit)]
     if edit.context is not None:
         named = [(place, ("context", index)) for index, place in enumerate(edit.context)]
-    keys, weights = [], []
-    for place, path in named:
-        key = resolver.reached(place, *path).key[0]
-        area = _on(key, resolver.context_area(place, shape.key_size, *path))
-        weight = place.weight if isinstance(place, ContextPlace) else 1.0
-        keys.append(key[:, area > 0].T)
-        weights.append(weight * area[area > 0].to(key))
+    keys, weights = zip(*(_selected(resolver, place, *path) for place, path in named), strict=True)
     return torch.cat(keys), torch.cat(weights)
+
+
+def _selected(resolver: _Resolver, place: Place, *path: str | int) -> tuple[Tensor, Tensor]:
+    """The keys under the mask of a place, [m, in_channels], and how much each counts, [m]."""
+    key = resolver.reached(place, *path).key[0]
+    size = resolver.generator.layer(resolver.edit.layer).key_size
+    area = _on(key, resolver.context_area(place, size, *path))
+    weight = place.weight if isinstance(place, ContextPlace) else 1.0
+    return key[:, area > 0].T, weight * area[area > 0].to(key)
+
+
+@torch.no_grad()
+def selected(
+    loaded: LoadedSpec, number: int, generator: Generator, place: Place, *path: str | int
+) -> tuple[Tensor, Tensor]:
+    """The keys that a place of edit `number` selects, [m, in_channels], and how much each counts, [m].
+
+    `path` is where the place stands below the edit. Raises `SpecError` where its mask vanishes at the edited layer.
+    """
+    moment = _computed_moment(loaded, loaded.spec.edits[number].layer, generator)
+    return _selected(_Resolver(loaded, generator, number, moment), place, *path)
 
 
 def _units(resolver: _Resolver, keys: Tensor, weights: Tensor) -> tuple[int, ...]:
