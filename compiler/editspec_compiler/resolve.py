@@ -455,8 +455,7 @@ def _context(resolver: _Resolver) -> tuple[Tensor, Tensor]:
 
 
 def _context_keys(resolver: _Resolver) -> tuple[Tensor, Tensor]:
-    edit, generator = resolver.edit, resolver.generator
-    shape = generator.layer(edit.layer)
+    edit = resolver.edit
     named: list[tuple[Place, tuple[str | int, ...]]] = [(p.target, (*path, "target")) for p, path in _sides(edit)]
     if edit.context is not None:
         named = [(place, ("context", index)) for index, place in enumerate(edit.context)]
