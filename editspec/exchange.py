@@ -297,6 +297,8 @@ def _image_size(loaded: LoadedSpec) -> int:
     if loaded.layout is not None:
         return loaded.layout.image_size
     from editspec.inspection import known_layout
+    from editspec.workflow import fetched
     from editspec_runtime.checkpoint import read_checkpoint
 
-    return known_layout(read_checkpoint(loaded.weights), loaded.weights, loaded.spec.model.family).image_size
+    path = fetched(loaded)
+    return known_layout(read_checkpoint(path), path, loaded.spec.model.family).image_size

@@ -129,9 +129,9 @@ def _stacked(stack: Sequence[Patch], name: str) -> dict[str, Tensor]:
             f"{name}.D": torch.cat([patch.directions[name] for patch in stack]),
             f"{name}.A": torch.cat([patch.coefficients[name] for patch in stack], dim=1),
         }
-    total = stack[0].delta(name)
+    total = stack[0].stored(name)
     for patch in stack[1:]:
-        change = patch.delta(name)
+        change = patch.stored(name)
         total = total.reshape(change.shape) + change
     return {f"{name}.delta": total}
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from editspec import workflow
 from editspec.bench.experiments import EXPERIMENTS
 from editspec.pictures import png_bytes
-from editspec.workflow import BuiltEdit, Report, quiet
+from editspec.workflow import BuiltEdit, Report, network_of, quiet
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.document import parse
 from editspec_runtime.checkpoint import read_checkpoint
@@ -316,5 +316,7 @@ def _generator(loaded: LoadedSpec, built: Sequence[BuiltEdit], device: str) -> G
         precision=spec.precision,
         device=pick_device(device),
         truncation=spec.model.truncation,
+        class_label=spec.model.class_label,
+        source=network_of(loaded),
         conventions=conventions(spec.compatibility),
     )

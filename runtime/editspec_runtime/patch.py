@@ -82,13 +82,23 @@ class Patch:
         total = torch.zeros(coefficients.shape[0], directions.shape[1], *coefficients.shape[2:], dtype=torch.float64)
         for index, direction in enumerate(directions):
             total += coefficients[:, index, None] * direction.reshape(1, -1, *taps)
-        layouts = self.metadata.get("layouts", {})
-        return total.transpose(0, 1) if layouts.get(parameter, "").startswith("i") else total
+        return total
+
+    def stored(self, parameter: str) -> Tensor:
+        """The full change with its axes in the order of the checkpoint, float64 on the CPU."""
+        change = self.delta(parameter)
+        return change.transpose(0, 1) if parameter in self.directions and self._turned(parameter) else change
+
+    def _turned(self, parameter: str) -> bool:
+        """Whether the checkpoint has the input channels before the output channels, as transposed convolutions do."""
+        return str(self.metadata.get("layouts", {}).get(parameter, "")).startswith("i")
 
     def rows(self, parameter: str) -> int:
-        """In how many equal parts along its first axis (output channels) the change of a parameter can be asked for."""
+        """In how many equal parts along its first axis the change of a parameter can be asked for."""
         if parameter in self.deltas:
             return self.deltas[parameter].numel()
+        if self._turned(parameter):
+            return self.directions[parameter].shape[1]
         return self.coefficients[parameter].shape[0]
 
     def numbers(self, parameter: str) -> int:
@@ -98,10 +108,14 @@ class Patch:
         return self.coefficients[parameter][:, 0].numel() * self.directions[parameter].shape[1]
 
     def part(self, parameter: str, begin: int, end: int) -> Tensor:
-        """The numbers `begin` to `end` of the flattened `delta`, [end - begin]; of factors, of whole rows only."""
+        """The numbers `begin` to `end` of the flattened `stored`, [end - begin]; of factors, of whole rows only."""
         if parameter in self.deltas:
             return self.deltas[parameter].detach().cpu().reshape(-1)[begin:end].double()
         coefficients, directions = self.coefficients[parameter], self.directions[parameter]
+        if self._turned(parameter):
+            row = coefficients[:, 0].numel()
+            columns = directions[:, begin // row : end // row]
+            return Patch({parameter: columns}, self.coefficients, self.metadata).stored(parameter).reshape(-1)
         row = directions.shape[1] * coefficients[0, 0].numel()
         rows = {parameter: coefficients[begin // row : end // row]}
         return Patch({parameter: directions}, rows, {}).delta(parameter).reshape(-1)
@@ -190,7 +204,7 @@ def stack_results(base: Mapping[str, Tensor], patches: Iterable[Patch]) -> Itera
 def _add(totals: dict[str, Tensor], patch: Patch) -> None:
     """Add a patch's deltas to the totals of a stack, in place."""
     for name in patch.parameters:
-        change = patch.delta(name)
+        change = patch.stored(name)
         totals[name] = totals[name] + change if name in totals else change
 
 

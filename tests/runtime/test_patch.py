@@ -171,3 +171,20 @@ def test_what_is_no_patch_is_refused(tmp_path: Path) -> None:
     path.write_bytes(safetensors_bytes(base(), {"format": "editspec.patch", "version": 1}))
     with pytest.raises(PatchError, match="lacks base"):
         read_patch(path)
+
+
+def test_a_change_is_turned_where_the_checkpoint_has_the_input_first() -> None:
+    """As transposed convolutions have it; whole and in parts, it is the same change."""
+    random = torch.Generator().manual_seed(4)
+    directions, coefficients = torch.randn(2, 5, generator=random), torch.randn(3, 2, 4, 4, generator=random)
+    plain = Patch({"w": directions}, {"w": coefficients}, {"layouts": {"w": "o i y x"}})
+    turned = Patch({"w": directions}, {"w": coefficients}, {"layouts": {"w": "i o y x"}})
+    assert torch.equal(turned.stored("w"), plain.stored("w").transpose(0, 1))
+    for patch, rows in ((plain, 3), (turned, 5)):
+        whole, row = patch.stored("w").reshape(-1), 240 // rows
+        assert patch.rows("w") == rows
+        parts = [patch.part("w", begin, begin + row) for begin in range(0, 240, row)]
+        assert torch.equal(torch.cat(parts), whole)
+    weights = {"w": torch.zeros(5, 3, 4, 4, dtype=torch.float64)}
+    assert torch.equal(apply_stack(weights, [turned])["w"], turned.stored("w"))
+    assert not torch.equal(apply_stack(weights, [plain])["w"], turned.stored("w"))
