@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -79,10 +79,10 @@ def exceeding(
 
 def _score_maps(
     generator: Generator, layer: str, direction: Tensor, stream: LatentStream, images: int, conventions: Conventions
-) -> list[Tensor]:
+) -> Iterator[Tensor]:
     """How much each position has of the direction, chunk by chunk: [chunk, h, w] float64."""
-    maps = key_maps(generator, layer, stream, images, conventions)
-    return [torch.einsum("nihw,i->nhw", key.double().cpu(), direction[0].double().cpu()) for key in maps]
+    for key in key_maps(generator, layer, stream, images, conventions):
+        yield torch.einsum("nihw,i->nhw", key, direction[0].to(key)).double().cpu()
 
 
 def _around_peak(scores: Tensor) -> Box:

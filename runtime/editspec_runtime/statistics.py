@@ -63,6 +63,9 @@ def second_moment_key(
     return digest(_inputs(generator, layer, stream, samples, conventions))
 
 
+LARGEST_MAPS = 2**26
+"""Numbers that the maps of one layer may have in a forward batch: StyleGAN2 at 1024 x 1024 then fits into 6 GB."""
+
 SAMPLED_KEYS = 65_536
 """Keys that the quantiles of units are taken from."""
 
@@ -101,7 +104,7 @@ def _inputs(
         "upstream": tensors_digest(generator.upstream(layer)),
         "generator": generator.settings(),
         "latents": [stream.sampler, stream.seed, stream.size, samples],
-        "chunk": conventions.statistics_chunk,
+        "chunk": forward_batch(generator, layer, conventions),
         "environment": environment(generator),
     }
 
@@ -111,9 +114,24 @@ def key_maps(
     generator: Generator, layer: str, stream: LatentStream, samples: int, conventions: Conventions
 ) -> Iterator[Tensor]:
     """The key maps of items 0 … samples - 1, chunk by chunk: [chunk, in_channels, key_size, key_size]."""
-    for start in range(0, samples, conventions.statistics_chunk):
-        numbers = range(start, min(start + conventions.statistics_chunk, samples))
+    chunk = forward_batch(generator, layer, conventions)
+    for start in range(0, samples, chunk):
+        numbers = range(start, min(start + chunk, samples))
         yield generator.prefix(layer, stream.items(numbers).to(generator.weight(layer))).key
+
+
+def forward_batch(generator: Generator, layer: str, conventions: Conventions) -> int:
+    """Latents per forward batch up to `layer`: a chunk of the conventions, or less where its maps would be very large.
+
+    It follows from the model alone, as other batches give other bits. Where noise goes by the place in the batch, as
+    with the paper's authors, the batch is part of the numbers and stays as it is.
+    """
+    if conventions.positional_noise:
+        return conventions.statistics_chunk
+    layers = list(generator.layout.layers.values())
+    before = layers[: layers.index(generator.layer(layer)) + 1]
+    largest = max(max(each.in_channels * each.key_size**2, each.out_channels * each.value_size**2) for each in before)
+    return max(1, min(conventions.statistics_chunk, LARGEST_MAPS // largest))
 
 
 def _keys(

@@ -103,3 +103,18 @@ def test_two_processes_may_compute_it_at_once(tiny: dict[str, Tensor], tmp_path:
         first, second = pool.map(in_a_process, [(tiny, tmp_path)] * 2)
     assert first == second
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".safetensors"]
+
+
+def test_forward_batches_shrink_with_the_maps(make_tiny: MakeTiny) -> None:
+    from editspec_runtime.statistics import LARGEST_MAPS, forward_batch
+
+    small, large = StyleGAN2(make_tiny(size=32)), StyleGAN2(make_tiny(size=1024, channels=8))
+    assert forward_batch(small, "layer8", EDITSPEC) == 16
+    assert forward_batch(large, "layer8", EDITSPEC) == 16
+    # A layer cannot have a larger batch than one that it comes after.
+    batches = [forward_batch(large, name, EDITSPEC) for name in large.layout.layers]
+    assert batches == sorted(batches, reverse=True)
+    assert batches[-1] == LARGEST_MAPS // (8 * 1024**2) == 8
+    # The authors' noise goes by the place in the batch: theirs stays.
+    authors = StyleGAN2(make_tiny(size=1024, channels=8), conventions=REWRITING_2020)
+    assert forward_batch(authors, "layer18", REWRITING_2020) == 10
