@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from editspec.pictures import CELL, GAP, is_own_picture, png_bytes, to_image
-from editspec.workflow import Report, Workshop, quiet
+from editspec.pictures import CELL, GAP, png_bytes, to_image
+from editspec.workflow import Report, Workshop, quiet, require_free_picture
 from editspec_compiler import LoadedSpec, Problem, SpecError, load
 from editspec_compiler.document import parse
 from editspec_compiler.references import load_document
 from editspec_compiler.resolve import selected
 from editspec_compiler.schema import Edit, Place, Scene, near
 from editspec_runtime.directions import mean_direction
-from editspec_runtime.errors import FileError, NumericalError
+from editspec_runtime.errors import NumericalError
 from editspec_runtime.files import write
 from editspec_runtime.generator import Generator
 from editspec_runtime.latents import LatentStream
@@ -66,8 +66,8 @@ def search_images(
     FileError
         Something that editspec did not make lies at `out`.
     """
-    if out is not None and out.exists() and not is_own_picture(out):
-        raise FileError(f"{out} is in the way: editspec did not make it.", "Remove it, or give another name.")
+    if out is not None:
+        require_free_picture(out)
     workshop, number = _at_edit(spec, edit, device, report)
     generator, wanted = workshop.generator(), workshop.loaded.spec.edits[number]
     keys, weights = _joined(workshop.loaded, number, generator, _asked(wanted))

@@ -17,22 +17,18 @@ from torch import Tensor
 from editspec import workflow
 from editspec.bench.experiments import EXPERIMENTS
 from editspec.pictures import png_bytes
-from editspec.workflow import BuiltEdit, Report, network_of, quiet
+from editspec.workflow import BuiltEdit, Report, Workshop, quiet, require_own_folder
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.document import parse
-from editspec_runtime.checkpoint import read_checkpoint
-from editspec_runtime.conventions import conventions
-from editspec_runtime.errors import EditError, FileError, UsageError
+from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.files import write
 from editspec_runtime.generator import Generator
 from editspec_runtime.latents import LatentStream
-from editspec_runtime.models import make_generator, pick_device
-from editspec_runtime.patch import apply_stack
 from editspec_runtime.skyline import WEIGHTS
 from editspec_runtime.skyline.efficacy import drawn, edit_measures, edit_numbers
 from editspec_runtime.skyline.reader import load_reader
 from editspec_runtime.skyline.world import scenes
-from editspec_runtime.solvers import rule_loss
+from editspec_runtime.solution import loss_of
 
 FORMAT = "editspec.sweep"
 SEED = 4
@@ -96,17 +92,19 @@ def sweep(
     loaded, out = load(spec), Path(out)
     edit = loaded.spec.edits[-1]
     layers, ranks = list(layers) or [edit.layer], list(ranks) or [edit.rank]
-    base = _generator(loaded, [], device)
+    workshop = Workshop.of(loaded, device, report)
+    base = workshop.generator()
     unknown = [layer for layer in layers if layer not in base.layout.layers]
     if unknown:
         known = ", ".join(base.layout.layers)
         raise UsageError(f"There is no {' and no '.join(unknown)} in these weights.", f"Known here: {known}.")
     judge = _judge(experiment, base, loaded, images)
-    _prepare(out)
+    require_own_folder(out, "sweep.json", "sweep")
+    write(out / "sweep.json", b"{}\n")
     points: list[dict[str, Any]] = []
     for layer in layers:
         for rank in ranks:
-            points.append(_point(loaded, layer, rank, judge, device, report))
+            points.append(_point(workshop, layer, rank, judge, device, report))
     found = [point for point in points if "efficacy" in point]
     if not found:
         raise UsageError("No layer and rank of the sweep can be built.\n" + "\n".join(p["problem"] for p in points))
@@ -225,8 +223,9 @@ def _node(node: Any, path: Sequence[str | int]) -> yaml.Node | None:
     return node  # type: ignore[no-any-return]
 
 
-def _point(loaded: LoadedSpec, layer: str, rank: int, judge: Judge, device: str, report: Report) -> dict[str, Any]:
+def _point(workshop: Workshop, layer: str, rank: int, judge: Judge, device: str, report: Report) -> dict[str, Any]:
     """One layer and rank: built, judged; or why it cannot be."""
+    loaded = workshop.loaded
     *before, edit = loaded.spec.edits
     variant = edit.model_copy(update={"layer": layer, "rank": rank})
     changed = dataclasses.replace(loaded, spec=loaded.spec.model_copy(update={"edits": [*before, variant]}))
@@ -239,7 +238,8 @@ def _point(loaded: LoadedSpec, layer: str, rank: int, judge: Judge, device: str,
     except (SpecError, EditError) as error:
         problem = error.problems[0].message if isinstance(error, SpecError) else error.message
         return {**point, "problem": problem}
-    numbers = judge(_generator(loaded, built, device), built[-1])
+    edited = dataclasses.replace(workshop, stack=[each.patch for each in built])
+    numbers = judge(edited.generator(), built[-1])
     collateral = built[-1].patch.metadata["collateral"].values()
     predicted = {kind: sum(layer[kind] for layer in collateral) for kind in PREDICTIONS}
     return {**point, "loss": built[-1].loss, **numbers, **predicted, "seconds": built[-1].seconds["solve"]}
@@ -282,8 +282,7 @@ def _judge(experiment: str | None, base: Generator, loaded: LoadedSpec, images: 
 @torch.no_grad()
 def _generic(model: Generator, edit: BuiltEdit, base: Generator, latents: Tensor, unedited: Tensor) -> dict[str, float]:
     """Efficacy on the rule itself, and how much the pictures of the model change."""
-    rule = edit.rule
-    unchanged = rule_loss(base.function(rule.layer), rule, base.weight(rule.layer)).item()
+    unchanged = loss_of(edit.rule, base, base.weights)
     change = (drawn(model, latents) - unedited).abs().mean().item()
     return {"efficacy": 1 - edit.loss / unchanged if unchanged else 1.0, "outside": change}
 
@@ -297,26 +296,5 @@ def _winner(points: list[dict[str, Any]]) -> dict[str, Any]:
     return max(points, key=lambda point: point["efficacy"] / best - point["outside"] / most)
 
 
-def _prepare(out: Path) -> None:
-    """Take a new or empty folder, or that of an earlier sweep. Raises `FileError` for any other."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "sweep.json").is_file())):
-        raise FileError(f"{out} is in the way: no sweep of editspec made it.", "Give a new or empty folder.")
-    write(out / "sweep.json", b"{}\n")
-
-
 def _cell(value: Any) -> str:
     return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _generator(loaded: LoadedSpec, built: Sequence[BuiltEdit], device: str) -> Generator:
-    spec = loaded.spec
-    return make_generator(
-        spec.model.family,
-        apply_stack(read_checkpoint(loaded.weights).generator, [edit.patch for edit in built]),
-        precision=spec.precision,
-        device=pick_device(device),
-        truncation=spec.model.truncation,
-        class_label=spec.model.class_label,
-        source=network_of(loaded),
-        conventions=conventions(spec.compatibility),
-    )

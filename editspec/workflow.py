@@ -823,14 +823,7 @@ def _own_files(manifest: Path) -> list[str]:
 
 def require_free_patch(out: Path) -> None:
     """Raise a `FileError` where something lies at `out` that is no patch."""
-    if not out.exists():
-        return
-    try:
-        if read_editspec_metadata(read_header(out), out).get("format") == PATCH_FORMAT:
-            return
-    except EditError:
-        pass
-    raise FileError(f"{out} is in the way: editspec did not write it.", "Remove it, or give another name.")
+    _require_free(out, PATCH_FORMAT)
 
 
 def _require_own_or_free_folder(out: Path) -> None:
@@ -845,12 +838,23 @@ def _require_own_or_free_folder(out: Path) -> None:
     raise FileError(f"{out} is in the way: editspec did not write it.", "Remove it, or give another name.")
 
 
+def require_own_folder(out: Path, mark: str, maker: str) -> None:
+    """Raise a `FileError` unless `out` is new, empty, or holds the file `mark` of an earlier run of its `maker`."""
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / mark).is_file())):
+        raise FileError(f"{out} is in the way: no {maker} of editspec made it.", "Give a new or empty folder.")
+
+
 def require_own_or_free(out: Path) -> None:
     """Raise a `FileError` where something lies at `out` that neither `apply` nor `convert` wrote."""
+    _require_free(out, WEIGHTS_FORMAT)
+
+
+def _require_free(out: Path, own: str) -> None:
+    """Raise a `FileError` where something lies at `out` that is no safetensors file of our format `own`."""
     if not out.exists():
         return
     try:
-        if read_editspec_metadata(read_header(out), out).get("format") == WEIGHTS_FORMAT:
+        if read_editspec_metadata(read_header(out), out).get("format") == own:
             return
     except EditError:
         pass

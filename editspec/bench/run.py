@@ -31,7 +31,7 @@ from editspec.bench.experiments import folder as specs_folder
 from editspec.bench.propagation import Example, feature_maps, propagated
 from editspec.bench.tables import markdown, picture
 from editspec.pictures import png_bytes
-from editspec.workflow import BuiltEdit, Report, quiet
+from editspec.workflow import BuiltEdit, Report, quiet, require_own_folder
 from editspec_runtime.baselines import ImageLoss, absolute_difference
 from editspec_runtime.cache import Cache
 from editspec_runtime.checkpoint import read_checkpoint
@@ -69,6 +69,9 @@ CHUNK = 100
 AT_MOST = {"watermarks": 1000, COPYING: 1000, LAPLACE: 1000}
 """Experiments and rows that are measured on fewer images: the paper counts 1,000, and propagation is slow."""
 
+RETENTION = 1000
+"""Images on which the retention of an edit is measured, at the most."""
+
 SHOWN = 8
 """Images in a picture."""
 
@@ -77,6 +80,9 @@ FEATURE_WEIGHT = 0.01
 
 MEASURES = 1
 """Counted up when what is measured changes, so that nothing measured before is taken for it."""
+
+Change = Callable[[Scene], Scene]
+"""Scenes -> the same with something else in them."""
 
 Draw = Callable[[Tensor, Tensor], Tensor]
 """Latents [n, d] and the unedited pictures of them [n, 3, 64, 64] -> the pictures of a row."""
@@ -196,41 +202,53 @@ class Bench:
         features = feature_maps(self.unedited, rule.key.to(self.device))
         return Example([maps[0] for maps in features], rule.value[0].cpu(), rule.arguments["area"][0, 0].cpu())
 
-    def measured(self, experiment: Experiment, row: Row) -> dict[str, Tensor]:
-        """The measures of a row, [n] float64 each; chunks that are in the cache are not measured again."""
-        count = min(self.images, AT_MOST.get(experiment.name, self.images), AT_MOST.get(row.name, self.images))
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """What every measure depends on beside its row and its images."""
+        return {
+            "measures": MEASURES,
+            "base": tensors_digest(self.weights),
+            "features": self.features_digest,
+            "reader": tensors_digest(self.reader.state_dict()),
+            "environment": environment(self.unedited),
+        }
+
+    def measured(
+        self, name: str, row: Row, counterfactual: Change, count: int, original: Change = lambda scene: scene
+    ) -> dict[str, Tensor]:
+        """The measures of a row over `count` images, [n] float64 each; chunks in the cache are not measured again.
+
+        `name` stands for the scenes that are compared: those of `original`, and `counterfactual` of them.
+        """
         chunks = []
         for start in range(0, count, CHUNK):
             numbers = range(start, min(start + CHUNK, count))
-            chunks.append(self._chunk(experiment.name, experiment.counterfactual, row, numbers))
-            self.report(f"{experiment.name}: measuring {row.name}", numbers.stop, count)
-        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+            chunks.append(self._chunk(name, row, original, counterfactual, numbers))
+            self.report(f"{name}: measuring {row.name}", numbers.stop, count)
+        return {measure: torch.cat([chunk[measure] for chunk in chunks]) for measure in chunks[0]}
 
     def _chunk(
-        self, name: str, counterfactual: Callable[[Scene], Scene], row: Row, numbers: range
+        self, name: str, row: Row, original: Change, counterfactual: Change, numbers: range
     ) -> dict[str, Tensor]:
         key = digest(
             {
-                "measures": MEASURES,
+                **self.inputs,
                 "experiment": name,
                 "row": [row.name, row.identity],
-                "base": tensors_digest(self.weights),
                 "numbers": [UNSEEN.seed, numbers.start, numbers.stop],
-                "features": self.features_digest,
-                "reader": tensors_digest(self.reader.state_dict()),
-                "environment": environment(self.unedited),
             }
         )
 
         def measure() -> dict[str, Tensor]:
             latents = UNSEEN.items(numbers)
-            scene = scenes(latents)
+            scene = original(scenes(latents))
+            wanted = counterfactual(scene)
             unedited = drawn(self.unedited, latents.to(self.device)).cpu()
             begun = time.perf_counter()
             edited = row.draw(latents.to(self.device), unedited).cpu()
             spent = (time.perf_counter() - begun) / len(numbers)
-            measures = edit_measures(scene, counterfactual(scene), unedited, edited, self.reader, self.features)
-            measures["touched"] = touched(scene, counterfactual(scene)).double()
+            measures = edit_measures(scene, wanted, unedited, edited, self.reader, self.features)
+            measures["touched"] = touched(scene, wanted).double()
             measures["seconds"] = torch.full((len(numbers),), spent, dtype=torch.float64)
             return measures | readings(scene, edited, self.reader)
 
@@ -241,12 +259,16 @@ class Bench:
         """Everything that is reported of one experiment."""
         order = list(TITLES)
         rows = sorted(self.rows(experiment), key=lambda row: order.index(row.name))
-        measures = {row.name: self.measured(experiment, row) for row in rows}
+        measures = {}
+        for row in rows:
+            count = min(self.images, *(AT_MOST.get(name, self.images) for name in (experiment.name, row.name)))
+            measures[row.name] = self.measured(experiment.name, row, experiment.counterfactual, count)
         ours = next(measures[name]["error"] for name in (OURS, "rank-1") if name in measures)
         entries = [self._entry(experiment, row, measures[row.name], ours) for row in rows]
-        pictures = [(TITLES[row.name], self._shown(experiment, row)) for row in rows if row.name != UNMODIFIED]
         latents, before = self._examples(experiment)
-        perfect = self._perfect(experiment, latents)
+        drawings = {row.name: row.draw(latents.to(self.device), before).cpu() for row in rows if row.name != UNMODIFIED}
+        pictures = [(TITLES[name], images) for name, images in drawings.items()]
+        perfect = render(experiment.counterfactual(scenes(latents)))
         shown = picture([("Before", before), *pictures, ("Perfect edit", perfect)])
         write(self.out / f"{experiment.name}.png", png_bytes(shown))
         return {"experiment": experiment.name, "place": experiment.place, "title": experiment.title, "rows": entries}
@@ -262,7 +284,7 @@ class Bench:
         if experiment.name == "reflection":
             lights = torch.stack([measures["window_light"], measures["pond_light"]])
             numbers["correlation"] = torch.corrcoef(lights)[0, 1].item()
-        seconds = row.seconds if row.name not in (COPYING, LAPLACE) else measures["seconds"].mean().item()
+        seconds = row.seconds if row.name not in PROPAGATED else measures["seconds"].mean().item()
         published = dict(experiment.published.get(row.name, {}))
         return {
             "row": row.name,
@@ -281,33 +303,26 @@ class Bench:
         latents = latents[changes][:SHOWN]
         return latents, drawn(self.unedited, latents.to(self.device)).cpu()
 
-    def _shown(self, experiment: Experiment, row: Row) -> Tensor:
-        latents, before = self._examples(experiment)
-        return row.draw(latents.to(self.device), before).cpu()
-
-    def _perfect(self, experiment: Experiment, latents: Tensor) -> Tensor:
-        return render(experiment.counterfactual(scenes(latents)))
-
     def succession(self) -> dict[str, Any]:
         """Figure 1: three edits in succession, and how much of each is left after those that follow."""
         spec = specs_folder() / "succession.yaml"
         built = self.build(spec)
         names = [edit.rule.edit for edit in built]
-        entries = []
-        for after in range(len(built)):
-            model = self.model(built[: after + 1])
-            for edit in range(after + 1):
-                measures = self._retention(model, edit, after)
-                kept = {"edit": names[edit], "after": names[after], "n": len(measures["error"])}
-                entries.append({**kept, **edit_numbers(measures)})
-        latents = UNSEEN.items(range(SHOWN))
-        stages = [("Before", drawn(self.unedited, latents.to(self.device)).cpu())]
+        entries, stages = [], []
+        shown = UNSEEN.items(range(SHOWN)).to(self.device)
+        before = drawn(self.unedited, shown).cpu()
         for after, name in enumerate(names):
-            stages.append((name, drawn(self.model(built[: after + 1]), latents.to(self.device)).cpu()))
-        write(self.out / "succession.png", png_bytes(picture(stages)))
+            stack = built[: after + 1]
+            row = Row(name, _drawing(self.model(stack)), _identity(stack), None)
+            stages.append((name, row.draw(shown, before).cpu()))
+            for edit in range(after + 1):
+                measures = self._retention(row, edit, after)
+                kept = {"edit": names[edit], "after": name, "n": len(measures["error"])}
+                entries.append({**kept, **edit_numbers(measures)})
+        write(self.out / "succession.png", png_bytes(picture([("Before", before), *stages])))
         return {"place": "Figure 1", "edits": names, "retention": entries}
 
-    def _retention(self, model: StyleGAN2, edit: int, after: int) -> dict[str, Tensor]:
+    def _retention(self, row: Row, edit: int, after: int) -> dict[str, Tensor]:
         """The measures of one edit, judged against the same scenes with all the other edits made so far, too."""
         others = [SUCCESSION[number] for number in range(after + 1) if number != edit]
 
@@ -316,18 +331,8 @@ class Bench:
                 scene = change(scene)
             return scene
 
-        count = min(self.images, 1000)
-        chunks = []
-        for start in range(0, count, CHUNK):
-            numbers = range(start, min(start + CHUNK, count))
-            latents = UNSEEN.items(numbers)
-            original = without(scenes(latents))
-            counterfactual = SUCCESSION[edit](original)
-            unedited = drawn(self.unedited, latents.to(self.device)).cpu()
-            edited = drawn(model, latents.to(self.device)).cpu()
-            chunks.append(edit_measures(original, counterfactual, unedited, edited, self.reader, self.features))
-            self.report(f"succession: edit {edit + 1} after {after + 1}", numbers.stop, count)
-        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        name = f"succession: edit {edit + 1} after {after + 1}"
+        return self.measured(name, row, SUCCESSION[edit], min(self.images, RETENTION), without)
 
 
 def paper(
@@ -434,9 +439,8 @@ def _features(backbone: Path | None) -> tuple[Features, str, str]:
 
 def _prepared(out: Path, features_digest: str) -> dict[str, float]:
     """Take the folder for a bench; the seconds that an earlier run of it measured. Raises `FileError`."""
+    require_own_folder(out, STATE, "bench")
     state = out / STATE
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not state.is_file())):
-        raise FileError(f"{out} is in the way: no bench of editspec made it.", "Give a new or empty folder.")
     kept: dict[str, float] = {}
     if state.is_file():
         try:

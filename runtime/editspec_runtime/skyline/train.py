@@ -64,9 +64,6 @@ class Stage:
         How much of the loss is L1 rather than squared error.
     half
         Whether pictures are drawn in bfloat16.
-    pasted
-        The layers into whose values those of another image are pasted, in every second image of a batch; one of them
-        in each step.
     """
 
     name: str
@@ -76,17 +73,17 @@ class Stage:
     synthesis: bool
     sharp: float = 0.0
     half: bool = True
-    pasted: tuple[str, ...] = ()
 
 
 PASTED = ("layer6", "layer7", "layer8")
+"""The layers into whose values those of another image are pasted, in every second image of a batch; one a step."""
 
 STAGES = (
     Stage("mapping", 16000, 6e-3, True, False),
-    Stage("synthesis", 4000, 3e-3, False, True, pasted=PASTED),
-    Stage("mixed", 2500, 2e-3, False, True, 0.5, pasted=PASTED),
-    Stage("sharpen", 2000, 1e-3, False, True, 1.0, pasted=PASTED),
-    Stage("polish", 300, 2e-4, False, True, 1.0, half=False, pasted=PASTED),
+    Stage("synthesis", 4000, 3e-3, False, True),
+    Stage("mixed", 2500, 2e-3, False, True, 0.5),
+    Stage("sharpen", 2000, 1e-3, False, True, 1.0),
+    Stage("polish", 300, 2e-4, False, True, 1.0, half=False),
 )
 
 
@@ -220,7 +217,7 @@ def _train_stage(
     pool = None
     if stage.synthesis:
         count, drawn = min(POOL, steps * BATCH), torch.Generator().manual_seed(seed + 100)
-        pool = _Pool.rendered(count, drawn, device, lent=bool(stage.pasted))
+        pool = _Pool.rendered(count, drawn, device)
     begin, generator = 0, torch.Generator().manual_seed(seed)
     if saved.exists():
         state = torch.load(saved, weights_only=True)
@@ -285,7 +282,7 @@ class _Pool:
 
     Pictures are kept with 8 bits; `rare` marks the pixels in which something rare or small stands: where the picture
     differs from that of the same scene without it. `lent` and `lent_rare` are those of the next scene of the pool in
-    the colours of this one, where they are asked for.
+    the colours of this one.
     """
 
     latents: Tensor
@@ -295,12 +292,11 @@ class _Pool:
     lent_rare: Tensor
 
     @staticmethod
-    def rendered(count: int, generator: torch.Generator, device: torch.device, *, lent: bool) -> _Pool:
+    def rendered(count: int, generator: torch.Generator, device: torch.device) -> _Pool:
         """`count` scenes, drawn with `generator`."""
         latents = _latents(count, generator).to(device)
         scene = scenes(latents)
-        pictures = _pictures(scene)
-        return _Pool(latents, *pictures, *(_pictures(_coloured(scene[_next(count)], scene)) if lent else pictures))
+        return _Pool(latents, *_pictures(scene), *_pictures(_coloured(scene[_next(count)], scene)))
 
     def batch(self, generator: torch.Generator) -> _Batch:
         """`BATCH` scenes."""
@@ -414,11 +410,8 @@ def _picture_loss(weights: dict[str, Tensor], stage: Stage, pool: _Pool, generat
     """Error of pictures and of their gradients, from squared (sharp 0) to absolute (sharp 1)."""
     batch = pool.batch(generator)
     with torch.autocast(batch.latents.device.type, dtype=torch.bfloat16, enabled=stage.half):
-        if stage.pasted:
-            layer = stage.pasted[int(torch.randint(len(stage.pasted), (), generator=generator))]
-            drawn, batch = batch.pasted(weights, layer, generator)
-        else:
-            drawn = StyleGAN2(weights).images(batch.latents)
+        layer = PASTED[int(torch.randint(len(PASTED), (), generator=generator))]
+        drawn, batch = batch.pasted(weights, layer, generator)
     drawn, wanted, weight = drawn.float(), batch.wanted, batch.weight
     sharp = stage.sharp
     loss = torch.zeros((), device=drawn.device)
