@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """Sets up what a job needs, and does it: ``python3 develop.py demo`` or ``python3 develop.py test``.
 
-Needs Python 3.11 and pip, nothing else; installs into .venv beside this file.
+Needs Python 3.11 and pip, nothing else; installs into .venv beside this file. The tests of pages need a Chromium, too:
+on Debian, root gets one installed where there is none.
 """
 
+import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -13,6 +16,8 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 SCRIPTS = ENVIRONMENT / ("Scripts" if sys.platform == "win32" else "bin")
 RECIPE = "specs/skyline/dome_to_spire.yaml"
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 JOBS = {
     # The main job: a spec in, a patch and a picture out.
@@ -42,13 +47,30 @@ def main() -> int:
     if not SCRIPTS.exists():
         venv.create(ENVIRONMENT, with_pip=True)
     package = ".[test]" if job == "test" else "."
+    environment = {**os.environ, **(browser() if job == "test" else {})}
     commands = [["python", "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", package], *JOBS[job]]
     for command in commands:
         print("+", " ".join(command), flush=True)
-        code = subprocess.run([str(SCRIPTS / command[0]), *command[1:]], cwd=ROOT).returncode
+        code = subprocess.run([str(SCRIPTS / command[0]), *command[1:]], cwd=ROOT, env=environment).returncode
         if code:
             return code
     return 0
+
+
+def browser() -> dict[str, str]:
+    """What tells the tests which Chromium to open pages with; nothing where there is none and none can be installed."""
+    named = os.environ.get("EDITSPEC_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if named is None and shutil.which("apt-get") and os.geteuid() == 0:
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (
+            ["apt-get", "-qq", "update"],
+            ["apt-get", "-qq", "-y", "install", "--no-install-recommends", BROWSERS[0]],
+        ):
+            print("+", " ".join(command), flush=True)
+            subprocess.run(command, env=quiet, stdout=subprocess.DEVNULL)
+        # Where that failed, the tests of pages fail, too, and say that there is no such browser.
+        named = shutil.which(BROWSERS[0]) or f"/usr/bin/{BROWSERS[0]}"
+    return {"EDITSPEC_BROWSER": named} if named else {}
 
 
 if __name__ == "__main__":

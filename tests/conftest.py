@@ -1,16 +1,21 @@
-"""Fixtures that more than one test uses: golden numbers, a tiny generator, an empty cache."""
+"""Fixtures that more than one test uses: golden numbers, a tiny generator, an empty cache, a browser."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
@@ -75,6 +80,27 @@ def same_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium: the one that EDITSPEC_BROWSER names, which develop.py sets, else Debian's.
+
+    Of a module, not of the session: playwright keeps an event loop running, and other tests may run their own.
+    """
+    from playwright.sync_api import sync_playwright
+
+    executable = os.environ.get("EDITSPEC_BROWSER") or shutil.which("chromium")
+    if executable is None:
+        missing = "no Chromium to open pages with: apt-get install chromium, or set EDITSPEC_BROWSER to one"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    with sync_playwright() as playwright:
+        # Chromium refuses to sandbox itself as root, and /dev/shm is small in containers.
+        chromium = playwright.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield chromium
+        chromium.close()
 
 
 def _tiny_stylegan2(seed: int = 0, size: int = 32, channels: int = 6, latent_size: int = 8) -> dict[str, Tensor]:
