@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,6 +140,12 @@ class LayerFunction(ABC):
     @abstractmethod
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         """The layer's convolution alone, of whole key maps [n, c, h, w] with a `kernel` [out, c, kh, kw]."""
+
+    def bound(
+        self, key: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
+    ) -> Callable[[Tensor], Tensor]:
+        """The function of the weight alone, for many weights: what depends on the key only is computed here."""
+        return lambda weight: self(key, weight, arguments, haloed=haloed)
 
     def factored(
         self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False

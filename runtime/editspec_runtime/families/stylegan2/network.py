@@ -7,7 +7,7 @@ appendix B), which gives the same numbers as one kernel per sample and is far fa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +50,31 @@ class StyledConvolution(LayerFunction):
     def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
         kernel = weight.reshape(weight.shape[-4:])
         kernel = kernel / math.sqrt(kernel[0].numel())
-        value = self._convolved(key, kernel, haloed)
         energy = arguments["style"].square() @ kernel.square().sum((2, 3)).T
+        return self._finished(self._convolved(key, kernel, haloed), energy, arguments)
+
+    def bound(
+        self, key: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
+    ) -> Callable[[Tensor], Tensor]:
+        if self.blur is not None:
+            return lambda weight: self(key, weight, arguments, haloed=haloed)
+        padding = 0 if haloed else 1
+        height, width = key.shape[2] + 2 * padding - 2, key.shape[3] + 2 * padding - 2
+        # Images, then positions side by side: one matrix product forward and one back.
+        columns = F.unfold(key, 3, padding=padding).transpose(0, 1).flatten(1)
+        squares = arguments["style"].square()
+
+        def answer(weight: Tensor) -> Tensor:
+            rows = weight.reshape(-1, len(columns))
+            scale = 1 / math.sqrt(len(columns))
+            energy = scale**2 * _weighted_squares(rows, squares)
+            value = (rows @ columns).mul(scale).view(len(rows), len(key), height, width).transpose(0, 1)
+            return self._finished(value, energy, arguments)
+
+        return answer
+
+    def _finished(self, value: Tensor, energy: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
+        """Demodulation (by `energy` [n, out]), noise, bias and activation, after the convolution."""
         value = value * torch.rsqrt(energy + 1e-8)[:, :, None, None]
         value = F.leaky_relu(value + self._offset(arguments), SLOPE) * GAIN
         return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
@@ -292,6 +315,29 @@ class StyleGAN2(Generator):
     def _block(self, layer: str) -> str:
         number = _number(layer)
         return "conv1" if number == 2 else f"convs.{number - 3}"
+
+
+class _WeightedSquares(torch.autograd.Function):
+    """sum_it s[n, i] W[o, i, t]^2 -> [n, o], without keeping or revisiting what a chain of operations would."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor, squares: Tensor) -> Tensor:
+        """[out, in * taps] and [n, in] -> [n, out]."""
+        context.save_for_backward(rows, squares)
+        spread = squares.repeat_interleave(rows.shape[1] // squares.shape[1], 1)
+        return spread @ rows.square().T
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """[n, out] -> [out, in * taps]."""
+        rows, squares = context.saved_tensors
+        spread = squares.repeat_interleave(rows.shape[1] // squares.shape[1], 1)
+        return (2 * gradients[0].T @ spread).mul_(rows), None
+
+
+def _weighted_squares(rows: Tensor, squares: Tensor) -> Tensor:
+    energy: Tensor = _WeightedSquares.apply(rows, squares)  # type: ignore[no-untyped-call]
+    return energy
 
 
 def filtered(features: Tensor, kernel: Tensor, padding: int) -> Tensor:
