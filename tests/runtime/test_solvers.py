@@ -80,6 +80,53 @@ def test_the_identity_edit_has_no_loss(make_tiny: MakeTiny, number: int, method:
     assert loss(model, other) > 1e-2
 
 
+@pytest.mark.parametrize("haloed", [True, False])
+@pytest.mark.parametrize("layer", ["layer2", "layer5", "layer6"])
+def test_what_is_computed_of_the_key_once_changes_no_number(make_tiny: MakeTiny, layer: str, haloed: bool) -> None:
+    weights = {name: tensor.double() for name, tensor in make_tiny().items()}
+    model = StyleGAN2(weights)
+    reached = model.prefix(layer, torch.randn(3, 8, generator=torch.Generator().manual_seed(4)).double())
+    shape = model.layer(layer)
+    key, arguments = reached.key, reached.arguments
+    if haloed:
+        key, arguments = model.crop(layer, reached, Box(0, 1, shape.key_size - 1, shape.key_size))
+    function, weight = model.function(layer), model.weight(layer)
+
+    def value_and_gradient(answer: Callable[[Tensor], Tensor], scale: float) -> tuple[Tensor, Tensor]:
+        free = (scale * weight).requires_grad_()
+        value = answer(free)
+        (value * value.detach().cos()).sum().backward()
+        assert free.grad is not None
+        return value.detach(), free.grad
+
+    for scale in (1.0, 0.3):
+        wanted = value_and_gradient(lambda w: function(key, w, arguments, haloed=haloed), scale)
+        for found, expected in zip(
+            value_and_gradient(function.bound(key, arguments, haloed=haloed), scale), wanted, strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+    # Of another key it is another function.
+    other = function.bound(1.01 * key, arguments, haloed=haloed)(weight)
+    assert (other - function(key, weight, arguments, haloed=haloed)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("layer", ["layer5", "layer6"])
+def test_direct_is_adam_on_the_coefficients(make_tiny: MakeTiny, layer: str) -> None:
+    weights = {name: tensor.double() for name, tensor in make_tiny().items()}
+    model, rule = problem(weights, layer, "direct")
+    d, function, weight = directions(rule), model.function(layer), model.weight(layer)
+    plain = torch.zeros(1, 6, 2, 3, 3).double().requires_grad_()
+    adam = torch.optim.Adam([plain], lr=rule.solver.learning_rate)
+    for _ in range(rule.solver.steps):
+        adam.zero_grad()
+        rule_loss(function, rule, weight + delta(plain, d)).backward()
+        adam.step()
+    found = solve(function, weight, rule, d, REWRITING_2020)
+    assert (found - plain).norm() < 1e-9 * plain.norm()
+    shorter = dataclasses.replace(rule, solver=dataclasses.replace(rule.solver, steps=59))
+    assert (solve(function, weight, shorter, d, REWRITING_2020) - plain).norm() > 1e-4 * plain.norm()
+
+
 def test_the_best_iterate_is_returned(make_tiny: MakeTiny) -> None:
     model, rule = problem(make_tiny(), "layer6", "direct")
     rough = dataclasses.replace(rule, solver=dataclasses.replace(rule.solver, learning_rate=1.0, steps=5))

@@ -56,22 +56,42 @@ class StyledConvolution(LayerFunction):
     def bound(
         self, key: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
     ) -> Callable[[Tensor], Tensor]:
-        if self.blur is not None:
-            return lambda weight: self(key, weight, arguments, haloed=haloed)
-        padding = 0 if haloed else 1
-        height, width = key.shape[2] + 2 * padding - 2, key.shape[3] + 2 * padding - 2
-        # Images, then positions side by side: one matrix product forward and one back.
-        columns = F.unfold(key, 3, padding=padding).transpose(0, 1).flatten(1)
-        squares = arguments["style"].square()
+        size, scale = key.shape[1] * 9, 1 / math.sqrt(key.shape[1] * 9)
+        squares = scale**2 * arguments["style"].square().repeat_interleave(9, 1)
+        convolved = self._transposed_product(key, haloed) if self.blur is not None else self._product(key, haloed)
 
         def answer(weight: Tensor) -> Tensor:
-            rows = weight.reshape(-1, len(columns))
-            scale = 1 / math.sqrt(len(columns))
-            energy = scale**2 * _weighted_squares(rows, squares)
-            value = (rows @ columns).mul(scale).view(len(rows), len(key), height, width).transpose(0, 1)
-            return self._finished(value, energy, arguments)
+            kernel = weight.reshape(weight.shape[-4:])
+            energy = _WeightedSquares.of(kernel.view(-1, size), squares)
+            return self._finished(scale * convolved(kernel), energy, arguments)
 
         return answer
+
+    def _product(self, key: Tensor, haloed: bool) -> Callable[[Tensor], Tensor]:
+        """The convolution as one matrix product forward and one back: images, then positions side by side."""
+        padding = 0 if haloed else 1
+        height, width = key.shape[2] + 2 * padding - 2, key.shape[3] + 2 * padding - 2
+        columns = F.unfold(key, 3, padding=padding).transpose(0, 1).flatten(1)
+
+        def convolved(kernel: Tensor) -> Tensor:
+            return (kernel.flatten(1) @ columns).view(len(kernel), len(key), height, width).transpose(0, 1)
+
+        return convolved
+
+    def _transposed_product(self, key: Tensor, haloed: bool) -> Callable[[Tensor], Tensor]:
+        """The same for the transposed convolution, whose products are laid over each other, and the blur."""
+        padding = 1 if haloed else 0
+        size = (2 * key.shape[2] + 1 - 2 * padding, 2 * key.shape[3] + 1 - 2 * padding)
+        columns = key.transpose(0, 1).flatten(1)
+
+        def convolved(kernel: Tensor) -> Tensor:
+            rows = kernel.movedim(1, -1).flatten(0, 2)
+            products = (rows @ columns).view(len(rows), len(key), -1).transpose(0, 1)
+            wide = F.fold(products, size, 3, padding=padding, stride=2)
+            assert self.blur is not None
+            return filtered(wide, self.blur, padding=0 if haloed else 1)
+
+        return convolved
 
     def _finished(self, value: Tensor, energy: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
         """Demodulation (by `energy` [n, out]), noise, bias and activation, after the convolution."""
@@ -318,26 +338,25 @@ class StyleGAN2(Generator):
 
 
 class _WeightedSquares(torch.autograd.Function):
-    """sum_it s[n, i] W[o, i, t]^2 -> [n, o], without keeping or revisiting what a chain of operations would."""
+    """sum_i s[n, i] w[o, i]^2 -> [n, o], without keeping or revisiting what a chain of operations would."""
 
     @staticmethod
     def forward(context: Any, rows: Tensor, squares: Tensor) -> Tensor:
-        """[out, in * taps] and [n, in] -> [n, out]."""
+        """[out, in * taps] and [n, in * taps] -> [n, out]."""
         context.save_for_backward(rows, squares)
-        spread = squares.repeat_interleave(rows.shape[1] // squares.shape[1], 1)
-        return spread @ rows.square().T
+        return squares @ rows.square().T
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         """[n, out] -> [out, in * taps]."""
         rows, squares = context.saved_tensors
-        spread = squares.repeat_interleave(rows.shape[1] // squares.shape[1], 1)
-        return (2 * gradients[0].T @ spread).mul_(rows), None
+        return (2 * gradients[0].T @ squares).mul_(rows), None
 
-
-def _weighted_squares(rows: Tensor, squares: Tensor) -> Tensor:
-    energy: Tensor = _WeightedSquares.apply(rows, squares)  # type: ignore[no-untyped-call]
-    return energy
+    @staticmethod
+    def of(rows: Tensor, squares: Tensor) -> Tensor:
+        """The function itself, typed."""
+        energy: Tensor = _WeightedSquares.apply(rows, squares)  # type: ignore[no-untyped-call]
+        return energy
 
 
 def filtered(features: Tensor, kernel: Tensor, padding: int) -> Tensor:
