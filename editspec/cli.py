@@ -390,20 +390,44 @@ def import_(
 
 @app.command()
 def export(
-    spec: SpecArgument,
-    form: Annotated[str, typer.Option("--format", metavar="record", help="What to make of it.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="Where it goes.")],
+    files: Annotated[list[Path], typer.Argument(metavar="SPEC|PATCH...", help="A spec, or patches in their order.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="record|peft|delta|full",
+            help="A record of SPEC, or of PATCH... a LoRA, the changes, the changed parameters.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="Where it goes: a file; of peft, a folder.")],
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="BASE", help="For full: what PATCH... start from.")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make an edit record, for the authors' notebook, of a spec."""
+    """Make of a spec an edit record for the authors' notebook, or of patches what other tools load."""
+    if form == "record" and len(files) > 1:
+        raise typer.BadParameter("a record is made of one SPEC")
+    if (form == "full") is (model is None):
+        raise typer.BadParameter("--format full and --model BASE belong together")
     with _errors(as_json, debug):
-        from editspec import exchange
+        if form == "record":
+            from editspec import exchange
 
-        if form != "record":
-            raise SpecError("--format", [Problem(f"there is no format {form}", hint="known here: record")])
-        name = exchange.export_record(spec, out)
-        _answer({"out": str(out), "edit": name}, as_json, f"{out}: {name}")
+            name = exchange.export_record(files[0], out)
+            _answer({"out": str(out), "edit": name}, as_json, f"{out}: {name}")
+            return
+        if form not in ("peft", "delta", "full"):
+            known = "known here: record, peft, delta, full"
+            raise SpecError("--format", [Problem(f"there is no format {form}", hint=known)])
+        from editspec import interop
+
+        if form == "full":
+            found = interop.export_full(files, out, str(model))
+        else:
+            found = (interop.export_peft if form == "peft" else interop.export_delta)(files, out)
+        _answer(found, as_json, interop.as_text(found))
 
 
 @app.command()

@@ -61,7 +61,7 @@ def compose(
     NumericalError
         C is singular.
     """
-    stack = _chained(patches)
+    stack = chained(patches)
     require_free_patch(Path(out))
     names = sorted({name for patch in stack for name in patch.parameters})
     tensors: dict[str, Tensor] = {}
@@ -110,7 +110,8 @@ def compose(
     return {"patch": str(out), "digest": patch.metadata["content"], "result": result, "parameters": parameters}
 
 
-def _chained(patches: Sequence[Path | str]) -> list[Patch]:
+def chained(patches: Sequence[Path | str]) -> list[Patch]:
+    """Read patches that follow one another. Raises a `PatchError` where one was solved on other weights."""
     stack = [read_patch(Path(path)) for path in patches]
     for before, after in pairwise(stack):
         if after.metadata["parent"] != before.metadata["result"]:

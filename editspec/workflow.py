@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
 BUILD_FORMAT = "editspec.build"
 WEIGHTS_FORMAT = "editspec.weights"
+EXPORT_FORMAT = "editspec.export"
 STAGES = ("compile", "statistics", "solve")
 
 Report = Callable[[str, int, int], None]
@@ -583,8 +584,8 @@ def apply(model: str | Path, patches: Sequence[Path | str], out: Path | str | No
         weights = stored(base_path)
 
     def accept(base: str, result: str) -> None:
-        _require_belonging(base_path, weights.metadata, base, stack)
-        _require_named(result, stack, scale)
+        require_belonging(base_path, weights.metadata, base, stack)
+        require_named(result, stack, scale)
 
     return apply_stored(
         weights, stack, place, lambda base, result: _weights_metadata(base, result, stack, scale), accept, scale
@@ -595,10 +596,10 @@ def _apply_in_memory(base_path: Path, stack: Sequence[Patch], out: Path | None, 
     """The same for a container that can only be read whole."""
     checkpoint = read_checkpoint(base_path)
     base = checkpoint.digest()
-    _require_belonging(base_path, checkpoint.metadata, base, stack)
+    require_belonging(base_path, checkpoint.metadata, base, stack)
     weights = apply_stack(checkpoint.generator, stack, scale)
     result = tensors_digest(weights)
-    _require_named(result, stack, scale)
+    require_named(result, stack, scale)
     if out is not None:
         write(out, checkpoint.with_generator(weights, _weights_metadata(base, result, stack, scale)).to_bytes())
     changed = {}
@@ -615,7 +616,7 @@ def _weights_metadata(base: str, result: str, stack: Sequence[Patch], scale: flo
     return {"format": WEIGHTS_FORMAT, "version": 1, "base": base, "patches": contents, "result": result, **scaled}
 
 
-def _require_belonging(path: Path, metadata: Mapping[str, Any], base: str, stack: Sequence[Patch]) -> None:
+def require_belonging(path: Path, metadata: Mapping[str, Any], base: str, stack: Sequence[Patch]) -> None:
     """Raise a `PatchError` unless a stack was built on these weights."""
     if metadata.get("patches") and stack and stack[0].metadata["parent"] != base:
         raise PatchError(
@@ -626,7 +627,7 @@ def _require_belonging(path: Path, metadata: Mapping[str, Any], base: str, stack
     require_chain(base, stack)
 
 
-def _require_named(result: str, stack: Sequence[Patch], scale: float) -> None:
+def require_named(result: str, stack: Sequence[Patch], scale: float = 1.0) -> None:
     """Raise a `PatchError` unless the result is what the last patch names; a scaled one is named by none."""
     if stack and scale == 1.0 and result != stack[-1].metadata["result"]:
         raise PatchError(
@@ -824,6 +825,11 @@ def _own_files(manifest: Path) -> list[str]:
 def require_free_patch(out: Path) -> None:
     """Raise a `FileError` where something lies at `out` that is no patch."""
     _require_free(out, PATCH_FORMAT)
+
+
+def require_free_export(out: Path) -> None:
+    """Raise a `FileError` where something lies at `out` that `export` did not write."""
+    _require_free(out, EXPORT_FORMAT)
 
 
 def _require_own_or_free_folder(out: Path) -> None:
