@@ -180,8 +180,8 @@ class Pair(_Part):
     target: Place = Field(description="Whose keys K* get that value.")
 
 
-SMOOTHNESS = 0.05
-"""The smoothness of ``least-squares`` where a spec gives none; docs/bench.md has what it gives."""
+SMOOTHNESS = 0.02
+"""The smoothness of ``least-squares`` where a spec gives none; docs/bench.md says how it was chosen."""
 
 
 class ProjectedGradient(_Part):
