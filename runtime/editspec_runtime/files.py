@@ -225,11 +225,12 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(descriptor)
     except OSError as error:
         raise FileError(f"Cannot write {path}: {error.strerror or error}.") from error
     part = Path(name)
     try:
-        with os.fdopen(descriptor, "w+b") as file:
+        with part.open("w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +27,9 @@ from editspec_runtime.patch import Patch, rounded
 INDEX = ".safetensors.index.json"
 CHUNK = 4 * 2**20
 """Bytes that are read, hashed and written at a time."""
+
+WORKERS = min(4, os.cpu_count() or 1)
+"""Tensors that are copied at a time: hashing takes longer than reading and writing, and one hash cannot be divided."""
 
 NUMBERS = 2**17
 """Numbers of a parameter that are changed at a time, in float64."""
@@ -181,28 +186,26 @@ def apply_stored(
     def digests() -> tuple[str, str]:
         return rows_digest(rows[0]), rows_digest(rows[1])
 
-    with ThreadPoolExecutor(1) as pool, _output(weights, out) as place:
+    with ThreadPoolExecutor(WORKERS) as pool, _output(weights, out) as place:
         for number, file in enumerate(weights.files):
             own = {"editspec": placeholder} if weights.index is None else {}
-            with writing(place(file)) if place else nullcontext() as target, file.path.open("rb") as source:
-                at = _write_header(target, file, own) if target else None
-                for name, info in file.tensors.items():
-                    parameter = names.get(name)
-                    pieces = _pieces(source, *file.spans[name])
-                    if name in changes:
-                        assert parameter is not None
-                        pass_ = _Changed(parameter, info, changes[name], scale)
-                        hashes = _copy(pool, pieces, target, pass_)
-                        changed[parameter] = pass_.relative()
-                    else:
-                        hashes = _copy(pool, pieces, target, None)
-                    if parameter is not None:
-                        for list_, hash_ in zip(rows, hashes, strict=True):
+            passes = [
+                _Changed(names[name], info, changes[name], scale) if name in changes else None
+                for name, info in file.tensors.items()
+            ]
+            with writing(place(file)) if place else nullcontext() as target:
+                said_at, places = _write_header(target, file, own) if target else (None, [])
+                into = [(Path(target.name), at) for at in places] if target else repeat(None)
+                hashes = pool.map(_copied, repeat(file), file.tensors, passes, into)
+                for (name, info), pair in zip(file.tensors.items(), hashes, strict=True):
+                    if (parameter := names.get(name)) is not None:
+                        for list_, hash_ in zip(rows, pair, strict=True):
                             list_.append((parameter, info.dtype, list(info.shape), hash_))
+                changed |= {pass_.parameter: pass_.relative() for pass_ in passes if pass_}
                 if number == len(weights.files) - 1:
                     accept(*digests())
-                if target and at is not None and weights.index is None:
-                    target.seek(at)
+                if target and said_at is not None:
+                    target.seek(said_at)
                     target.write(json.dumps(canonical_json(metadata(*digests()))).encode())
         base, result = digests()
         if place and weights.index is not None:
@@ -289,56 +292,45 @@ def _output(weights: Stored, out: Path | None) -> Iterator[Callable[..., Path] |
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def _write_header(target: BinaryIO, file: StoredFile, own: Mapping[str, str]) -> int | None:
-    """Write the header of a file, and return where the text of ``editspec`` in it begins, if it is there."""
+def _write_header(target: BinaryIO, file: StoredFile, own: Mapping[str, str]) -> tuple[int | None, list[int]]:
+    """Write the header of a file; where the text of ``editspec`` in it begins, and the bytes of each tensor."""
     metadata = {**{name: text for name, text in file.metadata.items() if name != "editspec"}, **own}
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    place = 0
+    places, place = [], 0
     for name, info in file.tensors.items():
         begin, end = file.spans[name]
         header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [place, place + end - begin]}
+        places.append(place)
         place += end - begin
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     target.write(len(text).to_bytes(8, "little") + text)
-    return 8 + text.index(b'"editspec":') + len(b'"editspec":') if own else None
+    # What is written at other places is written through other handles.
+    target.flush()
+    said_at = 8 + text.index(b'"editspec":') + len(b'"editspec":') if own else None
+    return said_at, [8 + len(text) + place for place in places]
 
 
-def _pieces(source: BinaryIO, begin: int, end: int) -> Callable[[int], Iterator[memoryview]]:
-    """The bytes of a span, a step at a time, in two buffers by turns."""
-
-    def pieces(step: int) -> Iterator[memoryview]:
-        buffers = [bytearray(min(step, end - begin)) for _ in range(2)]
-        source.seek(begin)
-        for number, at in enumerate(range(begin, end, step)):
-            piece = memoryview(buffers[number % 2])[: min(step, end - at)]
-            if source.readinto(piece) != len(piece):  # type: ignore[attr-defined]
-                raise FileError(f"{source.name} became shorter while it was read.")
-            yield piece
-
-    return pieces
-
-
-def _copy(
-    pool: ThreadPoolExecutor,
-    pieces: Callable[[int], Iterator[memoryview]],
-    target: BinaryIO | None,
-    change: _Changed | None,
-) -> tuple[str, str]:
-    """Write a tensor's bytes, changed or not, and return the SHA-256 of them before and after."""
+def _copied(file: StoredFile, name: str, change: _Changed | None, into: tuple[Path, int] | None) -> tuple[str, str]:
+    """Copy a tensor's bytes, changed or not, to a place in a file; the SHA-256 of them before and after."""
+    begin, end = file.spans[name]
     before, after = hashlib.sha256(), hashlib.sha256()
-    hashing: list[Future[None]] = []
-    for piece in pieces(change.step if change else CHUNK):
-        hashing.append(pool.submit(before.update, piece))
-        result = piece
-        if change:
-            result = change(piece)
-            hashing.append(pool.submit(after.update, result))
-        if target:
-            target.write(result)
-        # The other buffer is filled next: what was read into it must have been hashed.
-        while len(hashing) > (2 if change else 1):
-            hashing.pop(0).result()
-    for future in hashing:
-        future.result()
+    step = change.step if change else CHUNK
+    buffer = memoryview(bytearray(min(step, end - begin)))
+    # A handle each: several tensors are read and written at a time.
+    with file.path.open("rb") as source, into[0].open("r+b") if into else nullcontext() as target:
+        source.seek(begin)
+        if target and into:
+            target.seek(into[1])
+        for at in range(begin, end, step):
+            piece = buffer[: min(step, end - at)]
+            if source.readinto(piece) != len(piece):
+                raise FileError(f"{file.path} became shorter while it was read.")
+            before.update(piece)
+            result = piece
+            if change:
+                result = change(piece)
+                after.update(result)
+            if target:
+                target.write(result)
     return before.hexdigest(), (after if change else before).hexdigest()
