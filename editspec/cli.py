@@ -52,6 +52,8 @@ Family = Annotated[
     str | None, typer.Option("--family", metavar="NAME", help="What the weights are; default: found by their names.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+JUnit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write the checks as JUnit XML.")]
+Markdown = Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Write the checks as Markdown.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -70,10 +72,12 @@ def validate(spec: SpecArgument, as_json: Json = False, debug: Debug = False) ->
         # The weights may be large: whether they are those of the lock, plan and build tell.
         changes = input_changes(loaded, lock.weights, lock) if lock is not None else None
         edits = [{"name": e.name, "layer": e.layer, "rank": e.rank_limit} for e in loaded.spec.edits]
-        lines = [f"{spec}: {len(edits)} edits, no problems"]
+        checks = [check.name or check.measure for check in loaded.spec.checks]
+        counted = f"{len(edits)} edits" + (f", {len(checks)} checks" if checks else "")
+        lines = [f"{spec}: {counted}, no problems"]
         if changes:
             lines += [f"{lock_path(spec)} is out of date:", *(f"  {change}" for change in changes)]
-        _answer({"valid": True, "edits": edits, "lock": changes}, as_json, "\n".join(lines))
+        _answer({"valid": True, "edits": edits, "checks": checks, "lock": changes}, as_json, "\n".join(lines))
 
 
 @app.command(name="compile")
@@ -111,6 +115,9 @@ def build(
     spec: SpecArgument,
     out: OutFolder,
     frozen: Annotated[bool, typer.Option("--frozen", help="Obey SPEC.lock: fail where an input has changed.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Then check; exit with 1 where a check fails.")] = False,
+    junit: JUnit = None,
+    markdown: Markdown = None,
     allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -118,10 +125,14 @@ def build(
     debug: Debug = False,
 ) -> None:
     """Build every edit's patch: DIR/rules, DIR/patches and DIR/manifest.json; and SPEC.lock."""
+    if (junit or markdown) and not check:
+        raise typer.BadParameter("--junit and --markdown belong to --check")
     with _errors(as_json, debug), _progress() as report:
         _set_threads(threads)
-        from editspec import workflow
+        from editspec import checks, workflow
 
+        reports = checks.Reports(junit, markdown)
+        reports.require_places()
         built = workflow.build(spec, out, frozen=frozen, device=device, report=report)
         entries = [
             {
@@ -140,7 +151,14 @@ def build(
             for edit in built
         ]
         lines = [_built_line(entry) for entry in entries]
-        _answer({"edits": entries}, as_json, "\n".join(lines))
+        content: dict[str, Any] = {"edits": entries}
+        if check:
+            content |= checks.check(spec, out, device=device, report=report)
+            reports.write(content, spec)
+            lines += ["", checks.as_text(content, **_terminal())]
+        _answer(content, as_json, "\n".join(lines))
+    if check and not content["passed"]:
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _built_line(entry: dict[str, Any]) -> str:
@@ -151,6 +169,32 @@ def _built_line(entry: dict[str, Any]) -> str:
     line += "" if entry["residual"] is None else f", residual {entry['residual']:.2g}"
     line += f", collateral {collateral:.2g}"
     return f"{line}, {entry['patch']}"
+
+
+@app.command()
+def check(
+    spec: SpecArgument,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="The folder of the build.")] = None,
+    junit: JUnit = None,
+    markdown: Markdown = None,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure what the checks of a spec ask for; exit with 1 where one of severity error fails."""
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec import checks
+
+        reports = checks.Reports(junit, markdown)
+        reports.require_places()
+        found = checks.check(spec, out, device=device, report=report)
+        reports.write(found, spec)
+        _answer(found, as_json, checks.as_text(found, **_terminal()))
+    if not found["passed"]:
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
@@ -689,6 +733,15 @@ def _fail(text: str, content: dict[str, Any], as_json: bool, code: int) -> None:
 
 def _answer(content: dict[str, Any], as_json: bool, text: str) -> None:
     typer.echo(json.dumps(content) if as_json else text)
+
+
+def _terminal() -> dict[str, Any]:
+    """How wide a table may be, and whether it is coloured: a pipe takes long lines and no colours."""
+    if not sys.stdout.isatty():
+        return {}
+    import shutil
+
+    return {"width": shutil.get_terminal_size().columns, "colours": True}
 
 
 def _set_threads(threads: int | None) -> None:

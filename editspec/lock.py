@@ -129,8 +129,8 @@ def write_lock(path: Path, lock: Lock) -> None:
 
 def shared_settings(loaded: LoadedSpec) -> dict[str, Any]:
     """What a spec says beside its edits, where it bears on them: the weights count by their digest alone."""
-    said = loaded.spec.model_dump(mode="json", exclude={"version": True, "edits": True, "model": {"weights", "digest"}})
-    settings: dict[str, Any] = _abridged(said)
+    left_out: dict[str, Any] = {"version": True, "edits": True, "checks": True, "model": {"weights", "digest"}}
+    settings: dict[str, Any] = _abridged(loaded.spec.model_dump(mode="json", exclude=left_out))
     return settings
 
 

@@ -195,6 +195,7 @@ def _key(name: str, loaded: LoadedSpec) -> str:
 def _files(loaded: LoadedSpec) -> list[tuple[str | int, ...]]:
     """The paths in a spec of everything that names a file, relative to it."""
     names = {name for number in range(len(loaded.spec.edits)) for name in loaded.files(number)}
+    names.update(loaded.check_files())
     if not loaded.spec.model.weights.startswith("builtin:"):
         names.add(loaded.spec.model.weights)
 

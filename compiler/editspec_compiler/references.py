@@ -86,6 +86,15 @@ class LoadedSpec:
         except FileError as error:
             raise self.error(where, error.message, error.remedy) from error
 
+    def check_files(self) -> list[str]:
+        """The files that the checks name, by the names that the spec gives them; no edit depends on them."""
+        names: set[str] = set()
+        for given in self.spec.checks:
+            for images in getattr(given, "images", None) or ():
+                names.update(() if images.mask is None else _mask_files(images.mask))
+                names.update(latent.file for latent in images.latents if isinstance(latent, LatentFile))
+        return sorted(names)
+
     def files(self, number: int) -> dict[str, Path]:
         """The files that edit `number` depends on beside the weights, by the names that the spec gives them."""
         names: set[str] = set()
@@ -234,7 +243,19 @@ class _References:
         for number, edit in enumerate(edits if isinstance(edits, list) else []):
             if isinstance(edit, dict):
                 found += self._edit(("edits", number), edit)
+        checks = self.document.data.get("checks")
+        for number, given in enumerate(checks if isinstance(checks, list) else []):
+            images = given.get("images") if isinstance(given, dict) else None
+            for index, each in enumerate(images if isinstance(images, list) else []):
+                if isinstance(each, dict):
+                    found += self._images(("checks", number, "images", index), each)
         return found
+
+    def _images(self, path: SpecPath, images: dict[str, Any]) -> Iterator[Problem]:
+        yield from self._mask((*path, "mask"), fitting(Mask, images.get("mask")))
+        latents = images.get("latents")
+        for index, latent in enumerate(latents if isinstance(latents, list) else []):
+            yield from self._latent((*path, "latents", index), fitting(Latent, latent))
 
     def _model(self, model: Model) -> Iterator[Problem]:
         if model.family not in FAMILIES:

@@ -8,8 +8,8 @@ target's value map, centred on the target's mask; the rectangle they cover is th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,10 +25,13 @@ from editspec_compiler.schema import (
     METHOD_FIELDS,
     OPTIONAL,
     ClosedForm,
+    Collateral,
     ContextPlace,
     Copied,
     Edit,
+    Efficacy,
     Erase,
+    Latent,
     Mask,
     Pair,
     Place,
@@ -77,6 +80,7 @@ class _Resolver:
     generator: Generator
     number: int
     moment: Moment
+    root: tuple[str | int, ...] | None = None
 
     @property
     def edit(self) -> Edit:
@@ -84,7 +88,8 @@ class _Resolver:
 
     @property
     def path(self) -> tuple[str | int, ...]:
-        return ("edits", self.number)
+        """Where in the spec what is resolved stands: the edit, unless it is the place of a check."""
+        return self.root or ("edits", self.number)
 
     @property
     def seen(self) -> str:
@@ -116,11 +121,15 @@ class _Resolver:
 
     def latent(self, scene: Scene, *path: str | int) -> Tensor:
         """The latent of a scene, [1, latent_size] in the precision of the model."""
-        given, spec, size = scene.latent, self.loaded.spec, self.generator.layout.latent_size
+        return self.vector(scene.latent, *path, "latent")
+
+    def vector(self, given: Latent, *path: str | int) -> Tensor:
+        """A latent of the language, [1, latent_size] in the precision of the model."""
+        spec, size = self.loaded.spec, self.generator.layout.latent_size
         if isinstance(given, int):
             latent = LatentStream(spec.latents.seed, size, spec.latents.sampler).items([given])
         else:
-            vector = self.loaded.latent_vector(given, (*self.path, *path, "latent"), size)
+            vector = self.loaded.latent_vector(given, (*self.path, *path), size)
             latent = torch.from_numpy(vector)[None]
         return latent.to(self.generator.weight(self.edit.layer))
 
@@ -254,6 +263,111 @@ def values_alone(
     return found
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a rule asks of one image.
+
+    Attributes
+    ----------
+    scene
+        The image, and the place in it.
+    before
+        The picture as it is, [1, 3, image_size, image_size].
+    wanted
+        The picture with V* in its place: what the rest of the model makes of the value map into which the rule's value
+        was put. Of ``all-weights``, whose rule is about pixels, the composited picture.
+    area
+        How much of each pixel lies in the place, [image_size, image_size] float64.
+    """
+
+    scene: Place
+    before: Tensor
+    wanted: Tensor
+    area: Tensor
+
+    def drawn(self, loaded: LoadedSpec, number: int, generator: Generator) -> Tensor:
+        """The same image as another generator draws it, [1, 3, image_size, image_size]."""
+        return _drawn(_Resolver(loaded, generator, number, _no_moment), self.scene)
+
+
+def asked(
+    loaded: LoadedSpec, number: int, generator: Generator, check: int | None = None, moment: Moment | None = None
+) -> Iterator[Asked]:
+    """What edit `number` asks of its own targets, or of the places that an efficacy check names; one after the other.
+
+    Places of a check get the value of the edit's first source. `generator` is the model as the edits before left it.
+    Raises `SpecError` as `resolve` does.
+    """
+    layer = loaded.spec.edits[number].layer
+    resolver = _Resolver(loaded, generator, number, moment or _computed_moment(loaded, layer, generator))
+    sides = _sides(resolver.edit) if check is None else list(_places(resolver, check))
+    units = _units(resolver, *_context(resolver)) if resolver.edit.erases else ()
+    yield from (_asked(resolver, pair, path, units) for pair, path in sides)
+
+
+def _places(resolver: _Resolver, number: int) -> Iterator[tuple[Pair, tuple[str | int, ...]]]:
+    """The first source of an edit with each place of a check as its target."""
+    generator, check = resolver.generator, resolver.loaded.spec.checks[number]
+    assert isinstance(check, Efficacy)
+    source, path = _sides(resolver.edit)[0]
+    for index, places in enumerate(check.images or ()):
+        where = replace(resolver, root=("checks", number, "images", index))
+        where.area(places.mask, generator.layer(resolver.seen).value_size, "mask")
+        for latent in range(len(places.latents)):
+            where.vector(places.latents[latent], "latents", latent)
+            yield Pair(source=source.source, target=Place(latent=places.latents[latent], mask=places.mask)), path
+
+
+@torch.no_grad()
+def images_of(loaded: LoadedSpec, check: int, generator: Generator) -> list[tuple[Tensor, Tensor]]:
+    """The images of a collateral check: each latent, [1, latent_size], and how much of each pixel counts.
+
+    What counts is all that the mask leaves out, [image_size, image_size] float64. Raises `SpecError` for a latent of
+    another length.
+    """
+    found, given = [], loaded.spec.checks[check]
+    assert isinstance(given, Collateral)
+    size = generator.layout.image_size
+    for index, images in enumerate(given.images):
+        resolver = _Resolver(loaded, generator, 0, _no_moment, ("checks", check, "images", index))
+        counts = torch.ones(size, size, dtype=torch.float64)
+        if images.mask is not None:
+            counts = 1 - resolver.area(images.mask, size, "mask")
+        found += [(resolver.vector(latent, "latents", n), counts) for n, latent in enumerate(images.latents)]
+    return found
+
+
+@torch.no_grad()
+def _asked(resolver: _Resolver, pair: Pair, path: tuple[str | int, ...], units: tuple[int, ...]) -> Asked:
+    generator, layer, seen = resolver.generator, resolver.edit.layer, resolver.seen
+    size = generator.layout.image_size
+    area = resolver.loaded.mask_area(pair.target.mask, (*resolver.path, *path, "target", "mask"), size, size)
+    pasted = _pasted(resolver, pair, path, units)
+    reached = pasted.reached
+    if resolver.edit.solver.method == "all-weights":
+        wanted = _image(resolver, pair, path, pasted)[2]
+    elif resolver.edit.observe is None:
+        wanted = generator.rest(layer, pasted.value, reached.carried)
+    else:
+        if seen != layer:
+            output = generator.output(layer, generator.value(layer, reached))
+            reached = generator.onward(layer, output, reached.carried, seen)
+        wanted = generator.finished(seen, pasted.value, reached.carried)
+    return Asked(pair.target, _drawn(resolver, pair.target), wanted, torch.from_numpy(area))
+
+
+@torch.no_grad()
+def _drawn(resolver: _Resolver, scene: Scene) -> Tensor:
+    """The picture of a scene, under its intervention where it has one."""
+    generator, layer = resolver.generator, resolver.edit.layer
+    reached = resolver.reached(scene)
+    return generator.rest(layer, generator.value(layer, reached), reached.carried)
+
+
+def _no_moment() -> Tensor:
+    raise AssertionError("a picture needs no second moment")
+
+
 @torch.no_grad()
 def context_of(loaded: LoadedSpec, number: int, generator: Generator) -> tuple[Tensor, Tensor]:
     """The keys of an edit's context, [m, in_channels], and how much each counts, [m]; whatever its method needs.
@@ -323,13 +437,16 @@ def _sides(edit: Edit) -> list[tuple[Pair, tuple[str | int, ...]]]:
 
 
 def _side(resolver: _Resolver, pair: Pair, path: tuple[str | int, ...], units: tuple[int, ...]) -> _Side:
-    if isinstance(pair.source, Erase):
-        pasted = _erased(resolver, pair, path, units)
-    else:
-        pasted = _copied(resolver, pair.source, pair.target, path)
+    pasted = _pasted(resolver, pair, path, units)
     if resolver.edit.solver.method == "all-weights":
         return _image(resolver, pair, path, pasted)
     return _crop(resolver, pasted)
+
+
+def _pasted(resolver: _Resolver, pair: Pair, path: tuple[str | int, ...], units: tuple[int, ...]) -> _Pasted:
+    if isinstance(pair.source, Erase):
+        return _erased(resolver, pair, path, units)
+    return _copied(resolver, pair.source, pair.target, path)
 
 
 def _joined(resolver: _Resolver, sides: list[_Side]) -> tuple[list[list[int]], Tensor, Tensor, dict[str, Tensor]]:

@@ -27,6 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Corners = Annotated[list[Number], Field(min_length=4, max_length=4)]
 Point = Annotated[list[Number], Field(min_length=2, max_length=2)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 
 
 class _Part(BaseModel):
@@ -357,7 +358,7 @@ class Edit(_Part):
         json_schema_extra={"oneOf": [{"required": ["source", "target"]}, {"required": ["pairs"]}]}
     )
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$", description="Unique; part of file names.")
+    name: str = Field(pattern=NAME, description="Unique; part of file names.")
     layer: str = Field(description="The layer whose weight changes; `editspec inspect WEIGHTS` lists them.")
     rank: Count = Field(1, description="How many directions the change may have.")
     source: Source | None = Field(
@@ -409,6 +410,93 @@ class Edit(_Part):
         return any(isinstance(pair.source, Erase) for pair in self.sides)
 
 
+class Images(_Part):
+    """Images, and what in them an edit is meant to change."""
+
+    latents: list[Latent] = Field(min_length=1, description="Which images: numbers in the latent stream, or vectors.")
+    mask: Mask | None = Field(None, description="What in them is left out of the measure. Default: nothing.")
+
+
+class Places(_Part):
+    """The same region of several images."""
+
+    latents: list[Latent] = Field(min_length=1, description="Which images: numbers in the latent stream, or vectors.")
+    mask: Mask = Field(description="Where in them: an image file, a data URL, or shapes in output pixels.")
+
+
+class _Check(_Part):
+    name: str | None = Field(None, pattern=NAME, description="What the check is called. Default: its measure.")
+    severity: Literal["warn", "error"] = Field("error", description="Whether a check that fails fails the whole.")
+    edit: str | None = Field(None, description="Of which edit; default: of each that has the measure.")
+
+
+class TargetError(_Check):
+    """The loss of the rule with the weights right after its edit, as `build` reports it."""
+
+    measure: Literal["target-error"] = Field(description="What is measured.")
+    at_most: Number = Field(ge=0, description="The largest loss that passes.")
+
+
+class Efficacy(_Check):
+    """How much of what the rule asks for comes out in pictures, right after its edit."""
+
+    measure: Literal["efficacy"] = Field(description="What is measured.")
+    images: list[Places] | None = Field(None, min_length=1, description="Which images. Default: the edit's targets.")
+    at_least: Number = Field(ge=0, le=1, description="The smallest share that passes.")
+
+
+class Collateral(_Check):
+    """How much pictures change outside of what is meant to change: by all edits together, or by one."""
+
+    measure: Literal["collateral"] = Field(description="What is measured.")
+    edit: str | None = Field(None, description="Of which edit; default: of all edits together.")
+    images: list[Images] = Field(min_length=1, description="Which images.")
+    at_most: Number = Field(ge=0, description="The largest mean absolute change of a pixel that passes.")
+
+
+class PredictedCollateral(_Check):
+    """The collateral that was predicted of an edit when it was built."""
+
+    measure: Literal["predicted-collateral"] = Field(description="What is measured.")
+    at_most: Number = Field(ge=0, description="The largest share that passes.")
+
+
+class Retention(_Check):
+    """How much of an edit's efficacy is left after all later edits."""
+
+    measure: Literal["retention"] = Field(description="What is measured.")
+    at_least: Number = Field(ge=0, description="The smallest share that passes.")
+
+
+class PatchSize(_Check):
+    """The size of the patch file."""
+
+    measure: Literal["patch-size"] = Field(description="What is measured.")
+    at_most: Count = Field(description="The largest number of bytes that passes.")
+
+
+class Finite(_Check):
+    """Whether all numbers are finite: the patch, the weights after it, and the pictures of the targets."""
+
+    measure: Literal["finite"] = Field(description="What is measured.")
+
+
+AnyCheck = TargetError | Efficacy | Collateral | PredictedCollateral | Retention | PatchSize | Finite
+
+CHECKS: dict[str, type[_Check]] = {
+    "target-error": TargetError,
+    "efficacy": Efficacy,
+    "collateral": Collateral,
+    "predicted-collateral": PredictedCollateral,
+    "retention": Retention,
+    "patch-size": PatchSize,
+    "finite": Finite,
+}
+"""What can be checked, and what each check takes."""
+
+Check = Annotated[AnyCheck, Field(discriminator="measure")]
+
+
 class Spec(_Part):
     """An edit spec: which rules of a generative model change, and how."""
 
@@ -419,13 +507,21 @@ class Spec(_Part):
     precision: Literal["float32", "float64"] = Field("float32", description="Of all computation and of the patch.")
     compatibility: Literal["rewriting-2020"] | None = Field(None, description="Do as the paper's own code does.")
     edits: list[Edit] = Field(min_length=1, description="Applied in this order; each sees what those before it left.")
+    checks: list[Check] = Field([], description="What must hold of the result; of no effect on it.")
+
+    def checked(self, check: AnyCheck) -> list[str | None]:
+        """The edits that a check is about, one by one; None stands for all edits together."""
+        names = [edit.name for edit in self.edits]
+        if check.edit is not None or isinstance(check, Collateral):
+            return [check.edit]
+        return [*(names[:-1] if isinstance(check, Retention) else names)]
 
 
 OWNERS: dict[str, type[_Part]] = {
     "": Spec, "model": Model, "latents": Latents, "statistics": Statistics, "edits": Edit, "pairs": Pair,
     "@copied": Copied, "intervene": Intervention, "@erasing": Erase, "erase": ErasedUnits, "target": Place,
     "context": ContextPlace, "query": Place, "@latent-file": LatentFile, "@box": Box, "@ellipse": Ellipse,
-    "@polygon": Polygon, "@union": Union, **SOLVERS,
+    "@polygon": Polygon, "@union": Union, "images": Images, **SOLVERS, **CHECKS,
 }  # fmt: skip
 """The model of each mapping, by the last key (or tag) on the way to it."""
 
@@ -440,7 +536,7 @@ def check(document: Document) -> tuple[Spec | None, list[Problem]]:
     if problems := _incomplete_edits(document):
         return None, problems
     problems = _doubled_names(document, spec) + _foreign_fields(document, spec) + _prices(document, spec)
-    problems += _unfit_module(document, spec.model)
+    problems += _unfit_module(document, spec.model) + _unfit_checks(document, spec)
     if spec.compatibility and spec.model.truncation != 1.0:
         problems.append(
             document.problem(
@@ -571,6 +667,34 @@ def _unfit_module(document: Document, model: Model) -> list[Problem]:
     return problems
 
 
+def _unfit_checks(document: Document, spec: Spec) -> list[Problem]:
+    """The checks of edits that there are not, that cannot be measured, or that cannot be told from each other."""
+    names, first = [edit.name for edit in spec.edits], dict[tuple[str, str | None], int]()
+    problems = []
+    for number, check in enumerate(spec.checks):
+        path = ("checks", number)
+        if check.edit is not None and check.edit not in names:
+            problems.append(
+                document.problem((*path, "edit"), f"there is no edit {check.edit}", near(check.edit, names))
+            )
+            continue
+        if isinstance(check, Efficacy) and check.images is not None and check.edit is None and len(names) > 1:
+            message = "images says where, and nothing says which of the edits is to show there"
+            problems.append(document.problem((*path, "images"), message, "write edit: and its name", at_key=True))
+        if isinstance(check, Retention) and (len(names) == 1 or check.edit == names[-1]):
+            where = (*path, "edit") if check.edit is not None else (*path, "measure")
+            message = f"no edit comes after {names[-1]}, so that there is nothing that it could be kept through"
+            problems.append(document.problem(where, message, "name an earlier edit, or leave the check out"))
+        for edit in spec.checked(check):
+            row = (check.name or check.measure, edit)
+            if row in first:
+                message = f"this check is called {row[0]} as checks[{first[row]}] is, and is of the same edit"
+                problems.append(document.problem(path, message, "give every such check a name of its own"))
+                break
+            first[row] = number
+    return problems
+
+
 def _problem(document: Document, details: ErrorDetails) -> Problem:
     """pydantic's error in our words, at its place."""
     location = details["loc"]
@@ -601,12 +725,17 @@ def _union_problem(document: Document, path: Path, given: Any) -> Problem:
         if isinstance(given, dict):
             return document.problem(path, "method is missing", f"known here: {', '.join(SOLVERS)}")
         return document.problem(path, f"expected a method or its settings, found {kind(given)}")
-    if last == "latent":
+    if last == "checks":
+        if "measure" in given:
+            message = f"there is no measure {given['measure']}"
+            return document.problem((*path, "measure"), message, near(str(given["measure"]), list(CHECKS)))
+        return document.problem(path, "measure is missing", f"known here: {', '.join(CHECKS)}")
+    if last in ("latent", "latents"):
         wanted = "a number in the latent stream, a list of numbers, or {file: …, key: …}"
     else:
         wanted = "an image file, a data URL, or one of {box: …}, {ellipse: …}, {polygon: …}, {union: …}"
     if isinstance(given, dict) and given:
-        known = ["file", "key"] if last == "latent" else ["box", "ellipse", "polygon", "union"]
+        known = ["file", "key"] if last in ("latent", "latents") else ["box", "ellipse", "polygon", "union"]
         hint = near(str(next(iter(given))), known)
         return document.problem(path, f"expected {wanted}; found the key {next(iter(given))}", hint)
     return document.problem(path, f"expected {wanted}; found {kind(given)}")
@@ -673,9 +802,17 @@ def _owner(location: tuple[int | str, ...]) -> type[_Part]:
     parts = [part for part in location[:-1] if isinstance(part, str)]
     if parts[:2] == ["model", "layers"]:  # whose keys are names of layers
         return LayerPoints
+    if parts[-1:] == ["images"] and "efficacy" in parts:
+        return Places
     return OWNERS[parts[-1] if parts else ""]
 
 
 def _is_tag(part: int | str, before: int | str) -> bool:
-    """Whether a part of pydantic's path is the tag of a union; the tags of solvers are their methods."""
-    return isinstance(part, str) and (part.startswith(MARK) or (before == "solver" and part in SOLVERS))
+    """Whether a part of pydantic's path is the tag of a union; the tags of solvers and checks are their own words."""
+    if not isinstance(part, str):
+        return False
+    return (
+        part.startswith(MARK)
+        or (before == "solver" and part in SOLVERS)
+        or (isinstance(before, int) and part in CHECKS)
+    )

@@ -64,6 +64,13 @@ def require_file(path: Path) -> None:
         raise FileError(f"{path} cannot be read: permission denied.")
 
 
+def begins_with(path: Path, mark: bytes) -> bool:
+    """Whether a file begins with these bytes. Raises `FileError` where it cannot be read."""
+    require_file(path)
+    with path.open("rb") as file:
+        return file.read(len(mark)) == mark
+
+
 def read_header(path: Path) -> Header:
     """Names, dtypes, shapes and metadata of a safetensors file, without its tensors and without torch.
 

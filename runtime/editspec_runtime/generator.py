@@ -235,6 +235,10 @@ class Generator(ABC):
         """What a layer hands on, in the shape of its `value`: the value itself, unless the family says otherwise."""
         return value
 
+    def finished(self, layer: str, output: Tensor, carried: Any) -> Tensor:
+        """The images [n, 3, image_size, image_size] that follow when `layer` hands on `output`."""
+        return self.rest(layer, output, carried)
+
     def observed(self, layer: str, value: Tensor, carried: Any, observe: str) -> Tensor:
         """The output of `observe`, which is `layer` or comes after it, when the value at `layer` is `value`."""
         output = self.output(layer, value)

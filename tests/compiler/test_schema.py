@@ -10,13 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editspec_compiler.document import parse
-from editspec_compiler.schema import METHOD_FIELDS, SOLVERS, check, json_schema
+from editspec_compiler.schema import CHECKS, METHOD_FIELDS, SOLVERS, check, json_schema
 
 PLACE = {"latent": 1, "mask": "m.png"}
 LEAST: dict[str, Any] = {
     "version": 1,
     "model": {"family": "stylegan2", "weights": "builtin:skyline"},
     "edits": [{"name": "e", "layer": "layer6", "source": PLACE, "target": PLACE}],
+}
+
+
+ONE_OF_EACH: dict[str, dict[str, Any]] = {
+    "target-error": {"measure": "target-error", "at_most": 0.5},
+    "efficacy": {"measure": "efficacy", "at_least": 0.5, "images": [{"latents": [1, [0.5]], "mask": "m.png"}]},
+    "collateral": {"measure": "collateral", "at_most": 0.5, "images": [{"latents": [1]}]},
+    "predicted-collateral": {"measure": "predicted-collateral", "at_most": 0.5},
+    "patch-size": {"measure": "patch-size", "at_most": 100},
+    "finite": {"measure": "finite"},
 }
 
 
@@ -80,6 +90,7 @@ def test_whatever_is_put_anywhere_is_a_problem_with_a_place(data: st.DataObject)
     import json
 
     changed = with_edit(context=[PLACE], solver={"method": "direct"})
+    changed["checks"] = [{**fields, "severity": "warn"} for fields in copy.deepcopy(ONE_OF_EACH).values()]
     places: list[tuple[Any, Any]] = []
 
     def walk(node: Any) -> None:
@@ -98,7 +109,7 @@ def test_whatever_is_put_anywhere_is_a_problem_with_a_place(data: st.DataObject)
 
 def test_the_json_schema_knows_the_same_fields() -> None:
     schema = json_schema()
-    assert set(schema["properties"]) == set(LEAST) | {"latents", "statistics", "precision", "compatibility"}
+    assert set(schema["properties"]) == set(LEAST) | {"latents", "statistics", "precision", "compatibility", "checks"}
     assert schema["additionalProperties"] is False
     solvers = schema["$defs"]["Direct"]["properties"]
     assert "project_every" not in solvers
@@ -126,6 +137,33 @@ def test_the_table_of_fields_in_the_docs_is_true() -> None:
             found = problems(with_edit(solver=method, **{field: settings[field]}))
             assert METHOD_FIELDS[method][field] == cell, (method, field)
             assert any(f"{method} takes no {field}" in str(problem) for problem in found) == (cell == "error")
+
+
+def test_the_table_of_checks_in_the_docs_is_true() -> None:
+    _, measures = docs_table("measure")
+    assert set(measures) == set(CHECKS)
+    for measure, (bound, on, *_) in measures.items():
+        fields = CHECKS[measure].model_fields
+        assert [name for name in ("at_most", "at_least") if name in fields] == [bound] * (bound != "none")
+        found = "error" if "images" not in fields else "required" if fields["images"].is_required() else "optional"
+        assert found == on, measure
+
+
+def test_checks_are_of_every_edit_that_has_the_measure() -> None:
+    import json
+
+    data = with_edit()
+    data["edits"] += [{**data["edits"][0], "name": "f"}, {**data["edits"][0], "name": "g"}]
+    data["checks"] = [fields for fields in ONE_OF_EACH.values() if "images" not in fields]
+    data["checks"] += [
+        {"measure": "retention", "at_least": 1}, {"measure": "finite", "edit": "f", "name": "again"},
+        ONE_OF_EACH["collateral"], {**ONE_OF_EACH["efficacy"], "edit": "g"},
+    ]  # fmt: skip
+    spec, found = check(parse(json.dumps(data)))
+    assert not found
+    assert spec is not None
+    every = ["e", "f", "g"]
+    assert [spec.checked(given) for given in spec.checks] == [every] * 4 + [["e", "f"], ["f"], [None], ["g"]]
 
 
 def test_a_method_without_a_rank_has_no_limit() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,45 @@ def test_three_edits_compose(tmp_path: Path) -> None:
         out = tmp_path / f"{count}.safetensors"
         found = run("apply", "--model", "builtin:skyline", *(edit["patch"] for edit in edits[:count]), "-o", out)
         assert found["digest"] == edits[count - 1]["result"] == read_checkpoint(out).digest()
+
+
+@pytest.mark.parametrize("name", ["dark_windows_to_lit", "spire_to_tree", "three_edits"])
+def test_the_recipes_pass_their_checks(name: str) -> None:
+    found = run("check", SPECS / f"{name}.yaml")
+    assert found["passed"]
+    assert {row["status"] for row in found["checks"]} == {"passed"}
+
+
+def changed_recipe(name: str, folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """The statuses of the checks of a recipe that was changed: (check, edit) -> status. It must not pass."""
+    spec = yaml.safe_load((SPECS / f"{name}.yaml").read_text())
+    change(spec)
+    shutil.copytree(SPECS / "masks", folder / "masks")
+    (folder / "changed.yaml").write_text(yaml.safe_dump(spec))
+    result = CliRunner().invoke(app, ["check", str(folder / "changed.yaml"), "--json"])
+    assert result.exit_code == 1, result.stderr
+    return {(row["name"], row["edit"]): row["status"] for row in json.loads(result.stdout)["checks"]}
+
+
+def test_the_checks_of_a_recipe_see_a_rule_that_hardly_holds(tmp_path: Path) -> None:
+    def hardly(spec: dict[str, Any]) -> None:
+        spec["edits"][0]["solver"]["steps"] = 3
+
+    statuses = changed_recipe("dark_windows_to_lit", tmp_path, hardly)
+    assert statuses["efficacy", "dark-windows-to-lit"] == "failed"
+    assert statuses["lit-elsewhere", "dark-windows-to-lit"] == "failed"
+
+
+def test_the_checks_of_a_recipe_see_an_edit_that_a_later_one_overwrites(tmp_path: Path) -> None:
+    def overwritten(spec: dict[str, Any]) -> None:
+        first = spec["edits"][0]
+        battlements = {"latent": 204, "mask": "masks/towers.png"}
+        spec["edits"] = [first, {**first, "name": "overwriting", "source": battlements}]
+        spec["checks"] = [{"measure": "retention", "at_least": 0.9}, {"measure": "efficacy", "at_least": 0.5}]
+
+    statuses = changed_recipe("three_edits", tmp_path, overwritten)
+    assert statuses["retention", "dome-to-spire"] == "failed"
+    assert statuses["efficacy", "dome-to-spire"] == "passed"
 
 
 def test_the_first_recipe_is_ten_lines() -> None:

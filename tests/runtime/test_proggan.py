@@ -58,6 +58,8 @@ def test_prefix_value_and_rest_make_the_image(model: ProgressiveGAN, latents: Te
     assert value.shape == (2, shape.out_channels, shape.value_size, shape.value_size)
     assert reached.key.shape == (2, shape.in_channels, shape.key_size, shape.key_size)
     assert torch.equal(model.rest(layer, value, reached.carried), model.images(latents[:2]))
+    assert torch.equal(model.finished(layer, model.output(layer, value), reached.carried), model.images(latents[:2]))
+    assert not torch.equal(model.finished(layer, value, reached.carried), model.images(latents[:2]))
     assert not torch.equal(model.rest(layer, 0 * value, reached.carried), model.images(latents[:2]))
 
 

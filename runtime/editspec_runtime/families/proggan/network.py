@@ -93,8 +93,13 @@ class ProgressiveGAN(Generator):
         return None
 
     def rest(self, layer: str, value: Tensor, carried: Any) -> Tensor:
+        return self.finished(layer, self.output(layer, value), carried)
+
+    def finished(self, layer: str, output: Tensor, carried: Any) -> Tensor:
         last = list(self.layout.layers)[-1]
-        return self.observed(layer, value, carried, last).clamp(-1, 1)
+        if layer != last:
+            output = self.output(last, self.value(last, self.onward(layer, output, carried, last)))
+        return output.clamp(-1, 1)
 
     def output(self, layer: str, value: Tensor) -> Tensor:
         # Scale, bias, and the activation that the last layer lacks.
