@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,8 +66,26 @@ class Module:
         return dict(members) if isinstance(members, dict) else {}
 
 
+@dataclass
+class NumberKind:
+    """The type of one of numpy's numbers as data: its code, such as ``f8``, and the order of its bytes."""
+
+    code: str
+    order: str = "="
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = str(state[1])
+
+    def read(self, data: bytes) -> bool | int | float:
+        """The number whose bytes are `data`."""
+        if not (re.fullmatch("b1|[iu][1248]|f[248]", self.code) and self.order in ("<", ">", "=", "|")):
+            raise pickle.UnpicklingError(f"it holds a number of the type {self.order}{self.code}"[:80])
+        (number,) = np.frombuffer(data, self.order + self.code).tolist()
+        return number  # type: ignore[no-any-return]
+
+
 def load(file: BinaryIO) -> object:
-    """What a pickle holds: plain containers, tensors and `Module`.
+    """What a pickle holds: plain containers, numbers, tensors and `Module`.
 
     Raises `ForeignGlobal` for anything else, and whatever the standard unpickler raises for damage.
     """
@@ -85,6 +105,9 @@ class _Unpickler(pickle.Unpickler):
             "__builtin__.set": set,
             "dnnlib.util.EasyDict": dictionary,
             "torch_utils.persistence._reconstruct_persistent_obj": self._module,
+            "numpy.dtype": self._number_kind,
+            "numpy.core.multiarray.scalar": self._number,
+            "numpy._core.multiarray.scalar": self._number,
             "torch.storage._load_from_bytes": self._storage,
             "torch._utils._rebuild_tensor": self._tensor,
             "torch._utils._rebuild_tensor_v2": self._tensor,
@@ -102,6 +125,12 @@ class _Unpickler(pickle.Unpickler):
 
     def _module(self, meta: dict[str, Any]) -> Module:
         return Module(str(meta["class_name"]), dict(meta["state"]))
+
+    def _number_kind(self, code: str, *_: Any) -> NumberKind:
+        return NumberKind(str(code))
+
+    def _number(self, kind: NumberKind, data: bytes) -> bool | int | float:
+        return kind.read(data)
 
     def _storage(self, data: bytes) -> Any:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

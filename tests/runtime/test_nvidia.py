@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -101,7 +102,7 @@ def generator(
         return torch.randn(shape, generator=random)
 
     def linear(outputs: int, inputs: int, rate: float = 1, activation: str = "linear", bias: float = 0) -> Persistent:
-        gain = rate / math.sqrt(inputs)
+        gain = rate / np.sqrt(inputs)  # one of numpy's numbers, as in theirs
         part = Persistent("FullyConnectedLayer", activation=activation, weight_gain=gain, bias_gain=rate)
         part.parameter("weight", normal(outputs, inputs) / rate)
         part.parameter("bias", normal(outputs) * 0.3 / rate + bias)
@@ -139,7 +140,7 @@ def generator(
         else:
             block.add_module("conv0", convolution(inputs, outputs, resolution, 2))
         block.add_module("conv1", convolution(outputs, outputs, resolution, 1))
-        rgb = Persistent("ToRGBLayer", conv_clamp=clamp, weight_gain=1 / math.sqrt(outputs))
+        rgb = Persistent("ToRGBLayer", conv_clamp=clamp, weight_gain=1 / np.sqrt(outputs))
         rgb.add_module("affine", linear(outputs, latents, bias=1.0))
         rgb.parameter("weight", normal(3, outputs, 1, 1))
         rgb.parameter("bias", normal(3))
@@ -385,6 +386,27 @@ def test_tensors_lie_inside_of_their_storage() -> None:
     for arguments in ((2, (3,), (1,)), (0, (2**40,), (1,)), (-1, (1,), (1,)), (0, (2, 2), (4, 1))):
         with pytest.raises((RuntimeError, ValueError)):
             read(*arguments)
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    from editspec_runtime import pickles
+
+    def read(value: object, protocol: int) -> object:
+        return pickles.load(io.BytesIO(pickle.dumps(value, protocol=protocol)))
+
+    for kind in (np.float64, np.float32, np.float16, np.int64, np.uint8, np.bool_, np.dtype(">f8").type):
+        for protocol in (3, 4, 5):
+            number = read(kind(3), protocol)
+            assert type(number) in (bool, int, float)
+            assert number == kind(3)
+    swapped = np.array([1.5], dtype=">f4")[0]
+    assert read(swapped, 4) == 1.5
+    # Arrays, and what is no number, stay foreign.
+    with pytest.raises(pickles.ForeignGlobal, match="_reconstruct"):
+        read(np.ones(2), 4)
+    for value in (np.datetime64("2020-01-01"), np.complex64(1), np.str_("x"), np.void(b"12")):
+        with pytest.raises(pickle.UnpicklingError, match="a number of the type"):
+            read(value, 4)
 
 
 def test_damage_is_named() -> None:
