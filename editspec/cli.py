@@ -118,6 +118,7 @@ def build(
     check: Annotated[bool, typer.Option("--check", help="Then check; exit with 1 where a check fails.")] = False,
     junit: JUnit = None,
     markdown: Markdown = None,
+    page: Annotated[bool, typer.Option("--report", help="Show it all on one page: DIR/report.html.")] = False,
     allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -133,7 +134,7 @@ def build(
 
         reports = checks.Reports(junit, markdown)
         reports.require_places()
-        built = workflow.build(spec, out, frozen=frozen, device=device, report=report)
+        built = workflow.build(spec, out, frozen=frozen, page=page, device=device, report=report)
         entries = [
             {
                 "name": edit.rule.edit,
@@ -151,7 +152,9 @@ def build(
             for edit in built
         ]
         lines = [_built_line(entry) for entry in entries]
-        content: dict[str, Any] = {"edits": entries}
+        told = {"report": str(out / workflow.PAGE)} if page else {}
+        lines += [f"{what}: {path}" for what, path in told.items()]
+        content: dict[str, Any] = {"edits": entries, **told}
         if check:
             content |= checks.check(spec, out, device=device, report=report)
             reports.write(content, spec)

@@ -36,7 +36,7 @@ def matches(
     stream: LatentStream,
     count: int,
     conventions: Conventions,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, list[int]]:
     """The images of a stream in which a key matches best, and how well it does at each position (paper Fig. 2c).
 
     Parameters
@@ -48,9 +48,9 @@ def matches(
 
     Returns
     -------
-    tuple of Tensor
-        Images [count, 3, size, size], best first, and matches [count, key_size, key_size]: 1 for the best of all, 0 for
-        none.
+    tuple
+        Images [count, 3, size, size], best first; matches [count, key_size, key_size]: 1 for the best of all, 0 for
+        none; and which items of the stream these are.
     """
     found, latents = [], []
     total, chunk = max(SEARCHED, count), conventions.statistics_chunk
@@ -64,4 +64,5 @@ def matches(
     best = maps.flatten(1).amax(1)
     order = best.argsort(descending=True, stable=True)[:count]
     images = torch.cat([generator.images(latent[None]) for latent in torch.cat(latents)[order]])
-    return images, (maps[order] / best.max().clamp_min(torch.finfo(maps.dtype).tiny)).clamp(0, 1)
+    light = (maps[order] / best.max().clamp_min(torch.finfo(maps.dtype).tiny)).clamp(0, 1)
+    return images, light, order.tolist()

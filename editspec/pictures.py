@@ -43,6 +43,15 @@ def spotlight(images: Tensor, light: Tensor) -> Tensor:
     return (images.clamp(-1, 1) + 1) * (0.15 + 0.85 * wide) - 1
 
 
+def heat(images: Tensor, light: Tensor) -> Tensor:
+    """Images [n, 3, size, size] in -1..1 in grey, from red to yellow where `light` [n, h, w] in 0..1 is high."""
+    size = images.shape[-1]
+    share = torch.nn.functional.interpolate(light[:, None], size=(size, size), mode="nearest")
+    grey = 0.15 + 0.55 * (images.clamp(-1, 1) + 1).mean(1, keepdim=True) / 2
+    colour = torch.cat([torch.ones_like(share), 0.1 + 0.75 * share, 0.1 * share], dim=1)
+    return 2 * (grey * (1 - share) + colour * share) - 1
+
+
 def stacked(pictures: list[Image.Image]) -> Image.Image:
     """Pictures below each other."""
     whole = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")

@@ -47,7 +47,11 @@ def plan(
     EditError
         The weights are.
     """
-    workshop = Workshop.of(spec, device, report, Path(out) if out is not None else None)
+    return planned(Workshop.of(spec, device, report, Path(out) if out is not None else None))
+
+
+def planned(workshop: Workshop) -> dict[str, Any]:
+    """The same of a workshop in which nothing has been built yet."""
     views = []
     blocked: list[str] = []
     for number in range(len(workshop.loaded.spec.edits)):

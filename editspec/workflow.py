@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 BUILD_FORMAT = "editspec.build"
 WEIGHTS_FORMAT = "editspec.weights"
 EXPORT_FORMAT = "editspec.export"
+PAGE = "report.html"
 STAGES = ("compile", "statistics", "solve")
 
 Report = Callable[[str, int, int], None]
@@ -290,6 +291,7 @@ class Workshop:
 
     def change(self, rule: Rule, generator: Generator, seconds: dict[str, float]) -> Patch:
         """What a rule changes, and the collateral that is predicted of it: from the cache, or solved."""
+        losses: list[tuple[int, float]] = []
 
         def compute() -> dict[str, Tensor]:
             with _timed(seconds, "solve"):
@@ -297,20 +299,33 @@ class Workshop:
                     rule, generator, self.keys(generator, rule.layer, seconds), self.conventions,
                     lambda done, total: self.report(f"solving {rule.edit}", done, total),
                     self.image_loss,
+                    lambda step, loss: losses.append((step, loss)),
                 )  # fmt: skip
             # The statistics are asked for by the method, in the middle of solving.
             seconds["solve"] = round(seconds["solve"] - seconds["statistics"], 4)
             return {name: tensor.cpu() for name, tensor in change.tensors().items()}
 
-        spec = self.loaded.spec
-        statistics = {"statistics": spec.statistics.model_dump(), "sampler": spec.latents.sampler}
-        rule_digest = hashlib.sha256(rule.to_bytes()).hexdigest()
-        key = digest({"rule": rule_digest, **statistics, "environment": environment(generator)})
+        key = self.solution_key(rule, generator)
         tensors, _ = self.cache.tensors("solutions", key, compute)
+        if losses:
+            self.cache.tensors("losses", key, lambda: {"losses": torch.tensor(losses, dtype=torch.float64)})
         change = Patch.of(tensors, {})
         axes = {layer.parameter: layer.axes for layer in generator.layout.layers.values()}
         layouts = {name: axes.get(name) or _layout_of(self.checkpoint.generator[name]) for name in change.parameters}
         return replace(change, metadata={"collateral": self.collateral(change, generator, seconds), "layouts": layouts})
+
+    def solution_key(self, rule: Rule, generator: Generator) -> str:
+        """The name of the solution of a rule in the cache."""
+        spec = self.loaded.spec
+        statistics = {"statistics": spec.statistics.model_dump(), "sampler": spec.latents.sampler}
+        rule_digest = hashlib.sha256(rule.to_bytes()).hexdigest()
+        return digest({"rule": rule_digest, **statistics, "environment": environment(generator)})
+
+    def losses(self, rule: Rule, generator: Generator) -> list[tuple[int, float]]:
+        """Step by step the losses that a solver went through, from the cache; none where it takes no steps, or where
+        the rule was solved elsewhere."""
+        found = self.cache.find("losses", self.solution_key(rule, generator))
+        return [] if found is None else [(int(step), loss) for step, loss in found["losses"].tolist()]
 
     def collateral(self, change: Patch, generator: Generator, seconds: dict[str, float]) -> dict[str, Any]:
         """The predicted collateral of every layer that changes, by the layer's name."""
@@ -392,6 +407,11 @@ class Workshop:
         self.cache.keep("rules", locked.rule, rule_bytes)
         self.cache.keep("patches", locked.patch, patch.to_bytes())
         return BuiltEdit(rule, patch, loss, seconds, self.steps[number].status, locked, residual=locked.residual)
+
+    def again(self, built: Sequence[BuiltEdit]) -> Workshop:
+        """A workshop of the same spec after this build, at its beginning: every edit is up to date."""
+        current = [Step(step.name, CURRENT) for step in self.steps]
+        return replace(self, lock=self.new_lock(built), stack=[], steps=current)
 
     def new_lock(self, built: Sequence[BuiltEdit]) -> Lock:
         """The lock of a build."""
@@ -491,13 +511,15 @@ def build(
     out: Path | str,
     *,
     frozen: bool = False,
+    page: bool = False,
     device: str = "auto",
     report: Report = quiet,
 ) -> list[BuiltEdit]:
     """Compile and solve every edit of a spec: rules, patches and manifest.json in the folder `out`, and ``SPEC.lock``.
 
     A folder that an earlier build made is brought up to date: only edits that are new, changed, or dependent on
-    these are solved. With `frozen` the lock is not written but obeyed.
+    these are solved. With `frozen` the lock is not written but obeyed. With `page` all that can be told of the build
+    is written, too: `out`/report.html.
 
     Raises
     ------
@@ -514,7 +536,8 @@ def build(
         workshop.require_unchanged()
     else:
         require_place(lock_path(workshop.loaded.path))
-    folder = workshop.folder = BuildFolder.prepare(Path(out), _names(workshop.loaded))
+    beside = [PAGE] if page else []
+    folder = workshop.folder = BuildFolder.prepare(Path(out), _names(workshop.loaded), beside)
     built = []
     for number in range(len(workshop.loaded.spec.edits)):
         edit = workshop.edit(number)
@@ -523,6 +546,10 @@ def build(
         built.append(replace(edit, path=folder.patch(number)))
     if frozen:
         workshop.require_same_artifacts(built)
+    if page:
+        from editspec.page import build_page
+
+        folder.keep(folder.root / PAGE, build_page(workshop, built))
     folder.finish([_entry(edit) for edit in built])
     if not frozen:
         write_lock(lock_path(workshop.loaded.path), workshop.new_lock(built))
@@ -724,16 +751,22 @@ def _memory_picture(workshop: Workshop, show: Literal["value", "key"], count: in
             images = drawn_alone(generator, edit.layer, values)
             labels = ("image", "value")
         else:
-            keys, weights = context_of(loaded, number, generator)
-            direction = mean_direction(moment(), keys.cpu(), weights.cpu())[0].to(keys)
+            direction = context_direction(workshop, number, generator)
             stream = LatentStream(seed, generator.layout.latent_size, loaded.spec.latents.sampler)
-            found, light = matches(generator, edit.layer, direction, stream, count, workshop.conventions)
+            found, light, _ = matches(generator, edit.layer, direction, stream, count, workshop.conventions)
             images, labels = (found, spotlight(found, light)), ("image", "match")
         above, below = (batch.float().cpu() for batch in images)
         pictures.append(before_and_after(above, below, labels))
         if number < len(loaded.spec.edits) - 1:
             workshop.edit(number)
     return stacked(pictures)
+
+
+def context_direction(workshop: Workshop, number: int, generator: Generator) -> Tensor:
+    """C^-1 k of the mean key of an edit's context, [in_channels], on the model as it is."""
+    keys, weights = context_of(workshop.loaded, number, generator)
+    moment = workshop.second_moment(generator, workshop.loaded.spec.edits[number].layer).matrix
+    return mean_direction(moment, keys.cpu(), weights.cpu())[0].to(keys)
 
 
 @torch.no_grad()
@@ -744,14 +777,15 @@ def _drawn(generator: Generator, latents: Tensor) -> Tensor:
 
 @dataclass
 class BuildFolder:
-    """The output of a build: rules, patches and a manifest that names them all."""
+    """The output of a build: rules, patches, what is told of it `beside` them, and a manifest that names them all."""
 
     root: Path
     names: list[str]
     before: list[str]
+    beside: Sequence[str] = ()
 
     @staticmethod
-    def prepare(root: Path, names: list[str]) -> BuildFolder:
+    def prepare(root: Path, names: list[str], beside: Sequence[str] = ()) -> BuildFolder:
         """Take a new or empty folder, or one that an earlier build made. Raises `FileError` for any other."""
         if root.exists() and not root.is_dir():
             raise FileError(f"{root} is a file, and a folder is to be made there.", "Give another folder.")
@@ -764,10 +798,13 @@ class BuildFolder:
         if found:
             before = _own_files(manifest)
             sweep(root)
+        for name in beside:
+            if name not in before and (root / name).exists():
+                raise FileError(f"{root / name} is in the way: no build of editspec made it.", "Move it elsewhere.")
         # From now on the folder is known as a build's, whatever interrupts it.
         planned = [f"{kind}/{name}" for name in names for kind in ("rules", "patches")]
-        _write_manifest(manifest, sorted({*before, *planned}), [])
-        return BuildFolder(root, names, before)
+        _write_manifest(manifest, sorted({*before, *planned, *beside}), [])
+        return BuildFolder(root, names, before, beside)
 
     def rule(self, number: int) -> Path:
         """Where the rule of an edit lies."""
@@ -784,7 +821,7 @@ class BuildFolder:
 
     def finish(self, edits: list[dict[str, Any]], *, rules: bool = True, patches: bool = True) -> None:
         """Remove what an earlier build made and this one did not, and write the manifest."""
-        files = [f"rules/{name}" for name in self.names] if rules else []
+        files = [*self.beside, *(f"rules/{name}" for name in self.names if rules)]
         if patches:
             files += [f"patches/{name}" for name in self.names]
         for stale in set(self.before) - set(files) - {f"patches/{name}" for name in self.names}:
@@ -814,12 +851,16 @@ def _own_files(manifest: Path) -> list[str]:
         content = json.loads(manifest.read_text())
         if content["format"] != BUILD_FORMAT:
             raise KeyError("format")
-        # A manifest is a file like any other: what it names is only touched where it lies inside the folder.
-        return [name for name in content["files"] if len(Path(name).parts) == 2 and ".." not in Path(name).parts]
+        # A manifest is a file like any other: what it names is only touched where it is what a build makes.
+        return [name for name in content["files"] if name == PAGE or _is_inside(name)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(
             f"{manifest.parent} is not empty, and no build of editspec made it.", "Give a new or empty folder."
         ) from error
+
+
+def _is_inside(name: str) -> bool:
+    return len(Path(name).parts) == 2 and ".." not in Path(name).parts
 
 
 def require_free_patch(out: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from editspec_runtime.conventions import Conventions
 from editspec_runtime.generator import Generator, LayerFunction
 from editspec_runtime.rule import Rule
-from editspec_runtime.solvers import finite, rule_loss
+from editspec_runtime.solvers import Watch, finite, rule_loss, unwatched
 from editspec_runtime.statistics import Progress
 
 ImageLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -18,7 +18,12 @@ ImageLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def low_rank(
-    function: LayerFunction, weight: Tensor, rule: Rule, conventions: Conventions, progress: Progress
+    function: LayerFunction,
+    weight: Tensor,
+    rule: Rule,
+    conventions: Conventions,
+    progress: Progress,
+    watch: Watch = unwatched,
 ) -> tuple[Tensor, Tensor]:
     """Adam on W whose change is cut to its `rule.rank` largest singular triples every few steps (paper section 5.3).
 
@@ -49,7 +54,7 @@ def low_rank(
     for step in range(settings.steps + 1):
         adam.zero_grad()
         loss = _squared_loss(function, rule, free, conventions)
-        if cut and (value := finite(loss, step)) < best_loss:
+        if cut and (value := finite(loss, step, watch)) < best_loss:
             best, best_loss = factors, value
         if step == settings.steps:
             break
@@ -66,11 +71,16 @@ def low_rank(
 
 
 def one_layer(
-    function: LayerFunction, weight: Tensor, rule: Rule, conventions: Conventions, progress: Progress
+    function: LayerFunction,
+    weight: Tensor,
+    rule: Rule,
+    conventions: Conventions,
+    progress: Progress,
+    watch: Watch = unwatched,
 ) -> Tensor:
     """The change of W that Adam finds for a rule without any constraint (paper Eqn. 6), in the shape of W."""
     free = weight.clone().requires_grad_()
-    (found,) = _descend([free], lambda: rule_loss(function, rule, free), rule, conventions, progress)
+    (found,) = _descend([free], lambda: rule_loss(function, rule, free), rule, conventions, progress, watch)
     return found - weight
 
 
@@ -80,6 +90,7 @@ def all_weights(
     conventions: Conventions,
     progress: Progress,
     loss: ImageLoss | None = None,
+    watch: Watch = unwatched,
 ) -> dict[str, Tensor]:
     """The change of every weight that Adam finds for images to look as the composited ones (paper Eqn. 3).
 
@@ -101,6 +112,7 @@ def all_weights(
         rule,
         conventions,
         progress,
+        watch,
     )
     return {name: new - generator.weights[name] for name, new in zip(free, found, strict=True)}
 
@@ -137,7 +149,12 @@ def _squared_loss(function: LayerFunction, rule: Rule, weight: Tensor, conventio
 
 
 def _descend(
-    free: Iterable[Tensor], loss_of: Callable[[], Tensor], rule: Rule, conventions: Conventions, progress: Progress
+    free: Iterable[Tensor],
+    loss_of: Callable[[], Tensor],
+    rule: Rule,
+    conventions: Conventions,
+    progress: Progress,
+    watch: Watch,
 ) -> list[Tensor]:
     """Adam on `free` without a constraint: the best iterate, or the last."""
     free = list(free)
@@ -146,7 +163,7 @@ def _descend(
     for step in range(rule.solver.steps + 1):
         adam.zero_grad()
         loss = loss_of()
-        if (value := finite(loss, step)) < best_loss and conventions.keep_best:
+        if (value := finite(loss, step, watch)) < best_loss and conventions.keep_best:
             best, best_loss = [tensor.detach().clone() for tensor in free], value
         if step == rule.solver.steps:
             break

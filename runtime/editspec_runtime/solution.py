@@ -17,7 +17,7 @@ from editspec_runtime.generator import Generator, LayerFunction, ObservedFunctio
 from editspec_runtime.least_squares import least_squares
 from editspec_runtime.patch import Patch
 from editspec_runtime.rule import Rule
-from editspec_runtime.solvers import NOTHING_TO_DO, rule_loss, solve
+from editspec_runtime.solvers import NOTHING_TO_DO, Watch, rule_loss, solve, unwatched
 from editspec_runtime.statistics import Progress
 
 
@@ -60,6 +60,7 @@ def change_of(
     conventions: Conventions,
     progress: Progress = lambda done, total: None,
     image_loss: ImageLoss | None = None,
+    watch: Watch = unwatched,
 ) -> Patch:
     """The change that makes `rule` hold: a patch that says nothing of itself yet.
 
@@ -73,6 +74,8 @@ def change_of(
         Whether the best iterate is returned, or the last.
     image_loss
         What ``all-weights`` minimises; default: the mean absolute difference where pixels count.
+    watch
+        Told of the losses on the way; nothing by the methods that take no steps.
 
     Raises
     ------
@@ -82,15 +85,15 @@ def change_of(
     method, parameter = rule.solver.method, rule.parameter
     function, weight = rule_function(rule, generator), generator.weight(rule.layer)
     if method == "all-weights":
-        change = Patch({}, {}, {}, all_weights(generator, rule, conventions, progress, image_loss))
+        change = Patch({}, {}, {}, all_weights(generator, rule, conventions, progress, image_loss, watch))
     elif method == "layer":
-        delta = one_layer(function, weight, rule, conventions, progress)
+        delta = one_layer(function, weight, rule, conventions, progress, watch)
         change = Patch({}, {}, {}, {parameter: generator.stored(rule.layer, delta)})
     elif method in ("low-rank", "ablate"):
         d, a = (
             ablation(weight, rule.units)
             if method == "ablate"
-            else low_rank(function, weight, rule, conventions, progress)
+            else low_rank(function, weight, rule, conventions, progress, watch)
         )
         change = Patch({parameter: d}, {parameter: a}, {})
     elif method in ("closed-form", "least-squares"):
@@ -99,7 +102,7 @@ def change_of(
         change = Patch({parameter: d}, {parameter: a[0]}, {})
     else:
         d = rule_directions(rule, keys)
-        a = solve(function, weight, rule, d, conventions, progress)
+        a = solve(function, weight, rule, d, conventions, progress, watch)
         return Patch({parameter: d}, {parameter: a[0]}, {})
     if not any(bool(tensor.any()) for name, tensor in change.tensors().items() if not name.endswith(".D")):
         _require_nothing_to_do(rule, generator)

@@ -14,6 +14,14 @@ from editspec_runtime.generator import LayerFunction
 from editspec_runtime.rule import Rule
 from editspec_runtime.statistics import Progress
 
+Watch = Callable[[int, float], None]
+"""Called with (steps done, the loss there), wherever a method looks at the loss of what it may return."""
+
+
+def unwatched(step: int, loss: float) -> None:
+    """The watch that nobody keeps."""
+
+
 NOTHING_TO_DO = 1e-6
 """The loss below which a rule holds already."""
 
@@ -52,6 +60,7 @@ def solve(
     directions: Tensor,
     conventions: Conventions,
     progress: Progress = lambda done, total: None,
+    watch: Watch = unwatched,
 ) -> Tensor:
     """The coefficients A [1, out, s, kh, kw] of the change that makes `rule` hold, by the rule's solver.
 
@@ -67,6 +76,8 @@ def solve(
         D, [s, in], orthonormal rows, in the precision of the weights.
     conventions
         Whether the best iterate is returned, or the last.
+    progress, watch
+        Told of steps, and of losses.
 
     Raises
     ------
@@ -74,7 +85,7 @@ def solve(
         The loss is not finite, or nothing better than no change was found for a rule that does not hold yet.
     """
     method: Callable[..., Tensor] = {"projected-gradient": projected_gradient, "direct": direct}[rule.solver.method]
-    coefficients = method(function, weight, rule, directions, conventions, progress)
+    coefficients = method(function, weight, rule, directions, conventions, progress, watch)
     if not bool(coefficients.any()) and float(rule_loss(function, rule, weight)) > NOTHING_TO_DO:
         raise NumericalError(
             f"No iterate of {rule.solver.method} is better than the unedited weights: the edit would change nothing.",
@@ -90,6 +101,7 @@ def projected_gradient(
     directions: Tensor,
     conventions: Conventions,
     progress: Progress,
+    watch: Watch,
 ) -> Tensor:
     """Adam on W, projected into W0 + A D every few steps and at the end (paper section 3.4).
 
@@ -106,7 +118,7 @@ def projected_gradient(
         adam.zero_grad()
         loss = (rule.value - answer(free)).abs().mean()
         if projected:
-            best.offer(finite(loss, step), coefficients)
+            best.offer(finite(loss, step, watch), coefficients)
         loss.backward()  # type: ignore[no-untyped-call]
         if settings.project_gradient:
             assert free.grad is not None
@@ -119,7 +131,7 @@ def projected_gradient(
                 free.copy_(weight + delta(coefficients, directions))
             progress(step + 1, settings.steps)
     with torch.no_grad():
-        best.offer(finite(rule_loss(function, rule, free), settings.steps), coefficients)
+        best.offer(finite(rule_loss(function, rule, free), settings.steps, watch), coefficients)
     return best.coefficients if conventions.keep_best else coefficients
 
 
@@ -130,6 +142,7 @@ def direct(
     directions: Tensor,
     conventions: Conventions,
     progress: Progress,
+    watch: Watch,
 ) -> Tensor:
     """Adam on A alone, from zero (paper Eqn. 17 and 18): every iterate satisfies the constraint.
 
@@ -150,22 +163,23 @@ def direct(
     for step in range(settings.steps):
         adam.zero_grad()
         loss = loss_of(coefficients)
-        if (value := finite(loss, step)) < best.loss:
+        if (value := finite(loss, step, watch)) < best.loss:
             best.offer(value, coefficients.detach().clone())
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
         progress(step + 1, settings.steps)
     with torch.no_grad():
         final = loss_of(coefficients)
-    best.offer(finite(final, settings.steps), coefficients.detach())
+    best.offer(finite(final, settings.steps, watch), coefficients.detach())
     return best.coefficients if conventions.keep_best else coefficients.detach()
 
 
-def finite(loss: Tensor, step: int) -> float:
-    """The loss as a number. Raises `NumericalError` where it is none."""
+def finite(loss: Tensor, step: int, watch: Watch) -> float:
+    """The loss after `step` steps as a number, which `watch` is told. Raises `NumericalError` where it is none."""
     value = loss.item()
     if value != value or value in (float("inf"), float("-inf")):
         raise NumericalError(
             f"The loss is {value} after {step} steps.", "Lower solver.learning_rate, or use precision: float64."
         )
+    watch(step, value)
     return value

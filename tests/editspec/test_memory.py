@@ -82,7 +82,7 @@ def test_a_key_matches_best_where_it_comes_from(spec: Callable[..., Path], make_
     keys, weights = context_of(load(spec({"solver": {"method": "layer"}})), 0, model)
     assert (keys.shape, weights.tolist()) == ((16, 6), [1.0] * 16)
     direction = model.prefix("layer6", stream.items([7])).key[0, :, 3, 5]
-    images, light = matches(model, "layer6", direction / direction.norm(), stream, 4, EDITSPEC)
+    images, light, _ = matches(model, "layer6", direction / direction.norm(), stream, 4, EDITSPEC)
     assert images.shape == (4, 3, 32, 32)
     # By hand: every image, every position.
     scores = torch.stack(
