@@ -31,6 +31,12 @@ bench = typer.Typer(
 )
 app.add_typer(bench)
 
+ci = typer.Typer(
+    name="ci", help="What continuous integration does with specs.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(ci)
+
+SpecArguments = Annotated[list[Path], typer.Argument(metavar="SPEC...", help="Edit specs, below the working folder.")]
 SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The edit spec, YAML or JSON.")]
 OutFolder = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The output folder.")]
 
@@ -58,26 +64,50 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 @app.command()
-def validate(spec: SpecArgument, as_json: Json = False, debug: Debug = False) -> None:
-    """Check a spec and everything that it names, and whether its lock is of it; or a lock alone."""
+def validate(
+    specs: Annotated[list[Path], typer.Argument(metavar="SPEC...", help="Edit specs, YAML or JSON; or their locks.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check specs and everything that they name, and whether their locks are of them; or locks alone."""
+    found, failed = [], list[SpecError | EditError]()
     with _errors(as_json, debug):
-        from editspec.lock import input_changes, lock_path, read_lock
-        from editspec_compiler import load
+        for spec in specs:
+            try:
+                found.append(_validated(spec))
+            except (SpecError, EditError) as error:
+                if len(specs) == 1:
+                    raise
+                failed.append(error)
+        if len(specs) == 1:
+            _answer(found[0][0], as_json, found[0][1])
+        elif not failed:
+            answers = [{"spec": str(spec), **content} for spec, (content, _) in zip(specs, found, strict=True)]
+            _answer({"valid": True, "specs": answers}, as_json, "\n".join(text for _, text in found))
+    if failed:
+        code = EXIT_WRONG_USE if any(isinstance(error, SpecError) for error in failed) else EXIT_FAILED
+        errors = [_error_json(error) for error in failed]
+        _fail("\n".join(_error_text(error) for error in failed), {"error": {"specs": errors}}, as_json, code)
 
-        if spec.suffix == ".lock" and (alone := read_lock(spec)):
-            _answer({"valid": True}, as_json, f"{spec}: the lock of {len(alone.edits)} edits, no problems")
-            return
-        loaded = load(spec)
-        lock = read_lock(lock_path(spec))
-        # The weights may be large: whether they are those of the lock, plan and build tell.
-        changes = input_changes(loaded, lock.weights, lock) if lock is not None else None
-        edits = [{"name": e.name, "layer": e.layer, "rank": e.rank_limit} for e in loaded.spec.edits]
-        checks = [check.name or check.measure for check in loaded.spec.checks]
-        counted = f"{len(edits)} edits" + (f", {len(checks)} checks" if checks else "")
-        lines = [f"{spec}: {counted}, no problems"]
-        if changes:
-            lines += [f"{lock_path(spec)} is out of date:", *(f"  {change}" for change in changes)]
-        _answer({"valid": True, "edits": edits, "checks": checks, "lock": changes}, as_json, "\n".join(lines))
+
+def _validated(spec: Path) -> tuple[dict[str, Any], str]:
+    """What `validate` says of one file, as plain values and for people."""
+    from editspec.lock import input_changes, lock_path, read_lock
+    from editspec_compiler import load
+
+    if spec.suffix == ".lock" and (alone := read_lock(spec)):
+        return {"valid": True}, f"{spec}: the lock of {len(alone.edits)} edits, no problems"
+    loaded = load(spec)
+    lock = read_lock(lock_path(spec))
+    # The weights may be large: whether they are those of the lock, plan and build tell.
+    changes = input_changes(loaded, lock.weights, lock) if lock is not None else None
+    edits = [{"name": e.name, "layer": e.layer, "rank": e.rank_limit} for e in loaded.spec.edits]
+    checks = [check.name or check.measure for check in loaded.spec.checks]
+    counted = f"{len(edits)} edits" + (f", {len(checks)} checks" if checks else "")
+    lines = [f"{spec}: {counted}, no problems"]
+    if changes:
+        lines += [f"{lock_path(spec)} is out of date:", *(f"  {change}" for change in changes)]
+    return {"valid": True, "edits": edits, "checks": checks, "lock": changes}, "\n".join(lines)
 
 
 @app.command(name="compile")
@@ -693,6 +723,59 @@ def paper(
         _answer(result, as_json, tables.markdown(result))
 
 
+@ci.command()
+def review(
+    specs: SpecArguments,
+    out: OutFolder,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="REVISION", help="Say what has changed since its locks.")
+    ] = None,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Validate, plan, build, check and draw specs: DIR/summary.md, and a folder for each."""
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec import ci as integration
+
+        found = integration.review(specs, out, base=base, device=device, report=report)
+        _answer(found, as_json, _summary(out))
+    _leave(found["status"])
+
+
+@ci.command(name="apply")
+def apply_merged(
+    specs: SpecArguments,
+    out: OutFolder,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build and check specs, and apply those that pass: DIR/summary.md, and a folder for each."""
+    with _errors(as_json, debug), _progress() as report:
+        _set_threads(threads)
+        from editspec import ci as integration
+
+        found = integration.apply(specs, out, device=device, report=report)
+        _answer(found, as_json, _summary(out))
+    _leave(found["status"])
+
+
+def _summary(out: Path) -> str:
+    return (out / "summary.md").read_text().rstrip()
+
+
+def _leave(status: str) -> None:
+    """Exit as the worst of several specs would alone."""
+    if status != "passed":
+        raise typer.Exit(EXIT_WRONG_USE if status == "wrong" else EXIT_FAILED)
+
+
 def main() -> None:
     """The entry point of the ``editspec`` command."""
     app()
@@ -706,12 +789,12 @@ def _errors(as_json: bool, debug: bool) -> Iterator[None]:
     except SpecError as error:
         if debug:
             raise
-        _fail(str(error), {"error": error.as_json()}, as_json, EXIT_WRONG_USE)
+        _fail(_error_text(error), {"error": _error_json(error)}, as_json, EXIT_WRONG_USE)
     except EditError as error:
         if debug:
             raise
         code = EXIT_WRONG_USE if isinstance(error, UsageError) else EXIT_FAILED
-        _fail(f"error: {error}", {"error": {"message": error.message, "remedy": error.remedy}}, as_json, code)
+        _fail(_error_text(error), {"error": _error_json(error)}, as_json, code)
     except KeyboardInterrupt:
         _fail("interrupted", {"error": {"message": "interrupted"}}, as_json, EXIT_INTERRUPTED)
     except (MemoryError, OSError) as error:
@@ -725,6 +808,16 @@ def _errors(as_json: bool, debug: bool) -> Iterator[None]:
         message = f"{type(error).__name__}: {error}"
         text = f"error: {message}\n  This is a defect of editspec; --debug shows where. Please report it."
         _fail(text, {"error": {"message": message}}, as_json, EXIT_FAILED)
+
+
+def _error_text(error: SpecError | EditError) -> str:
+    return str(error) if isinstance(error, SpecError) else f"error: {error}"
+
+
+def _error_json(error: SpecError | EditError) -> dict[str, Any]:
+    if isinstance(error, SpecError):
+        return error.as_json()
+    return {"message": error.message, "remedy": error.remedy}
 
 
 def _fail(text: str, content: dict[str, Any], as_json: bool, code: int) -> None:

@@ -22,8 +22,8 @@ from editspec_runtime.checkpoint import read_checkpoint
 from editspec_runtime.patch import read_patch
 
 COMMANDS = [
-    "validate", "compile", "build", "lock", "plan", "verify", "apply", "compose", "rebase", "diff", "audit",
-    "inspect", "convert", "import", "export",
+    "validate", "compile", "build", "lock", "plan", "check", "ci", "verify", "apply", "compose", "rebase", "diff",
+    "audit", "inspect", "convert", "import", "export",
     "render", "statistics", "schema", "families",
 ]  # fmt: skip
 
@@ -345,6 +345,25 @@ def test_wrong_command_lines(folder: Path) -> None:
     assert "abacus" in result.stderr
     if not torch.cuda.is_available():
         assert run("build", "spec.yaml", "-o", "x", "--device", "cuda").exit_code == 2
+
+
+def test_validate_takes_several_specs_and_says_all_that_is_wrong(folder: Path) -> None:
+    good, bad, worse = three_edits(), three_edits(), three_edits()
+    bad["edits"][0]["rank"] = 0
+    worse["edits"][1]["layer"] = "layer99"
+    for name, spec in (("good", good), ("bad", bad), ("worse", worse)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    found = said("validate", "good.yaml", "spec.yaml")
+    assert [(entry["spec"], entry["valid"]) for entry in found["specs"]] == [("good.yaml", True), ("spec.yaml", True)]
+    result = run("validate", "bad.yaml", "good.yaml", "worse.yaml", "--json")
+    assert result.exit_code == 2
+    assert "bad.yaml:" in result.stderr
+    assert "worse.yaml:" in result.stderr
+    assert "good.yaml" not in result.stderr
+    assert [error["file"] for error in json.loads(result.stdout)["error"]["specs"]] == ["bad.yaml", "worse.yaml"]
+    (folder / "tiny.safetensors").write_bytes(b"damaged")
+    assert run("validate", "good.yaml", "spec.yaml").exit_code == 1
+    assert run("validate", "good.yaml", "bad.yaml").exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,379 @@
+"""The action, its scripts and the hook, run as a runner would run them, in repositories of git with Skyline specs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from editspec.cli import app
+from editspec_runtime.checkpoint import read_checkpoint
+from editspec_runtime.patch import read_patch
+
+ROOT = Path(__file__).parents[2]
+ACTION = ROOT / "action.yml"
+WORKFLOW = ROOT / "examples" / "ci" / "edits.yml"
+HOOKS = ROOT / ".pre-commit-hooks.yaml"
+SCRIPTS = Path(sys.executable).parent
+
+
+def spec_of(**changes: Any) -> dict[str, Any]:
+    """Skyline's windows are lit, in a hurry."""
+    recipe = yaml.safe_load((ROOT / "specs/skyline/dark_windows_to_lit.yaml").read_text())
+    (edit,) = recipe["edits"]
+    edit["solver"] = {"method": "least-squares"}
+    images = {"images": [{"latents": [200, 202], "mask": "masks/windows.png"}]}
+    given = [{"measure": "efficacy", "at_least": 0.5}, {"measure": "collateral", **images, "at_most": 0.1}]
+    return {**recipe, "statistics": {"samples": 32}, "checks": given, **changes}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "init.defaultBranch=main"]
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ci")
+
+
+@pytest.fixture(autouse=True)
+def one_cache(shared_cache: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All runs share the statistics of the model that they share."""
+    monkeypatch.setenv("EDITSPEC_CACHE", str(shared_cache))
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with a spec, its masks and its lock on main, as a checkout."""
+    folder = tmp_path / "work tree"
+    (folder / "edits").mkdir(parents=True)
+    shutil.copytree(ROOT / "specs/skyline/masks", folder / "edits" / "masks")
+    monkeypatch.chdir(folder)
+    save(spec_of())
+    result = CliRunner().invoke(app, ["lock", "edits/lit.yaml"])
+    assert result.exit_code == 0, result.stderr
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "A spec")
+    return folder
+
+
+def save(spec: dict[str, Any], name: str = "edits/lit.yaml") -> None:
+    text = yaml.safe_dump(spec, sort_keys=False)
+    Path(name).write_text(text)
+
+
+@dataclass
+class Ran:
+    """What a run of the action left: how it ended, its summary, what it uploaded, and its outputs."""
+
+    code: int = 0
+    summary: str = ""
+    uploaded: list[str] = field(default_factory=list)
+    outputs: dict[str, dict[str, str]] = field(default_factory=dict)
+    log: str = ""
+
+
+@dataclass
+class Runner:
+    """The part of GitHub's runner that action.yml needs: inputs, outputs, conditions, bash. Other actions do nothing.
+
+    Attributes
+    ----------
+    checkout
+        Where the repository lies.
+    server
+        A folder that stands for github.com.
+    """
+
+    checkout: Path
+    server: Path
+    repository: str = "owner/models"
+
+    def run(self, **inputs: str) -> Ran:
+        action = yaml.safe_load(ACTION.read_text())
+        known = {name: given.get("default", "") for name, given in action["inputs"].items()}
+        given = {name.replace("_", "-"): value for name, value in inputs.items()}
+        assert set(given) <= set(known)
+        assert all(name in given for name, one in action["inputs"].items() if one.get("required"))
+        known |= given
+        ran = Ran()
+        for step in action["runs"]["steps"]:
+            if "if" in step and not self._holds(step["if"], known):
+                continue
+            if "uses" in step:
+                self._use(step, known, ran)
+            elif step["name"] != "Install editspec":
+                code = self._bash(step, known, ran)
+                if code and not step.get("continue-on-error"):
+                    ran.code = code
+                    break
+        return ran
+
+    def _holds(self, condition: str, inputs: dict[str, str]) -> bool:
+        name, wanted = re.fullmatch(r"inputs\.([\w-]+) != '(.*)'", condition).groups()  # type: ignore[union-attr]
+        return inputs[name] != wanted
+
+    def _filled(self, text: str, inputs: dict[str, str], ran: Ran) -> str:
+        def value(found: re.Match[str]) -> str:
+            where, *path = found[1].split(".")
+            if where == "inputs":
+                return self._filled(inputs[path[0]], inputs, ran)
+            if where == "steps":
+                return ran.outputs.get(path[0], {}).get(path[2], "")
+            assert (where, path) == ("github", ["token"])
+            return "secret"
+
+        return re.sub(r"\$\{\{ ([^}]+) \}\}", value, text)
+
+    def _use(self, step: dict[str, Any], inputs: dict[str, str], ran: Ran) -> None:
+        name, _, pin = step["uses"].partition("@")
+        assert re.fullmatch("[0-9a-f]{40}", pin)
+        if name == "actions/upload-artifact":
+            folder = self.checkout / self._filled(step["with"]["path"], inputs, ran)
+            ran.uploaded = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+            ran.outputs[step["id"]] = {"artifact-url": "https://example.org/artifact"} if ran.uploaded else {}
+        else:
+            assert name == "actions/setup-python"
+
+    def _bash(self, step: dict[str, Any], inputs: dict[str, str], ran: Ran) -> int:
+        assert step["shell"] == "bash"
+        assert "${{" not in step["run"]
+        runner = self.server.parent / "runner"
+        (runner / "bin").mkdir(parents=True, exist_ok=True)
+        editspec = runner / "bin" / "editspec"
+        editspec.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m editspec "$@"\n')
+        editspec.chmod(0o755)
+        for name in ("output", "summary"):
+            (runner / name).write_text("")
+        environment = {
+            **os.environ,
+            "PATH": f"{runner / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "GITHUB_ACTION_PATH": str(ROOT),
+            "GITHUB_OUTPUT": str(runner / "output"),
+            "GITHUB_STEP_SUMMARY": str(runner / "summary"),
+            "GITHUB_SERVER_URL": f"file://{self.server}",
+            "GITHUB_REPOSITORY": self.repository,
+            "GITHUB_RUN_ID": "7",
+        }
+        environment |= {name: self._filled(text, inputs, ran) for name, text in step.get("env", {}).items()}
+        command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+        done = subprocess.run(
+            command, cwd=self.checkout, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        ran.log += done.stdout + done.stderr
+        ran.summary += (runner / "summary").read_text()
+        lines = (runner / "output").read_text().splitlines()
+        ran.outputs.setdefault(step.get("id", ""), {}).update(line.split("=", 1) for line in lines)
+        return done.returncode
+
+
+@pytest.fixture
+def runner(repository: Path, tmp_path: Path) -> Runner:
+    server = tmp_path / "server"
+    (server / "owner" / "models").mkdir(parents=True)
+    git(server / "owner" / "models", "init", "-q", "--bare")
+    return Runner(repository, server)
+
+
+def test_a_review_shows_plan_checks_and_pictures(runner: Runner) -> None:
+    spec = spec_of()
+    spec["edits"][0]["rank"] = 3
+    save(spec)
+    save(spec_of(), "edits/second.yaml")
+    base = git(runner.checkout, "rev-parse", "HEAD")
+    ran = runner.run(specs="edits/*.yaml\n", base=base, pictures_branch="pictures")
+    assert ran.code == 0, ran.log
+    for part in (
+        "## `edits/lit.yaml`: passed", "## `edits/second.yaml`: passed", f"### Since `{base[:12]}`",
+        "    dark-windows-to-lit: rank: 2 -> 3", "It has no lock of this spec: everything is new.",
+        "Out of date is `edits/lit.yaml.lock`", "There is no `edits/second.yaml.lock`",
+        "    ~ dark-windows-to-lit: changed, layer7", "| passed | efficacy | dark-windows-to-lit |",
+        "[All files of this run](https://example.org/artifact)",
+    ):  # fmt: skip
+        assert part in ran.summary, ran.summary
+    for name in ("checks.md", "junit.xml", "before-after.png", "lit.yaml.lock", "build/manifest.json"):
+        assert f"edits/lit.yaml/{name}" in ran.uploaded
+    # The pictures lie where the summary says, in a commit that will not go away.
+    remote = runner.server / "owner" / "models"
+    shown = re.findall(r"^!\[.*\]\((.*)\)$", ran.summary, re.MULTILINE)
+    assert len(shown) == 2
+    for address in shown:
+        commit, path = re.fullmatch(rf"file://{remote}/raw/([0-9a-f]{{40}})/(.*)", address).groups()  # type: ignore[union-attr]
+        found = subprocess.run(
+            ["git", "show", f"{commit}:{unquote(path)}"], cwd=remote, capture_output=True, check=True
+        )
+        picture = runner.checkout / "editspec-out" / unquote(path)
+        assert found.stdout == picture.read_bytes()
+        with Image.open(picture) as image:
+            assert image.width > 500
+    first = git(remote, "rev-parse", "pictures")
+    assert runner.run(specs="edits/lit.yaml", pictures_branch="pictures").code == 0
+    assert first in git(remote, "log", "--format=%H", "pictures").split()
+    assert git(remote, "rev-parse", "pictures") != first
+
+
+def test_a_review_that_fails_says_so_in_its_summary(runner: Runner) -> None:
+    spec = spec_of(checks=[{"measure": "efficacy", "at_least": 1}])
+    save(spec)
+    git(runner.checkout, "commit", "-qam", "Too much is asked")
+    ran = runner.run(specs="edits/lit.yaml")
+    assert ran.code == 1
+    assert "## `edits/lit.yaml`: failed" in ran.summary
+    assert "| **failed** | efficacy |" in ran.summary
+    assert "`edits/lit.yaml/before-after.png` in the artifact" in ran.summary
+    assert "edits/lit.yaml/before-after.png" in ran.uploaded
+    # A check of severity warn is said, and passes.
+    save(spec_of(checks=[{"measure": "efficacy", "at_least": 1, "severity": "warn"}]))
+    ran = runner.run(specs="edits/lit.yaml")
+    assert ran.code == 0
+    assert "| **warned** | efficacy |" in ran.summary
+
+
+def test_a_spec_that_is_wrong_hides_no_other(runner: Runner) -> None:
+    save(spec_of(statistics={"samples": 0}), "edits/bad.yaml")
+    ran = runner.run(specs="edits/*.yaml")
+    assert ran.code == 2
+    assert "## `edits/bad.yaml`: wrong" in ran.summary
+    assert "    edits/bad.yaml:" in ran.summary
+    assert "statistics.samples: must be at least 1, found 0" in ran.summary
+    assert "## `edits/lit.yaml`: passed" in ran.summary
+
+
+def test_pictures_that_cannot_be_pushed_fail_nothing(runner: Runner) -> None:
+    runner.repository = "owner/nothing"
+    ran = runner.run(specs="edits/lit.yaml", pictures_branch="pictures")
+    assert ran.code == 0
+    assert "the pictures could not be pushed to pictures" in ran.log
+    assert "`edits/lit.yaml/before-after.png` in the artifact" in ran.summary
+
+
+def test_what_is_not_there_is_named(runner: Runner) -> None:
+    ran = runner.run(specs="edits/*.yaml\nedits/*.json")
+    assert ran.code == 2
+    assert "no spec matches edits/*.json" in ran.log
+    ran = runner.run(specs="edits/lit.yaml", base="no-such-revision")
+    assert ran.code == 2
+    assert "git knows no revision no-such-revision" in ran.log
+    assert (ran.summary, ran.uploaded) == ("", [])
+
+
+def test_what_was_merged_is_applied(runner: Runner) -> None:
+    save(spec_of(checks=[{"measure": "efficacy", "at_least": 1}]), "edits/too much.yaml")
+    ran = runner.run(specs="edits/*.yaml", command="apply")
+    assert ran.code == 1
+    assert "## `edits/lit.yaml`: passed" in ran.summary
+    assert "## `edits/too much.yaml`: failed" in ran.summary
+    assert "Not applied." in ran.summary
+    out = runner.checkout / "editspec-out" / "edits"
+    patch = read_patch(out / "lit.yaml" / "build" / "patches" / "01-dark-windows-to-lit.safetensors")
+    assert read_checkpoint(out / "lit.yaml" / "edited.safetensors").digest() == patch.metadata["result"]
+    assert patch.metadata["result"] in ran.summary
+    assert not (out / "too much.yaml" / "edited.safetensors").exists()
+
+
+def test_the_commands_alone(repository: Path) -> None:
+    def said(*arguments: str) -> tuple[int, Any]:
+        result = CliRunner().invoke(app, ["ci", *arguments, "--json"])
+        return result.exit_code, json.loads(result.stdout)
+
+    code, found = said("review", "edits/lit.yaml", "-o", "out")
+    assert (code, found["status"], found["specs"][0]["plan"]["edits"][0]["status"]) == (0, "passed", "up to date")
+    code, found = said("apply", "edits/lit.yaml", "-o", "out")
+    assert (code, found["specs"][0]["digest"]) == (
+        0,
+        read_checkpoint(Path("out/edits/lit.yaml/edited.safetensors")).digest(),
+    )
+    assert said("review", str(repository / "edits/lit.yaml"), "-o", "out")[0] == 2
+    assert said("review", "../edits/lit.yaml", "-o", "out")[0] == 2
+    Path("mine").mkdir()
+    Path("mine/notes").write_text("mine")
+    code, found = said("review", "edits/lit.yaml", "-o", "mine")
+    assert (code, "is in the way" in found["error"]["message"]) == (1, True)
+    assert [path.name for path in Path("mine").iterdir()] == ["notes"]
+
+
+LINTERS = {
+    "check-jsonschema, action": ["check-jsonschema", "--builtin-schema", "vendor.github-actions", ACTION],
+    "check-jsonschema, workflow": ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", WORKFLOW],
+    "zizmor, action": ["zizmor", "--offline", "--no-progress", "--pedantic", ACTION],
+    "zizmor, workflow": ["zizmor", "--offline", "--no-progress", "--pedantic", WORKFLOW],
+    "pre-commit": ["pre-commit", "validate-manifest", HOOKS],
+}
+
+BREAKS = {
+    "check-jsonschema, action": ("using: composite", "using: bash"),
+    "check-jsonschema, workflow": ("runs-on: ubuntu-latest", "runs-at: ubuntu-latest"),
+    "zizmor, action": ('run: exit "$CODE"', "run: exit ${{ inputs.base }}"),
+    "zizmor, workflow": ("pull_request:\n", "pull_request_target:\n"),
+    "pre-commit": ("entry: editspec validate\n", ""),
+}
+
+
+@pytest.mark.parametrize("name", LINTERS)
+def test_real_linters_find_nothing_and_would_find_something(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRE_COMMIT_HOME", str(tmp_path / "pre-commit"))
+    *command, file = LINTERS[name]
+    folder = tmp_path / ".github" / "workflows" if file is WORKFLOW else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    text = Path(file).read_text()
+    assert BREAKS[name][0] in text
+    codes = []
+    for content in (text, text.replace(*BREAKS[name])):
+        place = folder / Path(file).name
+        place.write_text(content)
+        executable = [str(SCRIPTS / str(command[0])), *(str(part) for part in command[1:]), str(place)]
+        codes.append(subprocess.run(executable, capture_output=True, text=True, check=False).returncode)
+    assert codes[0] == 0
+    assert codes[1] != 0
+
+
+def test_the_hook_runs_on_specs_and_locks_alone(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pre-commit itself, with the hook's own pattern and arguments; editspec is the one here, not an installed one."""
+    monkeypatch.setenv("PRE_COMMIT_HOME", str(tmp_path / "pre-commit"))
+    (hook,) = yaml.safe_load(HOOKS.read_text())
+    assert hook["entry"].split() == ["editspec", "validate"]
+    local = {**hook, "language": "system", "entry": f"'{sys.executable}' -m editspec validate", "verbose": True}
+    Path(".pre-commit-config.yaml").write_text(yaml.safe_dump({"repos": [{"repo": "local", "hooks": [local]}]}))
+    Path("other.yaml").write_text("this: is no spec\n")
+    save(spec_of(), "edits/second.yaml")
+
+    def commit() -> subprocess.CompletedProcess[str]:
+        git(repository, "add", "-A")
+        command = [str(SCRIPTS / "pre-commit"), "run", "--all-files"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = commit()
+    assert done.returncode == 0, done.stdout
+    for line in (
+        "edits/lit.yaml: 1 edits, 2 checks, no problems",
+        "edits/lit.yaml.lock: the lock of 1 edits, no problems",
+        "edits/second.yaml: 1 edits, 2 checks, no problems",
+    ):
+        assert line in done.stdout
+    assert "other.yaml" not in done.stdout
+    save(spec_of(statistics={"samples": 0}))
+    save(spec_of(precision="float16"), "edits/second.yaml")
+    done = commit()
+    assert done.returncode == 1
+    assert "edits/lit.yaml:" in done.stdout
+    assert "edits/second.yaml:" in done.stdout
