@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import editspec
 from editspec.cli import app
 from editspec.workflow import BuiltEdit
+from editspec_compiler.schema import SMOOTHNESS
 from editspec_runtime.checkpoint import read_checkpoint
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.least_squares import Problem
@@ -58,10 +59,10 @@ def test_its_objective_is_not_above_that_of_projected_gradient(recipe: str, reci
         directions: Tensor = edit.patch.directions[parameter]
         problem = Problem.of(model.function(layer), model.weight(layer), edit.rule, directions, moment.matrix)
         unknowns = edit.patch.coefficients[parameter].double().flatten(1) @ problem.root
-        return problem.objective(unknowns, 0.05).mean().item()
+        return problem.objective(unknowns, SMOOTHNESS).mean().item()
 
     assert objective(ours) < objective(theirs)
-    assert ours.patch.metadata["solver"] == {"method": "least-squares", "smoothness": 0.05}
+    assert ours.patch.metadata["solver"] == {"method": "least-squares", "smoothness": SMOOTHNESS}
 
 
 def test_a_smaller_budget_leaves_more_loss(recipes: Path) -> None:
