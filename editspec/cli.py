@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from editspec_compiler.errors import Problem, SpecError
-from editspec_runtime.errors import EditError, UsageError
+from editspec_runtime.errors import MORE_MEMORY, EditError, UsageError, is_out_of_memory
 
 EXIT_FAILED, EXIT_WRONG_USE, EXIT_TO_BUILD, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -777,8 +778,15 @@ def _leave(status: str) -> None:
 
 
 def main() -> None:
-    """The entry point of the ``editspec`` command."""
-    app()
+    """The entry point of the ``editspec`` command: of several processes, the first runs it, and the others help."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        app()
+    from editspec_runtime import distributed
+
+    if int(os.environ.get("RANK", "0")) > 0:
+        sys.exit(distributed.help_out())
+    with distributed.leading():
+        app()
 
 
 @contextmanager
@@ -797,14 +805,16 @@ def _errors(as_json: bool, debug: bool) -> Iterator[None]:
         _fail(_error_text(error), {"error": _error_json(error)}, as_json, code)
     except KeyboardInterrupt:
         _fail("interrupted", {"error": {"message": "interrupted"}}, as_json, EXIT_INTERRUPTED)
-    except (MemoryError, OSError) as error:
+    except OSError as error:
         if debug:
             raise
-        message = "out of memory" if isinstance(error, MemoryError) else str(error)
-        _fail(f"error: {message}", {"error": {"message": message}}, as_json, EXIT_FAILED)
+        _fail(f"error: {error}", {"error": {"message": str(error)}}, as_json, EXIT_FAILED)
     except Exception as error:
         if debug or isinstance(error, (typer.Exit, typer.Abort)):
             raise
+        if is_out_of_memory(error):
+            content = {"message": "This does not fit into memory.", "remedy": MORE_MEMORY}
+            _fail(f"error: {content['message']}\n  {MORE_MEMORY}", {"error": content}, as_json, EXIT_FAILED)
         message = f"{type(error).__name__}: {error}"
         text = f"error: {message}\n  This is a defect of editspec; --debug shows where. Please report it."
         _fail(text, {"error": {"message": message}}, as_json, EXIT_FAILED)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -88,14 +89,15 @@ def network_of(loaded: LoadedSpec) -> Source | None:
     if model.family != "torch":
         return None
     if model.module is None:
-        module, code = read_exported(loaded.weights)
+        remake = partial(read_exported, loaded.weights)
     else:
-        module, code = from_factory(model.module, loaded.path.parent)
+        remake = partial(from_factory, model.module, loaded.path.parent)
+    module, code = remake()
     points = {}
     for name, given in (model.layers or {}).items():
         edited = given.parameter.rpartition(".")[0] if given.parameter else str(given.key)
         points[name] = Points(given.key or edited, given.value or edited, given.parameter or f"{edited}.weight")
-    return Source(module, code, points, tuple(model.latent_shape) if model.latent_shape else None)
+    return Source(module, code, points, tuple(model.latent_shape) if model.latent_shape else None, remake)
 
 
 def generator_of(loaded: LoadedSpec, device: str = "auto") -> Generator:

@@ -49,6 +49,10 @@ class Cache:
         """The tensors of an entry; None where there is none, or it is damaged."""
         return _intact(self.path(kind, key))
 
+    def remove(self, kind: str, key: str) -> None:
+        """Remove an entry, if it is there."""
+        self.path(kind, key).unlink(missing_ok=True)
+
     def keep(self, kind: str, key: str, data: bytes) -> None:
         """Keep a file whose content `key` names, unless it is there already as it should be."""
         path = self.path(kind, key)

@@ -1,4 +1,12 @@
-"""What can go wrong below the language: files, weights, numbers."""
+"""What can go wrong below the language: files, weights, numbers, memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MORE_MEMORY = (
+    "End what else uses the memory of this device, take a device that has more (--device cpu, if this is a GPU), or an "
+    "earlier layer, whose maps are smaller."
+)
 
 
 class EditError(Exception):
@@ -51,3 +59,30 @@ class UsageError(EditError):
 
 class DeviceError(UsageError):
     """A device that was asked for and that this machine does not have."""
+
+
+class WorkerError(EditError):
+    """Processes of one run that do not find one another, do not compute alike, or have ended."""
+
+
+class OutOfMemory(EditError):
+    """Work that does not fit into the memory of its device."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is that of an allocation: of Python, of torch on a GPU, of torch on a CPU."""
+    said = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+    )
+
+
+@contextmanager
+def naming_memory(work: str) -> Iterator[None]:
+    """Raise an `OutOfMemory` about `work` where memory ends within this."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"{work} do not fit into memory.", MORE_MEMORY) from error

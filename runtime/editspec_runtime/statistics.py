@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from editspec_runtime import __version__
-from editspec_runtime.cache import Cache
+from editspec_runtime.cache import Cache, default_cache
 from editspec_runtime.conventions import Conventions
 from editspec_runtime.digest import digest, tensors_digest
+from editspec_runtime.distributed import processes, spread
+from editspec_runtime.errors import OutOfMemory, naming_memory
 from editspec_runtime.generator import Generator
 from editspec_runtime.latents import LatentStream
 
@@ -46,13 +50,25 @@ def second_moment(
 ) -> SecondMoment:
     """The second moment of the keys of `layer` over items 0 … samples - 1 of `stream`.
 
-    It is cached by everything upstream of the layer, so that an edit of this layer or of a later one reuses it.
+    It is cached by everything upstream of the layer, so that an edit of this layer or of a later one reuses it. While
+    it is computed, the sums of its blocks are: what a run that was killed has done is not done again.
+
+    Where a forward batch does not fit into memory, a smaller one is taken. It gives other bits, and is in the key.
+
+    Raises `OutOfMemory` where no batch fits.
     """
-    tensors, cached = cache.tensors(
-        "statistics",
-        second_moment_key(generator, layer, stream, samples, conventions),
-        lambda: {"second_moment": _accumulate(generator, layer, stream, samples, conventions, progress)},
-    )
+    batch = forward_batch(generator, layer, conventions)
+    while True:
+        blocks = _Blocks(generator, layer, stream, samples, conventions, batch, cache, progress)
+        try:
+            tensors, cached = cache.tensors("statistics", blocks.key, blocks.result)
+            break
+        except OutOfMemory:
+            if batch == 1 or conventions.positional_noise:
+                raise
+            batch //= 2
+    if not cached:
+        blocks.forget()
     return SecondMoment(tensors["second_moment"], cached)
 
 
@@ -60,11 +76,18 @@ def second_moment_key(
     generator: Generator, layer: str, stream: LatentStream, samples: int, conventions: Conventions
 ) -> str:
     """The name of a second moment in the cache: the digest of everything that it depends on."""
-    return digest(_inputs(generator, layer, stream, samples, conventions))
+    batch = forward_batch(generator, layer, conventions)
+    return _Blocks(generator, layer, stream, samples, conventions, batch, default_cache(), _silent).key
 
 
 LARGEST_MAPS = 2**26
 """Numbers that the maps of one layer may have in a forward batch: StyleGAN2 at 1024 x 1024 then fits into 6 GB."""
+
+BATCHES, MOST_BLOCKS = 16, 1024
+"""Forward batches in a block of the sample, at the least; blocks of a sample, at the most."""
+
+SLICE, BAND = 2**19, 128
+"""Numbers of keys that are squared at a time, and how many channels of them: what the caches of a CPU hold."""
 
 SAMPLED_KEYS = 65_536
 """Keys that the quantiles of units are taken from."""
@@ -77,7 +100,7 @@ def key_sample(
 
     At most `SAMPLED_KEYS` of them; cached as `second_moment` is.
     """
-    key = digest(_inputs(generator, layer, stream, samples, conventions))
+    key = digest(_inputs(generator, layer, stream, samples, forward_batch(generator, layer, conventions)))
 
     def compute() -> dict[str, Tensor]:
         positions = generator.layer(layer).key_size ** 2
@@ -95,16 +118,14 @@ def environment(generator: Generator) -> list[str]:
     return [__version__, torch.__version__, device, str(weight.dtype), str(torch.get_num_threads())]
 
 
-def _inputs(
-    generator: Generator, layer: str, stream: LatentStream, samples: int, conventions: Conventions
-) -> dict[str, object]:
+def _inputs(generator: Generator, layer: str, stream: LatentStream, samples: int, batch: int) -> dict[str, object]:
     """Everything that the keys of a sample depend on."""
     return {
         "layer": layer,
         "upstream": tensors_digest(generator.upstream(layer)),
         "generator": generator.settings(),
         "latents": [stream.sampler, stream.seed, stream.size, samples],
-        "chunk": forward_batch(generator, layer, conventions),
+        "chunk": batch,
         "environment": environment(generator),
     }
 
@@ -114,10 +135,14 @@ def key_maps(
     generator: Generator, layer: str, stream: LatentStream, samples: int, conventions: Conventions
 ) -> Iterator[Tensor]:
     """The key maps of items 0 … samples - 1, chunk by chunk: [chunk, in_channels, key_size, key_size]."""
-    chunk = forward_batch(generator, layer, conventions)
-    for start in range(0, samples, chunk):
-        numbers = range(start, min(start + chunk, samples))
-        yield generator.prefix(layer, stream.items(numbers).to(generator.weight(layer))).key
+    yield from _key_maps(generator, layer, stream, range(samples), forward_batch(generator, layer, conventions))
+
+
+def _key_maps(generator: Generator, layer: str, stream: LatentStream, numbers: range, batch: int) -> Iterator[Tensor]:
+    """The same of some `numbers` of the stream, `batch` by batch."""
+    for start in range(0, len(numbers), batch):
+        latents = stream.items(numbers[start : start + batch]).to(generator.weight(layer))
+        yield generator.prefix(layer, latents).key
 
 
 def forward_batch(generator: Generator, layer: str, conventions: Conventions) -> int:
@@ -142,25 +167,113 @@ def _keys(
         yield key.movedim(1, -1).reshape(-1, key.shape[1])
 
 
-@torch.no_grad()
-def _accumulate(
-    generator: Generator,
-    layer: str,
-    stream: LatentStream,
-    samples: int,
-    conventions: Conventions,
-    progress: Progress,
-) -> Tensor:
-    """C in float64. The chunk is also the forward batch, so that C does not depend on how the work is divided."""
-    channels = generator.layer(layer).in_channels
-    parameter = generator.weight(layer)
-    total = torch.zeros(channels, channels, dtype=torch.float64, device=parameter.device)
-    positions = done = 0
-    for key in key_maps(generator, layer, stream, samples, conventions):
-        rows = key.movedim(1, -1).reshape(-1, channels).double()
-        total += rows.T @ rows
-        positions += len(rows)
-        done += len(key)
-        progress(done, samples)
-    mean = (total / positions).cpu()
-    return (mean + mean.T) / 2
+@dataclass(frozen=True)
+class _Blocks:
+    """The sum of k k^T, block by block of the sample: what is spread over processes, and kept until all is there.
+
+    A block is a number of forward batches that follows from the sample alone. Its batches are added up in order, and so
+    are the blocks; neither depends on how many processes there are, and so C does not.
+    """
+
+    generator: Generator
+    layer: str
+    stream: LatentStream
+    samples: int
+    conventions: Conventions
+    batch: int
+    cache: Cache
+    progress: Progress
+
+    @cached_property
+    def size(self) -> int:
+        """Latents in a block."""
+        return self.batch * max(BATCHES, -(-self.samples // (self.batch * MOST_BLOCKS)))
+
+    @cached_property
+    def key(self) -> str:
+        """The name of C in the cache."""
+        return digest(
+            {**_inputs(self.generator, self.layer, self.stream, self.samples, self.batch), "block": self.size}
+        )
+
+    def starts(self) -> range:
+        """The first latents of all blocks."""
+        return range(0, self.samples, self.size)
+
+    def result(self) -> dict[str, Tensor]:
+        """What is kept of them: C."""
+        return {"second_moment": self.mean()}
+
+    def mean(self) -> Tensor:
+        """C [n, n] float64."""
+        total = torch.zeros(()).double()
+        for start, block in zip(self.starts(), spread(self, self.starts(), self.device()), strict=True):
+            total = total + block.cpu()
+            if processes() > 1:  # one alone tells it batch by batch
+                self.progress(min(start + self.size, self.samples), self.samples)
+        with torch.no_grad():
+            (key,) = _key_maps(self.generator, self.layer, self.stream, range(1), 1)
+        mean = total / (self.samples * key[0, 0].numel())
+        return mean.triu() + mean.triu(1).T
+
+    def __call__(self, start: int) -> Tensor:
+        """The sum of the block that begins at latent `start`, [n, n] float64; below the diagonal it is not made out."""
+        if len(self.starts()) == 1:
+            return self.sum(start)
+        tensors, _ = self.cache.tensors("blocks", self.name(start), lambda: {"sum": self.sum(start)})
+        return tensors["sum"].to(self.device())
+
+    @torch.no_grad()
+    def sum(self, start: int) -> Tensor:
+        """The same, computed."""
+        numbers = range(start, min(start + self.size, self.samples))
+        channels = self.generator.layer(self.layer).in_channels
+        total = torch.zeros(channels, channels, dtype=torch.float64, device=self.device())
+        done = start
+        with naming_memory(f"The statistics of {self.layer}, {self.batch} latents at a time,"):
+            for key in _key_maps(self.generator, self.layer, self.stream, numbers, self.batch):
+                _add_outer_products(total, key.movedim(1, -1).reshape(-1, channels))
+                done += len(key)
+                self.progress(done, self.samples)
+        return total
+
+    def name(self, start: int) -> str:
+        """The name of a block in the cache."""
+        return f"{self.key}-{start}"
+
+    def forget(self) -> None:
+        """Remove the blocks, once C is kept: from the caches of all processes, which may be several."""
+        if len(self.starts()) > 1:
+            names = [self.name(start) for start in self.starts()]
+            removed = spread(partial(_removed, self.cache), [names] * processes(), self.device())
+            assert len(list(removed)) == processes()
+
+    def device(self) -> torch.device:
+        """Where the generator is."""
+        return self.generator.weight(self.layer).device
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets: all but the way to tell what is done."""
+        return {**self.__dict__, "progress": _silent}
+
+
+def _add_outer_products(total: Tensor, rows: Tensor) -> None:
+    """Add the sum of k k^T over `rows` [p, n] to `total` [n, n] float64, on and above the diagonal.
+
+    In float64, some rows at a time, so that memory does not grow with the map, and some columns at a time, so that
+    what follows from symmetry is not computed.
+    """
+    for some in torch.split(rows, max(1, SLICE // rows.shape[1])):
+        exact = some.double()
+        for begin in range(0, rows.shape[1], BAND):
+            total[begin : begin + BAND, begin:].addmm_(exact[:, begin : begin + BAND].T, exact[:, begin:])
+
+
+def _removed(cache: Cache, names: Sequence[str]) -> None:
+    """Remove blocks."""
+    for name in names:
+        cache.remove("blocks", name)
+
+
+def _silent(done: int, total: int) -> None:
+    """Tell nobody."""

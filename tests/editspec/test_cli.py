@@ -366,6 +366,25 @@ def test_validate_takes_several_specs_and_says_all_that_is_wrong(folder: Path) -
     assert run("validate", "good.yaml", "bad.yaml").exit_code == 2
 
 
+def test_memory_that_ends_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from editspec import workflow
+
+    for error, said in (
+        (torch.OutOfMemoryError("CUDA out of memory."), "does not fit into memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "does not fit into memory"),
+        (MemoryError(), "does not fit into memory"),
+        (RuntimeError("else"), "This is a defect"),
+    ):
+
+        def build(*arguments: object, error: Exception = error, **options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(workflow, "build", build)
+        result = run("build", "spec.yaml", "-o", "x")
+        assert result.exit_code == 1
+        assert said in result.stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], *([command, "--help"] for command in COMMANDS), ["validate", "spec.yaml"]]
 )

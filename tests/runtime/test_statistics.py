@@ -11,7 +11,9 @@ from torch import Tensor
 
 from editspec_runtime.cache import Cache
 from editspec_runtime.conventions import EDITSPEC, REWRITING_2020, Conventions
+from editspec_runtime.errors import OutOfMemory
 from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.generator import LayerInput
 from editspec_runtime.latents import LatentStream
 from editspec_runtime.statistics import SecondMoment, second_moment
 
@@ -118,3 +120,66 @@ def test_forward_batches_shrink_with_the_maps(make_tiny: MakeTiny) -> None:
     # The authors' noise goes by the place in the batch: theirs stays.
     authors = StyleGAN2(make_tiny(size=1024, channels=8), conventions=REWRITING_2020)
     assert forward_batch(authors, "layer18", REWRITING_2020) == 10
+
+
+class Cramped(StyleGAN2):
+    """A model on a device where more than so many latents do not fit into memory."""
+
+    fitting = 4
+    message = "CUDA out of memory. Tried to allocate 20.00 MiB"
+
+    def prefix(self, layer: str, latents: Tensor) -> LayerInput:
+        if len(latents) > self.fitting:
+            raise RuntimeError(self.message)
+        return super().prefix(layer, latents)
+
+
+def test_where_memory_ends_smaller_batches_are_taken_and_named(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+    stream = LatentStream(2, 8)
+    whole = second_moment(StyleGAN2(tiny), "layer5", stream, 40, EDITSPEC, Cache(tmp_path)).matrix
+    cramped = second_moment(Cramped(tiny), "layer5", stream, 40, EDITSPEC, Cache(tmp_path / "cramped"))
+    torch.testing.assert_close(cramped.matrix, whole, rtol=1e-6, atol=1e-9)
+    # The batch is in the key: what may have other bits has another name.
+    names = [{path.name for path in (folder / "statistics").iterdir()} for folder in (tmp_path, tmp_path / "cramped")]
+    assert len(names[0]) == len(names[1]) == 1
+    assert names[0] != names[1]
+    assert second_moment(Cramped(tiny), "layer5", stream, 40, EDITSPEC, Cache(tmp_path / "cramped")).cached
+
+
+def test_where_memory_ends_for_good_it_is_said(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+    class Full(Cramped):
+        fitting = 0
+
+    with pytest.raises(OutOfMemory, match="layer5, 1 latents at a time, do not fit into memory"):
+        second_moment(Full(tiny), "layer5", LatentStream(2, 8), 40, EDITSPEC, Cache(tmp_path))
+    # The authors' noise goes by the place in the batch: no smaller one is taken.
+    with pytest.raises(OutOfMemory, match="layer5, 10 latents"):
+        second_moment(
+            Full(tiny, conventions=REWRITING_2020), "layer5", LatentStream(2, 8), 40, REWRITING_2020, Cache(tmp_path)
+        )
+
+    class Broken(Cramped):
+        message = "something else"
+
+    with pytest.raises(RuntimeError, match="something else"):
+        second_moment(Broken(tiny), "layer5", LatentStream(2, 8), 40, EDITSPEC, Cache(tmp_path))
+
+
+def test_many_columns_are_added_up_as_few(make_tiny: MakeTiny) -> None:
+    from editspec_runtime.statistics import _add_outer_products
+
+    rows = torch.randn(5000, 300, generator=torch.Generator().manual_seed(0))
+    total = torch.zeros(300, 300, dtype=torch.float64)
+    _add_outer_products(total, rows)
+    wanted = rows.double().T @ rows.double()
+    torch.testing.assert_close(total.triu(), wanted.triu(), rtol=1e-12, atol=1e-9)
+    # Below the diagonal no more than the bands that touch it is computed.
+    assert (total[130:, :120] == 0).all()
+
+
+def test_a_sample_is_a_thousand_blocks_at_the_most(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+    from editspec_runtime.statistics import _Blocks
+
+    for samples, size, count in ((20, 256, 1), (1000, 256, 4), (10_000_000, 9776, 1023)):
+        blocks = _Blocks(StyleGAN2(tiny), "layer5", LatentStream(2, 8), samples, EDITSPEC, 16, Cache(tmp_path), print)
+        assert (blocks.size, len(blocks.starts())) == (size, count)

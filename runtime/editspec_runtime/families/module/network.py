@@ -155,6 +155,9 @@ class ModuleGenerator(Generator):
         layers = dict(sorted(layers.items(), key=lambda item: order.index(self.points[item[0]].chain[0])))
         self.layout = Layout("torch", layers, self.trace.output.shape[-1], math.prod(self.latent_shape))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ModuleGenerator, (self.weights, self.source)
+
     def images(self, latents: Tensor) -> Tensor:
         return _picture(self._run(latents))
 

@@ -6,11 +6,12 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -62,12 +63,35 @@ class Source:
         The layers that the spec declares, by name.
     latent_shape
         The shape of one latent as the network takes it, where the spec says it.
+    remake
+        Makes module and code again, in another process of the same run.
     """
 
     module: nn.Module
     code: str
     points: Mapping[str, Points] = field(default_factory=dict)
     latent_shape: tuple[int, ...] | None = None
+    remake: Callable[[], tuple[nn.Module, str]] | None = None
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """For another process, where the module itself may not be importable: the way to make it."""
+        if self.remake is None:
+            return super().__reduce__()
+        return _remade, (self.remake, self.code, self.points, self.latent_shape)
+
+
+def _remade(
+    remake: Callable[[], tuple[nn.Module, str]],
+    code: str,
+    points: Mapping[str, Points],
+    latent_shape: tuple[int, ...] | None,
+) -> Source:
+    """A source as the first process of a run has it, whose code is allowed to run here as it is there."""
+    with allow_code():
+        module, found = remake()
+    if found != code:
+        raise CodeError("The code of the network is another here than in the first process of the run.")
+    return Source(module, code, points, latent_shape, remake)
 
 
 def from_factory(name: str, folder: Path) -> tuple[nn.Module, str]:
