@@ -150,6 +150,9 @@ def build(
     junit: JUnit = None,
     markdown: Markdown = None,
     page: Annotated[bool, typer.Option("--report", help="Show it all on one page: DIR/report.html.")] = False,
+    provenance: Annotated[
+        bool, typer.Option("--provenance", help="Say of what it was made, for in-toto and SLSA: DIR/provenance.json.")
+    ] = False,
     allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -165,7 +168,7 @@ def build(
 
         reports = checks.Reports(junit, markdown)
         reports.require_places()
-        built = workflow.build(spec, out, frozen=frozen, page=page, device=device, report=report)
+        built = workflow.build(spec, out, frozen=frozen, page=page, provenance=provenance, device=device, report=report)
         entries = [
             {
                 "name": edit.rule.edit,
@@ -184,6 +187,7 @@ def build(
         ]
         lines = [_built_line(entry) for entry in entries]
         told = {"report": str(out / workflow.PAGE)} if page else {}
+        told |= {"provenance": str(out / workflow.STATEMENT)} if provenance else {}
         lines += [f"{what}: {path}" for what, path in told.items()]
         content: dict[str, Any] = {"edits": entries, **told}
         if check:
@@ -283,6 +287,9 @@ def verify(
     spec: Annotated[
         Path | None, typer.Option("--spec", metavar="SPEC", help="Build again from it and compare.")
     ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", metavar="PEM", help="The build folder must be signed by this key.")
+    ] = None,
     allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -294,10 +301,25 @@ def verify(
         _set_threads(threads)
         from editspec import verification
 
-        found = verification.verify(model, patches, spec, device=device, report=report)
+        found = verification.verify(model, patches, spec, public_key=public_key, device=device, report=report)
         _answer(found, as_json, verification.as_text(found))
     if not found["verified"]:
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def sign(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a build with --provenance.")],
+    key: Annotated[Path, typer.Option("--key", metavar="PEM", help="A private key of an elliptic curve.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Sign the patches and the provenance of a build: DIR/model.sig; verify --public-key verifies it."""
+    with _errors(as_json, debug):
+        from editspec.provenance import sign as sign_folder
+
+        signature = sign_folder(folder, key)
+        _answer({"signature": str(signature)}, as_json, str(signature))
 
 
 @app.command()

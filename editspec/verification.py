@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from editspec.lock import lock_path, read_lock
+from editspec.provenance import require_signed
 from editspec.workflow import Report, Workshop, quiet
 from editspec_compiler import LoadedSpec
 from editspec_runtime.cache import Cache
@@ -35,6 +36,7 @@ def verify(
     patches: Sequence[Path | str],
     spec: Path | str | LoadedSpec | None = None,
     *,
+    public_key: Path | None = None,
     device: str = "auto",
     report: Report = quiet,
 ) -> dict[str, Any]:
@@ -43,22 +45,28 @@ def verify(
     Each patch file must be as it was written (`read_patch`), finite, of the rank that it names, solved on what lies
     before it, and give the weights that it names. With `spec`, each edit is solved again, with nothing taken from a
     cache, on the weights as the given patches before it leave them, and compared: where the environment is that of
-    the lock, the bytes must be the same; elsewhere the patch must be within `TOLERANCES`.
+    the lock, the bytes must be the same; elsewhere the patch must be within `TOLERANCES`. With `public_key` the build
+    folder that they lie in must be signed by that key.
 
     Returns
     -------
     dict
-        ``verified``; ``base`` and ``result``, digests; ``patches``: of each its name, rank, digest, and with `spec`
-        what the comparison found: ``identical``, or ``difference`` (relative, in the metric of C) and ``angle`` (the
-        largest principal angle between the directions), the ``tolerance`` and whether it is ``within``.
+        ``verified``; ``base`` and ``result``, digests; ``signed``, whether a signature was verified; ``patches``: of
+        each its name, rank, digest, and with `spec` what the comparison found: ``identical``, or ``difference``
+        (relative, in the metric of C) and ``angle`` (the largest principal angle between the directions), the
+        ``tolerance`` and whether it is ``within``.
 
     Raises
     ------
     FileError, PatchError, WeightsError
         Something is damaged or does not belong together.
+    SignatureError
+        The folder is not signed, or other files, or by another key.
     SpecError
         The spec is wrong.
     """
+    if public_key is not None:
+        require_signed([Path(path) for path in patches], public_key)
     checkpoint = read_checkpoint(weights_path(str(model), Path()))
     stack = [read_patch(Path(path)) for path in patches]
     base = checkpoint.digest()
@@ -81,6 +89,7 @@ def verify(
         "verified": all(entry.get("within", True) for entry in entries),
         "base": base,
         "result": stack[-1].metadata["result"] if stack else base,
+        "signed": public_key is not None,
         "patches": entries,
     }
 
@@ -103,6 +112,7 @@ def as_text(found: dict[str, Any]) -> str:
                 if patch["same_environment"]:
                     line += "; the environment is the lock's, so that the bytes should be the same"
         lines.append(line)
+    lines += ["signed by this key"] if found["signed"] else []
     lines.append(f"weights {found['base']} -> {found['result']}")
     return "\n".join(lines)
 

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 BUILD_FORMAT = "editspec.build"
 WEIGHTS_FORMAT = "editspec.weights"
 EXPORT_FORMAT = "editspec.export"
-PAGE = "report.html"
+PAGE, STATEMENT = "report.html", "provenance.json"
 STAGES = ("compile", "statistics", "solve")
 
 Report = Callable[[str, int, int], None]
@@ -514,6 +514,7 @@ def build(
     *,
     frozen: bool = False,
     page: bool = False,
+    provenance: bool = False,
     device: str = "auto",
     report: Report = quiet,
 ) -> list[BuiltEdit]:
@@ -521,7 +522,8 @@ def build(
 
     A folder that an earlier build made is brought up to date: only edits that are new, changed, or dependent on
     these are solved. With `frozen` the lock is not written but obeyed. With `page` all that can be told of the build
-    is written, too: `out`/report.html.
+    is written, too: `out`/report.html; with `provenance` an in-toto statement of what it was made from:
+    `out`/provenance.json.
 
     Raises
     ------
@@ -538,7 +540,7 @@ def build(
         workshop.require_unchanged()
     else:
         require_place(lock_path(workshop.loaded.path))
-    beside = [PAGE] if page else []
+    beside = [name for name, wanted in ((PAGE, page), (STATEMENT, provenance)) if wanted]
     folder = workshop.folder = BuildFolder.prepare(Path(out), _names(workshop.loaded), beside)
     built = []
     for number in range(len(workshop.loaded.spec.edits)):
@@ -552,6 +554,10 @@ def build(
         from editspec.page import build_page
 
         folder.keep(folder.root / PAGE, build_page(workshop, built))
+    if provenance:
+        from editspec.provenance import statement
+
+        folder.keep(folder.root / STATEMENT, statement(workshop, built))
     folder.finish([_entry(edit) for edit in built])
     if not frozen:
         write_lock(lock_path(workshop.loaded.path), workshop.new_lock(built))
@@ -854,7 +860,7 @@ def _own_files(manifest: Path) -> list[str]:
         if content["format"] != BUILD_FORMAT:
             raise KeyError("format")
         # A manifest is a file like any other: what it names is only touched where it is what a build makes.
-        return [name for name in content["files"] if name == PAGE or _is_inside(name)]
+        return [name for name in content["files"] if name in (PAGE, STATEMENT) or _is_inside(name)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(
             f"{manifest.parent} is not empty, and no build of editspec made it.", "Give a new or empty folder."

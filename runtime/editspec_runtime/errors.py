@@ -53,6 +53,10 @@ class LockError(EditError):
     """Inputs or artifacts that are not what a lock says."""
 
 
+class SignatureError(EditError):
+    """A signature or a statement that is missing, or is not of these files, or not by this key."""
+
+
 class UsageError(EditError):
     """Something that was asked for and that there is not: a layer, a rank, an experiment."""
 

@@ -6,6 +6,7 @@ renamed, so that nothing half-written ever lies under a final name.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -185,6 +186,13 @@ def container(path: Path) -> str:
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
     return ""
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the bytes of a file, as 64 hexadecimal digits. Raises `FileError` where it is missing."""
+    require_file(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> bytes:

@@ -22,8 +22,8 @@ from editspec_runtime.checkpoint import read_checkpoint
 from editspec_runtime.patch import read_patch
 
 COMMANDS = [
-    "validate", "compile", "build", "lock", "plan", "check", "ci", "verify", "apply", "compose", "rebase", "diff",
-    "audit", "inspect", "convert", "import", "export",
+    "validate", "compile", "build", "lock", "plan", "check", "ci", "verify", "sign", "apply", "compose", "rebase",
+    "diff", "audit", "inspect", "convert", "import", "export",
     "render", "statistics", "schema", "families",
 ]  # fmt: skip
 
