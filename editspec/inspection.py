@@ -68,6 +68,12 @@ def _spec(path: Path) -> dict[str, Any]:
         for edit in loaded.spec.edits
     ]
     found = {"kind": "spec", "model": loaded.spec.model.model_dump(exclude_none=True), "edits": edits}
+    if loaded.spec.checks:
+        names = ("measure", "edit", "severity")
+        found["checks"] = [
+            {"name": check.name or check.measure, **{name: getattr(check, name) for name in names}}
+            for check in loaded.spec.checks
+        ]
     return found | ({"layers": _network_layers(loaded)} if loaded.spec.model.family == "torch" else {})
 
 

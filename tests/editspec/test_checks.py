@@ -194,13 +194,14 @@ def test_a_rule_that_is_met_has_efficacy_one_and_no_edit_has_none(folder: Path) 
     "fields",
     [
         {"source": {"erase": {"units": 2}}},
+        {"source": {"erase": {"units": 2}}, "solver": {"method": "ablate"}},
         {"observe": "layer6"},
         {"observe": "layer5"},
         {"solver": {"method": "all-weights", "steps": 5}},
         {"source": {"latent": 3}},
         {"target": {**PLACE, "intervene": {"layer": "layer3", "units": [1], "value": 2, "mask": PLACE["mask"]}}},
     ],
-    ids=lambda fields: next(iter(fields)),
+    ids=["erase", "ablate", "observe-later", "observe-itself", "all-weights", "no-mask", "intervene"],
 )
 def test_every_kind_of_rule_can_be_measured(folder: Path, fields: dict[str, Any]) -> None:
     edit = {**spec_of()["edits"][0], "rank": 1, **fields}
@@ -208,13 +209,23 @@ def test_every_kind_of_rule_can_be_measured(folder: Path, fields: dict[str, Any]
         whole = {"mask": {"box": [0, 0, 16, 16]}}
         edit |= {"source": {"latent": 3, **whole}, "target": {"latent": 1, **whole}}
         edit["solver"] = {"method": "layer", "steps": 60, "learning_rate": 0.01}
-    if edit["solver"]["method"] in ("layer", "all-weights"):
+    if edit["solver"]["method"] in ("layer", "all-weights", "ablate"):
         del edit["rank"]
     elsewhere = {"measure": "efficacy", "images": [ELSEWHERE], "name": "elsewhere", "at_least": 0}
     save(spec_of({"measure": "efficacy", "at_least": 0}, elsewhere, {"measure": "finite"}, edits=[edit]))
     found = values(said("check", "spec.yaml"))
     assert 0 <= found["efficacy", "one"] <= 1
     assert 0 <= found["elsewhere", "one"] <= 1
+
+
+def test_the_targets_are_where_an_edit_is_measured_without_images(folder: Path) -> None:
+    same = {"latents": [1], "mask": PLACE["mask"]}
+    efficacy = {"measure": "efficacy", "edit": "one", "at_least": 0}
+    given = [efficacy, {**efficacy, "name": "same", "images": [same]}, {**efficacy, "name": "other"}]
+    given[2]["images"] = [{**same, "latents": [2]}]
+    save(spec_of(*given))
+    found = values(said("check", "spec.yaml"))
+    assert found["efficacy", "one"] == found["same", "one"] != found["other", "one"]
 
 
 def test_observing_the_layer_itself_asks_for_the_same(folder: Path) -> None:

@@ -247,6 +247,8 @@ def test_a_review_that_fails_says_so_in_its_summary(runner: Runner) -> None:
 
 def test_a_spec_that_is_wrong_hides_no_other(runner: Runner) -> None:
     save(spec_of(statistics={"samples": 0}), "edits/bad.yaml")
+    ran = runner.run(specs="edits/bad.yaml", pictures_branch="pictures")  # there are no pictures, and that is fine
+    assert (ran.code, "could not be pushed" in ran.log) == (2, False)
     ran = runner.run(specs="edits/*.yaml")
     assert ran.code == 2
     assert "## `edits/bad.yaml`: wrong" in ran.summary
@@ -306,6 +308,13 @@ def test_the_commands_alone(repository: Path) -> None:
     code, found = said("review", "edits/lit.yaml", "-o", "mine")
     assert (code, "is in the way" in found["error"]["message"]) == (1, True)
     assert [path.name for path in Path("mine").iterdir()] == ["notes"]
+
+
+def test_a_summary_that_is_too_long_is_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "summary.md").write_text("a line\n" * 300_000)
+    environment = {**os.environ, "OUT": str(tmp_path), "GITHUB_STEP_SUMMARY": str(tmp_path / "shown")}
+    subprocess.run([ROOT / ".ci" / "job-summary"], env=environment, check=True)
+    assert (tmp_path / "shown").read_bytes() == (tmp_path / "summary.md").read_bytes()[:1_000_000]
 
 
 LINTERS = {

@@ -51,3 +51,7 @@ def test_an_example_builds(example: str) -> None:
             (edit,) = json.loads(result.stdout)["edits"]
             assert edit["loss"] < {"mlp": 0.1, "dcgan": 1.0}[example]
     assert Path("x.png").exists()
+    result = CliRunner().invoke(app, ["check", "spec.yaml", "-o", "out", "--allow-code", "--json"])
+    (row,) = json.loads(result.stdout)["checks"]
+    assert row["value"] > {"mlp": 0.9, "dcgan": 0.1}[example]
+    assert result.exit_code == 0 or example == "dcgan"  # whose weights are random here
