@@ -34,6 +34,7 @@ from editspec_runtime.errors import FileError
 from editspec_runtime.files import begins_with, write
 from editspec_runtime.generator import Generator
 from editspec_runtime.patch import apply_stack
+from editspec_runtime.solution import loss_of
 
 PASSED, WARNED, FAILED = "passed", "warned", "failed"
 
@@ -120,7 +121,7 @@ class _Measuring:
         assert edit is not None
         number = self.numbers[edit]
         if isinstance(given, TargetError):
-            return self.built[number].loss, ""
+            return self.loss(number), ""
         if isinstance(given, PredictedCollateral):
             return predicted_collateral(self.built[number].patch), ""
         if isinstance(given, PatchSize):
@@ -132,6 +133,12 @@ class _Measuring:
     def after(self, count: int) -> Generator:
         """The generator as the first `count` edits leave it."""
         return replace(self.workshop, stack=self.workshop.stack[:count]).generator()
+
+    def loss(self, number: int) -> float:
+        """The loss of edit `number`, measured anew: a lock can say anything."""
+        before, stack = self.after(number), self.workshop.stack
+        rule = replace(self.workshop, stack=stack[:number]).rule(number, before)
+        return loss_of(rule, before, apply_stack(self.workshop.checkpoint.generator, stack[: number + 1]))
 
     def asked(self, number: int, check: int | None = None) -> Iterator[Asked]:
         before, loaded = self.after(number), self.workshop.loaded

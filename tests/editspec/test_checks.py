@@ -113,7 +113,8 @@ def test_every_measure_is_what_it_says(folder: Path) -> None:
     measured = values(found)
     for edit in built:
         collateral = max(layer["correlated"] for layer in edit["collateral"].values())
-        assert measured["target-error", edit["name"]] == edit["loss"] > 0
+        assert measured["target-error", edit["name"]] == pytest.approx(edit["loss"], rel=1e-6)
+        assert edit["loss"] > 0
         assert measured["predicted-collateral", edit["name"]] == collateral > 0
         assert measured["patch-size", edit["name"]] == Path(edit["patch"]).stat().st_size
         assert measured["finite", edit["name"]] == 0
@@ -127,6 +128,18 @@ def test_every_measure_is_what_it_says(folder: Path) -> None:
 
     assert measured["collateral", None] == pytest.approx(mean(before, both, 9), rel=1e-5)
     assert measured["collateral", "two"] == pytest.approx(mean(one, both), rel=1e-5)
+
+
+def test_the_loss_is_measured_and_not_believed(folder: Path) -> None:
+    save(spec_of({"measure": "target-error", "at_most": 9}))
+    first = said("build", "spec.yaml", "-o", "out", "--check")
+    lock = Path("spec.yaml.lock")
+    text = lock.read_text()
+    lock.write_text(text.replace("loss: 0.", "loss: 7."))
+    assert lock.read_text() != text
+    again = said("build", "spec.yaml", "-o", "out", "--check")
+    assert again["edits"][0]["loss"] > 7
+    assert values(again) == values(first)
 
 
 def test_efficacy_is_the_share_of_what_is_asked_for() -> None:
