@@ -38,6 +38,9 @@ from editspec_runtime.solution import loss_of
 
 PASSED, WARNED, FAILED = "passed", "warned", "failed"
 
+ROUNDING = 1e-6
+"""The mean change of a pixel up to which a rule is said to ask for none."""
+
 NOT_MEASURED = "there is nothing to measure: "
 NO_WISH = NOT_MEASURED + "inside of the masks the rule asks for no change"
 
@@ -195,7 +198,7 @@ def _not_finite(tensor: Tensor) -> int:
 
 @torch.no_grad()
 def efficacy(pictures: Iterable[tuple[Asked, Tensor]]) -> float | None:
-    """How much of what a rule asks for comes out, 0 to 1; None where it asks for nothing.
+    """How much of what a rule asks for comes out, 0 to 1; None where it asks for nothing but rounding.
 
     With x the picture before the edit, x* the picture that the rule asks for, y the picture after it, |.| the mean over
     the colours and a how much of a pixel lies in the place, over all pixels p of all pictures:
@@ -205,13 +208,14 @@ def efficacy(pictures: Iterable[tuple[Asked, Tensor]]) -> float | None:
     that is the share of the pixels that end closer to what the rule asks for than to what was there, each counted by
     how much the rule asks it to change.
     """
-    reached = whole = 0.0
+    reached = whole = pixels = 0.0
     for each, after in pictures:
         x, wanted, y = (picture.double().cpu() for picture in (each.before, each.wanted, after))
         weight = each.area * _distance(wanted, x)
         reached += float((weight * (_distance(y, wanted) < _distance(y, x))).sum())
         whole += float(weight.sum())
-    return reached / whole if whole else None
+        pixels += float(each.area.sum())
+    return None if whole <= ROUNDING * pixels else reached / whole
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:

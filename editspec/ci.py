@@ -63,9 +63,9 @@ def review(
     """
     commit = None if base is None else _commit(base)
 
-    def each(spec: Path, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    def each(spec: Path, folder: Path, lines: list[str]) -> dict[str, Any]:
         loaded = load(spec)
-        lines = [] if commit is None else _since(loaded, commit)
+        lines += [] if commit is None else _since(loaded, commit)
         lines += _stale(loaded, folder / lock_path(spec).name)
         plan = planning.plan(loaded, folder / "build", device=device, report=report)
         lines += ["### Plan", "", *_block(planning.as_text(plan)), ""]
@@ -77,7 +77,7 @@ def review(
         workflow.render(loaded, folder / PICTURE, count=PICTURES, device=device, report=report)
         picture = quote((folder / PICTURE).relative_to(Path(out)).as_posix())
         lines += ["### Before and after", "", f"![{len(built)} edits, before and after]({picture})", ""]
-        return {"plan": plan, "checks": found["checks"], "status": PASSED if found["passed"] else FAILED}, lines
+        return {"plan": plan, "checks": found["checks"], "status": PASSED if found["passed"] else FAILED}
 
     return _for_each(specs, Path(out), each)
 
@@ -91,27 +91,28 @@ def apply(
     Weights of several files are written as such, into a folder ``edited``.
     """
 
-    def each(spec: Path, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    def each(spec: Path, folder: Path, lines: list[str]) -> dict[str, Any]:
         loaded = load(spec)
         built = workflow.build(loaded, folder / "build", device=device, report=report)
         found = checks.check(loaded, folder / "build", device=device, report=report)
         checks.Reports(folder / "junit.xml", folder / "checks.md").write(found, spec)
-        lines = ["### Checks", "", checks.as_markdown(found)]
+        lines += ["### Checks", "", checks.as_markdown(found)]
         if not found["passed"]:
-            return {"checks": found["checks"], "status": FAILED}, [*lines, "Not applied.", ""]
+            lines += ["Not applied.", ""]
+            return {"checks": found["checks"], "status": FAILED}
         model = fetched(loaded)
         place = folder / ("edited" if is_sharded(model) else "edited.safetensors")
         applied = workflow.apply(model, [edit.path for edit in built if edit.path is not None], place)
         lines += [f"Applied: `{place.relative_to(Path(out)).as_posix()}` holds weights `{applied.result}`.", ""]
-        return {"checks": found["checks"], "digest": applied.result, "status": PASSED}, lines
+        return {"checks": found["checks"], "digest": applied.result, "status": PASSED}
 
     return _for_each(specs, Path(out), each)
 
 
 def _for_each(
-    specs: Sequence[Path | str], out: Path, each: Callable[[Path, Path], tuple[dict[str, Any], list[str]]]
+    specs: Sequence[Path | str], out: Path, each: Callable[[Path, Path, list[str]], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Do something with every spec, and write the summary of it. An error becomes part of the result."""
+    """Do something with every spec, which adds lines to the summary; an error becomes part of it and of the result."""
     paths = [Path(spec) for spec in specs]
     for path in paths:
         if path.is_absolute() or ".." in path.parts:
@@ -121,12 +122,12 @@ def _for_each(
     entries, text = [], []
     for path in paths:
         entry: dict[str, Any] = {"spec": str(path), "error": None}
+        lines: list[str] = []
         try:
-            found, lines = each(path, out / path)
-        except SpecError as error:
-            found, lines = {"status": WRONG, "error": str(error)}, _block(str(error))
-        except EditError as error:
-            found, lines = {"status": FAILED, "error": str(error)}, _block(str(error))
+            found = each(path, out / path, lines)
+        except (SpecError, EditError) as error:
+            found = {"status": WRONG if isinstance(error, SpecError) else FAILED, "error": str(error)}
+            lines += _block(str(error))
         entries.append(entry | found)
         text += [f"## `{path}`: {found['status']}", "", *lines]
     write(out / SUMMARY, ("\n".join(text) + "\n").encode())

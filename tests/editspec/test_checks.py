@@ -203,6 +203,14 @@ def test_a_rule_that_is_met_has_efficacy_one_and_no_edit_has_none(folder: Path) 
     assert (found["passed"], values(found)) == (False, {("efficacy", "weak"): 0})
 
 
+def test_a_rule_that_asks_for_nothing_is_not_measured(folder: Path) -> None:
+    same = {"latent": 1, "mask": {"ellipse": [2, 2, 11, 13]}}
+    edit = {**spec_of()["edits"][0], "source": same, "target": same}
+    save(spec_of({"measure": "efficacy", "at_least": 0}, edits=[edit]))
+    (row,) = said("check", "spec.yaml", code=1)["checks"]
+    assert (row["value"], row["detail"]) == (None, checks.NO_WISH)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -245,6 +245,16 @@ def test_a_review_that_fails_says_so_in_its_summary(runner: Runner) -> None:
     assert "| **warned** | efficacy |" in ran.summary
 
 
+def test_a_build_that_fails_leaves_the_plan(runner: Runner) -> None:
+    spec = spec_of()
+    spec["edits"][0]["solver"] = {"method": "direct", "steps": 1, "learning_rate": 1e6}
+    save(spec)
+    ran = runner.run(specs="edits/lit.yaml")
+    assert ran.code == 1
+    assert "    ~ dark-windows-to-lit: changed, layer7" in ran.summary
+    assert "the edit would change nothing" in ran.summary
+
+
 def test_a_spec_that_is_wrong_hides_no_other(runner: Runner) -> None:
     save(spec_of(statistics={"samples": 0}), "edits/bad.yaml")
     ran = runner.run(specs="edits/bad.yaml", pictures_branch="pictures")  # there are no pictures, and that is fine
