@@ -16,7 +16,7 @@ from editspec.workflow import Report, Workshop, fetched, quiet
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.files import write
-from editspec_runtime.streaming import is_sharded
+from editspec_runtime.shards import is_sharded
 
 PASSED, FAILED, WRONG = "passed", "failed", "wrong"
 

@@ -11,6 +11,7 @@ from editspec_runtime.errors import WeightsError
 from editspec_runtime.families import FAMILIES, layout
 from editspec_runtime.families.layout import Layout
 from editspec_runtime.files import Header, TensorInfo, read_editspec_metadata, read_header, require_file
+from editspec_runtime.shards import is_sharded
 
 if TYPE_CHECKING:
     from editspec_compiler import LoadedSpec
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
 def inspect(file: Path | str, family: str | None = None) -> dict[str, Any]:
     """What `file` is and what is in it, as plain values; ``kind`` says which of the four it is.
 
-    `file` may be ``builtin:skyline``. Of weights, `family` is found by their names where it is not given. Raises
-    `SpecError` for a spec that is wrong, `EditError` for any other file that is damaged or unknown.
+    `file` may be ``builtin:skyline``, or the index (or folder) of weights in several files. Of weights, `family` is
+    found by their names where it is not given. Raises `SpecError` for a spec that is wrong, `EditError` for any other
+    file that is damaged or unknown.
     """
     path = weights_path(str(file), Path())
+    if is_sharded(path):
+        return _checkpoint(path, family)
     require_file(path)
     if path.suffix in (".yaml", ".yml", ".json"):
         return _spec(path)

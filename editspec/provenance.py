@@ -17,7 +17,7 @@ from editspec_runtime.checkpoint import BUILTIN
 from editspec_runtime.downloads import is_remote
 from editspec_runtime.errors import SignatureError, UsageError
 from editspec_runtime.files import file_digest, require_file, write
-from editspec_runtime.streaming import is_sharded, stored
+from editspec_runtime.shards import is_sharded, stored
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"

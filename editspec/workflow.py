@@ -53,9 +53,10 @@ from editspec_runtime.models import make_generator, pick_device
 from editspec_runtime.patch import FORMAT as PATCH_FORMAT
 from editspec_runtime.patch import Patch, apply_stack, make_patch, read_patch, require_chain
 from editspec_runtime.rule import Rule, read_rule
+from editspec_runtime.shards import is_sharded, stored
 from editspec_runtime.solution import Keys, change_of, loss_of, residual_of
 from editspec_runtime.statistics import SecondMoment, environment, key_sample, second_moment, second_moment_key
-from editspec_runtime.streaming import Applied, apply_stored, is_sharded, stored
+from editspec_runtime.streaming import Applied, apply_stored
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import pickle
 import struct
 import zlib
@@ -41,6 +42,12 @@ def main() -> None:
     (FILES / "nan.safetensors").write_bytes(save(weights))
     (FILES / "code.pt").write_bytes(pickle.dumps({"g_ema": Code()}, protocol=2))
     (FILES / "latent.safetensors").write_bytes(save({"z": torch.ones(5)}))
+
+    lost = json.dumps({"metadata": {}, "weight_map": {"input.input": "lost.safetensors"}}) + "\n"
+    for index in ("sharded/model", "two-indices/one", "two-indices/two"):
+        path = FILES / f"{index}.safetensors.index.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(lost)
 
     region = Image.new("L", (32, 32))
     ImageDraw.Draw(region).rectangle((8, 8, 23, 23), fill=255)

@@ -37,6 +37,7 @@ from editspec_runtime.errors import EditError, FileError, WeightsError
 from editspec_runtime.families import FAMILIES, layout
 from editspec_runtime.families.layout import LayerLayout, Layout
 from editspec_runtime.files import read_header
+from editspec_runtime.shards import INDEX, is_sharded, stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -272,15 +273,21 @@ class _References:
             self.damage = error
 
     def _tensors(self, model: Model) -> Iterator[Problem]:
-        if not self.weights.is_file():  # elsewhere, and not fetched yet
+        if not self.weights.exists():  # elsewhere, and not fetched yet
             return
+        sharded = is_sharded(self.weights)
         if model.digest is not None and model.digest.startswith("sha256:"):
+            if sharded:
+                message = "sha256: pins the bytes of one file, and these weights are several"
+                yield self.document.problem(("model", "digest"), message, "pin the digest that editspec inspect tells")
+                return
             _require_bytes(self.weights, model.digest)
-        if container_of(self.weights) != "safetensors" or model.family not in FAMILIES:
+        if (not sharded and container_of(self.weights) != "safetensors") or model.family not in FAMILIES:
             return
         if FAMILIES[model.family].layout is None:
             return
-        tensors = generator_part(read_header(self.weights).tensors)
+        files = stored(self.weights).files if sharded else [read_header(self.weights)]
+        tensors = generator_part({name: info for file in files for name, info in file.tensors.items()})
         self.layout = layout(model.family, tensors)
         if model.truncation != 1.0 and self.layout.average is None:
             message = "truncation needs the mean of w, and these weights hold no latent_avg"
@@ -365,8 +372,13 @@ class _References:
 
 
 def _weights_file(model: Model, folder: Path) -> Path:
-    """The file that ``weights:`` names. Raises `FileError` where it cannot be read; what is remote is not fetched."""
+    """The file that ``weights:`` names, or the folder of several.
+
+    Raises `FileError` where it cannot be read; what is remote is not fetched.
+    """
     path = weights_path(model.weights, folder, pin=model.digest, fetching=False)
+    if is_sharded(path) and any(path.glob(f"*{INDEX}")):
+        return path
     if not is_remote(model.weights) and (why := unreadable(path)):
         raise FileError(why, "paths are relative to the spec")
     return path

@@ -19,6 +19,7 @@ from editspec_runtime.files import (
     read_torch,
     safetensors_bytes,
 )
+from editspec_runtime.shards import is_sharded, stored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,9 +138,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     WeightsError
         It holds no generator, or numbers that are not finite.
     """
-    if path.is_dir() or path.name.endswith(".index.json"):
-        from editspec_runtime.streaming import stored
-
+    if is_sharded(path):
         weights = stored(path)
         named = {name: tensor for file in weights.files for name, tensor in read_tensors(file.path).items()}
         checkpoint = _from_names(named, dict(weights.metadata))
