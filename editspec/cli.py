@@ -688,6 +688,36 @@ def families(as_json: Json = False, debug: Debug = False) -> None:
 
 
 @app.command()
+def studio(
+    spec: Annotated[
+        Path | None, typer.Argument(metavar="[SPEC]", help="A spec, new or not; default: edits.yaml here.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="WEIGHTS", help="Of a new spec; default: builtin:skyline.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="Where to listen; 0: any port that is free.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Listen on the network, too: whoever has the URL may edit.")
+    ] = "127.0.0.1",
+    device: Device = "auto",
+    threads: Threads = None,
+    debug: Debug = False,
+) -> None:
+    """Copy, paste and choose context in the browser; what is done there is a spec. Prints the URL to open."""
+    with _errors(False, debug):
+        _set_threads(threads)
+        try:
+            from editspec.studio import server
+        except ImportError as error:
+            raise UsageError(
+                f"The studio needs {error.name}.", "pip install editspec[studio] installs what it needs."
+            ) from error
+        server.serve(spec or Path("edits.yaml"), model, host=host, port=port, device=device, announce=typer.echo)
+
+
+@app.command()
 def sweep(
     spec: SpecArgument,
     out: OutFolder,

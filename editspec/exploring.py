@@ -70,23 +70,35 @@ def search_images(
         require_free_picture(out)
     workshop, number = _at_edit(spec, edit, device, report)
     generator, wanted = workshop.generator(), workshop.loaded.spec.edits[number]
+    found = similar_places(workshop, number, generator, images, count)
+    if out is not None:
+        write(out, png_bytes(_sheet(generator, _gallery(workshop, generator), found, wanted.layer)))
+    return {"edit": wanted.name, "layer": wanted.layer, "images": images, "matches": found}
+
+
+def similar_places(
+    workshop: Workshop, number: int, generator: Generator, images: int, count: int
+) -> list[dict[str, Any]]:
+    """The matches of `search_images`, on `generator`, which is the model as the edits before `number` left it."""
+    wanted = workshop.loaded.spec.edits[number]
     keys, weights = _joined(workshop.loaded, number, generator, _asked(wanted))
     direction = mean_direction(workshop.second_moment(generator, wanted.layer).matrix, keys, weights)
-    latents = workshop.loaded.spec.latents
-    stream = LatentStream(latents.seed, generator.layout.latent_size, latents.sampler)
     matches = search(
-        generator, wanted.layer, direction, stream, images, count, workshop.conventions,
-        lambda done, total: report("searching", done, total),
+        generator, wanted.layer, direction, _gallery(workshop, generator), images, count, workshop.conventions,
+        lambda done, total: workshop.report("searching", done, total),
     )  # fmt: skip
     scale = generator.layout.image_size / generator.layer(wanted.layer).key_size
     boxes = [[round(scale * edge) for edge in _edges(match, generator, wanted.layer)] for match in matches]
-    if out is not None:
-        write(out, png_bytes(_sheet(generator, stream, matches, boxes, wanted.layer)))
-    found = [
+    return [
         {"latent": match.latent, "score": match.score, "context": {"latent": match.latent, "mask": {"box": box}}}
         for match, box in zip(matches, boxes, strict=True)
     ]
-    return {"edit": wanted.name, "layer": wanted.layer, "images": images, "matches": found}
+
+
+def _gallery(workshop: Workshop, generator: Generator) -> LatentStream:
+    """The stream that the integer latents of a spec index."""
+    latents = workshop.loaded.spec.latents
+    return LatentStream(latents.seed, generator.layout.latent_size, latents.sampler)
 
 
 def compare_layers(
@@ -223,9 +235,7 @@ def _edges(match: Match, generator: Generator, layer: str) -> tuple[int, int, in
     return place.left, 0 if flat else place.top, place.right, size if flat else place.bottom
 
 
-def _sheet(
-    generator: Generator, stream: LatentStream, matches: list[Match], boxes: list[list[int]], layer: str
-) -> Image.Image:
+def _sheet(generator: Generator, stream: LatentStream, matches: list[dict[str, Any]], layer: str) -> Image.Image:
     """The images of a search with their places framed and their numbers below."""
     size = generator.layout.image_size * max(1, CELL // generator.layout.image_size)
     columns, line = min(COLUMNS, len(matches)), 16
@@ -233,13 +243,13 @@ def _sheet(
     sheet = Image.new("RGB", (GAP + columns * (size + GAP), GAP + rows * (size + line + GAP)), "white")
     draw = ImageDraw.Draw(sheet)
     scale = size / generator.layout.image_size
-    for index, (match, box) in enumerate(zip(matches, boxes, strict=True)):
+    for index, match in enumerate(matches):
         left, top = GAP + index % columns * (size + GAP), GAP + index // columns * (size + line + GAP)
         with torch.no_grad():
-            drawn = generator.images(stream.items([match.latent]).to(generator.weight(layer)))[0]
+            drawn = generator.images(stream.items([match["latent"]]).to(generator.weight(layer)))[0]
         sheet.paste(to_image(drawn.float().cpu()).resize((size, size), Image.Resampling.NEAREST), (left, top))
-        corners = [round(scale * edge) for edge in box]
+        corners = [round(scale * edge) for edge in match["context"]["mask"]["box"]]
         frame = (left + corners[0], top + corners[1], left + corners[2] - 1, top + corners[3] - 1)
         draw.rectangle(frame, outline="red", width=2)
-        draw.text((left, top + size), f"{match.latent}: {match.score:.3g}", fill="black")
+        draw.text((left, top + size), f"{match['latent']}: {match['score']:.3g}", fill="black")
     return sheet

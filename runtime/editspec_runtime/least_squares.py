@@ -18,6 +18,7 @@ from editspec_runtime.errors import NumericalError
 from editspec_runtime.generator import FactoredFunction, LayerFunction
 from editspec_runtime.rule import Rule
 from editspec_runtime.solvers import NOTHING_TO_DO
+from editspec_runtime.statistics import Progress
 
 ROUNDING = 0.1
 """Where |x| is rounded at its kink, as a share of the loss before the edit: there the loss is smooth."""
@@ -326,13 +327,14 @@ def _linear(problem: Problem, smoothness: float) -> Tensor:
     return unknowns
 
 
-def curve(problem: Problem) -> list[Point]:
+def curve(problem: Problem, progress: Progress = lambda done, total: None) -> list[Point]:
     """The whole trade of loss against collateral: as smoothness falls, loss falls and collateral rises.
 
     Each point starts from what one factorisation, that of the point before, gives for its smoothness.
     """
     unknowns, found = problem.nothing(), []
-    for smoothness in CURVE:
+    for done, smoothness in enumerate(CURVE):
+        progress(done, len(CURVE))
         unknowns = minimise(problem, smoothness, foreseen(problem, unknowns, smoothness))
         found.append(unknowns)
     return [problem.point(_best_of(problem, found, smoothness), smoothness) for smoothness in CURVE]

@@ -1,0 +1,125 @@
+"""Long work in the background: one piece at a time, with progress, and cancelled where it reports."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from editspec.workflow import Report
+from editspec_compiler import SpecError
+from editspec_runtime.errors import EditError
+
+Listener = Callable[[dict[str, Any]], None]
+
+SECONDS_BETWEEN = 0.1
+"""Between two reports of the same task that listeners are told of."""
+
+
+class Busy(Exception):
+    """Other work is under way."""
+
+
+class Cancelled(BaseException):
+    """Raised out of the work that is cancelled. No `Exception`, so that nothing on the way takes it for an error."""
+
+
+@dataclass
+class Job:
+    """A piece of work.
+
+    Attributes
+    ----------
+    kind
+        What it is: ``execute``, ``search``, …
+    yielding
+        Whether it is given up for other work.
+    what, done, total
+        How far it is.
+    """
+
+    kind: str
+    yielding: bool
+    what: str = ""
+    done: int = 0
+    total: int = 0
+    cancelled: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """What the page is told of it."""
+        return {"kind": self.kind, "what": self.what, "done": self.done, "total": self.total}
+
+
+class Jobs:
+    """The work of a session, on a thread of its own."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Listener] = []
+        self.job: Job | None = None
+        self.failure: dict[str, Any] | None = None
+        self._lock = threading.Lock()
+        self._idle = threading.Event()
+        self._idle.set()
+
+    def start(self, kind: str, work: Callable[[Report], None], *, yielding: bool = False) -> None:
+        """Begin `work`, which gets a report to call. Raises `Busy` where other work is under way."""
+        job = Job(kind, yielding)
+        with self._lock:
+            if self.job is not None and self.job.yielding:
+                self.job.cancelled = True
+                self._idle.wait()
+            if self.job is not None:
+                raise Busy(f"{self.job.what or self.job.kind} is under way")
+            self.job, self.failure = job, None
+            self._idle.clear()
+        threading.Thread(target=self._run, args=(job, work), name=kind, daemon=True).start()
+
+    def cancel(self) -> None:
+        """Have the work that is under way stop at its next report."""
+        job = self.job
+        if job is not None:
+            job.cancelled = True
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until no work is under way; whether that is so."""
+        return self._idle.wait(seconds)
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Tell all listeners something."""
+        for listener in list(self.listeners):
+            listener(event)
+
+    def _run(self, job: Job, work: Callable[[Report], None]) -> None:
+        told: dict[str, float] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if job.cancelled:
+                raise Cancelled
+            job.what, job.done, job.total = what, done, total
+            now = time.monotonic()
+            if done >= total or now - told.get(what, -1.0) >= SECONDS_BETWEEN:
+                told[what] = now
+                self.tell({"event": "progress", **job.as_json()})
+
+        failure: dict[str, Any] | None = None
+        self.tell({"event": "begun", **job.as_json()})
+        try:
+            work(report)
+        except Cancelled:
+            failure = None if job.yielding else {"message": "Cancelled.", "remedy": "", "problems": []}
+        except SpecError as error:
+            failure = {"message": str(error), "remedy": "", **error.as_json()}
+        except EditError as error:
+            failure = {"message": error.message, "remedy": error.remedy, "problems": []}
+        except (MemoryError, OSError) as error:
+            failure = {"message": str(error) or "Out of memory.", "remedy": "", "problems": []}
+        except Exception as error:
+            logging.getLogger(__name__).exception("a defect of editspec")
+            failure = {"message": f"{type(error).__name__}: {error}", "remedy": "This is a defect of editspec. Please "
+                       "report it.", "problems": []}  # fmt: skip
+        self.job, self.failure = None, failure
+        self._idle.set()
+        self.tell({"event": "ended", "kind": job.kind, "failure": failure})

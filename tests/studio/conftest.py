@@ -1,0 +1,91 @@
+"""A studio in a project folder of its own, on Skyline: as an application to call, and as a server to browse."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image, ImageDraw
+
+from editspec.studio.engine import Engine
+from editspec.studio.jobs import Jobs
+from editspec.studio.security import Guard
+from editspec.studio.server import make_app, new_spec
+from editspec.studio.session import Session
+
+TOKEN = "t0ken"
+
+
+class Studio:
+    """A studio that is called without a network."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.jobs = Jobs()
+        new = "" if path.exists() else new_spec("builtin:skyline", path)
+        self.session = Session.open(path, new)
+        self.engine = Engine(self.session, self.jobs, "cpu")
+        app = Guard(make_app(self.session, self.engine, self.jobs), TOKEN, "127.0.0.1")
+        self.client = TestClient(app, base_url="http://127.0.0.1:8642", headers={"Authorization": f"Bearer {TOKEN}"})
+
+    def call(self, method: str, path: str, body: Any = None, expect: int = 200, **query: Any) -> Any:
+        """What an endpoint answers; a body that is a mapping gets the revision that the spec is at."""
+        if isinstance(body, dict) and "revision" not in body:
+            body = {"revision": self.session.revision, **body}
+        answer = self.client.request(method, f"/api/{path}", json=body, params=query)
+        assert answer.status_code == expect, answer.text
+        return answer.json() if answer.headers["content-type"] == "application/json" else answer
+
+    def run(self, path: str, **body: Any) -> Any:
+        """The state after a piece of work has ended."""
+        self.call("POST", path, body, 202)
+        assert self.jobs.wait(120)
+        return self.call("GET", "spec")
+
+    def make_edit(self, number: int = 0, source: int = 1268, target: int = 1932, context: tuple[int, ...] = ()) -> Any:
+        """Copy, paste and context of the towers, as a hand would paint them."""
+        body = {"latent": source, "mask": towers()}
+        self.call("PUT", f"edits/{number}/places/source", body)
+        state = self.call("POST", f"edits/{number}/paste", {"latent": target, "right": 0, "down": 0})
+        for latent in context:
+            state = self.call("PUT", f"edits/{number}/places/context", {"latent": latent, "mask": towers()})
+        return state
+
+
+def towers() -> str:
+    """A mask of the tower on the left, as a data URL."""
+    image = Image.new("L", (64, 64))
+    ImageDraw.Draw(image).rectangle((8, 8, 22, 28), fill=255)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.fixture
+def make_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
+    """Makes a studio on a spec, or on a new one; again on the same folder, as after a restart."""
+    opened: list[TestClient] = []
+
+    def make(text: str | None = None, name: str = "edits.yaml") -> Studio:
+        path = tmp_path / name
+        if text is not None:
+            path.write_text(text)
+        studio = Studio(path)
+        opened.append(studio.client)
+        studio.client.__enter__()
+        return studio
+
+    yield make
+    for client in opened:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def studio(make_studio: Callable[..., Studio]) -> Studio:
+    """A studio that was started in an empty folder."""
+    return make_studio()
