@@ -83,7 +83,7 @@ def _network(document: Document) -> dict[str, Any]:
 
 
 def _named(document: Document) -> Iterator[tuple[SpecPath, str]]:
-    """Every file that the edits of a document name, whether the rest of it fits the language or not."""
+    """Every file that a document names beside its weights, whether the rest of it fits the language or not."""
     for path in document.positions:
         value: Any = document.data
         for part in path:
@@ -95,7 +95,7 @@ def _named(document: Document) -> Iterator[tuple[SpecPath, str]]:
 def _is_file(path: SpecPath) -> bool:
     """Whether text at a path is the name of a file: of a mask, alone or in a union, or of a latent."""
     words = [part for part in path if isinstance(part, str)]
-    return bool(words) and path[0] == "edits" and words[-1] in ("mask", "exclude", "union", "file")
+    return bool(words) and words[-1] in ("mask", "exclude", "union", "file")
 
 
 def _resolved(folder: Path, name: str) -> Path | None:

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY = 32 * 2**20
 """Bytes of a request at most: a spec of the largest size, written as JSON."""
+
+TOO_LARGE = f"A request has at most {MAX_BODY} bytes."
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -25,10 +28,6 @@ HEADERS = {
 
 OPEN = ("/static/",)
 """What is the same for everybody and needs no token."""
-
-
-class _TooLarge(Exception):
-    pass
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Guard:
             return
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY:
-            await _answer(413, f"A request has at most {MAX_BODY} bytes.")(scope, receive, send_guarded)
+            await _answer(413, TOO_LARGE)(scope, receive, send_guarded)
             return
         seen = 0
 
@@ -76,13 +75,10 @@ class Guard:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > MAX_BODY:
-                raise _TooLarge
+                raise HTTPException(413, TOO_LARGE)
             return message
 
-        try:
-            await self.app(scope, receive_limited, send_guarded)
-        except _TooLarge:
-            await _answer(413, f"A request has at most {MAX_BODY} bytes.")(scope, receive, send_guarded)
+        await self.app(scope, receive_limited, send_guarded)
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         host, origin = headers.get("host", ""), headers.get("origin")

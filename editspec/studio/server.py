@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import uvicorn
@@ -19,6 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from editspec.inspection import known_layout
 from editspec.studio.editing import added, changed, in_flow, moved, put, removed, switched
@@ -522,7 +524,8 @@ def make_app(session: Session, engine: Engine, jobs: Jobs) -> FastAPI:
         async def stream() -> AsyncIterator[str]:
             try:
                 yield f"data: {json.dumps({'event': 'changed', 'revision': session.revision})}\n\n"
-                while True:
+                event: dict[str, Any] = {}
+                while event.get("event") != "stopping":
                     try:
                         event = await asyncio.wait_for(queue.get(), 15)
                         yield f"data: {json.dumps(event)}\n\n"
@@ -572,6 +575,10 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(EditError)
     def edit_error(request: Request, error: EditError) -> JSONResponse:
         return answer(422, error.message, error.remedy)
+
+    @app.exception_handler(HTTPException)
+    def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        return answer(error.status_code, error.detail)
 
     @app.exception_handler(RequestValidationError)
     def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -771,7 +778,20 @@ def serve(
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
         name = f"[{host}]" if ":" in host else host
         announce(f"http://{name}:{listening.getsockname()[1]}/?token={token}")
-        uvicorn.Server(config).run([listening])
+        _Server(config, jobs).run([listening])
+
+
+class _Server(uvicorn.Server):
+    """A server that ends the streams of events when it is told to stop: they would keep it from stopping."""
+
+    def __init__(self, config: uvicorn.Config, jobs: Jobs) -> None:
+        super().__init__(config)
+        self.jobs = jobs
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop."""
+        self.jobs.tell({"event": "stopping"})
+        super().handle_exit(sig, frame)
 
 
 def _socket(host: str, port: int | None) -> socket.socket:

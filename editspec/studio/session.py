@@ -217,7 +217,9 @@ class Session:
             places = [edit.get("target"), edit.get("source"), *(edit.get("context") or [])]
             place = next((place for place in places if isinstance(place, dict)), None)
             edit = {"source": place, "target": place} | edit
-        text = json.dumps(document.data | {"edits": [edit]})
+        # Without checks, which may be about other edits.
+        rest = {key: value for key, value in document.data.items() if key != "checks"}
+        text = json.dumps(rest | {"edits": [edit]})
         return load_document(parse(text, self.file), self.path)
 
     def add_mask(self, url: str, latent: int | None) -> str:
@@ -237,7 +239,7 @@ class Session:
         document = self.document()
         named = {}
         for path, value in _values(document):
-            if isinstance(value, str) and value.startswith("data:") and path[0] == "edits":
+            if isinstance(value, str) and value.startswith("data:") and path[-1] != "weights":
                 try:
                     named[value] = self.add_mask(value, None)
                 except MaskError:

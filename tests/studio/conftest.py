@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from editspec.studio.server import make_app, new_spec
 from editspec.studio.session import Session
 
 TOKEN = "t0ken"
+PAGE = Path(__file__).parents[2] / "editspec" / "studio" / "page"
 
 
 class Studio:
@@ -64,6 +68,19 @@ def towers() -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.fixture(scope="session")
+def page_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the page's sources with all that its package-lock.json names installed beside them."""
+    folder = tmp_path_factory.mktemp("studio") / "page"
+    shutil.copytree(PAGE, folder, ignore=shutil.ignore_patterns("node_modules"))
+    npm = shutil.which("npm")
+    installed = npm and subprocess.run([npm, "ci", "--silent"], cwd=folder, capture_output=True).returncode == 0
+    if not installed:
+        missing = "the page's tools cannot be installed: Node 20 with npm and its registry are needed"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    return folder
 
 
 @pytest.fixture

@@ -77,7 +77,16 @@ def test_a_change_leaves_all_other_lines_alone() -> None:
 def test_comments_inside_of_a_changed_edit_stay() -> None:
     after = changed(COMMENTED, "e.yaml", 0, lambda item: put(item, "rank", 3))
     assert edits(after)[0]["rank"] == 3
-    for comment in ("# What this", "# the rules", "# the first", "# keep me", "# and me", "# the second", "# behind", "# few"):
+    for comment in (
+        "# What this",
+        "# the rules",
+        "# the first",
+        "# keep me",
+        "# and me",
+        "# the second",
+        "# behind",
+        "# few",
+    ):
         assert comment in after
     assert after.split("# the second")[1] == COMMENTED.split("# the second")[1]
 
@@ -90,7 +99,15 @@ def test_new_keys_stand_where_they_are_usually_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["edits: []\n", "edits:\n", "{edits: [{name: x, layer: l}]}\n", "edits: [{name: x}, {name: y}]\n", COMMENTED, THREE]
+    "text",
+    [
+        "edits: []\n",
+        "edits:\n",
+        "{edits: [{name: x, layer: l}]}\n",
+        "edits: [{name: x}, {name: y}]\n",
+        COMMENTED,
+        THREE,
+    ],
 )
 def test_an_edit_is_added_to_whatever_is_there(text: str) -> None:
     before = edits(text) or []
@@ -102,7 +119,10 @@ def test_an_edit_is_added_to_whatever_is_there(text: str) -> None:
 def test_json_stays_json_and_has_no_switch() -> None:
     text = json.dumps({"edits": [{"name": "a"}, {"name": "b"}]})
     assert json.loads(moved(text, "e.json", 0, 1))["edits"] == [{"name": "b"}, {"name": "a"}]
-    assert json.loads(changed(text, "e.json", 0, lambda item: put(item, "rank", 2)))["edits"][0] == {"name": "a", "rank": 2}
+    assert json.loads(changed(text, "e.json", 0, lambda item: put(item, "rank", 2)))["edits"][0] == {
+        "name": "a",
+        "rank": 2,
+    }
     with pytest.raises(UsageError, match="no comments"):
         switched(text, "e.json", 0, off=True)
 

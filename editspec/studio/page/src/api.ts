@@ -98,7 +98,8 @@ export interface State {
 export type Event =
   | { event: "changed"; revision: number }
   | ({ event: "begun" | "progress" } & Job)
-  | { event: "ended"; kind: string; failure: Failure | null };
+  | { event: "ended"; kind: string; failure: Failure | null }
+  | { event: "stopping" };
 
 export class Refused extends Error {
   constructor(

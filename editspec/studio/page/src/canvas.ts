@@ -84,6 +84,7 @@ export class PixelCanvas {
   float(mask: Uint8Array | null, right = 0, down = 0): void {
     if (this.hold && this.tool === "move") return;
     this.floating = mask ? { mask, right, down } : null;
+    this.element.classList.toggle("floating", mask !== null);
     this.draw();
   }
 

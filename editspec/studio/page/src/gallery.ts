@@ -98,16 +98,16 @@ export class Gallery {
       "div",
       {
         class: "tile", role: "option", "aria-selected": String(marks.length > 0), "data-latent": latent,
-        "aria-label": [`Image ${latent}`, ...marks].join(", "), tabindex: -1,
+        tabindex: -1,
         onclick: () => this.chosen(latent),
       },
       h(
         "span", { class: "tile-images" },
-        ...images.map(({ label, address }) => h("img", { src: address, alt: label, width: CELL, height: CELL })),
+        ...images.map(({ label, address }) => h("img", { src: address, alt: "", title: label, width: CELL, height: CELL })),
       ),
       h(
         "span", { class: "tile-line" },
-        h("span", { class: "tile-number" }, String(latent)),
+        h("span", { class: "tile-number" }, h("span", { class: "unseen" }, "Image "), String(latent)),
         ...marks.map((mark) => h("span", { class: `mark mark-${mark.toLowerCase()}` }, mark)),
       ),
     );

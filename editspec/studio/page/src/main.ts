@@ -103,7 +103,7 @@ class Studio {
         } else if (event.event === "ended") {
           if (event.failure && event.failure.message !== "Cancelled.") this.tell(event.failure);
           void this.refresh();
-        } else {
+        } else if (event.event !== "stopping") {
           this.state.job = { kind: event.kind, what: event.what, done: event.done, total: event.total };
           drawOutcome(this.outcome, this.state, this.selected, this.acts);
         }
