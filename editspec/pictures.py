@@ -49,7 +49,8 @@ def heat(images: Tensor, light: Tensor) -> Tensor:
     share = torch.nn.functional.interpolate(light[:, None], size=(size, size), mode="nearest")
     grey = 0.15 + 0.55 * (images.clamp(-1, 1) + 1).mean(1, keepdim=True) / 2
     colour = torch.cat([torch.ones_like(share), 0.1 + 0.75 * share, 0.1 * share], dim=1)
-    return 2 * (grey * (1 - share) + colour * share) - 1
+    covered = 0.8 * share  # the image stays visible where the colour is strongest
+    return 2 * (grey * (1 - covered) + colour * covered) - 1
 
 
 def stacked(pictures: list[Image.Image]) -> Image.Image:

@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 from editspec.cli import app
 from editspec.page import POINTS, _curve, _ticks
+from editspec.pictures import heat
 from editspec.workflow import Workshop, quiet
 
 if TYPE_CHECKING:
@@ -234,6 +235,16 @@ def test_curves_are_those_of_the_solver_and_no_part_of_a_patch(solver: dict[str,
     assert page.count("<polyline") == 0
     assert "or the edit was solved elsewhere" in page
     assert Path(entry["patch"]).read_bytes() == patch
+
+
+def test_heat_colours_where_it_is_and_leaves_the_image_visible() -> None:
+    images = torch.tensor([-1.0, 1.0]).reshape(1, 1, 1, 2).expand(1, 3, 2, 2)
+    cold, hot = (heat(images, torch.full((1, 1, 1), light)) for light in (0.0, 1.0))
+    assert cold[:, 0].equal(cold[:, 2])  # grey
+    assert (hot[:, 0] > hot[:, 2] + 0.5).all()  # yellow
+    assert all((picture[..., 1] > picture[..., 0]).all() for picture in (cold, hot))  # dark and bright still differ
+    assert cold.abs().max() <= 1
+    assert hot.abs().max() <= 1
 
 
 def test_curves_keep_their_ends_and_their_scale() -> None:
