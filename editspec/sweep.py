@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from editspec.pictures import png_bytes
 from editspec.workflow import BuiltEdit, Report, Workshop, quiet, require_own_folder
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.document import parse
+from editspec_runtime.cache import Cache, default_cache
+from editspec_runtime.distributed import processes, spread
 from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.files import write
 from editspec_runtime.generator import Generator
@@ -92,19 +96,22 @@ def sweep(
     loaded, out = load(spec), Path(out)
     edit = loaded.spec.edits[-1]
     layers, ranks = list(layers) or [edit.layer], list(ranks) or [edit.rank]
-    workshop = Workshop.of(loaded, device, report)
-    base = workshop.generator()
-    unknown = [layer for layer in layers if layer not in base.layout.layers]
+    points_of = _Points(loaded, experiment, images, device, default_cache(), report)
+    known = points_of.workshop.generator().layout.layers
+    unknown = [layer for layer in layers if layer not in known]
     if unknown:
-        known = ", ".join(base.layout.layers)
-        raise UsageError(f"There is no {' and no '.join(unknown)} in these weights.", f"Known here: {known}.")
-    judge = _judge(experiment, base, loaded, images)
+        raise UsageError(
+            f"There is no {' and no '.join(unknown)} in these weights.", f"Known here: {', '.join(known)}."
+        )
+    _ = points_of.judge  # where there is nothing to judge by, say so before anything is written
     require_own_folder(out, "sweep.json", "sweep")
     write(out / "sweep.json", b"{}\n")
-    points: list[dict[str, Any]] = []
-    for layer in layers:
-        for rank in ranks:
-            points.append(_point(workshop, layer, rank, judge, device, report))
+    points_of.prepare(layers)
+    places = [(layer, rank) for layer in layers for rank in ranks]
+    points = []
+    for point in spread(points_of, places, points_of.workshop.device):
+        points.append(point)
+        report("points", len(points), len(places))
     found = [point for point in points if "efficacy" in point]
     if not found:
         raise UsageError("No layer and rank of the sweep can be built.\n" + "\n".join(p["problem"] for p in points))
@@ -224,26 +231,63 @@ def _node(node: Any, path: Sequence[str | int]) -> yaml.Node | None:
     return node  # type: ignore[no-any-return]
 
 
-def _point(workshop: Workshop, layer: str, rank: int, judge: Judge, device: str, report: Report) -> dict[str, Any]:
-    """One layer and rank: built, judged; or why it cannot be."""
-    loaded = workshop.loaded
-    *before, edit = loaded.spec.edits
-    variant = edit.model_copy(update={"layer": layer, "rank": rank})
-    changed = dataclasses.replace(loaded, spec=loaded.spec.model_copy(update={"edits": [*before, variant]}))
-    point: dict[str, Any] = {"layer": layer, "rank": rank}
-    name = f"{layer}-rank{rank}"
-    try:
-        built = workflow.solve(
-            changed, device=device, report=lambda what, done, total: report(f"{name}: {what}", done, total)
-        )
-    except (SpecError, EditError) as error:
-        problem = error.problems[0].message if isinstance(error, SpecError) else error.message
-        return {**point, "problem": problem}
-    edited = dataclasses.replace(workshop, stack=[each.patch for each in built])
-    numbers = judge(edited.generator(), built[-1])
-    collateral = built[-1].patch.metadata["collateral"].values()
-    predicted = {kind: sum(layer[kind] for layer in collateral) for kind in PREDICTIONS}
-    return {**point, "loss": built[-1].loss, **numbers, **predicted, "seconds": built[-1].seconds["solve"]}
+@dataclasses.dataclass(frozen=True)
+class _Points:
+    """Builds and judges the last edit of a spec at a layer and a rank, in any process of a run."""
+
+    loaded: LoadedSpec
+    experiment: str | None
+    images: int
+    device: str
+    cache: Cache
+    report: Report
+
+    @cached_property
+    def workshop(self) -> Workshop:
+        """The spec with its unedited model."""
+        return Workshop.of(self.loaded, self.device, self.report, cache=self.cache)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """What a point is judged by."""
+        return _judge(self.experiment, self.workshop.generator(), self.loaded, self.images)
+
+    def prepare(self, layers: Sequence[str]) -> None:
+        """Where points are spread, divide C, which the points of a layer share; what is wrong there, they say."""
+        if processes() == 1:
+            return
+        with suppress(SpecError, EditError):
+            before = dataclasses.replace(self.workshop, stack=[])
+            for number in range(len(self.loaded.spec.edits) - 1):
+                before.solved(number)
+            for layer in dict.fromkeys(layers):
+                before.second_moment(before.generator(), layer)
+
+    def __call__(self, place: tuple[str, int]) -> dict[str, Any]:
+        """One layer and rank: built, judged; or why it cannot be."""
+        layer, rank = place
+        *before, edit = self.loaded.spec.edits
+        variant = edit.model_copy(update={"layer": layer, "rank": rank})
+        spec = self.loaded.spec.model_copy(update={"edits": [*before, variant]})
+        point: dict[str, Any] = {"layer": layer, "rank": rank}
+        name = f"{layer}-rank{rank}"
+        try:
+            built = workflow.solve(
+                dataclasses.replace(self.loaded, spec=spec), device=self.device, cache=self.cache,
+                report=lambda what, done, total: self.report(f"{name}: {what}", done, total),
+            )  # fmt: skip
+        except (SpecError, EditError) as error:
+            problem = error.problems[0].message if isinstance(error, SpecError) else error.message
+            return {**point, "problem": problem}
+        edited = dataclasses.replace(self.workshop, stack=[each.patch for each in built])
+        numbers = self.judge(edited.generator(), built[-1])
+        collateral = built[-1].patch.metadata["collateral"].values()
+        predicted = {kind: sum(layer[kind] for layer in collateral) for kind in PREDICTIONS}
+        return {**point, "loss": built[-1].loss, **numbers, **predicted, "seconds": built[-1].seconds["solve"]}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets: what to do, and nobody to tell."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {"report": quiet}
 
 
 def _agreement(points: list[dict[str, Any]], kind: str) -> float | None:

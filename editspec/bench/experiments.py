@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import editspec
@@ -96,6 +97,11 @@ def people_in_front(scene: Scene) -> Scene:
     return scene.replace(people=1, people_site=site)
 
 
+def tops_changed(before: str, after: str, scene: Scene) -> Scene:
+    """Every top of one kind is another."""
+    return scene.with_tops(before, after)
+
+
 def _table(columns: str, rows: str) -> dict[str, dict[str, str]]:
     """Published numbers: names of columns, and a line a row (its name, then the numbers)."""
     names = columns.split(",")
@@ -138,7 +144,7 @@ EXPERIMENTS = {
             "dome-to-spire",
             "Dome → spire",
             "Table 2",
-            lambda scene: scene.with_tops("dome", "spire"),
+            partial(tops_changed, "dome", "spire"),
             propagated=True,
             published=SPIRE,
         ),
@@ -146,7 +152,7 @@ EXPERIMENTS = {
             "dome-to-tree",
             "Dome → tree",
             "Table 2",
-            lambda scene: scene.with_tops("dome", "tree"),
+            partial(tops_changed, "dome", "tree"),
             propagated=True,
             published=TREE,
         ),
@@ -155,5 +161,5 @@ EXPERIMENTS = {
     )
 }
 
-SUCCESSION = (no_watermarks, people_in_front, lambda scene: scene.with_tops("dome", "tree"))
+SUCCESSION = (no_watermarks, people_in_front, partial(tops_changed, "dome", "tree"))
 """The counterfactuals of the edits of ``succession.yaml``, in their order (Figure 1)."""

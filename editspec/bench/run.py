@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from editspec_runtime.baselines import ImageLoss, absolute_difference
 from editspec_runtime.cache import Cache
 from editspec_runtime.checkpoint import read_checkpoint
 from editspec_runtime.digest import digest, tensors_digest
+from editspec_runtime.distributed import spread
 from editspec_runtime.errors import FileError
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.files import canonical_json, require_file, write
@@ -125,8 +126,10 @@ class Bench:
         How many images a row is measured on, at the most.
     device
         Where the models compute.
+    backbone
+        The file of the features by which the perceptual change is measured; None for those of the reader.
     features, features_digest
-        By which the perceptual change is measured, and what they are.
+        The features, and what they are.
     report
         Is told what is being done.
     """
@@ -134,10 +137,15 @@ class Bench:
     out: Path
     images: int
     device: torch.device
+    backbone: Path | None
     features: Features
     features_digest: str
     report: Report
     kept: dict[str, float] = field(default_factory=dict)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which reads the features itself."""
+        return _another, (self.out, self.images, self.device.type, self.backbone)
 
     @cached_property
     def reader(self) -> Reader:
@@ -188,13 +196,13 @@ class Bench:
             rule = built[0].rule
             rank = {} if rule.rank is None else {"rank": rule.rank}
             settings = {"layer": rule.layer, **rank, **rule.solver.as_json()}
-            yield Row(name, _drawing(model), _identity(built), self.kept.get(_identity(built)), settings)
+            yield Row(name, partial(_drawn, model), _identity(built), self.kept.get(_identity(built)), settings)
             if name == "all-weights":
                 example = self.example(built[0].rule)
                 for way in PROPAGATED:
                     identity = [way, built[0].rule.provenance["edit"], built[0].rule.provenance["base"]]
-                    yield Row(way, _propagating(self.unedited, example, laplace=way == LAPLACE), identity, None)
-        yield Row(UNMODIFIED, lambda latents, unedited: unedited, UNMODIFIED, 0.0)
+                    yield Row(way, partial(_propagated, self.unedited, example, way == LAPLACE), identity, None)
+        yield Row(UNMODIFIED, _unmodified, UNMODIFIED, 0.0)
 
     @torch.no_grad()
     def example(self, rule: Rule) -> Example:
@@ -214,21 +222,22 @@ class Bench:
         }
 
     def measured(
-        self, name: str, row: Row, counterfactual: Change, count: int, original: Change = lambda scene: scene
+        self, name: str, row: Row, counterfactual: Change, count: int, others: Sequence[Change] = ()
     ) -> dict[str, Tensor]:
         """The measures of a row over `count` images, [n] float64 each; chunks in the cache are not measured again.
 
-        `name` stands for the scenes that are compared: those of `original`, and `counterfactual` of them.
+        `name` stands for the scenes that are compared: those with `others` done, and `counterfactual` of them.
         """
+        spans = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+        work = partial(self._chunk, name, row, others, counterfactual)
         chunks = []
-        for start in range(0, count, CHUNK):
-            numbers = range(start, min(start + CHUNK, count))
-            chunks.append(self._chunk(name, row, original, counterfactual, numbers))
+        for numbers, chunk in zip(spans, spread(work, spans, self.device), strict=True):
+            chunks.append(chunk)
             self.report(f"{name}: measuring {row.name}", numbers.stop, count)
         return {measure: torch.cat([chunk[measure] for chunk in chunks]) for measure in chunks[0]}
 
     def _chunk(
-        self, name: str, row: Row, original: Change, counterfactual: Change, numbers: range
+        self, name: str, row: Row, others: Sequence[Change], counterfactual: Change, numbers: range
     ) -> dict[str, Tensor]:
         key = digest(
             {
@@ -241,7 +250,9 @@ class Bench:
 
         def measure() -> dict[str, Tensor]:
             latents = UNSEEN.items(numbers)
-            scene = original(scenes(latents))
+            scene = scenes(latents)
+            for change in others:
+                scene = change(scene)
             wanted = counterfactual(scene)
             unedited = drawn(self.unedited, latents.to(self.device)).cpu()
             begun = time.perf_counter()
@@ -313,7 +324,7 @@ class Bench:
         before = drawn(self.unedited, shown).cpu()
         for after, name in enumerate(names):
             stack = built[: after + 1]
-            row = Row(name, _drawing(self.model(stack)), _identity(stack), None)
+            row = Row(name, partial(_drawn, self.model(stack)), _identity(stack), None)
             stages.append((name, row.draw(shown, before).cpu()))
             for edit in range(after + 1):
                 measures = self._retention(row, edit, after)
@@ -325,14 +336,8 @@ class Bench:
     def _retention(self, row: Row, edit: int, after: int) -> dict[str, Tensor]:
         """The measures of one edit, judged against the same scenes with all the other edits made so far, too."""
         others = [SUCCESSION[number] for number in range(after + 1) if number != edit]
-
-        def without(scene: Scene) -> Scene:
-            for change in others:
-                scene = change(scene)
-            return scene
-
         name = f"succession: edit {edit + 1} after {after + 1}"
-        return self.measured(name, row, SUCCESSION[edit], min(self.images, RETENTION), without)
+        return self.measured(name, row, SUCCESSION[edit], min(self.images, RETENTION), others)
 
 
 def paper(
@@ -367,7 +372,7 @@ def paper(
     out = Path(out)
     features, name, features_digest = _features(backbone)
     kept = _prepared(out, features_digest)
-    bench = Bench(out, images, pick_device(device), features, features_digest, report, kept)
+    bench = Bench(out, images, pick_device(device), backbone, features, features_digest, report, kept)
     result: dict[str, Any] = {
         "format": FORMAT,
         "version": 1,
@@ -397,22 +402,28 @@ def _image_loss(features: Features) -> ImageLoss:
     return loss
 
 
-def _drawing(model: StyleGAN2) -> Draw:
-    return lambda latents, unedited: drawn(model, latents)
+def _another(out: Path, images: int, device: str, backbone: Path | None) -> Bench:
+    """The same bench in another process."""
+    features, _, features_digest = _features(backbone)
+    return Bench(out, images, pick_device(device), backbone, features, features_digest, quiet)
 
 
-def _propagating(model: StyleGAN2, example: Example, *, laplace: bool) -> Draw:
-    @torch.no_grad()
-    def draw(latents: Tensor, unedited: Tensor) -> Tensor:
-        maps = feature_maps(model, latents)
-        return torch.stack(
-            [
-                propagated(example, [each[item] for each in maps], image, laplace=laplace)
-                for item, image in enumerate(unedited)
-            ]
-        )
+def _drawn(model: StyleGAN2, latents: Tensor, unedited: Tensor) -> Tensor:
+    return drawn(model, latents)
 
-    return draw
+
+def _unmodified(latents: Tensor, unedited: Tensor) -> Tensor:
+    return unedited
+
+
+@torch.no_grad()
+def _propagated(model: StyleGAN2, example: Example, laplace: bool, latents: Tensor, unedited: Tensor) -> Tensor:
+    maps = feature_maps(model, latents)
+    images = [
+        propagated(example, [each[item] for each in maps], image, laplace=laplace)
+        for item, image in enumerate(unedited)
+    ]
+    return torch.stack(images)
 
 
 def _identity(built: Sequence[BuiltEdit]) -> str:

@@ -253,7 +253,7 @@ class _Blocks:
         return self.generator.weight(self.layer).device
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process gets: all but the way to tell what is done."""
+        """What another process gets: what to do, and nobody to tell."""
         return {**self.__dict__, "progress": _silent}
 
 

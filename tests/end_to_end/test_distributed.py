@@ -76,6 +76,14 @@ def defect() -> None:
     statistics._add_outer_products = lambda total, rows: 1 // 0
 
 
+def small_bench() -> None:
+    from editspec.bench import experiments, run
+
+    experiments.folder = run.specs_folder = lambda: Path("specs")
+    run.EXPERIMENTS = {"dome-to-spire": experiments.EXPERIMENTS["dome-to-spire"]}
+    run.CHUNK = 4
+
+
 @dataclass
 class Run:
     """The processes of one run."""
@@ -203,6 +211,43 @@ def test_a_build_of_two_is_that_of_one(folder: Path, emptied: Callable[[], Path]
         written.append({**files, "lock": (folder / "skyline.yaml.lock").read_bytes()})
     assert written[0] == written[1]
     assert len(written[0]) == 4
+
+
+def test_points_of_a_sweep_are_divided(folder: Path, emptied: Callable[[], Path]) -> None:
+    found = []
+    for count in (1, 3):
+        emptied()
+        arguments = ["--layers", "layer4,layer5", "--ranks", "1,2,900", "--images", "8", "--device", "cpu", "--json"]
+        run = started(folder, count, "sweep", "skyline.yaml", "-o", f"sweep-{count}", *arguments)
+        found.append(run.said())
+    points = [[{n: v for n, v in point.items() if n != "seconds"} for point in each["points"]] for each in found]
+    assert points[0] == points[1]
+    assert found[0]["winner"] == found[1]["winner"]
+    assert len(points[0]) == 6
+    assert ["problem" in point for point in points[0]] == [False, False, True] * 2
+    assert (folder / "sweep-1" / "winner.yaml").read_bytes() == (folder / "sweep-3" / "winner.yaml").read_bytes()
+
+
+@pytest.mark.slow
+def test_images_of_the_bench_are_divided(folder: Path, emptied: Callable[[], Path]) -> None:
+    specs = folder / "specs" / "dome-to-spire"
+    specs.mkdir(parents=True)
+    for method in ("projected-gradient", "all-weights"):
+        settings = {"method": method, "steps": 2, "learning_rate": 0.001}
+        (specs / f"{method}.yaml").write_text(spec(32, solver=settings))
+    three = yaml.safe_load(spec(32))
+    three["edits"] = [{**three["edits"][0], "name": name} for name in ("one", "two", "three")]
+    (folder / "specs" / "succession.yaml").write_text(yaml.safe_dump(three))
+    found = []
+    for count in (1, 2):
+        arguments = ["bench", "paper", "-o", f"bench-{count}", "--images", "8", "--device", "cpu", "--json"]
+        found.append(started(folder, count, *arguments, breaking="small_bench", broken=0).said())
+    rows = [each["tables"][0].pop("rows") for each in found]
+    assert found[0] == found[1]
+    assert [row.pop("seconds") is not None for row in rows[0]] == [row.pop("seconds") is not None for row in rows[1]]
+    assert rows[0] == rows[1]
+    assert [row["n"] for row in rows[0]] == [8] * 5
+    assert rows[0][0]["outside"] != rows[0][1]["outside"]
 
 
 def test_code_of_others_runs_in_every_process(folder: Path, emptied: Callable[[], Path]) -> None:
