@@ -1,17 +1,18 @@
 """editspec: a declarative edit-spec compiler for generative models.
 
-The functions are those of the command line, by the same names. Importing this package imports no torch; the first
-call of `compile`, `build`, `apply`, `render` or `statistics` does.
+The functions are those of the command line, by the same names. Importing this package imports neither the compiler nor
+torch; the first use of `load` imports the one, that of `compile`, `build`, `apply`, `render` or `statistics` both.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_runtime import __version__
 from editspec_runtime.errors import EditError
 
 if TYPE_CHECKING:
     from editspec.workflow import apply, build, compile, render, statistics
+    from editspec_compiler import LoadedSpec, SpecError, load
     from editspec_runtime.families.module.source import allow_code
 
 __all__ = [
@@ -19,14 +20,13 @@ __all__ = [
     "statistics",
 ]  # fmt: skip
 
+_FROM = {
+    "allow_code": "editspec_runtime.families.module.source",
+    **dict.fromkeys(("LoadedSpec", "SpecError", "load"), "editspec_compiler"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "allow_code":
-        from editspec_runtime.families.module import source
-
-        return source.allow_code
     if name in __all__:
-        from editspec import workflow
-
-        return getattr(workflow, name)
+        return getattr(import_module(_FROM.get(name, "editspec.workflow")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,8 +12,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from editspec.plan import predicted_collateral
@@ -231,6 +229,9 @@ def as_text(found: dict[str, Any], width: int = 120, colours: bool = False) -> s
     if not found["checks"]:
         return "no checks"
     styles = {PASSED: "green", WARNED: "yellow", FAILED: "red"}
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, overflow="fold")

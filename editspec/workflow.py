@@ -339,7 +339,7 @@ class Workshop:
                 with _timed(seconds, "statistics"):
                     found[name] = predicted(
                         generator, name, change, moment, self.stream(generator), spec.statistics.samples,
-                        self.conventions,
+                        self.conventions, self.cache,
                     ).as_json()  # fmt: skip
         return found
 

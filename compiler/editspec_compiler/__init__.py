@@ -1,7 +1,22 @@
-"""The compiler of editspec: spec text -> checked spec -> rule tensors. `load` imports no torch; `resolve` does."""
+"""The compiler of editspec: spec text -> checked spec -> rule tensors. `load` imports no torch; `resolve` does.
+
+Importing this package imports no module of it but `errors`: the command line starts without the language.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from editspec_compiler.errors import Problem, SpecError
-from editspec_compiler.references import LoadedSpec, load
-from editspec_compiler.schema import Spec
+
+if TYPE_CHECKING:
+    from editspec_compiler.references import LoadedSpec, load
+    from editspec_compiler.schema import Spec
 
 __all__ = ["LoadedSpec", "Problem", "Spec", "SpecError", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from editspec_compiler import references
+
+        return getattr(references, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

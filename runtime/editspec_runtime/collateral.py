@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editspec_runtime.cache import Cache
 from editspec_runtime.conventions import Conventions
 from editspec_runtime.generator import Generator
 from editspec_runtime.latents import LatentStream
 from editspec_runtime.patch import Patch
-from editspec_runtime.statistics import key_maps
+from editspec_runtime.statistics import kept_key_maps
 
 SAMPLES = 100
 """Latents that the correlation of taps is taken from: every position counts, so that few are enough."""
@@ -50,6 +51,7 @@ def predicted(
     stream: LatentStream,
     samples: int,
     conventions: Conventions,
+    cache: Cache,
 ) -> Collateral:
     """What `change` does to the linear output of `layer` on the keys of a sample.
 
@@ -64,6 +66,8 @@ def predicted(
     stream, samples
         The sample that C was taken over; of it the first `SAMPLES` tell how neighbouring keys correlate. Only the
         projections D k of the keys are needed, however many channels the layer has.
+    cache
+        Where keys that are small are kept from one rule to the next.
     """
     parameter = generator.layer(layer).parameter
     weight = generator.weight(layer)
@@ -82,7 +86,7 @@ def predicted(
     total, positions = torch.zeros((), dtype=torch.float64), 0
     coefficients = coefficients.to(kernel)
     function = generator.function(layer)
-    for key in key_maps(generator, layer, stream, min(samples, SAMPLES), conventions):
+    for key in kept_key_maps(generator, layer, stream, min(samples, SAMPLES), conventions, cache):
         seen = key if directions is None else torch.einsum("nihw,si->nshw", key, directions)
         total += function.convolution(seen, coefficients).double().square().sum().cpu()
         positions += key.shape[0] * key.shape[2] * key.shape[3]

@@ -89,6 +89,9 @@ BATCHES, MOST_BLOCKS = 16, 1024
 SLICE, BAND = 2**19, 128
 """Numbers of keys that are squared at a time, and how many channels of them: what the caches of a CPU hold."""
 
+KEPT_KEYS = 2**22
+"""Numbers that the keys of a few latents may have to be kept: 16 MiB."""
+
 SAMPLED_KEYS = 65_536
 """Keys that the quantiles of units are taken from."""
 
@@ -136,6 +139,23 @@ def key_maps(
 ) -> Iterator[Tensor]:
     """The key maps of items 0 … samples - 1, chunk by chunk: [chunk, in_channels, key_size, key_size]."""
     yield from _key_maps(generator, layer, stream, range(samples), forward_batch(generator, layer, conventions))
+
+
+def kept_key_maps(
+    generator: Generator, layer: str, stream: LatentStream, samples: int, conventions: Conventions, cache: Cache
+) -> Iterator[Tensor]:
+    """The same, kept in the cache where they are small: then a rule is judged without the model up to its layer."""
+    batch, shape = forward_batch(generator, layer, conventions), generator.layer(layer)
+    if samples * shape.in_channels * shape.key_size**2 > KEPT_KEYS:
+        yield from key_maps(generator, layer, stream, samples, conventions)
+        return
+
+    def compute() -> dict[str, Tensor]:
+        # In the order of memory in which they come back from the cache, as another gives other bits.
+        return {"keys": torch.cat(list(key_maps(generator, layer, stream, samples, conventions))).contiguous()}
+
+    keys, _ = cache.tensors("keys", digest(_inputs(generator, layer, stream, samples, batch)), compute)
+    yield from torch.split(keys["keys"].to(generator.weight(layer).device), batch)
 
 
 def _key_maps(generator: Generator, layer: str, stream: LatentStream, numbers: range, batch: int) -> Iterator[Tensor]:

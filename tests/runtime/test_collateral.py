@@ -33,7 +33,7 @@ def factors(parameter: str, rank: int = 2) -> Patch:
 
 def prediction(model: StyleGAN2, layer: str, change: Patch, samples: int = 20) -> Collateral:
     moment = second_moment(model, layer, STREAM, samples, EDITSPEC, default_cache()).matrix
-    return predicted(model, layer, change, moment, STREAM, samples, EDITSPEC)
+    return predicted(model, layer, change, moment, STREAM, samples, EDITSPEC, default_cache())
 
 
 @pytest.mark.parametrize("layer", ["layer5", "layer6"])
