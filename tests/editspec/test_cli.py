@@ -386,13 +386,19 @@ def test_memory_that_ends_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *([command, "--help"] for command in COMMANDS), ["validate", "spec.yaml"]]
-)
+    "arguments",
+    [
+        ["--help"], *([command, "--help"] for command in COMMANDS),
+        ["validate", "spec.yaml"], ["schema"], ["families"], ["inspect", "spec.yaml"],
+    ],
+)  # fmt: skip
 def test_no_torch_for_help_and_validate(folder: Path, arguments: list[str]) -> None:
     code = (
         "import sys\nfrom editspec.cli import app\ntry:\n    app()\nexcept SystemExit as error:\n"
         "    assert not error.code, error.code\nassert 'torch' not in sys.modules\n"
     )
+    if "--help" in arguments:  # nor the language
+        code += "assert 'editspec_compiler.schema' not in sys.modules\n"
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
     control = [sys.executable, "-c", code.replace("app()", "import torch"), *arguments]
     if arguments == ["--help"]:

@@ -83,3 +83,17 @@ def test_a_change_along_what_keys_never_show_costs_nothing(make_tiny: MakeTiny) 
     silent = torch.eye(6, dtype=torch.float64)[3:4]
     found = prediction(model, "layer6", Patch({parameter: silent}, {parameter: random(6, 1, 3, 3, seed=3)}, {}))
     assert (found.independent, found.correlated) == (0, 0)
+
+
+def test_keys_that_are_kept_give_the_same(make_tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(make_tiny())
+    change = factors("convs.3.conv.weight")
+    first = prediction(model, "layer6", change)
+    assert len(list(default_cache().root.glob("keys/*"))) == 1
+    assert prediction(model, "layer6", change) == first
+    # Keys of another layer's sample are not taken for these: the kept ones are found by what they depend on.
+    assert prediction(model, "layer6", change, samples=10) != first
+    monkeypatch.setattr("editspec_runtime.statistics.KEPT_KEYS", 0)
+    uncached = prediction(model, "layer6", change)
+    assert uncached.correlated == pytest.approx(first.correlated, rel=1e-12)
+    assert len(list(default_cache().root.glob("keys/*"))) == 2
