@@ -16,7 +16,7 @@ from editspec_compiler import LoadedSpec, Problem, SpecError, load
 from editspec_compiler.errors import Path as SpecPath
 from editspec_compiler.masks import mask_image
 from editspec_compiler.records import Intervention, Record, Region, read_record
-from editspec_compiler.schema import ContextPlace, Copied, Edit, Mask, Place, Scene, near
+from editspec_compiler.schema import ContextPlace, Copied, Edit, Mask, Pair, Place, Scene, near
 from editspec_runtime.checkpoint import weights_path
 from editspec_runtime.errors import EditError, FileError
 from editspec_runtime.families import FAMILIES
@@ -28,8 +28,8 @@ statistics: {samples: 1000, seed: 1}         # and their sample of it
 """
 SOLVER = "{method: projected-gradient, steps: 2001, learning_rate: 0.05, project_every: 10}    # the authors' defaults"
 SWAP_SOLVER = "{method: low-rank, steps: 10000, learning_rate: 0.01, project_every: 10}    # the authors' defaults"
-BRIGHT = 10.0
-"""What the authors set the units of windows to where they are to be bright; the record holds the other value."""
+BRIGHT, DIM = 10.0, -5.0
+"""What the authors set the units of windows to, to have them bright and dark (paper section 5.3)."""
 
 UNITS = 30
 """Units that the authors' erase takes out."""
@@ -141,12 +141,12 @@ def _swap_text(name: str, interventions: list[Intervention], target: _Target, ma
         "    rank: 1",
         f"    observe: {later}",
         "    # No record names the units that are switched: these respond most to the interventions' masks.",
-        f"    # {BRIGHT:g} switches them on, as the authors did, and the record's value off.",
+        f"    # {BRIGHT:g} switches them on and {DIM:g} off, as the authors did; one of the two is the record's value.",
         "    pairs:",
     ]
-    for bright in (True, False):
+    for recorded in (False, True):
         for one in interventions:
-            own, other = (BRIGHT, one.value) if bright else (one.value, BRIGHT)
+            own, other = (one.value, _opposite(one.value)) if recorded else (_opposite(one.value), one.value)
 
             def scene(value: float, units: str = "*windows", one: Intervention = one) -> str:
                 switch = f"layer: {switches.SWITCHED}, units: {units}, value: {value:g}"
@@ -158,6 +158,11 @@ def _swap_text(name: str, interventions: list[Intervention], target: _Target, ma
                 f"        target: {{{scene(own)}, mask: {masks.name(one.reverted)}}}",
             ]
     return "\n".join([*lines, f"    solver: {SWAP_SOLVER}", ""])
+
+
+def _opposite(value: float) -> float:
+    """What windows are switched to in the other of their two states; a record holds the one that was last looked at."""
+    return DIM if value > 0 else BRIGHT
 
 
 class _Masks:
@@ -218,6 +223,8 @@ def _keep(path: Path, data: bytes) -> None:
 def export_record(spec: Path | str, out: Path) -> str:
     """Write the one edit of a spec as a record of the authors' notebook; its name.
 
+    An edit of `pairs` that swaps two states of the same images becomes a file of interventions.
+
     Raises
     ------
     SpecError
@@ -227,6 +234,13 @@ def export_record(spec: Path | str, out: Path) -> str:
     """
     loaded = load(spec)
     edit = _recordable(loaded)
+    record = _intervention_record(loaded, edit) if edit.pairs is not None else _edit_record(loaded, edit)
+    _keep(out, json.dumps(record).encode())
+    return edit.name
+
+
+def _edit_record(loaded: LoadedSpec, edit: Edit) -> dict[str, Any]:
+    """The record of an edit of one source and one target."""
 
     def entry(scene: Copied | Place) -> list[Any]:
         assert scene.mask is not None
@@ -241,8 +255,22 @@ def export_record(spec: Path | str, out: Path) -> str:
         record["query"] = entry(edit.query)
     if context:
         record["key"] = [entry(place) for place in context]
-    _keep(out, json.dumps(record).encode())
-    return edit.name
+    return record
+
+
+def _intervention_record(loaded: LoadedSpec, edit: Edit) -> dict[str, Any]:
+    """The interventions of an edit that swaps two states: first every image with the other value, then with its own."""
+    pairs = edit.pairs or []
+    record = {}
+    for pair in pairs[len(pairs) // 2 :]:
+        switched = pair.target.intervene
+        assert switched is not None
+        record[str(pair.target.latent)] = {
+            "value": str(switched.value),
+            "intervention": _data_url(loaded, switched.mask),
+            "revert": _data_url(loaded, pair.target.mask),
+        }
+    return record
 
 
 def _recordable(loaded: LoadedSpec) -> Edit:
@@ -258,8 +286,9 @@ def _recordable(loaded: LoadedSpec) -> Edit:
         hint = "write latents: {seed: 1, sampler: numpy-legacy}, and image numbers of that stream"
         refuse(("latents",), "image numbers of a record are those of the authors' stream", hint)
     edit = spec.edits[0]
-    if edit.pairs is not None:
-        refuse(("edits", 0, "pairs"), "a record has one source and one target", "write source and target")
+    if edit.pairs is not None and (edit.context or edit.query or not _swaps(edit.pairs)):
+        hint = "write source and target, or the pairs of an imported file of interventions"
+        refuse(("edits", 0, "pairs"), "a record has one source and one target, or swaps two states of its images", hint)
     named: list[tuple[SpecPath, Any]] = [((name,), getattr(edit, name)) for name in ("source", "target", "query")]
     named += [(("context", index), place) for index, place in enumerate(edit.context or ())]
     for path, scene in named:
@@ -277,6 +306,30 @@ def _recordable(loaded: LoadedSpec) -> Edit:
     if problems:
         raise SpecError(loaded.document.file, problems, loaded.document.text)
     return edit
+
+
+def _swaps(pairs: list[Pair]) -> bool:
+    """Whether pairs are what the import of interventions writes: two states, each the source of the other."""
+    from editspec.switches import SWITCHED
+
+    half = len(pairs) // 2
+    images = [pair.target.latent for pair in pairs[half:]]
+    if len(pairs) % 2 or len({str(image) for image in images}) < half:
+        return False
+    for first, second in zip(pairs[:half], pairs[half:], strict=True):
+        sources = [pair.source for pair in (first, second) if isinstance(pair.source, Copied)]
+        scenes: list[Scene] = [first.target, second.target, *sources]
+        switches = [scene.intervene for scene in scenes if scene.intervene is not None]
+        if len(switches) < 4 or any(source.mask is not None for source in sources) or switches[0].layer != SWITCHED:
+            return False
+        if len({str(scene.latent) for scene in scenes}) > 1 or type(second.target.latent) is not int:
+            return False
+        if len({str((each.layer, each.units, each.mask)) for each in switches}) > 1:
+            return False
+        own, other = switches[1].value, _opposite(switches[1].value)
+        if [each.value for each in switches] != [other, own, own, other] or first.target.mask != second.target.mask:
+            return False
+    return True
 
 
 def _data_url(loaded: LoadedSpec, mask: Mask) -> str:

@@ -112,12 +112,19 @@ def _checkpoint(path: Path, family: str | None) -> dict[str, Any]:
         "latent_size": shape.latent_size,
         "parameters": sum(tensor.numel() for tensor in checkpoint.generator.values()),
         "numbers": dict(Counter(str(tensor.dtype)[6:] for tensor in checkpoint.generator.values())),
+        "rounding": _rounding(checkpoint, shape),
         "classes": shape.classes,
         "truncation": "possible" if shape.average else "impossible: no mean of w",
         "digest": checkpoint.digest(),
         "edited": checkpoint.metadata if checkpoint.metadata.get("patches") else None,
         "layers": _layers(shape),
     }
+
+
+def _rounding(checkpoint: Checkpoint, shape: Layout) -> str:
+    """What becomes of the numbers of an edit, in words."""
+    kinds = {str(checkpoint.generator[layer.parameter].dtype)[6:] for layer in shape.layers.values()}
+    return f"edits are computed in float32 or float64 and rounded to {' or '.join(sorted(kinds))}"
 
 
 def _layers(shape: Layout) -> list[dict[str, str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import io
 import json
 import pickle
 import struct
@@ -13,6 +15,8 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save
+
+from editspec_runtime.families.stylegan2.nvidia import nvidia_name, nvidia_shape
 
 FILES = Path(__file__).parent / "invalid" / "files"
 
@@ -42,6 +46,8 @@ def main() -> None:
     (FILES / "nan.safetensors").write_bytes(save(weights))
     (FILES / "code.pt").write_bytes(pickle.dumps({"g_ema": Code()}, protocol=2))
     (FILES / "latent.safetensors").write_bytes(save({"z": torch.ones(5)}))
+    checkpoints(module)
+    records()
 
     lost = json.dumps({"metadata": {}, "weight_map": {"input.input": "lost.safetensors"}}) + "\n"
     for index in ("sharded/model", "two-indices/one", "two-indices/two"):
@@ -63,6 +69,81 @@ def main() -> None:
     (FILES / "bomb.png").write_bytes(png_header(60_000, 60_000))
     (FILES / "large.png").write_bytes(png_header(9_000, 9_000))
     (FILES.parent / "not-utf8.yaml").write_bytes("version: 1\nmodel: caf\u00e9\n".encode("latin-1"))
+
+
+def checkpoints(conftest: Any) -> None:
+    """Checkpoints that are not what they should be, of a generator of 8 x 8 pixels."""
+    weights = conftest._tiny_stylegan2(size=8, channels=2, latent_size=4)
+    half = {name: (0.99 * 65504 * tensor.sign()).half() if ".conv.weight" in name else tensor.half()
+            for name, tensor in weights.items()}  # fmt: skip
+    (FILES / "half.safetensors").write_bytes(save(half))
+    half["conv1.conv.weight"] = 10 * half["conv1.conv.weight"]
+    (FILES / "half-overflown.safetensors").write_bytes(save(half))
+    bits = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in weights.items()}
+    (FILES / "eight-bits.safetensors").write_bytes(save(bits))
+    fewer = {name: tensor for name, tensor in weights.items() if name not in ("style.2.bias", "to_rgb1.bias")}
+    (FILES / "missing.safetensors").write_bytes(save(fewer))
+    wider = weights | {"convs.0.conv.weight": torch.ones(1, 2, 3, 3, 3), "convs.1.activate.bias": torch.ones(5)}
+    (FILES / "channels.safetensors").write_bytes(save(wider))
+    classes = {"mapping.embed.weight": torch.ones(4, 3), "mapping.embed.bias": torch.ones(4)}
+    named = {
+        nvidia_name(name): tensor.reshape([n or 0 for n in nvidia_shape(name, tuple(tensor.shape))])
+        for name, tensor in weights.items()
+    } | classes | {"mapping.fc0.weight": torch.ones(4, 8)}  # fmt: skip
+    (FILES / "classes.safetensors").write_bytes(save(named))
+    linear = {"first": (6, 4), "last": (8, 6), "unused": (8, 6)}  # of files/points.py
+    points = {f"{name}.weight": torch.ones(shape) for name, shape in linear.items()}
+    points |= {f"{name}.bias": torch.ones(shape[0]) for name, shape in linear.items()}
+    (FILES / "points.safetensors").write_bytes(save(points))
+    (FILES / "code.pkl").write_bytes(pickle.dumps({"G_ema": Code()}, protocol=4))
+    whole = pickle.dumps({"G_ema": list(range(100))}, protocol=4)
+    (FILES / "truncated.pkl").write_bytes(whole[: len(whole) // 2])
+    (FILES / "pickle.safetensors").write_bytes(whole)
+    (FILES / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (FILES / "page.pt").write_text("<!DOCTYPE html>\n<title>404 Not Found</title>\n")
+
+
+def records() -> None:
+    """Edit records that are wrong, each in one way."""
+    folder = FILES.parent / "records"
+    folder.mkdir(exist_ok=True)
+
+    def mask(width: int = 32, height: int = 32, box: tuple[int, ...] = (8, 8, 23, 23)) -> str:
+        image, buffer = Image.new("L", (width, height)), io.BytesIO()
+        ImageDraw.Draw(image).rectangle(box, fill=255)
+        image.save(buffer, "PNG")
+        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+    good = mask()
+    wrong: dict[str, Any] = {
+        "nothing": {},
+        "object-alone": {"object": [3, good]},
+        "query-alone": {"query": [3, good]},
+        "a-list": [[3, good]],
+        "unknown-key": {"objct": [3, good], "paste": [3, good]},
+        "place-without-a-mask": {"paste": [3]},
+        "place-that-is-text": {"paste": "x"},
+        "keys-that-are-no-list": {"key": {"a": 1}},
+        "mask-missing": {"paste": [3, None]},
+        "mask-a-file": {"paste": [3, "mask.png"]},
+        "mask-broken-base64": {"key": [[3, good], [4, "data:image/png;base64,iVB*"]]},
+        "mask-not-an-image": {"paste": [3, "data:image/png;base64,aGVsbG8="]},
+        "mask-cut-off": {"paste": [3, good[:98]]},
+        "mask-empty": {"paste": [3, mask(box=(40, 40, 50, 50))]},
+        "mask-of-another-aspect": {"paste": [3, mask(64, 32)]},
+        "image-negative": {"paste": [-1, good]},
+        "image-as-text": {"paste": ["3", good]},
+        "image-beyond-the-stream": {"paste": [10**6, good]},
+        "several-at-once": {"paste": [-1, "x"], "key": [1], "obect": None},
+        "interventions-without-a-mask": {"3": {"value": "-5.0", "intervention": good}},
+        "interventions-without-a-value": {"3": {"intervention": good, "revert": good}},
+        "interventions-of-no-number": {"3": {"value": "low", "intervention": good, "revert": good}},
+        "interventions-of-no-image": {"beyond": {"value": "-5.0", "intervention": good, "revert": good}},
+        "interventions-never-painted": {"3": {"value": "10.0", "intervention": "", "revert": ""}},
+    }
+    for name, record in wrong.items():
+        (folder / f"{name}.json").write_text(json.dumps(record) + "\n")
+    (folder / "cut-off.json").write_text(json.dumps({"paste": [3, good]})[:60])
 
 
 def png_header(width: int, height: int) -> bytes:

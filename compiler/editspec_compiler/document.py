@@ -150,7 +150,7 @@ def parse(text: str, file: str = "<spec>") -> Document:
     if node is None:
         raise SpecError(file, [Problem("the spec is empty", hint="the least spec has version, model and edits")], text)
     if not isinstance(data, dict):
-        found = reading.problems or [Problem(f"a spec is a mapping of keys to values, found {kind(data)}", (), 1, 1)]
+        found = reading.problems or [Problem(f"expected a mapping of keys to values, found {kind(data)}", (), 1, 1)]
         raise SpecError(file, found, text)
     return Document(file, text, data, reading.positions, reading.keys, tuple(reading.problems))
 

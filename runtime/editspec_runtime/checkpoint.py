@@ -142,13 +142,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         weights = stored(path)
         named = {name: tensor for file in weights.files for name, tensor in read_tensors(file.path).items()}
         checkpoint = _from_names(named, dict(weights.metadata))
-        _require_finite(checkpoint.generator, path)
+        _require_sound(checkpoint.generator, path)
         return checkpoint
     if path.suffix == ".pt2":
         from editspec_runtime.families.module.exported import read_exported
 
         checkpoint = Checkpoint(dict(read_exported(path)[0].state_dict()), "", {}, {})
-        _require_finite(checkpoint.generator, path)
+        _require_sound(checkpoint.generator, path)
         return checkpoint
     kind = container_of(path)
     if kind == "torch":
@@ -160,7 +160,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     else:
         named = read_tensors(path)
         checkpoint = _from_names(named, read_editspec_metadata(read_header(path), path))
-    _require_finite(checkpoint.generator, path)
+    _require_sound(checkpoint.generator, path)
     return checkpoint
 
 
@@ -191,11 +191,34 @@ def _from_torch(path: Path, content: object) -> Checkpoint:
     return Checkpoint(generator, PREFIX if full else "", {}, {})
 
 
-def _require_finite(generator: Mapping[str, Tensor], path: Path) -> None:
+def _require_sound(generator: Mapping[str, Tensor], path: Path) -> None:
+    odd = {name: kind for name, tensor in sorted(generator.items()) if (kind := _odd(tensor))}
+    if odd:
+        few = ", ".join(f"{name} ({kind})" for name, kind in list(odd.items())[:6])
+        raise WeightsError(
+            f"{path} holds tensors that editspec does not compute with: {few}"
+            + (f" and {len(odd) - 6} more." if len(odd) > 6 else "."),
+            "Save the generator with dense tensors in float32, float16 or bfloat16.",
+        )
     bad = [name for name, tensor in sorted(generator.items()) if not bool(tensor.isfinite().all())]
     if bad:
+        half = all(str(generator[name].dtype) == "torch.float16" for name in bad)
         raise WeightsError(
             f"{path} holds numbers that are not finite (NaN or infinity) in {', '.join(bad[:6])}"
             + (f" and {len(bad) - 6} more tensors." if len(bad) > 6 else "."),
-            "A generator with such weights draws nothing; use an earlier checkpoint of the training.",
+            "Numbers beyond 65504 become infinite in float16; use the checkpoint in float32, or in bfloat16."
+            if half
+            else "A generator with such weights draws nothing; use an earlier checkpoint of the training.",
         )
+
+
+def _odd(tensor: Tensor) -> str:
+    """What keeps a tensor from being computed with and digested, in words; empty where nothing does."""
+    import torch
+
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if tensor.layout != torch.strided:
+        return "sparse"
+    if tensor.is_meta:
+        return "without its numbers"
+    return "" if kind in digest.SAFETENSORS_DTYPES else kind

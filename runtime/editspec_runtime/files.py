@@ -136,7 +136,7 @@ def read_torch(path: Path) -> object:
     except Exception as error:  # torch's reader meets damage with errors of many kinds
         foreign = re.search(r"(?:GLOBAL|global|Unsupported class) ([\w.]+)", str(error))
         if foreign is None:
-            raise FileError(f"{path} is not a readable torch checkpoint: {_first_line(error)}.") from error
+            raise _unreadable(path, "a readable torch checkpoint") from error  # torch says nothing to people here
         raise FileError(
             f"{path} holds more than tensors and plain containers ({foreign[1]}), and such a file can run code when "
             "it is read. It was not executed.",
@@ -164,10 +164,7 @@ def read_pickle(path: Path) -> object:
             "the generator's state dict (or a .safetensors) in the environment that made the file.",
         ) from error
     except Exception as error:  # the unpickler meets damage with errors of many kinds
-        raise FileError(
-            f"{path} is not a readable pickle: {_first_line(error)}.",
-            "It is truncated, corrupt, or of another format. Copy it again.",
-        ) from error
+        raise _unreadable(path, "a readable pickle", _first_line(error)) from error
 
 
 def container(path: Path) -> str:
@@ -276,9 +273,26 @@ def _umask() -> int:
 
 
 def _damaged(path: Path, error: Exception) -> FileError:
+    return _unreadable(path, "a whole safetensors file", _first_line(error))
+
+
+STAND_INS = {
+    b"version https://git-lfs": ("it is a pointer of git-lfs, which stands for the file", "Run git lfs pull there."),
+    b"<": ("it is a web page", "Download the file itself: what was saved is the page about it, or one that says no."),
+}
+"""What often lies where a file of weights should, by how it begins; what it is, and what to do."""
+
+
+def _unreadable(path: Path, wanted: str, reason: str = "") -> FileError:
+    """The error of a file that is not `wanted`, with the `reason` of the library that read it, where it says one."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    for mark, (what, remedy) in STAND_INS.items():
+        if head.startswith(mark):
+            return FileError(f"{path} is not {wanted}: {what}.", remedy)
+    said = "" if not reason and head else f": {reason or 'it is empty'}"
     return FileError(
-        f"{path} is not a whole safetensors file: {_first_line(error)}.",
-        "It is truncated, corrupt, or of another format. Copy or build it again.",
+        f"{path} is not {wanted}{said}.", "It is truncated, corrupt, or of another format. Copy or build it again."
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from editspec_runtime.digest import digest, rows_digest, tensor_row, tensors_digest
-from editspec_runtime.errors import PatchError
+from editspec_runtime.errors import NumericalError, PatchError
 from editspec_runtime.files import read_editspec_metadata, read_header, read_tensors, safetensors_bytes
 
 FORMAT = "editspec.patch"
@@ -214,7 +214,23 @@ def _rounded(base: Mapping[str, Tensor], name: str, total: Tensor) -> Tensor:
         found = "lack it" if name not in base else f"have {list(base[name].shape)}"
         raise PatchError(f"The patch changes {name} {list(total.shape)}, and these weights {found}.")
     weight = base[name]
-    return rounded(weight.cpu().double() + total.reshape(weight.shape), weight.dtype)
+    return stored_as(name, weight.cpu().double() + total.reshape(weight.shape), weight.dtype)
+
+
+def stored_as(parameter: str, exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float64 numbers of a parameter rounded once to the `dtype` in which it is stored.
+
+    Raises `NumericalError` where they lie beyond what `dtype` holds, such as 65504 in float16.
+    """
+    stored = rounded(exact, dtype)
+    if not bool(stored.isfinite().all()):
+        kind = str(dtype).removeprefix("torch.")
+        raise NumericalError(
+            f"The edit takes {parameter} to {float(exact.abs().max()):.6g}, and {kind} ends at "
+            f"{torch.finfo(dtype).max:.6g}.",
+            "Edit the weights in float32 (or bfloat16), or apply less of the change (--scale).",
+        )
+    return stored
 
 
 def rounded(exact: Tensor, dtype: torch.dtype) -> Tensor:

@@ -22,7 +22,7 @@ from editspec_runtime.checkpoint import generator_names
 from editspec_runtime.digest import SAFETENSORS_DTYPES, Row, rows_digest
 from editspec_runtime.errors import FileError, PatchError, WeightsError
 from editspec_runtime.files import TensorInfo, canonical_json, writing
-from editspec_runtime.patch import Patch, rounded
+from editspec_runtime.patch import Patch, stored_as
 from editspec_runtime.shards import Stored, StoredFile
 
 CHUNK = 4 * 2**20
@@ -165,7 +165,7 @@ class _Changed:
         self.squares[0] += float(before.square().sum())
         self.squares[1] += float(total.square().sum())
         self.begin = end
-        after = rounded(before + total, self.dtype)
+        after = stored_as(self.parameter, before + total, self.dtype)
         return after.view(torch.uint8).numpy().data
 
     def relative(self) -> float:

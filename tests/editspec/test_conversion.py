@@ -117,7 +117,9 @@ def test_inspect_says_what_a_checkpoint_is(tiny: dict[str, Tensor]) -> None:
     assert found["truncation"] == "possible"
     assert found["numbers"] == {"float32": len(tiny) + 1}
     save_file({name: tensor.half() for name, tensor in tiny.items()}, "half.safetensors")
-    assert said("inspect", "half.safetensors")["numbers"] == {"float16": len(tiny)}
+    half = said("inspect", "half.safetensors")
+    assert half["numbers"] == {"float16": len(tiny)}
+    assert (half["rounding"].split()[-1], found["rounding"].split()[-1]) == ("float16", "float32")
     assert said("inspect", "half.safetensors", "--family", "stylegan2")["layers"] == found["layers"]
     conditional = nvidia_names(tiny) | {"mapping.embed.weight": torch.ones(8, 3), "mapping.embed.bias": torch.ones(8)}
     conditional["mapping.fc0.weight"] = torch.ones(8, 16)

@@ -167,3 +167,26 @@ def test_a_safetensors_header_of_any_length_is_no_pickle(tmp_path: Path, length:
     assert container(path) == "safetensors"
     path.write_bytes(pickle.dumps({"a": 1}, protocol=length >> 8))
     assert container(path) == "pickle"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_tensors_that_are_no_plain_numbers_are_named(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+    weight = tiny["conv1.conv.weight"]
+    for odd, kind in (
+        (weight.to(torch.complex64), "complex64"),
+        (weight.to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (weight.abs().to(torch.uint16), "uint16"),
+        (weight.to_sparse(), "sparse"),
+        (weight.to("meta"), "without its numbers"),
+        (torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "qint8"),
+    ):
+        with pytest.raises(WeightsError, match=rf"does not compute with: conv1\.conv\.weight \({kind}\)"):
+            checkpoint_of(tmp_path / "x.pt", {**tiny, "conv1.conv.weight": odd})
+
+
+def test_half_precision_that_overflowed_is_told_from_a_training_that_diverged(tmp_path: Path) -> None:
+    tensors = {"x": torch.tensor([1e6, 1.0]).half()}
+    with pytest.raises(WeightsError, match="infinite in float16"):
+        checkpoint_of(tmp_path / "x.pt", tensors)
+    with pytest.raises(WeightsError, match="earlier checkpoint"):
+        checkpoint_of(tmp_path / "x.pt", {"x": torch.tensor([float("inf")])})

@@ -15,7 +15,7 @@ from torch import Tensor
 from editspec.workflow import apply
 from editspec_runtime import streaming
 from editspec_runtime.digest import tensors_digest
-from editspec_runtime.errors import EditError, FileError, PatchError
+from editspec_runtime.errors import EditError, FileError, NumericalError, PatchError
 from editspec_runtime.patch import Patch, apply_stack, make_patch, rounded
 
 
@@ -115,6 +115,20 @@ def test_fifty_patches_on_bfloat16_are_rounded_once(tmp_path: Path) -> None:
                 total += patch.delta(name).reshape(exact.shape)
         nearest = [to_bfloat16(value) for value in (exact + total).reshape(-1).tolist()]
         assert found[name].double().reshape(-1).tolist() == nearest
+
+
+def test_numbers_beyond_float16_are_named(tmp_path: Path) -> None:
+    before = base(torch.float16)
+    stack = stack_on(before, 1)
+    save_file(before, tmp_path / "base.safetensors")
+    patches, out = saved(stack, tmp_path), tmp_path / "out.safetensors"
+    with pytest.raises(NumericalError, match=r"The edit takes .* to .*, and float16 ends at 65504"):
+        apply(tmp_path / "base.safetensors", patches, out, scale=1e6)
+    assert not out.exists()
+    with pytest.raises(NumericalError, match="float16 ends at 65504"):
+        apply_stack(before, stack, 1e6)
+    wider = {name: tensor.float() for name, tensor in before.items()}
+    assert all(tensor.isfinite().all() for tensor in apply_stack(wider, stack, 1e6).values())
 
 
 def to_bfloat16(value: float) -> float:

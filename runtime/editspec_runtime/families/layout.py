@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from editspec_runtime.files import TensorInfo
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,20 @@ class Layout:
     latent_size: int
     classes: int = 0
     average: str | None = None
+
+
+NUMBERS = ("F32", "F16", "BF16", "F64")
+"""What the tensors of a generator may hold, by the names of safetensors."""
+
+
+def wrong_numbers(tensors: Mapping[str, TensorInfo], names: Iterable[str]) -> list[str]:
+    """Which of the tensors `names` hold other numbers, in words: one line for each kind."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        if name in tensors and tensors[name].dtype not in NUMBERS:
+            kinds.setdefault(tensors[name].dtype, []).append(name)
+    return [
+        f"{', '.join(found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''} "
+        f"hold{'s' if len(found) == 1 else ''} {kind} numbers, expected {', '.join(NUMBERS[:-1])} or {NUMBERS[-1]}"
+        for kind, found in kinds.items()
+    ]

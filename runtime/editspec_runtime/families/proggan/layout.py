@@ -10,10 +10,8 @@ import re
 from collections.abc import Mapping
 
 from editspec_runtime.errors import WeightsError
-from editspec_runtime.families.layout import LayerLayout, Layout
+from editspec_runtime.families.layout import LayerLayout, Layout, wrong_numbers
 from editspec_runtime.files import TensorInfo
-
-FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def layout(tensors: Mapping[str, TensorInfo]) -> Layout:
@@ -86,6 +84,4 @@ def _problems(tensors: Mapping[str, TensorInfo], count: int, output: str) -> lis
             w not in (None, f) for w, f in zip(wanted, found.shape, strict=True)
         ):
             problems.append(f"{name} is {' x '.join(map(str, found.shape))}, expected {text}")
-        elif found.dtype not in FLOATS:
-            problems.append(f"{name} holds {found.dtype} numbers, expected floating point")
-    return problems
+    return problems + wrong_numbers(tensors, expected)

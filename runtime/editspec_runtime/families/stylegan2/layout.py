@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from editspec_runtime.errors import WeightsError
-from editspec_runtime.families.layout import LayerLayout, Layout
+from editspec_runtime.families.layout import LayerLayout, Layout, wrong_numbers
 from editspec_runtime.families.stylegan2.nvidia import is_nvidia, nvidia_name, nvidia_shape
 from editspec_runtime.files import TensorInfo
 
@@ -135,6 +135,4 @@ def _problems(tensors: Mapping[str, TensorInfo]) -> list[str]:
             w not in (None, f) for w, f in zip(wanted, found.shape, strict=True)
         ):
             problems.append(f"{name(canonical)} is {' x '.join(map(str, found.shape))}, expected {text}")
-        elif found.dtype not in ("F64", "F32", "F16", "BF16"):
-            problems.append(f"{name(canonical)} holds {found.dtype} numbers, expected floating point")
-    return problems
+    return problems + wrong_numbers(tensors, (name(canonical) for canonical in expected(tensors)))
