@@ -100,10 +100,11 @@ class Engine:
         self.session, self.jobs, self.device_name = session, jobs, device
         self.device = pick_device(device)
         self.outcome: Outcome | None = None
-        self.found: dict[int, list[dict[str, Any]]] = {}
+        self.found: dict[str, list[dict[str, Any]]] = {}
         self._curves: dict[str, list[Point]] = {}
         self._generators: OrderedDict[str, Generator] = OrderedDict()
         self._base: Base | None = None
+        self._seen = ""
         self._opening = RLock()
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="drawing")
 
@@ -113,11 +114,15 @@ class Engine:
         Raises `SpecError` and `EditError` where there is none before.
         """
         with self._opening:
-            try:
-                return self._of(self.session.document())
-            except (SpecError, EditError):
-                # A draft may be left unreadable; what was opened is not.
-                return self._base or self._of(self.session.bounds.opened)
+            text = self.session.text
+            if self._base is None or text != self._seen:
+                try:
+                    self._base = self._of(self.session.document())
+                except (SpecError, EditError):
+                    # A draft may be left unreadable; what was opened is not.
+                    self._base = self._base or self._of(self.session.bounds.opened)
+                self._seen = text
+            return self._base
 
     def _of(self, document: Document) -> Base:
         if outside := self.session.bounds.problems(document):
@@ -135,9 +140,10 @@ class Engine:
         key = digest([*said, precision, compatibility])
         if self._base is None or self._base.key != key:
             own = conventions(compatibility)
-            self._base = self._opened(key, model, precision, own, latents, statistics)
+            base = self._opened(key, model, precision, own, latents, statistics)
             self._generators.clear()
             self.outcome = None
+            return base
         return self._base
 
     def _opened(
@@ -237,7 +243,7 @@ class Engine:
         def work(report: Report) -> None:
             workshop = Workshop.of(loaded, self.device_name, report)
             workshop.stack = [edit.patch for edit in before]
-            self.found[number] = similar_places(workshop, 0, workshop.generator(), images, count)
+            self.found[loaded.spec.edits[0].name] = similar_places(workshop, 0, workshop.generator(), images, count)
 
         self.jobs.start("search", work)
 

@@ -234,7 +234,7 @@ class State(BaseModel):
     can_undo: bool
     can_redo: bool
     results: Results | None
-    found: dict[int, list[Match]]
+    found: dict[str, list[Match]]
     job: dict[str, Any] | None
     failure: Failure | None
 
@@ -644,8 +644,8 @@ def _state(session: Session, engine: Engine, jobs: Jobs) -> State:
         can_redo=bool(session.future),
         results=_results(session, engine),
         found={
-            number: [Match(latent=m["latent"], score=m["score"], box=m["context"]["mask"]["box"]) for m in matches]
-            for number, matches in engine.found.items()
+            name: [Match(latent=m["latent"], score=m["score"], box=m["context"]["mask"]["box"]) for m in matches]
+            for name, matches in engine.found.items()
         },
         job=jobs.job.as_json() if jobs.job is not None else None,
         failure=Failure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -316,6 +317,32 @@ def test_an_unreadable_draft_survives_the_server(make_studio: Make) -> None:
     assert state["problems"]
 
 
+def test_what_cannot_be_served_is_refused(studio: Any, tmp_path: Path) -> None:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "editspec", "studio", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("version: [")
+    module = tmp_path / "module.yaml"
+    module.write_text("version: 1\nmodel: {family: torch, module: 'm:f', weights: 'builtin:skyline'}\nedits: []\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for arguments, code, words in (
+            ((bad,), 2, "bad.yaml:1"),
+            ((module,), 2, "family torch"),
+            ((SPEC, "--model", "builtin:skyline"), 2, "has a model of its own"),
+            (("new.yaml", "--model", "builtin:none"), 1, "There is no builtin:none"),
+            (("new.yaml", "--port", taken.getsockname()[1]), 2, "Nothing can listen"),
+        ):
+            result = run(*arguments)
+            assert result.returncode == code, result.stderr
+            assert words in result.stderr
+            assert "Traceback" not in result.stderr
+    assert not (tmp_path / "new.yaml").exists()
+
+
 def test_one_studio_at_a_time(studio: Any) -> None:
     with held(studio.path), pytest.raises(UsageError, match="another studio"):
         held(studio.path)
@@ -363,7 +390,7 @@ def test_search_heat_and_curve(studio: Any) -> None:
     studio.make_edit(context=(8,))
     state = studio.run("edits/0/search")
     assert state["failure"] is None
-    matches = state["found"]["0"]
+    matches = state["found"]["edit-1"]
     assert len(matches) == 12
     assert matches == sorted(matches, key=lambda match: -match["score"])
     assert studio.call("GET", "edits/0/heat/8").content.startswith(b"\x89PNG")

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -101,6 +103,21 @@ class Served:
                 return
             self.page.wait_for_timeout(100)
         raise AssertionError(f"{pattern} is not in\n{self.text()}")
+
+    def mask(self) -> set[tuple[int, int]]:
+        """The pixels of the source's mask, from its file."""
+        found = re.search(r"source: .*mask: (masks/\S+\.png)", self.text())
+        assert found
+        image = np.asarray(Image.open(self.folder / found[1]))
+        return {(int(x), int(y)) for y, x in np.argwhere(image > 127)}
+
+    def changed_mask(self, before: set[tuple[int, int]]) -> set[tuple[int, int]]:
+        """The same, once it is another."""
+        for _ in range(50):
+            if self.mask() != before:
+                break
+            self.page.wait_for_timeout(100)
+        return self.mask()
 
     def execute(self) -> str:
         """Execute, and the start of the digest of the last patch."""
@@ -289,6 +306,35 @@ def test_two_tabs_show_the_same_and_do_not_overwrite_each_other(serve: Callable[
     assert "rank: 5" in studio.text()
     assert "typed" not in studio.text()
     other.close()
+
+
+def test_every_tool_paints_the_pixels_that_it_covers_at_any_zoom(serve: Callable[..., Served]) -> None:
+    studio = serve()
+    studio.image(1)
+    studio.button("Box (R)").click()
+    studio.drag((10, 12), (30, 40))
+    studio.expect("source: {latent: 1, mask")
+    assert studio.mask() == {(x, y) for x in range(10, 30) for y in range(12, 40)}
+    studio.button("Eraser (E)").click()
+    studio.page.mouse.move(*studio.at(20.5, 20.5))
+    for _ in range(3):
+        studio.page.mouse.wheel(0, -120)  # towards the pixel under the mouse, which stays where it is
+    studio.page.wait_for_timeout(100)
+    before = studio.mask()
+    studio.page.mouse.down()
+    studio.page.mouse.up()
+    erased = before - studio.changed_mask(before)
+    assert (20, 20) in erased
+    assert all((x - 20) ** 2 + (y - 20) ** 2 <= 9 for x, y in erased)
+    studio.button("Undo (Ctrl+Z)").click()
+    assert studio.changed_mask(before - erased) == before
+    studio.button("Show the whole image (0)").click()
+    studio.button("Ellipse (O)").click()
+    studio.drag((40, 40), (60, 50))
+    ellipse = studio.changed_mask(before) - before
+    assert ellipse == {
+        (x, y) for x in range(40, 60) for y in range(40, 50) if ((x - 49.5) / 10) ** 2 + ((y - 44.5) / 5) ** 2 <= 1
+    }
 
 
 def test_it_is_usable_with_a_keyboard_alone(serve: Callable[..., Served]) -> None:

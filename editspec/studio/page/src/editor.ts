@@ -52,7 +52,7 @@ export class Editor {
     }
     this.problems = problems;
     this.area.setAttribute("aria-invalid", String(problems.length > 0));
-    this.count.textContent = problems.length ? `${problems.length} to do` : "no problems";
+    this.count.textContent = problems.length ? `${problems.length} ${problems.length > 1 ? "problems" : "problem"}` : "no problems";
     this.count.classList.toggle("bad", problems.length > 0);
     redraw(this.list, ...problems.map((problem, index) => this.entry(problem, index)));
     this.list.hidden = problems.length === 0;

@@ -56,6 +56,8 @@ class Studio {
   private readonly tools = h("div", { class: "tools", role: "toolbar", "aria-label": "Tools", "aria-orientation": "vertical" });
   private readonly strip = h("div", { class: "strip" });
   private readonly galleryHead = h("header", { class: "panel-title gallery-head" });
+  private readonly note = h("span", { class: "note", role: "status" });
+  private noteTimer = 0;
   private readonly news = h("div", { class: "news", role: "alert" });
   private readonly voice = h("div", { class: "unseen", role: "status", "aria-live": "polite" });
 
@@ -227,6 +229,7 @@ class Studio {
       h("span", { class: "model", title: `weights ${model.digest}` }, model.weights),
       h("span", { class: "lost-words", role: "status" }, "The studio does not answer; trying again"),
       h("span", { class: "spring" }),
+      this.note,
       iconButton("undo", "Undo (Ctrl+Z)", { "data-key": "undo", disabled: !can_undo, onclick: () => this.send("POST", "undo", {}) }),
       iconButton("redo", "Redo (Ctrl+Shift+Z)", { "data-key": "redo", disabled: !can_redo, onclick: () => this.send("POST", "redo", {}) }),
       h("button", {
@@ -321,7 +324,7 @@ class Studio {
       redraw(this.strip);
       return;
     }
-    const found = this.state.found[String(this.selected)] ?? [];
+    const found = this.state.found[edit.name] ?? [];
     const taken = new Set(edit.context.map((place) => place.latent));
     const fresh = found.filter((match) => !taken.has(match.latent));
     const busy = this.state.job !== null && this.state.job.kind !== "curve";
@@ -471,7 +474,8 @@ class Studio {
       } catch (error) {
         if (!(error instanceof Refused)) throw error;
         if (pasting && latent !== null) this.canvas.show(await picture("GET", `images/${model.name}/${model.seed}/${latent}`));
-        this.tell(error.failure);
+        // What is wrong with the spec stands at its lines already.
+        if (!error.failure.problems.length) this.tell(error.failure);
       }
     }
     const key = JSON.stringify([this.mode, this.selected, latent, place?.mask ?? "", pasting]);
@@ -604,9 +608,9 @@ class Studio {
   }
 
   private say(words: string): void {
-    this.voice.textContent = "";
-    requestAnimationFrame(() => (this.voice.textContent = words));
-    this.hint.textContent = words;
+    this.note.textContent = words;
+    clearTimeout(this.noteTimer);
+    this.noteTimer = window.setTimeout(() => (this.note.textContent = ""), 6000);
   }
 
   private key(event: KeyboardEvent): void {

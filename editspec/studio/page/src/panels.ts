@@ -136,7 +136,7 @@ export function drawRule(panel: Element, state: State, selected: number, acts: A
       ),
     ),
     ...Object.entries(solver?.settings ?? {}).filter(([name]) => name !== "smoothness").map(([name, usual]) =>
-      setting(selected, edit, name, usual, acts)),
+      setting(selected, edit, name, usual, solver?.settings ?? {}, acts)),
   );
 }
 
@@ -151,9 +151,17 @@ function radio(group: string, value: string, text: string, checked: boolean, cho
   );
 }
 
-function setting(number: number, edit: Edit, name: string, usual: unknown, acts: Acts): HTMLElement {
+/** A solver as it is written into a spec: without what it has anyway. */
+function spelled(solver: Record<string, unknown>, settings: Record<string, unknown>): unknown {
+  const said = Object.entries(solver).filter(([name, value]) => name === "method" || value !== settings[name]);
+  return said.length > 1 ? Object.fromEntries(said) : solver["method"];
+}
+
+function setting(
+  number: number, edit: Edit, name: string, usual: unknown, settings: Record<string, unknown>, acts: Acts,
+): HTMLElement {
   const value = edit.solver[name] ?? usual;
-  const change = (given: unknown) => acts.change(number, { solver: { ...edit.solver, [name]: given } });
+  const change = (given: unknown) => acts.change(number, { solver: spelled({ ...edit.solver, [name]: given }, settings) });
   const words = name.replaceAll("_", " ");
   if (typeof usual === "boolean") {
     return h(
@@ -209,7 +217,7 @@ export function drawOutcome(panel: Element, state: State, selected: number, acts
           figure("Time", result.status === "up to date" ? "–" : `${result.seconds.toFixed(2)} s`, result.status),
           figure("Patch", result.digest.slice(0, 12), `${result.layer}, ${result.rank ? `rank ${result.rank}` : "full rank"}`),
         )
-      : h("p", { class: "hint" }, ready ? "Execute applies the rule to the model." : todo(state, edit)),
+      : !job && h("p", { class: "hint" }, ready ? "Execute applies the rule to the model." : todo(state, edit)),
     result && result.method === "least-squares" && trade(state, selected, edit, result, acts),
   );
 }
@@ -239,7 +247,7 @@ function trade(state: State, selected: number, edit: Edit, result: EditResult, a
       ? `loss ${short(100 * point.loss, 2)} %, coll. ${short(point.collateral, 2)}`
       : `smoothness ${short(steps[at] ?? 0)}`;
   };
-  const said = h("output", { class: "aside" }, chosen === null ? "within a budget" : words(place));
+  const said = h("output", { class: "aside" }, chosen === null ? "within a budget" : result.curve ? words(place) : `smoothness ${short(chosen)}`);
   const dot = svg("circle", { r: 4, class: "curve-dot" });
   const drawn = result.curve && chart(result.curve, dot, place);
   const slider = h("input", {
