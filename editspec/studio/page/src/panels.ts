@@ -34,7 +34,9 @@ export function drawEdits(panel: Element, state: State, selected: number, acts: 
           },
         },
         h("span", {}, edit.name || "(no name)"),
-        h("span", { class: "edit-note" }, result && !edit.off ? `loss ${short(result.loss)}` : edit.off ? "off" : ""),
+        number !== selected && h(
+          "span", { class: "edit-note" }, edit.off ? "off" : result ? `loss ${short(result.loss)}` : "",
+        ),
       ),
       number === selected && h(
         "span", { class: "edit-acts" },
