@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from editspec_runtime.statistics import Progress
 
 ROUNDING = 0.1
 """Where |x| is rounded at its kink, as a share of the loss before the edit: there the loss is smooth."""
-TOLERANCE = 1e-9
+TOLERANCE = 1e-7
 """A channel is done when a further step promises less than this share of the objective."""
 STEPS = 200
 """Steps at most."""
@@ -30,8 +32,6 @@ GOOD_ENOUGH = 1e-3
 """After that many steps, what a further one may promise at most, as a share of the objective."""
 NEWTON = 0.03
 """Below this promise, as a share of a channel's objective, the steps take the loss's own curvature."""
-FLOOR = 0.05
-"""The least curvature that such a step takes, as a share of that of the reweighted least squares."""
 BLOCK = 2**22
 """Numbers in a block of products of the design: bounds the memory, changes nothing else."""
 BISECTIONS = 14
@@ -107,21 +107,22 @@ class Problem:
         mean |V* - f(K*; W0)|.
     price
         The predicted mean square change of the values over all keys, of |b|^2 = 1 and as a share of asked^2.
-    energy
-        tr(W C W^T), unscaled.
     root
         The Cholesky factor of D C D^T for every tap, [n, n]: b = a root.
     taps
         [s, kh, kw].
+    weight, second_moment
+        W0 [1, out, in, kh, kw] and C [in, in].
     """
 
     function: FactoredFunction
     value: Tensor
     asked: float
     price: float
-    energy: float
     root: Tensor
     taps: tuple[int, ...]
+    weight: Tensor
+    second_moment: Tensor
 
     @staticmethod
     def of(function: LayerFunction, weight: Tensor, rule: Rule, directions: Tensor, second_moment: Tensor) -> Problem:
@@ -149,17 +150,23 @@ class Problem:
         asked = (value - factored(nothing)).abs().mean().item()
         if not math.isfinite(asked):
             raise NumericalError(f"The loss is {asked} after 0 steps.", "Use precision: float64.")
-        rows = weight.reshape(weight.shape[-4:]).movedim(1, -1).flatten(0, -2)
         scale = factored.scale * factored.gain * factored.factor(nothing).square().mean().sqrt().item()
         return Problem(
             function=_in_the_metric(factored, root),
             value=value,
             asked=asked,
             price=scale**2 / asked**2 if asked else 0.0,
-            energy=((rows @ second_moment) * rows).sum().item(),
             root=root,
             taps=taps,
+            weight=weight,
+            second_moment=second_moment,
         )
+
+    @cached_property
+    def energy(self) -> float:
+        """tr(W C W^T), unscaled: what collateral is a share of."""
+        rows = self.weight.reshape(self.weight.shape[-4:]).movedim(1, -1).flatten(0, -2)
+        return ((rows @ self.second_moment) * rows).sum().item()
 
     @property
     def linear(self) -> bool:
@@ -186,17 +193,17 @@ class Problem:
         """The objective of each channel, [O]."""
         return self.at(unknowns).loss + smoothness * self.price * unknowns.square().sum(1)
 
-    def point(self, unknowns: Tensor, smoothness: float) -> Point:
-        """The unknowns as a point of the curve."""
+    def coefficients(self, unknowns: Tensor) -> Tensor:
+        """The unknowns as A, [1, out, s, kh, kw]. Raises `NumericalError` where they are not finite."""
         coefficients = torch.linalg.solve_triangular(self.root, unknowns, upper=False, left=False)
         if not bool(coefficients.isfinite().all()):
             raise NumericalError("Least squares gives coefficients that are not finite.", "Raise solver.smoothness.")
-        return Point(
-            smoothness,
-            self.at(unknowns).loss.mean().item(),
-            unknowns.square().sum().item() / self.energy,
-            coefficients.view(1, -1, *self.taps),
-        )
+        return coefficients.view(1, -1, *self.taps)
+
+    def point(self, unknowns: Tensor, smoothness: float) -> Point:
+        """The unknowns as a point of the curve."""
+        loss, collateral = self.at(unknowns).loss.mean().item(), unknowns.square().sum().item() / self.energy
+        return Point(smoothness, loss, collateral, self.coefficients(unknowns))
 
     def at(self, unknowns: Tensor) -> _State:
         """Where the problem stands at these unknowns."""
@@ -222,46 +229,67 @@ class Problem:
         """The gradient of each channel's loss, [O, n]."""
         return self._slopes(state)[0]
 
-    def _slopes(self, state: _State) -> tuple[Tensor, Tensor]:
-        """The gradient, and the loss's derivative by each residual, [J, O, P]."""
+    def _slopes(self, state: _State) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient; each rounded |residual|; the loss's derivative by each demodulated answer times its factor."""
         count = self.asked * self.value[:, 0].numel()
         distance = (state.residual.square() + self.width**2).sqrt()
         force = 2 * state.residual / self.asked / count if self.linear else state.residual / distance / count
         push = force * state.slope * state.factor[..., None]
         towards = push @ self.function.design
         shrinking = state.factor.square() * (push * state.answer).sum(-1)
-        return (towards - shrinking[..., None] * state.pull).sum(0), distance
+        return (towards - shrinking[..., None] * state.pull).sum(0), distance, push
 
     def quadratic(self, state: _State, newton: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient [O, n] and curvature [O, n, n], positive semidefinite, of each channel's loss.
+        """Gradient [O, n] and curvature [O, n, n] of each channel's loss.
 
-        The curvature is that of the reweighted least squares (which lies above the loss), and for the channels in
-        `newton` [O] that of the loss itself where it is not too small. The demodulation factor is linearised in both.
+        The curvature is that of the reweighted least squares, which lies above the loss, with the demodulation factor
+        linearised: positive semidefinite. For the channels in `newton` [O] it is the loss's own, which need not be.
         """
-        gradient, distance = self._slopes(state)
+        gradient, distance, push = self._slopes(state)
         weight = state.slope.square() / distance
-        own = weight * (self.width / distance).square() + state.residual / distance * state.curvature
-        weight = torch.where(newton[:, None], own.maximum(FLOOR * weight), weight)
-        weight = weight * state.factor.square()[..., None] / (self.asked * self.value[:, 0].numel())
+        if bool(newton.any()):
+            own = weight * (self.width / distance).square() + state.residual / distance * state.curvature
+            weight = torch.where(newton[:, None], own, weight)
         shrinking = state.factor.square()[..., None]
-        pulled = shrinking * ((weight * state.answer) @ self.function.design)
-        energy = shrinking.square() * (weight * state.answer.square()).sum(-1, keepdim=True)
-        crossed = pulled[..., :, None] * state.pull[..., None, :]
-        pulls = energy[..., None] * state.pull[..., :, None] * state.pull[..., None, :]
-        return gradient, self._products(weight) + (pulls - crossed - crossed.mT).sum(0)
+        weight = weight * (shrinking / (self.asked * self.value[:, 0].numel()))
+        curvature = self._products(weight)
+        weight = weight * state.answer
+        pulled = shrinking * (weight @ self.function.design)
+        energy = shrinking.square() * (weight * state.answer).sum(-1, keepdim=True)
+        if self.function.gram is not None:
+            # The second derivative of the demodulated answer, which the linearised factor leaves out.
+            shares = newton[:, None] * shrinking
+            bent = (push * state.answer).sum(-1, keepdim=True)
+            pulled = pulled + shares * (push @ self.function.design)
+            energy = energy + 3 * shares * shrinking * bent
+            for share, gram in zip(shares * bent, self.function.gram, strict=True):
+                curvature -= share[:, None] * gram
+        # energy pull pull^T - pulled pull^T - pull pulled^T, summed over the images, as one product.
+        left, right = torch.cat([energy * state.pull - pulled, -state.pull]), torch.cat([state.pull, pulled])
+        return gradient, curvature.baddbmm_(left.movedim(0, -1), right.movedim(0, 1))
 
     def _products(self, weight: Tensor) -> Tensor:
         """design^T diag(weight[:, o]) design for every channel o, [O, n, n], of weights [J, O, P]."""
         count = len(self.root)
         rows, columns = torch.triu_indices(count, count, device=weight.device)
         total = weight.new_zeros(weight.shape[1], len(rows))
-        size = max(1, BLOCK // len(rows))
-        for part, seen in zip(torch.split(weight, size, 2), torch.split(self.function.design, size, 1), strict=True):
-            total += (part @ (seen[..., rows] * seen[..., columns])).sum(0)
+        for part, pairs in zip(torch.split(weight, max(1, BLOCK // len(rows)), 2), self._pairs(), strict=True):
+            total += (part @ pairs).sum(0)
         whole = weight.new_empty(len(total), count, count)
         whole[:, rows, columns] = total
         whole[:, columns, rows] = total
         return whole
+
+    def _pairs(self) -> Iterable[Tensor]:
+        """The products of every two columns of the design, [J, p, n * (n + 1) / 2] for blocks of p positions."""
+        rows, columns = torch.triu_indices(len(self.root), len(self.root), device=self.root.device)
+        blocks = torch.split(self.function.design, max(1, BLOCK // len(rows)), 1)
+        return self._kept_pairs if len(blocks) == 1 else (seen[..., rows] * seen[..., columns] for seen in blocks)
+
+    @cached_property
+    def _kept_pairs(self) -> tuple[Tensor, ...]:
+        rows, columns = torch.triu_indices(len(self.root), len(self.root), device=self.root.device)
+        return (self.function.design[..., rows] * self.function.design[..., columns],)
 
 
 def minimise(problem: Problem, smoothness: float, start: Tensor) -> Tensor:
@@ -279,23 +307,29 @@ def minimise(problem: Problem, smoothness: float, start: Tensor) -> Tensor:
     unknowns, active = start.clone(), torch.arange(len(start), device=start.device)
     part, price = problem, smoothness * problem.price
     state = part.at(start)
-    damping, newton = start.new_full((len(start),), 1e-3), start.new_zeros(len(start), dtype=torch.bool)
+    damping, size = start.new_full((len(start),), 1e-3), start.new_zeros(len(start))
+    newton = torch.zeros_like(size, dtype=torch.bool)
     enough = TOLERANCE * part.objective(start, smoothness).mean()
     for _ in range(STEPS):
         objective = state.loss + price * state.unknowns.square().sum(1)
         gradient, curvature = part.quadratic(state, newton)
         gradient = gradient + 2 * price * state.unknowns
         diagonal = curvature.diagonal(dim1=1, dim2=2)
-        diagonal += 2 * price + damping[:, None] * diagonal.mean(1, keepdim=True) + torch.finfo(diagonal.dtype).tiny
-        step = -torch.linalg.solve_ex(curvature, gradient[..., None])[0][..., 0]
-        promise = -(gradient * step).sum(1)
+        size = torch.where(newton, size, diagonal.mean(1))
+        diagonal += (2 * price + damping * size)[:, None] + torch.finfo(diagonal.dtype).tiny
+        root, failed = torch.linalg.cholesky_ex(curvature)
+        sound = failed == 0
+        if not bool(sound.all()):
+            root = torch.where(sound[:, None, None], root, torch.eye(root.shape[-1]).to(root))
+        step = -torch.cholesky_solve(gradient[..., None], root)[..., 0] * sound[:, None]
+        promise = torch.where(sound, -(gradient * step).sum(1), math.inf)
         trial = part.at(state.unknowns + step)
         gained = objective - trial.loss - price * trial.unknowns.square().sum(1)
         better, true = gained > 0, 2 * gained / promise
         state = trial.where(better, state)
-        newton = better & (promise < NEWTON * objective)
+        newton = newton | (better & (promise < NEWTON * objective))
         damping = damping * torch.where(true > 0.75, 0.2, torch.where(true < 0.25, 5.0, 1.0))
-        damping = damping.clamp(1e-6, 1e6)
+        damping = torch.where(sound, damping, damping.clamp_min(1e-3)).clamp(1e-6, 1e6)
         going = promise > enough
         if not bool(going.any()):
             unknowns[active] = state.unknowns
@@ -303,7 +337,8 @@ def minimise(problem: Problem, smoothness: float, start: Tensor) -> Tensor:
         if int(going.sum()) <= 0.7 * len(active):
             unknowns[active] = state.unknowns
             kept = going.nonzero()[:, 0]
-            active, damping, newton, part = active[kept], damping[kept], newton[kept], part.channels(kept)
+            active, part = active[kept], part.channels(kept)
+            damping, size, newton = damping[kept], size[kept], newton[kept]
             state = part.at(state.unknowns[kept])
     unknowns[active] = state.unknowns
     if float(promise.sum()) > GOOD_ENOUGH * float(problem.objective(unknowns, smoothness).sum()):
@@ -394,7 +429,7 @@ def least_squares(
         return within(problem, settings.collateral).coefficients.to(weight)
     assert settings.smoothness is not None
     unknowns = minimise(problem, settings.smoothness, problem.nothing())
-    return problem.point(unknowns, settings.smoothness).coefficients.to(weight)
+    return problem.coefficients(unknowns).to(weight)
 
 
 def _in_the_metric(function: FactoredFunction, root: Tensor) -> FactoredFunction:

@@ -58,7 +58,7 @@ class StyledConvolution(LayerFunction):
     ) -> Callable[[Tensor], Tensor]:
         size, scale = key.shape[1] * 9, 1 / math.sqrt(key.shape[1] * 9)
         squares = scale**2 * arguments["style"].square().repeat_interleave(9, 1)
-        convolved = self._transposed_product(key, haloed) if self.blur is not None else self._product(key, haloed)
+        convolved = self._products(key, haloed)
 
         def answer(weight: Tensor) -> Tensor:
             kernel = weight.reshape(weight.shape[-4:])
@@ -67,8 +67,11 @@ class StyledConvolution(LayerFunction):
 
         return answer
 
-    def _product(self, key: Tensor, haloed: bool) -> Callable[[Tensor], Tensor]:
-        """The convolution as one matrix product forward and one back: images, then positions side by side."""
+    def _products(self, key: Tensor, haloed: bool) -> Callable[[Tensor], Tensor]:
+        """What is linear in an unscaled kernel, as one matrix product forward and one back."""
+        if self.blur is not None:
+            return self._transposed_products(key, haloed)
+        # Images, then positions side by side.
         padding = 0 if haloed else 1
         height, width = key.shape[2] + 2 * padding - 2, key.shape[3] + 2 * padding - 2
         columns = F.unfold(key, 3, padding=padding).transpose(0, 1).flatten(1)
@@ -78,8 +81,8 @@ class StyledConvolution(LayerFunction):
 
         return convolved
 
-    def _transposed_product(self, key: Tensor, haloed: bool) -> Callable[[Tensor], Tensor]:
-        """The same for the transposed convolution, whose products are laid over each other, and the blur."""
+    def _transposed_products(self, key: Tensor, haloed: bool) -> Callable[[Tensor], Tensor]:
+        """The same of the transposed convolution, whose products are laid over each other, and the blur."""
         padding = 1 if haloed else 0
         size = (2 * key.shape[2] + 1 - 2 * padding, 2 * key.shape[3] + 1 - 2 * padding)
         columns = key.transpose(0, 1).flatten(1)
@@ -115,14 +118,14 @@ class StyledConvolution(LayerFunction):
         unit = torch.eye(count).to(key).view(count, rank, *taps)
         projected = torch.einsum("jihw,si->jshw", key, directions)
         squares = arguments["style"].square()
-        cross = torch.einsum("oiyx,ji,si->josyx", kernel, squares, directions)
-        gram = torch.einsum("si,ji,ti->jst", directions, squares, directions)
+        weighted = squares[:, None] * directions
+        gram = weighted @ directions.T
         return FactoredFunction(
-            response=self._convolved(key, scale * kernel, haloed).flatten(2),
+            response=scale * self._products(key, haloed)(kernel).flatten(2),
             design=self._convolved(projected, scale * unit, haloed).flatten(2).mT,
             offset=self._offset(arguments).flatten(2),
-            energy=scale**2 * squares @ kernel.square().sum((2, 3)).T,
-            cross=scale**2 * cross.flatten(2),
+            energy=scale**2 * squares @ torch.linalg.vector_norm(kernel, dim=(2, 3)).square().T,
+            cross=scale**2 * (weighted[:, None] @ kernel.flatten(2)).flatten(2),
             gram=scale**2 * torch.stack([torch.kron(each, torch.eye(taps.numel()).to(each)) for each in gram]),
             slope=SLOPE,
             gain=GAIN,
