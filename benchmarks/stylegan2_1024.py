@@ -25,8 +25,8 @@ WATCHED = (
 )
 
 
-def weights() -> dict[str, Tensor]:
-    """Random weights by the names inside ``g_ema``."""
+def weights(size: int = 1024) -> dict[str, Tensor]:
+    """Random weights of a generator of `size` pixels by the names inside ``g_ema``."""
     random = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -37,6 +37,8 @@ def weights() -> dict[str, Tensor]:
         named |= {f"style.{number}.weight": normal(512, 512) / 0.01, f"style.{number}.bias": torch.zeros(512)}
     number, inputs = 0, 512
     for resolution, channels in CHANNELS.items():
+        if resolution > size:
+            break
         for _ in range(1 if resolution == 4 else 2):
             name = "conv1" if number == 0 else f"convs.{number - 1}"
             named |= {

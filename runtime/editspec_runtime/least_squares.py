@@ -133,8 +133,8 @@ class Problem:
         factored = function.factored(rule.key.double(), weight, directions, arguments, haloed=True)
         if factored is None:
             raise NumericalError(
-                f"What follows the convolution of {rule.layer} ties its output channels together, so that the rule is "
-                "no least-squares problem.",
+                f"The function of {rule.layer} is not known to act on each output channel alone in a {rule.family}, so "
+                "that the rule is no least-squares problem.",
                 "Use solver: projected-gradient.",
             )
         taps = (len(directions), *weight.shape[-2:])
@@ -195,7 +195,7 @@ class Problem:
 
     def coefficients(self, unknowns: Tensor) -> Tensor:
         """The unknowns as A, [1, out, s, kh, kw]. Raises `NumericalError` where they are not finite."""
-        coefficients = torch.linalg.solve_triangular(self.root, unknowns, upper=False, left=False)
+        coefficients: Tensor = torch.linalg.solve_triangular(self.root, unknowns, upper=False, left=False)
         if not bool(coefficients.isfinite().all()):
             raise NumericalError("Least squares gives coefficients that are not finite.", "Raise solver.smoothness.")
         return coefficients.view(1, -1, *self.taps)

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editspec_runtime.closed_form import closed_form
 from editspec_runtime.conventions import EDITSPEC
 from editspec_runtime.errors import NumericalError
+from editspec_runtime.families.proggan.network import ProgressiveGAN
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.generator import Box, FactoredFunction, LayerFunction
 from editspec_runtime.least_squares import Problem, curve, least_squares, minimise, within
@@ -239,7 +241,7 @@ class Softmax(LayerFunction):
 
 
 def test_a_function_without_that_form_is_refused(make_tiny: MakeTiny) -> None:
-    with pytest.raises(NumericalError, match="ties its output channels together") as error:
+    with pytest.raises(NumericalError, match="not known to act on each output channel alone") as error:
         dataclasses.replace(task(make_tiny), function=Softmax()).solved()
     assert "projected-gradient" in error.value.remedy
 
@@ -269,3 +271,27 @@ def test_of_a_linear_layer_the_limit_is_the_constrained_least_squares(
     assert (smooth - wanted).norm() > 1e-2 * wanted.norm()
     points = curve(given.problem())
     assert all(b.loss <= a.loss and b.collateral >= a.collateral for a, b in pairwise(points))
+
+
+@pytest.mark.parametrize("layer", ["layer1", "layer5", "output_64x64"])
+def test_of_a_progressive_gan_the_limit_is_the_closed_form(golden: dict[str, dict[str, Tensor]], layer: str) -> None:
+    model = ProgressiveGAN({name: tensor.double() for name, tensor in golden["pg_state_dict"].items()})
+    shape, random = model.layer(layer), torch.Generator().manual_seed(4)
+    latents = torch.randn(60, model.layout.latent_size, generator=random).double()
+    reached, other = (model.prefix(layer, one[None]) for one in latents[:2])
+    size = shape.key_size
+    box = Box(0, size // 3, size // 2 + 1, size)
+    key, arguments = model.crop(layer, reached, box)
+    value = model.value(layer, other)[:, :, box.rows(), box.columns()]
+    keys = model.prefix(layer, latents[2:]).key.movedim(1, -1).flatten(0, -2)
+    directions = torch.linalg.qr(torch.randn(shape.in_channels, 2, generator=random).double())[0].T.contiguous()
+    rule = Rule(
+        "e", "proggan", layer, shape.parameter, 2, SETTINGS, key, value, arguments, torch.empty(0), torch.empty(0), {}
+    )
+    given = Task(model.function(layer), model.weight(layer), rule, directions, keys.T @ keys / len(keys))
+    wanted = closed_form(given.function, given.weight, rule, directions, given.second_moment)
+    found = given.solved(SolverSettings.of({"method": "least-squares", "smoothness": 0.0}))
+    assert (found - wanted).norm() < 1e-7 * wanted.norm()
+    assert given.loss(found) < given.loss()
+    smooth = given.solved(SolverSettings.of({"method": "least-squares", "smoothness": 1.0}))
+    assert (smooth - wanted).norm() > 1e-2 * wanted.norm()

@@ -18,7 +18,7 @@ from torch import Tensor
 from editspec_runtime.conventions import EDITSPEC, Conventions
 from editspec_runtime.families.proggan.layout import layout
 from editspec_runtime.files import TensorInfo
-from editspec_runtime.generator import Box, Generator, LayerFunction, LayerInput
+from editspec_runtime.generator import Box, FactoredFunction, Generator, LayerFunction, LayerInput
 
 SLOPE = 0.2
 
@@ -39,6 +39,17 @@ class Convolution(LayerFunction):
 
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         return F.conv2d(key, kernel, padding=self.padding)
+
+    def factored(
+        self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
+    ) -> FactoredFunction:
+        response = self(key, weight, arguments, haloed=haloed).flatten(2)
+        rank, taps = len(directions), weight.shape[-2:]
+        # One output channel per coefficient, whose kernel is one at its own direction and tap.
+        unit = torch.eye(rank * taps.numel()).to(key).view(-1, rank, *taps)
+        projected = torch.einsum("jihw,si->jshw", key, directions)
+        design = self(projected, unit, arguments, haloed=haloed).flatten(2).mT
+        return FactoredFunction(response, design, torch.zeros_like(response[:1]))
 
 
 class ProgressiveGAN(Generator):
