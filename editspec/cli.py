@@ -153,6 +153,9 @@ def build(
     provenance: Annotated[
         bool, typer.Option("--provenance", help="Say of what it was made, for in-toto and SLSA: DIR/provenance.json.")
     ] = False,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Show the choice of smoothness: DIR/pareto.json and DIR/pareto.png.")
+    ] = False,
     allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -168,7 +171,9 @@ def build(
 
         reports = checks.Reports(junit, markdown)
         reports.require_places()
-        built = workflow.build(spec, out, frozen=frozen, page=page, provenance=provenance, device=device, report=report)
+        built = workflow.build(
+            spec, out, frozen=frozen, page=page, provenance=provenance, pareto=pareto, device=device, report=report
+        )
         entries = [
             {
                 "name": edit.rule.edit,
@@ -188,7 +193,12 @@ def build(
         lines = [_built_line(entry) for entry in entries]
         told = {"report": str(out / workflow.PAGE)} if page else {}
         told |= {"provenance": str(out / workflow.STATEMENT)} if provenance else {}
+        told |= {"pareto": str(out / workflow.PARETO[0])} if pareto else {}
         lines += [f"{what}: {path}" for what, path in told.items()]
+        if pareto:
+            from editspec.pareto import as_text
+
+            lines += [as_text(json.loads((out / workflow.PARETO[0]).read_text())["curves"])]
         content: dict[str, Any] = {"edits": entries, **told}
         if check:
             content |= checks.check(spec, out, device=device, report=report)

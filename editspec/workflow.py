@@ -42,7 +42,7 @@ from editspec_runtime.collateral import predicted
 from editspec_runtime.conventions import Conventions, conventions
 from editspec_runtime.digest import digest, tensor_digest, tensors_digest
 from editspec_runtime.directions import mean_direction
-from editspec_runtime.errors import EditError, FileError, LockError, PatchError, WeightsError
+from editspec_runtime.errors import EditError, FileError, LockError, PatchError, UsageError, WeightsError
 from editspec_runtime.families.module.exported import read_exported
 from editspec_runtime.families.module.source import Points, Source, from_factory
 from editspec_runtime.families.module.trace import PointError
@@ -65,6 +65,7 @@ BUILD_FORMAT = "editspec.build"
 WEIGHTS_FORMAT = "editspec.weights"
 EXPORT_FORMAT = "editspec.export"
 PAGE, STATEMENT = "report.html", "provenance.json"
+PARETO = ("pareto.json", "pareto.png")
 STAGES = ("compile", "statistics", "solve")
 
 Report = Callable[[str, int, int], None]
@@ -516,6 +517,7 @@ def build(
     frozen: bool = False,
     page: bool = False,
     provenance: bool = False,
+    pareto: bool = False,
     device: str = "auto",
     report: Report = quiet,
 ) -> list[BuiltEdit]:
@@ -524,7 +526,8 @@ def build(
     A folder that an earlier build made is brought up to date: only edits that are new, changed, or dependent on
     these are solved. With `frozen` the lock is not written but obeyed. With `page` all that can be told of the build
     is written, too: `out`/report.html; with `provenance` an in-toto statement of what it was made from:
-    `out`/provenance.json.
+    `out`/provenance.json; with `pareto` what each smoothness gives, as numbers and as a picture: `out`/pareto.json and
+    pareto.png.
 
     Raises
     ------
@@ -533,15 +536,23 @@ def build(
     LockError
         With `frozen`, where an input is not as the lock has it, or an artifact came out otherwise in the same
         environment.
+    UsageError
+        With `pareto`, where no edit is solved by least squares.
     EditError
         The weights or the numbers are wrong, or `out` is in the way.
     """
     workshop = Workshop.of(spec, device, report, Path(out))
+    if pareto and not any(edit.solver.method == "least-squares" for edit in workshop.loaded.spec.edits):
+        raise UsageError(
+            "--pareto is for edits that are solved by least-squares, and this spec has none.",
+            "Write solver: least-squares.",
+        )
     if frozen:
         workshop.require_unchanged()
     else:
         require_place(lock_path(workshop.loaded.path))
     beside = [name for name, wanted in ((PAGE, page), (STATEMENT, provenance)) if wanted]
+    beside += PARETO if pareto else ()
     folder = workshop.folder = BuildFolder.prepare(Path(out), _names(workshop.loaded), beside)
     built = []
     for number in range(len(workshop.loaded.spec.edits)):
@@ -559,6 +570,13 @@ def build(
         from editspec.provenance import statement
 
         folder.keep(folder.root / STATEMENT, statement(workshop, built))
+    if pareto:
+        from editspec.pareto import curves, picture
+        from editspec.pictures import png_bytes
+
+        found = curves(workshop, built)
+        folder.keep(folder.root / PARETO[0], (json.dumps({"curves": found}, indent=2, sort_keys=True) + "\n").encode())
+        folder.keep(folder.root / PARETO[1], png_bytes(picture(found)))
     folder.finish([_entry(edit) for edit in built])
     if not frozen:
         write_lock(lock_path(workshop.loaded.path), workshop.new_lock(built))
@@ -861,7 +879,7 @@ def _own_files(manifest: Path) -> list[str]:
         if content["format"] != BUILD_FORMAT:
             raise KeyError("format")
         # A manifest is a file like any other: what it names is only touched where it is what a build makes.
-        return [name for name in content["files"] if name in (PAGE, STATEMENT) or _is_inside(name)]
+        return [name for name in content["files"] if name in (PAGE, STATEMENT, *PARETO) or _is_inside(name)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(
             f"{manifest.parent} is not empty, and no build of editspec made it.", "Give a new or empty folder."

@@ -1,0 +1,78 @@
+"""The choice that least squares has: loss against predicted collateral, a numbered point for every smoothness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from editspec.workflow import STAGES, BuiltEdit, Workshop
+from editspec_runtime.least_squares import Problem, curve
+from editspec_runtime.solution import rule_directions, rule_function
+from editspec_runtime.solvers import NOTHING_TO_DO
+
+
+@torch.no_grad()
+def curves(workshop: Workshop, built: Sequence[BuiltEdit]) -> list[dict[str, Any]]:
+    """The curve of every edit of a build that is solved by least squares, on the model as the edits before left it.
+
+    Each has ``edit``, ``layer`` and ``points``: ``number``, ``smoothness``, ``loss`` (as a share of the loss before the
+    edit) and ``collateral`` (tr(dW C dW^T) / tr(W C W^T)). As smoothness falls, loss falls and collateral rises.
+
+    Raises
+    ------
+    NumericalError
+        As the solver does.
+    """
+    found = []
+    for number, edit in enumerate(built):
+        rule = edit.rule
+        if rule.solver.method != "least-squares":
+            continue
+        generator = replace(workshop, stack=workshop.stack[:number]).generator()
+        keys = workshop.keys(generator, rule.layer, dict.fromkeys(STAGES, 0.0))
+        problem = Problem.of(
+            rule_function(rule, generator), generator.weight(rule.layer), rule, rule_directions(rule, keys),
+            keys.moment(),
+        )  # fmt: skip
+        points = curve(problem) if problem.asked > NOTHING_TO_DO else []
+        names = ("smoothness", "loss", "collateral")
+        rows = [{"number": n} | {name: getattr(p, name) for name in names} for n, p in enumerate(points, start=1)]
+        found.append({"edit": rule.edit, "layer": rule.layer, "points": rows})
+    return found
+
+
+def as_text(found: Sequence[dict[str, Any]]) -> str:
+    """The curves as tables, each point with what to write into the spec for it."""
+    lines = []
+    for each in found:
+        lines += [f"{each['edit']}: what each smoothness gives", "  number  loss  collateral  in the spec"]
+        lines += [
+            f"  {p['number']:6d}  {p['loss']:4.2f}  {p['collateral']:10.2e}  "
+            f"solver: {{method: least-squares, smoothness: {p['smoothness']!r}}}"
+            for p in each["points"]
+        ]
+    return "\n".join(lines)
+
+
+def picture(found: Sequence[dict[str, Any]], size: int = 480) -> Image.Image:
+    """Each curve below the other: loss (upwards) against collateral (to the right), a numbered dot for every point."""
+    margin, font = 56, ImageFont.load_default(13)
+    page = Image.new("RGB", (size, size * len(found)), "white")
+    draw = ImageDraw.Draw(page)
+    for row, each in enumerate(found):
+        top, bottom = row * size + margin, (row + 1) * size - margin
+        most = max((p["collateral"] for p in each["points"]), default=0.0) or 1.0
+        draw.line((margin, top, margin, bottom, size - margin, bottom), fill="black")
+        draw.text((margin, top - margin // 2), f"{each['edit']}: loss, 0 to 100%", fill="black", font=font, anchor="lm")
+        label = f"predicted collateral, 0 to {most:.2e}"
+        draw.text((size // 2, bottom + margin // 2), label, fill="black", font=font, anchor="mm")
+        for p in each["points"]:
+            x = margin + p["collateral"] / most * (size - 2 * margin)
+            y = bottom - min(p["loss"], 1.0) * (bottom - top)
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill="black")
+            draw.text((x + 5, y - 5), str(p["number"]), fill="black", font=font, anchor="ls")
+    return page

@@ -1,0 +1,63 @@
+"""`build --pareto`: the choice of smoothness as numbers, a picture, and lines for the spec."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from editspec.cli import app
+from editspec_runtime.patch import read_patch
+
+
+def build(folder: Path, solver: Any, *options: str) -> Result:
+    """A build of one edit of Skyline in `folder`/out."""
+    place = {"latent": 5, "mask": {"box": [8, 4, 22, 22]}}
+    spec = {
+        "version": 1,
+        "model": {"family": "stylegan2", "weights": "builtin:skyline"},
+        "statistics": {"samples": 32},
+        "edits": [
+            {"name": "e", "layer": "layer6", "source": {**place, "latent": 6}, "target": place, "solver": solver}
+        ],
+    }
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    return CliRunner().invoke(app, ["build", str(folder / "spec.yaml"), "-o", str(folder / "out"), *options])
+
+
+def test_a_point_is_picked_by_its_number(tmp_path: Path) -> None:
+    result = build(tmp_path, "least-squares", "--pareto")
+    assert result.exit_code == 0, result.stderr
+    first = read_patch(tmp_path / "out" / "patches" / "01-e.safetensors").metadata
+    (curve,) = json.loads((tmp_path / "out" / "pareto.json").read_text())["curves"]
+    points = curve["points"]
+    assert [point["number"] for point in points] == list(range(1, len(points) + 1))
+    for point, next_ in pairwise(points):
+        assert next_["smoothness"] < point["smoothness"]
+        assert next_["loss"] <= point["loss"]
+        assert next_["collateral"] >= point["collateral"]
+    with Image.open(tmp_path / "out" / "pareto.png") as picture:
+        assert picture.format == "PNG"
+    # The line of a number gives that point, and once more the same bytes.
+    chosen = points[len(points) // 2]
+    (line,) = [line for line in result.stdout.splitlines() if line.split()[:1] == [str(chosen["number"])]]
+    solver = yaml.safe_load(line[line.index("solver:") :])["solver"]
+    assert build(tmp_path, solver).exit_code == 0
+    again = read_patch(tmp_path / "out" / "patches" / "01-e.safetensors").metadata
+    assert again["collateral"]["layer6"]["independent"] == pytest.approx(chosen["collateral"], rel=0.02)
+    assert again["content"] != first["content"]
+    # What this build did not make is gone.
+    assert not (tmp_path / "out" / "pareto.json").exists()
+
+
+def test_other_methods_have_no_choice(tmp_path: Path) -> None:
+    result = build(tmp_path, {"method": "direct", "steps": 3}, "--pareto")
+    assert result.exit_code == 2
+    assert "solved by least-squares, and this spec has none" in result.stderr
+    assert build(tmp_path, {"method": "direct", "steps": 3}).exit_code == 0
