@@ -25,6 +25,7 @@ from editspec_runtime.families.module.source import Points, Source, allow_code, 
 from editspec_runtime.families.module.trace import PointError
 from editspec_runtime.generator import Box, Generator
 from editspec_runtime.rule import read_rule
+from editspec_runtime.solvers import delta
 
 CODE = """
 import torch
@@ -250,6 +251,43 @@ def test_every_kind_of_layer_is_edited(name: str, layer: str) -> None:
     # The loss is that of the network with the edited weights: the patch was put in the right axes.
     assert edit["loss"] == pytest.approx(loss_with(name, "edited.safetensors"), rel=1e-5)
     assert edit["loss"] < 0.99 * loss_with(name, "weights.safetensors")
+
+
+@pytest.mark.parametrize(("name", "layer"), every_layer())
+def test_a_module_alone_is_solved_by_least_squares(name: str, layer: str) -> None:
+    model = generator(name, DECLARED[name])
+    reached = model.prefix(layer, latents(name))
+    size, shape = model.layer(layer).key_size, model.layer(layer)
+    flat = reached.key.shape[-2] == 1
+    key, arguments = model.crop(layer, reached, Box(0, size // 2, 1 if flat else size, size))
+    function, weight = model.function(layer), model.weight(layer)
+    random = torch.Generator().manual_seed(4)
+    d = torch.linalg.qr(torch.randn(shape.in_channels, 2, generator=random))[0].T.contiguous()
+    factored = function.factored(key, weight, d, arguments, haloed=True)
+    if layer in ("normed", "bent"):
+        assert factored is None
+        return
+    assert factored is not None
+    a = torch.randn(1, shape.out_channels, 2, *weight.shape[-2:], generator=random)
+    wanted = function(key, weight + delta(a, d), arguments, haloed=True).flatten(2)
+    torch.testing.assert_close(factored(a[0].flatten(1)), wanted, rtol=1e-4, atol=1e-5)
+    assert (factored(-a[0].flatten(1)) - wanted).abs().max() > 1e-2
+    # From a spec to the patch.
+    save_file(network(name).state_dict(), "weights.safetensors")
+    edit = built(spec_of(name, layer, solver="least-squares"), "--allow-code")
+    assert edit["loss"] < 0.99 * loss_with(name, "weights.safetensors")
+
+
+def test_what_follows_a_module_is_refused_with_the_method_to_use() -> None:
+    save_file(network("Pictures").state_dict(), "weights.safetensors")
+    spec = spec_of("Pictures", "normed", solver="least-squares")
+    points = DECLARED["Pictures"]["normed"]
+    spec["model"]["layers"] = {"normed": {"key": points.key, "value": points.value}}
+    Path("spec.yaml").write_text(yaml.safe_dump(spec))
+    result = run("build", "spec.yaml", "-o", "out", "--allow-code")
+    assert result.exit_code == 1
+    assert "not known to act on each output channel alone" in result.stderr
+    assert "projected-gradient" in result.stderr
 
 
 def loss_with(name: str, weights: str) -> float:

@@ -18,7 +18,7 @@ from editspec_runtime.errors import WeightsError
 from editspec_runtime.families.layout import LayerLayout, Layout
 from editspec_runtime.families.module.source import Points, Source
 from editspec_runtime.families.module.trace import PointError, Trace, watched
-from editspec_runtime.generator import Box, Generator, LayerFunction, LayerInput
+from editspec_runtime.generator import Box, FactoredFunction, Generator, LayerFunction, LayerInput
 
 AXES = {nn.Linear: "o i", nn.Conv1d: "o i x", nn.Conv2d: "o i y x", nn.ConvTranspose2d: "i o y x"}
 """The axes of each kind of module's weight."""
@@ -72,8 +72,29 @@ class ModuleFunction(LayerFunction):
         for module, weights in zip(self.modules, own, strict=True):
             features = functional_call(module, weights, (features,))
         value = self.layer.value.map(features)
-        if not haloed:
-            return value
+        return self._region(value, arguments) if haloed else value
+
+    def factored(
+        self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
+    ) -> FactoredFunction | None:
+        module = self.modules[0]
+        # A module of its own adds nothing but a bias; of what follows in a chain, nothing is known.
+        if len(self.modules) > 1 or getattr(module, "padding_mode", "zeros") != "zeros":
+            return None
+        response = self.convolution(key, weight[0])
+        rank, taps = len(directions), weight.shape[-2:]
+        # One output channel per coefficient, whose kernel is one at its own direction and tap.
+        unit = torch.eye(rank * taps.numel()).to(key).view(-1, rank, *taps)
+        design = self.convolution(torch.einsum("jihw,si->jshw", key, directions), unit)
+        if haloed:
+            response, design = self._region(response, arguments), self._region(design, arguments)
+        response, offset = response.flatten(2), torch.zeros_like(response[:1].flatten(2))
+        if (bias := self.weights[0].get("bias")) is not None:
+            offset = offset + bias.to(key)[:, None]
+        return FactoredFunction(response, design.flatten(2).mT, offset)
+
+    def _region(self, value: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
+        """The part of a value map [n, c, h, w] that counts."""
         boxes = [[int(number) * self.scale for number in region] for region in arguments["region"]]
         crops = [each[:, top:bottom, left:right] for each, (top, left, bottom, right) in zip(value, boxes, strict=True)]
         return torch.stack(crops)
