@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ from editspec_runtime.files import TensorInfo, canonical_json, writing
 from editspec_runtime.patch import Patch, stored_as
 from editspec_runtime.shards import Stored, StoredFile
 
-CHUNK = 4 * 2**20
+CHUNK = 2**20
 """Bytes that are read, hashed and written at a time."""
 
 WORKERS = min(4, os.cpu_count() or 1)
@@ -224,8 +225,20 @@ def _write_header(target: BinaryIO, file: StoredFile, own: Mapping[str, str]) ->
     target.write(len(text).to_bytes(8, "little") + text)
     # What is written at other places is written through other handles.
     target.flush()
+    _reserve(target, 8 + len(text) + place)
     said_at = 8 + text.index(b'"editspec":') + len(b'"editspec":') if own else None
     return said_at, [8 + len(text) + place for place in places]
+
+
+def _reserve(target: BinaryIO, size: int) -> None:
+    """Take the room for a file at once: a full disk shows now, and writing takes half the time."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(target.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
 
 
 def _copied(file: StoredFile, name: str, change: _Changed | None, into: tuple[Path, int] | None) -> tuple[str, str]:
