@@ -91,3 +91,12 @@ def test_too_few_independent_keys_are_named() -> None:
     with pytest.raises(NumericalError, match="only 1 independent keys, and rank 2"):
         zca_directions(moment(), keys, torch.ones(4), 2)
     assert zca_directions(moment(), keys, torch.ones(4), 1).shape == (1, 12)
+
+
+def test_a_context_that_is_given_twice_is_that_context() -> None:
+    c, keys, weights = moment(), normal(5, 12, seed=9), torch.rand(5, generator=torch.Generator().manual_seed(1)) + 0.1
+    wanted = zca_directions(c, keys, weights, 3)
+    torch.testing.assert_close(zca_directions(c, keys.repeat(2, 1), weights.repeat(2), 3), wanted)
+    # One key given twice counts for more than the others.
+    doubled = zca_directions(c, torch.cat([keys, keys[:1]]), torch.cat([weights, weights[:1]]), 3)
+    assert (doubled - wanted).abs().max() > 1e-3

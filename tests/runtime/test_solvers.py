@@ -21,14 +21,16 @@ METHODS = {
 }
 
 
-def problem(weights: dict[str, Tensor], layer: str, method: str, *, identity: bool = False) -> tuple[StyleGAN2, Rule]:
+def problem(
+    weights: dict[str, Tensor], layer: str, method: str, *, identity: bool = False, region: Box | None = None
+) -> tuple[StyleGAN2, Rule]:
     """A rule on a tiny model: the values of one image in the place of another's."""
     model = StyleGAN2(weights)
     dtype = weights["input.input"].dtype
     z = torch.randn(2, 8, generator=torch.Generator().manual_seed(4)).to(dtype)
     reached, other = (model.prefix(layer, one[None]) for one in z)
     shape = model.layer(layer)
-    region = Box(0, 1, shape.key_size // 2 + 1, shape.key_size)
+    region = region or Box(0, 1, shape.key_size // 2 + 1, shape.key_size)
     covered = region.scaled(shape.scale)
     key, arguments = model.crop(layer, reached, region)
     value = model.value(layer, reached if identity else other)[:, :, covered.rows(), covered.columns()]
@@ -125,6 +127,15 @@ def test_direct_is_adam_on_the_coefficients(make_tiny: MakeTiny, layer: str) -> 
     assert (found - plain).norm() < 1e-9 * plain.norm()
     shorter = dataclasses.replace(rule, solver=dataclasses.replace(rule.solver, steps=59))
     assert (solve(function, weight, shorter, d, REWRITING_2020) - plain).norm() > 1e-4 * plain.norm()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layer", ["layer5", "layer6"])
+def test_a_crop_of_one_position_has_an_answer(make_tiny: MakeTiny, layer: str, method: str) -> None:
+    model, rule = problem(make_tiny(), layer, method, region=Box(3, 4, 4, 5))
+    change = solved(model, rule, directions(rule))
+    assert change.isfinite().all()
+    assert loss(model, rule, change) < 0.9 * loss(model, rule)
 
 
 def test_the_best_iterate_is_returned(make_tiny: MakeTiny) -> None:
