@@ -9,5 +9,7 @@ from it. The modules, from the text up to the wire:
     engine      the model: images, composites, heat maps, builds
     jobs        long work in the background: progress, cancelling
     security    token, Host, Origin, size of what is sent
-    server      the API, and the page
+    messages    what the API is sent and answers
+    api         the API, and the page
+    server      how it is served
 """

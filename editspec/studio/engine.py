@@ -338,9 +338,9 @@ class Engine:
 
     def _now(self, kind: str, work: Callable[[Report], None]) -> None:
         """Do a piece of work and wait for it. Raises what went wrong with it."""
-        self.jobs.start(kind, work)
-        self.jobs.wait()
-        if failure := self.jobs.failure:
+        job = self.jobs.start(kind, work)
+        job.ended.wait()
+        if failure := job.failure:
             raise EditError(failure["message"], failure["remedy"])
 
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from editspec.workflow import Report
@@ -39,6 +39,8 @@ class Job:
         Whether it is given up for other work.
     what, done, total
         How far it is.
+    failure
+        What went wrong with it, once it has ended.
     """
 
     kind: str
@@ -47,6 +49,8 @@ class Job:
     done: int = 0
     total: int = 0
     cancelled: bool = False
+    failure: dict[str, Any] | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def as_json(self) -> dict[str, Any]:
         """What the page is told of it."""
@@ -61,21 +65,19 @@ class Jobs:
         self.job: Job | None = None
         self.failure: dict[str, Any] | None = None
         self._lock = threading.Lock()
-        self._idle = threading.Event()
-        self._idle.set()
 
-    def start(self, kind: str, work: Callable[[Report], None], *, yielding: bool = False) -> None:
+    def start(self, kind: str, work: Callable[[Report], None], *, yielding: bool = False) -> Job:
         """Begin `work`, which gets a report to call. Raises `Busy` where other work is under way."""
         job = Job(kind, yielding)
         with self._lock:
-            if self.job is not None and self.job.yielding:
-                self.job.cancelled = True
-                self._idle.wait()
+            if (before := self.job) is not None and before.yielding:
+                before.cancelled = True
+                before.ended.wait()
             if self.job is not None:
                 raise Busy(f"{self.job.what or self.job.kind} is under way")
             self.job, self.failure = job, None
-            self._idle.clear()
         threading.Thread(target=self._run, args=(job, work), name=kind, daemon=True).start()
+        return job
 
     def cancel(self) -> None:
         """Have the work that is under way stop at its next report."""
@@ -84,8 +86,9 @@ class Jobs:
             job.cancelled = True
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until no work is under way; whether that is so."""
-        return self._idle.wait(seconds)
+        """Wait until the work that is under way has ended; whether it has."""
+        job = self.job
+        return job is None or job.ended.wait(seconds)
 
     def tell(self, event: dict[str, Any]) -> None:
         """Tell all listeners something."""
@@ -120,6 +123,6 @@ class Jobs:
             logging.getLogger(__name__).exception("a defect of editspec")
             failure = {"message": f"{type(error).__name__}: {error}", "remedy": "This is a defect of editspec. Please "
                        "report it.", "problems": []}  # fmt: skip
-        self.job, self.failure = None, failure
-        self._idle.set()
+        self.job, self.failure, job.failure = None, failure, failure
+        job.ended.set()
         self.tell({"event": "ended", "kind": job.kind, "failure": failure})

@@ -13,6 +13,7 @@ import io
 import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -28,11 +29,12 @@ from editspec_compiler.masks import MaskError, mask_image
 from editspec_compiler.references import load_document
 from editspec_compiler.schema import check
 from editspec_runtime.errors import EditError, FileError, UsageError
+from editspec_runtime.families.layout import Layout
 from editspec_runtime.files import write
 
 FORMAT = "editspec.studio"
-KEPT = 100
-"""Texts that can be gone back to."""
+KEPT, KEPT_LENGTH = 100, 2**24
+"""Texts that can be gone back to, and their characters together, at most."""
 
 NEW = """\
 version: 1
@@ -41,7 +43,7 @@ edits:
   - name: edit-1
     layer: {layer}
     rank: 4
-    solver: least-squares
+    solver: {solver}
 """
 
 
@@ -128,7 +130,7 @@ class Session:
         text = text.replace("\r\n", "\n")
         if text == self.text:
             return
-        self.past = [*self.past, self.text][-KEPT:]
+        self._remember(self.text)
         self.future = []
         self._become(text)
 
@@ -146,7 +148,7 @@ class Session:
 
     def document(self) -> Document:
         """All edits, those that are switched off included. Raises `SpecError` where the text cannot be read."""
-        return parse(unfolded(self.text), self.file)
+        return _parsed(unfolded(self.text), self.file)
 
     def edits(self) -> list[Any]:
         """The edits as the text has them, on or off, whether they fit the language or not; none if it is unreadable."""
@@ -198,7 +200,7 @@ class Session:
 
     def load(self) -> LoadedSpec:
         """The spec without the edits that are switched off. Raises `SpecError` and `EditError`, as the compiler."""
-        document = parse(self.text, self.file)
+        document = _parsed(self.text, self.file)
         if outside := self.bounds.problems(document):
             problems = [*outside, *document.problems, *check(document)[1]]
             raise SpecError(document.file, problems, document.text)
@@ -270,6 +272,11 @@ class Session:
             write(ignore, b"*\n")
         write(self.store / "draft.json", json.dumps({"format": FORMAT, "version": 1, **state}).encode())
 
+    def _remember(self, text: str) -> None:
+        self.past = [*self.past, text][-KEPT:]
+        while sum(map(len, self.past)) > KEPT_LENGTH:
+            self.past.pop(0)
+
     def _become(self, text: str) -> None:
         self.text, self.executed = text, False
         self.revision += 1
@@ -294,10 +301,23 @@ class Session:
         own_masks = {name for name in draft.masks if Path(name).parts[:-1] == ("masks",)}
         self.revision, self.past, self.future, self.masks = draft.revision, draft.past, draft.future, own_masks
         if draft.is_saved and on_disk is not None and on_disk != draft.text:
-            self.past = [*self.past, draft.text][-KEPT:]
+            self._remember(draft.text)
             self.revision += 1
             return
         self.text, self.saved, self.executed = draft.text, draft.saved, draft.executed
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str, file: str) -> Document:
+    """What the same text holds, which is asked for more than once."""
+    return parse(text, file)
+
+
+def usual(layout: Layout) -> tuple[str, str]:
+    """The layer and the solver of a new edit: behind the middle, where parts of objects are drawn, and fast."""
+    layers = list(layout.layers.values())
+    layer = layers[len(layers) * 3 // 5]
+    return layer.name, "closed-form" if layer.linear else "least-squares"
 
 
 def held(path: Path) -> AbstractContextManager[object]:

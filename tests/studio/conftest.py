@@ -15,10 +15,11 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image, ImageDraw
 
+from editspec.studio.api import make_app
 from editspec.studio.engine import Engine
 from editspec.studio.jobs import Jobs
 from editspec.studio.security import Guard
-from editspec.studio.server import make_app, new_spec
+from editspec.studio.server import new_spec
 from editspec.studio.session import Session
 
 TOKEN = "t0ken"

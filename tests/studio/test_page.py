@@ -391,6 +391,9 @@ def test_nothing_serious_stands_in_the_way_of_anyone(
     studio.execute()
     studio.page.get_by_text("Compute the curve").click()
     studio.page.locator(".curve").wait_for(timeout=60_000)
+    studio.page.get_by_label("Strength").press("ArrowLeft")
+    studio.expect("solver: {method: least-squares, smoothness: ")
+    studio.page.locator(".figures:not(.stale)").wait_for()
     studio.shot(f"9-{scheme}")
     sizes = studio.page.evaluate("() => [document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
     assert sizes == [1280, 720]

@@ -227,7 +227,7 @@ class Studio {
         changed_outside ? "changed outside" : saved ? "saved" : "draft",
       )),
       h("span", { class: "model", title: `weights ${model.digest}` }, model.weights),
-      h("span", { class: "lost-words", role: "status" }, "The studio does not answer; trying again"),
+      h("span", { class: "lost-words", role: "status" }, "Not connected: open the address that editspec studio prints"),
       h("span", { class: "spring" }),
       this.note,
       iconButton("undo", "Undo (Ctrl+Z)", { "data-key": "undo", disabled: !can_undo, onclick: () => this.send("POST", "undo", {}) }),
