@@ -58,7 +58,7 @@ class Served:
 
     def shot(self, name: str) -> None:
         """Keep a picture of the page, once its images have arrived."""
-        self.page.wait_for_load_state("load")
+        self.page.evaluate("() => Promise.all([...document.images].map(image => image.decode().catch(() => 0)))")
         self.page.wait_for_timeout(250)
         self.page.screenshot(path=self.shots / f"{name}.png")
 
