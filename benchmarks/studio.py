@@ -20,7 +20,7 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 
 RECIPE = Path(__file__).parents[1] / "specs" / "skyline" / "dome_to_spire.yaml"
-RANKS = (1, 4, 16)
+RANKS = (1, 4, 8, 16)
 RUNS = 5
 
 STROKES = """() => {
@@ -30,6 +30,16 @@ STROKES = """() => {
         requestAnimationFrame(() => window.delays.push(performance.now() - event.timeStamp));
     });
 }"""
+
+EXECUTE = """() => new Promise(done => {
+    const begun = performance.now();
+    new MutationObserver((changes, observer) => {
+        if (!document.querySelector(".figures:not(.stale)")) return;
+        observer.disconnect();
+        done(performance.now() - begun);
+    }).observe(document.querySelector(".outcome"), {childList: true, subtree: true});
+    document.querySelector("[data-key=execute]").click();
+})"""
 
 
 def main() -> None:
@@ -101,10 +111,8 @@ def execute(page: Page, rank: int) -> float:
     text = re.sub(r"solver: .*", f"solver: {{method: least-squares, smoothness: {fresh():.6f}}}", text)
     area.fill(text)
     page.wait_for_timeout(1200)
-    page.get_by_role("button", name=re.compile("^Execute")).click()
-    begun = time.perf_counter()
-    page.locator(".figures:not(.stale)").wait_for(timeout=120_000)
-    return time.perf_counter() - begun
+    milliseconds: float = page.evaluate(EXECUTE)
+    return milliseconds / 1000
 
 
 def fresh() -> float:

@@ -52,7 +52,7 @@ def serve(
         raise UsageError(f"{path} has a model of its own.", "Leave --model out, or name a SPEC that is not there yet.")
     path = path.absolute()
     new = new_spec(model or "builtin:skyline", path) if not path.exists() else ""
-    with held(path), _socket(host, port) as listening:
+    with _socket(host, port) as listening, held(path):
         session, jobs = Session.open(path, new), Jobs()
         engine = Engine(session, jobs, device)
         engine.base()
