@@ -176,18 +176,15 @@ class _Measuring:
         return (change / pixels, "") if pixels else (None, NOT_MEASURED + "the masks leave no pixel")
 
     def finite(self, number: int) -> tuple[float | None, str]:
-        """How many numbers are not finite: of the patch, the weights after it, and the pictures of its targets."""
-        stack = self.workshop.stack[: number + 1]
-        weights = apply_stack(self.workshop.checkpoint.generator, stack)
+        """How many numbers are not finite: of the patch, else of the pictures of its targets.
+
+        A patch that is not finite draws no pictures, and what is applied is finite, or `apply_stack` says so.
+        """
+        if count := sum(map(_not_finite, self.workshop.stack[number].tensors().values())):
+            return count, f"{count} numbers of the patch are not finite"
         model = self.after(number + 1)
-        found = {
-            "the patch": list(stack[-1].tensors().values()),
-            "the weights": [weights[name] for name in stack[-1].parameters],
-            "the pictures": [each.drawn(self.workshop.loaded, number, model) for each in self.asked(number)],
-        }
-        wrong = {what: sum(_not_finite(tensor) for tensor in tensors) for what, tensors in found.items()}
-        said = [f"{count} numbers of {what} are not finite" for what, count in wrong.items() if count]
-        return sum(wrong.values()), "; ".join(said)
+        count = sum(_not_finite(each.drawn(self.workshop.loaded, number, model)) for each in self.asked(number))
+        return count, f"{count} numbers of the pictures are not finite" if count else ""
 
 
 def _not_finite(tensor: Tensor) -> int:

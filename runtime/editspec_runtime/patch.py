@@ -220,8 +220,12 @@ def _rounded(base: Mapping[str, Tensor], name: str, total: Tensor) -> Tensor:
 def stored_as(parameter: str, exact: Tensor, dtype: torch.dtype) -> Tensor:
     """Float64 numbers of a parameter rounded once to the `dtype` in which it is stored.
 
-    Raises `NumericalError` where they lie beyond what `dtype` holds, such as 65504 in float16.
+    Raises `NumericalError` where they are no numbers, or lie beyond what `dtype` holds, such as 65504 in float16.
     """
+    if bool(exact.isnan().any()):
+        raise NumericalError(
+            f"The edit leaves numbers in {parameter} that are not finite.", "Check the patches with editspec verify."
+        )
     stored = rounded(exact, dtype)
     if not bool(stored.isfinite().all()):
         kind = str(dtype).removeprefix("torch.")
