@@ -98,6 +98,11 @@ class StyledConvolution(LayerFunction):
 
     def _finished(self, value: Tensor, energy: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
         """Demodulation (by `energy` [n, out]), noise, bias and activation, after the convolution."""
+        if not (value.requires_grad or energy.requires_grad):
+            # The same in place: nobody else has the value, and on large maps new memory takes longer than the numbers.
+            value = value.mul_(torch.rsqrt(energy + 1e-8)[:, :, None, None]).add_(self._offset(arguments))
+            value = F.leaky_relu_(value, SLOPE).mul_(GAIN)
+            return value if self.clamp is None else value.clamp_(-self.clamp, self.clamp)
         value = value * torch.rsqrt(energy + 1e-8)[:, :, None, None]
         value = F.leaky_relu(value + self._offset(arguments), SLOPE) * GAIN
         return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
