@@ -1,7 +1,7 @@
 // The page: what the server says (the state of the spec) and what is only here (mode, images in sight), drawn.
 
 import "./studio.css";
-import { address, call, imageAddress, listen, picture, Refused, type Failure, type Role, type State } from "./api";
+import { address, call, imageAddress, listen, picture, Refused, type Edit, type Failure, type Place, type Role, type State } from "./api";
 import { boundsOf, maskOf, PixelCanvas, type Tool } from "./canvas";
 import { h, icon, iconButton, redraw } from "./dom";
 import { Editor } from "./editor";
@@ -435,7 +435,7 @@ class Studio {
   // -- the canvas -----------------------------------------------------------------------------------------------------
 
   /** The place of the spec that is in sight, if the image in sight is its. */
-  private place(): { latent: number | null; mask: string; words: string } | null {
+  private place(): Place | null {
     const edit = this.state.edits[this.selected];
     if (!edit) return null;
     const place = this.mode === "context" ? edit.context[this.entry ?? -1] : edit[ROLES[this.mode] as "source" | "target"];
@@ -473,28 +473,43 @@ class Studio {
         if (this.shown === shown) this.canvas.showHeat(map);
       } catch (error) {
         if (!(error instanceof Refused)) throw error;
-        if (pasting && latent !== null) this.canvas.show(await picture("GET", `images/${model.name}/${model.seed}/${latent}`));
+        if (pasting && latent !== null) {
+          const plain = await picture("GET", `images/${model.name}/${model.seed}/${latent}`).catch(() => null);
+          if (this.shown === shown) this.canvas.show(plain);
+        }
         // What is wrong with the spec stands at its lines already.
         if (!error.failure.problems.length) this.tell(error.failure);
       }
     }
-    const key = JSON.stringify([this.mode, this.selected, latent, place?.mask ?? "", pasting]);
-    if (key !== this.paintedKey && !this.canvas.isHeld && this.pending === 0) {
-      this.paintedKey = key;
-      const mask = place?.mask && !pasting ? await this.readMask(role, query, place.mask) : null;
-      if (this.paintedKey === key) this.canvas.showMask(mask);
+    try {
+      await this.drawMask(role, query, place, pasting);
+      await this.drawFloating(edit, place, pasting);
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      // The place went while its mask was on its way; what is there now is drawn next.
+      this.paintedKey = this.floatKey = "";
     }
+  }
+
+  private async drawMask(role: Role, query: string, place: Place | null, pasting: boolean): Promise<void> {
+    const key = JSON.stringify([this.mode, this.selected, this.latent[this.mode], place?.mask ?? "", pasting]);
+    if (key === this.paintedKey || this.canvas.isHeld || this.pending > 0) return;
+    this.paintedKey = key;
+    const mask = place?.mask && !pasting ? await this.readMask(role, query, place.mask) : null;
+    if (this.paintedKey === key) this.canvas.showMask(mask);
+  }
+
+  private async drawFloating(edit: Edit | undefined, place: Place | null, pasting: boolean): Promise<void> {
     const float = JSON.stringify([pasting && place, edit?.source, this.selected]);
-    if (float !== this.floatKey && !this.dragging) {
-      this.floatKey = float;
-      const source = pasting && place ? await this.readMask("source", "", edit!.source!.mask) : null;
-      const target = source && place ? await this.readMask("target", "", place.mask) : null;
-      if (this.floatKey !== float) return;
-      const from = source && boundsOf(source, model.image_size);
-      const to = target && boundsOf(target, model.image_size);
-      this.wanted = from && to ? { right: to.left - from.left, down: to.top - from.top } : null;
-      this.canvas.float(source, this.wanted?.right, this.wanted?.down);
-    }
+    if (float === this.floatKey || this.dragging) return;
+    this.floatKey = float;
+    const source = pasting && place ? await this.readMask("source", "", edit!.source!.mask) : null;
+    const target = source && place ? await this.readMask("target", "", place.mask) : null;
+    if (this.floatKey !== float) return;
+    const from = source && boundsOf(source, this.state.model.image_size);
+    const to = target && boundsOf(target, this.state.model.image_size);
+    this.wanted = from && to ? { right: to.left - from.left, down: to.top - from.top } : null;
+    this.canvas.float(source, this.wanted?.right, this.wanted?.down);
   }
 
   private async readMask(role: Role, query: string, mask: string): Promise<Uint8Array> {
