@@ -711,6 +711,7 @@ def studio(
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Listen on the network, too: whoever has the URL may edit.")
     ] = "127.0.0.1",
+    allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
     debug: Debug = False,

@@ -35,6 +35,7 @@ from editspec.lock import (
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.references import unfit_class
 from editspec_compiler.resolve import context_of, resolve, values_alone
+from editspec_compiler.schema import Model
 from editspec_runtime.baselines import ImageLoss
 from editspec_runtime.cache import Cache, default_cache
 from editspec_runtime.checkpoint import Checkpoint, container_of, read_checkpoint, weights_path
@@ -85,15 +86,11 @@ def fetched(loaded: LoadedSpec, report: Report = quiet) -> Path:
     )  # fmt: skip
 
 
-def network_of(loaded: LoadedSpec) -> Source | None:
-    """The network of the family torch, from its code or from its file; None of any other family."""
-    model = loaded.spec.model
+def network_of(model: Model, weights: Path, folder: Path) -> Source | None:
+    """The network of the family torch, from its code below `folder` or from its file; None of any other family."""
     if model.family != "torch":
         return None
-    if model.module is None:
-        remake = partial(read_exported, loaded.weights)
-    else:
-        remake = partial(from_factory, model.module, loaded.path.parent)
+    remake = partial(from_factory, model.module, folder) if model.module else partial(read_exported, weights)
     module, code = remake()
     points = {}
     for name, given in (model.layers or {}).items():
@@ -184,7 +181,7 @@ class Workshop:
         lock = read_lock(lock_path(loaded.path))
         cache = cache or default_cache()
         workshop = Workshop(loaded, checkpoint, base, pick_device(device), cache, report, lock, image_loss)
-        workshop.source = network_of(loaded)
+        workshop.source = network_of(loaded.spec.model, loaded.weights, loaded.path.parent)
         workshop.require_layers()
         workshop.folder = BuildFolder(out, _names(loaded), []) if out is not None else None
         workshop.steps = steps(loaded, base, lock, lambda number, locked: workshop.kept(number, locked) is not None)
@@ -758,7 +755,7 @@ def drawn_by(checkpoint: Checkpoint, path: Path, count: int, seed: int = 3) -> T
     family = known_layout(checkpoint, path).family
     generator = make_generator(family, checkpoint.generator)
     latents = LatentStream(seed, generator.layout.latent_size).items(range(count))
-    return _drawn(generator, latents.to(next(iter(generator.weights.values()))))
+    return _drawn(generator, latents.to(generator.weight(next(iter(generator.layout.layers)))))
 
 
 def _memory_picture(workshop: Workshop, show: Literal["value", "key"], count: int, seed: int) -> Image.Image:

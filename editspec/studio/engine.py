@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from editspec.exploring import similar_places
 from editspec.pictures import png_bytes, to_image
 from editspec.studio.jobs import Jobs
 from editspec.studio.session import Session, data_url
-from editspec.workflow import STAGES, BuiltEdit, Report, Workshop, build
+from editspec.workflow import STAGES, BuiltEdit, Report, Workshop, build, network_of
 from editspec_compiler import LoadedSpec, SpecError
 from editspec_compiler.document import Document
 from editspec_compiler.masks import mask_image
@@ -149,17 +150,17 @@ class Engine:
     def _opened(
         self, key: str, model: Model, precision: str, own: Conventions, latents: Latents, statistics: Statistics
     ) -> Base:
-        if model.family == "torch":
-            raise UsageError(
-                "The studio draws with StyleGAN2 and Progressive GAN generators.",
-                "Build specs of the family torch at the command line.",
-            )
-        checkpoint = read_checkpoint(weights_path(model.weights, self.session.path.parent, pin=model.digest))
+        folder = self.session.path.parent
+        path = weights_path(model.weights, folder, pin=model.digest)
+        source = network_of(model, path, folder)
+        checkpoint = read_checkpoint(path)
 
         def make(tensors: Mapping[str, Tensor]) -> Generator:
+            # A network of its own: another generator may be drawing.
+            own_source = source and replace(source, module=deepcopy(source.module))
             return make_generator(
                 model.family, tensors, precision=precision, device=self.device, truncation=model.truncation,
-                class_label=model.class_label, conventions=own,
+                class_label=model.class_label, source=own_source, conventions=own,
             )  # fmt: skip
 
         weights, generator = checkpoint.digest(), make(checkpoint.generator)
@@ -213,14 +214,17 @@ class Engine:
 
         White is the median response of the context's own keys (or more). Computes C where it is not in the cache.
         """
-        loaded = self.session.load_alone(number)
-        base, generator = self.base(), self.before(number)
-        layer = loaded.spec.edits[0].layer
-        if layer not in generator.layout.layers:
+        loaded, before = self.session.load_alone(number), self._built_before(number)
+        base, layer = self.base(), loaded.spec.edits[0].layer
+        if layer not in base.generator.layout.layers:
             raise UsageError(f"There is no {layer} in these weights.")
         made: list[bytes] = []
 
         def work(report: Report) -> None:
+            # A generator of its own: that of the images may be drawing.
+            workshop = Workshop.of(loaded, self.device_name, report)
+            workshop.stack = [edit.patch for edit in before]
+            generator = workshop.generator()
             matrix = second_moment(
                 generator, layer, base.stream(base.statistics.seed), base.statistics.samples, base.own, default_cache(),
                 lambda done, total: report(f"statistics of {layer}", done, total),
@@ -345,7 +349,7 @@ class Engine:
 
 
 def _image(generator: Generator, latents: Tensor) -> Tensor:
-    return generator.images(latents.to(next(iter(generator.weights.values()))))
+    return generator.images(latents.to(generator.weight(next(iter(generator.layout.layers)))))
 
 
 def _png(images: Tensor) -> bytes:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +77,8 @@ class Jobs:
             if self.job is not None:
                 raise Busy(f"{self.job.what or self.job.kind} is under way")
             self.job, self.failure = job, None
-        threading.Thread(target=self._run, args=(job, work), name=kind, daemon=True).start()
+        # What is allowed to the command that serves (--allow-code) is allowed to its work.
+        threading.Thread(target=copy_context().run, args=(self._run, job, work), name=kind, daemon=True).start()
         return job
 
     def cancel(self) -> None:

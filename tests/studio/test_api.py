@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import schemathesis
+import torch
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import booleans
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from editspec.cli import app as cli
@@ -27,6 +29,7 @@ from editspec.studio.session import held
 from editspec.workflow import Report
 from editspec_compiler import SpecError
 from editspec_runtime.errors import EditError, UsageError
+from editspec_runtime.families.module.source import allow_code, from_factory
 from editspec_runtime.files import read_header
 
 Make = Callable[..., Any]
@@ -242,18 +245,8 @@ def test_what_is_built_is_what_the_command_line_builds(make_studio: Make, tmp_pa
     saved = studio.call("POST", "save", {})
     assert saved["saved"]
     assert OFF in studio.path.read_text()
-    command = [
-        sys.executable,
-        "-m",
-        "editspec",
-        "build",
-        studio.path,
-        "-o",
-        tmp_path / "out",
-        "--json",
-        "--threads",
-        "1",
-    ]
+    options = ["-o", tmp_path / "out", "--json", "--threads", str(torch.get_num_threads())]
+    command = [sys.executable, "-m", "editspec", "build", studio.path, *options]
     made = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert [edit["digest"] for edit in made["edits"]] == [edit["digest"] for edit in state["results"]["edits"]]
 
@@ -331,7 +324,7 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:
         taken.listen()
         cases: tuple[tuple[Path, str | None, int, str], ...] = (
             (bad, None, 0, "bad.yaml:1"),
-            (module, None, 0, "StyleGAN2 and Progressive GAN"),
+            (module, None, 0, "give --allow-code"),
             (SPEC, "builtin:skyline", 0, "has a model of its own"),
             (new, "builtin:none", 0, "There is no builtin:none"),
             (new, None, taken.getsockname()[1], "Nothing can listen"),
@@ -453,3 +446,34 @@ def _fuzz(studio: Any, text: str, operation: Any) -> set[int]:
 
     sent()
     return answers
+
+
+def test_a_network_of_others_is_run_where_that_is_allowed(
+    make_studio: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    example = SPEC.parents[2] / "examples" / "dcgan"
+    (tmp_path / "dcgan.py").write_text((example / "dcgan.py").read_text())
+    with allow_code(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module, _ = from_factory("dcgan:Generator", tmp_path)
+    save_file(module.state_dict(), "dcgan.safetensors")
+    text = (example / "spec.yaml").read_text().replace("steps: 300", "steps: 5")
+    with pytest.raises(EditError, match="is code that is not part of editspec"):
+        make_studio(text).engine.base()
+    with allow_code():
+        studio = make_studio(text)
+        name = studio.call("GET", "spec")["model"]["name"]
+        before = studio.call("GET", f"images/{name}/1/3").content
+        state = studio.run("execute")
+        assert studio.jobs.failure is None
+        after = studio.call("GET", f"images/{state['results']['after']}/1/3").content
+        assert before != after
+        built = CliRunner().invoke(cli, ["build", "edits.yaml", "-o", "out", "--json"])
+        assert built.exit_code == 0, built.stderr
+        (edit,) = json.loads(built.stdout)["edits"]
+        assert edit["digest"] == state["results"]["edits"][0]["digest"]
+        # What was not opened is not run, whatever is allowed.
+        other = text.replace("dcgan:Generator", "os:system")
+        problems = studio.call("PUT", "spec", {"text": other})["problems"]
+        assert any("runs no network that was not opened" in problem["message"] for problem in problems)
