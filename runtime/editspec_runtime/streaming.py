@@ -26,8 +26,8 @@ from editspec_runtime.files import TensorInfo, canonical_json, writing
 from editspec_runtime.patch import Patch, stored_as
 from editspec_runtime.shards import Stored, StoredFile
 
-CHUNK = 2**20
-"""Bytes that are read, hashed and written at a time."""
+CHUNK = 2**16
+"""Bytes that are read, hashed and written at a time; more are slower to write."""
 
 WORKERS = min(4, os.cpu_count() or 1)
 """Tensors that are copied at a time: hashing takes longer than reading and writing, and one hash cannot be divided."""
@@ -241,6 +241,13 @@ def _reserve(target: BinaryIO, size: int) -> None:
             raise
 
 
+def _send_off(target: BinaryIO, begin: int, size: int) -> None:
+    """Have the disk begin with what was written, while the next tensor is hashed; and not crowd out other caches."""
+    target.flush()
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(target.fileno(), begin, size, os.POSIX_FADV_DONTNEED)
+
+
 def _copied(file: StoredFile, name: str, change: _Changed | None, into: tuple[Path, int] | None) -> tuple[str, str]:
     """Copy a tensor's bytes, changed or not, to a place in a file; the SHA-256 of them before and after."""
     begin, end = file.spans[name]
@@ -263,4 +270,6 @@ def _copied(file: StoredFile, name: str, change: _Changed | None, into: tuple[Pa
                 after.update(result)
             if target:
                 target.write(result)
+        if target and into:
+            _send_off(target, into[1], end - begin)
     return before.hexdigest(), (after if change else before).hexdigest()
