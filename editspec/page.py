@@ -170,7 +170,7 @@ def _section(
 @torch.no_grad()
 def _compared(before: Generator, after: Generator, stream: LatentStream, numbers: range) -> Pictures:
     """Images of a stream before and after."""
-    latents = stream.items(numbers).to(before.weight(next(iter(before.layout.layers))))
+    latents = before.fitted(stream.items(numbers))
     size, strips = 0, []
     for label, generator in (("before", before), ("after", after)):
         urls, size = _urls(drawn(generator, latents))

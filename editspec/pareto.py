@@ -10,7 +10,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from editspec.workflow import STAGES, BuiltEdit, Workshop
+from editspec_runtime.generator import Generator
 from editspec_runtime.least_squares import Problem, curve
+from editspec_runtime.rule import Rule
 from editspec_runtime.solution import rule_directions, rule_function
 from editspec_runtime.solvers import NOTHING_TO_DO
 
@@ -33,16 +35,19 @@ def curves(workshop: Workshop, built: Sequence[BuiltEdit]) -> list[dict[str, Any
         if rule.solver.method != "least-squares":
             continue
         generator = replace(workshop, stack=workshop.stack[:number]).generator()
-        keys = workshop.keys(generator, rule.layer, dict.fromkeys(STAGES, 0.0))
-        problem = Problem.of(
-            rule_function(rule, generator), generator.weight(rule.layer), rule, rule_directions(rule, keys),
-            keys.moment(),
-        )  # fmt: skip
+        problem = problem_of(workshop, rule, generator)
         points = curve(problem) if problem.asked > NOTHING_TO_DO else []
         names = ("smoothness", "loss", "collateral")
         rows = [{"number": n} | {name: getattr(p, name) for name in names} for n, p in enumerate(points, start=1)]
         found.append({"edit": rule.edit, "layer": rule.layer, "points": rows})
     return found
+
+
+def problem_of(workshop: Workshop, rule: Rule, generator: Generator) -> Problem:
+    """A rule on the model as the edits before left it, as least squares sees it. Raises as the solver does."""
+    keys = workshop.keys(generator, rule.layer, dict.fromkeys(STAGES, 0.0))
+    function, directions = rule_function(rule, generator), rule_directions(rule, keys)
+    return Problem.of(function, generator.weight(rule.layer), rule, directions, keys.moment())
 
 
 def as_text(found: Sequence[dict[str, Any]]) -> str:

@@ -755,7 +755,7 @@ def drawn_by(checkpoint: Checkpoint, path: Path, count: int, seed: int = 3) -> T
     family = known_layout(checkpoint, path).family
     generator = make_generator(family, checkpoint.generator)
     latents = LatentStream(seed, generator.layout.latent_size).items(range(count))
-    return _drawn(generator, latents.to(generator.weight(next(iter(generator.layout.layers)))))
+    return _drawn(generator, generator.fitted(latents))
 
 
 def _memory_picture(workshop: Workshop, show: Literal["value", "key"], count: int, seed: int) -> Image.Image:

@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from editspec.exploring import similar_places
+from editspec.pareto import problem_of
 from editspec.pictures import png_bytes, to_image
 from editspec.studio.jobs import Jobs
 from editspec.studio.session import Session, data_url
-from editspec.workflow import STAGES, BuiltEdit, Report, Workshop, build, network_of
+from editspec.workflow import BuiltEdit, Report, Workshop, build, network_of
 from editspec_compiler import LoadedSpec, SpecError
 from editspec_compiler.document import Document
 from editspec_compiler.masks import mask_image
@@ -34,10 +35,9 @@ from editspec_runtime.directions import mean_direction
 from editspec_runtime.errors import EditError, UsageError, WeightsError
 from editspec_runtime.generator import Generator
 from editspec_runtime.latents import LatentStream
-from editspec_runtime.least_squares import Point, Problem, curve
+from editspec_runtime.least_squares import Point, curve
 from editspec_runtime.models import make_generator, pick_device
 from editspec_runtime.patch import apply_stack
-from editspec_runtime.solution import rule_directions, rule_function
 from editspec_runtime.statistics import second_moment
 
 FRESH = 3
@@ -283,11 +283,7 @@ class Engine:
             workshop = Workshop.of(loaded, self.device_name, report)
             workshop.stack = [edit.patch for edit in outcome.built[:number]]
             generator, rule = workshop.generator(), built.rule
-            keys = workshop.keys(generator, rule.layer, dict.fromkeys(STAGES, 0.0))
-            problem = Problem.of(
-                rule_function(rule, generator), generator.weight(rule.layer), rule, rule_directions(rule, keys),
-                keys.moment(),
-            )  # fmt: skip
+            problem = problem_of(workshop, rule, generator)
             told = f"curve of {rule.edit}"
             self._curves[_trade(built)] = curve(problem, lambda done, total: report(told, done, total))
 
@@ -349,7 +345,7 @@ class Engine:
 
 
 def _image(generator: Generator, latents: Tensor) -> Tensor:
-    return generator.images(latents.to(generator.weight(next(iter(generator.layout.layers)))))
+    return generator.images(generator.fitted(latents))
 
 
 def _png(images: Tensor) -> bytes:

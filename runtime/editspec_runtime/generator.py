@@ -223,6 +223,10 @@ class Generator(ABC):
         """The edited parameter of `layer`, [1, out_channels, in_channels, kh, kw]."""
         return self.weights[self.layer(layer).parameter]
 
+    def fitted(self, latents: Tensor) -> Tensor:
+        """Latents on the device and in the precision of the weights; a checkpoint may hold integers beside them."""
+        return latents.to(self.weight(next(iter(self.layout.layers))))
+
     def stored(self, layer: str, kernel: Tensor) -> Tensor:
         """A kernel [1, out, in, kh, kw] of `layer` in the shape of the checkpoint."""
         return kernel.reshape(self.weights[self.layer(layer).parameter].shape)
