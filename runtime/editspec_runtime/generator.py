@@ -175,6 +175,13 @@ class Generator(ABC):
     def prefix(self, layer: str, latents: Tensor) -> LayerInput:
         """All that reaches `layer` for `latents` [n, latent_size]; computes nothing behind the key."""
 
+    def keys(self, layer: str) -> Callable[[Tensor], Tensor]:
+        """The key maps [n, in_channels, key_size, key_size] of `layer` as a function of latents [n, latent_size].
+
+        For many latents: what depends on the weights only is computed here, and what only the image needs not at all.
+        """
+        return lambda latents: self.prefix(layer, latents).key
+
     @abstractmethod
     def function(self, layer: str) -> LayerFunction:
         """The layer's function f(k; W)."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editspec_runtime import __version__
+from editspec_runtime import NUMERICS, __version__
 from editspec_runtime.cache import Cache, default_cache
 from editspec_runtime.conventions import Conventions
 from editspec_runtime.digest import digest, tensors_digest
@@ -86,8 +86,8 @@ LARGEST_MAPS = 2**26
 BATCHES, MOST_BLOCKS = 16, 1024
 """Forward batches in a block of the sample, at the least; blocks of a sample, at the most."""
 
-SLICE, BAND = 2**19, 128
-"""Numbers of keys that are squared at a time, and how many channels of them: what the caches of a CPU hold."""
+SLICE, SLICE_OF_A_GPU, BAND = 2**17, 2**25, 128
+"""Numbers of keys that are squared at a time, to stay in the caches of a CPU and to fill a GPU; how many channels."""
 
 KEPT_KEYS = 2**22
 """Numbers that the keys of a few latents may have to be kept: 16 MiB."""
@@ -118,7 +118,7 @@ def environment(generator: Generator) -> list[str]:
     """What bits may depend on beside the inputs: software, kind of device, number of threads."""
     weight = next(iter(generator.weights.values()))
     device = torch.cuda.get_device_name(weight.device) if weight.is_cuda else "cpu"
-    return [__version__, torch.__version__, device, str(weight.dtype), str(torch.get_num_threads())]
+    return [f"{__version__}/{NUMERICS}", torch.__version__, device, str(weight.dtype), str(torch.get_num_threads())]
 
 
 def _inputs(generator: Generator, layer: str, stream: LatentStream, samples: int, batch: int) -> dict[str, object]:
@@ -160,9 +160,9 @@ def kept_key_maps(
 
 def _key_maps(generator: Generator, layer: str, stream: LatentStream, numbers: range, batch: int) -> Iterator[Tensor]:
     """The same of some `numbers` of the stream, `batch` by batch."""
+    keys = generator.keys(layer)
     for start in range(0, len(numbers), batch):
-        latents = stream.items(numbers[start : start + batch]).to(generator.weight(layer))
-        yield generator.prefix(layer, latents).key
+        yield keys(stream.items(numbers[start : start + batch]).to(generator.weight(layer)))
 
 
 def forward_batch(generator: Generator, layer: str, conventions: Conventions) -> int:
@@ -231,9 +231,7 @@ class _Blocks:
             total = total + block.cpu()
             if processes() > 1:  # one alone tells it batch by batch
                 self.progress(min(start + self.size, self.samples), self.samples)
-        with torch.no_grad():
-            (key,) = _key_maps(self.generator, self.layer, self.stream, range(1), 1)
-        mean = total / (self.samples * key[0, 0].numel())
+        mean = total / (self.samples * self.generator.layer(self.layer).key_size ** 2)
         return mean.triu() + mean.triu(1).T
 
     def __call__(self, start: int) -> Tensor:
@@ -283,8 +281,10 @@ def _add_outer_products(total: Tensor, rows: Tensor) -> None:
     In float64, some rows at a time, so that memory does not grow with the map, and some columns at a time, so that
     what follows from symmetry is not computed.
     """
-    for some in torch.split(rows, max(1, SLICE // rows.shape[1])):
-        exact = some.double()
+    count = max(1, (SLICE_OF_A_GPU if rows.is_cuda else SLICE) // rows.shape[1])
+    room = rows.new_empty(min(count, len(rows)), rows.shape[1], dtype=torch.float64)
+    for some in torch.split(rows, count):
+        exact = room[: len(some)].copy_(some)
         for begin in range(0, rows.shape[1], BAND):
             total[begin : begin + BAND, begin:].addmm_(exact[:, begin : begin + BAND].T, exact[:, begin:])
 

@@ -13,7 +13,6 @@ from editspec_runtime.cache import Cache
 from editspec_runtime.conventions import EDITSPEC, REWRITING_2020, Conventions
 from editspec_runtime.errors import OutOfMemory
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.generator import LayerInput
 from editspec_runtime.latents import LatentStream
 from editspec_runtime.statistics import SecondMoment, second_moment
 
@@ -54,6 +53,24 @@ def test_it_is_the_mean_of_all_outer_products(tiny: dict[str, Tensor], tmp_path:
                 outer += torch.outer(image[:, y, x], image[:, y, x])
     torch.testing.assert_close(found, outer / (5 * keys.shape[2] * keys.shape[3]), rtol=1e-12, atol=0)
     assert torch.equal(found, found.T)
+
+
+@pytest.mark.parametrize("layer", ["layer2", "layer3", "layer6", "layer7"])
+@pytest.mark.parametrize("conventions", [EDITSPEC, REWRITING_2020])
+def test_keys_alone_are_those_on_the_way_to_the_image(
+    tiny: dict[str, Tensor], layer: str, conventions: Conventions
+) -> None:
+    model = StyleGAN2({name: tensor.double() for name, tensor in tiny.items()}, conventions=conventions)
+    stream = LatentStream(2, 8)
+    keys = model.keys(layer)
+    first = keys(stream.items(range(5)).double())
+    wanted = model.prefix(layer, stream.items(range(5)).double()).key
+    assert (first - wanted).norm() < 1e-13 * wanted.norm()
+    # Memory is used again within a call, never across calls: an earlier map stays, and the weights do.
+    kept, other = first.clone(), keys(stream.items(range(5, 10)).double())
+    assert torch.equal(first, kept)
+    assert (other - first).norm() > 0.1 * first.norm()
+    assert torch.equal(keys(stream.items(range(5)).double()), first)
 
 
 def test_the_cache_knows_what_c_depends_on(make_tiny: MakeTiny, tmp_path: Path) -> None:
@@ -128,10 +145,15 @@ class Cramped(StyleGAN2):
     fitting = 4
     message = "CUDA out of memory. Tried to allocate 20.00 MiB"
 
-    def prefix(self, layer: str, latents: Tensor) -> LayerInput:
-        if len(latents) > self.fitting:
-            raise RuntimeError(self.message)
-        return super().prefix(layer, latents)
+    def keys(self, layer: str) -> Callable[[Tensor], Tensor]:
+        key_of = super().keys(layer)
+
+        def fitting(latents: Tensor) -> Tensor:
+            if len(latents) > self.fitting:
+                raise RuntimeError(self.message)
+            return key_of(latents)
+
+        return fitting
 
 
 def test_where_memory_ends_smaller_batches_are_taken_and_named(tiny: dict[str, Tensor], tmp_path: Path) -> None:

@@ -49,21 +49,34 @@ class StyledConvolution(LayerFunction):
 
     def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
         kernel = weight.reshape(weight.shape[-4:])
-        kernel = kernel / math.sqrt(kernel[0].numel())
         energy = arguments["style"].square() @ kernel.square().sum((2, 3)).T
-        return self._finished(self._convolved(key, kernel, haloed), energy, arguments)
+        return self._finished(self._convolved(key, kernel, haloed), energy, arguments, _scale(kernel))
 
     def bound(
         self, key: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
     ) -> Callable[[Tensor], Tensor]:
-        size, scale = key.shape[1] * 9, 1 / math.sqrt(key.shape[1] * 9)
-        squares = scale**2 * arguments["style"].square().repeat_interleave(9, 1)
+        squares = arguments["style"].square().repeat_interleave(9, 1)
         convolved = self._products(key, haloed)
 
         def answer(weight: Tensor) -> Tensor:
             kernel = weight.reshape(weight.shape[-4:])
-            energy = _WeightedSquares.of(kernel.view(-1, size), squares)
-            return self._finished(scale * convolved(kernel), energy, arguments)
+            energy = _WeightedSquares.of(kernel.flatten(1), squares)
+            return self._finished(convolved(kernel), energy, arguments, _scale(kernel))
+
+        return answer
+
+    def weighted(self, weight: Tensor) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
+        """The function of key and arguments, for many whole maps: what depends on the weight only is computed here."""
+        kernel = weight.reshape(weight.shape[-4:])
+        squares = torch.linalg.vector_norm(kernel, dim=(2, 3)).square().T
+        # In the layout that the convolution would give it at every call.
+        turned = kernel if self.blur is None else kernel.transpose(0, 1)
+        turned = turned.contiguous(memory_format=torch.channels_last)
+        laid = turned if self.blur is None else turned.transpose(0, 1)
+
+        def answer(key: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
+            energy = arguments["style"].square() @ squares
+            return self._finished(self._convolved(key, laid, False), energy, arguments, _scale(kernel))
 
         return answer
 
@@ -96,16 +109,22 @@ class StyledConvolution(LayerFunction):
 
         return convolved
 
-    def _finished(self, value: Tensor, energy: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
-        """Demodulation (by `energy` [n, out]), noise, bias and activation, after the convolution."""
-        if not (value.requires_grad or energy.requires_grad):
-            # The same in place: nobody else has the value, and on large maps new memory takes longer than the numbers.
-            value = value.mul_(torch.rsqrt(energy + 1e-8)[:, :, None, None]).add_(self._offset(arguments))
-            value = F.leaky_relu_(value, SLOPE).mul_(GAIN)
-            return value if self.clamp is None else value.clamp_(-self.clamp, self.clamp)
-        value = value * torch.rsqrt(energy + 1e-8)[:, :, None, None]
-        value = F.leaky_relu(value + self._offset(arguments), SLOPE) * GAIN
-        return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
+    def _finished(self, value: Tensor, energy: Tensor, arguments: Mapping[str, Tensor], scale: float) -> Tensor:
+        """Demodulation, noise, bias and activation, after the convolution.
+
+        `value` and `energy` [n, out] are those of a kernel that has not been multiplied by its `scale` yet.
+        """
+        # Scale and gain go with what is multiplied and added anyway: the map is passed over twice in all.
+        factor = scale * GAIN * torch.rsqrt(scale**2 * energy + 1e-8)
+        factor, offset = factor[:, :, None, None], GAIN * self._offset(arguments)
+        if value.requires_grad or energy.requires_grad:
+            value = F.leaky_relu(torch.addcmul(offset, value, factor), SLOPE)
+            return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
+        # The same in place: nobody else has the value, and on large maps new memory takes longer than the numbers.
+        if value.is_contiguous(memory_format=torch.channels_last):
+            offset = offset.contiguous(memory_format=torch.channels_last)
+        value = F.leaky_relu_(torch.addcmul(offset, value, factor, out=value), SLOPE)
+        return value if self.clamp is None else value.clamp_(-self.clamp, self.clamp)
 
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         if self.blur is None:
@@ -116,7 +135,7 @@ class StyledConvolution(LayerFunction):
         self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
     ) -> FactoredFunction:
         kernel = weight.reshape(weight.shape[-4:])
-        scale = 1 / math.sqrt(kernel[0].numel())
+        scale = _scale(kernel)
         rank, taps = len(directions), kernel.shape[2:]
         count = rank * taps.numel()
         # One output channel per coefficient, whose kernel is one at its own direction and tap.
@@ -139,7 +158,7 @@ class StyledConvolution(LayerFunction):
         )
 
     def _convolved(self, key: Tensor, kernel: Tensor, haloed: bool) -> Tensor:
-        """What is linear in the weight: the convolution with a scaled `kernel` [out, in, kh, kw], and the blur."""
+        """What is linear in a kernel [out, in, kh, kw]: the convolution, and the blur."""
         if self.blur is None:
             return F.conv2d(key, kernel, padding=0 if haloed else 1)
         # The halo reaches the blur too, so the transposed convolution drops one ring less.
@@ -218,6 +237,21 @@ class StyleGAN2(Generator):
         first = self.layout.layers["layer2"].name
         reached = self._enter(first, self._constant(len(latents)), Carried(None, self.mapping(latents)))
         return reached if layer == first else self.onward(first, self.value(first, reached), reached.carried, layer)
+
+    def keys(self, layer: str) -> Callable[[Tensor], Tensor]:
+        names = list(self.layout.layers)
+        functions = {name: self.function(name).weighted(self.weight(name)) for name in names[: names.index(layer)]}
+
+        def key_of(latents: Tensor) -> Tensor:
+            styles = self.mapping(latents)
+            features = self._constant(len(latents)).clone()
+            for name, function in functions.items():
+                style = self._style(f"{self._block(name)}.conv", styles)
+                noise = self._noise(name, len(features)).to(features)
+                features = function(features.mul_(style[:, :, None, None]), {"style": style, "noise": noise})
+            return features.mul_(self._style(f"{self._block(layer)}.conv", styles)[:, :, None, None])
+
+        return key_of
 
     def onward(self, start: str, output: Tensor, carried: Carried, layer: str) -> LayerInput:
         names = list(self.layout.layers)
@@ -365,6 +399,11 @@ class _WeightedSquares(torch.autograd.Function):
         """The function itself, typed."""
         energy: Tensor = _WeightedSquares.apply(rows, squares)  # type: ignore[no-untyped-call]
         return energy
+
+
+def _scale(kernel: Tensor) -> float:
+    """What a kernel [out, in, kh, kw] is multiplied by, so that its training starts from a normal distribution."""
+    return 1 / math.sqrt(kernel[0].numel())
 
 
 def filtered(features: Tensor, kernel: Tensor, padding: int) -> Tensor:
