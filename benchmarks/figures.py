@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,11 @@ class CannotRun(Exception):
     """A benchmark has no place to run here, and says why."""
 
 
-def medians(jobs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
-    """The median seconds of each job. The jobs take turns, so that what else the machine does slows all of them."""
-    seconds: list[list[float]] = [[] for _ in jobs]
-    for job in jobs:
-        job()  # memory and caches as they are later
-    for _ in range(rounds):
-        for job, taken in zip(jobs, seconds, strict=True):
-            begun = time.perf_counter()
-            job()
-            taken.append(time.perf_counter() - begun)
-    return [statistics.median(taken) for taken in seconds]
+def timed(job: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
+    """The seconds of a job, and what it gives; on a GPU until the last of it is done."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    begun = time.perf_counter()
+    result = job()
+    wait()
+    return time.perf_counter() - begun, result

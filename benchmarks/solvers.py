@@ -1,57 +1,71 @@
-"""Solvers against the yardstick, the paper's own loop: the same rule, C cached, side by side in one process."""
+"""Solvers against the yardstick, the paper's own loop: the same rule, C cached, in turn in one run.
+
+A solver's seconds are what ``editspec build --json`` says of its stages; the yardstick is no command and is timed here.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks import yardstick
-from benchmarks.figures import CannotRun, Figure, medians
+from benchmarks.figures import CannotRun, Figure, timed
+from benchmarks.projects import Project
 from benchmarks.stylegan2_1024 import weights
-from editspec.workflow import Workshop, quiet
-from editspec_runtime.conventions import REWRITING_2020
 from editspec_runtime.directions import zca_directions
-from editspec_runtime.families.stylegan2.network import StyledConvolution, StyleGAN2
-from editspec_runtime.generator import Box
-from editspec_runtime.least_squares import Problem, least_squares
-from editspec_runtime.rule import Rule, SolverSettings
-from editspec_runtime.solvers import coefficients_of, delta, rule_loss, solve
+from editspec_runtime.families.stylegan2.network import StyledConvolution
+from editspec_runtime.least_squares import Problem
+from editspec_runtime.patch import read_patch
+from editspec_runtime.rule import Rule
+from editspec_runtime.solvers import coefficients_of, delta, rule_loss
 
 STEPS = 2001
-PAPER = SolverSettings("projected-gradient", STEPS, 0.05, 10)
-SMOOTHNESS = 0.05
-CORE = """
-version: 1
-model: {family: stylegan2, weights: "builtin:skyline"}
-edits:
-  - name: dome-to-spire
-    layer: layer8
-    source: {latent: 1268, mask: {box: [8, 4, 22, 30]}}
-    target: {latent: 1932, mask: {box: [8, 4, 22, 30]}}
-"""
+PAPER = {"method": "projected-gradient", "steps": STEPS, "learning_rate": 0.05, "project_every": 10}
+DIRECT = {"method": "direct", "steps": STEPS}
+SMOOTH = {"method": "least-squares", "smoothness": 0.05}
+STAGES = ("compile", "statistics", "solve")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A rule with all that solves it."""
+    """A project, and its rule with all that solves it."""
 
     name: str
+    project: Project
     function: StyledConvolution
     weight: Tensor
     rule: Rule
     second_moment: Tensor
 
+    @staticmethod
+    def of(name: str, project: Project) -> Task:
+        """The task of a project's only edit, solved as the paper does. Computes its second moment."""
+        workshop = project.workshop(PAPER)
+        generator = workshop.generator()
+        rule = workshop.rule(0, generator)
+        function, moment = generator.function(rule.layer), workshop.second_moment(generator, rule.layer).matrix
+        assert isinstance(function, StyledConvolution)
+        return Task(name, project, function, generator.weight(rule.layer), rule, moment)
+
     def directions(self) -> Tensor:
         """D, from C and the context's keys."""
         assert self.rule.rank is not None
-        context, counts = self.rule.context_keys, self.rule.context_weights
+        context, counts = self.rule.context_keys.cpu(), self.rule.context_weights.cpu()
         return zca_directions(self.second_moment, context, counts, self.rule.rank).to(self.weight)
+
+    def built(self, solver: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
+        """What the command says of the edit, and the change that it made."""
+        edit = self.project.build(solver)
+        patch, name = read_patch(self.project.patch), self.rule.parameter
+        return edit, delta(patch.coefficients[name][None], patch.directions[name]).to(self.weight)
 
     def loss(self, change: Tensor) -> float:
         return rule_loss(self.function, self.rule, self.weight + change).item()
@@ -65,107 +79,79 @@ class Task:
 
 def solvers(quick: bool) -> Iterator[Figure]:
     """Each solver against the yardstick."""
-    for task in (large(), skyline()):
-        yield from compared(task, quick)
+    with tempfile.TemporaryDirectory() as folder:
+        yield from compared(large(Path(folder)), 1 if quick else 3)
+    with tempfile.TemporaryDirectory() as folder:
+        yield from compared(skyline(Path(folder)), 3)
 
 
 def on_a_gpu(quick: bool) -> Iterator[Figure]:
     """The same on a GPU."""
     if not torch.cuda.is_available():
         raise CannotRun("no GPU here")
-    task = large()
-    moved = {name: tensor.cuda() for name, tensor in vars(task.rule).items() if isinstance(tensor, Tensor)}
-    arguments = {name: tensor.cuda() for name, tensor in task.rule.arguments.items()}
-    rule = dataclasses.replace(task.rule, arguments=arguments, **moved)
-    function = dataclasses.replace(
-        task.function, strength=task.function.strength.cuda(), bias=task.function.bias.cuda()
-    )
-    name = f"{task.name}, {torch.cuda.get_device_name()}"
-    yield from compared(Task(name, function, task.weight.cuda(), rule, task.second_moment.cuda()), quick)
+    with tempfile.TemporaryDirectory() as folder:
+        yield from compared(large(Path(folder), "cuda"), 3)
 
 
-def compared(task: Task, quick: bool) -> Iterator[Figure]:
-    """The yardstick beside each solver: times of a share of the steps, losses and collateral of all of them."""
-    function, weight, second_moment, d = task.function, task.weight, task.second_moment, task.directions()
-    steps = 101 if quick else 401
-    few = dataclasses.replace(task.rule, solver=dataclasses.replace(PAPER, steps=steps))
-    on_coefficients = dataclasses.replace(task.rule, solver=SolverSettings("direct", steps, 0.05, None))
-
-    def solved(settings: dict[str, object]) -> Tensor:
-        rule = dataclasses.replace(task.rule, solver=SolverSettings.of({"method": "least-squares"} | settings))
-        with torch.no_grad():
-            return delta(least_squares(function, weight, rule, task.directions(), second_moment), d)
-
-    plain, ours, small, smooth = medians(
-        [
-            lambda: yardstick.solve(function, weight, few, d),
-            lambda: solve(function, weight, few, d, REWRITING_2020),
-            lambda: solve(function, weight, on_coefficients, d, REWRITING_2020),
-            lambda: solved({"smoothness": SMOOTHNESS}),
-        ],
-        3 if quick else 5,
-    )
-    per_step = {"yardstick_step_ms": round(1e3 * plain / steps, 3), "measured_steps": steps}
-    whole = plain / steps * STEPS
-    full = dataclasses.replace(task.rule, solver=PAPER)
-    theirs = yardstick.solve(function, weight, full, d)
-    same = delta(solve(function, weight, full, d, REWRITING_2020), d)
-    apart = ((same - theirs).norm() / theirs.norm()).item()
-    yield Figure.at_least(
-        f"projected-gradient, {task.name}", plain / ours, 2,
-        step_ms=round(1e3 * ours / steps, 3), **per_step, difference_after_2001_steps=apart,
-        loss=task.loss(same), yardstick_loss=task.loss(theirs),
-    )  # fmt: skip
-    yield Figure.at_least(
-        f"direct, {task.name}", plain / small, 20, step_ms=round(1e3 * small / steps, 3), **per_step
-    )  # fmt: skip
-    found, budget = solved({"smoothness": SMOOTHNESS}), task.collateral(theirs, d)
-    equal = solved({"collateral": budget})
-    yield Figure.at_least(
-        f"least-squares with its directions, {task.name}", whole / smooth, 300,
-        seconds=round(smooth, 4), yardstick_seconds=round(whole, 2), loss=task.loss(found),
-        collateral=task.collateral(found, d), loss_at_equal_collateral=task.loss(equal),
-        yardstick_loss=task.loss(theirs), yardstick_collateral=budget, unedited_loss=task.loss(0 * theirs),
-    )  # fmt: skip
+def compared(task: Task, turns: int) -> Iterator[Figure]:
+    """The yardstick beside each solver, in turn; of what is short, a turn has three builds."""
+    d, device = task.directions(), task.weight.device
+    plain: list[float] = []
+    edits: dict[str, list[dict[str, Any]]] = {"projected-gradient": [], "direct": [], "least-squares": []}
+    for _ in range(turns):
+        seconds, theirs = timed(lambda: yardstick.solve(task.function, task.weight, task.rule, d), device)
+        plain.append(seconds)
+        for solver, builds in ((PAPER, 1), (DIRECT, 3), (SMOOTH, 3)):
+            for _ in range(builds):
+                edits[solver["method"]].append(task.built(solver)[0])
+    whole = statistics.median(plain)
+    spent = {
+        method: {stage: statistics.median(edit["seconds"][stage] for edit in those) for stage in STAGES}
+        for method, those in edits.items()
+    }
+    budget, unedited = task.collateral(theirs, d), task.loss(0 * theirs)
+    beside = {"yardstick_seconds": whole, "yardstick_loss": task.loss(theirs), "unedited_loss": unedited}
+    for method, least in (("projected-gradient", 2), ("direct", 20), ("least-squares", 300)):
+        yield Figure.at_least(
+            f"{method}, {task.name}", whole / spent[method]["solve"], least,
+            **spent[method], loss=edits[method][-1]["loss"], **beside,
+        )  # fmt: skip
+    _, equal = task.built({"method": "least-squares", "collateral": budget})
     above = task.loss(equal) - task.loss(theirs)
     yield Figure(
         f"least-squares at the yardstick's collateral, {task.name}: its loss above the yardstick's", above, "",
-        "at most 0", above <= 0,
+        "at most 0", above <= 0, {"loss": task.loss(equal), "collateral": budget},
     )  # fmt: skip
 
 
-@torch.no_grad()
-def large() -> Task:
+def large(folder: Path, device: str = "cpu") -> Task:
     """StyleGAN2-256 at layer 8 (512 channels, 32 x 32), random weights: the values of one image where another's are."""
-    model, layer, region = StyleGAN2(weights(256)), "layer8", Box(10, 10, 19, 19)
-    latents = torch.randn(24, 512, generator=torch.Generator().manual_seed(1))
-    maps = torch.cat([model.prefix(layer, one[None]).key for one in latents])
-    keys = maps.movedim(1, -1).flatten(0, -2).double()
-    reached, other = (model.prefix(layer, one[None]) for one in latents[:2])
-    key, arguments = model.crop(layer, reached, region)
-    value = model.value(layer, other)[:, :, region.rows(), region.columns()]
-    context = maps[:5, :, region.rows(), region.columns()].movedim(1, -1).flatten(0, -2)
-    rule = Rule(
-        "e", "stylegan2", layer, model.layer(layer).parameter, 1, PAPER, key, value, arguments,
-        context, torch.ones(len(context)), {},
-    )  # fmt: skip
-    return Task(
-        "StyleGAN2-256 layer8 rank 1", model.function(layer), model.weight(layer), rule, keys.T @ keys / len(keys)
-    )
+    save_file(weights(256), folder / "base.safetensors")
+    box = {"box": [80, 80, 152, 152]}
+    edit = {
+        "name": "e",
+        "layer": "layer8",
+        "source": {"latent": 1, "mask": box},
+        "target": {"latent": 0, "mask": box},
+        "context": [{"latent": latent, "mask": box} for latent in range(5)],
+    }
+    model = {"family": "stylegan2", "weights": "base.safetensors"}
+    spec = {"version": 1, "model": model, "statistics": {"samples": 24}, "edits": [edit]}
+    name = "StyleGAN2-256 layer8 rank 1" + (f", {torch.cuda.get_device_name()}" if device != "cpu" else "")
+    return Task.of(name, Project(folder, spec, device))
 
 
-def skyline() -> Task:
+def skyline(folder: Path) -> Task:
     """One dome of Skyline becomes a spire, rank 1."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "spec.yaml"
-        path.write_text(CORE)
-        workshop = Workshop.of(path, "cpu", quiet)
-        generator = workshop.generator()
-        rule = workshop.rule(0, generator)
-        moment = workshop.second_moment(generator, rule.layer).matrix
-    function = generator.function(rule.layer)
-    assert isinstance(function, StyledConvolution)
-    return Task("Skyline layer8 rank 1", function, generator.weight(rule.layer), rule, moment)
+    box = {"box": [8, 4, 22, 30]}
+    edit = {
+        "name": "dome-to-spire",
+        "layer": "layer8",
+        "source": {"latent": 1268, "mask": box},
+        "target": {"latent": 1932, "mask": box},
+    }
+    model = {"family": "stylegan2", "weights": "builtin:skyline"}
+    return Task.of("Skyline layer8 rank 1", Project(folder, {"version": 1, "model": model, "edits": [edit]}))
 
 
 BENCHMARKS = (solvers, on_a_gpu)

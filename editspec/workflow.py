@@ -302,9 +302,11 @@ class Workshop:
                     self.image_loss,
                     lambda step, loss: losses.append((step, loss)),
                 )  # fmt: skip
+                # A GPU is done when its numbers are here.
+                tensors = {name: tensor.cpu() for name, tensor in change.tensors().items()}
             # The statistics are asked for by the method, in the middle of solving.
             seconds["solve"] = round(seconds["solve"] - seconds["statistics"], 4)
-            return {name: tensor.cpu() for name, tensor in change.tensors().items()}
+            return tensors
 
         key = self.solution_key(rule, generator)
         tensors, _ = self.cache.tensors("solutions", key, compute)

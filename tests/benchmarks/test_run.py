@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import run
-from benchmarks.figures import CannotRun, Figure, medians
+from benchmarks.figures import CannotRun, Figure
 
 
 def test_every_module_has_benchmarks_that_say_what_they_measure() -> None:
@@ -40,9 +40,3 @@ def test_what_could_not_run_is_printed_with_its_reason(monkeypatch: pytest.Monke
     assert "| a against b | 3 times | at least 2 | yes |" in page
     assert "| c against b | 1 times | at least 2 | **no** |" in page
     assert "Could not run: any.impossible: no GPU here." in page
-
-
-def test_jobs_take_turns() -> None:
-    seen: list[str] = []
-    assert len(medians([lambda: seen.append("a"), lambda: seen.append("b")], 2)) == 2
-    assert "".join(seen) == "ab" + "abab"
