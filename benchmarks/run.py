@@ -25,7 +25,7 @@ import torch
 from benchmarks.figures import CannotRun, Figure
 from editspec_runtime.files import write
 
-MODULES = ("solvers", "scale")
+MODULES = ("solvers", "scale", "growth")
 
 
 def main() -> None:
