@@ -156,6 +156,10 @@ def build(
     pareto: Annotated[
         bool, typer.Option("--pareto", help="Show the choice of smoothness: DIR/pareto.json and DIR/pareto.png.")
     ] = False,
+    pick: Annotated[
+        str | None,
+        typer.Option("--pick", metavar="[NAME=]N", help="First write the smoothness of point N of it into the spec."),
+    ] = None,
     allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -169,11 +173,13 @@ def build(
         _set_threads(threads)
         from editspec import checks, workflow
 
+        pareto = pareto or pick is not None
         reports = checks.Reports(junit, markdown)
         reports.require_places()
         built = workflow.build(
-            spec, out, frozen=frozen, page=page, provenance=provenance, pareto=pareto, device=device, report=report
-        )
+            spec, out, frozen=frozen, page=page, provenance=provenance, pareto=pareto, pick=pick, device=device,
+            report=report,
+        )  # fmt: skip
         entries = [
             {
                 "name": edit.rule.edit,

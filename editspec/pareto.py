@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
+from editspec.lock import edit_files, edit_settings, shared_settings
 from editspec.workflow import STAGES, BuiltEdit, Workshop
+from editspec_runtime.digest import digest
 from editspec_runtime.generator import Generator
 from editspec_runtime.least_squares import Problem, curve
 from editspec_runtime.rule import Rule
@@ -23,6 +26,7 @@ def curves(workshop: Workshop, built: Sequence[BuiltEdit]) -> list[dict[str, Any
 
     Each has ``edit``, ``layer`` and ``points``: ``number``, ``smoothness``, ``loss`` (as a share of the loss before the
     edit) and ``collateral`` (tr(dW C dW^T) / tr(W C W^T)). As smoothness falls, loss falls and collateral rises.
+    ``picked`` is the number of the point that the spec has, None where it has another; ``inputs`` is `inputs_of`.
 
     Raises
     ------
@@ -39,27 +43,53 @@ def curves(workshop: Workshop, built: Sequence[BuiltEdit]) -> list[dict[str, Any
         points = curve(problem) if problem.asked > NOTHING_TO_DO else []
         names = ("smoothness", "loss", "collateral")
         rows = [{"number": n} | {name: getattr(p, name) for name in names} for n, p in enumerate(points, start=1)]
-        found.append({"edit": rule.edit, "layer": rule.layer, "points": rows})
+        picked = next((row["number"] for row in rows if row["smoothness"] == rule.solver.smoothness), None)
+        inputs = inputs_of(workshop, number)
+        found.append({"edit": rule.edit, "layer": rule.layer, "inputs": inputs, "picked": picked, "points": rows})
     return found
+
+
+def inputs_of(workshop: Workshop, number: int) -> str:
+    """The digest of all that the curve of edit `number` is made from: what that edit has as its solver is not."""
+    loaded = workshop.loaded
+    edits = [{"settings": edit_settings(loaded, n), "files": edit_files(loaded, n)} for n in range(number + 1)]
+    del edits[-1]["settings"]["solver"]
+    return digest({"weights": workshop.base, "settings": shared_settings(loaded), "edits": edits})
 
 
 def problem_of(workshop: Workshop, rule: Rule, generator: Generator) -> Problem:
     """A rule on the model as the edits before left it, as least squares sees it. Raises as the solver does."""
-    keys = workshop.keys(generator, rule.layer, dict.fromkeys(STAGES, 0.0))
+    weight, keys = generator.weight(rule.layer), workshop.keys(generator, rule.layer, dict.fromkeys(STAGES, 0.0))
+    rule = _as_filed(rule, weight.device)
     function, directions = rule_function(rule, generator), rule_directions(rule, keys)
-    return Problem.of(function, generator.weight(rule.layer), rule, directions, keys.moment())
+    return Problem.of(function, weight, rule, directions, keys.moment())
+
+
+def _as_filed(rule: Rule, device: torch.device) -> Rule:
+    """A rule on a device, its tensors in the order of memory in which its file has them: another gives other bits."""
+
+    def placed(tensor: Tensor) -> Tensor:
+        return tensor.to(device).contiguous()
+
+    return replace(
+        rule,
+        key=placed(rule.key),
+        value=placed(rule.value),
+        arguments={name: placed(tensor) for name, tensor in rule.arguments.items()},
+        context_keys=placed(rule.context_keys),
+        context_weights=placed(rule.context_weights),
+    )
 
 
 def as_text(found: Sequence[dict[str, Any]]) -> str:
-    """The curves as tables, each point with what to write into the spec for it."""
+    """The curves as tables, each point with what the spec has for it; a star at the one that it has."""
     lines = []
     for each in found:
         lines += [f"{each['edit']}: what each smoothness gives", "  number  loss  collateral  in the spec"]
-        lines += [
-            f"  {p['number']:6d}  {p['loss']:4.2f}  {p['collateral']:10.2e}  "
-            f"solver: {{method: least-squares, smoothness: {p['smoothness']!r}}}"
-            for p in each["points"]
-        ]
+        for p in each["points"]:
+            mark = "*" if p["number"] == each["picked"] else " "
+            numbers = f"{p['number']:6d}  {p['loss']:4.2f}  {p['collateral']:10.2e}"
+            lines.append(f"{mark} {numbers}  solver: {{method: least-squares, smoothness: {p['smoothness']!r}}}")
     return "\n".join(lines)
 
 

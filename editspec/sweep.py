@@ -19,6 +19,7 @@ from torch import Tensor
 from editspec import workflow
 from editspec.bench.experiments import EXPERIMENTS
 from editspec.pictures import png_bytes
+from editspec.spans import node_at, replaced
 from editspec.workflow import BuiltEdit, Report, Workshop, quiet, require_own_folder
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.document import parse
@@ -177,20 +178,19 @@ def rewritten(loaded: LoadedSpec, folder: Path, layer: str, rank: int) -> str:
     root = yaml.compose(text)
     changes = []
     for path, value in values.items():
-        node = _node(root, path)
+        node = node_at(root, path)
         if node is not None and node.value != value:
             changes.append(
                 (node.start_mark.index, node.end_mark.index, json.dumps(value) if path[-1] != "rank" else value)
             )
         elif node is None:  # the rank, which may be left out
-            beside = _node(root, ("edits", last, "layer"))
+            beside = node_at(root, ("edits", last, "layer"))
             assert beside is not None
-            flow = _node(root, ("edits", last)).flow_style  # type: ignore[union-attr]
+            flow = node_at(root, ("edits", last)).flow_style  # type: ignore[union-attr]
             indent = " " * loaded.document.keys[("edits", last, "layer")][1]
             glue = ", " if flow else "\n" + indent[:-1]
             changes.append((beside.end_mark.index, beside.end_mark.index, f"{glue}{_key('rank', loaded)}: {value}"))
-    for begin, end, value in sorted(changes, reverse=True):
-        text = text[:begin] + value + text[end:]
+    text = replaced(text, changes)
     parse(text, loaded.document.file)
     return text
 
@@ -218,17 +218,6 @@ def _at(data: Any, path: Sequence[str | int]) -> Any:
     for part in path:
         data = data[part]
     return data
-
-
-def _node(node: Any, path: Sequence[str | int]) -> yaml.Node | None:
-    for part in path:
-        if isinstance(part, int):
-            node = node.value[part]
-        else:
-            node = next((value for key, value in node.value if key.value == part), None)
-        if node is None:
-            return None
-    return node  # type: ignore[no-any-return]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -184,8 +184,20 @@ class Workshop:
         workshop.source = network_of(loaded.spec.model, loaded.weights, loaded.path.parent)
         workshop.require_layers()
         workshop.folder = BuildFolder(out, _names(loaded), []) if out is not None else None
-        workshop.steps = steps(loaded, base, lock, lambda number, locked: workshop.kept(number, locked) is not None)
+        workshop.decide()
         return workshop
+
+    def with_spec(self, loaded: LoadedSpec) -> Workshop:
+        """The same under another text of its spec, which has the same model and the same names."""
+        workshop = replace(self, loaded=loaded)
+        workshop.decide()
+        return workshop
+
+    def decide(self) -> None:
+        """Decide what is to be done with each edit."""
+        self.steps = steps(
+            self.loaded, self.base, self.lock, lambda number, locked: self.kept(number, locked) is not None
+        )
 
     @property
     def conventions(self) -> Conventions:
@@ -517,6 +529,7 @@ def build(
     page: bool = False,
     provenance: bool = False,
     pareto: bool = False,
+    pick: str | None = None,
     device: str = "auto",
     report: Report = quiet,
 ) -> list[BuiltEdit]:
@@ -526,7 +539,8 @@ def build(
     these are solved. With `frozen` the lock is not written but obeyed. With `page` all that can be told of the build
     is written, too: `out`/report.html; with `provenance` an in-toto statement of what it was made from:
     `out`/provenance.json; with `pareto` what each smoothness gives, as numbers and as a picture: `out`/pareto.json and
-    pareto.png.
+    pareto.png. With `pick`, ``N`` or ``NAME=N``, the smoothness of point N in the pareto.json of an earlier build is
+    first written into the spec; then it is built, with `pareto`.
 
     Raises
     ------
@@ -536,10 +550,14 @@ def build(
         With `frozen`, where an input is not as the lock has it, or an artifact came out otherwise in the same
         environment.
     UsageError
-        With `pareto`, where no edit is solved by least squares.
+        With `pareto`, where no edit is solved by least squares; with `pick`, where there is no such point, or the spec
+        cannot be changed.
     EditError
         The weights or the numbers are wrong, or `out` is in the way.
     """
+    if frozen and pick is not None:
+        raise UsageError("--pick changes the spec, which --frozen builds as its lock has it.", "Leave one of them out.")
+    pareto = pareto or pick is not None
     workshop = Workshop.of(spec, device, report, Path(out))
     if pareto and not any(edit.solver.method == "least-squares" for edit in workshop.loaded.spec.edits):
         raise UsageError(
@@ -550,6 +568,10 @@ def build(
         workshop.require_unchanged()
     else:
         require_place(lock_path(workshop.loaded.path))
+    if pick is not None:
+        from editspec.picking import picked
+
+        workshop = workshop.with_spec(picked(workshop, Path(out), pick))
     beside = [name for name, wanted in ((PAGE, page), (STATEMENT, provenance)) if wanted]
     beside += PARETO if pareto else ()
     folder = workshop.folder = BuildFolder.prepare(Path(out), _names(workshop.loaded), beside)
