@@ -30,6 +30,8 @@ STEPS = 200
 """Steps at most."""
 GOOD_ENOUGH = 1e-3
 """After that many steps, what a further one may promise at most, as a share of the objective."""
+FURTHER = 1.3
+"""How far the steps of the reweighted least squares go, in steps: their curvature lies above the loss's."""
 NEWTON = 0.03
 """Below this promise, as a share of a channel's objective, the steps take the loss's own curvature."""
 BLOCK = 2**22
@@ -71,8 +73,9 @@ class _State:
     pull: Tensor  # [J, O, n], half the gradient of the demodulation's sum of squares
     factor: Tensor  # [J, O]
     slope: Tensor  # [J, O, P], of the value over the demodulated answer
-    curvature: Tensor  # [J, O, P], its derivative
+    near: Tensor  # [J, O, P], one over that answer, rounded at the activation's kink; 0 where it is clamped
     residual: Tensor  # [J, O, P]
+    weight: Tensor  # [J, O, P], one over the residual, rounded at its kink: that of the reweighted least squares
     loss: Tensor  # [O]
 
     def where(self, better: Tensor, other: _State) -> _State:
@@ -150,7 +153,7 @@ class Problem:
         asked = (value - factored(nothing)).abs().mean().item()
         if not math.isfinite(asked):
             raise NumericalError(f"The loss is {asked} after 0 steps.", "Use precision: float64.")
-        scale = factored.scale * factored.gain * factored.factor(nothing).square().mean().sqrt().item()
+        scale = factored.scale * factored.gain * factored.demodulation(nothing)[0].square().mean().sqrt().item()
         return Problem(
             function=_in_the_metric(factored, root),
             value=value,
@@ -176,7 +179,7 @@ class Problem:
     @property
     def width(self) -> float:
         """The width over which kinks are rounded."""
-        return ROUNDING * self.asked
+        return max(ROUNDING * self.asked, 1e-100)
 
     def nothing(self) -> Tensor:
         """The unknowns of no change, [O, n]."""
@@ -208,36 +211,38 @@ class Problem:
     def at(self, unknowns: Tensor) -> _State:
         """Where the problem stands at these unknowns."""
         function, width = self.function, self.width
-        answer = function.response + unknowns @ function.design.mT
-        pull = answer.new_zeros(len(answer), *unknowns.shape)
-        if function.cross is not None and function.gram is not None:
-            pull = function.cross + unknowns @ function.gram
-        factor = function.factor(unknowns)
-        whole = answer * factor[..., None] + function.offset
+        answer, (factor, pull) = function.answer(unknowns), function.demodulation(unknowns)
+        whole = torch.addcmul(function.offset, answer, factor[..., None])
         mean, bend = function.gain * (1 + function.slope) / 2, function.gain * (1 - function.slope) / 2
-        rounded = (whole.square() + width**2).sqrt() if width else whole.abs()
-        residual = mean * whole + bend * rounded - self.value
-        slope = mean + bend * whole / rounded
-        curvature = bend * width**2 / rounded**3
+        # Roots and divisions take far longer than the rest: one for each kink.
+        square = whole.square().add_(width**2)
+        near = square.rsqrt()
+        value = (mean * whole).add_(square.mul_(near), alpha=bend)
+        slope = (whole * near).mul_(bend).add_(mean)
+        if function.clamp is not None:
+            inside = value.abs() <= function.clamp
+            value, slope, near = value.clamp(-function.clamp, function.clamp), slope * inside, near * inside
+        residual = value - self.value
+        square = residual.square().add_(width**2)
+        weight = square.rsqrt()
         if self.linear:
             loss = residual.square().mean((0, 2)) / self.asked**2
         else:
-            loss = ((residual.square() + width**2).sqrt() - width).mean((0, 2)) / self.asked
-        return _State(unknowns, answer, pull, factor, slope, curvature, residual, loss)
+            loss = (square.mul_(weight).mean((0, 2)) - width) / self.asked
+        return _State(unknowns, answer, pull, factor, slope, near, residual, weight, loss)
 
     def gradient(self, state: _State) -> Tensor:
         """The gradient of each channel's loss, [O, n]."""
         return self._slopes(state)[0]
 
     def _slopes(self, state: _State) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient; each rounded |residual|; the loss's derivative by each demodulated answer times its factor."""
+        """The gradient; the loss's derivative by each value; the same by each demodulated answer, times the factor."""
         count = self.asked * self.value[:, 0].numel()
-        distance = (state.residual.square() + self.width**2).sqrt()
-        force = 2 * state.residual / self.asked / count if self.linear else state.residual / distance / count
-        push = force * state.slope * state.factor[..., None]
+        force = state.residual * (2 / self.asked if self.linear else state.weight)
+        push = (force * state.slope).mul_(state.factor[..., None] / count)
         towards = push @ self.function.design
         shrinking = state.factor.square() * (push * state.answer).sum(-1)
-        return (towards - shrinking[..., None] * state.pull).sum(0), distance, push
+        return (towards - shrinking[..., None] * state.pull).sum(0), force, push
 
     def quadratic(self, state: _State, newton: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient [O, n] and curvature [O, n, n] of each channel's loss.
@@ -245,15 +250,16 @@ class Problem:
         The curvature is that of the reweighted least squares, which lies above the loss, with the demodulation factor
         linearised: positive semidefinite. For the channels in `newton` [O] it is the loss's own, which need not be.
         """
-        gradient, distance, push = self._slopes(state)
-        weight = state.slope.square() / distance
+        gradient, force, push = self._slopes(state)
+        weight = state.slope.square().mul_(state.weight)
         if bool(newton.any()):
-            own = weight * (self.width / distance).square() + state.residual / distance * state.curvature
+            bend = self.function.gain * (1 - self.function.slope) / 2
+            own = weight * (self.width * state.weight).square_() + force * (state.near**3).mul_(bend * self.width**2)
             weight = torch.where(newton[:, None], own, weight)
         shrinking = state.factor.square()[..., None]
-        weight = weight * (shrinking / (self.asked * self.value[:, 0].numel()))
+        weight *= shrinking / (self.asked * self.value[:, 0].numel())
         curvature = self._products(weight)
-        weight = weight * state.answer
+        weight *= state.answer
         pulled = shrinking * (weight @ self.function.design)
         energy = shrinking.square() * (weight * state.answer).sum(-1, keepdim=True)
         if self.function.gram is not None:
@@ -271,7 +277,7 @@ class Problem:
     def _products(self, weight: Tensor) -> Tensor:
         """design^T diag(weight[:, o]) design for every channel o, [O, n, n], of weights [J, O, P]."""
         count = len(self.root)
-        rows, columns = torch.triu_indices(count, count, device=weight.device)
+        rows, columns = self._triangle
         total = weight.new_zeros(weight.shape[1], len(rows))
         for part, pairs in zip(torch.split(weight, max(1, BLOCK // len(rows)), 2), self._pairs(), strict=True):
             total += (part @ pairs).sum(0)
@@ -282,13 +288,18 @@ class Problem:
 
     def _pairs(self) -> Iterable[Tensor]:
         """The products of every two columns of the design, [J, p, n * (n + 1) / 2] for blocks of p positions."""
-        rows, columns = torch.triu_indices(len(self.root), len(self.root), device=self.root.device)
+        rows, columns = self._triangle
         blocks = torch.split(self.function.design, max(1, BLOCK // len(rows)), 1)
         return self._kept_pairs if len(blocks) == 1 else (seen[..., rows] * seen[..., columns] for seen in blocks)
 
     @cached_property
+    def _triangle(self) -> Tensor:
+        """Rows and columns on and above the diagonal of a matrix of the unknowns."""
+        return torch.triu_indices(len(self.root), len(self.root), device=self.root.device)
+
+    @cached_property
     def _kept_pairs(self) -> tuple[Tensor, ...]:
-        rows, columns = torch.triu_indices(len(self.root), len(self.root), device=self.root.device)
+        rows, columns = self._triangle
         return (self.function.design[..., rows] * self.function.design[..., columns],)
 
 
@@ -323,12 +334,12 @@ def minimise(problem: Problem, smoothness: float, start: Tensor) -> Tensor:
             root = torch.where(sound[:, None, None], root, torch.eye(root.shape[-1]).to(root))
         step = -torch.cholesky_solve(gradient[..., None], root)[..., 0] * sound[:, None]
         promise = torch.where(sound, -(gradient * step).sum(1), math.inf)
-        trial = part.at(state.unknowns + step)
+        trial = part.at(state.unknowns + torch.where(newton, 1.0, FURTHER)[:, None] * step)
         gained = objective - trial.loss - price * trial.unknowns.square().sum(1)
         better, true = gained > 0, 2 * gained / promise
         state = trial.where(better, state)
         newton = newton | (better & (promise < NEWTON * objective))
-        damping = damping * torch.where(true > 0.75, 0.2, torch.where(true < 0.25, 5.0, 1.0))
+        damping = damping * torch.where(true > 0.75, 0.2, torch.where(true < 0.25, 10.0, 1.0))
         damping = torch.where(sound, damping, damping.clamp_min(1e-3)).clamp(1e-6, 1e6)
         going = promise > enough
         if not bool(going.any()):

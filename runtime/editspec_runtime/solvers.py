@@ -150,27 +150,31 @@ def direct(
     """
     settings = rule.solver
     factored = function.factored(rule.key, weight, directions, rule.arguments, haloed=True)
+    wanted = rule.value.flatten(2)
 
     def loss_of(coefficients: Tensor) -> Tensor:
+        """The loss; its gradient becomes the coefficients'."""
         if factored is None:
-            return rule_loss(function, rule, weight + delta(coefficients, directions))
-        answer = factored(coefficients[0].flatten(1))
-        return (rule.value.flatten(2) - answer).abs().mean()
+            loss = rule_loss(function, rule, weight + delta(coefficients, directions))
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+        with torch.no_grad():
+            loss, gradient = factored.loss_and_gradient(coefficients[0].flatten(1), wanted)
+        coefficients.grad = gradient.view_as(coefficients)
+        return loss
 
-    coefficients = coefficients_of(torch.zeros_like(weight), directions).requires_grad_()
+    # Adam goes through memory as it lies, and so lie the gradients.
+    coefficients = coefficients_of(torch.zeros_like(weight), directions).contiguous().requires_grad_()
     adam = torch.optim.Adam([coefficients], lr=settings.learning_rate, fused=True)
     best = _Best()
-    for step in range(settings.steps):
+    for step in range(settings.steps + 1):
         adam.zero_grad()
         loss = loss_of(coefficients)
         if (value := finite(loss, step, watch)) < best.loss:
             best.offer(value, coefficients.detach().clone())
-        loss.backward()  # type: ignore[no-untyped-call]
-        adam.step()
-        progress(step + 1, settings.steps)
-    with torch.no_grad():
-        final = loss_of(coefficients)
-    best.offer(finite(final, settings.steps, watch), coefficients.detach())
+        if step < settings.steps:
+            adam.step()
+            progress(step + 1, settings.steps)
     return best.coefficients if conventions.keep_best else coefficients.detach()
 
 

@@ -14,7 +14,7 @@ from editspec_runtime.closed_form import closed_form
 from editspec_runtime.conventions import EDITSPEC
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.families.proggan.network import ProgressiveGAN
-from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.families.stylegan2.network import StyledConvolution, StyleGAN2
 from editspec_runtime.generator import Box, FactoredFunction, LayerFunction
 from editspec_runtime.least_squares import Problem, curve, least_squares, minimise, within
 from editspec_runtime.rule import Rule, SolverSettings
@@ -87,6 +87,37 @@ def test_the_factored_function_is_the_function(make_tiny: MakeTiny, layer: str) 
             assert (factored(-a[0].flatten(1)).view_as(wanted) - wanted).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("demodulated", [True, False])
+@pytest.mark.parametrize("clamp", [None, 1.0])
+def test_the_gradient_by_hand_is_that_of_autograd(demodulated: bool, clamp: float | None) -> None:
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random).double()
+
+    images, channels, positions, count = 2, 5, 12, 4
+    root = normal(images, count, count)
+    demodulation = {
+        "energy": 30 + normal(images, channels), "cross": normal(images, channels, count), "gram": root @ root.mT,
+    }  # fmt: skip
+    function = FactoredFunction(
+        3 * normal(images, channels, positions), normal(images, positions, count), normal(images, channels, positions),
+        slope=0.2, gain=1.5, clamp=clamp, **(demodulation if demodulated else {}),
+    )  # fmt: skip
+    wanted, coefficients = normal(images, channels, positions), normal(channels, count).requires_grad_()
+    loss = (wanted - function(coefficients)).abs().mean()
+    loss.backward()
+    assert coefficients.grad is not None
+    found, gradient = function.loss_and_gradient(coefficients.detach(), wanted)
+    torch.testing.assert_close(found, loss.detach(), rtol=1e-13, atol=0)
+    torch.testing.assert_close(gradient, coefficients.grad, rtol=1e-12, atol=1e-14)
+    # Without the clamp, or the factor, it is another: both are in it.
+    _, other = dataclasses.replace(function, clamp=None if clamp else 0.5).loss_and_gradient(
+        coefficients.detach(), wanted
+    )
+    assert (gradient - other).norm() > 1e-2 * gradient.norm()
+
+
 @pytest.mark.parametrize("layer", ["layer2", "layer5", "layer6"])
 def test_the_gradient_of_its_objective_is_zero(make_tiny: MakeTiny, layer: str) -> None:
     problem = task(make_tiny, layer).problem()
@@ -105,6 +136,23 @@ def test_the_gradient_of_its_objective_is_zero(make_tiny: MakeTiny, layer: str) 
     state = problem.at(0.5 * found)
     stepped = problem.gradient(state) + 2 * 0.05 * problem.price * state.unknowns
     torch.testing.assert_close(stepped, gradient(0.5 * found), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", ["layer2", "layer5", "layer6"])
+def test_it_knows_where_values_are_clamped(make_tiny: MakeTiny, layer: str) -> None:
+    given = task(make_tiny, layer)
+    function = given.function
+    assert isinstance(function, StyledConvolution)
+    free = given.problem()
+    clamp = free.function(free.nothing()).abs().quantile(0.8).item()
+    problem = dataclasses.replace(given, function=dataclasses.replace(function, clamp=clamp)).problem()
+    unknowns = (0.1 * torch.randn(problem.nothing().shape, generator=torch.Generator().manual_seed(0))).double()
+    unknowns.requires_grad_()
+    problem.at(unknowns).loss.sum().backward()
+    gradient = problem.gradient(problem.at(unknowns.detach()))
+    torch.testing.assert_close(gradient, unknowns.grad, rtol=1e-9, atol=1e-12)
+    ours, theirs = (minimise(each, 0.05, each.nothing()) for each in (problem, free))
+    assert problem.objective(ours, 0.05).mean() < 0.999 * problem.objective(theirs, 0.05).mean()
 
 
 # With seed 6, projected gradient finds nothing better than no change.
