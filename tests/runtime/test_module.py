@@ -49,6 +49,22 @@ class Pictures(nn.Module):
         x = self.up(self.act(self.norm(self.begin(z))))
         return torch.tanh(self.last(F.leaky_relu(self.mix(x), 0.2)))
 
+class Rectified(nn.Module):
+    latent_shape = (5, 2, 2)
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(5, 6, 4, 2, 1)
+        self.leak = nn.LeakyReLU(0.2, True)
+        self.drop = nn.Dropout2d()
+        self.mix = nn.Conv2d(6, 8, 3, 1, 1)
+        self.cut = nn.ReLU()
+        self.squash = nn.Tanh()
+        self.last = nn.Conv2d(8, 3, 1)
+
+    def forward(self, z):
+        return self.last(self.squash(self.cut(self.mix(self.drop(self.leak(self.up(z)))))))
+
 class Waves(nn.Module):
     latent_size = 4
 
@@ -91,9 +107,15 @@ def generator(name: str, points: dict[str, Points] | None = None) -> ModuleGener
     return ModuleGenerator(weights, Source(module, "code", points or {}))
 
 
-LATENTS = {"Pictures": 5, "Waves": 4}
+LATENTS = {"Pictures": 5, "Rectified": 20, "Waves": 4}
+SIZES = {"Pictures": 8, "Rectified": 4, "Waves": 8}
 DECLARED = {
     "Pictures": {"normed": Points("begin", "act", "begin.weight")},
+    "Rectified": {
+        "leaky": Points("up", "drop", "up.weight"),
+        "rectified": Points("mix", "cut", "mix.weight"),
+        "squashed": Points("mix", "squash", "mix.weight"),
+    },
     "Waves": {"bent": Points("along", "bend", "along.weight"), "folded": Points("wide", "fold", "wide.weight")},
 }
 
@@ -103,7 +125,11 @@ def latents(name: str, count: int = 2) -> Tensor:
 
 
 def every_layer() -> list[tuple[str, str]]:
-    names = {"Pictures": ["begin", "up", "mix", "last", "normed"], "Waves": ["wide", "along", "out", "bent"]}
+    names = {
+        "Pictures": ["begin", "up", "mix", "last", "normed"],
+        "Rectified": ["leaky", "rectified", "squashed"],
+        "Waves": ["wide", "along", "out", "bent"],
+    }
     return [(name, layer) for name, layers in names.items() for layer in layers]
 
 
@@ -220,11 +246,13 @@ def run(*arguments: object) -> Result:
 
 
 def spec_of(name: str, layer: str, **fields: Any) -> dict[str, Any]:
-    size = {"Pictures": 8, "Waves": 8}[name]
+    size = SIZES[name]
     place = {"latent": 1, "mask": {"box": [0, 0, size // 2, size // 2]}}
     solver = {"method": "direct", "steps": 60}
     edit = {"name": "e", "layer": layer, "source": place, "target": {**place, "latent": 2}, "solver": solver, **fields}
-    model = {"family": "torch", "module": f"nets:{name}", "weights": "weights.safetensors"}
+    model: dict[str, Any] = {"family": "torch", "module": f"nets:{name}", "weights": "weights.safetensors"}
+    if points := DECLARED[name].get(layer):
+        model["layers"] = {layer: {"key": points.key, "value": points.value}}
     return {"version": 1, "model": model, "statistics": {"samples": 64}, "edits": [edit]}
 
 
@@ -239,22 +267,18 @@ def built(spec: dict[str, Any], *arguments: str) -> dict[str, Any]:
 def test_every_kind_of_layer_is_edited(name: str, layer: str) -> None:
     module = network(name)
     save_file(module.state_dict(), "weights.safetensors")
-    spec = spec_of(name, layer)
-    if layer in ("normed", "bent"):
-        points = DECLARED[name][layer]
-        spec["model"]["layers"] = {layer: {"key": points.key, "value": points.value}}
-    edit = built(spec, "--allow-code")
+    edit = built(spec_of(name, layer), "--allow-code")
     run("apply", "--model", "weights.safetensors", edit["patch"], "-o", "edited.safetensors")
     edited = load_file("edited.safetensors")
     changed = [key for key, tensor in module.state_dict().items() if not torch.equal(tensor, edited[key])]
-    assert changed == [{"normed": "begin", "bent": "along"}.get(layer, layer) + ".weight"]
+    assert changed == [DECLARED[name][layer].parameter if layer in DECLARED[name] else f"{layer}.weight"]
     # The loss is that of the network with the edited weights: the patch was put in the right axes.
     assert edit["loss"] == pytest.approx(loss_with(name, "edited.safetensors"), rel=1e-5)
     assert edit["loss"] < 0.99 * loss_with(name, "weights.safetensors")
 
 
 @pytest.mark.parametrize(("name", "layer"), every_layer())
-def test_a_module_alone_is_solved_by_least_squares(name: str, layer: str) -> None:
+def test_a_module_alone_or_before_rectifiers_is_solved_by_least_squares(name: str, layer: str) -> None:
     model = generator(name, DECLARED[name])
     reached = model.prefix(layer, latents(name))
     size, shape = model.layer(layer).key_size, model.layer(layer)
@@ -264,7 +288,7 @@ def test_a_module_alone_is_solved_by_least_squares(name: str, layer: str) -> Non
     random = torch.Generator().manual_seed(4)
     d = torch.linalg.qr(torch.randn(shape.in_channels, 2, generator=random))[0].T.contiguous()
     factored = function.factored(key, weight, d, arguments, haloed=True)
-    if layer in ("normed", "bent"):
+    if layer in ("normed", "bent", "squashed"):
         assert factored is None
         return
     assert factored is not None
@@ -281,8 +305,6 @@ def test_a_module_alone_is_solved_by_least_squares(name: str, layer: str) -> Non
 def test_what_follows_a_module_is_refused_with_the_method_to_use() -> None:
     save_file(network("Pictures").state_dict(), "weights.safetensors")
     spec = spec_of("Pictures", "normed", solver="least-squares")
-    points = DECLARED["Pictures"]["normed"]
-    spec["model"]["layers"] = {"normed": {"key": points.key, "value": points.value}}
     Path("spec.yaml").write_text(yaml.safe_dump(spec))
     result = run("build", "spec.yaml", "-o", "out", "--allow-code")
     assert result.exit_code == 1
@@ -364,11 +386,22 @@ def test_a_factory_that_fails_is_named() -> None:
 def exported(name: str, batch: int | None = None) -> Path:
     """A file of torch.export; for any batch, or for one."""
     module = network(name)
-    shape = {"Pictures": (5, 1, 1), "Waves": (4,)}[name]
+    shape = {"Pictures": (5, 1, 1), "Rectified": (5, 2, 2), "Waves": (4,)}[name]
     shapes = ({0: torch.export.Dim("n")},) if batch is None else None
     program = torch.export.export(module, (torch.zeros(batch or 2, *shape),), dynamic_shapes=shapes)
     torch.export.save(program, f"{name}.pt2")
     return Path(f"{name}.pt2")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+def test_rectifiers_of_an_exported_network_are_known() -> None:
+    spec = spec_of("Rectified", "rectified", solver="least-squares")
+    spec["model"] |= {"weights": str(exported("Rectified"))}
+    del spec["model"]["module"]
+    without = built(spec)
+    save_file(network("Rectified").state_dict(), "weights.safetensors")
+    with_code = built(spec_of("Rectified", "rectified", solver="least-squares"), "--allow-code")
+    assert without["loss"] == pytest.approx(with_code["loss"], rel=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")

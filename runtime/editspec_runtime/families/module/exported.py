@@ -119,7 +119,7 @@ def _refused(path: Path, what: str) -> FileError:
 
 
 def _restore_layers(module: nn.Module) -> None:
-    """Put torch's own modules in the place of those that the graph made of linear and convolutional layers."""
+    """Put torch's own modules in the place of those that the graph made of layers and of rectifiers."""
     for name, part in list(module.named_modules()):
         made = _layer(part)
         if made is not None:
@@ -128,13 +128,19 @@ def _restore_layers(module: nn.Module) -> None:
 
 
 def _layer(part: nn.Module) -> nn.Module | None:
-    """The layer that a module of one operator is; None for any other."""
+    """The layer or the rectifier that a module of one operator is; None for any other."""
     graph = getattr(part, "graph", None)
     calls = [node for node in graph.nodes if node.op.startswith("call")] if graph is not None else []
-    if len(calls) != 1 or not hasattr(part, "weight"):
+    if len(calls) != 1:
+        return None
+    target = str(calls[0].target)
+    if target in ("aten.relu.default", "aten.relu_.default"):
+        return nn.ReLU()
+    if target in ("aten.leaky_relu.default", "aten.leaky_relu_.default"):
+        return nn.LeakyReLU(*calls[0].args[1:])
+    if not hasattr(part, "weight"):
         return None
     weight: Any = part.weight
-    target = str(calls[0].target)
     given = list(calls[0].args[3:])
 
     def option(index: int, default: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +20,16 @@ from editspec_runtime.families.module.source import Points, Source
 from editspec_runtime.families.module.trace import PointError, Trace, watched
 from editspec_runtime.generator import Box, FactoredFunction, Generator, LayerFunction, LayerInput
 
-AXES = {nn.Linear: "o i", nn.Conv1d: "o i x", nn.Conv2d: "o i y x", nn.ConvTranspose2d: "i o y x"}
+AXES: dict[type[nn.Module], str] = {
+    nn.Linear: "o i",
+    nn.Conv1d: "o i x",
+    nn.Conv2d: "o i y x",
+    nn.ConvTranspose2d: "i o y x",
+}
 """The axes of each kind of module's weight."""
+
+IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+"""The modules that hand on what they get in eval mode, which is the only one here."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +85,11 @@ class ModuleFunction(LayerFunction):
     def factored(
         self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
     ) -> FactoredFunction | None:
-        module = self.modules[0]
-        # A module of its own adds nothing but a bias; of what follows in a chain, nothing is known.
-        if len(self.modules) > 1 or getattr(module, "padding_mode", "zeros") != "zeros":
+        module, *behind = self.modules
+        slope = slope_of(behind)
+        # A layer of torch's own adds nothing but a bias; what a class made from it does instead is not known.
+        known = any(type(module).forward is kind.forward for kind in AXES)
+        if slope is None or not known or getattr(module, "padding_mode", "zeros") != "zeros":
             return None
         response = self.convolution(key, weight[0])
         rank, taps = len(directions), weight.shape[-2:]
@@ -91,7 +101,7 @@ class ModuleFunction(LayerFunction):
         response, offset = response.flatten(2), torch.zeros_like(response[:1].flatten(2))
         if (bias := self.weights[0].get("bias")) is not None:
             offset = offset + bias.to(key)[:, None]
-        return FactoredFunction(response, design.flatten(2).mT, offset)
+        return FactoredFunction(response, design.flatten(2).mT, offset, slope=slope)
 
     def _region(self, value: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
         """The part of a value map [n, c, h, w] that counts."""
@@ -112,6 +122,21 @@ class ModuleFunction(LayerFunction):
             value: Tensor = F.conv2d(key, kernel, None, *options)
             return value
         return F.conv2d(key, kernel)
+
+
+def slope_of(modules: Sequence[nn.Module]) -> float | None:
+    """What a chain of modules multiplies each number below zero by, if it leaves those above as they are; else None.
+
+    Only torch's own classes are known: what is made from them may do anything.
+    """
+    slopes = [
+        0.0 if type(module) is nn.ReLU
+        else module.negative_slope if type(module) is nn.LeakyReLU
+        else 1.0 if type(module) in IDENTITIES
+        else -1.0
+        for module in modules
+    ]  # fmt: skip
+    return math.prod(slopes) if all(slope >= 0 for slope in slopes) else None
 
 
 def kernel_of(module: nn.Module, weight: Tensor) -> Tensor:
