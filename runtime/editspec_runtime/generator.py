@@ -81,6 +81,8 @@ class FactoredFunction:
         What is added after demodulation, [1 or J, O, P].
     energy, cross, gram
         Of the demodulation: [J, O], [J, O, n] and [J, n, n]; all None where the layer has none (factor 1).
+    multiplier
+        What each output channel is multiplied by in place of the demodulation, [1, O], of any sign; None for 1.
     slope, gain
         Of the activation; 1 and 1 where the layer has none.
     clamp
@@ -95,6 +97,7 @@ class FactoredFunction:
     energy: Tensor | None = None
     cross: Tensor | None = None
     gram: Tensor | None = None
+    multiplier: Tensor | None = None
     slope: float = 1.0
     gain: float = 1.0
     clamp: float | None = None
@@ -107,7 +110,9 @@ class FactoredFunction:
     def demodulation(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """The factor [J, O] of coefficients [O, n]; of what it is the inverse root of, half the gradient [J, O, n]."""
         if self.energy is None or self.cross is None or self.gram is None:
-            return self.response.new_ones(self.response.shape[:2]), self.response.new_zeros(coefficients.shape)[None]
+            shape = self.response.shape[:2]
+            factor = self.response.new_ones(shape) if self.multiplier is None else self.multiplier.expand(shape)
+            return factor, self.response.new_zeros(coefficients.shape)[None]
         pull = torch.baddbmm(self.cross, coefficients.expand(len(self.gram), -1, -1), self.gram)
         energy = self.energy + ((self.cross + pull) * coefficients).sum(-1)
         # The sum of squares is never negative; rounding might make it so.

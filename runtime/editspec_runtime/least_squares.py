@@ -188,7 +188,8 @@ class Problem:
     def channels(self, chosen: Tensor) -> Problem:
         """The problem of the output channels `chosen` alone."""
         function = self.function
-        per_channel = {name: getattr(function, name) for name in ("response", "offset", "energy", "cross")}
+        names = ("response", "offset", "energy", "cross", "multiplier")
+        per_channel = {name: getattr(function, name) for name in names}
         function = dataclasses.replace(function, **{n: t[:, chosen] for n, t in per_channel.items() if t is not None})
         return dataclasses.replace(self, function=function, value=self.value[:, chosen])
 
@@ -360,15 +361,15 @@ def minimise(problem: Problem, smoothness: float, start: Tensor) -> Tensor:
 
 
 def _linear(problem: Problem, smoothness: float) -> Tensor:
-    """The minimum for a layer that is linear from key to value: the same small matrix for all channels."""
+    """The minimum for a layer that is linear from key to value: the same small matrix for all channels, scaled."""
     nothing = problem.at(problem.nothing())
     scale = problem.asked**2 * problem.value[:, 0].numel()
-    design, gain = problem.function.design, problem.function.gain
+    design, gain, multiplier = problem.function.design, problem.function.gain, nothing.factor[0, :, None]
     values, vectors = torch.linalg.eigh(gain**2 * (design.mT @ design).sum(0) / scale)
-    pull = -gain * (nothing.residual @ design).sum(0) / scale
-    price = smoothness * problem.price
+    pull = -gain * multiplier * (nothing.residual @ design).sum(0) / scale
+    values, price = multiplier.square() * values, smoothness * problem.price
     # What no key of the rule sees has no price to weigh: the answer of least norm leaves it alone.
-    seen = values + price > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    seen = values + price > values[:, -1:] * len(vectors) * torch.finfo(values.dtype).eps
     unknowns: Tensor = ((pull @ vectors) * torch.where(seen, 1 / (values + price), 0)) @ vectors.T
     return unknowns
 

@@ -1,4 +1,4 @@
-"""Least squares through rectifiers: a convolution and what follows it, as modules of any network."""
+"""Least squares through batch normalization and rectifiers: a convolution and what follows it, of any network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from editspec_runtime.conventions import EDITSPEC
-from editspec_runtime.families.module.network import ModuleFunction, ModuleGenerator, slope_of
+from editspec_runtime.families.module.network import ModuleFunction, ModuleGenerator, Pointwise
 from editspec_runtime.families.module.source import Points, Source
 from editspec_runtime.generator import Box
 from editspec_runtime.least_squares import Problem, least_squares, minimise
@@ -18,16 +18,33 @@ from editspec_runtime.rule import Rule, SolverSettings
 from editspec_runtime.solvers import delta, rule_loss, solve
 
 SMOOTHNESS = 0.05
-RECTIFIERS = (nn.ReLU(), nn.LeakyReLU(0.2))
+FOLLOWERS = ("rectified", "leaky", "normalized", "normalized and rectified")
 
 
-def task(rectifier: nn.Module, seed: int = 0) -> tuple[ModuleFunction, Tensor, Rule, Tensor, Tensor]:
+def followers(name: str) -> list[nn.Module]:
+    """What follows the convolution of 6 channels."""
+    normalization, random = nn.BatchNorm2d(6), torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        normalization.weight.normal_(generator=random)
+        normalization.bias.normal_(generator=random)
+        normalization.running_mean.normal_(generator=random)  # type: ignore[union-attr]
+        normalization.running_var.uniform_(0.1, 2, generator=random)  # type: ignore[union-attr]
+    assert normalization.weight.min() < 0 < normalization.weight.max()
+    return {
+        "rectified": [nn.ReLU()],
+        "leaky": [nn.Identity(), nn.LeakyReLU(0.2)],
+        "normalized": [normalization],
+        "normalized and rectified": [nn.Dropout(), normalization, nn.ReLU(inplace=True)],
+    }[name]
+
+
+def task(name: str, seed: int = 0) -> tuple[ModuleFunction, Tensor, Rule, Tensor, Tensor]:
     """The values of one image in the place of another's: the function, its weight, the rule, directions, and C."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = nn.Sequential(nn.ConvTranspose2d(5, 6, 4, 2, 1), rectifier, nn.Conv2d(6, 3, 1)).double()
+        module = nn.Sequential(nn.ConvTranspose2d(5, 6, 4, 2, 1), *followers(name), nn.Conv2d(6, 3, 1)).double()
     random = torch.Generator().manual_seed(seed + 100)
-    points = {"rectified": Points("0", "1", "0.weight")}
+    points = {"rectified": Points("0", str(len(module) - 2), "0.weight")}
     model = ModuleGenerator(dict(module.state_dict()), Source(module, "code", points, (5, 4, 4)))
     z = torch.randn(10, 80, generator=random).double()
     reached, other = (model.prefix("rectified", one[None]) for one in z[:2])
@@ -41,21 +58,21 @@ def task(rectifier: nn.Module, seed: int = 0) -> tuple[ModuleFunction, Tensor, R
     return model.function("rectified"), model.weight("rectified"), rule, directions, keys.T @ keys / len(keys)
 
 
-@pytest.mark.parametrize("rectifier", RECTIFIERS)
-def test_the_factored_function_is_the_function(rectifier: nn.Module) -> None:
-    function, weight, rule, d, _ = task(rectifier)
+@pytest.mark.parametrize("name", FOLLOWERS)
+def test_the_factored_function_is_the_function(name: str) -> None:
+    function, weight, rule, d, _ = task(name)
     factored = function.factored(rule.key, weight, d, rule.arguments, haloed=True)
     assert factored is not None
     a = torch.randn(1, 6, 2, 4, 4, generator=torch.Generator().manual_seed(3)).double()
     wanted = function(rule.key, weight + delta(a, d), rule.arguments, haloed=True).flatten(2)
     torch.testing.assert_close(factored(a[0].flatten(1)), wanted, rtol=1e-11, atol=1e-11)
-    assert (replace(factored, slope=1.0)(a[0].flatten(1)) - wanted).abs().max() > 0.1
+    assert (factored(-a[0].flatten(1)) - wanted).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("rectifier", RECTIFIERS)
-def test_the_gradient_of_its_objective_is_zero(rectifier: nn.Module, seed: int) -> None:
-    problem = Problem.of(*task(rectifier, seed))
+@pytest.mark.parametrize("name", FOLLOWERS)
+def test_the_gradient_of_its_objective_is_zero(name: str, seed: int) -> None:
+    problem = Problem.of(*task(name, seed))
 
     def gradient(unknowns: Tensor) -> Tensor:
         free = unknowns.clone().requires_grad_()
@@ -74,9 +91,9 @@ def test_the_gradient_of_its_objective_is_zero(rectifier: nn.Module, seed: int) 
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("rectifier", RECTIFIERS)
-def test_its_objective_is_not_above_that_of_projected_gradient(rectifier: nn.Module, seed: int) -> None:
-    function, weight, rule, d, moment = task(rectifier, seed)
+@pytest.mark.parametrize("name", FOLLOWERS)
+def test_its_objective_is_not_above_that_of_projected_gradient(name: str, seed: int) -> None:
+    function, weight, rule, d, moment = task(name, seed)
     problem = Problem.of(function, weight, rule, d, moment)
     projected = solve(
         function, weight, replace(rule, solver=SolverSettings("projected-gradient", 40, 0.02, 1)), d, EDITSPEC
@@ -94,21 +111,38 @@ def test_its_objective_is_not_above_that_of_projected_gradient(rectifier: nn.Mod
     assert loss(least_squares(function, weight, rule, d, moment)) < loss(nothing)
 
 
-def test_only_what_is_known_to_act_on_each_number_alone_has_a_slope() -> None:
-    leaky = nn.LeakyReLU(0.2)
-    x = torch.linspace(-2, 2, 41)
-    for modules in ([], [nn.ReLU()], [leaky, nn.Identity(), leaky], [leaky, nn.Dropout().eval(), nn.ReLU()]):
-        slope = slope_of(modules)
-        assert slope is not None
-        torch.testing.assert_close(nn.Sequential(*modules)(x), torch.where(x > 0, x, slope * x))
-    assert slope_of([leaky, leaky]) == pytest.approx(0.04)
+def pointwise(modules: list[nn.Module], *, channels_last: bool = False) -> Pointwise | None:
+    return Pointwise.of(modules, [module.state_dict() for module in modules], 6, channels_last=channels_last)
 
+
+def test_what_acts_on_every_number_alone_is_known() -> None:
+    leaky, identity = nn.LeakyReLU(0.2), nn.Identity()
+    x = torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(8)).double()
+    chains = [followers(name) for name in FOLLOWERS]
+    chains += [[], [leaky, identity, leaky], [*followers("normalized"), nn.BatchNorm2d(6, affine=False), leaky]]
+    for modules in chains:
+        found = pointwise(modules)
+        assert found is not None
+        plain = found.multiplier[:, None, None] * x + found.shift[:, None, None]
+        torch.testing.assert_close(
+            nn.Sequential(*modules).double().eval()(x.clone()), torch.where(plain > 0, plain, found.slope * plain)
+        )
+
+
+def test_what_does_anything_else_is_not_known() -> None:
     class Own(nn.ReLU):
         def forward(self, x: Tensor) -> Tensor:
             return x.softmax(1)
 
-    for module in (nn.Tanh(), nn.ELU(), nn.Softmax(1), nn.LeakyReLU(-0.2), nn.LeakyReLU(math.nan), Own()):
-        assert slope_of([nn.ReLU(), module]) is None
+    others = [nn.Tanh(), nn.ELU(), nn.Softmax(1), nn.LeakyReLU(-0.2), nn.LeakyReLU(math.nan), Own()]
+    others += [nn.BatchNorm2d(6, track_running_stats=False), nn.InstanceNorm2d(6)]
+    for module in others:
+        assert pointwise([nn.Identity(), module]) is None
+    # Behind a rectifier a shift has no such form; and where channels come last, what is normalized are no channels.
+    normalized = followers("normalized")
+    assert pointwise([nn.ReLU(), *normalized]) is None
+    assert pointwise([nn.BatchNorm1d(6)], channels_last=True) is None
+    assert pointwise([nn.BatchNorm1d(6)]) is not None
 
 
 def test_a_layer_of_another_class_is_not_taken_for_torchs_own() -> None:
@@ -116,8 +150,27 @@ def test_a_layer_of_another_class_is_not_taken_for_torchs_own() -> None:
         def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
             return 2 * super().forward(x, output_size)
 
-    function, weight, rule, d, _ = task(nn.ReLU())
+    function, weight, rule, d, _ = task("rectified")
     own = Doubled(5, 6, 4, 2, 1)
     other = replace(function, modules=(own, *function.modules[1:]))
     assert other.factored(rule.key, weight, d, rule.arguments, haloed=True) is None
     assert function.factored(rule.key, weight, d, rule.arguments, haloed=True) is not None
+
+
+def test_of_a_normalized_convolution_the_limit_is_the_least_squares() -> None:
+    function, weight, rule, d, moment = task("normalized")
+
+    def answer(coefficients: Tensor) -> Tensor:
+        return function(rule.key, weight + delta(coefficients, d), rule.arguments, haloed=True)
+
+    start = torch.zeros(1, 6, 2, 4, 4).double()
+    columns = torch.autograd.functional.jacobian(answer, start).flatten(0, 3).flatten(1)
+    cholesky = torch.linalg.cholesky(d @ moment @ d.T)
+    turned = torch.linalg.solve(cholesky, columns.view(-1, 6, 2, 16)).flatten(1)
+    dense = torch.linalg.lstsq(turned, (rule.value - answer(start)).flatten(), driver="gelsd").solution.view(6, 2, 16)
+    wanted = torch.linalg.solve(cholesky.T, dense).view(1, 6, 2, 4, 4)
+    for smoothness, near in ((0.0, 1e-7), (1.0, None)):
+        settings = SolverSettings.of({"method": "least-squares", "smoothness": smoothness})
+        found = least_squares(function, weight, replace(rule, solver=settings), d, moment)
+        apart = (found - wanted).norm() / wanted.norm()
+        assert apart < near if near else apart > 1e-2

@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,8 +28,11 @@ AXES: dict[type[nn.Module], str] = {
 }
 """The axes of each kind of module's weight."""
 
-IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-"""The modules that hand on what they get in eval mode, which is the only one here."""
+POINTWISE = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU,
+    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+)  # fmt: skip
+"""The modules that in eval mode, which is the only one here, change each number by itself: the last row not at all."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,11 @@ class ModuleFunction(LayerFunction):
     def factored(
         self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
     ) -> FactoredFunction | None:
-        module, *behind = self.modules
-        slope = slope_of(behind)
+        module, channels = self.modules[0], weight.shape[1]
+        pointwise = Pointwise.of(self.modules[1:], self.weights[1:], channels, channels_last=self.layer.value.last)
         # A layer of torch's own adds nothing but a bias; what a class made from it does instead is not known.
         known = any(type(module).forward is kind.forward for kind in AXES)
-        if slope is None or not known or getattr(module, "padding_mode", "zeros") != "zeros":
+        if pointwise is None or not known or getattr(module, "padding_mode", "zeros") != "zeros":
             return None
         response = self.convolution(key, weight[0])
         rank, taps = len(directions), weight.shape[-2:]
@@ -101,7 +104,11 @@ class ModuleFunction(LayerFunction):
         response, offset = response.flatten(2), torch.zeros_like(response[:1].flatten(2))
         if (bias := self.weights[0].get("bias")) is not None:
             offset = offset + bias.to(key)[:, None]
-        return FactoredFunction(response, design.flatten(2).mT, offset, slope=slope)
+        multiplier, shift = (tensor.to(key) for tensor in (pointwise.multiplier, pointwise.shift))
+        offset = multiplier[:, None] * offset + shift[:, None]
+        return FactoredFunction(
+            response, design.flatten(2).mT, offset, multiplier=multiplier[None], slope=pointwise.slope
+        )
 
     def _region(self, value: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
         """The part of a value map [n, c, h, w] that counts."""
@@ -124,19 +131,51 @@ class ModuleFunction(LayerFunction):
         return F.conv2d(key, kernel)
 
 
-def slope_of(modules: Sequence[nn.Module]) -> float | None:
-    """What a chain of modules multiplies each number below zero by, if it leaves those above as they are; else None.
+@dataclass(frozen=True)
+class Pointwise:
+    """What a chain of modules makes of every number by itself: leaky_relu(multiplier * x + shift, slope).
 
-    Only torch's own classes are known: what is made from them may do anything.
+    Attributes
+    ----------
+    multiplier, shift
+        By channel, [c] float64.
+    slope
+        What is multiplied below zero; 1 without a rectifier.
     """
-    slopes = [
-        0.0 if type(module) is nn.ReLU
-        else module.negative_slope if type(module) is nn.LeakyReLU
-        else 1.0 if type(module) in IDENTITIES
-        else -1.0
-        for module in modules
-    ]  # fmt: skip
-    return math.prod(slopes) if all(slope >= 0 for slope in slopes) else None
+
+    multiplier: Tensor
+    shift: Tensor
+    slope: float = 1.0
+
+    @staticmethod
+    def of(
+        modules: Sequence[nn.Module], weights: Sequence[Mapping[str, Tensor]], channels: int, *, channels_last: bool
+    ) -> Pointwise | None:
+        """What these modules with these weights do in eval mode; None where it has no such form.
+
+        Only torch's own classes are known: what is made from them may do anything.
+        """
+        found = Pointwise(torch.ones(channels).double(), torch.zeros(channels).double())
+        for module, own in zip(modules, weights, strict=True):
+            if type(module) not in POINTWISE:
+                return None
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                if found.slope != 1.0 or "running_var" not in own or channels_last:
+                    return None
+                found = found.normalized({name: tensor.cpu().double() for name, tensor in own.items()}, module.eps)
+            elif isinstance(module, nn.ReLU | nn.LeakyReLU):
+                slope = module.negative_slope if isinstance(module, nn.LeakyReLU) else 0.0
+                if not slope >= 0:
+                    return None
+                found = replace(found, slope=found.slope * slope)
+        return found
+
+    def normalized(self, own: Mapping[str, Tensor], eps: float) -> Pointwise:
+        """The same with a batch normalization behind it, by what it saw in training."""
+        scale = (own["running_var"] + eps).rsqrt()
+        scale = scale * own["weight"] if "weight" in own else scale
+        shift = (self.shift - own["running_mean"]) * scale
+        return Pointwise(self.multiplier * scale, shift + own["bias"] if "bias" in own else shift)
 
 
 def kernel_of(module: nn.Module, weight: Tensor) -> Tensor:
