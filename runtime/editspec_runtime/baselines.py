@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from editspec_runtime.adam import Adam
 from editspec_runtime.conventions import Conventions
 from editspec_runtime.generator import Generator, LayerFunction
 from editspec_runtime.rule import Rule
@@ -48,7 +49,7 @@ def low_rank(
     assert rank is not None
     assert settings.project_every is not None
     free = weight.clone().requires_grad_()
-    adam = torch.optim.Adam([free], lr=settings.learning_rate)
+    adam = Adam([free], settings.learning_rate)
     factors = _cut(torch.zeros_like(weight), rank)
     best, best_loss, cut = factors, float("inf"), True
     for step in range(settings.steps + 1):
@@ -158,7 +159,7 @@ def _descend(
 ) -> list[Tensor]:
     """Adam on `free` without a constraint: the best iterate, or the last."""
     free = list(free)
-    adam = torch.optim.Adam(free, lr=rule.solver.learning_rate)
+    adam = Adam(free, rule.solver.learning_rate)
     best, best_loss = [tensor.detach().clone() for tensor in free], float("inf")
     for step in range(rule.solver.steps + 1):
         adam.zero_grad()

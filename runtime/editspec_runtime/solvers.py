@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from editspec_runtime.adam import Adam
 from editspec_runtime.conventions import Conventions
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.generator import LayerFunction
@@ -110,7 +111,7 @@ def projected_gradient(
     settings = rule.solver
     assert settings.project_every is not None
     free = weight.clone().requires_grad_()
-    adam = torch.optim.Adam([free], lr=settings.learning_rate, fused=True)
+    adam = Adam([free], settings.learning_rate)
     answer = function.bound(rule.key, rule.arguments, haloed=True)
     coefficients = coefficients_of(torch.zeros_like(weight), directions)
     best, projected = _Best(), True
@@ -165,7 +166,7 @@ def direct(
 
     # Adam goes through memory as it lies, and so lie the gradients.
     coefficients = coefficients_of(torch.zeros_like(weight), directions).contiguous().requires_grad_()
-    adam = torch.optim.Adam([coefficients], lr=settings.learning_rate, fused=True)
+    adam = Adam([coefficients], settings.learning_rate)
     best = _Best()
     for step in range(settings.steps + 1):
         adam.zero_grad()
