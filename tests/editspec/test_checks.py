@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,9 @@ import yaml
 from junitparser import JUnitXml
 from safetensors.torch import save_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
 import editspec
 from editspec import checks, workflow
-from editspec.cli import app
 from editspec.sweep import rewritten
 from editspec_compiler import SpecError, load
 from editspec_compiler.resolve import Asked, asked, edit_digest
@@ -28,19 +25,10 @@ from editspec_runtime.checkpoint import read_checkpoint
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.latents import LatentStream
 from editspec_runtime.rule import read_rule
+from tests.commands import run, said
 
 PLACE: dict[str, Any] = {"latent": 1, "mask": {"box": [2, 2, 10, 10]}}
 ELSEWHERE: dict[str, Any] = {"latents": [5, 6, [0.1] * 8], "mask": {"box": [4, 4, 12, 12]}}
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(*arguments: object, code: int = 0) -> Any:
-    result = run(*arguments, "--json")
-    assert result.exit_code == code, result.stderr
-    return json.loads(result.stdout)
 
 
 def spec_of(*given: dict[str, Any], edits: list[dict[str, Any]] | None = None) -> dict[str, Any]:

@@ -15,28 +15,16 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
-from editspec.cli import app
 from editspec_runtime.checkpoint import read_checkpoint
 from editspec_runtime.patch import read_patch
+from tests.commands import run, said
 
 COMMANDS = [
     "validate", "compile", "build", "lock", "plan", "check", "ci", "verify", "sign", "apply", "compose", "rebase",
     "diff", "audit", "inspect", "convert", "import", "export",
     "render", "statistics", "schema", "families",
 ]  # fmt: skip
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(*arguments: object) -> Any:
-    """The one JSON object that a command prints on stdout."""
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 def three_edits() -> dict[str, Any]:
@@ -369,7 +357,7 @@ def test_validate_takes_several_specs_and_says_all_that_is_wrong(folder: Path) -
 def test_memory_that_ends_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from editspec import workflow
 
-    for error, said in (
+    for error, words in (
         (torch.OutOfMemoryError("CUDA out of memory."), "does not fit into memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "does not fit into memory"),
         (MemoryError(), "does not fit into memory"),
@@ -382,7 +370,7 @@ def test_memory_that_ends_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(workflow, "build", build)
         result = run("build", "spec.yaml", "-o", "x")
         assert result.exit_code == 1
-        assert said in result.stderr
+        assert words in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
-from editspec.cli import app
 from editspec_runtime.checkpoint import read_checkpoint
 from editspec_runtime.patch import read_patch
+from tests.commands import run, said
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 
@@ -25,16 +23,6 @@ MakeTiny = Callable[..., dict[str, Tensor]]
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(*arguments: object) -> Any:
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 def training_checkpoint(weights: dict[str, Tensor]) -> dict[str, Any]:

@@ -13,24 +13,13 @@ import pytest
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
 import editspec
-from editspec.cli import app
 from editspec_runtime.patch import read_patch
+from tests.commands import run, said
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ASKED = ("--family", "stylegan2", "--weights", "tiny.safetensors", "--layer", "layer6")
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(*arguments: object) -> Any:
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 @pytest.fixture(autouse=True)

@@ -13,22 +13,17 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
 import editspec
-from editspec.cli import app
 from editspec.exploring import compare_layers, search_images
 from editspec_runtime.conventions import EDITSPEC, REWRITING_2020
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.generator import Box
 from editspec_runtime.latents import LatentStream
 from editspec_runtime.search import exceeding, search
+from tests.commands import run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

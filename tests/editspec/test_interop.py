@@ -16,11 +16,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from typer.testing import CliRunner, Result
 
-from editspec.cli import app
 from editspec.interop import lora_factors
 from editspec_runtime.patch import apply_stack, make_patch, read_patch
+from tests.commands import run, said
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CODE = '''
@@ -55,16 +54,6 @@ class Row(nn.Module):
     def forward(self, latents):
         return self.end(self.bend(self.row(self.start(latents).reshape(-1, 2, 4))).flatten(1))
 '''
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(*arguments: object) -> Any:
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 def edit(number: int, layer: str, size: int, **more: Any) -> dict[str, Any]:

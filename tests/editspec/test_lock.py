@@ -14,21 +14,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
-from editspec.cli import app
 from editspec.lock import Lock, lock_path, read_lock
 from editspec_compiler import SpecError
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(*arguments: object) -> Any:
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
+from tests.commands import run, said
 
 
 def five_edits() -> dict[str, Any]:

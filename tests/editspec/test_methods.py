@@ -13,15 +13,10 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from editspec.cli import app
+from tests.commands import said
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 WEIGHTS = GOLDEN / "pg_state_dict.safetensors"
-
-
-def said(*arguments: object) -> Any:
-    result = CliRunner().invoke(app, [*(str(argument) for argument in arguments), "--json"])
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 def spec(layer: str, solver: Any, size: int, **fields: Any) -> dict[str, Any]:

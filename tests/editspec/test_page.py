@@ -17,27 +17,16 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from typer.testing import CliRunner, Result
 
-from editspec.cli import app
 from editspec.page import POINTS, _curve, _ticks
 from editspec.pictures import heat
 from editspec.workflow import Workshop, quiet
+from tests.commands import run, said
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 LAYER = {"method": "layer", "steps": 5, "learning_rate": 0.001}
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(*arguments: object) -> Any:
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 def edit(name: str, layer: str, **more: Any) -> dict[str, Any]:

@@ -23,22 +23,12 @@ from in_toto_attestation.v1.statement import Statement
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from editspec.cli import app
 from editspec.provenance import require_statement
 from editspec_runtime.checkpoint import read_checkpoint
 from editspec_runtime.errors import SignatureError
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(*arguments: object) -> Any:
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
+from tests.commands import run, said
 
 
 def sha256(path: str | Path) -> str:

@@ -13,23 +13,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
-from editspec.cli import app
 from editspec_runtime.checkpoint import read_checkpoint
+from tests.commands import run, said
 
 INDEX = "model.safetensors.index.json"
 FORMS = ("sharded", f"sharded/{INDEX}")
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(*arguments: object) -> Any:
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 def write(weights: str, **more: Any) -> None:

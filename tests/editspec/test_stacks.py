@@ -12,25 +12,14 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
 from editspec import stacks
-from editspec.cli import app
 from editspec_runtime.checkpoint import read_checkpoint
 from editspec_runtime.digest import tensors_digest
 from editspec_runtime.errors import EditError, PatchError
 from editspec_runtime.metric import norm, principal_cosines, recompress, unfolded
 from editspec_runtime.patch import apply_stack, read_patch
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(*arguments: object) -> Any:
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
+from tests.commands import run, said
 
 
 def spec() -> dict[str, Any]:

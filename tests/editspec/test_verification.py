@@ -14,16 +14,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
-from editspec.cli import app
 from editspec.verification import verify
 from editspec_runtime.errors import EditError, PatchError
 from editspec_runtime.patch import Patch, make_patch, read_patch
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+from tests.commands import run
 
 
 def spec() -> dict[str, Any]:

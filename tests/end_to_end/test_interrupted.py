@@ -1,7 +1,8 @@
-"""A build that is killed half-way: nothing half-written lies under a final name, and the next run works."""
+"""Builds that are killed, interrupted, or two at once: the next run ends with the same bytes."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -10,102 +11,158 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
+from editspec.lock import lock_path, read_lock
+from editspec_runtime.files import read_header
 from editspec_runtime.patch import read_patch
 from editspec_runtime.rule import read_rule
 
+# A server that has torch loaded forks each build at once: no half second of start-up to be killed in, over and over.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["editspec.workflow"])
 
-@pytest.fixture
-def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path) -> Path:
-    save_file(make_tiny(), tmp_path / "tiny.safetensors")
-    place = {"latent": 1, "mask": {"box": [4, 4, 20, 20]}}
-    spec = {
+
+def built(folder: str, out: str, cache: str) -> None:
+    """What the process that is killed does."""
+    import torch
+
+    from editspec.workflow import build
+
+    os.environ["EDITSPEC_CACHE"] = str(Path(folder, cache))
+    torch.set_num_threads(1)
+    build(Path(folder, "spec.yaml"), Path(folder, out), device="cpu")
+
+
+def started(*arguments: str) -> Any:
+    process = CONTEXT.Process(target=built, args=arguments)
+    process.start()
+    return process
+
+
+def finish(process: Any) -> None:
+    process.join()
+    assert process.exitcode == 0
+
+
+def five_edits(steps: int = 20) -> dict[str, Any]:
+    place = {"latent": 1, "mask": {"box": [2, 2, 10, 10]}}
+    return {
         "version": 1,
         "model": {"family": "stylegan2", "weights": "tiny.safetensors"},
-        "statistics": {"samples": 64},
+        "statistics": {"samples": 32},
         "edits": [
             {
                 "name": f"edit-{number}",
-                "layer": f"layer{8 - number}",
+                "layer": f"layer{2 + number}",
                 "source": {**place, "latent": 2 + number},
                 "target": place,
-                "solver": {"method": "projected-gradient", "steps": 200},
+                "solver": {"method": "direct", "steps": steps, "learning_rate": 0.01},
             }
-            for number in range(4)
+            for number in range(5)
         ],
     }
-    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
-    return tmp_path
 
 
-def build(folder: Path, out: str, cache: str) -> subprocess.Popen[bytes]:
-    # One thread: what the build computes must not wait for the cores that other tests use.
-    command = [sys.executable, "-m", "editspec", "build", "spec.yaml", "-o", out, "--threads", "1"]
-    environment = {**os.environ, "EDITSPEC_CACHE": str(folder / cache)}
-    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+@pytest.fixture
+def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path) -> str:
+    save_file(make_tiny(size=16), tmp_path / "tiny.safetensors")
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(five_edits()))
+    return str(tmp_path)
 
 
-def finish(process: subprocess.Popen[bytes]) -> bytes:
-    """Wait for a build that must succeed; what it wrote to stderr."""
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
-    return errors
+def whole_files(folder: str, *below: str) -> dict[str, bytes]:
+    """Every file under a final name, each read as what it is; a part of one would be an error."""
+    found = {}
+    places = [Path(folder, name) for name in below]
+    for path in [*Path(folder).glob("spec*"), *(path for place in places for path in sorted(place.rglob("*")))]:
+        if not path.is_file() or path.suffix == ".part":
+            continue
+        if path.parent.name == "patches":
+            read_patch(path)
+        elif path.parent.name == "rules":
+            read_rule(path)
+        elif path.suffix == ".safetensors":
+            read_header(path)
+        found[str(path.relative_to(folder))] = path.read_bytes()
+    read_lock(lock_path(Path(folder, "spec.yaml")))
+    return found
 
 
-def results(out: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(out)): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.suffix != ".part" and path.is_file()
-    }
+def results(files: dict[str, bytes], out: str) -> dict[str, bytes]:
+    return {name.removeprefix(f"{out}/"): data for name, data in files.items() if name.startswith((f"{out}/", "spec"))}
 
 
-def killed_after(process: subprocess.Popen[bytes], lines: int, moment: float) -> None:
-    """Kill a build once it has reported so many times, and a moment more: no guess at how fast the machine is."""
-    assert process.stderr is not None
-    for _ in range(lines):
-        process.stderr.readline()
-    time.sleep(moment)
-    process.kill()
-    process.communicate()
+@pytest.mark.slow
+def test_killed_at_fifty_random_moments(folder: str) -> None:
+    process = CONTEXT.Process(target=kill_fifty, args=(folder,))
+    process.start()
+    finish(process)
+    assert Path(folder, "halfway").read_text() >= "10"
 
 
-def test_killed_at_any_moment(folder: Path) -> None:
-    finish(build(folder, "whole", "cache-whole"))
-    wanted = results(folder / "whole")
+def kill_fifty(folder: str) -> None:
+    """Build, kill, build again: each in a fork of this process, which has built before, so that a build is short."""
+    fork = multiprocessing.get_context("fork")
+    built(folder, "warm", "cache-warm")
+
+    def once(out: str, cache: str, moment: float | None = None) -> float:
+        process, begun = fork.Process(target=built, args=(folder, out, cache)), time.perf_counter()
+        process.start()
+        if moment is None:
+            finish(process)
+        else:
+            time.sleep(moment)
+            process.kill()
+            process.join()
+        return time.perf_counter() - begun
+
+    Path(folder, "spec.yaml.lock").unlink()
+    duration = once("whole", "cache-whole")
+    wanted = results(whole_files(folder, "whole"), "whole")
+    assert len(wanted) == 13  # rules, patches, the manifest, the spec and its lock
     rng = random.Random(0)
     halfway = 0
-    # An edit reports the beginning and the end of its statistics, and of its solving.
-    for attempt, lines in enumerate((1, 3, 6, 7, 9, 14)):
-        killed_after(build(folder, "out", f"cache-{attempt}"), lines, rng.uniform(0, 0.05))
-        found = results(folder / "out")
-        halfway += 0 < len([name for name in found if name.startswith("patches/")]) < 4
-        for name in found:
-            if name.endswith(".safetensors"):
-                (read_patch if name.startswith("patches/") else read_rule)(folder / "out" / name)
-    assert halfway > 0
-    finish(build(folder, "out", "cache-0"))
-    assert results(folder / "out") == wanted
+    for attempt in range(50):
+        Path(folder, "spec.yaml.lock").unlink(missing_ok=True)
+        out, cache = f"out-{attempt}", f"cache-{attempt}"
+        once(out, cache, rng.uniform(0, duration))
+        found = results(whole_files(folder, out, cache), out)
+        halfway += 2 < len(found) < 13
+        once(out, cache)
+        assert results(whole_files(folder, out, cache), out) == wanted
+    Path(folder, "halfway").write_text(f"{halfway:02d}")
 
 
-def test_interrupted_by_a_person(folder: Path) -> None:
-    process = build(folder, "out", "cache")
+def test_two_builds_of_a_spec_at_once(folder: str) -> None:
+    finish(started(folder, "alone", "other-cache"))
+    wanted = results(whole_files(folder, "alone"), "alone")
+    Path(folder, "spec.yaml.lock").unlink()
+    for outs in (("same", "same"), ("one", "two")):
+        Path(folder, "spec.yaml.lock").unlink(missing_ok=True)
+        for process in [started(folder, out, f"cache-{outs[0]}") for out in outs]:
+            finish(process)
+        for out in outs:
+            assert results(whole_files(folder, out), out) == wanted
+
+
+def test_interrupted_by_a_person(folder: str) -> None:
+    spec = Path(folder, "spec.yaml")
+    spec.write_text(yaml.safe_dump(five_edits(steps=100_000)))
+    command = [sys.executable, "-m", "editspec", "build", "spec.yaml", "-o", "out", "--threads", "1"]
+    environment = os.environ | {"EDITSPEC_CACHE": str(Path(folder, "cache"))}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
     assert process.stderr is not None
-    process.stderr.readline()  # the statistics have begun
+    process.stderr.readline()  # the work has begun
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
     assert b"Traceback" not in errors
-    finish(build(folder, "out", "cache"))
-
-
-def test_two_builds_at_once(folder: Path) -> None:
-    first, second = build(folder, "out", "cache"), build(folder, "out", "cache")
-    for process in (first, second, build(folder, "alone", "other-cache")):
-        finish(process)
-    assert results(folder / "out") == results(folder / "alone")
+    spec.write_text(yaml.safe_dump(five_edits()))
+    finish(started(folder, "out", "cache"))
+    assert len(results(whole_files(folder, "out"), "out")) == 13

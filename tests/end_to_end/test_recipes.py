@@ -21,6 +21,7 @@ from editspec_runtime.skyline import WEIGHTS
 from editspec_runtime.skyline.efficacy import drawn, edit_measures, edit_numbers, touched
 from editspec_runtime.skyline.reader import load_reader
 from editspec_runtime.skyline.world import LATENT_SIZE, Scene, scenes
+from tests.commands import said
 
 SPECS = Path(__file__).parents[2] / "specs" / "skyline"
 UNSEEN = 3
@@ -38,14 +39,8 @@ def one_cache(shared_cache: Path, own_cache: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("EDITSPEC_CACHE", str(shared_cache))
 
 
-def run(*arguments: object) -> Any:
-    result = CliRunner().invoke(app, [*(str(argument) for argument in arguments), "--json"])
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
-
-
 def edited(patches: list[Any], folder: Path) -> StyleGAN2:
-    run("apply", "--model", "builtin:skyline", *patches, "-o", folder / "edited.safetensors")
+    said("apply", "--model", "builtin:skyline", *patches, "-o", folder / "edited.safetensors")
     return StyleGAN2(read_checkpoint(folder / "edited.safetensors").generator)
 
 
@@ -76,7 +71,7 @@ RECIPES = {
 def test_a_recipe_changes_the_rule_and_little_else(name: str, tmp_path: Path) -> None:
     counterfactual, least, outside = RECIPES[name]
     spec = SPECS / f"{name}.yaml"
-    edits = run("build", spec, "-o", tmp_path / "out")["edits"]
+    edits = said("build", spec, "-o", tmp_path / "out")["edits"]
     unmodified, found = numbers(edited([edit["patch"] for edit in edits], tmp_path), counterfactual)
     assert found["efficacy"] >= least
     assert found["outside"] <= outside
@@ -84,17 +79,17 @@ def test_a_recipe_changes_the_rule_and_little_else(name: str, tmp_path: Path) ->
 
 
 def test_three_edits_compose(tmp_path: Path) -> None:
-    edits = run("build", SPECS / "three_edits.yaml", "-o", tmp_path / "out")["edits"]
+    edits = said("build", SPECS / "three_edits.yaml", "-o", tmp_path / "out")["edits"]
     assert len(edits) == 3
     for count in (1, 2, 3):
         out = tmp_path / f"{count}.safetensors"
-        found = run("apply", "--model", "builtin:skyline", *(edit["patch"] for edit in edits[:count]), "-o", out)
+        found = said("apply", "--model", "builtin:skyline", *(edit["patch"] for edit in edits[:count]), "-o", out)
         assert found["digest"] == edits[count - 1]["result"] == read_checkpoint(out).digest()
 
 
 @pytest.mark.parametrize("name", ["dark_windows_to_lit", "spire_to_tree", "three_edits"])
 def test_the_recipes_pass_their_checks(name: str) -> None:
-    found = run("check", SPECS / f"{name}.yaml")
+    found = said("check", SPECS / f"{name}.yaml")
     assert found["passed"]
     assert {row["status"] for row in found["checks"]} == {"passed"}
 
@@ -148,18 +143,18 @@ def test_the_identity_edit_has_no_loss(layer: str, tmp_path: Path) -> None:
         ],
     }
     (tmp_path / "identity.yaml").write_text(yaml.safe_dump(spec))
-    (edit,) = run("build", tmp_path / "identity.yaml", "-o", tmp_path / "out")["edits"]
+    (edit,) = said("build", tmp_path / "identity.yaml", "-o", tmp_path / "out")["edits"]
     assert edit["loss"] < 1e-6
     spec["edits"][0]["source"] = {**place, "latent": 6}
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(spec))
-    (edit,) = run("build", tmp_path / "other.yaml", "-o", tmp_path / "other")["edits"]
+    (edit,) = said("build", tmp_path / "other.yaml", "-o", tmp_path / "other")["edits"]
     assert edit["loss"] > 1e-4
 
 
 def test_the_reported_loss_is_that_of_the_applied_weights(tmp_path: Path) -> None:
     from editspec_runtime.rule import read_rule
 
-    (edit,) = run("build", SPECS / "dome_to_spire.yaml", "-o", tmp_path / "out")["edits"]
+    (edit,) = said("build", SPECS / "dome_to_spire.yaml", "-o", tmp_path / "out")["edits"]
     rule = read_rule(tmp_path / "out/rules/01-dome-to-spire.safetensors")
     unedited = StyleGAN2(read_checkpoint(WEIGHTS).generator)
 

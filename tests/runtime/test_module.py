@@ -15,9 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from typer.testing import CliRunner, Result
 
-from editspec.cli import app
 from editspec_runtime.errors import FileError, WeightsError
 from editspec_runtime.families.module.exported import read_exported
 from editspec_runtime.families.module.network import ModuleGenerator, kernel_of, stored_weight
@@ -26,6 +24,7 @@ from editspec_runtime.families.module.trace import PointError
 from editspec_runtime.generator import Box, Generator
 from editspec_runtime.rule import read_rule
 from editspec_runtime.solvers import delta
+from tests.commands import run
 
 CODE = """
 import torch
@@ -239,10 +238,6 @@ def test_weights_of_another_network_are_listed() -> None:
         assert part in str(error.value)
     with pytest.raises(WeightsError, match="Nothing says what a latent"):
         ModuleGenerator(*source(module, None))
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def spec_of(name: str, layer: str, **fields: Any) -> dict[str, Any]:
