@@ -92,6 +92,53 @@ class _State:
 
 
 @dataclass(frozen=True)
+class Squares:
+    """design^T diag(w) design for many weightings w of the positions: its products are made once, where they are few.
+
+    Attributes
+    ----------
+    design
+        [J, P, n].
+    """
+
+    design: Tensor
+
+    def weighted(self, weight: Tensor) -> Tensor:
+        """The products [O, n, n] of weights [J, O, P], summed over the images."""
+        count = self.design.shape[2]
+        rows, columns = self.triangle
+        total = weight.new_zeros(weight.shape[1], len(rows))
+        for part, pairs in zip(torch.split(weight, self.block, 2), self.pairs(), strict=True):
+            total += (part @ pairs).sum(0)
+        whole = weight.new_empty(len(total), count**2)
+        for places in (rows * count + columns, columns * count + rows):
+            whole.index_copy_(1, places, total)
+        return whole.view(-1, count, count)
+
+    def pairs(self) -> Iterable[Tensor]:
+        """The products of every two columns of the design, [J, p, n * (n + 1) / 2] for blocks of p positions."""
+        rows, columns = self.triangle
+        blocks = torch.split(self.design, self.block, 1)
+        return self.kept_pairs if len(blocks) == 1 else (seen[..., rows] * seen[..., columns] for seen in blocks)
+
+    @cached_property
+    def kept_pairs(self) -> tuple[Tensor, ...]:
+        """The same, where they are one block."""
+        rows, columns = self.triangle
+        return (self.design[..., rows] * self.design[..., columns],)
+
+    @cached_property
+    def triangle(self) -> Tensor:
+        """Rows and columns on and above the diagonal of a matrix [n, n]."""
+        return torch.triu_indices(self.design.shape[2], self.design.shape[2], device=self.design.device)
+
+    @property
+    def block(self) -> int:
+        """Positions in a block."""
+        return max(1, BLOCK // self.triangle.shape[1])
+
+
+@dataclass(frozen=True)
 class Problem:
     """A rule as the solver sees it, in float64: minimise over the unknowns b [O, n], channel by channel,
 
@@ -116,6 +163,8 @@ class Problem:
         [s, kh, kw].
     weight, second_moment
         W0 [1, out, in, kh, kw] and C [in, in].
+    squares
+        Of the function's design, the same for all channels.
     """
 
     function: FactoredFunction
@@ -126,6 +175,7 @@ class Problem:
     taps: tuple[int, ...]
     weight: Tensor
     second_moment: Tensor
+    squares: Squares
 
     @staticmethod
     def of(function: LayerFunction, weight: Tensor, rule: Rule, directions: Tensor, second_moment: Tensor) -> Problem:
@@ -154,8 +204,9 @@ class Problem:
         if not math.isfinite(asked):
             raise NumericalError(f"The loss is {asked} after 0 steps.", "Use precision: float64.")
         scale = factored.scale * factored.gain * factored.demodulation(nothing)[0].square().mean().sqrt().item()
+        factored = _in_the_metric(factored, root)
         return Problem(
-            function=_in_the_metric(factored, root),
+            function=factored,
             value=value,
             asked=asked,
             price=scale**2 / asked**2 if asked else 0.0,
@@ -163,6 +214,7 @@ class Problem:
             taps=taps,
             weight=weight,
             second_moment=second_moment,
+            squares=Squares(factored.design),
         )
 
     @cached_property
@@ -170,6 +222,11 @@ class Problem:
         """tr(W C W^T), unscaled: what collateral is a share of."""
         rows = self.weight.reshape(self.weight.shape[-4:]).movedim(1, -1).flatten(0, -2)
         return ((rows @ self.second_moment) * rows).sum().item()
+
+    @property
+    def count(self) -> int:
+        """Values of each channel."""
+        return len(self.value) * self.value.shape[2]
 
     @property
     def linear(self) -> bool:
@@ -234,16 +291,14 @@ class Problem:
 
     def gradient(self, state: _State) -> Tensor:
         """The gradient of each channel's loss, [O, n]."""
-        return self._slopes(state)[0]
-
-    def _slopes(self, state: _State) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient; the loss's derivative by each value; the same by each demodulated answer, times the factor."""
-        count = self.asked * self.value[:, 0].numel()
-        force = state.residual * (2 / self.asked if self.linear else state.weight)
-        push = (force * state.slope).mul_(state.factor[..., None] / count)
-        towards = push @ self.function.design
+        _, push = self._forces(state)
         shrinking = state.factor.square() * (push * state.answer).sum(-1)
-        return (towards - shrinking[..., None] * state.pull).sum(0), force, push
+        return (push @ self.function.design - shrinking[..., None] * state.pull).sum(0)
+
+    def _forces(self, state: _State) -> tuple[Tensor, Tensor]:
+        """The loss's derivative by each value, times `asked` and `count`; that by each answer, as it is."""
+        force = state.residual * (2 / self.asked if self.linear else state.weight)
+        return force, (force * state.slope).mul_(state.factor[..., None] / (self.asked * self.count))
 
     def quadratic(self, state: _State, newton: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient [O, n] and curvature [O, n, n] of each channel's loss.
@@ -251,57 +306,30 @@ class Problem:
         The curvature is that of the reweighted least squares, which lies above the loss, with the demodulation factor
         linearised: positive semidefinite. For the channels in `newton` [O] it is the loss's own, which need not be.
         """
-        gradient, force, push = self._slopes(state)
+        design, (force, push) = self.function.design, self._forces(state)
+        pushed, bent = push @ design, (push * state.answer).sum(-1, keepdim=True)
+        shrinking = state.factor.square()[..., None]
+        gradient = (pushed - shrinking * bent * state.pull).sum(0)
         weight = state.slope.square().mul_(state.weight)
         if bool(newton.any()):
             bend = self.function.gain * (1 - self.function.slope) / 2
             own = weight * (self.width * state.weight).square_() + force * (state.near**3).mul_(bend * self.width**2)
             weight = torch.where(newton[:, None], own, weight)
-        shrinking = state.factor.square()[..., None]
-        weight *= shrinking / (self.asked * self.value[:, 0].numel())
-        curvature = self._products(weight)
+        weight *= shrinking / (self.asked * self.count)
+        curvature = self.squares.weighted(weight)
         weight *= state.answer
-        pulled = shrinking * (weight @ self.function.design)
+        pulled = shrinking * (weight @ design)
         energy = shrinking.square() * (weight * state.answer).sum(-1, keepdim=True)
         if self.function.gram is not None:
             # The second derivative of the demodulated answer, which the linearised factor leaves out.
             shares = newton[:, None] * shrinking
-            bent = (push * state.answer).sum(-1, keepdim=True)
-            pulled = pulled + shares * (push @ self.function.design)
+            pulled = pulled + shares * pushed
             energy = energy + 3 * shares * shrinking * bent
             for share, gram in zip(shares * bent, self.function.gram, strict=True):
                 curvature -= share[:, None] * gram
         # energy pull pull^T - pulled pull^T - pull pulled^T, summed over the images, as one product.
         left, right = torch.cat([energy * state.pull - pulled, -state.pull]), torch.cat([state.pull, pulled])
         return gradient, curvature.baddbmm_(left.movedim(0, -1), right.movedim(0, 1))
-
-    def _products(self, weight: Tensor) -> Tensor:
-        """design^T diag(weight[:, o]) design for every channel o, [O, n, n], of weights [J, O, P]."""
-        count = len(self.root)
-        rows, columns = self._triangle
-        total = weight.new_zeros(weight.shape[1], len(rows))
-        for part, pairs in zip(torch.split(weight, max(1, BLOCK // len(rows)), 2), self._pairs(), strict=True):
-            total += (part @ pairs).sum(0)
-        whole = weight.new_empty(len(total), count, count)
-        whole[:, rows, columns] = total
-        whole[:, columns, rows] = total
-        return whole
-
-    def _pairs(self) -> Iterable[Tensor]:
-        """The products of every two columns of the design, [J, p, n * (n + 1) / 2] for blocks of p positions."""
-        rows, columns = self._triangle
-        blocks = torch.split(self.function.design, max(1, BLOCK // len(rows)), 1)
-        return self._kept_pairs if len(blocks) == 1 else (seen[..., rows] * seen[..., columns] for seen in blocks)
-
-    @cached_property
-    def _triangle(self) -> Tensor:
-        """Rows and columns on and above the diagonal of a matrix of the unknowns."""
-        return torch.triu_indices(len(self.root), len(self.root), device=self.root.device)
-
-    @cached_property
-    def _kept_pairs(self) -> tuple[Tensor, ...]:
-        rows, columns = self._triangle
-        return (self.function.design[..., rows] * self.function.design[..., columns],)
 
 
 def minimise(problem: Problem, smoothness: float, start: Tensor) -> Tensor:
@@ -363,7 +391,7 @@ def minimise(problem: Problem, smoothness: float, start: Tensor) -> Tensor:
 def _linear(problem: Problem, smoothness: float) -> Tensor:
     """The minimum for a layer that is linear from key to value: the same small matrix for all channels, scaled."""
     nothing = problem.at(problem.nothing())
-    scale = problem.asked**2 * problem.value[:, 0].numel()
+    scale = problem.asked**2 * problem.count
     design, gain, multiplier = problem.function.design, problem.function.gain, nothing.factor[0, :, None]
     values, vectors = torch.linalg.eigh(gain**2 * (design.mT @ design).sum(0) / scale)
     pull = -gain * multiplier * (nothing.residual @ design).sum(0) / scale
