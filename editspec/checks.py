@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from editspec_compiler.schema import (
 )
 from editspec_runtime.errors import FileError
 from editspec_runtime.files import begins_with, write
-from editspec_runtime.generator import Generator
 from editspec_runtime.patch import apply_stack
 from editspec_runtime.solution import loss_of
 
@@ -131,24 +130,20 @@ class _Measuring:
             return self.efficacy(number, None if given.images is None else check)
         return self.retention(number) if isinstance(given, Retention) else self.finite(number)
 
-    def after(self, count: int) -> Generator:
-        """The generator as the first `count` edits leave it."""
-        return replace(self.workshop, stack=self.workshop.stack[:count]).generator()
-
     def loss(self, number: int) -> float:
         """The loss of edit `number`, measured anew: a lock can say anything."""
-        before, stack = self.after(number), self.workshop.stack
-        rule = replace(self.workshop, stack=stack[:number]).rule(number, before)
-        return loss_of(rule, before, apply_stack(self.workshop.checkpoint.generator, stack[: number + 1]))
+        workshop = self.workshop.after(number)
+        before, stack = workshop.generator(), self.workshop.stack[: number + 1]
+        return loss_of(workshop.rule(number, before), before, apply_stack(workshop.checkpoint.generator, stack))
 
     def asked(self, number: int, check: int | None = None) -> Iterator[Asked]:
-        before, loaded = self.after(number), self.workshop.loaded
+        before, loaded = self.workshop.after(number).generator(), self.workshop.loaded
         layer = loaded.spec.edits[number].layer
         return asked(loaded, number, before, check, lambda: self.workshop.second_moment(before, layer).matrix)
 
     def share(self, number: int, wishes: Iterable[Asked], count: int) -> float | None:
         """The efficacy of edit `number` once `count` edits are applied."""
-        model = self.after(count)
+        model = self.workshop.after(count).generator()
         return efficacy((each, each.drawn(self.workshop.loaded, number, model)) for each in wishes)
 
     def efficacy(self, number: int, check: int | None) -> tuple[float | None, str]:
@@ -167,7 +162,7 @@ class _Measuring:
     @torch.no_grad()
     def collateral(self, check: int, edit: str | None) -> tuple[float | None, str]:
         first, last = (0, len(self.built)) if edit is None else (self.numbers[edit], self.numbers[edit] + 1)
-        before, after = self.after(first), self.after(last)
+        before, after = (self.workshop.after(count).generator() for count in (first, last))
         change, pixels = 0.0, 0.0
         for latent, counts in images_of(self.workshop.loaded, check, before):
             moved = (after.images(latent) - before.images(latent)).double().abs().mean(1)[0].cpu()
@@ -182,7 +177,7 @@ class _Measuring:
         """
         if count := sum(map(_not_finite, self.workshop.stack[number].tensors().values())):
             return count, f"{count} numbers of the patch are not finite"
-        model = self.after(number + 1)
+        model = self.workshop.after(number + 1).generator()
         count = sum(_not_finite(each.drawn(self.workshop.loaded, number, model)) for each in self.asked(number))
         return count, f"{count} numbers of the pictures are not finite" if count else ""
 

@@ -38,7 +38,7 @@ def curves(workshop: Workshop, built: Sequence[BuiltEdit]) -> list[dict[str, Any
         rule = edit.rule
         if rule.solver.method != "least-squares":
             continue
-        generator = replace(workshop, stack=workshop.stack[:number]).generator()
+        generator = workshop.after(number).generator()
         problem = problem_of(workshop, rule, generator)
         points = curve(problem) if problem.asked > NOTHING_TO_DO else []
         names = ("smoothness", "loss", "collateral")

@@ -226,6 +226,10 @@ class Workshop:
         if problems:
             raise SpecError(document.file, problems, document.text)
 
+    def after(self, count: int) -> Workshop:
+        """The same with the first `count` edits alone on the stack."""
+        return replace(self, stack=self.stack[:count])
+
     def generator(self) -> Generator:
         """The generator as the edits so far left it."""
         spec = self.loaded.spec
