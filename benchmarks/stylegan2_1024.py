@@ -1,28 +1,87 @@
-"""Memory of one edit of a StyleGAN2 of 1024 x 1024 pixels on a CPU: ``python benchmarks/stylegan2_1024.py``.
+"""Memory of every command at a StyleGAN2 of 1024 x 1024 pixels on a CPU: ``python -m benchmarks.stylegan2_1024``.
 
-Makes random weights with the channels of configuration F, builds a spec of one edit and applies the patch, each in a
-process of its own whose greatest memory is printed. Needs 1 GB of disk.
+Makes random weights with the channels of configuration F, runs every command of the table in docs/performance.md in a
+process of its own, and prints its greatest memory beside the bound that the table states. Needs 2 GB of disk.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
-WATCHED = (
-    "import resource, sys; from editspec.cli import app\n"
-    "try:\n    app()\nexcept SystemExit as end:\n    code = end.code\n"
-    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\nsys.exit(code)"
-)
+TABLE = Path(__file__).parents[1] / "docs" / "performance.md"
+LAYERS = ("layer10", "layer18")
+SAMPLES = {"layer10": 16, "layer18": 4}
+"""Of C; its memory is that of one forward batch, which is 16 latents at layer10 and 2 at layer18."""
+
+COLD = ("statistics", "lock")
+"""What is measured with an empty cache beside the first build."""
+
+LAUNCHER = """
+import os, sys
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(child, 0)
+print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
+"""
+"""Linux counts what a process was before it became another program: it is started by a small one, not by this one."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A command and its bounds.
+
+    Attributes
+    ----------
+    command
+        As the table has it: files are words in capitals.
+    bounds
+        MiB by the layer that is edited; empty where the table says in words why there is none.
+    mark
+        What stands behind the command: ``*`` where it takes long, so that only the benchmark runs it.
+    """
+
+    command: str
+    bounds: dict[str, int]
+    mark: str
+
+
+def rows() -> list[Row]:
+    """The table of the docs."""
+    found = []
+    for line in TABLE.read_text().partition("\n## Memory\n")[2].splitlines():
+        if match := re.match(r"\| `([^`]+)`(\*?) \|([^|]*)\|([^|]*)\|", line):
+            command, mark, *cells = match.groups()
+            bounds = {layer: int(cell) for layer, cell in zip(LAYERS, cells, strict=True) if cell.strip()}
+            found.append(Row(command, bounds, mark))
+    return found
+
+
+def peak(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> float:
+    """The greatest memory of a process, or of one that it waited for, in MiB; pages of files that it maps count.
+
+    Raises `RuntimeError` with what it wrote to stderr where it fails.
+    """
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", LAUNCHER, *command], cwd=folder, capture_output=True, text=True,
+        env=os.environ | (environment or {}),
+    )  # fmt: skip
+    code, kibibytes = map(int, result.stdout.splitlines()[-1].split())
+    if code:
+        raise RuntimeError(f"{shlex.join(command)} ended with {code}:\n{result.stderr}")
+    return kibibytes / 2**10
 
 
 def weights(size: int = 1024) -> dict[str, Tensor]:
@@ -60,36 +119,68 @@ def weights(size: int = 1024) -> dict[str, Tensor]:
     return named
 
 
-def main() -> None:
-    """Measure and print."""
-    layer = sys.argv[1] if len(sys.argv) > 1 else "layer8"
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        save_file(weights(), folder / "base.safetensors")
-        place = {"latent": 1, "mask": {"box": [200, 200, 500, 500]}}
-        edit = {"name": "e", "layer": layer, "source": place, "target": {**place, "latent": 2}}
-        solver = {"method": "direct", "steps": 20}
+@dataclass(frozen=True)
+class Workplace:
+    """A folder with all that the commands of the table name."""
+
+    folder: Path
+
+    def prepare(self) -> None:
+        """Write weights, specs, a record and a key."""
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+        named = weights()
+        save_file(named, self.folder / "base.safetensors")
+        torch.save({"g_ema": named}, self.folder / "base.pt")
+        for layer in LAYERS:
+            self._write(f"{layer}.json", layer, {"method": "direct", "steps": 5})
+        self._write(
+            "smooth.json", "layer10", {"method": "least-squares"}, latents={"seed": 1, "sampler": "numpy-legacy"}
+        )
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (self.folder / "key.pem").write_bytes(pem)
+
+    def _write(self, name: str, layer: str, solver: dict[str, Any], **more: Any) -> None:
+        place = {"latent": 1, "mask": {"box": [200, 200, 328, 328]}}
+        edit = {"name": "e", "layer": layer, "source": place, "target": {**place, "latent": 2}, "solver": solver}
+        checks = [{"measure": "target-error", "at_most": 100}, {"measure": "efficacy", "at_least": 0}]
         spec = {
             "version": 1,
             "model": {"family": "stylegan2", "weights": "base.safetensors"},
-            "statistics": {"samples": 64},
-            "edits": [{**edit, "solver": solver}],
+            "statistics": {"samples": SAMPLES[layer]},
+            "edits": [edit],
+            "checks": checks,
         }
-        (folder / "spec.json").write_text(json.dumps(spec))
-        for command in (
-            ["compile", "spec.json", "-o", "rules"],
-            ["build", "spec.json", "-o", "out"],
-            ["apply", "--model", "base.safetensors", "out/patches/01-e.safetensors", "-o", "edited.safetensors"],
-        ):
-            environment = {"EDITSPEC_CACHE": str(folder / "cache")}
-            result = subprocess.run(
-                [sys.executable, "-c", WATCHED, *command], cwd=folder, capture_output=True, text=True,
-                env=os.environ | environment,
-            )  # fmt: skip
-            if result.returncode:
-                sys.exit(result.stderr)
-            kilobytes = int(result.stderr.split()[-1])
-            print(f"{layer} {command[0]}: {kilobytes / 2**20:.2f} GB")
+        (self.folder / name).write_text(json.dumps(spec | more))
+
+    def peak(self, row: Row, layer: str) -> float:
+        """What the command of a row takes where `layer` is edited, in MiB."""
+        own = re.sub(r"\W+", "-", f"{layer} {row.command}")
+        files = {
+            "SPEC": f"{layer}.json", "SMOOTH": "smooth.json", "RECORD": "record.json", "KEY": "key.pem",
+            "BASE": "base.safetensors", "BASE.pt": "base.pt", "EDITED": f"edited-{layer}.safetensors",
+            "BUILD": f"build-{layer}", "PATCH": f"build-{layer}/patches/01-e.safetensors",
+            "RULE": f"build-{layer}/rules/01-e.safetensors",
+            "OUT": f"out-{own}", "OUT.png": f"out-{own}.png", "OUT.json": f"out-{own}.json",
+            "OUT.safetensors": f"out-{own}.safetensors",
+        }  # fmt: skip
+        command, *arguments = [files.get(word, word) for word in shlex.split(row.command)]
+        cache = own if command in COLD else layer
+        environment = {"EDITSPEC_CACHE": str(self.folder / f"cache-{cache}")}
+        return peak([sys.executable, "-m", "editspec", command, *arguments], self.folder, environment)
+
+
+def main() -> None:
+    """Measure all and print it as a table."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Workplace(Path(name))
+        place.prepare()
+        print("| command | layer | MiB | bound |\n|---|---|---:|---:|")
+        for row in rows():
+            for layer, bound in row.bounds.items():
+                print(f"| `{row.command}` | {layer} | {place.peak(row, layer):.0f} | {bound} |", flush=True)
 
 
 if __name__ == "__main__":

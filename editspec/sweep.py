@@ -317,7 +317,7 @@ def _judge(experiment: str | None, base: Generator, loaded: LoadedSpec, images: 
 def _generic(model: Generator, edit: BuiltEdit, base: Generator, latents: Tensor, unedited: Tensor) -> dict[str, float]:
     """Efficacy on the rule itself, and how much the pictures of the model change."""
     unchanged = loss_of(edit.rule, base, base.weights)
-    change = (drawn(model, latents) - unedited).abs().mean().item()
+    change = drawn(model, latents).sub_(unedited).abs_().mean().item()
     return {"efficacy": 1 - edit.loss / unchanged if unchanged else 1.0, "outside": change}
 
 

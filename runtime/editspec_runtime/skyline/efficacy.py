@@ -15,11 +15,15 @@ from editspec_runtime.skyline.world import Scene, changed, part_mask, reflection
 Features = Callable[[Tensor], list[Tensor]]
 """Pictures [n, 3, h, w] -> feature maps [n, c, h', w'], by which pictures are compared."""
 
+LARGEST_BATCH = 2**20
+"""Pixels that are drawn at a time: 16 pictures of 256 x 256, one of 1024 x 1024."""
+
 
 @torch.no_grad()
 def drawn(generator: Generator, latents: Tensor) -> Tensor:
     """The generator's pictures of `latents`, clamped to -1..1 as a picture file would clamp them."""
-    return torch.cat([generator.images(batch).clamp(-1, 1) for batch in torch.split(latents, 16)])
+    batch = max(1, min(16, LARGEST_BATCH // generator.layout.image_size**2))
+    return torch.cat([generator.images(some).clamp(-1, 1) for some in torch.split(latents, batch)])
 
 
 @torch.no_grad()

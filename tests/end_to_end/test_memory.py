@@ -1,0 +1,76 @@
+"""The bounds of memory that docs/performance.md states, at a StyleGAN2 of 1024 x 1024 pixels; processes, measured."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from benchmarks.stylegan2_1024 import COLD, Row, Workplace, peak, rows
+from editspec.cli import app
+
+ROWS = rows()
+QUICK = [(row, layer) for row in ROWS if not row.mark for layer in row.bounds]
+FIRST = ("build SPEC", "export SMOOTH --format record", "apply PATCH --model BASE -o EDITED")
+"""What others need: run before them, in this order."""
+
+
+@pytest.fixture(scope="module")
+def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], float]:
+    """What every command takes, in MiB, by command and layer."""
+    place = Workplace(tmp_path_factory.mktemp("memory"))
+    place.prepare()
+    measured = {}
+
+    def measure(job: tuple[Row, str]) -> None:
+        row, layer = job
+        measured[row.command, layer] = place.peak(row, layer)
+
+    with ThreadPoolExecutor(2) as pool:
+        for command in FIRST:
+            list(pool.map(measure, [job for job in QUICK if job[0].command.startswith(command)]))
+        list(pool.map(measure, [job for job in QUICK if not job[0].command.startswith(FIRST)]))
+    return measured
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux counts it")
+@pytest.mark.parametrize(("row", "layer"), QUICK, ids=[f"{row.command}, {layer}" for row, layer in QUICK])
+def test_a_command_keeps_within_its_bound(row: Row, layer: str, peaks: dict[tuple[str, str], float]) -> None:
+    found, bound = peaks[row.command, layer], row.bounds[layer]
+    assert found <= bound, f"editspec {row.command}, {layer}: {found:.0f} MiB, and the table says {bound}"
+    # A bound that nobody would come near says nothing.
+    assert bound < 2 * found + 50
+
+
+def test_every_command_is_in_the_table() -> None:
+    known = set()
+    for command in app.registered_commands:
+        assert command.callback is not None
+        known.add(command.name or command.callback.__name__)
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        known |= {
+            f"{group.typer_instance.info.name} {each.name or each.callback.__name__}"
+            for each in group.typer_instance.registered_commands
+        }
+    told = {" ".join(row.command.split()[: 2 if row.command.startswith(("ci ", "bench ")) else 1]) for row in ROWS}
+    assert told == known
+    assert {row.command.split()[0] for row in ROWS if not row.bounds} == {"studio", "bench"}
+    assert set(COLD) <= known
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux counts it")
+def test_what_a_process_holds_is_what_is_measured(tmp_path: Path) -> None:
+    bound = next(row for row in ROWS if row.command == "validate SPEC").bounds["layer10"]
+    held = bytearray(b"1" * (300 << 20))  # of the process that measures, which does not count
+    lean = peak([sys.executable, "-c", "pass"], tmp_path)
+    fat = peak([sys.executable, "-c", f"held = bytearray(b'1' * ({bound} << 20))"], tmp_path)
+    assert lean < bound < fat < 3 * bound
+    # What it let go of counts.
+    assert peak([sys.executable, "-c", f"held = bytearray(b'1' * ({bound} << 20)); del held"], tmp_path) > bound
+    with pytest.raises(RuntimeError, match="ended with 3:\nsaid"):
+        peak([sys.executable, "-c", "import sys; print('said', file=sys.stderr); sys.exit(3)"], tmp_path)
+    assert len(held) == 300 << 20
