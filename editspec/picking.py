@@ -129,7 +129,7 @@ def _curve(path: Path, name: str) -> dict[str, Any]:
             raise KeyError(name)
     except FileError as error:
         raise _nothing_to_pick(path, "is not there") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _nothing_to_pick(path, f"has no curve of {name}") from error
     return dict(curve)
 

@@ -126,7 +126,7 @@ def test_what_cannot_be_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         patched.setattr(os, "access", lambda path, mode: (path, mode) != (spec, os.W_OK) and allowed(path, mode))
         refused("cannot be written, and a pick is written there. Pick in a copy of it.", "--pick", "3")
     whole = pareto.read_text()
-    for damaged in ("[", "{}", whole.replace('"inputs"', '"puts"')):
+    for damaged in ("[", "[" * 100_000, "{}", whole.replace('"inputs"', '"puts"')):
         pareto.write_text(damaged)
         refused("pareto.json has no curve of e. Build with --pareto first.", "--pick", "3")
     smoothness = json.loads(whole)["curves"][0]["points"][2]["smoothness"]
