@@ -79,10 +79,9 @@ class Task:
 
 def solvers(quick: bool) -> Iterator[Figure]:
     """Each solver against the yardstick."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield from compared(large(Path(folder)), 1 if quick else 3)
-    with tempfile.TemporaryDirectory() as folder:
-        yield from compared(skyline(Path(folder)), 3)
+    for task in (large, skyline):
+        with tempfile.TemporaryDirectory() as folder:
+            yield from compared(task(Path(folder)), 1 if quick else 3)
 
 
 def on_a_gpu(quick: bool) -> Iterator[Figure]:
