@@ -219,9 +219,15 @@ class Problem:
 
     @cached_property
     def energy(self) -> float:
-        """tr(W C W^T), unscaled: what collateral is a share of."""
+        """tr(W C W^T), unscaled: what collateral is a share of. Raises `NumericalError` where it is zero."""
         rows = self.weight.reshape(self.weight.shape[-4:]).movedim(1, -1).flatten(0, -2)
-        return ((rows @ self.second_moment) * rows).sum().item()
+        energy = ((rows @ self.second_moment) * rows).sum().item()
+        if not energy:
+            raise NumericalError(
+                "The weights of the layer are zero, and collateral is a share of what they give: there is none.",
+                "Give solver.smoothness instead of solver.collateral, and leave --pareto out.",
+            )
+        return energy
 
     @property
     def count(self) -> int:
@@ -428,11 +434,14 @@ def foreseen(problem: Problem, unknowns: Tensor, smoothness: float) -> Tensor:
 def _best_of(problem: Problem, candidates: list[Tensor], smoothness: float) -> Tensor:
     """Channel by channel the best of some candidates: so a curve is monotone, whatever minimum each ended in."""
     objectives = torch.stack([problem.objective(unknowns, smoothness) for unknowns in candidates])
-    return torch.stack(candidates)[objectives.argmin(0), torch.arange(len(candidates[0]))]
+    return torch.stack(candidates)[objectives.argmin(0), torch.arange(objectives.shape[1], device=objectives.device)]
 
 
 def within(problem: Problem, budget: float) -> Point:
-    """The point of least loss whose collateral is at most `budget`, a share of tr(W C W^T)."""
+    """The least smoothness, of those from the last of `CURVE` on, whose collateral is at most `budget`: its point.
+
+    `budget` is a share of tr(W C W^T), as collateral is.
+    """
     lowest, highest = CURVE[-1], CURVE[0]
     unknowns = minimise(problem, lowest, problem.nothing())
     if (best := problem.point(unknowns, lowest)).collateral <= budget:

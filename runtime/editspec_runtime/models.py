@@ -65,6 +65,8 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
             raise DeviceError(f"This machine has no device {name}.", "Give --device cpu, or auto.")
+        # By its number: torch.cuda.set_device takes no other.
+        device = torch.device("cuda", device.index or 0)
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = False

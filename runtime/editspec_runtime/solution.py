@@ -142,7 +142,10 @@ def _missing(rule: Rule, generator: Generator, weights: Mapping[str, Tensor]) ->
 
 def _require_nothing_to_do(rule: Rule, generator: Generator) -> None:
     if loss_of(rule, generator, generator.weights) > NOTHING_TO_DO:
+        settings, first = rule.solver, "Lower the learning rate where there is one"
+        if settings.method == "least-squares":
+            first = "Raise solver.collateral" if settings.collateral is not None else "Lower solver.smoothness"
         raise NumericalError(
-            f"{rule.solver.method} finds nothing better than the unedited weights: the edit would change nothing.",
-            "Lower the learning rate where there is one, give context that holds the target, or edit another layer.",
+            f"{settings.method} finds nothing better than the unedited weights: the edit would change nothing.",
+            f"{first}, give context that holds the target, or edit another layer.",
         )

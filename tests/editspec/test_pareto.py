@@ -61,3 +61,17 @@ def test_other_methods_have_no_choice(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "solved by least-squares, and this spec has none" in result.stderr
     assert build(tmp_path, {"method": "direct", "steps": 3}).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "remedy"),
+    [({"smoothness": 1e30}, "Lower solver.smoothness"), ({"collateral": 1e-300}, "Raise solver.collateral")],
+)
+def test_what_leaves_nothing_to_change_is_named_with_its_setting(
+    setting: dict[str, float], remedy: str, tmp_path: Path
+) -> None:
+    result = build(tmp_path, {"method": "least-squares", **setting})
+    assert result.exit_code == 1
+    assert "the edit would change nothing" in result.stderr
+    assert remedy in result.stderr
+    assert "learning rate" not in result.stderr

@@ -260,6 +260,19 @@ def test_a_loss_that_is_not_finite_is_named(make_tiny: MakeTiny) -> None:
         broken.solved()
 
 
+def test_weights_that_are_zero_have_no_collateral_to_keep_to(make_tiny: MakeTiny) -> None:
+    given = task(make_tiny)
+    zero = dataclasses.replace(given, weight=0 * given.weight)
+    assert zero.solved().isfinite().all()
+    assert zero.loss(zero.solved()) < zero.loss()
+    with pytest.raises(NumericalError, match="The weights of the layer are zero") as error:
+        zero.solved(SolverSettings.of({"method": "least-squares", "collateral": 0.01}))
+    assert "smoothness" in error.value.remedy
+    with pytest.raises(NumericalError, match="The weights of the layer are zero"):
+        curve(zero.problem())
+    assert given.solved(SolverSettings.of({"method": "least-squares", "collateral": 0.01})).any()
+
+
 class Convolution(LayerFunction):
     """A layer that is linear from key to value."""
 

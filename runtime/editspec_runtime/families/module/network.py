@@ -413,12 +413,13 @@ class _Reached(Exception):
 
 
 def _bring(module: nn.Module, like: Tensor) -> None:
-    """Bring the buffers that are no part of the state dict to the place and precision of `like`."""
+    """Bring the buffers that are no part of the state dict to the place of `like`, and numbers to its precision."""
     kept = set(module.state_dict())
     for name, buffer in list(module.named_buffers()):
-        if name not in kept and buffer.is_floating_point():
+        if name not in kept:
             owner, _, own = name.rpartition(".")
-            module.get_submodule(owner)._buffers[own] = buffer.to(like)
+            placed = buffer.to(like.device)
+            module.get_submodule(owner)._buffers[own] = placed.to(like.dtype) if placed.is_floating_point() else placed
 
 
 def _candidates(module: nn.Module, trace: Trace) -> dict[str, Points]:

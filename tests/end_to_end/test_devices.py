@@ -1,0 +1,207 @@
+"""Builds on a device of their own, without one: tensors that say they lie elsewhere and hold their numbers on the CPU.
+
+What a GPU would refuse is refused: operators on tensors of both places, numbers taken without bringing them over, and
+steps of fused Adam on tensors that lie in memory otherwise than their gradients. What a kernel gives is not tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+
+import editspec.workflow
+from editspec_runtime.adam import Adam
+from editspec_runtime.families.module.network import ModuleGenerator
+from editspec_runtime.families.module.source import Source
+from editspec_runtime.models import pick_device
+
+AWAY = torch.device("meta")
+BETWEEN = ("aten::_to_copy", "aten::copy_", "aten::index", "aten::index_put", "aten::index_put_")
+"""What takes tensors of both places: copies, and indices of the CPU."""
+PROGGAN = Path(__file__).parents[1] / "golden" / "pg_state_dict.safetensors"
+
+
+class Away(Tensor):
+    """A tensor on the device; `here` are its numbers."""
+
+    here: Tensor
+
+    @staticmethod
+    def __new__(cls, here: Tensor) -> Away:
+        made: Away = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype, device=AWAY
+        )
+        made.here = here
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return computed(operator, args, kwargs or {})
+
+
+class Device(TorchDispatchMode):
+    """Within this, what is made on or brought to the device is there."""
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return computed(operator, args, kwargs or {})
+
+
+def computed(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What an operator gives, where its arguments are or where it is told."""
+    name = operator._schema.name
+    tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+    away = {id(each.here): each for each in tensors if isinstance(each, Away)}
+    others = [each for each in tensors if not isinstance(each, Away) and each.ndim]
+    if away and others and name not in BETWEEN:
+        raise RuntimeError(f"Expected all tensors to be on the same device: {name}")
+    if away and name == "aten::_fused_adam_":
+        require_same_layout(args[:4])
+    there = bool(away)
+    if kwargs.get("device") is not None:
+        there, kwargs = torch.device(kwargs["device"]) == AWAY, {**kwargs, "device": torch.device("cpu")}
+    found = operator(
+        *tree_map_only(Away, lambda each: each.here, args), **tree_map_only(Away, lambda each: each.here, kwargs)
+    )
+
+    def placed(each: Any) -> Any:
+        if not (there and isinstance(each, Tensor)):
+            return each
+        return away[id(each)] if id(each) in away else Away(each)  # what is changed in place stays what it is
+
+    return tree_map(placed, found)
+
+
+def require_same_layout(columns: tuple[list[Tensor], ...]) -> None:
+    """Raise a `RuntimeError` unless tensors, gradients and moments lie alike in memory; one position lies any way."""
+    for row in zip(*columns, strict=True):
+        if len({tuple(s for s, n in zip(t.stride(), t.shape, strict=True) if n > 1) for t in row}) > 1:
+            raise RuntimeError("params, grads, exp_avgs, and exp_avg_sqs must have same dtype, device, and layout")
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(editspec.workflow, "pick_device", lambda name: AWAY)
+    with Device():
+        yield
+
+
+def test_the_device_refuses_what_a_gpu_refuses(device: None) -> None:
+    there, here = torch.ones(2, device=AWAY), torch.ones(2)
+    assert there.device == AWAY
+    assert ((there + torch.ones(())).cpu() + here).tolist() == [3, 3]
+    with pytest.raises(RuntimeError, match="same device"):
+        there + here
+    with pytest.raises((RuntimeError, TypeError)):
+        there.numpy()
+    free = torch.ones(2, 3, device=AWAY, requires_grad=True)
+    for gradient, alike in ((torch.ones(2, 3, device=AWAY), True), (torch.ones(3, 2, device=AWAY).T, False)):
+        free.grad = gradient
+        if alike:
+            Adam([free], 0.1).step()
+        else:
+            with pytest.raises(RuntimeError, match="layout"):
+                Adam([free], 0.1).step()
+    assert free.detach().cpu().max() < 1
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "projected-gradient": {"steps": 12},
+    "direct": {"steps": 5},
+    "least-squares": {},
+    "closed-form": {},
+    "low-rank": {"steps": 12},
+    "layer": {"steps": 12},
+    "all-weights": {"steps": 3, "learning_rate": 0.0005},
+}
+
+
+def spec(family: str, weights: Path, layer: str, method: str, size: int) -> dict[str, Any]:
+    box = {"box": [size // 4, size // 4, 3 * size // 4, 3 * size // 4]}
+    edit = {
+        "name": "e", "layer": layer, "solver": {"method": method, **METHODS[method]},
+        "source": {"latent": 1, "mask": box}, "target": {"latent": 2, "mask": box},
+    }  # fmt: skip
+    model = {"family": family, "weights": str(weights)}
+    return {"version": 1, "model": model, "statistics": {"samples": 40}, "edits": [edit]}
+
+
+@pytest.mark.parametrize(
+    ("family", "layer", "method"),
+    [
+        *(
+            ("stylegan2", layer, method)
+            for layer in ("layer5", "layer6")
+            for method in METHODS
+            if method != "closed-form"
+        ),
+        *(("proggan", "layer5", method) for method in METHODS),
+    ],
+)
+def test_a_build_on_a_device_is_that_on_the_cpu(
+    family: str, layer: str, method: str, make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    save_file(make_tiny(), tmp_path / "base.safetensors")
+    weights, size = (PROGGAN, 64) if family == "proggan" else (tmp_path / "base.safetensors", 32)
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec(family, weights, layer, method, size)))
+    pareto = method == "least-squares"
+    (here,) = editspec.workflow.build(tmp_path / "spec.yaml", tmp_path / "here", device="cpu", pareto=pareto)
+    (tmp_path / "spec.yaml.lock").unlink()
+    request.getfixturevalue("own_cache").joinpath("solutions").rename(tmp_path / "solutions")
+    request.getfixturevalue("device")
+    (there,) = editspec.workflow.build(tmp_path / "spec.yaml", tmp_path / "there", pareto=pareto)
+    assert there.seconds["solve"] > 0
+    assert there.rule.key.device == AWAY
+    assert there.patch.metadata["content"] == here.patch.metadata["content"]
+    assert (there.loss, there.residual) == (here.loss, here.residual)
+
+
+class Table(nn.Module):
+    """A network that looks up where its channels go, in tensors that are no part of its state dict."""
+
+    order: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedded = nn.Linear(4, 4)
+        self.register_buffer("order", torch.tensor([3, 2, 1, 0]), persistent=False)
+        self.register_buffer("scale", torch.tensor(2.0), persistent=False)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        moved: Tensor = self.embedded(latents).gather(1, self.order.expand(len(latents), -1))
+        return self.scale * moved
+
+
+def test_buffers_of_a_network_go_where_its_weights_are() -> None:
+    weights = {name: tensor.double() for name, tensor in Table().state_dict().items()}
+    latents = torch.ones(1, 4).double()
+    wanted = ModuleGenerator(weights, Source(Table(), "", latent_shape=(4,))).images(latents)
+    with Device():
+        there = {name: tensor.to(AWAY) for name, tensor in weights.items()}
+        network = ModuleGenerator(there, Source(Table(), "", latent_shape=(4,)))
+        assert network.module.order.dtype == torch.int64
+        assert network.module.scale.dtype == torch.float64
+        assert torch.equal(network.images(latents.to(AWAY)).cpu(), wanted)
+
+
+def test_a_gpu_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    backends = SimpleNamespace(cudnn=SimpleNamespace(), cuda=SimpleNamespace(matmul=SimpleNamespace()))
+    monkeypatch.setattr(torch, "backends", backends)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    # Without one, torch.cuda.set_device refuses it.
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda:0")
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    assert not backends.cudnn.allow_tf32
+    assert not backends.cuda.matmul.allow_tf32
