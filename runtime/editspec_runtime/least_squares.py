@@ -30,8 +30,6 @@ STEPS = 200
 """Steps at most."""
 GOOD_ENOUGH = 1e-3
 """After that many steps, what a further one may promise at most, as a share of the objective."""
-FURTHER = 1.3
-"""How far the steps of the reweighted least squares go, in steps: their curvature lies above the loss's."""
 NEWTON = 0.03
 """Below this promise, as a share of a channel's objective, the steps take the loss's own curvature."""
 BLOCK = 2**22
@@ -369,7 +367,7 @@ def minimise(problem: Problem, smoothness: float, start: Tensor) -> Tensor:
             root = torch.where(sound[:, None, None], root, torch.eye(root.shape[-1]).to(root))
         step = -torch.cholesky_solve(gradient[..., None], root)[..., 0] * sound[:, None]
         promise = torch.where(sound, -(gradient * step).sum(1), math.inf)
-        trial = part.at(state.unknowns + torch.where(newton, 1.0, FURTHER)[:, None] * step)
+        trial = part.at(state.unknowns + step)
         gained = objective - trial.loss - price * trial.unknowns.square().sum(1)
         better, true = gained > 0, 2 * gained / promise
         state = trial.where(better, state)
