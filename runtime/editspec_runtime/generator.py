@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,6 +211,19 @@ class Generator(ABC):
         For many latents: what depends on the weights only is computed here, and what only the image needs not at all.
         """
         return lambda latents: self.prefix(layer, latents).key
+
+    def most_bands(self, layer: str) -> int:
+        """Into how many bands of rows the key map of `layer` may be split: 1 where a family knows only whole maps."""
+        return 1
+
+    def key_bands(self, layer: str, bands: int) -> Callable[[Tensor], Iterator[Tensor]]:
+        """The key maps of `layer` in `bands` of rows, [n, in_channels, rows, key_size], as a function of latents.
+
+        For maps that do not fit into memory: a band is computed with the halo that the layers before need, and equals
+        these rows of the whole map up to rounding; a single one is the whole map, bit for bit.
+        """
+        keys = self.keys(layer)
+        return lambda latents: iter([keys(latents)])
 
     @abstractmethod
     def function(self, layer: str) -> LayerFunction:

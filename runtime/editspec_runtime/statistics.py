@@ -53,20 +53,25 @@ def second_moment(
     It is cached by everything upstream of the layer, so that an edit of this layer or of a later one reuses it. While
     it is computed, the sums of its blocks are: what a run that was killed has done is not done again.
 
-    Where a forward batch does not fit into memory, a smaller one is taken. It gives other bits, and is in the key.
+    Where a forward batch does not fit into memory, its maps are split into 2, 4, … bands of rows. Where the smallest
+    bands do not fit either, the batch is halved as well, but not where noise goes by the place in it. Bands and batches
+    may give other bits, and are in the key.
 
-    Raises `OutOfMemory` where no batch fits.
+    Raises `OutOfMemory` where nothing fits.
     """
-    batch = forward_batch(generator, layer, conventions)
+    batch, bands = forward_batch(generator, layer, conventions), 1
     while True:
-        blocks = _Blocks(generator, layer, stream, samples, conventions, batch, cache, progress)
+        blocks = _Blocks(generator, layer, stream, samples, conventions, batch, cache, progress, bands)
         try:
             tensors, cached = cache.tensors("statistics", blocks.key, blocks.result)
             break
         except OutOfMemory:
-            if batch == 1 or conventions.positional_noise:
+            if 2 * bands <= generator.most_bands(layer):
+                bands *= 2
+            elif batch > 1 and not conventions.positional_noise:
+                batch //= 2
+            else:
                 raise
-            batch //= 2
     if not cached:
         blocks.forget()
     return SecondMoment(tensors["second_moment"], cached)
@@ -160,9 +165,13 @@ def kept_key_maps(
 
 def _key_maps(generator: Generator, layer: str, stream: LatentStream, numbers: range, batch: int) -> Iterator[Tensor]:
     """The same of some `numbers` of the stream, `batch` by batch."""
-    keys = generator.keys(layer)
+    yield from map(generator.keys(layer), _batches(generator, layer, stream, numbers, batch))
+
+
+def _batches(generator: Generator, layer: str, stream: LatentStream, numbers: range, batch: int) -> Iterator[Tensor]:
+    """Some `numbers` of the stream, `batch` by batch."""
     for start in range(0, len(numbers), batch):
-        yield keys(stream.items(numbers[start : start + batch]).to(generator.weight(layer)))
+        yield stream.items(numbers[start : start + batch]).to(generator.weight(layer))
 
 
 def forward_batch(generator: Generator, layer: str, conventions: Conventions) -> int:
@@ -203,6 +212,7 @@ class _Blocks:
     batch: int
     cache: Cache
     progress: Progress
+    bands: int = 1
 
     @cached_property
     def size(self) -> int:
@@ -212,9 +222,8 @@ class _Blocks:
     @cached_property
     def key(self) -> str:
         """The name of C in the cache."""
-        return digest(
-            {**_inputs(self.generator, self.layer, self.stream, self.samples, self.batch), "block": self.size}
-        )
+        inputs = _inputs(self.generator, self.layer, self.stream, self.samples, self.batch) | {"block": self.size}
+        return digest(inputs if self.bands == 1 else inputs | {"bands": self.bands})
 
     def starts(self) -> range:
         """The first latents of all blocks."""
@@ -248,10 +257,14 @@ class _Blocks:
         channels = self.generator.layer(self.layer).in_channels
         total = torch.zeros(channels, channels, dtype=torch.float64, device=self.device())
         done = start
-        with naming_memory(f"The statistics of {self.layer}, {self.batch} latents at a time,"):
-            for key in _key_maps(self.generator, self.layer, self.stream, numbers, self.batch):
-                _add_outer_products(total, key.movedim(1, -1).reshape(-1, channels))
-                done += len(key)
+        split = f" in {self.bands} bands" if self.bands > 1 else ""
+        with naming_memory(f"The statistics of {self.layer}, {self.batch} latents at a time{split},"):
+            keys = self.generator.key_bands(self.layer, self.bands)
+            for latents in _batches(self.generator, self.layer, self.stream, numbers, self.batch):
+                for band in keys(latents):
+                    _add_outer_products(total, band.movedim(1, -1).reshape(-1, channels))
+                    del band  # not held while the next one is computed
+                done += len(latents)
                 self.progress(done, self.samples)
         return total
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -154,6 +154,74 @@ class Cramped(StyleGAN2):
             return key_of(latents)
 
         return fitting
+
+
+class Small(StyleGAN2):
+    """A model on a device where no more than so many numbers of a key map fit into memory at a time."""
+
+    fitting = 6 * 16 * 16
+
+    def key_bands(self, layer: str, bands: int) -> Callable[[Tensor], Iterator[Tensor]]:
+        bands_of = super().key_bands(layer, bands)
+        tried.append((bands, 0))
+
+        def fitting(latents: Tensor) -> Iterator[Tensor]:
+            tried[-1] = (bands, len(latents))
+            for band in bands_of(latents):
+                if band.numel() > self.fitting:
+                    raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+                yield band
+
+        return fitting
+
+
+tried: list[tuple[int, int]] = []
+"""Bands and latents of the forward batches that were tried on a `Small` model."""
+
+
+@pytest.mark.parametrize(
+    ("fitting", "order"),
+    [
+        (6 * 32 * 32 * 16, [(1, 16)]),
+        (6 * 32 * 32 * 8, [(1, 16), (2, 16)]),
+        (6 * 32 * 32 * 2, [(1, 16), (2, 16), (4, 16), (4, 8)]),
+        (6 * 8 * 32, [(1, 16), (2, 16), (4, 16), (4, 8), (4, 4), (4, 2), (4, 1)]),
+    ],
+)
+def test_where_memory_ends_maps_are_split_before_batches(
+    make_tiny: MakeTiny, tmp_path: Path, fitting: int, order: list[tuple[int, int]]
+) -> None:
+    weights = {name: tensor.double() for name, tensor in make_tiny(size=64).items()}
+    stream = LatentStream(2, 8)
+    small = type("Small", (Small,), {"fitting": fitting})(weights)
+    tried.clear()
+    found = second_moment(small, "layer9", stream, 16, EDITSPEC, Cache(tmp_path / "small"))
+    assert tried == order
+    whole = second_moment(StyleGAN2(weights), "layer9", stream, 16, EDITSPEC, Cache(tmp_path / "whole"))
+    assert (found.matrix - whole.matrix).norm() < 1e-12 * whole.matrix.norm()
+    # The split is in the key, and the same split gives the same bits; one that was not needed leaves the key as it is.
+    names = [{path.name for path in (tmp_path / kind / "statistics").iterdir()} for kind in ("small", "whole")]
+    assert (names[0] == names[1]) is (len(order) == 1)
+    again = second_moment(small, "layer9", stream, 16, EDITSPEC, Cache(tmp_path / "again"))
+    assert torch.equal(again.matrix, found.matrix)
+    assert {path.name for path in (tmp_path / "again" / "statistics").iterdir()} == names[0]
+
+
+def test_batches_of_the_authors_noise_are_split_in_space_alone(make_tiny: MakeTiny, tmp_path: Path) -> None:
+    weights = {name: tensor.double() for name, tensor in make_tiny(size=64).items()}
+    stream = LatentStream(2, 8)
+
+    def moment(kind: type[StyleGAN2], cache: str) -> Tensor:
+        model = kind(weights, conventions=REWRITING_2020)
+        return second_moment(model, "layer9", stream, 20, REWRITING_2020, Cache(tmp_path / cache)).matrix
+
+    tried.clear()
+    found = moment(type("Small", (Small,), {"fitting": 6 * 32 * 32 * 5}), "small")
+    assert tried == [(1, 10), (2, 10)]
+    whole = moment(StyleGAN2, "whole")
+    assert (found - whole).norm() < 1e-12 * whole.norm()
+    with pytest.raises(OutOfMemory, match="layer9, 10 latents at a time in 4 bands, do not fit"):
+        moment(type("Small", (Small,), {"fitting": 6}), "none")
 
 
 def test_where_memory_ends_smaller_batches_are_taken_and_named(tiny: dict[str, Tensor], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ sides of the convolution, so that the layer's function is linear from key to val
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editspec_runtime.bands import key_bands, most_bands, small_start
 from editspec_runtime.conventions import EDITSPEC, Conventions
+from editspec_runtime.families.layout import LayerLayout
 from editspec_runtime.families.proggan.layout import layout
 from editspec_runtime.files import TensorInfo
 from editspec_runtime.generator import Box, FactoredFunction, Generator, LayerFunction, LayerInput
@@ -90,6 +92,24 @@ class ProgressiveGAN(Generator):
         if layer == "layer1":
             return reached
         return self.onward("layer1", self.output("layer1", self.value("layer1", reached)), None, layer)
+
+    def most_bands(self, layer: str) -> int:
+        return most_bands(self.layer(layer))
+
+    def key_bands(self, layer: str, bands: int) -> Callable[[Tensor], Iterator[Tensor]]:
+        if bands == 1:
+            return super().key_bands(layer, bands)
+        layers = list(self.layout.layers.values())
+        # The first layer makes a map of a single position, by a convolution of its own kind.
+        layers = layers[min(1, layers.index(self.layer(layer))) : layers.index(self.layer(layer)) + 1]
+        layers = layers[small_start(layers, bands) :]
+        start = self.keys(layers[0].name)
+
+        def advance(before: LayerLayout, after: LayerLayout, key: Tensor, first: int, last: int) -> Tensor:
+            value = self.function(before.name)(key, self.weight(before.name), {}, haloed=True)
+            return self._enter(after.name, self.output(before.name, value)).key
+
+        return lambda latents: key_bands(start(latents), layers, bands, advance)
 
     def onward(self, start: str, output: Tensor, carried: Any, layer: str) -> LayerInput:
         names = list(self.layout.layers)

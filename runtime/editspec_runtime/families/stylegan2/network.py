@@ -7,7 +7,7 @@ appendix B), which gives the same numbers as one kernel per sample and is far fa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editspec_runtime.bands import key_bands, most_bands, small_start
 from editspec_runtime.conventions import EDITSPEC, Conventions, positional_noise
+from editspec_runtime.families.layout import LayerLayout
 from editspec_runtime.families.stylegan2.layout import expected, layout, upsamples
 from editspec_runtime.families.stylegan2.nvidia import CLAMP, canonical_shape, is_nvidia, nvidia_name
 from editspec_runtime.files import TensorInfo
@@ -65,8 +67,8 @@ class StyledConvolution(LayerFunction):
 
         return answer
 
-    def weighted(self, weight: Tensor) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
-        """The function of key and arguments, for many whole maps: what depends on the weight only is computed here."""
+    def weighted(self, weight: Tensor, *, haloed: bool = False) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
+        """The function of key and arguments, for many maps: what depends on the weight only is computed here."""
         kernel = weight.reshape(weight.shape[-4:])
         squares = torch.linalg.vector_norm(kernel, dim=(2, 3)).square().T
         # In the layout that the convolution would give it at every call.
@@ -76,7 +78,7 @@ class StyledConvolution(LayerFunction):
 
         def answer(key: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
             energy = arguments["style"].square() @ squares
-            return self._finished(self._convolved(key, laid, False), energy, arguments, _scale(kernel))
+            return self._finished(self._convolved(key, laid, haloed), energy, arguments, _scale(kernel))
 
         return answer
 
@@ -252,6 +254,34 @@ class StyleGAN2(Generator):
             return features.mul_(self._style(f"{self._block(layer)}.conv", styles)[:, :, None, None])
 
         return key_of
+
+    def most_bands(self, layer: str) -> int:
+        return most_bands(self.layer(layer))
+
+    def key_bands(self, layer: str, bands: int) -> Callable[[Tensor], Iterator[Tensor]]:
+        if bands == 1:
+            return super().key_bands(layer, bands)
+        layers = list(self.layout.layers.values())
+        layers = layers[: layers.index(self.layer(layer)) + 1]
+        layers = layers[small_start(layers, bands) :]
+        start = self.keys(layers[0].name)
+        functions = {
+            each.name: self.function(each.name).weighted(self.weight(each.name), haloed=True) for each in layers[:-1]
+        }
+
+        def bands_of(latents: Tensor) -> Iterator[Tensor]:
+            mapped = self.mapping(latents)
+            styles = {each.name: self._style(f"{self._block(each.name)}.conv", mapped) for each in layers}
+            noises = {name: self._noise(name, len(latents)).to(latents) for name in functions}
+
+            def advance(before: LayerLayout, after: LayerLayout, key: Tensor, first: int, last: int) -> Tensor:
+                noise = noises[before.name][:, :, first * before.scale : last * before.scale]
+                value = functions[before.name](key, {"style": styles[before.name], "noise": noise})
+                return value.mul_(styles[after.name][:, :, None, None])
+
+            return key_bands(start(latents), layers, bands, advance)
+
+        return bands_of
 
     def onward(self, start: str, output: Tensor, carried: Carried, layer: str) -> LayerInput:
         names = list(self.layout.layers)
