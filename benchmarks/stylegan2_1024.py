@@ -1,7 +1,8 @@
 """Memory of every command at a StyleGAN2 of 1024 x 1024 pixels on a CPU: ``python -m benchmarks.stylegan2_1024``.
 
 Makes random weights with the channels of configuration F, runs every command of the table in docs/performance.md in a
-process of its own, and prints its greatest memory beside the bound that the table states. Needs 2 GB of disk.
+process of its own, and prints its greatest memory beside the bound that the table states. Needs 2 GB of disk. With the
+word ``bands`` behind it, it takes C of 16 latents at layer18 in several numbers of bands instead.
 """
 
 from __future__ import annotations
@@ -34,9 +35,27 @@ LAUNCHER = """
 import os, sys
 child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
 _, status, usage = os.wait4(child, 0)
-print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
+print(os.waitstatus_to_exitcode(status), usage.ru_maxrss, usage.ru_utime + usage.ru_stime)
 """
 """Linux counts what a process was before it became another program: it is started by a small one, not by this one."""
+
+
+C_IN_BANDS = """
+import sys
+from pathlib import Path
+from safetensors.torch import load_file
+from editspec_runtime.cache import Cache
+from editspec_runtime.conventions import EDITSPEC
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.latents import LatentStream
+from editspec_runtime.statistics import _Blocks, forward_batch
+model = StyleGAN2(load_file("base.safetensors"))
+batch = forward_batch(model, "layer18", EDITSPEC)
+nobody = lambda done, total: None
+stream, cache = LatentStream(2, 512), Cache(Path("cache"))
+_Blocks(model, "layer18", stream, 16, EDITSPEC, batch, cache, nobody, int(sys.argv[1])).mean()
+"""
+"""C as it is taken where memory ends, without waiting for the end."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +89,12 @@ def rows() -> list[Row]:
 
 
 def peak(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> float:
-    """The greatest memory of a process, or of one that it waited for, in MiB; pages of files that it maps count.
+    """The greatest memory of a process, or of one that it waited for, in MiB; pages of files that it maps count."""
+    return used(command, folder, environment)[0]
+
+
+def used(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> tuple[float, float]:
+    """The same, and the seconds of a processor.
 
     Raises `RuntimeError` with what it wrote to stderr where it fails.
     """
@@ -78,10 +102,10 @@ def peak(command: list[str], folder: Path, environment: dict[str, str] | None = 
         [sys.executable, "-S", "-c", LAUNCHER, *command], cwd=folder, capture_output=True, text=True,
         env=os.environ | (environment or {}),
     )  # fmt: skip
-    code, kibibytes = map(int, result.stdout.splitlines()[-1].split())
+    code, kibibytes, seconds = map(float, result.stdout.splitlines()[-1].split())
     if code:
-        raise RuntimeError(f"{shlex.join(command)} ended with {code}:\n{result.stderr}")
-    return kibibytes / 2**10
+        raise RuntimeError(f"{shlex.join(command)} ended with {code:.0f}:\n{result.stderr}")
+    return kibibytes / 2**10, seconds
 
 
 def weights(size: int = 1024) -> dict[str, Tensor]:
@@ -177,6 +201,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Workplace(Path(name))
         place.prepare()
+        if sys.argv[1:] == ["bands"]:
+            print("| bands | MiB | seconds |\n|---:|---:|---:|")
+            for bands in (1, 2, 4, 8, 32):
+                mebibytes, seconds = used([sys.executable, "-c", C_IN_BANDS, str(bands)], place.folder)
+                print(f"| {bands} | {mebibytes:.0f} | {seconds:.1f} |", flush=True)
+            return
         print("| command | layer | MiB | bound |\n|---|---|---:|---:|")
         for row in rows():
             for layer, bound in row.bounds.items():
