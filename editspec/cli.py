@@ -848,14 +848,17 @@ def _leave(status: str) -> None:
 
 def main() -> None:
     """The entry point of the ``editspec`` command: of several processes, the first runs it, and the others help."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         app()
     from editspec_runtime import distributed
 
-    if int(os.environ.get("RANK", "0")) > 0:
+    if os.environ.get("RANK", "0") != "0":
         sys.exit(distributed.help_out())
-    with distributed.leading():
-        app()
+    try:
+        with _errors("--json" in sys.argv, "--debug" in sys.argv), distributed.leading():
+            app()
+    except typer.Exit as end:  # the processes did not meet, and so no command ran
+        sys.exit(end.exit_code)
 
 
 @contextmanager

@@ -35,6 +35,9 @@ Result = TypeVar("Result")
 PATIENCE = timedelta(days=30)
 """How long one process waits for another: a rule may take long, and launchers end what has died."""
 
+MEETING = timedelta(minutes=30)
+"""How long they wait for one another to start."""
+
 PARTING = timedelta(seconds=3)
 """How long the first process waits for the others to have heard that it ends."""
 
@@ -153,7 +156,7 @@ class _Team:
     def met() -> _Team:
         """Find the others by the launcher's variables."""
         try:
-            store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+            store, rank, size = next(rendezvous("env://", timeout=MEETING))
         except (RuntimeError, ValueError) as error:
             raise WorkerError(
                 f"The processes of this run cannot find one another: {_first_line(error)}.",
@@ -181,7 +184,7 @@ class _Team:
         try:
             if self.device is None:
                 self.tell("join", {"device": device.type, "threads": torch.get_num_threads()})
-                self.join(device)
+                self.connect(device)
             assert self.device is not None
             self.tell("job")
             dist.broadcast_object_list([_packed((function, items))], src=0)
@@ -243,6 +246,17 @@ class _Team:
         dist.all_gather_object(found, {"on": socket.gethostname(), **_environment(device)})
         if self.rank == 0:
             _require_same(found)
+
+    def connect(self, device: torch.device) -> None:
+        """`join`, in the first process, which says why it cannot."""
+        try:
+            self.join(device)
+        except RuntimeError as error:
+            raise WorkerError(
+                f"The workers cannot be connected: {_first_line(error)}.",
+                "A worker has ended, or its network (of gloo, or of NCCL between GPUs) is not set up: what it or the "
+                "launcher printed may say why.",
+            ) from error
 
     def part(self) -> None:
         """Close the connections."""

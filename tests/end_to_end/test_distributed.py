@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +345,44 @@ def test_an_error_of_the_first_ends_all_with_its_message(folder: Path) -> None:
         assert run.ended() == [code, code]
         assert (run.printed(0, "err") != "") is bool(code)
         assert run.printed(1, "out") + run.printed(1, "err") == ""
+
+
+def nobody_comes() -> None:
+    from editspec_runtime import distributed
+
+    os.environ["WORLD_SIZE"] = "2"
+    distributed.MEETING = timedelta(seconds=1)
+
+
+def unknown_rank() -> None:
+    os.environ |= {"WORLD_SIZE": "2", "RANK": "zero"}
+
+
+def no_launcher() -> None:
+    os.environ["WORLD_SIZE"] = "2"
+    del os.environ["MASTER_ADDR"]
+
+
+@pytest.mark.parametrize("breaking", ["nobody_comes", "unknown_rank", "no_launcher"])
+def test_processes_that_do_not_meet_say_so(folder: Path, breaking: str) -> None:
+    run = started(folder, 1, "statistics", "skyline.yaml", "--json", breaking=breaking, broken=0)
+    assert run.ended() == [1]
+    assert run.printed(0, "err").count("The processes of this run cannot find one another") == 1
+    assert "Traceback" not in run.printed(0, "err")
+    if breaking != "unknown_rank":
+        assert "cannot find one another" in json.loads(run.printed(0, "out"))["error"]["message"]
+
+
+def no_network() -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "none-of-that-name"
+
+
+def test_workers_that_cannot_be_connected_say_why(folder: Path) -> None:
+    run = started(folder, 2, "statistics", "skyline.yaml", "--device", "cpu", breaking="no_network", broken=0)
+    assert run.ended() == [1, 1]
+    assert run.printed(0, "err").count("The workers cannot be connected: ") == 1
+    assert "none-of-that-name" in run.printed(0, "err")
+    assert "A worker has ended before its work was done" not in run.printed(0, "err")
 
 
 @pytest.mark.slow
