@@ -32,6 +32,7 @@ from editspec_compiler.schema import (
     Efficacy,
     Erase,
     Latent,
+    LeastSquares,
     Mask,
     Pair,
     Place,
@@ -183,14 +184,20 @@ def resolve(
     Raises
     ------
     SpecError
-        A mask vanishes at the layer's resolution, the rank is above the number of context keys, or more units are to
-        be erased than there are.
+        A mask vanishes at the layer's resolution, the rank is above the number of context keys, more units are to be
+        erased than there are, or the layer is not of a kind that the solver takes.
     """
     spec = loaded.spec
     edit = spec.edits[number]
     resolver = _Resolver(loaded, generator, number, moment or _computed_moment(loaded, edit.layer, generator))
     if isinstance(edit.solver, ClosedForm) and (problem := nonlinear_problem(generator.layer(edit.layer))):
         raise loaded.error((*resolver.path, "solver"), *problem)
+    if isinstance(edit.solver, LeastSquares) and not generator.function(edit.layer).by_channel:
+        raise loaded.error(
+            (*resolver.path, "solver"),
+            f"{edit.layer} is not known to act on each output channel alone, which least squares takes apart",
+            "write method: projected-gradient",
+        )
     if edit.observe is not None and (problem := observe_problem(edit.observe, generator.layout, edit.layer)):
         raise loaded.error((*resolver.path, "observe"), *problem)
     context_keys, context_weights = _context(resolver)

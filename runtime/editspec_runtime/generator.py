@@ -171,6 +171,11 @@ class LayerFunction(ABC):
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         """The layer's convolution alone, of whole key maps [n, c, h, w] with a `kernel` [out, c, kh, kw]."""
 
+    @property
+    def by_channel(self) -> bool:
+        """Whether each output channel follows from its own weights alone, in the form that `factored` gives."""
+        return False
+
     def bound(
         self, key: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
     ) -> Callable[[Tensor], Tensor]:
@@ -180,7 +185,7 @@ class LayerFunction(ABC):
     def factored(
         self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
     ) -> FactoredFunction | None:
-        """The function with A alone unknown, W = `weight` + A D; None where it has no such form.
+        """The function with A alone unknown, W = `weight` + A D; None where it is not `by_channel`.
 
         `directions` is D [s, in_channels]; the rest is as in the call.
         """

@@ -302,9 +302,15 @@ def test_what_follows_a_module_is_refused_with_the_method_to_use() -> None:
     spec = spec_of("Rectified", "squashed", solver="least-squares")
     Path("spec.yaml").write_text(yaml.safe_dump(spec))
     result = run("build", "spec.yaml", "-o", "out", "--allow-code")
-    assert result.exit_code == 1
-    assert "not known to act on each output channel alone" in result.stderr
+    assert result.exit_code == 2
+    assert "edits[0].solver: squashed is not known to act on each output channel alone" in result.stderr
     assert "projected-gradient" in result.stderr
+    # Before C is computed.
+    assert "statistics of" not in result.stderr
+    Path("spec.yaml").write_text(
+        yaml.safe_dump(spec_of("Rectified", "squashed", solver={"method": "direct", "steps": 5}))
+    )
+    assert "statistics of" in run("build", "spec.yaml", "-o", "out", "--allow-code").stderr
 
 
 def loss_with(name: str, weights: str) -> float:

@@ -85,14 +85,15 @@ class ModuleFunction(LayerFunction):
         value = self.layer.value.map(features)
         return self._region(value, arguments) if haloed else value
 
+    @property
+    def by_channel(self) -> bool:
+        return self._pointwise() is not None
+
     def factored(
         self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
     ) -> FactoredFunction | None:
-        module, channels = self.modules[0], weight.shape[1]
-        pointwise = Pointwise.of(self.modules[1:], self.weights[1:], channels, channels_last=self.layer.value.last)
-        # A layer of torch's own adds nothing but a bias; what a class made from it does instead is not known.
-        known = any(type(module).forward is kind.forward for kind in AXES)
-        if pointwise is None or not known or getattr(module, "padding_mode", "zeros") != "zeros":
+        pointwise = self._pointwise()
+        if pointwise is None:
             return None
         response = self.convolution(key, weight[0])
         rank, taps = len(directions), weight.shape[-2:]
@@ -109,6 +110,16 @@ class ModuleFunction(LayerFunction):
         return FactoredFunction(
             response, design.flatten(2).mT, offset, multiplier=multiplier[None], slope=pointwise.slope
         )
+
+    def _pointwise(self) -> Pointwise | None:
+        """What the modules behind the first one do to each number; None where that is not known."""
+        module = self.modules[0]
+        # A layer of torch's own adds nothing but a bias; what a class made from it does instead is not known.
+        known = any(type(module).forward is kind.forward for kind in AXES)
+        if not known or getattr(module, "padding_mode", "zeros") != "zeros":
+            return None
+        channels = kernel_of(module, self.weights[0]["weight"]).shape[1]
+        return Pointwise.of(self.modules[1:], self.weights[1:], channels, channels_last=self.layer.value.last)
 
     def _region(self, value: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
         """The part of a value map [n, c, h, w] that counts."""

@@ -39,6 +39,10 @@ class Convolution(LayerFunction):
             return F.conv2d(key[:, :, 1:-1, 1:-1], kernel)
         return F.conv2d(key, kernel, padding=self.padding - 1)
 
+    @property
+    def by_channel(self) -> bool:
+        return True
+
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         return F.conv2d(key, kernel, padding=self.padding)
 

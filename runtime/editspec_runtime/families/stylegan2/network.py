@@ -128,6 +128,10 @@ class StyledConvolution(LayerFunction):
         value = F.leaky_relu_(torch.addcmul(offset, value, factor, out=value), SLOPE)
         return value if self.clamp is None else value.clamp_(-self.clamp, self.clamp)
 
+    @property
+    def by_channel(self) -> bool:
+        return True
+
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         if self.blur is None:
             return F.conv2d(key, kernel, padding=1)
