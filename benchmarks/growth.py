@@ -183,7 +183,7 @@ def operations(model: Generator, layer: str) -> float:
     """Floating point operations of one latent up to the key of `layer`, in convolutions and matrix products."""
     latents = model.fitted(LatentStream(2, model.layout.latent_size).items(range(1)))
     with FlopCounterMode(display=False) as counter:
-        model.prefix(layer, latents)
+        model.keys(layer)(latents)
     return float(counter.get_total_flops())
 
 

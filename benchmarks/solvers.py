@@ -145,12 +145,12 @@ def skyline(folder: Path) -> Task:
     box = {"box": [8, 4, 22, 30]}
     edit = {
         "name": "dome-to-spire",
-        "layer": "layer8",
+        "layer": "layer6",
         "source": {"latent": 1268, "mask": box},
         "target": {"latent": 1932, "mask": box},
     }
     model = {"family": "stylegan2", "weights": "builtin:skyline"}
-    return Task.of("Skyline layer8 rank 1", Project(folder, {"version": 1, "model": model, "edits": [edit]}))
+    return Task.of("Skyline layer6 rank 1", Project(folder, {"version": 1, "model": model, "edits": [edit]}))
 
 
 BENCHMARKS = (solvers, on_a_gpu)

@@ -13,10 +13,11 @@ from editspec_runtime.conventions import Conventions
 from editspec_runtime.generator import Generator
 from editspec_runtime.latents import LatentStream
 from editspec_runtime.patch import Patch
-from editspec_runtime.statistics import kept_key_maps
+from editspec_runtime.statistics import KEPT_KEYS, kept_key_maps
 
-SAMPLES = 100
-"""Latents that the correlation of taps is taken from: every position counts, so that few are enough."""
+SAMPLES, FEWEST = 100, 8
+"""Latents that the correlation of taps is taken from: every position counts, so that few are enough. As many as have
+`KEPT_KEYS` numbers, not fewer than the fewest: so the keys are there when the next rule of the layer asks."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def predicted(
     second_moment
         C, [in_channels, in_channels] float64.
     stream, samples
-        The sample that C was taken over; of it the first `SAMPLES` tell how neighbouring keys correlate. Only the
-        projections D k of the keys are needed, however many channels the layer has.
+        The sample that C was taken over; of it the first `SAMPLES` or fewer tell how neighbouring keys correlate. Only
+        the projections D k of the keys are needed, however many channels the layer has.
     cache
         Where keys that are small are kept from one rule to the next.
     """
@@ -83,13 +84,23 @@ def predicted(
     energy = _energy(kernel, second_moment)
     if not bool(coefficients.any()):
         return Collateral(0.0, 0.0, energy)
-    total, positions = torch.zeros((), dtype=torch.float64), 0
     coefficients = coefficients.to(kernel)
-    function = generator.function(layer)
-    for key in kept_key_maps(generator, layer, stream, min(samples, SAMPLES), conventions, cache):
+    # Where there are fewer coefficients than outputs: what each adds by itself, and how they go together.
+    count = coefficients[0].numel()
+    alone = torch.eye(count).to(kernel).view(count, *coefficients.shape[1:]) if count < len(coefficients) else None
+    function, shape = generator.function(layer), generator.layer(layer)
+    numbers = shape.in_channels * shape.key_size**2
+    samples = min(samples, SAMPLES, max(FEWEST, KEPT_KEYS // numbers))
+    total, positions = torch.zeros((), dtype=torch.float64), 0
+    for key in kept_key_maps(generator, layer, stream, samples, conventions, cache):
         seen = key if directions is None else torch.einsum("nihw,si->nshw", key, directions)
-        total += function.convolution(seen, coefficients).double().square().sum().cpu()
+        moved = function.convolution(seen, coefficients if alone is None else alone)
+        rows = moved.movedim(1, 0).flatten(1).double()
+        total = total + (rows.square().sum() if alone is None else rows @ rows.T).cpu()
         positions += key.shape[0] * key.shape[2] * key.shape[3]
+    if alone is not None:
+        rows = coefficients.double().cpu().flatten(1)
+        total = ((rows @ total) * rows).sum()
     return Collateral(
         _energy(coefficients, moment) / energy if energy else 0.0,
         float(total) / positions / energy if energy else 0.0,

@@ -39,7 +39,7 @@ def tensor_digest(tensor: Tensor) -> str:
     import torch
 
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(flat.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

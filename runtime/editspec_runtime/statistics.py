@@ -94,8 +94,8 @@ BATCHES, MOST_BLOCKS = 16, 1024
 SLICE, SLICE_OF_A_GPU, BAND = 2**17, 2**25, 128
 """Numbers of keys that are squared at a time, to stay in the caches of a CPU and to fill a GPU; how many channels."""
 
-KEPT_KEYS = 2**22
-"""Numbers that the keys of a few latents may have to be kept: 16 MiB."""
+KEPT_KEYS = 2**24
+"""Numbers that the keys of a few latents may have to be kept: 64 MiB."""
 
 SAMPLED_KEYS = 65_536
 """Keys that the quantiles of units are taken from."""

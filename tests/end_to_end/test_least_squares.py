@@ -49,7 +49,7 @@ def built(path: Path) -> BuiltEdit:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_its_objective_is_not_above_that_of_projected_gradient(recipe: str, recipes: Path) -> None:
     ours = built(spec(recipes, recipe, {"method": "least-squares"}))
-    path = spec(recipes, recipe, {"method": "projected-gradient", "steps": 60, "project_every": 1})
+    path = spec(recipes, recipe, {"method": "projected-gradient", "steps": 400, "project_every": 1})
     theirs = built(path)
     ((_, layer, moment),) = editspec.workflow.statistics(path)
     model = StyleGAN2(read_checkpoint(WEIGHTS).generator)

@@ -55,6 +55,30 @@ def test_the_correlated_value_is_the_measured_change_of_the_convolution(make_tin
     assert abs(found.correlated / found.independent - 1) > 0.01
 
 
+@pytest.mark.parametrize("layer", ["layer5", "layer6"])
+def test_few_coefficients_are_summed_by_themselves(make_tiny: MakeTiny, layer: str) -> None:
+    model = model_of(make_tiny(channels=12))
+    parameter = model.layer(layer).parameter
+    directions = torch.linalg.qr(random(12, 1, seed=1))[0].T.contiguous()
+    change = Patch({parameter: directions}, {parameter: random(12, 1, 3, 3, seed=2)}, {})
+    full = Patch({}, {}, {}, {parameter: change.delta(parameter)[None]})
+    one, other = prediction(model, layer, change), prediction(model, layer, full)
+    assert one.correlated == pytest.approx(other.correlated, rel=1e-12)
+    assert abs(one.correlated / one.independent - 1) > 0.01
+
+
+def test_large_maps_are_asked_for_less(make_tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(make_tiny())
+    change, key = factors(model.layer("layer6").parameter), model.layer("layer6")
+    few, many = (prediction(model, "layer6", change, samples=count).correlated for count in (10, 20))
+    assert few != many
+    for kept in (10 * key.in_channels * key.key_size**2, 0):
+        monkeypatch.setattr("editspec_runtime.collateral.KEPT_KEYS", kept)
+        monkeypatch.setattr("editspec_runtime.collateral.FEWEST", 10 if kept == 0 else 1)
+        assert prediction(model, "layer6", change, samples=20).correlated == pytest.approx(few, rel=0.2)
+        assert prediction(model, "layer6", change, samples=20).correlated != many
+
+
 def test_factors_and_the_full_change_predict_the_same(make_tiny: MakeTiny) -> None:
     model = model_of(make_tiny())
     parameter = model.layer("layer6").parameter
