@@ -89,7 +89,7 @@ def predicted(
     count = coefficients[0].numel()
     alone = torch.eye(count).to(kernel).view(count, *coefficients.shape[1:]) if count < len(coefficients) else None
     function, shape = generator.function(layer), generator.layer(layer)
-    numbers = shape.in_channels * shape.key_size**2
+    numbers = shape.in_channels * shape.positions
     samples = min(samples, SAMPLES, max(FEWEST, KEPT_KEYS // numbers))
     total, positions = torch.zeros((), dtype=torch.float64), 0
     for key in kept_key_maps(generator, layer, stream, samples, conventions, cache):

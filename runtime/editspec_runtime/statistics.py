@@ -111,7 +111,7 @@ def key_sample(
     key = digest(_inputs(generator, layer, stream, samples, forward_batch(generator, layer, conventions)))
 
     def compute() -> dict[str, Tensor]:
-        positions = generator.layer(layer).key_size ** 2
+        positions = generator.layer(layer).positions
         stride = -(-samples * positions // SAMPLED_KEYS)
         chunks = [rows[::stride].cpu() for rows in _keys(generator, layer, stream, samples, conventions)]
         return {"keys": torch.cat(chunks).sort(0).values}
@@ -151,7 +151,7 @@ def kept_key_maps(
 ) -> Iterator[Tensor]:
     """The same, kept in the cache where they are small: then a rule is judged without the model up to its layer."""
     batch, shape = forward_batch(generator, layer, conventions), generator.layer(layer)
-    if samples * shape.in_channels * shape.key_size**2 > KEPT_KEYS:
+    if samples * shape.in_channels * shape.positions > KEPT_KEYS:
         yield from key_maps(generator, layer, stream, samples, conventions)
         return
 
@@ -240,7 +240,7 @@ class _Blocks:
             total = total + block.cpu()
             if processes() > 1:  # one alone tells it batch by batch
                 self.progress(min(start + self.size, self.samples), self.samples)
-        mean = total / (self.samples * self.generator.layer(self.layer).key_size ** 2)
+        mean = total / (self.samples * self.generator.layer(self.layer).positions)
         return mean.triu() + mean.triu(1).T
 
     def __call__(self, start: int) -> Tensor:

@@ -16,14 +16,18 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from editspec_runtime.cache import Cache
+from editspec_runtime.conventions import EDITSPEC
 from editspec_runtime.errors import FileError, WeightsError
 from editspec_runtime.families.module.exported import read_exported
 from editspec_runtime.families.module.network import ModuleGenerator, kernel_of, stored_weight
 from editspec_runtime.families.module.source import Points, Source, allow_code, from_factory
 from editspec_runtime.families.module.trace import PointError
 from editspec_runtime.generator import Box, Generator
+from editspec_runtime.latents import LatentStream
 from editspec_runtime.rule import read_rule
 from editspec_runtime.solvers import delta
+from editspec_runtime.statistics import second_moment
 from tests.commands import run
 
 CODE = """
@@ -168,6 +172,14 @@ def test_a_weight_has_one_form(name: str, layer: str) -> None:
     alone = model.function(layer).convolution(reached.key, kernel[0]) + bias.reshape(-1, 1, 1)
     own = edited(model.points[layer].key.features(reached.key))
     torch.testing.assert_close(alone.flatten(2), own.reshape(*own.shape[:2], -1))
+
+
+@pytest.mark.parametrize(("name", "layer"), every_layer())
+def test_the_second_moment_is_a_mean_over_positions(name: str, layer: str, folder: Path) -> None:
+    model, stream = generator(name, DECLARED[name]), LatentStream(2, LATENTS[name])
+    found = second_moment(model, layer, stream, 20, EDITSPEC, Cache(folder)).matrix
+    keys = model.prefix(layer, stream.items(range(20))).key.movedim(1, -1).flatten(0, -2).double()
+    torch.testing.assert_close(found, keys.T @ keys / len(keys), rtol=1e-5, atol=1e-6)
 
 
 def test_what_lies_upstream(folder: Path) -> None:

@@ -26,6 +26,8 @@ class LayerLayout:
         Whether the value is linear in the key: a convolution and nothing else, so that closed forms hold.
     axes
         The axes of the weight in the checkpoint: output, input, taps y and x; 1 for one that is always there alone.
+    row
+        Whether a map is a single row.
     """
 
     name: str
@@ -36,6 +38,12 @@ class LayerLayout:
     value_size: int
     linear: bool = False
     axes: str = "o i y x"
+    row: bool = False
+
+    @property
+    def positions(self) -> int:
+        """Positions of a key map."""
+        return self.key_size if self.row else self.key_size**2
 
     @property
     def scale(self) -> int:

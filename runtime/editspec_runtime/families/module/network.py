@@ -416,7 +416,7 @@ class ModuleGenerator(Generator):
         channels = kernel_of(module, self.weights[points.parameter]).shape[1:3]
         axes = next(axes for kind, axes in AXES.items() if isinstance(module, kind))
         linear = len(chain) == 1 and module.bias is None
-        return point, LayerLayout(name, points.parameter, channels[1], channels[0], key_size, size, linear, axes)
+        return point, LayerLayout(name, points.parameter, channels[1], channels[0], key_size, size, linear, axes, flat)
 
 
 class _Reached(Exception):
