@@ -109,7 +109,7 @@ def grown(
         shape, work = model.layer(layer), operations(model, layer)
         yield Figure(
             f"statistics, {layer}", 2 * SAMPLES / seconds, "latents/s", details={
-                "channels": shape.in_channels, "positions": shape.key_size**2, "gflop_a_latent": work / 1e9,
+                "channels": shape.in_channels, "positions": shape.positions, "gflop_a_latent": work / 1e9,
                 "gflop_s": 2 * SAMPLES * work / seconds / 1e9,
             },
         )  # fmt: skip

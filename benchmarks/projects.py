@@ -25,6 +25,12 @@ SOLVED = ("solutions", "losses", "patches", "rules")
 """What the cache holds of an edit that was solved."""
 
 
+def forget(cache: Cache) -> None:
+    """Remove what was solved from a cache; second moments stay."""
+    for kind in SOLVED:
+        shutil.rmtree(cache.root / kind, ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class Project:
     """A spec of one edit.
@@ -51,8 +57,7 @@ class Project:
 
     def build(self, solver: Mapping[str, Any]) -> dict[str, Any]:
         """What the command says of the edit with this solver: ``seconds`` by stage, ``loss`` and the rest."""
-        for kind in SOLVED:
-            shutil.rmtree(self.cache.root / kind, ignore_errors=True)
+        forget(self.cache)
         shutil.rmtree(self.folder / "out", ignore_errors=True)
         path = self.written(solver)
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.figures import Figure
+from benchmarks.figures import Figure, timed
+from benchmarks.projects import forget
 from benchmarks.stylegan2_1024 import weights as stylegan2_weights
 from editspec_runtime.cache import Cache
 from editspec_runtime.checkpoint import read_checkpoint
@@ -116,13 +118,6 @@ def share_of_products(model: StyleGAN2, stream: LatentStream, samples: int) -> f
     return products / sum(times.values())
 
 
-def seconds(work: Callable[..., Any], *arguments: Any) -> float:
-    """How long some work takes."""
-    begun = time.perf_counter()
-    work(*arguments)
-    return time.perf_counter() - begun
-
-
 def computing(work: Callable[..., Any], *arguments: Any) -> float:
     """How long one thread computes for some work, whoever else uses the machine."""
     begun = time.process_time()
@@ -141,9 +136,7 @@ def startup(quick: bool) -> Iterator[Figure]:
         best: dict[str, tuple[float, float]] = {}
         for turn in range(turns):
             (folder / "rule.yaml.lock").unlink(missing_ok=True)
-            for kept in ("solutions", "patches", "rules"):
-                for path in (folder / "cache" / kept).glob("*"):
-                    path.unlink()
+            forget(Cache(folder / "cache"))
             for label, arguments in (
                 ("import torch", [sys.executable, "-c", "import torch"]),
                 ("build", [*command, "build", "rule.yaml", "-o", f"out-{turn}"]),
@@ -155,7 +148,7 @@ def startup(quick: bool) -> Iterator[Figure]:
                 ("inspect SPEC", [*command, "inspect", "rule.yaml"]),
             ):
                 before = os.times()
-                spent = seconds(run, folder, arguments)
+                spent, _ = timed(partial(run, folder, arguments), torch.device("cpu"))
                 after = os.times()
                 computed = after.children_user + after.children_system - before.children_user - before.children_system
                 least = best.get(label, (1e9, 1e9))

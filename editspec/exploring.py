@@ -246,7 +246,7 @@ def _sheet(generator: Generator, stream: LatentStream, matches: list[dict[str, A
     for index, match in enumerate(matches):
         left, top = GAP + index % columns * (size + GAP), GAP + index // columns * (size + line + GAP)
         with torch.no_grad():
-            drawn = generator.images(stream.items([match["latent"]]).to(generator.weight(layer)))[0]
+            drawn = generator.images(generator.fitted(stream.items([match["latent"]])))[0]
         sheet.paste(to_image(drawn.float().cpu()).resize((size, size), Image.Resampling.NEAREST), (left, top))
         corners = [round(scale * edge) for edge in match["context"]["mask"]["box"]]
         frame = (left + corners[0], top + corners[1], left + corners[2] - 1, top + corners[3] - 1)

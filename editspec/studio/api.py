@@ -96,11 +96,14 @@ def make_app(session: Session, engine: Engine, jobs: Jobs) -> FastAPI:
         with session.lock:
             return state_of(session, engine, jobs)
 
-    def change(revision: int, new_text: Callable[[str], str]) -> State:
+    def on(revision: int, act: Callable[[], None]) -> State:
         with session.lock:
             session.require(revision)
-            session.change(new_text(session.text))
+            act()
         return told()
+
+    def change(revision: int, new_text: Callable[[str], str]) -> State:
+        return on(revision, lambda: session.change(new_text(session.text)))
 
     def told() -> State:
         jobs.tell({"event": "changed", "revision": session.revision})
@@ -143,18 +146,12 @@ def make_app(session: Session, engine: Engine, jobs: Jobs) -> FastAPI:
     @app.post("/api/undo")
     def undo(body: OnRevision) -> State:
         """Go back to the text before."""
-        with session.lock:
-            session.require(body.revision)
-            session.undo()
-        return told()
+        return on(body.revision, session.undo)
 
     @app.post("/api/redo")
     def redo(body: OnRevision) -> State:
         """Go on to the text that was undone."""
-        with session.lock:
-            session.require(body.revision)
-            session.redo()
-        return told()
+        return on(body.revision, session.redo)
 
     @app.post("/api/edits")
     def add_edit(body: OnRevision) -> State:
@@ -290,10 +287,7 @@ def make_app(session: Session, engine: Engine, jobs: Jobs) -> FastAPI:
     @app.post("/api/execute", status_code=202)
     def execute(body: OnRevision) -> State:
         """Begin to build the edits that are on, and to apply them."""
-        with session.lock:
-            session.require(body.revision)
-            engine.execute()
-        return told()
+        return on(body.revision, engine.execute)
 
     @app.post("/api/results/{number}/curve", status_code=202)
     def compute_curve(number: Number) -> State:
@@ -310,19 +304,17 @@ def make_app(session: Session, engine: Engine, jobs: Jobs) -> FastAPI:
     @app.post("/api/save")
     def save(body: SaveRequest) -> State:
         """Write the spec, with its masks as files."""
-        with session.lock:
-            session.require(body.revision)
-            session.save(overwrite=body.overwrite)
-        return told()
+        return on(body.revision, lambda: session.save(overwrite=body.overwrite))
 
     @app.post("/api/export", status_code=202)
     def export(body: SaveRequest) -> State:
         """Save, and begin to write the patches into build/NAME, as editspec build does."""
-        with session.lock:
-            session.require(body.revision)
+
+        def act() -> None:
             session.save(overwrite=body.overwrite)
             engine.export()
-        return told()
+
+        return on(body.revision, act)
 
     @app.get("/api/events", response_class=StreamingResponse, responses=EVENTS)
     async def events(request: Request) -> StreamingResponse:

@@ -24,11 +24,17 @@ def most_bands(layer: LayerLayout) -> int:
 
 def small_start(layers: Sequence[LayerLayout], bands: int) -> int:
     """The last of `layers` up to which no key map is larger than a band of the last one: it is computed as a whole."""
-    numbers = [layer.in_channels * layer.key_size**2 for layer in layers]
+    numbers = [layer.key_numbers for layer in layers]
     start = 0
     while start + 1 < len(layers) and numbers[start + 1] * bands <= numbers[-1]:
         start += 1
     return start
+
+
+def split_layers(layers: Sequence[LayerLayout], last: LayerLayout, bands: int) -> Sequence[LayerLayout]:
+    """Those of `layers` up to the `last` one that are computed in bands, behind a first one that is computed whole."""
+    before = layers[: layers.index(last) + 1]
+    return before[small_start(before, bands) :]
 
 
 def key_bands(whole: Tensor, layers: Sequence[LayerLayout], bands: int, advance: Advance) -> Iterator[Tensor]:

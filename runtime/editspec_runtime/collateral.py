@@ -10,7 +10,7 @@ from torch import Tensor
 
 from editspec_runtime.cache import Cache
 from editspec_runtime.conventions import Conventions
-from editspec_runtime.generator import Generator
+from editspec_runtime.generator import Generator, unit_kernels
 from editspec_runtime.latents import LatentStream
 from editspec_runtime.patch import Patch
 from editspec_runtime.statistics import KEPT_KEYS, kept_key_maps
@@ -86,19 +86,17 @@ def predicted(
         return Collateral(0.0, 0.0, energy)
     coefficients = coefficients.to(kernel)
     # Where there are fewer coefficients than outputs: what each adds by itself, and how they go together.
-    count = coefficients[0].numel()
-    alone = torch.eye(count).to(kernel).view(count, *coefficients.shape[1:]) if count < len(coefficients) else None
-    function, shape = generator.function(layer), generator.layer(layer)
-    numbers = shape.in_channels * shape.positions
-    samples = min(samples, SAMPLES, max(FEWEST, KEPT_KEYS // numbers))
+    few = coefficients[0].numel() < len(coefficients)
+    response = unit_kernels(coefficients.shape[1:], kernel) if few else coefficients
+    function = generator.function(layer)
+    samples = min(samples, SAMPLES, max(FEWEST, KEPT_KEYS // generator.layer(layer).key_numbers))
     total, positions = torch.zeros((), dtype=torch.float64), 0
     for key in kept_key_maps(generator, layer, stream, samples, conventions, cache):
         seen = key if directions is None else torch.einsum("nihw,si->nshw", key, directions)
-        moved = function.convolution(seen, coefficients if alone is None else alone)
-        rows = moved.movedim(1, 0).flatten(1).double()
-        total = total + (rows.square().sum() if alone is None else rows @ rows.T).cpu()
+        rows = function.convolution(seen, response).movedim(1, 0).flatten(1).double()
+        total = total + (rows @ rows.T if few else rows.square().sum()).cpu()
         positions += key.shape[0] * key.shape[2] * key.shape[3]
-    if alone is not None:
+    if few:
         rows = coefficients.double().cpu().flatten(1)
         total = ((rows @ total) * rows).sum()
     return Collateral(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,6 +143,14 @@ class FactoredFunction:
         factor, _ = self.demodulation(coefficients)
         value = F.leaky_relu(self.answer(coefficients) * factor[..., None] + self.offset, self.slope) * self.gain
         return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
+
+
+def unit_kernels(sizes: Sequence[int], like: Tensor) -> Tensor:
+    """One output channel per coefficient of `sizes` [s, kh, kw], whose kernel is one at its own direction and tap.
+
+    [s * kh * kw, s, kh, kw], on the device and in the precision of `like`.
+    """
+    return torch.eye(math.prod(sizes)).to(like).view(-1, *sizes)
 
 
 class LayerFunction(ABC):

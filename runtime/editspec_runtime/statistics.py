@@ -150,8 +150,8 @@ def kept_key_maps(
     generator: Generator, layer: str, stream: LatentStream, samples: int, conventions: Conventions, cache: Cache
 ) -> Iterator[Tensor]:
     """The same, kept in the cache where they are small: then a rule is judged without the model up to its layer."""
-    batch, shape = forward_batch(generator, layer, conventions), generator.layer(layer)
-    if samples * shape.in_channels * shape.positions > KEPT_KEYS:
+    batch = forward_batch(generator, layer, conventions)
+    if samples * generator.layer(layer).key_numbers > KEPT_KEYS:
         yield from key_maps(generator, layer, stream, samples, conventions)
         return
 
@@ -165,13 +165,13 @@ def kept_key_maps(
 
 def _key_maps(generator: Generator, layer: str, stream: LatentStream, numbers: range, batch: int) -> Iterator[Tensor]:
     """The same of some `numbers` of the stream, `batch` by batch."""
-    yield from map(generator.keys(layer), _batches(generator, layer, stream, numbers, batch))
+    yield from map(generator.keys(layer), _batches(generator, stream, numbers, batch))
 
 
-def _batches(generator: Generator, layer: str, stream: LatentStream, numbers: range, batch: int) -> Iterator[Tensor]:
+def _batches(generator: Generator, stream: LatentStream, numbers: range, batch: int) -> Iterator[Tensor]:
     """Some `numbers` of the stream, `batch` by batch."""
     for start in range(0, len(numbers), batch):
-        yield stream.items(numbers[start : start + batch]).to(generator.weight(layer))
+        yield generator.fitted(stream.items(numbers[start : start + batch]))
 
 
 def forward_batch(generator: Generator, layer: str, conventions: Conventions) -> int:
@@ -260,7 +260,7 @@ class _Blocks:
         split = f" in {self.bands} bands" if self.bands > 1 else ""
         with naming_memory(f"The statistics of {self.layer}, {self.batch} latents at a time{split},"):
             keys = self.generator.key_bands(self.layer, self.bands)
-            for latents in _batches(self.generator, self.layer, self.stream, numbers, self.batch):
+            for latents in _batches(self.generator, self.stream, numbers, self.batch):
                 for band in keys(latents):
                     _add_outer_products(total, band.movedim(1, -1).reshape(-1, channels))
                     del band  # not held while the next one is computed

@@ -46,6 +46,11 @@ class LayerLayout:
         return self.key_size if self.row else self.key_size**2
 
     @property
+    def key_numbers(self) -> int:
+        """Numbers of a key map."""
+        return self.in_channels * self.positions
+
+    @property
     def scale(self) -> int:
         """Value positions per key position along one axis: 2 where the layer upsamples, else 1."""
         return self.value_size // self.key_size

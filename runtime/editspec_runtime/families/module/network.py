@@ -18,7 +18,7 @@ from editspec_runtime.errors import WeightsError
 from editspec_runtime.families.layout import LayerLayout, Layout
 from editspec_runtime.families.module.source import Points, Source
 from editspec_runtime.families.module.trace import PointError, Trace, watched
-from editspec_runtime.generator import Box, FactoredFunction, Generator, LayerFunction, LayerInput
+from editspec_runtime.generator import Box, FactoredFunction, Generator, LayerFunction, LayerInput, unit_kernels
 
 AXES: dict[type[nn.Module], str] = {
     nn.Linear: "o i",
@@ -96,9 +96,7 @@ class ModuleFunction(LayerFunction):
         if pointwise is None:
             return None
         response = self.convolution(key, weight[0])
-        rank, taps = len(directions), weight.shape[-2:]
-        # One output channel per coefficient, whose kernel is one at its own direction and tap.
-        unit = torch.eye(rank * taps.numel()).to(key).view(-1, rank, *taps)
+        unit = unit_kernels((len(directions), *weight.shape[-2:]), key)
         design = self.convolution(torch.einsum("jihw,si->jshw", key, directions), unit)
         if haloed:
             response, design = self._region(response, arguments), self._region(design, arguments)

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editspec_runtime.bands import key_bands, most_bands, small_start
+from editspec_runtime.bands import key_bands, most_bands, split_layers
 from editspec_runtime.conventions import EDITSPEC, Conventions
 from editspec_runtime.families.layout import LayerLayout
 from editspec_runtime.families.proggan.layout import layout
 from editspec_runtime.files import TensorInfo
-from editspec_runtime.generator import Box, FactoredFunction, Generator, LayerFunction, LayerInput
+from editspec_runtime.generator import Box, FactoredFunction, Generator, LayerFunction, LayerInput, unit_kernels
 
 SLOPE = 0.2
 
@@ -50,9 +50,7 @@ class Convolution(LayerFunction):
         self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
     ) -> FactoredFunction:
         response = self(key, weight, arguments, haloed=haloed).flatten(2)
-        rank, taps = len(directions), weight.shape[-2:]
-        # One output channel per coefficient, whose kernel is one at its own direction and tap.
-        unit = torch.eye(rank * taps.numel()).to(key).view(-1, rank, *taps)
+        unit = unit_kernels((len(directions), *weight.shape[-2:]), key)
         projected = torch.einsum("jihw,si->jshw", key, directions)
         design = self(projected, unit, arguments, haloed=haloed).flatten(2).mT
         return FactoredFunction(response, design, torch.zeros_like(response[:1]))
@@ -101,12 +99,10 @@ class ProgressiveGAN(Generator):
         return most_bands(self.layer(layer))
 
     def key_bands(self, layer: str, bands: int) -> Callable[[Tensor], Iterator[Tensor]]:
-        if bands == 1:
-            return super().key_bands(layer, bands)
-        layers = list(self.layout.layers.values())
         # The first layer makes a map of a single position, by a convolution of its own kind.
-        layers = layers[min(1, layers.index(self.layer(layer))) : layers.index(self.layer(layer)) + 1]
-        layers = layers[small_start(layers, bands) :]
+        if bands == 1 or layer == "layer1":
+            return super().key_bands(layer, bands)
+        layers = split_layers(list(self.layout.layers.values())[1:], self.layer(layer), bands)
         start = self.keys(layers[0].name)
 
         def advance(before: LayerLayout, after: LayerLayout, key: Tensor, first: int, last: int) -> Tensor:

@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editspec_runtime.bands import key_bands, most_bands, small_start
+from editspec_runtime.bands import key_bands, most_bands, split_layers
 from editspec_runtime.conventions import EDITSPEC, Conventions, positional_noise
 from editspec_runtime.families.layout import LayerLayout
 from editspec_runtime.families.stylegan2.layout import expected, layout, upsamples
 from editspec_runtime.families.stylegan2.nvidia import CLAMP, canonical_shape, is_nvidia, nvidia_name
 from editspec_runtime.files import TensorInfo
-from editspec_runtime.generator import Box, FactoredFunction, Generator, LayerFunction, LayerInput
+from editspec_runtime.generator import Box, FactoredFunction, Generator, LayerFunction, LayerInput, unit_kernels
 
 SLOPE = 0.2
 GAIN = math.sqrt(2)
@@ -142,10 +142,8 @@ class StyledConvolution(LayerFunction):
     ) -> FactoredFunction:
         kernel = weight.reshape(weight.shape[-4:])
         scale = _scale(kernel)
-        rank, taps = len(directions), kernel.shape[2:]
-        count = rank * taps.numel()
-        # One output channel per coefficient, whose kernel is one at its own direction and tap.
-        unit = torch.eye(count).to(key).view(count, rank, *taps)
+        taps = kernel.shape[2:]
+        unit = unit_kernels((len(directions), *taps), key)
         projected = torch.einsum("jihw,si->jshw", key, directions)
         squares = arguments["style"].square()
         weighted = squares[:, None] * directions
@@ -252,10 +250,10 @@ class StyleGAN2(Generator):
             styles = self.mapping(latents)
             features = self._constant(len(latents)).clone()
             for name, function in functions.items():
-                style = self._style(f"{self._block(name)}.conv", styles)
+                style = self._key_style(name, styles)
                 noise = self._noise(name, len(features)).to(features)
                 features = function(features.mul_(style[:, :, None, None]), {"style": style, "noise": noise})
-            return features.mul_(self._style(f"{self._block(layer)}.conv", styles)[:, :, None, None])
+            return features.mul_(self._key_style(layer, styles)[:, :, None, None])
 
         return key_of
 
@@ -265,9 +263,7 @@ class StyleGAN2(Generator):
     def key_bands(self, layer: str, bands: int) -> Callable[[Tensor], Iterator[Tensor]]:
         if bands == 1:
             return super().key_bands(layer, bands)
-        layers = list(self.layout.layers.values())
-        layers = layers[: layers.index(self.layer(layer)) + 1]
-        layers = layers[small_start(layers, bands) :]
+        layers = split_layers(list(self.layout.layers.values()), self.layer(layer), bands)
         start = self.keys(layers[0].name)
         functions = {
             each.name: self.function(each.name).weighted(self.weight(each.name), haloed=True) for each in layers[:-1]
@@ -275,7 +271,7 @@ class StyleGAN2(Generator):
 
         def bands_of(latents: Tensor) -> Iterator[Tensor]:
             mapped = self.mapping(latents)
-            styles = {each.name: self._style(f"{self._block(each.name)}.conv", mapped) for each in layers}
+            styles = {each.name: self._key_style(each.name, mapped) for each in layers}
             noises = {name: self._noise(name, len(latents)).to(latents) for name in functions}
 
             def advance(before: LayerLayout, after: LayerLayout, key: Tensor, first: int, last: int) -> Tensor:
@@ -361,8 +357,7 @@ class StyleGAN2(Generator):
 
     def _enter(self, layer: str, features: Tensor, carried: Carried) -> LayerInput:
         """The modulated input of a styled convolution, its noise, and what passes it by."""
-        block = self._block(layer)
-        style = self._style(f"{block}.conv", carried.styles)
+        style = self._key_style(layer, carried.styles)
         noise = self._noise(layer, len(features)).to(features)
         return LayerInput(features * style[:, :, None, None], {"style": style, "noise": noise}, carried)
 
@@ -380,6 +375,10 @@ class StyleGAN2(Generator):
         if carried.image is not None:
             image = image + upsampled(carried.image, self._resampling_kernel(f"{name}.upsample.kernel"))
         return Carried(image, carried.styles)
+
+    def _key_style(self, layer: str, styles: Tensor) -> Tensor:
+        """What the channels of a layer's key are multiplied by, [n, in_channels]."""
+        return self._style(f"{self._block(layer)}.conv", styles)
 
     def _style(self, convolution: str, styles: Tensor) -> Tensor:
         weight = self.named[f"{convolution}.modulation.weight"]
