@@ -48,10 +48,15 @@ def main() -> int:
         venv.create(ENVIRONMENT, with_pip=True)
     package = ".[test]" if job == "test" else "."
     environment = {**os.environ, **(browser() if job == "test" else {})}
-    commands = [["python", "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", package], *JOBS[job]]
+    commands = [
+        ["python", "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", package],
+        *JOBS[job],
+    ]
     for command in commands:
         print("+", " ".join(command), flush=True)
-        code = subprocess.run([str(SCRIPTS / command[0]), *command[1:]], cwd=ROOT, env=environment).returncode
+        code = subprocess.run(
+            [str(SCRIPTS / command[0]), *command[1:]], cwd=ROOT, env=environment
+        ).returncode
         if code:
             return code
     return 0
@@ -59,7 +64,9 @@ def main() -> int:
 
 def browser() -> dict[str, str]:
     """What tells the tests which Chromium to open pages with; nothing where there is none and none can be installed."""
-    named = os.environ.get("EDITSPEC_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    named = os.environ.get("EDITSPEC_BROWSER") or next(
+        filter(None, map(shutil.which, BROWSERS)), None
+    )
     if named is None and shutil.which("apt-get") and os.geteuid() == 0:
         quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for command in (

@@ -1,4 +1,5 @@
-"""Apply a patch to a checkpoint of 4 GB, against cp of the same file: ``python benchmarks/apply.py [FOLDER]``.
+"""Apply a patch to a checkpoint of 4 GB, against cp of the same file: ``python benchmarks/apply.py
+[FOLDER]``.
 
 Prints the time of both, each with its sync, and the peak memory of the process that applies.
 """
@@ -15,15 +16,15 @@ from pathlib import Path
 
 import torch
 
-from editspec_runtime.digest import rows_digest, tensor_row
-from editspec_runtime.patch import make_patch, rounded
+from editspec_runtime.io.digests import rows_digest, tensor_row
+from editspec_runtime.patches.patch import make_patch, rounded
 
 TENSORS, ROWS, COLUMNS = 200, 2560, 2048
 """200 float32 tensors of 20 MiB: 4.2 GB."""
 
 CHILD = """
 import json, os, resource, subprocess, sys, time
-from editspec.workflow import apply
+from editspec.commands.apply import apply
 what, base, patch, out = sys.argv[1:]
 begun = time.perf_counter()
 if what == "cp":
@@ -36,8 +37,9 @@ seconds, used = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_
 peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 print(json.dumps({"seconds": seconds, "cpu": used.ru_utime + used.ru_stime, "peak": peak}))
 """
-"""cp runs in such a process, too, so that both begin in the same state: on a virtual machine, memory that was freed
-seconds ago costs more to take than memory that was freed just now."""
+"""cp runs in such a process, too, so that both begin in the same state: on a virtual machine,
+memory that was freed seconds ago costs more to take than memory that was freed just now.
+"""
 
 RUNS = 5
 
@@ -48,7 +50,10 @@ def main() -> None:
         make(base, patch)
         ratios = []
         for attempt in range(RUNS):
-            copied, applied = (measured(what, base, patch, Path(folder, "out.safetensors")) for what in ("cp", "apply"))
+            copied, applied = (
+                measured(what, base, patch, Path(folder, "out.safetensors"))
+                for what in ("cp", "apply")
+            )
             ratios.append(applied["seconds"] / copied["seconds"])
             size = ROWS * COLUMNS * 4 / 2**20
             print(
@@ -64,17 +69,25 @@ def measured(what: str, base: Path, patch: Path, out: Path) -> dict[str, float]:
     """How long cp or apply takes, each with its sync."""
     os.sync()
     command = [sys.executable, "-c", CHILD, what, base, patch, out]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    found: dict[str, float] = json.loads(
+        subprocess.run(command, check=True, capture_output=True).stdout
+    )
     out.unlink()
     return found
 
 
 def make(base: Path, patch: Path) -> None:
-    """A checkpoint written tensor by tensor, and a patch of one of its tensors that belongs to it."""
+    """A checkpoint written tensor by tensor, and a patch of one of its tensors that belongs to
+    it.
+    """
     header, size = {}, ROWS * COLUMNS * 4
     for number in range(TENSORS):
         offsets = [number * size, (number + 1) * size]
-        header[f"layer{number}.weight"] = {"dtype": "F32", "shape": [ROWS, COLUMNS], "data_offsets": offsets}
+        header[f"layer{number}.weight"] = {
+            "dtype": "F32",
+            "shape": [ROWS, COLUMNS],
+            "data_offsets": offsets,
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     generator = torch.Generator().manual_seed(0)
@@ -92,9 +105,22 @@ def make(base: Path, patch: Path) -> None:
                 total = torch.zeros(ROWS, COLUMNS, dtype=torch.float64)
                 for index in range(4):
                     total += coefficients[:, index, None].double() * directions[index].double()
-                after[-1] = tensor_row(f"layer{number}.weight", rounded(weight.double() + total, torch.float32))
-    digests = {"base": rows_digest(before), "parent": rows_digest(before), "result": rows_digest(after)}
-    said = {"name": "edit", "family": "none", "layer": "layer", "rank": 4, "solver": {}, "edit": "0" * 64}
+                after[-1] = tensor_row(
+                    f"layer{number}.weight", rounded(weight.double() + total, torch.float32)
+                )
+    digests = {
+        "base": rows_digest(before),
+        "parent": rows_digest(before),
+        "result": rows_digest(after),
+    }
+    said = {
+        "name": "edit",
+        "family": "none",
+        "layer": "layer",
+        "rank": 4,
+        "solver": {},
+        "edit": "0" * 64,
+    }
     name = f"layer{TENSORS // 2}.weight"
     made = make_patch({name: directions}, {name: coefficients}, {name: "o i"}, {**said, **digests})
     patch.write_bytes(made.to_bytes())

@@ -1,6 +1,7 @@
 """The efficacy of checks beside that against the perfect edit: ``python benchmarks/efficacy.py``.
 
-What each recipe asks for is looked for in the pictures of every recipe's model, and in those of the unedited one.
+What each recipe asks for is looked for in the pictures of every recipe's model, and in those of the
+unedited one.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from pathlib import Path
 import torch
 import yaml
 
-from editspec.checks import efficacy
-from editspec.workflow import Workshop, quiet
+from editspec.commands.check import efficacy
+from editspec.engine.session import BuildSession
+from editspec.worlds.skyline.efficacy import touched
+from editspec.worlds.skyline.world import LATENT_SIZE, Scene, changed, render, scenes
 from editspec_compiler.document import parse
+from editspec_compiler.modalities.image.resolve import asked
 from editspec_compiler.references import LoadedSpec, load, load_document
-from editspec_compiler.resolve import asked
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.skyline.efficacy import touched
-from editspec_runtime.skyline.world import LATENT_SIZE, Scene, changed, render, scenes
+from editspec_runtime.core.progress import no_progress
+from editspec_runtime.modalities.image.latents import LatentStream
 
 SPECS = Path(__file__).parents[1] / "specs" / "skyline"
 STREAM = 4
@@ -43,11 +45,13 @@ def main() -> None:
     latents = LatentStream(STREAM, LATENT_SIZE).items(range(4 * IMAGES))
     models = {}
     for name in RECIPES:
-        workshop = Workshop.of(load(SPECS / f"{name}.yaml"), "cpu", quiet)
-        workshop.edit(0)
-        models["unedited"] = replace(workshop, stack=[]).generator()
-        models[name] = workshop.generator()
-    print("| what is asked for | of the model | check | against the perfect edit |\n|---|---|---:|---:|")
+        session = BuildSession.of(load(SPECS / f"{name}.yaml"), "cpu", no_progress)
+        session.edit(0)
+        models["unedited"] = replace(session, stack=[]).generator()
+        models[name] = session.generator()
+    print(
+        "| what is asked for | of the model | check | against the perfect edit |\n|---|---|---:|---:|"
+    )
     for name, (counterfactual, mask) in RECIPES.items():
         to_change = touched(scenes(latents), counterfactual(scenes(latents)))
         chosen = latents[to_change][:IMAGES]

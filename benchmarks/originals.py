@@ -1,9 +1,11 @@
-"""Images of a StyleGAN2 by its original implementation and by editspec: ``python benchmarks/originals.py CHECKOUT``.
+"""Images of a StyleGAN2 by its original implementation and by editspec: ``python
+benchmarks/originals.py CHECKOUT``.
 
-CHECKOUT is a folder with the sources of stylegan2-ada-pytorch, of the stylegan3 repository or of rosinality's
-stylegan2-pytorch, which are no part of this project. Their generators are made with random weights and saved as their
-training saves them; the file is read by editspec, and both draw the same latents on the CPU, where the originals use no
-operator of their own. Their training files import scipy, too. Prints the largest difference of any pixel.
+CHECKOUT is a folder with the sources of stylegan2-ada-pytorch, of the stylegan3 repository or of
+rosinality's stylegan2-pytorch, which are no part of this project. Their generators are made with
+random weights and saved as their training saves them; the file is read by editspec, and both draw
+the same latents on the CPU, where the originals use no operator of their own. Their training files
+import scipy, too. Prints the largest difference of any pixel.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from editspec_runtime.checkpoint import read_checkpoint
-from editspec_runtime.models import make_generator
+from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import make_generator
 
 NVIDIA: dict[str, dict[str, Any]] = {
     "configuration F": {"size": 64},
@@ -48,20 +50,42 @@ ROSINALITY: dict[str, dict[str, Any]] = {
 
 
 def nvidia(
-    file: Path, size: int, base: int = 32768, mlp: int = 8, classes: int = 0, label: int | None = None,
-    psi: float = 1.0, clamp: float | None = 256.0, latent: int = 512, style: int = 512, count: int = 3,
+    file: Path,
+    size: int,
+    base: int = 32768,
+    mlp: int = 8,
+    classes: int = 0,
+    label: int | None = None,
+    psi: float = 1.0,
+    clamp: float | None = 256.0,
+    latent: int = 512,
+    style: int = 512,
+    count: int = 3,
     more: dict[str, Any] | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Latents and images of a generator of NVIDIA's, which is left in `file` as their training leaves it."""
+) -> tuple[Tensor, Tensor]:
+    """Latents and images of a generator of NVIDIA's, which is left in `file` as their training
+    leaves it.
+    """
     dnnlib = importlib.import_module("dnnlib")
     third = Path(sys.path[0], "training", "networks_stylegan2.py").is_file()
-    networks = importlib.import_module("training.networks_stylegan2" if third else "training.networks")
-    synthesis = {"channel_base": base, "num_fp16_res": 4 if clamp else 0, "conv_clamp": clamp, **(more or {})}
+    networks = importlib.import_module(
+        "training.networks_stylegan2" if third else "training.networks"
+    )
+    synthesis = {
+        "channel_base": base,
+        "num_fp16_res": 4 if clamp else 0,
+        "conv_clamp": clamp,
+        **(more or {}),
+    }
     generator = networks.Generator(
-        z_dim=latent, c_dim=classes, w_dim=style, img_resolution=size, img_channels=3,
+        z_dim=latent,
+        c_dim=classes,
+        w_dim=style,
+        img_resolution=size,
+        img_channels=3,
         mapping_kwargs=dnnlib.EasyDict(num_layers=mlp),
         **(synthesis if third else {"synthesis_kwargs": dnnlib.EasyDict(synthesis)}),
-    )  # fmt: skip
+    )
     _every_term(generator)
     generator.mapping.w_avg.copy_(0.1 * torch.randn(style))
     discriminator = networks.Discriminator(
@@ -69,29 +93,52 @@ def nvidia(
     )
     augment = importlib.import_module("training.augment").AugmentPipe(xflip=1, scale=1, hue=1)
     saved: dict[str, Any] = {"training_set_kwargs": {"path": "images.zip", "resolution": size}}
-    for name, module in (("G", generator), ("D", discriminator), ("G_ema", generator), ("augment_pipe", augment)):
+    for name, module in (
+        ("G", generator),
+        ("D", discriminator),
+        ("G_ema", generator),
+        ("augment_pipe", augment),
+    ):
         saved[name] = copy.deepcopy(module).eval().requires_grad_(False)
     file.write_bytes(pickle.dumps(saved))
     latents, labels = torch.randn(count, latent), torch.zeros(count, classes)
     if label is not None:
         labels[:, label] = 1
     # Half precision is for their training on a GPU.
-    images = saved["G_ema"](latents, labels, truncation_psi=psi, noise_mode="const", force_fp32=True)
+    images = saved["G_ema"](
+        latents, labels, truncation_psi=psi, noise_mode="const", force_fp32=True
+    )
     return latents, images
 
 
 def rosinality(
-    file: Path, size: int, style: int = 512, mlp: int = 8, multiplier: int = 2, psi: float = 1.0, count: int = 3
+    file: Path,
+    size: int,
+    style: int = 512,
+    mlp: int = 8,
+    multiplier: int = 2,
+    psi: float = 1.0,
+    count: int = 3,
 ) -> tuple[Tensor, Tensor]:
-    """Latents and images of a generator of rosinality's, which is left in `file` as its training leaves it."""
+    """Latents and images of a generator of rosinality's, which is left in `file` as its training
+    leaves it.
+    """
     # The operators for a GPU, which are compiled where they are imported; a CPU does without.
     extension = importlib.import_module("torch.utils.cpp_extension")
     extension.load = lambda *_, **__: None
-    generator = importlib.import_module("model").Generator(size, style, mlp, channel_multiplier=multiplier).eval()
+    generator = (
+        importlib.import_module("model")
+        .Generator(size, style, mlp, channel_multiplier=multiplier)
+        .eval()
+    )
     _every_term(generator)
     average, latents = 0.1 * torch.randn(style), torch.randn(count, style)
-    torch.save({"g": generator.state_dict(), "g_ema": generator.state_dict(), "latent_avg": average}, file)
-    images, _ = generator([latents], truncation=psi, truncation_latent=average[None], randomize_noise=False)
+    torch.save(
+        {"g": generator.state_dict(), "g_ema": generator.state_dict(), "latent_avg": average}, file
+    )
+    images, _ = generator(
+        [latents], truncation=psi, truncation_latent=average[None], randomize_noise=False
+    )
     return latents, images
 
 
@@ -109,7 +156,9 @@ def main() -> None:
     """Compare and print; exit code 1 where a pixel differs by more than 1e-3."""
     warnings.simplefilter("ignore")  # of what the originals ask of older versions of torch
     sys.path.insert(0, sys.argv[1])
-    original, cases = (rosinality, ROSINALITY) if Path(sys.argv[1], "model.py").is_file() else (nvidia, NVIDIA)
+    original, cases = (
+        (rosinality, ROSINALITY) if Path(sys.argv[1], "model.py").is_file() else (nvidia, NVIDIA)
+    )
     largest = 0.0
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "original.pt" if original is rosinality else "original.pkl")
@@ -117,11 +166,16 @@ def main() -> None:
             torch.manual_seed(0)
             latents, wanted = original(file, **case)
             model = make_generator(
-                "stylegan2", read_checkpoint(file).generator,
-                truncation=case.get("psi", 1.0), class_label=case.get("label"),
-            )  # fmt: skip
+                "stylegan2",
+                read_checkpoint(file).generator,
+                truncation=case.get("psi", 1.0),
+                class_label=case.get("label"),
+            )
             difference = float((model.images(latents) - wanted).abs().max())
-            print(f"{case['size']:4d} pixels, {name}: {difference:.1e} of {float(wanted.abs().max()):.0f}", flush=True)
+            print(
+                f"{case['size']:4d} pixels, {name}: {difference:.1e} of {float(wanted.abs().max()):.0f}",
+                flush=True,
+            )
             largest = max(largest, difference)
     print(f"largest difference: {largest:.1e}")
     sys.exit(largest > 1e-3)

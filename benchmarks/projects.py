@@ -1,7 +1,8 @@
-"""A spec of one edit in a folder of its own, and what ``editspec build --json`` says of it: seconds per stage.
+"""A spec of one edit in a folder of its own, and what ``editspec build --json`` says of it: seconds
+per stage.
 
-The command is a process as anyone starts it. Its second moment is in the cache after the first build; what it solved is
-forgotten before each one.
+The command is a process as anyone starts it. Its second moment is in the cache after the first
+build; what it solved is forgotten before each one.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Any
 
 import torch
 
-from editspec.workflow import Workshop, quiet
-from editspec_runtime.cache import Cache
+from editspec.engine.session import BuildSession
+from editspec_runtime.core.progress import no_progress
+from editspec_runtime.io.cache import Cache
 
 SOLVED = ("solutions", "losses", "patches", "rules")
 """What the cache holds of an edit that was solved."""
@@ -56,7 +58,9 @@ class Project:
         return path
 
     def build(self, solver: Mapping[str, Any]) -> dict[str, Any]:
-        """What the command says of the edit with this solver: ``seconds`` by stage, ``loss`` and the rest."""
+        """What the command says of the edit with this solver: ``seconds`` by stage, ``loss`` and
+        the rest.
+        """
         forget(self.cache)
         shutil.rmtree(self.folder / "out", ignore_errors=True)
         path = self.written(solver)
@@ -64,17 +68,19 @@ class Project:
         options = ["--json", "--device", self.device, "--threads", str(torch.get_num_threads())]
         result = subprocess.run(
             [sys.executable, "-m", "editspec", "build", path.name, "-o", "out", *options],
-            cwd=self.folder, capture_output=True, text=True,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
             env=os.environ | {"EDITSPEC_CACHE": str(self.cache.root)},
-        )  # fmt: skip
+        )
         if result.returncode:
             sys.exit(result.stderr)
         (edit,) = json.loads(result.stdout)["edits"]
         return dict(edit)
 
-    def workshop(self, solver: Mapping[str, Any]) -> Workshop:
+    def session(self, solver: Mapping[str, Any]) -> BuildSession:
         """The same in this process, with the same cache."""
-        return Workshop.of(self.written(solver), self.device, quiet, cache=self.cache)
+        return BuildSession.of(self.written(solver), self.device, no_progress, cache=self.cache)
 
     @property
     def cache(self) -> Cache:

@@ -1,9 +1,9 @@
 """All benchmarks in one run: ``python -m benchmarks.run [--quick] [-o DIR] [MODULE…]``.
 
-Every ratio is of two things measured in turn in this run. Writes performance.json and performance.md into DIR (default:
-out/benchmarks), prints the Markdown, and says of what could not run why. A module of benchmarks/ takes part by its
-name in `MODULES` and a tuple `BENCHMARKS` of functions, each of which takes `quick` and yields figures, or raises
-`CannotRun`.
+Every ratio is of two things measured in turn in this run. Writes performance.json and
+performance.md into DIR (default: out/benchmarks), prints the Markdown, and says of what could not
+run why. A module of benchmarks/ takes part by its name in `MODULES` and a tuple `BENCHMARKS` of
+functions, each of which takes `quick` and yields figures, or raises `CannotRun`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ from typing import Any
 import torch
 
 from benchmarks.figures import CannotRun, Figure
-from editspec_runtime.files import write
+from editspec_runtime.io.files import write
 
 MODULES = ("solvers", "scale", "growth")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("modules", nargs="*", choices=[*MODULES, []], metavar="MODULE", help=", ".join(MODULES))
-    parser.add_argument("--quick", action="store_true", help="fewer repeats: under ten minutes on two cores")
+    parser.add_argument(
+        "modules", nargs="*", choices=[*MODULES, []], metavar="MODULE", help=", ".join(MODULES)
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer repeats: under ten minutes on two cores"
+    )
     parser.add_argument("-o", "--out", type=Path, default=Path("out/benchmarks"), metavar="DIR")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
@@ -81,17 +85,26 @@ def machine() -> dict[str, Any]:
 
 def markdown(result: dict[str, Any]) -> str:
     """The same as a page."""
-    said = ", ".join(f"{name} {value}" for name, value in result["machine"].items() if value is not None)
+    said = ", ".join(
+        f"{name} {value}" for name, value in result["machine"].items() if value is not None
+    )
     lines = [f"{said}; {'quick, ' if result['quick'] else ''}{result['seconds']} s in all.", ""]
     lines += ["| figure | measured | aim | reached |", "|---|---:|---|---|"]
     for figure in result["figures"]:
         reached = {True: "yes", False: "**no**", None: ""}[figure["reached"]]
-        lines.append(f"| {figure['name']} | {figure['value']:.3g} {figure['unit']} | {figure['aim']} | {reached} |")
-    lines += ["", *(f"Could not run: {name}: {why}." for name, why in result["could_not_run"].items()), ""]
+        lines.append(
+            f"| {figure['name']} | {figure['value']:.3g} {figure['unit']} | {figure['aim']} | {reached} |"
+        )
+    lines += [
+        "",
+        *(f"Could not run: {name}: {why}." for name, why in result["could_not_run"].items()),
+        "",
+    ]
     for figure in result["figures"]:
         if figure["details"]:
             details = ", ".join(
-                f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in figure["details"].items()
+                f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}"
+                for n, v in figure["details"].items()
             )
             lines.append(f"- {figure['name']}: {details}")
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """Second moments, start-up and several processes.
 
-Second moments are timed by what one thread computes, start-up by what a process computes and by the clock, several
-processes by the clock; the best of several turns counts.
+Second moments are timed by what one thread computes, start-up by what a process computes and by the
+clock, several processes by the clock; the best of several turns counts.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.figures import Figure, timed
 from benchmarks.projects import forget
 from benchmarks.stylegan2_1024 import weights as stylegan2_weights
-from editspec_runtime.cache import Cache
-from editspec_runtime.checkpoint import read_checkpoint
-from editspec_runtime.conventions import EDITSPEC
+from editspec.worlds.skyline import WEIGHTS
+from editspec_runtime.core.compatibility import EDITSPEC
+from editspec_runtime.families.checkpoints import read_checkpoint
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.skyline import WEIGHTS
-from editspec_runtime.statistics import second_moment
+from editspec_runtime.io.cache import Cache
+from editspec_runtime.maths.moments import second_moment
+from editspec_runtime.modalities.image.latents import LatentStream
 
 PRODUCTS = ("convolution", "conv", "mm", "addmm", "matmul", "bmm", "linear", "mkldnn")
 """Parts of the names of torch's operators that convolve and multiply matrices."""
@@ -51,28 +51,39 @@ edits:
 def models() -> dict[str, StyleGAN2]:
     """The generators whose `layer8` is measured."""
     random = StyleGAN2(stylegan2_weights(256))
-    return {"Skyline": StyleGAN2(read_checkpoint(WEIGHTS).generator), "StyleGAN2-256, random weights": random}
+    return {
+        "Skyline": StyleGAN2(read_checkpoint(WEIGHTS).generator),
+        "StyleGAN2-256, random weights": random,
+    }
 
 
 def moments(quick: bool) -> Iterator[Figure]:
-    """The second moment at layer8, beside that of whole images with the layer watched, on one thread."""
+    """The second moment at layer8, beside that of whole images with the layer watched, on one
+    thread.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for name, model in models().items():
             # A whole image of StyleGAN2-256 takes seconds: fewer of them, and both by the latent.
             samples, few = (256, 64) if name == "Skyline" else (64, 16)
-            stream = LatentStream(2, model.layout.latent_size)
+            stream = LatentStream(2, model.architecture.latent_size)
             turns = [
-                (computing(prefix, model, stream, samples) / samples, computing(hooked, model, stream, few) / few)
+                (
+                    computing(prefix, model, stream, samples) / samples,
+                    computing(hooked, model, stream, few) / few,
+                )
                 for _ in range(3 if quick else 7)
             ]
             ours, whole = (min(each) for each in zip(*turns, strict=True))
             one, other = prefix(model, stream, few), hooked(model, stream, few)
             yield Figure.at_least(
-                f"{name}: C from keys, against whole images", whole / ours, 3,
-                latents_a_second=1 / ours, difference=float((one - other).norm() / other.norm()),
-            )  # fmt: skip
+                f"{name}: C from keys, against whole images",
+                whole / ours,
+                3,
+                latents_a_second=1 / ours,
+                difference=float((one - other).norm() / other.norm()),
+            )
             share = 100 * share_of_products(model, stream, samples)
             yield Figure(f"{name}: time of C in products", share, "%", "at least 90", share >= 90)
     finally:
@@ -110,10 +121,16 @@ def hooked(model: StyleGAN2, stream: LatentStream, samples: int) -> Tensor:
 
 
 def share_of_products(model: StyleGAN2, stream: LatentStream, samples: int) -> float:
-    """The share of the CPU's time within operators that they spend in convolutions and matrix products."""
+    """The share of the CPU's time within operators that they spend in convolutions and matrix
+    products.
+    """
     with profile(activities=[ProfilerActivity.CPU]) as found:
         prefix(model, stream, samples)
-    times = {event.key: event.self_cpu_time_total for event in found.key_averages() if event.key.startswith("aten::")}
+    times = {
+        event.key: event.self_cpu_time_total
+        for event in found.key_averages()
+        if event.key.startswith("aten::")
+    }
     products = sum(spent for name, spent in times.items() if any(part in name for part in PRODUCTS))
     return products / sum(times.values())
 
@@ -150,16 +167,35 @@ def startup(quick: bool) -> Iterator[Figure]:
                 before = os.times()
                 spent, _ = timed(partial(run, folder, arguments), torch.device("cpu"))
                 after = os.times()
-                computed = after.children_user + after.children_system - before.children_user - before.children_system
+                computed = (
+                    after.children_user
+                    + after.children_system
+                    - before.children_user
+                    - before.children_system
+                )
                 least = best.get(label, (1e9, 1e9))
                 best[label] = (min(least[0], spent), min(least[1], computed))
-    above, computed = (one - other for one, other in zip(best["build"], best["import torch"], strict=True))
+    above, computed = (
+        one - other for one, other in zip(best["build"], best["import torch"], strict=True)
+    )
     yield Figure(
-        "build with C cached, above import torch", above, "s", "at most 0.5", above <= 0.5, {"computing": computed}
+        "build with C cached, above import torch",
+        above,
+        "s",
+        "at most 0.5",
+        above <= 0.5,
+        {"computing": computed},
     )
     for label, (spent, computed) in best.items():
         if label not in ("build", "import torch"):
-            yield Figure(f"start-up: {label}", spent, "s", "at most 0.35", spent <= 0.35, {"computing": computed})
+            yield Figure(
+                f"start-up: {label}",
+                spent,
+                "s",
+                "at most 0.35",
+                spent <= 0.35,
+                {"computing": computed},
+            )
 
 
 def scaling(quick: bool) -> Iterator[Figure]:
@@ -170,27 +206,41 @@ def scaling(quick: bool) -> Iterator[Figure]:
         folder = Path(name)
         (folder / "rule.yaml").write_text(RULE % samples)
         for count in (1, 2):
-            # In the process, what is spread is timed alone: without start-up, and without the environment.
-            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+            # In the process, what is spread is timed alone: without start-up, and without the
+            # environment.
+            launcher = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node",
+                str(count),
+            ]
             (folder / "timed.py").write_text(TIMED)
-            out = run(folder, [*launcher, "timed.py"], EDITSPEC_CACHE=str(folder / f"cache-{count}"))
+            out = run(
+                folder, [*launcher, "timed.py"], EDITSPEC_CACHE=str(folder / f"cache-{count}")
+            )
             spent, digest = out.split()[-2:]
-            rows.append({"processes": count, "latents": samples, "seconds": float(spent), "digest": digest})
+            rows.append(
+                {"processes": count, "latents": samples, "seconds": float(spent), "digest": digest}
+            )
     one, two = rows
     assert one["digest"] == two["digest"]
     times = {"one": one["seconds"], "two": two["seconds"], "load": os.getloadavg()[0]}
-    yield Figure("C by two processes, against one", one["seconds"] / two["seconds"], "times", details=times)
+    yield Figure(
+        "C by two processes, against one", one["seconds"] / two["seconds"], "times", details=times
+    )
 
 
 TIMED = """
 import os, sys, time
-from editspec_runtime import distributed
+from editspec_runtime.executors import processes as distributed
 if int(os.environ["RANK"]) > 0:
     sys.exit(distributed.help_out())
 
 def work():
-    from editspec.workflow import statistics
-    from editspec_runtime.digest import tensor_digest
+    from editspec.commands.statistics import statistics
+    from editspec_runtime.io.digests import tensor_digest
     begun = time.perf_counter()
     ((_, _, moment),) = statistics("rule.yaml", device="cpu")
     print(time.perf_counter() - begun, tensor_digest(moment.matrix))
@@ -207,7 +257,11 @@ def run(folder: Path, arguments: list[str], **variables: str) -> str:
     """What a command prints."""
     environment = {"EDITSPEC_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        arguments, cwd=folder, capture_output=True, text=True, env=os.environ | environment | variables
+        arguments,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | environment | variables,
     )
     if result.returncode:
         sys.exit(result.stderr)

@@ -1,4 +1,6 @@
-"""How long the parts of a build take on Skyline: ``python benchmarks/skyline.py``. Prints Markdown."""
+"""How long the parts of a build take on Skyline: ``python benchmarks/skyline.py``. Prints
+Markdown.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def main() -> None:
     print(
         f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, {torch.get_num_threads()} threads\n"
     )
-    print("| layer | solver | 1,000 latents of statistics | one rule of 2001 steps |\n|---|---|---|---|")
+    print(
+        "| layer | solver | 1,000 latents of statistics | one rule of 2001 steps |\n|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EDITSPEC_CACHE"] = folder + "/cache"
         for layer in ("layer6", "layer8", "layer10"):

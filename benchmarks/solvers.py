@@ -1,6 +1,7 @@
 """Solvers against the yardstick, the paper's own loop: the same rule, C cached, in turn in one run.
 
-A solver's seconds are what ``editspec build --json`` says of its stages; the yardstick is no command and is timed here.
+A solver's seconds are what ``editspec build --json`` says of its stages; the yardstick is no
+command and is timed here.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from benchmarks import yardstick
 from benchmarks.figures import CannotRun, Figure, timed
 from benchmarks.projects import Project
 from benchmarks.stylegan2_1024 import weights
-from editspec_runtime.directions import zca_directions
+from editspec_runtime.core.rule import Rule
 from editspec_runtime.families.stylegan2.network import StyledConvolution
-from editspec_runtime.least_squares import Problem
-from editspec_runtime.patch import read_patch
-from editspec_runtime.rule import Rule
-from editspec_runtime.solvers import coefficients_of, delta, rule_loss
+from editspec_runtime.maths.directions import zca_directions
+from editspec_runtime.methods.least_squares import Problem
+from editspec_runtime.methods.solvers import coefficients_of, delta, rule_loss
+from editspec_runtime.patches.patch import read_patch
 
 STEPS = 2001
 PAPER = {"method": "projected-gradient", "steps": STEPS, "learning_rate": 0.05, "project_every": 10}
 DIRECT = {"method": "direct", "steps": STEPS}
-SMOOTH = {"method": "least-squares", "smoothness": 0.05}
+SMOOTH = {"method": "least-squares", "collateral_weight": 0.05}
 STAGES = ("compile", "statistics", "solve")
 
 
@@ -47,11 +48,16 @@ class Task:
 
     @staticmethod
     def of(name: str, project: Project) -> Task:
-        """The task of a project's only edit, solved as the paper does. Computes its second moment."""
-        workshop = project.workshop(PAPER)
-        generator = workshop.generator()
-        rule = workshop.rule(0, generator)
-        function, moment = generator.function(rule.layer), workshop.second_moment(generator, rule.layer).matrix
+        """The task of a project's only edit, solved as the paper does. Computes its second
+        moment.
+        """
+        session = project.session(PAPER)
+        generator = session.generator()
+        rule = session.rule(0, generator)
+        function, moment = (
+            generator.function(rule.layer),
+            session.second_moment(generator, rule.layer).matrix,
+        )
         assert isinstance(function, StyledConvolution)
         return Task(name, project, function, generator.weight(rule.layer), rule, moment)
 
@@ -96,35 +102,57 @@ def compared(task: Task, turns: int) -> Iterator[Figure]:
     """The yardstick beside each solver, in turn; of what is short, a turn has three builds."""
     d, device = task.directions(), task.weight.device
     plain: list[float] = []
-    edits: dict[str, list[dict[str, Any]]] = {"projected-gradient": [], "direct": [], "least-squares": []}
+    edits: dict[str, list[dict[str, Any]]] = {
+        "projected-gradient": [],
+        "direct": [],
+        "least-squares": [],
+    }
     for _ in range(turns):
-        seconds, theirs = timed(lambda: yardstick.solve(task.function, task.weight, task.rule, d), device)
+        seconds, theirs = timed(
+            lambda: yardstick.solve(task.function, task.weight, task.rule, d), device
+        )
         plain.append(seconds)
         for solver, builds in ((PAPER, 1), (DIRECT, 3), (SMOOTH, 3)):
             for _ in range(builds):
                 edits[solver["method"]].append(task.built(solver)[0])
     whole = statistics.median(plain)
     spent = {
-        method: {stage: statistics.median(edit["seconds"][stage] for edit in those) for stage in STAGES}
+        method: {
+            stage: statistics.median(edit["seconds"][stage] for edit in those) for stage in STAGES
+        }
         for method, those in edits.items()
     }
     budget, unedited = task.collateral(theirs, d), task.loss(0 * theirs)
-    beside = {"yardstick_seconds": whole, "yardstick_loss": task.loss(theirs), "unedited_loss": unedited}
+    beside = {
+        "yardstick_seconds": whole,
+        "yardstick_loss": task.loss(theirs),
+        "unedited_loss": unedited,
+    }
     for method, least in (("projected-gradient", 2), ("direct", 20), ("least-squares", 300)):
         yield Figure.at_least(
-            f"{method}, {task.name}", whole / spent[method]["solve"], least,
-            **spent[method], loss=edits[method][-1]["loss"], **beside,
-        )  # fmt: skip
+            f"{method}, {task.name}",
+            whole / spent[method]["solve"],
+            least,
+            **spent[method],
+            loss=edits[method][-1]["loss"],
+            **beside,
+        )
     _, equal = task.built({"method": "least-squares", "collateral": budget})
     above = task.loss(equal) - task.loss(theirs)
     yield Figure(
-        f"least-squares at the yardstick's collateral, {task.name}: its loss above the yardstick's", above, "",
-        "at most 0", above <= 0, {"loss": task.loss(equal), "collateral": budget},
-    )  # fmt: skip
+        f"least-squares at the yardstick's collateral, {task.name}: its loss above the yardstick's",
+        above,
+        "",
+        "at most 0",
+        above <= 0,
+        {"loss": task.loss(equal), "collateral": budget},
+    )
 
 
 def large(folder: Path, device: str = "cpu") -> Task:
-    """StyleGAN2-256 at layer 8 (512 channels, 32 x 32), random weights: the values of one image where another's are."""
+    """StyleGAN2-256 at layer 8 (512 channels, 32 x 32), random weights: the values of one image
+    where another's are.
+    """
     save_file(weights(256), folder / "base.safetensors")
     box = {"box": [80, 80, 152, 152]}
     edit = {
@@ -136,7 +164,9 @@ def large(folder: Path, device: str = "cpu") -> Task:
     }
     model = {"family": "stylegan2", "weights": "base.safetensors"}
     spec = {"version": 1, "model": model, "statistics": {"samples": 24}, "edits": [edit]}
-    name = "StyleGAN2-256 layer8 rank 1" + (f", {torch.cuda.get_device_name()}" if device != "cpu" else "")
+    name = "StyleGAN2-256 layer8 rank 1" + (
+        f", {torch.cuda.get_device_name()}" if device != "cpu" else ""
+    )
     return Task.of(name, Project(folder, spec, device))
 
 
@@ -150,7 +180,9 @@ def skyline(folder: Path) -> Task:
         "target": {"latent": 1932, "mask": box},
     }
     model = {"family": "stylegan2", "weights": "builtin:skyline"}
-    return Task.of("Skyline layer6 rank 1", Project(folder, {"version": 1, "model": model, "edits": [edit]}))
+    return Task.of(
+        "Skyline layer6 rank 1", Project(folder, {"version": 1, "model": model, "edits": [edit]})
+    )
 
 
 BENCHMARKS = (solvers, on_a_gpu)

@@ -1,7 +1,8 @@
 """How fast the studio is, in a browser, on Skyline: ``python benchmarks/studio.py [CHROMIUM]``.
 
-Prints the time from the opening of the page to its first image, from a movement of the mouse to the frame that shows
-the stroke, and from Execute to its result, with the second moment of the layer in the cache.
+Prints the time from the opening of the page to its first image, from a movement of the mouse to the
+frame that shows the stroke, and from Execute to its result, with the second moment of the layer in
+the cache.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def main() -> None:
             )
             for rank in RANKS:
                 seconds = [execute(page, rank) for _ in range(RUNS + 1)][1:]
-                print(f"Execute, least-squares, rank {rank}: {statistics.median(seconds):.2f} s (median of {RUNS})")
+                print(
+                    f"Execute, least-squares, rank {rank}: {statistics.median(seconds):.2f} s (median of {RUNS})"
+                )
         finally:
             browser.close()
             server.terminate()
@@ -108,7 +111,9 @@ def execute(page: Page, rank: int) -> float:
     """Seconds from Execute to the figures of its result."""
     area = page.get_by_label("Text of the spec")
     text = re.sub(r"rank: \d+", f"rank: {rank}", area.input_value())
-    text = re.sub(r"solver: .*", f"solver: {{method: least-squares, smoothness: {fresh():.6f}}}", text)
+    text = re.sub(
+        r"solver: .*", f"solver: {{method: least-squares, collateral_weight: {fresh():.6f}}}", text
+    )
     area.fill(text)
     page.wait_for_timeout(1200)
     milliseconds: float = page.evaluate(EXECUTE)
@@ -116,7 +121,7 @@ def execute(page: Page, rank: int) -> float:
 
 
 def fresh() -> float:
-    """A smoothness that no run had before: what is solved once is not solved again."""
+    """A collateral_weight that no run had before: what is solved once is not solved again."""
     return 0.02 + (time.time() % 1000) / 1e6
 
 

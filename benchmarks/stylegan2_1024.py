@@ -1,8 +1,10 @@
-"""Memory of every command at a StyleGAN2 of 1024 x 1024 pixels on a CPU: ``python -m benchmarks.stylegan2_1024``.
+"""Memory of every command at a StyleGAN2 of 1024 x 1024 pixels on a CPU: ``python -m
+benchmarks.stylegan2_1024``.
 
-Makes random weights with the channels of configuration F, runs every command of the table in docs/performance.md in a
-process of its own, and prints its greatest memory beside the bound that the table states. Needs 2 GB of disk. With the
-word ``bands`` behind it, it takes C of 16 latents at layer18 in several numbers of bands instead.
+Makes random weights with the channels of configuration F, runs every command of the table in
+docs/performance.md in a process of its own, and prints its greatest memory beside the bound that
+the table states. Needs 2 GB of disk. With the word ``bands`` behind it, it takes C of 16 latents at
+layer18 in several numbers of bands instead.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 
 TABLE = Path(__file__).parents[1] / "docs" / "performance.md"
 LAYERS = ("layer10", "layer18")
 SAMPLES = {"layer10": 16, "layer18": 4}
-"""Of C; its memory is that of one forward batch, which is 16 latents at layer10 and 2 at layer18."""
+"""Of C; its memory is that of one forward batch, which is 16 latents at layer10 and 2 at
+layer18.
+"""
 
 COLD = ("statistics", "lock")
 """What is measured with an empty cache beside the first build."""
@@ -37,18 +41,20 @@ child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
 _, status, usage = os.wait4(child, 0)
 print(os.waitstatus_to_exitcode(status), usage.ru_maxrss, usage.ru_utime + usage.ru_stime)
 """
-"""Linux counts what a process was before it became another program: it is started by a small one, not by this one."""
+"""Linux counts what a process was before it became another program: it is started by a small one,
+not by this one.
+"""
 
 
 C_IN_BANDS = """
 import sys
 from pathlib import Path
 from safetensors.torch import load_file
-from editspec_runtime.cache import Cache
-from editspec_runtime.conventions import EDITSPEC
+from editspec_runtime.io.cache import Cache
+from editspec_runtime.core.compatibility import EDITSPEC
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.statistics import _Blocks, forward_batch
+from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.maths.moments import _Blocks, forward_batch
 model = StyleGAN2(load_file("base.safetensors"))
 batch = forward_batch(model, "layer18", EDITSPEC)
 nobody = lambda done, total: None
@@ -69,7 +75,8 @@ class Row:
     bounds
         MiB by the layer that is edited; empty where the table says in words why there is none.
     mark
-        What stands behind the command: ``*`` where it takes long, so that only the benchmark runs it.
+        What stands behind the command: ``*`` where it takes long, so that only the benchmark runs
+        it.
     """
 
     command: str
@@ -83,25 +90,34 @@ def rows() -> list[Row]:
     for line in TABLE.read_text().partition("\n## Memory\n")[2].splitlines():
         if match := re.match(r"\| `([^`]+)`(\*?) \|([^|]*)\|([^|]*)\|", line):
             command, mark, *cells = match.groups()
-            bounds = {layer: int(cell) for layer, cell in zip(LAYERS, cells, strict=True) if cell.strip()}
+            bounds = {
+                layer: int(cell) for layer, cell in zip(LAYERS, cells, strict=True) if cell.strip()
+            }
             found.append(Row(command, bounds, mark))
     return found
 
 
 def peak(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> float:
-    """The greatest memory of a process, or of one that it waited for, in MiB; pages of files that it maps count."""
+    """The greatest memory of a process, or of one that it waited for, in MiB; pages of files that
+    it maps count.
+    """
     return used(command, folder, environment)[0]
 
 
-def used(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> tuple[float, float]:
+def used(
+    command: list[str], folder: Path, environment: dict[str, str] | None = None
+) -> tuple[float, float]:
     """The same, and the seconds of a processor.
 
     Raises `RuntimeError` with what it wrote to stderr where it fails.
     """
     result = subprocess.run(
-        [sys.executable, "-S", "-c", LAUNCHER, *command], cwd=folder, capture_output=True, text=True,
+        [sys.executable, "-S", "-c", LAUNCHER, *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
         env=os.environ | (environment or {}),
-    )  # fmt: skip
+    )
     code, kibibytes, seconds = map(float, result.stdout.splitlines()[-1].split())
     if code:
         raise RuntimeError(f"{shlex.join(command)} ended with {code:.0f}:\n{result.stderr}")
@@ -117,7 +133,10 @@ def weights(size: int = 1024) -> dict[str, Tensor]:
 
     named = {"input.input": normal(1, 512, 4, 4)}
     for number in range(1, 9):
-        named |= {f"style.{number}.weight": normal(512, 512) / 0.01, f"style.{number}.bias": torch.zeros(512)}
+        named |= {
+            f"style.{number}.weight": normal(512, 512) / 0.01,
+            f"style.{number}.bias": torch.zeros(512),
+        }
     number, inputs = 0, 512
     for resolution, channels in CHANNELS.items():
         if resolution > size:
@@ -152,7 +171,11 @@ class Workplace:
     def prepare(self) -> None:
         """Write weights, specs, a record and a key."""
         from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+        from cryptography.hazmat.primitives.serialization import (
+            Encoding,
+            NoEncryption,
+            PrivateFormat,
+        )
 
         named = weights()
         save_file(named, self.folder / "base.safetensors")
@@ -160,7 +183,10 @@ class Workplace:
         for layer in LAYERS:
             self._write(f"{layer}.json", layer, {"method": "direct", "steps": 5})
         self._write(
-            "smooth.json", "layer10", {"method": "least-squares"}, latents={"seed": 1, "sampler": "numpy-legacy"}
+            "smooth.json",
+            "layer10",
+            {"method": "least-squares"},
+            latents={"seed": 1, "sampler": "numpy-legacy"},
         )
         key = ec.generate_private_key(ec.SECP256R1())
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -168,8 +194,17 @@ class Workplace:
 
     def _write(self, name: str, layer: str, solver: dict[str, Any], **more: Any) -> None:
         place = {"latent": 1, "mask": {"box": [200, 200, 328, 328]}}
-        edit = {"name": "e", "layer": layer, "source": place, "target": {**place, "latent": 2}, "solver": solver}
-        checks = [{"measure": "target-error", "at_most": 100}, {"measure": "efficacy", "at_least": 0}]
+        edit = {
+            "name": "e",
+            "layer": layer,
+            "source": place,
+            "target": {**place, "latent": 2},
+            "solver": solver,
+        }
+        checks = [
+            {"measure": "target-error", "at_most": 100},
+            {"measure": "efficacy", "at_least": 0},
+        ]
         spec = {
             "version": 1,
             "model": {"family": "stylegan2", "weights": "base.safetensors"},
@@ -183,17 +218,27 @@ class Workplace:
         """What the command of a row takes where `layer` is edited, in MiB."""
         own = re.sub(r"\W+", "-", f"{layer} {row.command}")
         files = {
-            "SPEC": f"{layer}.json", "SMOOTH": "smooth.json", "RECORD": "record.json", "KEY": "key.pem",
-            "BASE": "base.safetensors", "BASE.pt": "base.pt", "EDITED": f"edited-{layer}.safetensors",
-            "BUILD": f"build-{layer}", "PATCH": f"build-{layer}/patches/01-e.safetensors",
+            "SPEC": f"{layer}.json",
+            "SMOOTH": "smooth.json",
+            "RECORD": "record.json",
+            "KEY": "key.pem",
+            "BASE": "base.safetensors",
+            "BASE.pt": "base.pt",
+            "EDITED": f"edited-{layer}.safetensors",
+            "BUILD": f"build-{layer}",
+            "PATCH": f"build-{layer}/patches/01-e.safetensors",
             "RULE": f"build-{layer}/rules/01-e.safetensors",
-            "OUT": f"out-{own}", "OUT.png": f"out-{own}.png", "OUT.json": f"out-{own}.json",
+            "OUT": f"out-{own}",
+            "OUT.png": f"out-{own}.png",
+            "OUT.json": f"out-{own}.json",
             "OUT.safetensors": f"out-{own}.safetensors",
-        }  # fmt: skip
+        }
         command, *arguments = [files.get(word, word) for word in shlex.split(row.command)]
         cache = own if command in COLD else layer
         environment = {"EDITSPEC_CACHE": str(self.folder / f"cache-{cache}")}
-        return peak([sys.executable, "-m", "editspec", command, *arguments], self.folder, environment)
+        return peak(
+            [sys.executable, "-m", "editspec", command, *arguments], self.folder, environment
+        )
 
 
 def main() -> None:
@@ -204,13 +249,18 @@ def main() -> None:
         if sys.argv[1:] == ["bands"]:
             print("| bands | MiB | seconds |\n|---:|---:|---:|")
             for bands in (1, 2, 4, 8, 32):
-                mebibytes, seconds = used([sys.executable, "-c", C_IN_BANDS, str(bands)], place.folder)
+                mebibytes, seconds = used(
+                    [sys.executable, "-c", C_IN_BANDS, str(bands)], place.folder
+                )
                 print(f"| {bands} | {mebibytes:.0f} | {seconds:.1f} |", flush=True)
             return
         print("| command | layer | MiB | bound |\n|---|---|---:|---:|")
         for row in rows():
             for layer, bound in row.bounds.items():
-                print(f"| `{row.command}` | {layer} | {place.peak(row, layer):.0f} | {bound} |", flush=True)
+                print(
+                    f"| `{row.command}` | {layer} | {place.peak(row, layer):.0f} | {bound} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

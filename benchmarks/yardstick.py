@@ -1,9 +1,10 @@
 """The yardstick: the paper's own way to solve a rule of StyleGAN2, as a plain loop.
 
-2001 steps of Adam on the whole weight, the change projected into the directions every ten steps and at the end, the
-demodulation from one kernel per image, the last iterate returned: what the authors' code does, step by step, with
-nothing taken from our solvers. Under ``compatibility: rewriting-2020`` ``projected-gradient`` gives the same change;
-``tests/benchmarks`` holds both against each other.
+2001 steps of Adam on the whole weight, the change projected into the directions every ten steps and
+at the end, the demodulation from one kernel per image, the last iterate returned: what the authors'
+code does, step by step, with nothing taken from our solvers. Under ``compatibility:
+rewriting-2020`` ``projected-gradient`` gives the same change; ``tests/benchmarks`` holds both
+against each other.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editspec_runtime.core.rule import Rule
 from editspec_runtime.families.stylegan2.network import GAIN, SLOPE, StyledConvolution, filtered
-from editspec_runtime.rule import Rule
 
 
 def value_of(function: StyledConvolution, rule: Rule, weight: Tensor) -> Tensor:
-    """f(K*; W) of a haloed key: convolution, demodulation by a kernel [n, out, in, 3, 3] of each image, the rest."""
+    """f(K*; W) of a haloed key: convolution, demodulation by a kernel [n, out, in, 3, 3] of each
+    image, the rest.
+    """
     kernel = weight * (1 / math.sqrt(weight[0, 0].numel()))
     if function.blur is None:
         value = F.conv2d(rule.key, kernel[0])
@@ -33,13 +36,17 @@ def value_of(function: StyledConvolution, rule: Rule, weight: Tensor) -> Tensor:
 
 
 def projected(change: Tensor, directions: Tensor) -> Tensor:
-    """A change [1, out, in, 3, 3] of a weight, projected at every tap into the span of D [s, in]."""
+    """A change [1, out, in, 3, 3] of a weight, projected at every tap into the span of D [s,
+    in].
+    """
     rows = change.permute(0, 1, 3, 4, 2)
     return (rows @ directions.T @ directions).permute(0, 1, 4, 2, 3)
 
 
 def solve(function: StyledConvolution, weight: Tensor, rule: Rule, directions: Tensor) -> Tensor:
-    """W - W0 after the last step and its projection, [1, out, in, 3, 3]; steps and rate are those of the rule."""
+    """W - W0 after the last step and its projection, [1, out, in, 3, 3]; steps and rate are those
+    of the rule.
+    """
     settings = rule.solver
     assert settings.project_every is not None
     free = weight.clone().requires_grad_()

@@ -1,5 +1,5 @@
 """``python -m editspec``."""
 
-from editspec.cli import main
+from editspec.cli.main import main
 
 main()

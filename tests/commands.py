@@ -7,7 +7,7 @@ from typing import Any
 
 from typer.testing import CliRunner, Result
 
-from editspec.cli import app
+from editspec.cli.main import app
 
 
 def run(*arguments: object) -> Result:

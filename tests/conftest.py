@@ -1,4 +1,6 @@
-"""Fixtures that more than one test uses: golden numbers, a tiny generator, an empty cache, a browser."""
+"""Fixtures that more than one test uses: golden numbers, a tiny generator, an empty cache, a
+browser.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,13 @@ def record() -> dict[str, Any]:
 
 @pytest.fixture
 def golden_spec(record: dict[str, Any]) -> Any:
-    """Makes the golden edit as a spec (plain data): layer, rank, solver settings, and of which golden generator."""
+    """Makes the golden edit as a spec (plain data): layer, rank, solver settings, and of which
+    golden generator.
+    """
 
-    def make(layer: str, solver: dict[str, Any], rank: int = 1, family: str = "stylegan2") -> dict[str, Any]:
+    def make(
+        layer: str, solver: dict[str, Any], rank: int = 1, family: str = "stylegan2"
+    ) -> dict[str, Any]:
         def place(entry: list[Any]) -> dict[str, Any]:
             return {"latent": entry[0], "mask": entry[1]}
 
@@ -84,9 +90,11 @@ def same_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium: the one that EDITSPEC_BROWSER names, which develop.py sets, else Debian's.
+    """A headless Chromium: the one that EDITSPEC_BROWSER names, which develop.py sets, else
+    Debian's.
 
-    Of a module, not of the session: playwright keeps an event loop running, and other tests may run their own.
+    Of a module, not of the session: playwright keeps an event loop running, and other tests may run
+    their own.
     """
     from playwright.sync_api import sync_playwright
 
@@ -103,7 +111,9 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-def _tiny_stylegan2(seed: int = 0, size: int = 32, channels: int = 6, latent_size: int = 8) -> dict[str, Tensor]:
+def _tiny_stylegan2(
+    seed: int = 0, size: int = 32, channels: int = 6, latent_size: int = 8
+) -> dict[str, Tensor]:
     """Random weights of a StyleGAN2 with a handful of channels, by their names inside ``g_ema``."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -140,7 +150,9 @@ def _tiny_stylegan2(seed: int = 0, size: int = 32, channels: int = 6, latent_siz
 
 @pytest.fixture(scope="session")
 def make_tiny() -> Callable[..., dict[str, Tensor]]:
-    """Makes random weights of a StyleGAN2 with a handful of channels: seed, size, channels, latent_size."""
+    """Makes random weights of a StyleGAN2 with a handful of channels: seed, size, channels,
+    latent_size.
+    """
     return _tiny_stylegan2
 
 

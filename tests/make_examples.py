@@ -1,4 +1,6 @@
-"""Makes the files that the examples of bad input name: ``python tests/make_examples.py``; they are kept in git."""
+"""Makes the files that the examples of bad input name: ``python tests/make_examples.py``; they are
+kept in git.
+"""
 
 from __future__ import annotations
 
@@ -74,22 +76,37 @@ def main() -> None:
 def checkpoints(conftest: Any) -> None:
     """Checkpoints that are not what they should be, of a generator of 8 x 8 pixels."""
     weights = conftest._tiny_stylegan2(size=8, channels=2, latent_size=4)
-    half = {name: (0.99 * 65504 * tensor.sign()).half() if ".conv.weight" in name else tensor.half()
-            for name, tensor in weights.items()}  # fmt: skip
+    half = {
+        name: (0.99 * 65504 * tensor.sign()).half() if ".conv.weight" in name else tensor.half()
+        for name, tensor in weights.items()
+    }
     (FILES / "half.safetensors").write_bytes(save(half))
     half["conv1.conv.weight"] = 10 * half["conv1.conv.weight"]
     (FILES / "half-overflown.safetensors").write_bytes(save(half))
     bits = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in weights.items()}
     (FILES / "eight-bits.safetensors").write_bytes(save(bits))
-    fewer = {name: tensor for name, tensor in weights.items() if name not in ("style.2.bias", "to_rgb1.bias")}
+    fewer = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name not in ("style.2.bias", "to_rgb1.bias")
+    }
     (FILES / "missing.safetensors").write_bytes(save(fewer))
-    wider = weights | {"convs.0.conv.weight": torch.ones(1, 2, 3, 3, 3), "convs.1.activate.bias": torch.ones(5)}
+    wider = weights | {
+        "convs.0.conv.weight": torch.ones(1, 2, 3, 3, 3),
+        "convs.1.activate.bias": torch.ones(5),
+    }
     (FILES / "channels.safetensors").write_bytes(save(wider))
     classes = {"mapping.embed.weight": torch.ones(4, 3), "mapping.embed.bias": torch.ones(4)}
-    named = {
-        nvidia_name(name): tensor.reshape([n or 0 for n in nvidia_shape(name, tuple(tensor.shape))])
-        for name, tensor in weights.items()
-    } | classes | {"mapping.fc0.weight": torch.ones(4, 8)}  # fmt: skip
+    named = (
+        {
+            nvidia_name(name): tensor.reshape(
+                [n or 0 for n in nvidia_shape(name, tuple(tensor.shape))]
+            )
+            for name, tensor in weights.items()
+        }
+        | classes
+        | {"mapping.fc0.weight": torch.ones(4, 8)}
+    )
     (FILES / "classes.safetensors").write_bytes(save(named))
     linear = {"first": (6, 4), "last": (8, 6), "unused": (8, 6)}  # of files/points.py
     points = {f"{name}.weight": torch.ones(shape) for name, shape in linear.items()}
@@ -99,7 +116,9 @@ def checkpoints(conftest: Any) -> None:
     whole = pickle.dumps({"G_ema": list(range(100))}, protocol=4)
     (FILES / "truncated.pkl").write_bytes(whole[: len(whole) // 2])
     (FILES / "pickle.safetensors").write_bytes(whole)
-    (FILES / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (FILES / "pointer.pt").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    )
     (FILES / "page.pt").write_text("<!DOCTYPE html>\n<title>404 Not Found</title>\n")
 
 
@@ -138,7 +157,9 @@ def records() -> None:
         "interventions-without-a-mask": {"3": {"value": "-5.0", "intervention": good}},
         "interventions-without-a-value": {"3": {"intervention": good, "revert": good}},
         "interventions-of-no-number": {"3": {"value": "low", "intervention": good, "revert": good}},
-        "interventions-of-no-image": {"beyond": {"value": "-5.0", "intervention": good, "revert": good}},
+        "interventions-of-no-image": {
+            "beyond": {"value": "-5.0", "intervention": good, "revert": good}
+        },
         "interventions-never-painted": {"3": {"value": "10.0", "intervention": "", "revert": ""}},
     }
     for name, record in wrong.items():
@@ -150,10 +171,17 @@ def png_header(width: int, height: int) -> bytes:
     """The beginning of a PNG that claims to be very large."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 if __name__ == "__main__":

@@ -30,9 +30,13 @@ def test_it_opens_pages_and_says_what_is_wrong_with_them(browser: Browser) -> No
 
 @pytest.fixture
 def find(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, str], list[list[str]]]]:
-    """What develop.py tells the tests, and what it runs, on a machine with certain programs, as root or not."""
+    """What develop.py tells the tests, and what it runs, on a machine with certain programs, as
+    root or not.
+    """
 
-    def found(programs: set[str], root: bool, works: bool = True) -> tuple[dict[str, str], list[list[str]]]:
+    def found(
+        programs: set[str], root: bool, works: bool = True
+    ) -> tuple[dict[str, str], list[list[str]]]:
         ran: list[list[str]] = []
 
         def run(command: list[str], **_: object) -> None:
@@ -41,7 +45,9 @@ def find(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, str],
                 programs.add(command[-1])
 
         monkeypatch.delenv("EDITSPEC_BROWSER", raising=False)
-        monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name in programs else None)
+        monkeypatch.setattr(
+            "shutil.which", lambda name: f"/bin/{name}" if name in programs else None
+        )
         monkeypatch.setattr("os.geteuid", lambda: 0 if root else 1000)
         monkeypatch.setattr(subprocess, "run", run)
         return runpy.run_path(DEVELOP)["browser"](), ran
@@ -52,11 +58,15 @@ def find(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[dict[str, str],
 def test_develop_installs_it_only_where_it_is_missing_and_can_be(
     find: Callable[..., tuple[dict[str, str], list[list[str]]]],
 ) -> None:
-    assert find({"google-chrome", "apt-get"}, root=True) == ({"EDITSPEC_BROWSER": "/bin/google-chrome"}, [])
+    assert find({"google-chrome", "apt-get"}, root=True) == (
+        {"EDITSPEC_BROWSER": "/bin/google-chrome"},
+        [],
+    )
     told, ran = find({"apt-get"}, root=True)
     assert told == {"EDITSPEC_BROWSER": "/bin/chromium"}
     assert [command[-1] for command in ran] == ["update", "chromium"]
-    # Where it was tried in vain, a browser is named that is not there: the tests fail, and do not skip.
+    # Where it was tried in vain, a browser is named that is not there: the tests fail, and do not
+    # skip.
     assert find({"apt-get"}, root=True, works=False)[0] == {"EDITSPEC_BROWSER": "/usr/bin/chromium"}
     assert find({"apt-get"}, root=False) == ({}, [])
     assert find(set(), root=True) == ({}, [])

@@ -1,11 +1,13 @@
-"""The compiler of editspec: spec text -> checked spec -> rule tensors. `load` imports no torch; `resolve` does.
+"""The compiler of editspec: spec text -> checked spec -> rule tensors. `load` imports no torch;
+`resolve` does.
 
-Importing this package imports no module of it but `errors`: the command line starts without the language.
+Importing this package imports no module of it but `errors`: the command line starts without the
+language.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from editspec_compiler.errors import Problem, SpecError
+from editspec_compiler.problems import Problem, SpecError
 
 if TYPE_CHECKING:
     from editspec_compiler.references import LoadedSpec, load

@@ -1,7 +1,7 @@
 """Spec text -> plain data, with the position of everything in it.
 
-The text is read by pyyaml's nodes, so that positions survive; scalars follow the core schema of YAML 1.2, which is
-also what JSON means.
+The text is read by pyyaml's nodes, so that positions survive; scalars follow the core schema of
+YAML 1.2, which is also what JSON means.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from editspec_compiler.errors import LINE_BREAK, Problem, SpecError
-from editspec_compiler.errors import Path as SpecPath
+from editspec_compiler.problems import LINE_BREAK, Problem, SpecError
+from editspec_compiler.problems import Path as SpecPath
 from editspec_runtime.errors import FileError
-from editspec_runtime.files import require_file
+from editspec_runtime.io.files import require_file
 
 MAX_BYTES = 16 * 2**20
 MAX_NODES = 50_000
@@ -27,7 +27,9 @@ TAG = "tag:yaml.org,2002:"
 
 
 class _CoreLoader(yaml.SafeLoader):
-    """pyyaml's reader with the scalars of YAML 1.2: ``5e-1`` is a number, ``on`` is text, ``010`` is ten."""
+    """pyyaml's reader with the scalars of YAML 1.2: ``5e-1`` is a number, ``on`` is text, ``010``
+    is ten.
+    """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - pyyaml's own name
     nodes = 0
@@ -80,7 +82,8 @@ class Document:
     keys
         The same of every key.
     problems
-        What is wrong with the text, where the rest of it could still be read: keys given twice, foreign tags.
+        What is wrong with the text, where the rest of it could still be read: keys given twice,
+        foreign tags.
     """
 
     file: str
@@ -90,7 +93,9 @@ class Document:
     keys: dict[SpecPath, tuple[int, int]]
     problems: tuple[Problem, ...] = ()
 
-    def problem(self, path: SpecPath, message: str, hint: str = "", *, at_key: bool = False) -> Problem:
+    def problem(
+        self, path: SpecPath, message: str, hint: str = "", *, at_key: bool = False
+    ) -> Problem:
         """A problem at a path, or at what is nearest above it."""
         near = path
         while near not in self.positions:
@@ -116,8 +121,12 @@ def read_document(path: Path) -> Document:
     except UnicodeDecodeError as error:
         before = raw[: error.start]
         line = before.count(b"\n") + 1
-        message = f"byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8, and a spec is UTF-8 text"
-        raise SpecError(name, [Problem(message, (), line, len(before) - before.rfind(b"\n"))]) from error
+        message = (
+            f"byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8, and a spec is UTF-8 text"
+        )
+        raise SpecError(
+            name, [Problem(message, (), line, len(before) - before.rfind(b"\n"))]
+        ) from error
     return parse(text, name)
 
 
@@ -130,13 +139,17 @@ def parse(text: str, file: str = "<spec>") -> Document:
         try:
             json.loads(text)
         except json.JSONDecodeError as error:
-            raise SpecError(file, [Problem(f"not JSON: {error.msg}", (), *_place(text, error.pos))], text) from error
+            raise SpecError(
+                file, [Problem(f"not JSON: {error.msg}", (), *_place(text, error.pos))], text
+            ) from error
         except RecursionError as error:
             raise SpecError(file, [Problem("nested too deeply")], text) from error
     loader = None
     try:
         # JSON may be indented with tabs, YAML may not; within JSON's strings there are none.
-        loader = _JsonLoader(text.replace("\t", " ")) if file.endswith(".json") else _CoreLoader(text)
+        loader = (
+            _JsonLoader(text.replace("\t", " ")) if file.endswith(".json") else _CoreLoader(text)
+        )
         node = loader.get_single_node()
         reading = _Reading()
         data = reading.plain(node, ()) if node is not None else None
@@ -148,9 +161,15 @@ def parse(text: str, file: str = "<spec>") -> Document:
         if loader is not None:
             loader.dispose()
     if node is None:
-        raise SpecError(file, [Problem("the spec is empty", hint="the least spec has version, model and edits")], text)
+        raise SpecError(
+            file,
+            [Problem("the spec is empty", hint="the least spec has version, model and edits")],
+            text,
+        )
     if not isinstance(data, dict):
-        found = reading.problems or [Problem(f"expected a mapping of keys to values, found {kind(data)}", (), 1, 1)]
+        found = reading.problems or [
+            Problem(f"expected a mapping of keys to values, found {kind(data)}", (), 1, 1)
+        ]
         raise SpecError(file, found, text)
     return Document(file, text, data, reading.positions, reading.keys, tuple(reading.problems))
 
@@ -213,7 +232,9 @@ class _Reading:
         finally:
             self.open.discard(id(node))
         tag = node.tag.replace(TAG, "!!")
-        self.problems.append(Problem(f"the tag {tag} is not part of the language", path, *place, "leave the tag out"))
+        self.problems.append(
+            Problem(f"the tag {tag} is not part of the language", path, *place, "leave the tag out")
+        )
         return None
 
     def _mapping(self, node: yaml.MappingNode, path: SpecPath) -> dict[str, Any]:
@@ -224,7 +245,9 @@ class _Reading:
             if self.visits > MAX_NODES:
                 break
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != TAG + "str":
-                self.problems.append(Problem("a key must be text", path, *place, "put it in quotes"))
+                self.problems.append(
+                    Problem("a key must be text", path, *place, "put it in quotes")
+                )
                 continue
             key = _text(key_node.value)
             value = self.plain(value_node, (*path, key))
@@ -241,7 +264,9 @@ class _Reading:
         except (ValueError, KeyError):
             place = (node.start_mark.line + 1, node.start_mark.column + 1)
             name = node.tag.removeprefix(TAG)
-            self.problems.append(Problem(f"{kind(node.value)} is no {name} that can be read", path, *place))
+            self.problems.append(
+                Problem(f"{kind(node.value)} is no {name} that can be read", path, *place)
+            )
             return None
 
 
@@ -258,7 +283,8 @@ def _float(text: str) -> float:
 
 
 def _text(text: str) -> str:
-    # JSON writes characters beyond the 16-bit range as two escapes, which pyyaml leaves as two halves.
+    # JSON writes characters beyond the 16-bit range as two escapes, which pyyaml leaves as two
+    # halves.
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -282,9 +308,17 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
     if mark is None:
         return Problem(f"not YAML: {what}")
     if isinstance(error, _TooMany):
-        return Problem(f"more than {MAX_NODES} values", (), mark.line + 1, mark.column + 1, "keep vectors in files")
+        return Problem(
+            f"more than {MAX_NODES} values",
+            (),
+            mark.line + 1,
+            mark.column + 1,
+            "keep vectors in files",
+        )
     if context == "expected a single document in the stream":
-        return Problem("a spec is one document, and another begins here", (), mark.line + 1, mark.column + 1)
+        return Problem(
+            "a spec is one document, and another begins here", (), mark.line + 1, mark.column + 1
+        )
     message = f"not YAML: {what}" + (f" ({context})" if context else "")
     return Problem(message, (), mark.line + 1, mark.column + 1)
 
@@ -296,7 +330,9 @@ def _place(text: str, index: int) -> tuple[int, int]:
 
 
 class _CoreDumper(yaml.SafeDumper):
-    """pyyaml's writer with the scalars of YAML 1.2: what it leaves unquoted is read back as what it was."""
+    """pyyaml's writer with the scalars of YAML 1.2: what it leaves unquoted is read back as what it
+    was.
+    """
 
     yaml_implicit_resolvers = _CoreLoader.yaml_implicit_resolvers
 
@@ -305,5 +341,14 @@ class _CoreDumper(yaml.SafeDumper):
 
 
 def dump(data: Any) -> str:
-    """Plain data as YAML that `parse` reads back: keys in their order, the innermost mappings on one line."""
-    return yaml.dump(data, Dumper=_CoreDumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+    """Plain data as YAML that `parse` reads back: keys in their order, the innermost mappings on
+    one line.
+    """
+    return yaml.dump(
+        data,
+        Dumper=_CoreDumper,
+        sort_keys=False,
+        default_flow_style=None,
+        width=120,
+        allow_unicode=True,
+    )

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editspec_compiler.document import Document, read_document, unreadable
-from editspec_compiler.errors import Path as SpecPath
-from editspec_compiler.errors import Problem, SpecError
-from editspec_compiler.masks import MaskError, mask_area, mask_image
+from editspec_compiler.modalities.image.masks import MaskError, mask_area, mask_image
+from editspec_compiler.problems import Path as SpecPath
+from editspec_compiler.problems import Problem, SpecError
 from editspec_compiler.schema import (
     ClosedForm,
     Erase,
@@ -30,14 +30,14 @@ from editspec_compiler.schema import (
     fitting,
     near,
 )
-from editspec_runtime.checkpoint import container_of, generator_part, weights_path
-from editspec_runtime.conventions import LEGACY_LENGTH
-from editspec_runtime.downloads import is_remote
+from editspec_runtime.core.architecture import Architecture, Layer
+from editspec_runtime.core.compatibility import LEGACY_LENGTH
 from editspec_runtime.errors import EditError, FileError, WeightsError
-from editspec_runtime.families import FAMILIES, layout
-from editspec_runtime.families.layout import LayerLayout, Layout
-from editspec_runtime.files import read_header
-from editspec_runtime.shards import INDEX, is_sharded, stored
+from editspec_runtime.families import FAMILIES, read_architecture
+from editspec_runtime.families.checkpoints import container_of, generator_part, weights_path
+from editspec_runtime.io.downloads import is_remote
+from editspec_runtime.io.files import read_header
+from editspec_runtime.io.shards import INDEX, is_sharded, stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,45 +59,65 @@ class LoadedSpec:
     weights
         The checkpoint's file.
     layout
-        The model's layers; None for a ``.pt`` or ``.pkl``, which cannot be looked into without torch, and for
-        weights that are still to be fetched.
+        The model's layers; None for a ``.pt`` or ``.pkl``, which cannot be looked into without
+        torch, and for weights that are still to be fetched.
     """
 
     path: Path
     document: Document
     spec: Spec
     weights: Path
-    layout: Layout | None
+    architecture: Architecture | None
 
     def error(self, path: SpecPath, message: str, hint: str = "") -> SpecError:
         """An error at a place of the spec, for what only a later stage can find."""
-        return SpecError(self.document.file, [self.document.problem(path, message, hint)], self.document.text)
+        return SpecError(
+            self.document.file, [self.document.problem(path, message, hint)], self.document.text
+        )
 
-    def mask_area(self, mask: Mask, where: SpecPath, image_size: int, resolution: int) -> NDArray[np.float64]:
-        """The area of a mask at a resolution, [resolution, resolution]. Raises `SpecError` at `where`."""
+    def mask_area(
+        self, mask: Mask, where: SpecPath, image_size: int, resolution: int
+    ) -> NDArray[np.float64]:
+        """The area of a mask at a resolution, [resolution, resolution]. Raises `SpecError` at
+        `where`.
+        """
         try:
-            return mask_area(mask, self.path.parent, image_size, resolution, legacy=self.spec.compatibility is not None)
+            return mask_area(
+                mask,
+                self.path.parent,
+                image_size,
+                resolution,
+                legacy=self.spec.compatibility is not None,
+            )
         except MaskError as error:
             raise self.error(where, error.message, error.hint) from error
 
-    def latent_vector(self, latent: list[float] | LatentFile, where: SpecPath, size: int) -> NDArray[np.float32]:
+    def latent_vector(
+        self, latent: list[float] | LatentFile, where: SpecPath, size: int
+    ) -> NDArray[np.float32]:
         """A latent that is given as numbers or in a file, [size]. Raises `SpecError` at `where`."""
         try:
             return _latent_vector(latent, self.path.parent, size)
         except FileError as error:
-            raise self.error(where, error.message, error.remedy) from error
+            raise self.error(where, error.message, error.hint) from error
 
     def check_files(self) -> list[str]:
-        """The files that the checks name, by the names that the spec gives them; no edit depends on them."""
+        """The files that the checks name, by the names that the spec gives them; no edit depends on
+        them.
+        """
         names: set[str] = set()
         for given in self.spec.checks:
             for images in getattr(given, "images", None) or ():
                 names.update(() if images.mask is None else _mask_files(images.mask))
-                names.update(latent.file for latent in images.latents if isinstance(latent, LatentFile))
+                names.update(
+                    latent.file for latent in images.latents if isinstance(latent, LatentFile)
+                )
         return sorted(names)
 
     def files(self, number: int) -> dict[str, Path]:
-        """The files that edit `number` depends on beside the weights, by the names that the spec gives them."""
+        """The files that edit `number` depends on beside the weights, by the names that the spec
+        gives them.
+        """
         names: set[str] = set()
         for _, scene in scenes(self.spec, number):
             masks = [getattr(scene, "mask", None), getattr(scene, "exclude", None)]
@@ -140,17 +160,20 @@ def load_document(document: Document, path: Path) -> LoadedSpec:
         raise SpecError(document.file, problems, document.text)
     if references.damage is not None:
         raise references.damage
-    return LoadedSpec(path, document, spec, references.weights, references.layout)
+    return LoadedSpec(path, document, spec, references.weights, references.architecture)
 
 
-def unfit_class(label: int | None, layout: Layout) -> tuple[str, str] | None:
+def unfit_class(label: int | None, architecture: Architecture) -> tuple[str, str] | None:
     """Why a class does not fit a generator, and what to do; None where it does."""
-    if layout.classes and label is None:
-        return f"these weights draw {layout.classes} classes, and none is given", "give model.class_label: 0, say"
-    if label is not None and not layout.classes:
+    if architecture.classes and label is None:
+        return (
+            f"these weights draw {architecture.classes} classes, and none is given",
+            "give model.class_label: 0, say",
+        )
+    if label is not None and not architecture.classes:
         return "these weights know no classes", "leave class_label out"
-    if label is not None and label >= layout.classes:
-        return f"there is no class {label}", f"the classes are 0 to {layout.classes - 1}"
+    if label is not None and label >= architecture.classes:
+        return f"there is no class {label}", f"the classes are 0 to {architecture.classes - 1}"
     return None
 
 
@@ -170,24 +193,31 @@ def scenes(spec: Spec, number: int) -> Iterator[tuple[SpecPath, Scene]]:
         yield ("edits", number, "context", index), place
 
 
-def unit_problem(erased: ErasedUnits, layer: LayerLayout) -> tuple[str, str] | None:
-    """What is wrong with the number of units that are erased from the keys of a layer, and a hint; None if nothing."""
+def unit_problem(erased: ErasedUnits, layer: Layer) -> tuple[str, str] | None:
+    """What is wrong with the number of units that are erased from the keys of a layer, and a hint;
+    None if nothing.
+    """
     most = layer.in_channels
     if erased.units <= most:
         return None
-    return f"{layer.name} has {most} units in its key, and {erased.units} are to be erased", f"write {most} or less"
+    return (
+        f"{layer.name} has {most} units in its key, and {erased.units} are to be erased",
+        f"write {most} or less",
+    )
 
 
-def intervention_problem(change: Intervention, layout: Layout, edited: str) -> tuple[str, str, str] | None:
+def intervention_problem(
+    change: Intervention, architecture: Architecture, edited: str
+) -> tuple[str, str, str] | None:
     """What is wrong with an intervention: the key that is, what, and a hint; None if nothing."""
-    names = list(layout.layers)
+    names = list(architecture.layers)
     if change.layer not in names:
         return "layer", f"there is no {change.layer} in these weights", near(change.layer, names)
     before = names[: names.index(edited)]
     if change.layer not in before:
         hint = f"the layers before it: {', '.join(before)}" if before else "edit a later layer"
         return "layer", f"{change.layer} does not come before {edited}, which is edited", hint
-    channels = layout.layers[change.layer].out_channels
+    channels = architecture.layers[change.layer].out_channels
     beyond = [unit for unit in change.units if unit >= channels]
     if beyond:
         return (
@@ -198,27 +228,36 @@ def intervention_problem(change: Intervention, layout: Layout, edited: str) -> t
     return None
 
 
-def observe_problem(observe: str, layout: Layout, edited: str) -> tuple[str, str] | None:
+def observe_problem(
+    observe: str, architecture: Architecture, edited: str
+) -> tuple[str, str] | None:
     """What is wrong with the layer that is observed, and a hint; None if nothing."""
-    names = list(layout.layers)
+    names = list(architecture.layers)
     if observe not in names:
         return f"there is no {observe} in these weights", near(observe, names)
     if names.index(observe) < names.index(edited):
         later = ", ".join(names[names.index(edited) :])
-        return f"{observe} comes before {edited}, which is edited: it sees nothing of the change", f"one of {later}"
+        return (
+            f"{observe} comes before {edited}, which is edited: it sees nothing of the change",
+            f"one of {later}",
+        )
     return None
 
 
-def nonlinear_problem(layer: LayerLayout) -> tuple[str, str] | None:
+def nonlinear_problem(layer: Layer) -> tuple[str, str] | None:
     """Why a layer has no closed form, and a hint; None where it has one."""
     if layer.linear:
         return None
     message = f"{layer.name} is not linear from key to value, so that there is no closed form"
-    return message, "write method: projected-gradient or method: direct; the layers of proggan have a closed form"
+    return (
+        message,
+        "write method: projected-gradient or method: direct; the layers of proggan have a closed form",
+    )
 
 
 class _References:
-    """Checks what a document names, part by part, so that a mistake in one part hides none in another.
+    """Checks what a document names, part by part, so that a mistake in one part hides none in
+    another.
 
     Attributes
     ----------
@@ -233,7 +272,7 @@ class _References:
         self.folder = folder
         self.legacy = legacy
         self.weights = folder
-        self.layout: Layout | None = None
+        self.architecture: Architecture | None = None
         self.damage: EditError | None = None
 
     def problems(self) -> list[Problem]:
@@ -261,11 +300,13 @@ class _References:
     def _model(self, model: Model) -> Iterator[Problem]:
         if model.family not in FAMILIES:
             hint = near(model.family, list(FAMILIES))
-            yield self.document.problem(("model", "family"), f"there is no family {model.family}", hint)
+            yield self.document.problem(
+                ("model", "family"), f"there is no family {model.family}", hint
+            )
         try:
             self.weights = _weights_file(model, self.folder)
         except FileError as error:
-            yield self.document.problem(("model", "weights"), error.message, error.remedy)
+            yield self.document.problem(("model", "weights"), error.message, error.hint)
             return
         try:
             yield from self._tensors(model)
@@ -279,32 +320,47 @@ class _References:
         if model.digest is not None and model.digest.startswith("sha256:"):
             if sharded:
                 message = "sha256: pins the bytes of one file, and these weights are several"
-                yield self.document.problem(("model", "digest"), message, "pin the digest that editspec inspect tells")
+                yield self.document.problem(
+                    ("model", "digest"), message, "pin the digest that editspec inspect tells"
+                )
                 return
             _require_bytes(self.weights, model.digest)
-        if (not sharded and container_of(self.weights) != "safetensors") or model.family not in FAMILIES:
+        if (
+            not sharded and container_of(self.weights) != "safetensors"
+        ) or model.family not in FAMILIES:
             return
-        if FAMILIES[model.family].layout is None:
+        if FAMILIES[model.family].read_architecture is None:
             return
         files = stored(self.weights).files if sharded else [read_header(self.weights)]
-        tensors = generator_part({name: info for file in files for name, info in file.tensors.items()})
-        self.layout = layout(model.family, tensors)
-        if model.truncation != 1.0 and self.layout.average is None:
+        tensors = generator_part(
+            {name: info for file in files for name, info in file.tensors.items()}
+        )
+        self.architecture = read_architecture(model.family, tensors)
+        if model.truncation != 1.0 and self.architecture.average is None:
             message = "truncation needs the mean of w, and these weights hold no latent_avg"
             yield self.document.problem(("model", "truncation"), message, "leave truncation out")
-        if unfit := unfit_class(model.class_label, self.layout):
+        if unfit := unfit_class(model.class_label, self.architecture):
             yield self.document.problem(("model", "class_label"), *unfit)
 
     def _edit(self, path: SpecPath, edit: dict[str, Any]) -> Iterator[Problem]:
         layer = edit.get("layer")
-        if isinstance(layer, str) and self.layout is not None and layer not in self.layout.layers:
-            hint = near(layer, list(self.layout.layers))
-            yield self.document.problem((*path, "layer"), f"there is no {layer} in these weights", hint)
+        if (
+            isinstance(layer, str)
+            and self.architecture is not None
+            and layer not in self.architecture.layers
+        ):
+            hint = near(layer, list(self.architecture.layers))
+            yield self.document.problem(
+                (*path, "layer"), f"there is no {layer} in these weights", hint
+            )
         context = edit.get("context")
         context = context if isinstance(context, list) else []
         pairs = edit.get("pairs")
         pairs = pairs if isinstance(pairs, list) else []
-        sides = [(path, edit), *(((*path, "pairs", index), pair) for index, pair in enumerate(pairs))]
+        sides = [
+            (path, edit),
+            *(((*path, "pairs", index), pair) for index, pair in enumerate(pairs)),
+        ]
         named: list[tuple[SpecPath, Any]] = [
             ((*where, name), side.get(name))
             for where, side in sides
@@ -319,29 +375,39 @@ class _References:
                 yield from self._latent((*where, "latent"), fitting(Latent, place.get("latent")))
                 change = place.get("intervene")
                 if isinstance(change, dict):
-                    yield from self._mask((*where, "intervene", "mask"), fitting(Mask, change.get("mask")))
-        if self.layout is not None and isinstance(layer, str) and layer in self.layout.layers:
-            yield from self._fit(path, edit, self.layout.layers[layer])
+                    yield from self._mask(
+                        (*where, "intervene", "mask"), fitting(Mask, change.get("mask"))
+                    )
+        if (
+            self.architecture is not None
+            and isinstance(layer, str)
+            and layer in self.architecture.layers
+        ):
+            yield from self._fit(path, edit, self.architecture.layers[layer])
             for where, place in named:
                 yield from self._reach(where, place, layer)
 
-    def _fit(self, path: SpecPath, edit: dict[str, Any], layer: LayerLayout) -> Iterator[Problem]:
+    def _fit(self, path: SpecPath, edit: dict[str, Any], layer: Layer) -> Iterator[Problem]:
         """What an edit asks of its layer and the layer does not have."""
-        assert self.layout is not None
+        assert self.architecture is not None
         solver, observe = fitting(Solver, edit.get("solver")), edit.get("observe")
         if isinstance(solver, ClosedForm) and (problem := nonlinear_problem(layer)):
             yield self.document.problem((*path, "solver"), *problem)
-        if isinstance(observe, str) and (problem := observe_problem(observe, self.layout, layer.name)):
+        if isinstance(observe, str) and (
+            problem := observe_problem(observe, self.architecture, layer.name)
+        ):
             yield self.document.problem((*path, "observe"), *problem)
 
     def _reach(self, where: SpecPath, given: Any, layer: str) -> Iterator[Problem]:
         """What a source or a target asks of the layers and they do not have."""
-        assert self.layout is not None
+        assert self.architecture is not None
         source = fitting(Erase, given)
-        if source is not None and (problem := unit_problem(source.erase, self.layout.layers[layer])):
+        if source is not None and (
+            problem := unit_problem(source.erase, self.architecture.layers[layer])
+        ):
             yield self.document.problem((*where, "erase", "units"), *problem)
         change = fitting(Intervention, given.get("intervene")) if isinstance(given, dict) else None
-        if change is not None and (found := intervention_problem(change, self.layout, layer)):
+        if change is not None and (found := intervention_problem(change, self.architecture, layer)):
             key, *words = found
             yield self.document.problem((*where, "intervene", key), *words)
 
@@ -349,26 +415,37 @@ class _References:
         if isinstance(mask, Union):
             for index, part in enumerate(mask.union):
                 yield from self._mask((*where, "union", index), part)
-        elif isinstance(mask, str) or (mask is not None and self.layout is not None):
-            # Shapes are in pixels of an image whose size a .pt checkpoint does not tell yet; files need no size.
-            size = self.layout.image_size if self.layout is not None else 0
+        elif isinstance(mask, str) or (mask is not None and self.architecture is not None):
+            # Shapes are in pixels of an image whose size a .pt checkpoint does not tell yet; files
+            # need no size.
+            size = self.architecture.image_size if self.architecture is not None else 0
             try:
                 mask_image(mask, self.folder, size, legacy=self.legacy)
             except MaskError as error:
                 yield self.document.problem(where, error.message, error.hint)
 
     def _latent(self, where: SpecPath, latent: Latent | None) -> Iterator[Problem]:
-        if isinstance(latent, int) and self.document.data.get("latents") and latent >= LEGACY_LENGTH:
+        if (
+            isinstance(latent, int)
+            and self.document.data.get("latents")
+            and latent >= LEGACY_LENGTH
+        ):
             latents = fitting(Latents, self.document.data["latents"])
             if latents is not None and latents.sampler == "numpy-legacy":
                 message = f"latent {latent} lies beyond the numpy-legacy stream, which ends at {LEGACY_LENGTH - 1}"
-                yield self.document.problem(where, message, "use the default sampler, whose items are drawn one by one")
+                yield self.document.problem(
+                    where, message, "use the default sampler, whose items are drawn one by one"
+                )
         if latent is None or isinstance(latent, int):
             return
         try:
-            _latent_vector(latent, self.folder, self.layout.latent_size if self.layout is not None else None)
+            _latent_vector(
+                latent,
+                self.folder,
+                self.architecture.latent_size if self.architecture is not None else None,
+            )
         except FileError as error:
-            yield self.document.problem(where, error.message, error.remedy)
+            yield self.document.problem(where, error.message, error.hint)
 
 
 def _weights_file(model: Model, folder: Path) -> Path:
@@ -394,7 +471,9 @@ def _require_bytes(weights: Path, pin: str) -> None:
         )
 
 
-def _latent_vector(latent: list[float] | LatentFile, folder: Path, size: int | None) -> NDArray[np.float32]:
+def _latent_vector(
+    latent: list[float] | LatentFile, folder: Path, size: int | None
+) -> NDArray[np.float32]:
     """The numbers of a latent, [size] float32; any length where `size` is not known yet.
 
     Raises `FileError` where they cannot be read, are too few or too many, or are not finite.
@@ -412,13 +491,17 @@ def _latent_vector(latent: list[float] | LatentFile, folder: Path, size: int | N
 
 
 def _read_latent(folder: Path, latent: LatentFile) -> NDArray[Any]:
-    """The one row of floating point numbers that a file holds, whatever axes of length 1 are around it."""
+    """The one row of floating point numbers that a file holds, whatever axes of length 1 are around
+    it.
+    """
     path = folder / latent.file
     if why := unreadable(path):
         raise FileError(why)
     array = _npy(path, latent.key) if path.suffix == ".npy" else _safetensors(path, latent.key)
     if max(array.shape, default=1) != array.size:
-        raise FileError(f"{path} holds {' x '.join(map(str, array.shape))} numbers, expected those of one latent")
+        raise FileError(
+            f"{path} holds {' x '.join(map(str, array.shape))} numbers, expected those of one latent"
+        )
     return array
 
 
@@ -442,7 +525,9 @@ def _safetensors(path: Path, key: str | None) -> NDArray[Any]:
 
     tensors = read_header(path).tensors
     if key is None and len(tensors) != 1:
-        raise FileError(f"{path} holds {len(tensors)} tensors: {', '.join(sorted(tensors))}.", "Give the key.")
+        raise FileError(
+            f"{path} holds {len(tensors)} tensors: {', '.join(sorted(tensors))}.", "Give the key."
+        )
     name = next(iter(tensors)) if key is None else key
     if name not in tensors:
         raise FileError(f"{path} holds no {name}.", f"It holds {', '.join(sorted(tensors))}.")

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from editspec_compiler.document import Document, kind
-from editspec_compiler.errors import Path, Problem
+from editspec_compiler.problems import Path, Problem
 
 Natural = Annotated[int, Field(ge=0, lt=2**64)]
 Count = Annotated[int, Field(ge=1)]
@@ -48,7 +48,8 @@ MARK = "@"
 
 
 def _whole(given: Any) -> Any:
-    # A literal takes everything that is equal to it: true and 1.0 are equal to 1, and are not meant.
+    # A literal takes everything that is equal to it: true and 1.0 are equal to 1, and are not
+    # meant.
     if type(given) is not int:
         raise PydanticCustomError("literal_error", "not 1", {"expected": "1"})
     return given
@@ -58,11 +59,15 @@ class LatentFile(_Part):
     """A latent in a file."""
 
     file: str = Field(description="A .safetensors or .npy file, relative to the spec.")
-    key: str | None = Field(None, description="The tensor's name; may be left out where the file holds one tensor.")
+    key: str | None = Field(
+        None, description="The tensor's name; may be left out where the file holds one tensor."
+    )
 
 
 def _latent_kind(given: Any) -> str | None:
-    return _tagged(given, {int: "@number", list: "@vector"}, {"file": "@latent-file", "key": "@latent-file"})
+    return _tagged(
+        given, {int: "@number", list: "@vector"}, {"file": "@latent-file", "key": "@latent-file"}
+    )
 
 
 Latent = Annotated[
@@ -116,7 +121,9 @@ Union.model_rebuild()
 class Intervention(_Part):
     """Units that are set to a value while an image is drawn."""
 
-    layer: str = Field(description="At the output of which layer; one before the layer that is edited.")
+    layer: str = Field(
+        description="At the output of which layer; one before the layer that is edited."
+    )
     units: list[Natural] = Field(min_length=1, description="Which channels of that output, from 0.")
     value: Number = Field(description="What they are set to.")
     mask: Mask = Field(description="Where: an image file, a data URL, or shapes in output pixels.")
@@ -125,8 +132,12 @@ class Intervention(_Part):
 class Scene(_Part):
     """A generated image."""
 
-    latent: Latent = Field(description="Which image: a number in the latent stream, a vector, or a file.")
-    intervene: Intervention | None = Field(None, description="Units that are set to a value while it is drawn.")
+    latent: Latent = Field(
+        description="Which image: a number in the latent stream, a vector, or a file."
+    )
+    intervene: Intervention | None = Field(
+        None, description="Units that are set to a value while it is drawn."
+    )
 
 
 class Copied(Scene):
@@ -141,7 +152,9 @@ class Copied(Scene):
 class Place(Scene):
     """A region of a generated image."""
 
-    mask: Mask = Field(description="Where in it: an image file, a data URL, or shapes in output pixels.")
+    mask: Mask = Field(
+        description="Where in it: an image file, a data URL, or shapes in output pixels."
+    )
 
 
 class ContextPlace(Place):
@@ -154,11 +167,15 @@ class ContextPlace(Place):
 class ErasedUnits(_Part):
     """The units that an erased value does without."""
 
-    units: int = Field(ge=0, description="How many: those of the key that respond most to the context.")
+    units: int = Field(
+        ge=0, description="How many: those of the key that respond most to the context."
+    )
 
 
 class Erase(_Part):
-    """A value without some units: the layer's output at the target where these units of its key are zero."""
+    """A value without some units: the layer's output at the target where these units of its key are
+    zero.
+    """
 
     erase: ErasedUnits = Field(description="Which units (paper section 5.2).")
 
@@ -177,12 +194,16 @@ Source = Annotated[
 class Pair(_Part):
     """One K* -> V* of several."""
 
-    source: Source = Field(description="Where the value V* comes from: an image that is copied from, or erase.")
+    source: Source = Field(
+        description="Where the value V* comes from: an image that is copied from, or erase."
+    )
     target: Place = Field(description="Whose keys K* get that value.")
 
 
-SMOOTHNESS = 0.02
-"""The smoothness of ``least-squares`` where a spec gives none; docs/bench.md says how it was chosen."""
+COLLATERAL_WEIGHT = 0.02
+"""The collateral_weight of ``least-squares`` where a spec gives none; docs/bench.md says how it was
+chosen.
+"""
 
 
 class ProjectedGradient(_Part):
@@ -192,7 +213,9 @@ class ProjectedGradient(_Part):
     steps: Count = Field(2001, description="Steps of Adam.")
     learning_rate: Number = Field(0.05, gt=0, description="The rate of Adam.")
     project_every: Count = Field(10, description="Steps between two projections.")
-    project_gradient: bool = Field(False, description="Project every gradient, too (paper section 5.2).")
+    project_gradient: bool = Field(
+        False, description="Project every gradient, too (paper section 5.2)."
+    )
 
 
 class Direct(_Part):
@@ -204,13 +227,17 @@ class Direct(_Part):
 
 
 class ClosedForm(_Part):
-    """Least squares in the directions, in closed form, for layers linear from key to value (paper Eqn. 14 and 15)."""
+    """Least squares in the directions, in closed form, for layers linear from key to value (paper
+    Eqn. 14 and 15).
+    """
 
     method: Literal["closed-form"] = Field(description="The solver.")
 
 
 class LowRank(_Part):
-    """Adam on the weight, whose change is cut to the rank by SVD every few steps (paper section 5.3)."""
+    """Adam on the weight, whose change is cut to the rank by SVD every few steps (paper section
+    5.3).
+    """
 
     method: Literal["low-rank"] = Field(description="The solver.")
     steps: Count = Field(10_001, description="Steps of Adam.")
@@ -241,23 +268,40 @@ class Ablate(_Part):
 
 
 class LeastSquares(_Part):
-    """Damped least squares on the coefficients, channel by channel, against the predicted collateral (Eqn. 4 to 6)."""
+    """Damped least squares on the coefficients, channel by channel, against the predicted
+    collateral (Eqn. 4 to 6).
+    """
 
     method: Literal["least-squares"] = Field(description="The solver.")
     collateral: Number | None = Field(
         None, gt=0, description="A budget: tr(dW C dW^T) may be this share of tr(W C W^T)."
     )
-    smoothness: Number | None = Field(
-        SMOOTHNESS, ge=0, description="The weight of the predicted collateral, where no budget is given."
+    collateral_weight: Number | None = Field(
+        COLLATERAL_WEIGHT,
+        ge=0,
+        description="The weight of the predicted collateral, where no budget is given.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _budget_instead(cls, given: Any) -> Any:
-        return {"smoothness": None} | given if isinstance(given, dict) and "collateral" in given else given
+        return (
+            {"collateral_weight": None} | given
+            if isinstance(given, dict) and "collateral" in given
+            else given
+        )
 
 
-AnySolver = ProjectedGradient | Direct | LeastSquares | ClosedForm | LowRank | OneLayer | AllWeights | Ablate
+AnySolver = (
+    ProjectedGradient
+    | Direct
+    | LeastSquares
+    | ClosedForm
+    | LowRank
+    | OneLayer
+    | AllWeights
+    | Ablate
+)
 
 SOLVERS: dict[str, type[_Part]] = {
     "projected-gradient": ProjectedGradient,
@@ -272,23 +316,46 @@ SOLVERS: dict[str, type[_Part]] = {
 """Each solver method and the settings it takes; a setting that its model lacks is an error."""
 
 SolverName = Literal[
-    "projected-gradient", "direct", "least-squares", "closed-form", "low-rank", "layer", "all-weights", "ablate"
+    "projected-gradient",
+    "direct",
+    "least-squares",
+    "closed-form",
+    "low-rank",
+    "layer",
+    "all-weights",
+    "ablate",
 ]
 
 OPTIONAL, ERROR = "optional", "error"
 
 METHOD_FIELDS: dict[str, dict[str, str]] = {
-    "projected-gradient": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL, "observe": OPTIONAL},
+    "projected-gradient": {
+        "rank": OPTIONAL,
+        "context": OPTIONAL,
+        "directions": OPTIONAL,
+        "observe": OPTIONAL,
+    },
     "direct": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL, "observe": OPTIONAL},
-    "least-squares": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL, "observe": ERROR},
-    "closed-form": {"rank": OPTIONAL, "context": OPTIONAL, "directions": OPTIONAL, "observe": ERROR},
+    "least-squares": {
+        "rank": OPTIONAL,
+        "context": OPTIONAL,
+        "directions": OPTIONAL,
+        "observe": ERROR,
+    },
+    "closed-form": {
+        "rank": OPTIONAL,
+        "context": OPTIONAL,
+        "directions": OPTIONAL,
+        "observe": ERROR,
+    },
     "low-rank": {"rank": OPTIONAL, "context": ERROR, "directions": ERROR, "observe": OPTIONAL},
     "layer": {"rank": ERROR, "context": ERROR, "directions": ERROR, "observe": OPTIONAL},
     "all-weights": {"rank": ERROR, "context": ERROR, "directions": ERROR, "observe": ERROR},
     "ablate": {"rank": ERROR, "context": OPTIONAL, "directions": ERROR, "observe": ERROR},
 }
-"""Which fields of an edit each solver method takes. An erased value takes a context whatever the method: it ranks the
-units."""
+"""Which fields of an edit each solver method takes. An erased value takes a context whatever the
+method: it ranks the units.
+"""
 
 
 def _named_solver(given: Any) -> Any:
@@ -304,29 +371,40 @@ Solver = Annotated[
 class LayerPoints(_Part):
     """Where a layer of a torch network begins and ends, by the names of its modules."""
 
-    key: str | None = Field(None, description="Whose input is the key; default: the module of the parameter.")
-    value: str | None = Field(None, description="Whose output is the value; default: the module of the parameter.")
-    parameter: str | None = Field(None, description="The edited weight; default: that of the key's module.")
+    key: str | None = Field(
+        None, description="Whose input is the key; default: the module of the parameter."
+    )
+    value: str | None = Field(
+        None, description="Whose output is the value; default: the module of the parameter."
+    )
+    parameter: str | None = Field(
+        None, description="The edited weight; default: that of the key's module."
+    )
 
 
 class Model(_Part):
     """The generator that is edited."""
 
     family: str = Field(description="An adapter; `editspec families` lists them.")
-    weights: str = Field(description="builtin:skyline, a path relative to the spec, https://… (with digest) or hf://…")
+    weights: str = Field(
+        description="builtin:skyline, a path relative to the spec, https://… (with digest) or hf://…"
+    )
     digest: str | None = Field(
         None,
         pattern=r"^(sha256:)?[0-9a-f]{64}$",
         description="What the weights must be: the digest of their tensors, or sha256: and that of the file's bytes.",
     )
-    truncation: Number = Field(1.0, ge=0, le=1, description="w becomes avg + truncation * (w - avg).")
+    truncation: Number = Field(
+        1.0, ge=0, le=1, description="w becomes avg + truncation * (w - avg)."
+    )
     module: str | None = Field(
         None,
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
         description="Of the family torch: package.module:factory, which makes the network; needs --allow-code.",
     )
     layers: dict[str, LayerPoints] | None = Field(
-        None, description="Of the family torch: layers whose value lies behind their own module, by names of yours."
+        None,
+        description="Of the family torch: layers whose value lies behind their own module, by names of yours.",
     )
     latent_shape: list[Count] | None = Field(
         None,
@@ -334,21 +412,27 @@ class Model(_Part):
         max_length=3,
         description="Of the family torch: the shape of one latent, such as [100, 1, 1].",
     )
-    class_label: Natural | None = Field(None, description="The class that is drawn, of a class-conditional generator.")
+    class_label: Natural | None = Field(
+        None, description="The class that is drawn, of a class-conditional generator."
+    )
 
 
 class Latents(_Part):
     """The stream that integer latents index."""
 
     seed: Natural = Field(1, lt=2**32, description="Names the stream.")
-    sampler: Literal["keyed", "numpy-legacy"] = Field("keyed", description="numpy-legacy is the authors' stream.")
+    sampler: Literal["keyed", "numpy-legacy"] = Field(
+        "keyed", description="numpy-legacy is the authors' stream."
+    )
 
 
 class Statistics(_Part):
     """The sample that the second moment of the keys is taken over."""
 
     samples: Count = Field(1000, description="How many latents.")
-    seed: Natural = Field(2, lt=2**32, description="Names their stream; the sampler is that of latents.")
+    seed: Natural = Field(
+        2, lt=2**32, description="Names their stream; the sampler is that of latents."
+    )
 
 
 class Edit(_Part):
@@ -359,7 +443,9 @@ class Edit(_Part):
     )
 
     name: str = Field(pattern=NAME, description="Unique; part of file names.")
-    layer: str = Field(description="The layer whose weight changes; `editspec inspect WEIGHTS` lists them.")
+    layer: str = Field(
+        description="The layer whose weight changes; `editspec inspect WEIGHTS` lists them."
+    )
     rank: Count = Field(1, description="How many directions the change may have.")
     source: Source | None = Field(
         None, description="Where the value V* comes from: an image that is copied from, or erase."
@@ -371,7 +457,8 @@ class Edit(_Part):
         description="Several sources and targets in place of one: a rule that holds for all of them.",
     )
     observe: str | None = Field(
-        None, description="A later layer, at whose output the values are compared, over the whole map."
+        None,
+        description="A later layer, at whose output the values are compared, over the whole map.",
     )
     context: list[ContextPlace] | None = Field(
         None,
@@ -382,15 +469,19 @@ class Edit(_Part):
         "zca", description="How the context's keys give the directions D."
     )
     query: Place | None = Field(
-        None, description="What `editspec search` looks for; of no effect on the edit. Default: the context."
+        None,
+        description="What `editspec search` looks for; of no effect on the edit. Default: the context.",
     )
     solver: Solver = Field(
-        ProjectedGradient(method="projected-gradient"), description="How the rule is solved: a method, or its settings."
+        ProjectedGradient(method="projected-gradient"),
+        description="How the rule is solved: a method, or its settings.",
     )
 
     @property
     def sides(self) -> list[Pair]:
-        """The pairs of source and target: those of `pairs`, or the one that is given without them."""
+        """The pairs of source and target: those of `pairs`, or the one that is given without
+        them.
+        """
         if self.pairs is not None:
             return self.pairs
         assert self.source is not None
@@ -399,9 +490,14 @@ class Edit(_Part):
 
     @property
     def rank_limit(self) -> int | None:
-        """The rank that the change may have, None where there is no limit. Of an ablation, the number of units."""
+        """The rank that the change may have, None where there is no limit. Of an ablation, the
+        number of units.
+        """
         if self.solver.method == "ablate":
-            return next((pair.source.erase.units for pair in self.sides if isinstance(pair.source, Erase)), None)
+            return next(
+                (pair.source.erase.units for pair in self.sides if isinstance(pair.source, Erase)),
+                None,
+            )
         return None if METHOD_FIELDS[self.solver.method]["rank"] == ERROR else self.rank
 
     @property
@@ -413,21 +509,35 @@ class Edit(_Part):
 class Images(_Part):
     """Images, and what in them an edit is meant to change."""
 
-    latents: list[Latent] = Field(min_length=1, description="Which images: numbers in the latent stream, or vectors.")
-    mask: Mask | None = Field(None, description="What in them is left out of the measure. Default: nothing.")
+    latents: list[Latent] = Field(
+        min_length=1, description="Which images: numbers in the latent stream, or vectors."
+    )
+    mask: Mask | None = Field(
+        None, description="What in them is left out of the measure. Default: nothing."
+    )
 
 
 class Places(_Part):
     """The same region of several images."""
 
-    latents: list[Latent] = Field(min_length=1, description="Which images: numbers in the latent stream, or vectors.")
-    mask: Mask = Field(description="Where in them: an image file, a data URL, or shapes in output pixels.")
+    latents: list[Latent] = Field(
+        min_length=1, description="Which images: numbers in the latent stream, or vectors."
+    )
+    mask: Mask = Field(
+        description="Where in them: an image file, a data URL, or shapes in output pixels."
+    )
 
 
 class _Check(_Part):
-    name: str | None = Field(None, pattern=NAME, description="What the check is called. Default: its measure.")
-    severity: Literal["warn", "error"] = Field("error", description="Whether a check that fails fails the whole.")
-    edit: str | None = Field(None, description="Of which edit; default: of each that has the measure.")
+    name: str | None = Field(
+        None, pattern=NAME, description="What the check is called. Default: its measure."
+    )
+    severity: Literal["warn", "error"] = Field(
+        "error", description="Whether a check that fails fails the whole."
+    )
+    edit: str | None = Field(
+        None, description="Of which edit; default: of each that has the measure."
+    )
 
 
 class TargetError(_Check):
@@ -441,17 +551,23 @@ class Efficacy(_Check):
     """How much of what the rule asks for comes out in pictures, right after its edit."""
 
     measure: Literal["efficacy"] = Field(description="What is measured.")
-    images: list[Places] | None = Field(None, min_length=1, description="Which images. Default: the edit's targets.")
+    images: list[Places] | None = Field(
+        None, min_length=1, description="Which images. Default: the edit's targets."
+    )
     at_least: Number = Field(ge=0, le=1, description="The smallest share that passes.")
 
 
 class Collateral(_Check):
-    """How much pictures change outside of what is meant to change: by all edits together, or by one."""
+    """How much pictures change outside of what is meant to change: by all edits together, or by
+    one.
+    """
 
     measure: Literal["collateral"] = Field(description="What is measured.")
     edit: str | None = Field(None, description="Of which edit; default: of all edits together.")
     images: list[Images] = Field(min_length=1, description="Which images.")
-    at_most: Number = Field(ge=0, description="The largest mean absolute change of a pixel that passes.")
+    at_most: Number = Field(
+        ge=0, description="The largest mean absolute change of a pixel that passes."
+    )
 
 
 class PredictedCollateral(_Check):
@@ -476,12 +592,16 @@ class PatchSize(_Check):
 
 
 class Finite(_Check):
-    """Whether all numbers are finite: the patch, the weights after it, and the pictures of the targets."""
+    """Whether all numbers are finite: the patch, the weights after it, and the pictures of the
+    targets.
+    """
 
     measure: Literal["finite"] = Field(description="What is measured.")
 
 
-AnyCheck = TargetError | Efficacy | Collateral | PredictedCollateral | Retention | PatchSize | Finite
+AnyCheck = (
+    TargetError | Efficacy | Collateral | PredictedCollateral | Retention | PatchSize | Finite
+)
 
 CHECKS: dict[str, type[_Check]] = {
     "target-error": TargetError,
@@ -500,13 +620,23 @@ Check = Annotated[AnyCheck, Field(discriminator="measure")]
 class Spec(_Part):
     """An edit spec: which rules of a generative model change, and how."""
 
-    version: Annotated[Literal[1], BeforeValidator(_whole)] = Field(description="The version of the language.")
+    version: Annotated[Literal[1], BeforeValidator(_whole)] = Field(
+        description="The version of the language."
+    )
     model: Model = Field(description="The generator that is edited.")
     latents: Latents = Field(Latents(), description="The stream that integer latents index.")
-    statistics: Statistics = Field(Statistics(), description="The sample for the second moment of the keys.")
-    precision: Literal["float32", "float64"] = Field("float32", description="Of all computation and of the patch.")
-    compatibility: Literal["rewriting-2020"] | None = Field(None, description="Do as the paper's own code does.")
-    edits: list[Edit] = Field(min_length=1, description="Applied in this order; each sees what those before it left.")
+    statistics: Statistics = Field(
+        Statistics(), description="The sample for the second moment of the keys."
+    )
+    precision: Literal["float32", "float64"] = Field(
+        "float32", description="Of all computation and of the patch."
+    )
+    compatibility: Literal["rewriting-2020"] | None = Field(
+        None, description="Do as the paper's own code does."
+    )
+    edits: list[Edit] = Field(
+        min_length=1, description="Applied in this order; each sees what those before it left."
+    )
     checks: list[Check] = Field([], description="What must hold of the result; of no effect on it.")
 
     def checked(self, check: AnyCheck) -> list[str | None]:
@@ -518,11 +648,28 @@ class Spec(_Part):
 
 
 OWNERS: dict[str, type[_Part]] = {
-    "": Spec, "model": Model, "latents": Latents, "statistics": Statistics, "edits": Edit, "pairs": Pair,
-    "@copied": Copied, "intervene": Intervention, "@erasing": Erase, "erase": ErasedUnits, "target": Place,
-    "context": ContextPlace, "query": Place, "@latent-file": LatentFile, "@box": Box, "@ellipse": Ellipse,
-    "@polygon": Polygon, "@union": Union, "images": Images, **SOLVERS, **CHECKS,
-}  # fmt: skip
+    "": Spec,
+    "model": Model,
+    "latents": Latents,
+    "statistics": Statistics,
+    "edits": Edit,
+    "pairs": Pair,
+    "@copied": Copied,
+    "intervene": Intervention,
+    "@erasing": Erase,
+    "erase": ErasedUnits,
+    "target": Place,
+    "context": ContextPlace,
+    "query": Place,
+    "@latent-file": LatentFile,
+    "@box": Box,
+    "@ellipse": Ellipse,
+    "@polygon": Polygon,
+    "@union": Union,
+    "images": Images,
+    **SOLVERS,
+    **CHECKS,
+}
 """The model of each mapping, by the last key (or tag) on the way to it."""
 
 
@@ -535,7 +682,9 @@ def check(document: Document) -> tuple[Spec | None, list[Problem]]:
         return None, problems + _incomplete_edits(document)
     if problems := _incomplete_edits(document):
         return None, problems
-    problems = _doubled_names(document, spec) + _foreign_fields(document, spec) + _prices(document, spec)
+    problems = (
+        _doubled_names(document, spec) + _foreign_fields(document, spec) + _prices(document, spec)
+    )
     problems += _unfit_module(document, spec.model) + _unfit_checks(document, spec)
     if spec.compatibility and spec.model.truncation != 1.0:
         problems.append(
@@ -549,7 +698,9 @@ def check(document: Document) -> tuple[Spec | None, list[Problem]]:
 
 
 def fitting(part: Any, given: Any) -> Any:
-    """`given` as a part of the language (a model or an annotated type); None where it does not fit."""
+    """`given` as a part of the language (a model or an annotated type); None where it does not
+    fit.
+    """
     try:
         return _adapter(part).validate_python(given)
     except ValidationError:
@@ -579,7 +730,11 @@ def _doubled_names(document: Document, spec: Spec) -> list[Problem]:
     for number, edit in enumerate(spec.edits):
         if edit.name in first:
             message = f"the name {edit.name} is that of edits[{first[edit.name]}], too"
-            problems.append(document.problem(("edits", number, "name"), message, "give every edit a name of its own"))
+            problems.append(
+                document.problem(
+                    ("edits", number, "name"), message, "give every edit a name of its own"
+                )
+            )
         first.setdefault(edit.name, number)
     return problems
 
@@ -595,11 +750,15 @@ def _incomplete_edits(document: Document) -> list[Problem]:
             given, pairs = edit.get(field) is not None, edit.get("pairs") is not None
             if not given and not pairs:
                 hint = Edit.model_fields[field].description or ""
-                problems.append(document.problem(("edits", number, field), f"{field} is missing", hint))
+                problems.append(
+                    document.problem(("edits", number, field), f"{field} is missing", hint)
+                )
             elif given and pairs:
                 hint = f"move {field} into pairs, as an entry {{source: …, target: …}}"
                 problems.append(
-                    document.problem(("edits", number, field), f"{field} stands beside pairs", hint, at_key=True)
+                    document.problem(
+                        ("edits", number, field), f"{field} stands beside pairs", hint, at_key=True
+                    )
                 )
     return problems
 
@@ -615,13 +774,19 @@ def _foreign_fields(document: Document, spec: Spec) -> list[Problem]:
             problems.append(document.problem(("edits", number, "source"), message, hint))
         if method == "all-weights":
             problems += [
-                document.problem(("edits", number), "all-weights takes no intervene", "take another method")
+                document.problem(
+                    ("edits", number), "all-weights takes no intervene", "take another method"
+                )
                 for pair in edit.sides
                 for scene in (pair.source, pair.target)
                 if not isinstance(scene, Erase) and scene.intervene is not None
             ][:1]
         for field, state in METHOD_FIELDS[method].items():
-            if state != ERROR or field not in edit.model_fields_set or (field == "context" and erases):
+            if (
+                state != ERROR
+                or field not in edit.model_fields_set
+                or (field == "context" and erases)
+            ):
                 continue
             takers = [name for name, fields in METHOD_FIELDS.items() if fields[field] != ERROR]
             message = f"{method} takes no {field}"
@@ -629,7 +794,11 @@ def _foreign_fields(document: Document, spec: Spec) -> list[Problem]:
             problems.append(document.problem(("edits", number, field), message, hint, at_key=True))
         if edit.directions == "mean" and edit.rank > 1:
             message = f"the mean key is one direction, and the rank is {edit.rank}"
-            problems.append(document.problem(("edits", number, "rank"), message, "write rank: 1, or directions: zca"))
+            problems.append(
+                document.problem(
+                    ("edits", number, "rank"), message, "write rank: 1, or directions: zca"
+                )
+            )
     return problems
 
 
@@ -637,11 +806,13 @@ def _prices(document: Document, spec: Spec) -> list[Problem]:
     """The solvers that have not exactly one of a weight of the collateral and a budget of it."""
     return [
         document.problem(
-            ("edits", number, "solver", "collateral"), "give smoothness or collateral: one of the two", at_key=True
+            ("edits", number, "solver", "collateral"),
+            "give collateral_weight or collateral: one of the two",
+            at_key=True,
         )
         for number, edit in enumerate(spec.edits)
         if isinstance(edit.solver, LeastSquares)
-        and (edit.solver.smoothness is None) == (edit.solver.collateral is None)
+        and (edit.solver.collateral_weight is None) == (edit.solver.collateral is None)
     ]
 
 
@@ -652,44 +823,73 @@ def _unfit_module(document: Document, model: Model) -> list[Problem]:
     for field in ("module", "layers", "latent_shape", "truncation", "class_label"):
         for_torch = field not in ("truncation", "class_label")
         if field in model.model_fields_set and torch != for_torch:
-            message = f"{field} is for the family torch" if for_torch else f"the family torch takes no {field}"
-            problems.append(document.problem(("model", field), message, f"leave {field} out", at_key=True))
+            message = (
+                f"{field} is for the family torch"
+                if for_torch
+                else f"the family torch takes no {field}"
+            )
+            problems.append(
+                document.problem(("model", field), message, f"leave {field} out", at_key=True)
+            )
     if torch and model.module is None and not exported:
         hint = "write package.module:factory, or give a file of torch.export (.pt2) as the weights"
         problems.append(document.problem(("model",), "the family torch needs a module", hint))
     if torch and model.module is not None and exported:
         message = "a file of torch.export holds its network, and module names another"
-        problems.append(document.problem(("model", "module"), message, "leave module out", at_key=True))
+        problems.append(
+            document.problem(("model", "module"), message, "leave module out", at_key=True)
+        )
     for name, points in (model.layers or {}).items():
         if points.key is None and points.parameter is None:
             message = "neither key nor parameter says which weight is edited"
-            problems.append(document.problem(("model", "layers", name), message, "write key: and a module's name"))
+            problems.append(
+                document.problem(
+                    ("model", "layers", name), message, "write key: and a module's name"
+                )
+            )
     return problems
 
 
 def _unfit_checks(document: Document, spec: Spec) -> list[Problem]:
-    """The checks of edits that there are not, that cannot be measured, or that cannot be told from each other."""
+    """The checks of edits that there are not, that cannot be measured, or that cannot be told from
+    each other.
+    """
     names, first = [edit.name for edit in spec.edits], dict[tuple[str, str | None], int]()
     problems = []
     for number, check in enumerate(spec.checks):
         path = ("checks", number)
         if check.edit is not None and check.edit not in names:
             problems.append(
-                document.problem((*path, "edit"), f"there is no edit {check.edit}", near(check.edit, names))
+                document.problem(
+                    (*path, "edit"), f"there is no edit {check.edit}", near(check.edit, names)
+                )
             )
             continue
-        if isinstance(check, Efficacy) and check.images is not None and check.edit is None and len(names) > 1:
+        if (
+            isinstance(check, Efficacy)
+            and check.images is not None
+            and check.edit is None
+            and len(names) > 1
+        ):
             message = "images says where, and nothing says which of the edits is to show there"
-            problems.append(document.problem((*path, "images"), message, "write edit: and its name", at_key=True))
+            problems.append(
+                document.problem(
+                    (*path, "images"), message, "write edit: and its name", at_key=True
+                )
+            )
         if isinstance(check, Retention) and (len(names) == 1 or check.edit == names[-1]):
             where = (*path, "edit") if check.edit is not None else (*path, "measure")
             message = f"no edit comes after {names[-1]}, so that there is nothing that it could be kept through"
-            problems.append(document.problem(where, message, "name an earlier edit, or leave the check out"))
+            problems.append(
+                document.problem(where, message, "name an earlier edit, or leave the check out")
+            )
         for edit in spec.checked(check):
             row = (check.name or check.measure, edit)
             if row in first:
                 message = f"this check is called {row[0]} as checks[{first[row]}] is, and is of the same edit"
-                problems.append(document.problem(path, message, "give every such check a name of its own"))
+                problems.append(
+                    document.problem(path, message, "give every such check a name of its own")
+                )
                 break
             first[row] = number
     return problems
@@ -712,7 +912,9 @@ def _problem(document: Document, details: ErrorDetails) -> Problem:
         return document.problem(path, f"{path[-1]} is missing", field.description or "")
     if what in ("union_tag_not_found", "union_tag_invalid"):
         return _union_problem(document, path, given)
-    return document.problem(path, _unfit(what, given, context), _expected_words(what, given, context))
+    return document.problem(
+        path, _unfit(what, given, context), _expected_words(what, given, context)
+    )
 
 
 def _union_problem(document: Document, path: Path, given: Any) -> Problem:
@@ -728,32 +930,52 @@ def _union_problem(document: Document, path: Path, given: Any) -> Problem:
     if last == "checks":
         if "measure" in given:
             message = f"there is no measure {given['measure']}"
-            return document.problem((*path, "measure"), message, near(str(given["measure"]), list(CHECKS)))
+            return document.problem(
+                (*path, "measure"), message, near(str(given["measure"]), list(CHECKS))
+            )
         return document.problem(path, "measure is missing", f"known here: {', '.join(CHECKS)}")
     if last in ("latent", "latents"):
         wanted = "a number in the latent stream, a list of numbers, or {file: …, key: …}"
     else:
-        wanted = "an image file, a data URL, or one of {box: …}, {ellipse: …}, {polygon: …}, {union: …}"
+        wanted = (
+            "an image file, a data URL, or one of {box: …}, {ellipse: …}, {polygon: …}, {union: …}"
+        )
     if isinstance(given, dict) and given:
-        known = ["file", "key"] if last in ("latent", "latents") else ["box", "ellipse", "polygon", "union"]
+        known = (
+            ["file", "key"]
+            if last in ("latent", "latents")
+            else ["box", "ellipse", "polygon", "union"]
+        )
         hint = near(str(next(iter(given))), known)
         return document.problem(path, f"expected {wanted}; found the key {next(iter(given))}", hint)
     return document.problem(path, f"expected {wanted}; found {kind(given)}")
 
 
 def _path(location: tuple[int | str, ...], *, key_at_end: bool) -> Path:
-    """A location without the tags of unions. A key that the language does not know may look like a tag."""
-    kept = [part for before, part in zip(("", *location), location, strict=False) if not _is_tag(part, before)]
+    """A location without the tags of unions. A key that the language does not know may look like a
+    tag.
+    """
+    kept = [
+        part
+        for before, part in zip(("", *location), location, strict=False)
+        if not _is_tag(part, before)
+    ]
     if key_at_end and _is_tag(location[-1], ("", *location)[-2]):
         kept.append(location[-1])
     return tuple(kept)
 
 
 WANTED = {
-    "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number",
-    "string_type": "text", "list_type": "a list", "model_type": "a mapping", "dict_type": "a mapping",
-    "model_attributes_type": "a mapping", "finite_number": "a finite number",
-}  # fmt: skip
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "list_type": "a list",
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "finite_number": "a finite number",
+}
 
 
 def _unfit(what: str, given: Any, context: dict[str, Any]) -> str:
@@ -769,9 +991,13 @@ def _unfit(what: str, given: Any, context: dict[str, Any]) -> str:
         name = next(name for name in bound if name in context)
         return f"must be {bound[name]} {context[name]}, found {kind(given).removeprefix('the number ')}"
     if what == "too_short":
-        return f"must have at least {context['min_length']} entries, found {context['actual_length']}"
+        return (
+            f"must have at least {context['min_length']} entries, found {context['actual_length']}"
+        )
     if what == "too_long":
-        return f"must have at most {context['max_length']} entries, found {context['actual_length']}"
+        return (
+            f"must have at most {context['max_length']} entries, found {context['actual_length']}"
+        )
     if what == "string_pattern_mismatch":
         kinds = {"0-9a-f": "a digest", ":[": "package.module:factory"}
         wanted = next(
@@ -791,7 +1017,11 @@ def _expected_words(what: str, given: Any, context: dict[str, Any]) -> str:
         return f'did you mean "{close[0]}"?' if close else ""
     if what == "string_pattern_mismatch":
         digest = "0-9a-f" in context["pattern"]
-        return "64 hexadecimal digits, or sha256: and 64 of them" if digest else "letters, digits, '.', '_' and '-'"
+        return (
+            "64 hexadecimal digits, or sha256: and 64 of them"
+            if digest
+            else "letters, digits, '.', '_' and '-'"
+        )
     if what == "int_type" and isinstance(given, str) and given.lstrip("+-").isdigit():
         return "take the quotes off"
     return ""
@@ -808,7 +1038,9 @@ def _owner(location: tuple[int | str, ...]) -> type[_Part]:
 
 
 def _is_tag(part: int | str, before: int | str) -> bool:
-    """Whether a part of pydantic's path is the tag of a union; the tags of solvers and checks are their own words."""
+    """Whether a part of pydantic's path is the tag of a union; the tags of solvers and checks are
+    their own words.
+    """
     if not isinstance(part, str):
         return False
     return (

@@ -1,7 +1,7 @@
 """The studio: Copy, Paste and Context in the browser, as an editor of a spec (paper section 4).
 
-The text of the spec is the state: every gesture on the page changes it, and everything that the page shows is read
-from it. The modules, from the text up to the wire:
+The text of the spec is the state: every gesture on the page changes it, and everything that the
+page shows is read from it. The modules, from the text up to the wire:
 
     editing     a change of the text that keeps its comments and its order
     bounds      what a text that comes from a browser may name

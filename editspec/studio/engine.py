@@ -1,4 +1,6 @@
-"""The model of a session: its images, what an edit pastes, where its key responds, and the build of all edits."""
+"""The model of a session: its images, what an edit pastes, where its key responds, and the build of
+all edits.
+"""
 
 from __future__ import annotations
 
@@ -15,30 +17,32 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from editspec.exploring import similar_places
-from editspec.pareto import problem_of
-from editspec.pictures import png_bytes, to_image
+from editspec.commands.build import build
+from editspec.engine.pareto import problem_of
+from editspec.engine.session import BuildSession, BuiltEdit, network_of
+from editspec.modalities.image.explore import similar_places
+from editspec.modalities.image.pictures import png_bytes, to_image
+from editspec.studio.draft import Draft, data_url
 from editspec.studio.jobs import Jobs
-from editspec.studio.session import Session, data_url
-from editspec.workflow import BuiltEdit, Report, Workshop, build, network_of
 from editspec_compiler import LoadedSpec, SpecError
 from editspec_compiler.document import Document
-from editspec_compiler.masks import mask_image
+from editspec_compiler.modalities.image.masks import mask_image
+from editspec_compiler.modalities.image.resolve import asked, context_of
 from editspec_compiler.references import unfit_class
-from editspec_compiler.resolve import asked, context_of
 from editspec_compiler.schema import Latents, Mask, Model, Statistics, check, fitting
-from editspec_runtime.cache import default_cache
-from editspec_runtime.checkpoint import Checkpoint, read_checkpoint, weights_path
-from editspec_runtime.conventions import Conventions, conventions
-from editspec_runtime.digest import digest, tensors_digest
-from editspec_runtime.directions import mean_direction
+from editspec_runtime.core.compatibility import Compatibility, conventions
+from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.errors import EditError, UsageError, WeightsError
-from editspec_runtime.generator import Generator
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.least_squares import Point, curve
-from editspec_runtime.models import make_generator, pick_device
-from editspec_runtime.patch import apply_stack
-from editspec_runtime.statistics import second_moment
+from editspec_runtime.families.checkpoints import Checkpoint, read_checkpoint, weights_path
+from editspec_runtime.families.open import make_generator, pick_device
+from editspec_runtime.io.cache import default_cache
+from editspec_runtime.io.digests import digest, tensors_digest
+from editspec_runtime.maths.directions import mean_direction
+from editspec_runtime.maths.moments import second_moment
+from editspec_runtime.methods.least_squares import Point, curve
+from editspec_runtime.modalities.image.generator import Generator
+from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.patches.patch import apply_stack
 
 FRESH = 3
 """The stream of images that no spec can name: those on which a rule is judged."""
@@ -78,16 +82,18 @@ class Base:
     make: Callable[[Mapping[str, Tensor]], Generator]
     latents: Latents
     statistics: Statistics
-    own: Conventions
+    own: Compatibility
 
     def stream(self, seed: int) -> LatentStream:
         """A stream of latents of this model."""
-        return LatentStream(seed, self.generator.layout.latent_size, self.latents.sampler)
+        return LatentStream(seed, self.generator.architecture.latent_size, self.latents.sampler)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What Execute made of a spec (None where no edit was on): its edits, and the name of the generator they give."""
+    """What Execute made of a spec (None where no edit was on): its edits, and the name of the
+    generator they give.
+    """
 
     loaded: LoadedSpec | None
     built: tuple[BuiltEdit, ...]
@@ -97,8 +103,8 @@ class Outcome:
 class Engine:
     """All that computes. Images are drawn on one thread, long work is done on another."""
 
-    def __init__(self, session: Session, jobs: Jobs, device: str) -> None:
-        self.session, self.jobs, self.device_name = session, jobs, device
+    def __init__(self, draft: Draft, jobs: Jobs, device: str) -> None:
+        self.draft, self.jobs, self.device_name = draft, jobs, device
         self.device = pick_device(device)
         self.outcome: Outcome | None = None
         self.found: dict[str, list[dict[str, Any]]] = {}
@@ -110,32 +116,39 @@ class Engine:
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="drawing")
 
     def base(self) -> Base:
-        """The model that the text names; where it cannot be read just now, or is not there, the one before.
+        """The model that the text names; where it cannot be read just now, or is not there, the one
+        before.
 
         Raises `SpecError` and `EditError` where there is none before.
         """
         with self._opening:
-            text = self.session.text
+            text = self.draft.text
             if self._base is None or text != self._seen:
                 try:
-                    self._base = self._of(self.session.document())
+                    self._base = self._of(self.draft.document())
                 except (SpecError, EditError):
                     # A draft may be left unreadable; what was opened is not.
-                    self._base = self._base or self._of(self.session.bounds.opened)
+                    self._base = self._base or self._of(self.draft.bounds.opened)
                 self._seen = text
             return self._base
 
     def _of(self, document: Document) -> Base:
-        if outside := self.session.bounds.problems(document):
+        if outside := self.draft.bounds.problems(document):
             raise SpecError(document.file, outside, document.text)
         data = document.data
         model = fitting(Model, data.get("model"))
-        latents, statistics = fitting(Latents, data.get("latents", {})), fitting(Statistics, data.get("statistics", {}))
+        latents, statistics = (
+            fitting(Latents, data.get("latents", {})),
+            fitting(Statistics, data.get("statistics", {})),
+        )
         precision, compatibility = data.get("precision", "float32"), data.get("compatibility")
         if (
-            model is None or latents is None or statistics is None or precision not in ("float32", "float64")
+            model is None
+            or latents is None
+            or statistics is None
+            or precision not in ("float32", "float64")
             or compatibility not in (None, "rewriting-2020")
-        ):  # fmt: skip
+        ):
             raise SpecError(document.file, check(document)[1], document.text)
         said = [part.model_dump(mode="json") for part in (model, latents, statistics)]
         key = digest([*said, precision, compatibility])
@@ -148,9 +161,15 @@ class Engine:
         return self._base
 
     def _opened(
-        self, key: str, model: Model, precision: str, own: Conventions, latents: Latents, statistics: Statistics
+        self,
+        key: str,
+        model: Model,
+        precision: str,
+        own: Compatibility,
+        latents: Latents,
+        statistics: Statistics,
     ) -> Base:
-        folder = self.session.path.parent
+        folder = self.draft.path.parent
         path = weights_path(model.weights, folder, pin=model.digest)
         source = network_of(model, path, folder)
         checkpoint = read_checkpoint(path)
@@ -159,17 +178,36 @@ class Engine:
             # A network of its own: another generator may be drawing.
             own_source = source and replace(source, module=deepcopy(source.module))
             return make_generator(
-                model.family, tensors, precision=precision, device=self.device, truncation=model.truncation,
-                class_label=model.class_label, source=own_source, conventions=own,
-            )  # fmt: skip
+                model.family,
+                tensors,
+                precision=precision,
+                device=self.device,
+                truncation=model.truncation,
+                class_label=model.class_label,
+                source=own_source,
+                conventions=own,
+            )
 
         weights, generator = checkpoint.digest(), make(checkpoint.generator)
-        if unfit := unfit_class(model.class_label, generator.layout):
+        if unfit := unfit_class(model.class_label, generator.architecture):
             raise WeightsError(*unfit)
-        return Base(key, _name(key, weights), model, checkpoint, weights, generator, make, latents, statistics, own)
+        return Base(
+            key,
+            _name(key, weights),
+            model,
+            checkpoint,
+            weights,
+            generator,
+            make,
+            latents,
+            statistics,
+            own,
+        )
 
     def image(self, name: str, seed: int, number: int) -> bytes | None:
-        """Item `number` of the stream `seed` as a PNG, drawn by a generator; None where it is no longer there."""
+        """Item `number` of the stream `seed` as a PNG, drawn by a generator; None where it is no
+        longer there.
+        """
         base, outcome = self.base(), self.outcome
         if name == base.name:
             generator = base.generator
@@ -187,9 +225,9 @@ class Engine:
     def pixels(self, mask: Mask) -> Image.Image:
         """A mask as grey pixels of the model's images. Raises `MaskError`."""
         base = self.base()
-        size = base.generator.layout.image_size
+        size = base.generator.architecture.image_size
         legacy = base.own.legacy_masks
-        image = mask_image(mask, self.session.path.parent, size, legacy=legacy)
+        image = mask_image(mask, self.draft.path.parent, size, legacy=legacy)
         return image if image.width == size else image.resize((size, size), Image.Resampling.BOX)
 
     def shifted(self, mask: Mask, right: int, down: int) -> str:
@@ -200,8 +238,10 @@ class Engine:
         return data_url(moved)
 
     def composite(self, number: int, changes: dict[str, Any] | None) -> bytes:
-        """What edit `number` asks for, as a PNG: its target with the value pasted, drawn by the rest of the model."""
-        loaded = self.session.load_alone(number, changes)
+        """What edit `number` asks for, as a PNG: its target with the value pasted, drawn by the
+        rest of the model.
+        """
+        loaded = self.draft.load_alone(number, changes)
         generator = self.before(number)
         return self._draw(lambda: _png(next(asked(loaded, 0, generator)).wanted))
 
@@ -210,31 +250,42 @@ class Engine:
         return self._edited(self.base(), self._built_before(number))[1]
 
     def heat(self, number: int, latent: int) -> bytes:
-        """Where in an image the key of an edit's context responds, as a grey PNG of the key map's size.
+        """Where in an image the key of an edit's context responds, as a grey PNG of the key map's
+        size.
 
-        White is the median response of the context's own keys (or more). Computes C where it is not in the cache.
+        White is the median response of the context's own keys (or more). Computes C where it is not
+        in the cache.
         """
-        loaded, before = self.session.load_alone(number), self._built_before(number)
+        loaded, before = self.draft.load_alone(number), self._built_before(number)
         base, layer = self.base(), loaded.spec.edits[0].layer
-        if layer not in base.generator.layout.layers:
+        if layer not in base.generator.architecture.layers:
             raise UsageError(f"There is no {layer} in these weights.")
         made: list[bytes] = []
 
-        def work(report: Report) -> None:
+        def work(progress: ProgressCallback) -> None:
             # A generator of its own: that of the images may be drawing.
-            workshop = Workshop.of(loaded, self.device_name, report)
-            workshop.stack = [edit.patch for edit in before]
-            generator = workshop.generator()
+            session = BuildSession.of(loaded, self.device_name, progress)
+            session.stack = [edit.patch for edit in before]
+            generator = session.generator()
             matrix = second_moment(
-                generator, layer, base.stream(base.statistics.seed), base.statistics.samples, base.own, default_cache(),
-                lambda done, total: report(f"statistics of {layer}", done, total),
-            ).matrix  # fmt: skip
+                generator,
+                layer,
+                base.stream(base.statistics.seed),
+                base.statistics.samples,
+                base.own,
+                default_cache(),
+                lambda done, total: progress(f"statistics of {layer}", done, total),
+            ).matrix
             keys, weights = context_of(loaded, 0, generator)
             direction = mean_direction(matrix, keys.cpu(), weights.cpu())[0].to(keys)
             own = float((keys @ direction).median())
             with torch.no_grad():
-                key = generator.prefix(layer, base.stream(base.latents.seed).items([latent]).to(keys)).key[0]
-            response = torch.einsum("ihw,i->hw", key, direction) / max(own, torch.finfo(keys.dtype).tiny)
+                key = generator.prefix(
+                    layer, base.stream(base.latents.seed).items([latent]).to(keys)
+                ).key[0]
+            response = torch.einsum("ihw,i->hw", key, direction) / max(
+                own, torch.finfo(keys.dtype).tiny
+            )
             made.append(_grey((response.clamp(0, 1) * 255).round().to(torch.uint8).cpu()))
 
         self._now("heat map", work)
@@ -242,50 +293,58 @@ class Engine:
 
     def search(self, number: int, images: int, count: int) -> None:
         """Begin to look for places like the context of an edit; what is found lies in `found`."""
-        loaded, before = self.session.load_alone(number), self._built_before(number)
+        loaded, before = self.draft.load_alone(number), self._built_before(number)
 
-        def work(report: Report) -> None:
-            workshop = Workshop.of(loaded, self.device_name, report)
-            workshop.stack = [edit.patch for edit in before]
-            self.found[loaded.spec.edits[0].name] = similar_places(workshop, 0, workshop.generator(), images, count)
+        def work(progress: ProgressCallback) -> None:
+            session = BuildSession.of(loaded, self.device_name, progress)
+            session.stack = [edit.patch for edit in before]
+            self.found[loaded.spec.edits[0].name] = similar_places(
+                session, 0, session.generator(), images, count
+            )
 
         self.jobs.start("search", work)
 
     def execute(self) -> None:
         """Begin to build the edits that are on, by the code and the cache of the command line."""
-        session = self.session
-        session.name_masks()
-        base, text = self.base(), session.text
-        loaded = session.load() if session.has_active_edits() else None
+        draft = self.draft
+        draft.name_masks()
+        base, text = self.base(), draft.text
+        loaded = draft.load() if draft.has_active_edits() else None
 
-        def work(report: Report) -> None:
+        def work(progress: ProgressCallback) -> None:
             built: list[BuiltEdit] = []
             if loaded is not None:
-                workshop = Workshop.of(loaded, self.device_name, report)
-                built = [workshop.edit(number) for number in range(len(loaded.spec.edits))]
-            with session.lock:
+                session = BuildSession.of(loaded, self.device_name, progress)
+                built = [session.edit(number) for number in range(len(loaded.spec.edits))]
+            with draft.lock:
                 self.outcome = Outcome(loaded, tuple(built), self._edited(base, built)[0])
-                session.executed = session.text == text
-                session.keep()
+                draft.executed = draft.text == text
+                draft.keep()
 
         self.jobs.start("execute", work)
 
     def curve(self, number: int) -> None:
-        """Begin to compute the trade of loss against collateral of edit `number` of those that were executed."""
+        """Begin to compute the trade of loss against collateral of edit `number` of those that were
+        executed.
+        """
         outcome = self.outcome
         if outcome is None or outcome.loaded is None or number >= len(outcome.built):
             raise UsageError("This edit was not executed.", "Execute it first.")
         loaded, built = outcome.loaded, outcome.built[number]
         if built.rule.solver.method != "least-squares":
-            raise UsageError(f"{built.rule.solver.method} has no curve.", "Choose the solver least-squares.")
+            raise UsageError(
+                f"{built.rule.solver.method} has no curve.", "Choose the solver least-squares."
+            )
 
-        def work(report: Report) -> None:
-            workshop = Workshop.of(loaded, self.device_name, report)
-            workshop.stack = [edit.patch for edit in outcome.built[:number]]
-            generator, rule = workshop.generator(), built.rule
-            problem = problem_of(workshop, rule, generator)
+        def work(progress: ProgressCallback) -> None:
+            session = BuildSession.of(loaded, self.device_name, progress)
+            session.stack = [edit.patch for edit in outcome.built[:number]]
+            generator, rule = session.generator(), built.rule
+            problem = problem_of(session, rule, generator)
             told = f"curve of {rule.edit}"
-            self._curves[_trade(built)] = curve(problem, lambda done, total: report(told, done, total))
+            self._curves[_trade(built)] = curve(
+                problem, lambda done, total: progress(told, done, total)
+            )
 
         self.jobs.start("curve", work, yielding=True)
 
@@ -294,21 +353,25 @@ class Engine:
         return self._curves.get(_trade(built))
 
     def export(self) -> Path:
-        """Begin to build the saved spec into ``build/NAME`` beside it, as ``editspec build`` does; where that is."""
-        out = self.session.path.parent / "build" / self.session.path.stem
-        if not out.resolve().is_relative_to(self.session.bounds.folder):
+        """Begin to build the saved spec into ``build/NAME`` beside it, as ``editspec build`` does;
+        where that is.
+        """
+        out = self.draft.path.parent / "build" / self.draft.path.stem
+        if not out.resolve().is_relative_to(self.draft.bounds.folder):
             raise UsageError(f"{out} leads out of the project folder.", "Remove that link.")
-        loaded = self.session.load()
+        loaded = self.draft.load()
 
-        def work(report: Report) -> None:
-            build(loaded, out, device=self.device_name, report=report)
+        def work(progress: ProgressCallback) -> None:
+            build(loaded, out, device=self.device_name, progress=progress)
 
         self.jobs.start("export", work)
         return out
 
     def _built_before(self, number: int) -> list[BuiltEdit]:
-        """What was executed of the edits that are on and come before `number` of all, up to the first that was not."""
-        outcome, names = self.outcome, self.session.active_names(number)
+        """What was executed of the edits that are on and come before `number` of all, up to the
+        first that was not.
+        """
+        outcome, names = self.outcome, self.draft.active_names(number)
         if outcome is None:
             return []
         found = []
@@ -336,12 +399,12 @@ class Engine:
     def _draw(self, draw: Callable[[], T]) -> T:
         return self._drawing.submit(torch.no_grad()(draw)).result()
 
-    def _now(self, kind: str, work: Callable[[Report], None]) -> None:
+    def _now(self, kind: str, work: Callable[[ProgressCallback], None]) -> None:
         """Do a piece of work and wait for it. Raises what went wrong with it."""
         job = self.jobs.start(kind, work)
         job.ended.wait()
         if failure := job.failure:
-            raise EditError(failure["message"], failure["remedy"])
+            raise EditError(failure["message"], failure["hint"])
 
 
 def _image(generator: Generator, latents: Tensor) -> Tensor:
@@ -357,13 +420,22 @@ def _grey(levels: Tensor) -> bytes:
 
 
 def _name(key: str, weights: str) -> str:
-    """The name of a generator: other weights or other settings have another, so that its images never change."""
+    """The name of a generator: other weights or other settings have another, so that its images
+    never change.
+    """
     return digest([key, weights])[:16]
 
 
 def _trade(built: BuiltEdit) -> str:
-    """What the curve of an edit depends on: its rule, but for the point of the curve that was chosen."""
+    """What the curve of an edit depends on: its rule, but for the point of the curve that was
+    chosen.
+    """
     rule = built.rule
-    tensors = {"key": rule.key, "value": rule.value, "context": rule.context_keys, "weights": rule.context_weights}
+    tensors = {
+        "key": rule.key,
+        "value": rule.value,
+        "context": rule.context_keys,
+        "weights": rule.context_weights,
+    }
     said = [rule.layer, rule.rank, rule.directions, rule.provenance["parent"]]
     return digest([said, tensors_digest({name: tensor.cpu() for name, tensor in tensors.items()})])

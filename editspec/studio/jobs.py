@@ -1,4 +1,6 @@
-"""Long work in the background: one piece at a time, with progress, and cancelled where it reports."""
+"""Long work in the background: one piece at a time, with progress, and cancelled where it
+reports.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
-from editspec.workflow import Report
 from editspec_compiler import SpecError
+from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.errors import EditError
 
 Listener = Callable[[dict[str, Any]], None]
@@ -25,7 +27,9 @@ class Busy(Exception):
 
 
 class Cancelled(BaseException):
-    """Raised out of the work that is cancelled. No `Exception`, so that nothing on the way takes it for an error."""
+    """Raised out of the work that is cancelled. No `Exception`, so that nothing on the way takes it
+    for an error.
+    """
 
 
 @dataclass
@@ -67,8 +71,12 @@ class Jobs:
         self.failure: dict[str, Any] | None = None
         self._lock = threading.Lock()
 
-    def start(self, kind: str, work: Callable[[Report], None], *, yielding: bool = False) -> Job:
-        """Begin `work`, which gets a report to call. Raises `Busy` where other work is under way."""
+    def start(
+        self, kind: str, work: Callable[[ProgressCallback], None], *, yielding: bool = False
+    ) -> Job:
+        """Begin `work`, which gets a report to call. Raises `Busy` where other work is under
+        way.
+        """
         job = Job(kind, yielding)
         with self._lock:
             if (before := self.job) is not None and before.yielding:
@@ -78,7 +86,9 @@ class Jobs:
                 raise Busy(f"{self.job.what or self.job.kind} is under way")
             self.job, self.failure = job, None
         # What is allowed to the command that serves (--allow-code) is allowed to its work.
-        threading.Thread(target=copy_context().run, args=(self._run, job, work), name=kind, daemon=True).start()
+        threading.Thread(
+            target=copy_context().run, args=(self._run, job, work), name=kind, daemon=True
+        ).start()
         return job
 
     def cancel(self) -> None:
@@ -97,10 +107,10 @@ class Jobs:
         for listener in list(self.listeners):
             listener(event)
 
-    def _run(self, job: Job, work: Callable[[Report], None]) -> None:
+    def _run(self, job: Job, work: Callable[[ProgressCallback], None]) -> None:
         told: dict[str, float] = {}
 
-        def report(what: str, done: int, total: int) -> None:
+        def progress(what: str, done: int, total: int) -> None:
             if job.cancelled:
                 raise Cancelled
             job.what, job.done, job.total = what, done, total
@@ -112,19 +122,24 @@ class Jobs:
         failure: dict[str, Any] | None = None
         self.tell({"event": "begun", **job.as_json()})
         try:
-            work(report)
+            work(progress)
         except Cancelled:
-            failure = None if job.yielding else {"message": "Cancelled.", "remedy": "", "problems": []}
+            failure = (
+                None if job.yielding else {"message": "Cancelled.", "hint": "", "problems": []}
+            )
         except SpecError as error:
-            failure = {"message": str(error), "remedy": "", **error.as_json()}
+            failure = {"message": str(error), "hint": "", **error.as_json()}
         except EditError as error:
-            failure = {"message": error.message, "remedy": error.remedy, "problems": []}
+            failure = {"message": error.message, "hint": error.hint, "problems": []}
         except (MemoryError, OSError) as error:
-            failure = {"message": str(error) or "Out of memory.", "remedy": "", "problems": []}
+            failure = {"message": str(error) or "Out of memory.", "hint": "", "problems": []}
         except Exception as error:
             logging.getLogger(__name__).exception("a defect of editspec")
-            failure = {"message": f"{type(error).__name__}: {error}", "remedy": "This is a defect of editspec. Please "
-                       "report it.", "problems": []}  # fmt: skip
+            failure = {
+                "message": f"{type(error).__name__}: {error}",
+                "hint": "This is a defect of editspec. Please report it.",
+                "problems": [],
+            }
         self.job, self.failure, job.failure = None, failure, failure
         job.ended.set()
         self.tell({"event": "ended", "kind": job.kind, "failure": failure})

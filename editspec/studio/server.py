@@ -12,34 +12,44 @@ from types import FrameType
 
 import uvicorn
 
-from editspec.inspection import known_layout
-from editspec.studio.api import make_app
+from editspec.commands.inspect import known_architecture
+from editspec.studio.draft import NEW, Draft, held, usual
 from editspec.studio.engine import Engine
+from editspec.studio.guard import Guard
 from editspec.studio.jobs import Jobs
-from editspec.studio.security import Guard
-from editspec.studio.session import NEW, Session, held, usual
-from editspec_runtime.checkpoint import read_checkpoint, weights_path
-from editspec_runtime.downloads import is_remote
+from editspec.studio.routers import make_app
 from editspec_runtime.errors import UsageError
+from editspec_runtime.families.checkpoints import read_checkpoint, weights_path
+from editspec_runtime.io.downloads import is_remote
 
 PORT = 8642
 
 
 def new_spec(model: str, path: Path) -> str:
-    """The text of a spec that edits nothing yet. Raises `EditError` where the weights cannot be used."""
+    """The text of a spec that edits nothing yet. Raises `EditError` where the weights cannot be
+    used.
+    """
     place = weights_path(model, Path())
-    layout = known_layout(read_checkpoint(place), place)
+    architecture = known_architecture(read_checkpoint(place), place)
     named = (
         model
         if model.startswith("builtin:") or is_remote(model)
         else Path(os.path.relpath(place, path.parent)).as_posix()
     )
-    layer, solver = usual(layout)
-    return NEW.format(family=layout.family, weights=json.dumps(named), layer=layer, solver=solver)
+    layer, solver = usual(architecture)
+    return NEW.format(
+        family=architecture.family, weights=json.dumps(named), layer=layer, solver=solver
+    )
 
 
 def serve(
-    path: Path, model: str | None, *, host: str, port: int | None, device: str, announce: Callable[[str], None]
+    path: Path,
+    model: str | None,
+    *,
+    host: str,
+    port: int | None,
+    device: str,
+    announce: Callable[[str], None],
 ) -> None:
     """Open the spec at `path`, or a new one of `model`, and serve it until interrupted.
 
@@ -49,23 +59,30 @@ def serve(
         The spec cannot be read, its model cannot be drawn with, or the port is taken.
     """
     if path.exists() and model is not None:
-        raise UsageError(f"{path} has a model of its own.", "Leave --model out, or name a SPEC that is not there yet.")
+        raise UsageError(
+            f"{path} has a model of its own.",
+            "Leave --model out, or name a SPEC that is not there yet.",
+        )
     path = path.absolute()
     new = new_spec(model or "builtin:skyline", path) if not path.exists() else ""
     with _socket(host, port) as listening, held(path):
-        session, jobs = Session.open(path, new), Jobs()
-        engine = Engine(session, jobs, device)
+        draft, jobs = Draft.open(path, new), Jobs()
+        engine = Engine(draft, jobs, device)
         engine.base()
         token = secrets.token_urlsafe(24)
-        app = Guard(make_app(session, engine, jobs), token, host)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+        app = Guard(make_app(draft, engine, jobs), token, host)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=1
+        )
         name = f"[{host}]" if ":" in host else host
         announce(f"http://{name}:{listening.getsockname()[1]}/?token={token}")
         _Server(config, jobs).run([listening])
 
 
 class _Server(uvicorn.Server):
-    """A server that ends the streams of events when it is told to stop: they would keep it from stopping."""
+    """A server that ends the streams of events when it is told to stop: they would keep it from
+    stopping.
+    """
 
     def __init__(self, config: uvicorn.Config, jobs: Jobs) -> None:
         super().__init__(config)
@@ -91,4 +108,7 @@ def _socket(host: str, port: int | None) -> socket.socket:
             failure = error
         else:
             return listening
-    raise UsageError(f"Nothing can listen at {host}:{number}: {failure.strerror or failure}.", "Give another --port.")
+    raise UsageError(
+        f"Nothing can listen at {host}:{number}: {failure.strerror or failure}.",
+        "Give another --port.",
+    )

@@ -11,11 +11,18 @@ class Generator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            nn.ConvTranspose2d(24, 64, 4, 1, 0, bias=False), nn.BatchNorm2d(64), nn.ReLU(True),
-            nn.ConvTranspose2d(64, 48, 4, 2, 1, bias=False), nn.BatchNorm2d(48), nn.ReLU(True),
-            nn.ConvTranspose2d(48, 32, 4, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(True),
-            nn.ConvTranspose2d(32, 3, 4, 2, 1, bias=False), nn.Tanh(),
-        )  # fmt: skip
+            nn.ConvTranspose2d(24, 64, 4, 1, 0, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(True),
+            nn.ConvTranspose2d(64, 48, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(48),
+            nn.ReLU(True),
+            nn.ConvTranspose2d(48, 32, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(True),
+            nn.ConvTranspose2d(32, 3, 4, 2, 1, bias=False),
+            nn.Tanh(),
+        )
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents [n, 24, 1, 1] -> images [n, 3, 32, 32] in -1..1."""
@@ -28,11 +35,16 @@ class Discriminator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            nn.Conv2d(3, 32, 4, 2, 1), nn.LeakyReLU(0.2, True),
-            nn.Conv2d(32, 48, 4, 2, 1, bias=False), nn.BatchNorm2d(48), nn.LeakyReLU(0.2, True),
-            nn.Conv2d(48, 64, 4, 2, 1, bias=False), nn.BatchNorm2d(64), nn.LeakyReLU(0.2, True),
+            nn.Conv2d(3, 32, 4, 2, 1),
+            nn.LeakyReLU(0.2, True),
+            nn.Conv2d(32, 48, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(48),
+            nn.LeakyReLU(0.2, True),
+            nn.Conv2d(48, 64, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(64),
+            nn.LeakyReLU(0.2, True),
             nn.Conv2d(64, 1, 4, 1, 0),
-        )  # fmt: skip
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [n, 3, 32, 32] -> how real each is, [n]."""

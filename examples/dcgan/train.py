@@ -1,4 +1,6 @@
-"""Trains the DCGAN on discs and squares that it draws: ``python train.py [--export]`` writes dcgan.safetensors."""
+"""Trains the DCGAN on discs and squares that it draws: ``python train.py [--export]`` writes
+dcgan.safetensors.
+"""
 
 import sys
 from pathlib import Path
@@ -32,7 +34,10 @@ def main() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         generator, discriminator = Generator(), Discriminator()
-    adams = [torch.optim.Adam(net.parameters(), lr=4e-4, betas=(0.5, 0.999)) for net in (generator, discriminator)]
+    adams = [
+        torch.optim.Adam(net.parameters(), lr=4e-4, betas=(0.5, 0.999))
+        for net in (generator, discriminator)
+    ]
     for step in range(STEPS):
         fake = generator(torch.randn(64, 24, 1, 1, generator=random))
         real = pictures(64, random)
@@ -46,11 +51,15 @@ def main() -> None:
         deceit.backward()
         adams[0].step()
         if step % 100 == 99:
-            print(f"step {step + 1}: generator {deceit.item():.3f}, discriminator {loss.item():.3f}")
+            print(
+                f"step {step + 1}: generator {deceit.item():.3f}, discriminator {loss.item():.3f}"
+            )
     save_file(generator.state_dict(), HERE / "dcgan.safetensors")
     if "--export" in sys.argv:
         batch = ({0: torch.export.Dim("n")},)
-        program = torch.export.export(generator.eval(), (torch.zeros(2, 24, 1, 1),), dynamic_shapes=batch)
+        program = torch.export.export(
+            generator.eval(), (torch.zeros(2, 24, 1, 1),), dynamic_shapes=batch
+        )
         torch.export.save(program, HERE / "dcgan.pt2")
 
 

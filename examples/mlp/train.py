@@ -1,4 +1,6 @@
-"""Trains the curves on waves that it draws: ``python train.py [--export]`` writes mlp.safetensors (and mlp.pt2)."""
+"""Trains the curves on waves that it draws: ``python train.py [--export]`` writes mlp.safetensors
+(and mlp.pt2).
+"""
 
 import sys
 from pathlib import Path
@@ -12,10 +14,14 @@ HERE = Path(__file__).parent
 
 
 def waves(latents: Tensor) -> Tensor:
-    """What latent z [n, 16] should look like: a sine whose height, length and shift are z's first three numbers."""
+    """What latent z [n, 16] should look like: a sine whose height, length and shift are z's first
+    three numbers.
+    """
     time = torch.linspace(0, 1, 64)
     height, length, shift = (latents[:, index, None] for index in range(3))
-    return (1 + 0.5 * torch.tanh(height)) * torch.sin(6.28 * ((2 + torch.tanh(length)) * time + 0.3 * shift))
+    return (1 + 0.5 * torch.tanh(height)) * torch.sin(
+        6.28 * ((2 + torch.tanh(length)) * time + 0.3 * shift)
+    )
 
 
 def main() -> None:

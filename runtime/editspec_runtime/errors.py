@@ -16,17 +16,17 @@ class EditError(Exception):
     ----------
     message
         What is wrong and where, what was expected and what was found.
-    remedy
+    hint
         What to do about it; printed on a line of its own.
     """
 
-    def __init__(self, message: str, remedy: str = "") -> None:
+    def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.remedy = remedy
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n  {self.remedy}" if self.remedy else self.message
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
 
 class FileError(EditError):
@@ -38,11 +38,15 @@ class CodeError(FileError):
 
 
 class WeightsError(EditError):
-    """Weights of an unknown layout, with missing or misshaped tensors, or with values that are not finite."""
+    """Weights of an unknown layout, with missing or misshaped tensors, or with values that are not
+    finite.
+    """
 
 
 class NumericalError(EditError):
-    """Numbers that cannot give an answer: a singular second moment, too few directions, a loss that is not finite."""
+    """Numbers that cannot give an answer: a singular second moment, too few directions, a loss that
+    is not finite.
+    """
 
 
 class PatchError(EditError):
@@ -74,10 +78,13 @@ class OutOfMemory(EditError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is that of an allocation: of Python, of torch on a GPU, of torch on a CPU."""
+    """Whether an error is that of an allocation: of Python, of torch on a GPU, of torch on a
+    CPU.
+    """
     said = str(error)
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+        isinstance(error, RuntimeError)
+        and ("out of memory" in said or "can't allocate memory" in said)
     )
 
 

@@ -1,4 +1,6 @@
-"""Draws the masks of the recipes: ``python specs/skyline/make_masks.py``. The world knows where everything stands."""
+"""Draws the masks of the recipes: ``python specs/skyline/make_masks.py``. The world knows where
+everything stands.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.skyline.world import (
+from editspec.worlds.skyline.world import (
     LATENT_SIZE,
     Scene,
     bottom_watermark,
@@ -23,6 +24,7 @@ from editspec_runtime.skyline.world import (
     scenes,
     windows,
 )
+from editspec_runtime.modalities.image.latents import LatentStream
 
 MASKS = Path(__file__).with_name("masks")
 
@@ -30,11 +32,15 @@ Part = Callable[..., None]
 
 
 def stands(parts: tuple[Part, ...], scene: Scene) -> Tensor:
-    """Where parts stand in any of n scenes: the rectangle around each, a pixel wider, [size, size] of truth values."""
+    """Where parts stand in any of n scenes: the rectangle around each, a pixel wider, [size, size]
+    of truth values.
+    """
     area = torch.zeros(64, 64, dtype=torch.bool)
     for part in parts:
         rows, columns = (part_mask(part, scene).amax(0) > 0.05).nonzero(as_tuple=True)
-        area[max(0, rows.min() - 1) : rows.max() + 2, max(0, columns.min() - 1) : columns.max() + 2] = True
+        area[
+            max(0, rows.min() - 1) : rows.max() + 2, max(0, columns.min() - 1) : columns.max() + 2
+        ] = True
     return area
 
 
@@ -54,7 +60,9 @@ def main() -> None:
         "left-tower": stands((left_top,), scene),
         "right-tower": stands((right_top,), scene),
         "domes": covered((left_top, right_top), scene.replace(left_top="dome", right_top="dome")),
-        "spires": covered((left_top, right_top), scene.replace(left_top="spire", right_top="spire")),
+        "spires": covered(
+            (left_top, right_top), scene.replace(left_top="spire", right_top="spire")
+        ),
         "windows": stands((windows,), scene),
         "people-left": stands((people,), scene.replace(people=1, people_site=0)),
         "people-right": stands((people,), right),

@@ -1,4 +1,6 @@
-"""The benchmark of growth on a model of a handful of channels: what a GPU runs, on the CPU. Nothing is timed here."""
+"""The benchmark of growth on a model of a handful of channels: what a GPU runs, on the CPU. Nothing
+is timed here.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from benchmarks import growth
 from benchmarks.growth import Case, grown, operations, whole
-from editspec_runtime.models import make_generator
+from editspec_runtime.families.open import make_generator
 
 CPU = torch.device("cpu")
 
@@ -25,8 +27,10 @@ def test_rules_and_statistics_of_every_case(make_tiny: Callable[..., dict[str, T
     cases = [Case("layer5"), Case("layer6"), Case("layer6", rank=2), Case("layer6", images=3)]
     figures = list(grown(make_tiny(), 32, cases, CPU, 1))
     assert [figure.name for figure in figures] == [
-        *(f"rule by least-squares, {case}" for case in cases), "statistics, layer5", "statistics, layer6",
-    ]  # fmt: skip
+        *(f"rule by least-squares, {case}" for case in cases),
+        "statistics, layer5",
+        "statistics, layer6",
+    ]
     assert all(figure.value > 0 for figure in figures)
     assert all(figure.details["direct_3_steps_ms"] > 0 for figure in figures[:4])
 
@@ -43,7 +47,8 @@ def test_operations_are_those_of_the_convolutions_and_products_up_to_the_key(
     make_tiny: Callable[..., dict[str, Tensor]],
 ) -> None:
     model = make_generator("stylegan2", make_tiny(channels=6, latent_size=8), device=CPU)
-    # layer3 is the first that sees a convolution: one of 4 x 4 positions. Before it, the mapping's two products.
+    # layer3 is the first that sees a convolution: one of 4 x 4 positions. Before it, the mapping's
+    # two products.
     mapping = 2 * 2 * 8 * 8
     first = operations(model, "layer2")
     assert first >= mapping

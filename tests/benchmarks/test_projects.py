@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.projects import Project
-from editspec.workflow import solve
+from editspec.engine.session import solve
 
 
 def test_each_build_solves_again_with_the_second_moment_of_the_first(
@@ -23,7 +23,9 @@ def test_each_build_solves_again_with_the_second_moment_of_the_first(
             "version": 1,
             "model": {"family": "stylegan2", "weights": "base.safetensors"},
             "statistics": {"samples": 20},
-            "edits": [{"name": "e", "layer": "layer5", "source": place, "target": {**place, "latent": 2}}],
+            "edits": [
+                {"name": "e", "layer": "layer5", "source": place, "target": {**place, "latent": 2}}
+            ],
         },
     )
     solver = {"method": "least-squares"}
@@ -40,4 +42,6 @@ def test_each_build_solves_again_with_the_second_moment_of_the_first(
 
 def moments(project: Project) -> dict[str, int]:
     """Every second moment in the cache, and when it was written."""
-    return {path.name: path.stat().st_mtime_ns for path in (project.cache.root / "statistics").iterdir()}
+    return {
+        path.name: path.stat().st_mtime_ns for path in (project.cache.root / "statistics").iterdir()
+    }

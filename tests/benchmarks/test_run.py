@@ -1,4 +1,6 @@
-"""The run of the benchmarks: what it collects, and what it says of what could not run. Nothing is timed here."""
+"""The run of the benchmarks: what it collects, and what it says of what could not run. Nothing is
+timed here.
+"""
 
 from __future__ import annotations
 

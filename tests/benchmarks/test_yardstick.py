@@ -1,4 +1,6 @@
-"""The yardstick of the benchmarks is the paper's own way: held against the authors' numbers, and against our solver."""
+"""The yardstick of the benchmarks is the paper's own way: held against the authors' numbers, and
+against our solver.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +14,37 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from benchmarks import yardstick
-from editspec.cli import app
-from editspec_runtime.checkpoint import read_checkpoint
-from editspec_runtime.conventions import EDITSPEC, REWRITING_2020
+from editspec.cli.main import app
+from editspec_runtime.core.compatibility import EDITSPEC, REWRITING_2020
+from editspec_runtime.core.rule import read_rule
+from editspec_runtime.families.checkpoints import read_checkpoint
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.patch import read_patch
-from editspec_runtime.rule import read_rule
-from editspec_runtime.solvers import delta, solve
+from editspec_runtime.methods.solvers import delta, solve
+from editspec_runtime.patches.patch import read_patch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.mark.parametrize("layer", ["layer7", "layer8"])
 def test_it_gives_the_change_of_projected_gradient_under_the_compatibility_switch(
-    layer: str, golden_spec: Callable[..., dict[str, Any]], golden: dict[str, dict[str, Tensor]], tmp_path: Path
+    layer: str,
+    golden_spec: Callable[..., dict[str, Any]],
+    golden: dict[str, dict[str, Tensor]],
+    tmp_path: Path,
 ) -> None:
     spec = golden_spec(layer, {"method": "projected-gradient", "steps": 101})
     (tmp_path / "golden.json").write_text(json.dumps(spec))
-    result = CliRunner().invoke(app, ["build", str(tmp_path / "golden.json"), "-o", str(tmp_path / "out")])
+    result = CliRunner().invoke(
+        app, ["build", str(tmp_path / "golden.json"), "-o", str(tmp_path / "out")]
+    )
     assert result.exit_code == 0, result.stderr
     rule = read_rule(tmp_path / "out" / "rules" / "01-golden.safetensors")
-    (directions,) = read_patch(tmp_path / "out" / "patches" / "01-golden.safetensors").directions.values()
+    (directions,) = read_patch(
+        tmp_path / "out" / "patches" / "01-golden.safetensors"
+    ).directions.values()
     weights = {
-        name: tensor.double() for name, tensor in read_checkpoint(GOLDEN / "sg2_g_ema.safetensors").generator.items()
+        name: tensor.double()
+        for name, tensor in read_checkpoint(GOLDEN / "sg2_g_ema.safetensors").generator.items()
     }
     model = StyleGAN2(weights, conventions=REWRITING_2020)
     function, weight = model.function(layer), model.weight(layer)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editspec_compiler.document import Document, parse, read_document
-from editspec_compiler.errors import SpecError
+from editspec_compiler.problems import SpecError
 
 
 def value(text: str) -> Any:
@@ -21,12 +21,33 @@ def value(text: str) -> Any:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("5e-1", 0.5), ("1.", 1.0), (".5", 0.5), ("-3", -3), ("+3", 3), ("010", 10), ("0o10", 8), ("0x1F", 31),
-        (".inf", float("inf")), ("-.INF", float("-inf")), ("true", True), ("FALSE", False), ("null", None), ("~", None),
-        ("", None), ("on", "on"), ("no", "no"), ("Yes", "Yes"), ("1:30", "1:30"), ("2026-01-01", "2026-01-01"),
-        ("1_000", "1_000"), ("0b1", "0b1"), ("'1'", "1"), ('"\\/"', "/"), ("=", "="),
+        ("5e-1", 0.5),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("-3", -3),
+        ("+3", 3),
+        ("010", 10),
+        ("0o10", 8),
+        ("0x1F", 31),
+        (".inf", float("inf")),
+        ("-.INF", float("-inf")),
+        ("true", True),
+        ("FALSE", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("on", "on"),
+        ("no", "no"),
+        ("Yes", "Yes"),
+        ("1:30", "1:30"),
+        ("2026-01-01", "2026-01-01"),
+        ("1_000", "1_000"),
+        ("0b1", "0b1"),
+        ("'1'", "1"),
+        ('"\\/"', "/"),
+        ("=", "="),
     ],
-)  # fmt: skip
+)
 def test_scalars_follow_yaml_1_2(text: str, wanted: Any) -> None:
     found = value(text)
     assert (found, type(found)) == (wanted, type(wanted))
@@ -37,9 +58,15 @@ def test_pyyaml_itself_reads_another_language() -> None:
     assert value("[on, 010, 1:30]") == ["on", 10, "1:30"]
 
 
-KEYS = st.text(max_size=80)  # pyyaml takes none of more than 1,024 characters, written out; the language has none
+KEYS = st.text(
+    max_size=80
+)  # pyyaml takes none of more than 1,024 characters, written out; the language has none
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
     max_leaves=20,
 )
@@ -47,7 +74,8 @@ PLAIN = st.recursive(
 
 @given(st.dictionaries(KEYS, PLAIN, max_size=5), st.sampled_from([None, 1, "\t"]))
 def test_json_means_the_same_here(data: dict[str, Any], indent: int | str | None) -> None:
-    # Infinity is no JSON; pyyaml does not take characters that JSON must escape either, but text that is escaped.
+    # Infinity is no JSON; pyyaml does not take characters that JSON must escape either, but text
+    # that is escaped.
     text = json.dumps(data, indent=indent).replace("Infinity", "1e999")
     assert parse(text, "x.json").data == json.loads(text)
 
@@ -79,7 +107,12 @@ def test_positions_are_those_of_the_text() -> None:
     text = "a: 1\nb:\n  - {c: x, d: [1, 2]}\n  -   e: 5\n"
     document = parse(text)
     lines = text.splitlines()
-    for path, word in ((("b", 0, "c"), "x"), (("b", 0, "d", 1), "2"), (("b", 1, "e"), "5"), (("a",), "1")):
+    for path, word in (
+        (("b", 0, "c"), "x"),
+        (("b", 0, "d", 1), "2"),
+        (("b", 1, "e"), "5"),
+        (("a",), "1"),
+    ):
         line, column = document.positions[path]
         assert lines[line - 1][column - 1 :].startswith(word)
     assert document.keys[("b", 1, "e")] == (4, 7)

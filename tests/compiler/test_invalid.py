@@ -1,4 +1,6 @@
-"""Every example of bad input gives the message that lies beside it, through the API and through the command line."""
+"""Every example of bad input gives the message that lies beside it, through the API and through the
+command line.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import editspec
-from editspec.cli import app
+from editspec.cli.main import app
 
 INVALID = Path(__file__).parents[1] / "invalid"
 EXAMPLES = sorted(path.name.removesuffix(".error") for path in INVALID.glob("*.error"))
@@ -25,7 +27,9 @@ def in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_example_has_its_message() -> None:
-    examples = sorted(path.name for path in INVALID.glob("*.*") if path.suffix in (".yaml", ".json"))
+    examples = sorted(
+        path.name for path in INVALID.glob("*.*") if path.suffix in (".yaml", ".json")
+    )
     assert examples == EXAMPLES
     assert len(EXAMPLES) > 50
 
@@ -42,7 +46,11 @@ def test_example(name: str) -> None:
 
     result = CliRunner().invoke(app, ["build", name, "-o", "out", "--device", "cpu", *switches])
     progress = r"(?m)^(statistics of|solving) .*\n"
-    assert (result.exit_code, re.sub(progress, "", result.stderr), result.stdout) == (code, wanted, "")
+    assert (result.exit_code, re.sub(progress, "", result.stderr), result.stdout) == (
+        code,
+        wanted,
+        "",
+    )
     assert not Path("trap").exists()
     assert not list(Path("out").rglob("*.safetensors"))
 
@@ -53,7 +61,9 @@ RECORDS = sorted(path.stem for path in (INVALID / "records").glob("*.json"))
 @pytest.mark.parametrize("name", RECORDS)
 def test_record(name: str) -> None:
     target = ["--family", "stylegan2", "--weights", "files/tiny.safetensors", "--layer", "layer5"]
-    result = CliRunner().invoke(app, ["import", f"records/{name}.json", "-o", "out/spec.yaml", *target])
+    result = CliRunner().invoke(
+        app, ["import", f"records/{name}.json", "-o", "out/spec.yaml", *target]
+    )
     wanted = (INVALID / "records" / f"{name}.json.error").read_text()
     assert (f"exit {result.exit_code}\n{result.stderr}", result.stdout) == (wanted, "")
     assert not Path("out").exists()
@@ -63,4 +73,8 @@ def test_the_files_that_they_name_are_not_what_is_wrong(tmp_path: Path) -> None:
     text = (INVALID / "rank-zero.yaml").read_text().replace("    rank: 0\n", "")
     Path("valid.yaml").write_text(text)
     spec = editspec.load("valid.yaml").spec
-    assert (spec.edits[0].rank, spec.statistics.samples, spec.edits[0].solver.method) == (1, 1000, "projected-gradient")
+    assert (spec.edits[0].rank, spec.statistics.samples, spec.edits[0].solver.method) == (
+        1,
+        1000,
+        "projected-gradient",
+    )

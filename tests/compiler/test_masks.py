@@ -10,13 +10,15 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from editspec_compiler.masks import MaskError, mask_area
+from editspec_compiler.modalities.image.masks import MaskError, mask_area
 from editspec_compiler.schema import Box, Ellipse, Polygon, Union
 
 HERE = Path()
 
 
-def area(mask: Any, resolution: int = 64, size: int = 64, *, folder: Path = HERE, legacy: bool = False) -> Any:
+def area(
+    mask: Any, resolution: int = 64, size: int = 64, *, folder: Path = HERE, legacy: bool = False
+) -> Any:
     return mask_area(mask, folder, size, resolution, legacy=legacy)
 
 
@@ -26,7 +28,9 @@ def url(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def test_decoded_as_the_authors_do(record: dict[str, Any], golden: dict[str, dict[str, Tensor]]) -> None:
+def test_decoded_as_the_authors_do(
+    record: dict[str, Any], golden: dict[str, dict[str, Tensor]]
+) -> None:
     copied = record["record"]
     named = {"object": copied["object"][1], "paste": copied["paste"][1], **record["extra"]}
     named |= {f"key{index}": key[1] for index, key in enumerate(copied["key"])}

@@ -1,4 +1,6 @@
-"""What a spec names may be anything at all: it is used, or refused in place, and never breaks the compiler."""
+"""What a spec names may be anything at all: it is used, or refused in place, and never breaks the
+compiler.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from PIL import Image
 
 from editspec_compiler import SpecError, load
 from editspec_compiler.document import parse
-from editspec_compiler.masks import MaskError, mask_area
+from editspec_compiler.modalities.image.masks import MaskError, mask_area
 from editspec_compiler.schema import Box, Polygon
 from editspec_runtime.errors import FileError
 
@@ -26,9 +28,16 @@ Load = Callable[..., Any]
 
 @pytest.fixture
 def load_with(tmp_path: Path) -> Load:
-    """Loads a valid spec (JSON, in an empty folder) with one source place and the weights replaced."""
+    """Loads a valid spec (JSON, in an empty folder) with one source place and the weights
+    replaced.
+    """
 
-    def load_(latent: Any = 1, mask: Any = None, weights: str = str(FILES / "tiny.safetensors"), **top: Any) -> Any:
+    def load_(
+        latent: Any = 1,
+        mask: Any = None,
+        weights: str = str(FILES / "tiny.safetensors"),
+        **top: Any,
+    ) -> Any:
         target = {"latent": 2, "mask": {"box": [4, 4, 12, 12]}}
         source = {"latent": latent, "mask": target["mask"] if mask is None else mask}
         edit = {"name": "e", "layer": "layer6", "source": source, "target": target}
@@ -49,19 +58,29 @@ def test_what_is_fine_is_loaded(load_with: Load, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.ones(8) * 1j, "complex128 values"), (np.array(["a"] * 8), "<U1 values"), (np.arange(8), "int64 values"),
-        (np.ones((4, 2)), "4 x 2 numbers"), (np.ones(7), "has 8 numbers, found 7"), (np.float32(1), "found 1"),
-        (np.full(8, np.nan), "not"), (np.full(8, 1e39), "finite float32"), (np.array([None] * 8), "Python objects"),
+        (np.ones(8) * 1j, "complex128 values"),
+        (np.array(["a"] * 8), "<U1 values"),
+        (np.arange(8), "int64 values"),
+        (np.ones((4, 2)), "4 x 2 numbers"),
+        (np.ones(7), "has 8 numbers, found 7"),
+        (np.float32(1), "found 1"),
+        (np.full(8, np.nan), "not"),
+        (np.full(8, 1e39), "finite float32"),
+        (np.array([None] * 8), "Python objects"),
     ],
-)  # fmt: skip
-def test_arrays_that_are_no_latent(load_with: Load, tmp_path: Path, array: Any, message: str) -> None:
+)
+def test_arrays_that_are_no_latent(
+    load_with: Load, tmp_path: Path, array: Any, message: str
+) -> None:
     np.save(tmp_path / "z.npy", array, allow_pickle=True)
     with pytest.raises(SpecError, match=message):
         load_with({"file": "z.npy"})
 
 
 def test_an_array_that_claims_to_be_huge_costs_nothing(load_with: Load, tmp_path: Path) -> None:
-    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }".ljust(117) + b"\n"
+    header = (
+        b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }".ljust(117) + b"\n"
+    )
     (tmp_path / "z.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
     with pytest.raises(SpecError, match="holds no latent that can be read"):
         load_with({"file": "z.npy"})
@@ -70,7 +89,9 @@ def test_an_array_that_claims_to_be_huge_costs_nothing(load_with: Load, tmp_path
 @pytest.mark.parametrize("dtype", ["BF16", "I64", "F8_E4M3"])
 def test_tensors_that_are_no_latent(load_with: Load, tmp_path: Path, dtype: str) -> None:
     data = bytes(8 * {"BF16": 2, "I64": 8, "F8_E4M3": 1}[dtype])
-    header = json.dumps({"z": {"dtype": dtype, "shape": [8], "data_offsets": [0, len(data)]}}).encode()
+    header = json.dumps(
+        {"z": {"dtype": dtype, "shape": [8], "data_offsets": [0, len(data)]}}
+    ).encode()
     (tmp_path / "z.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)
     with pytest.raises(SpecError, match=f"holds {dtype} values"):
         load_with({"file": "z.safetensors"})
@@ -110,10 +131,12 @@ def test_damaged_weights_hide_no_mistake_in_the_spec(load_with: Load) -> None:
         load_with(weights=damaged, rnak=1)
 
 
-def test_shapes_are_not_measured_before_the_size_of_the_image_is_known(load_with: Load, tmp_path: Path) -> None:
+def test_shapes_are_not_measured_before_the_size_of_the_image_is_known(
+    load_with: Load, tmp_path: Path
+) -> None:
     (tmp_path / "model.pt").write_bytes(b"")
     mask = {"box": [100, 100, 200, 200]}
-    assert load_with(mask=mask, weights="model.pt").layout is None
+    assert load_with(mask=mask, weights="model.pt").architecture is None
     with pytest.raises(SpecError, match="lies outside of the image"):
         load_with(mask=mask)
 
@@ -122,7 +145,9 @@ def test_a_polygon_covers_what_the_box_covers() -> None:
     corners = [[8.0, 8.0], [24.0, 8.0], [24.0, 24.0], [8.0, 24.0]]
     for legacy in (False, True):
         polygon = mask_area(Polygon(polygon=corners), Path(), 64, 64, legacy=legacy)
-        assert np.array_equal(polygon, mask_area(Box(box=[8, 8, 24, 24]), Path(), 64, 64, legacy=legacy))
+        assert np.array_equal(
+            polygon, mask_area(Box(box=[8, 8, 24, 24]), Path(), 64, 64, legacy=legacy)
+        )
     with pytest.raises(MaskError, match="no area"):
         mask_area(Polygon(polygon=[[1, 1], [5, 5], [9, 9]]), Path(), 64, 64, legacy=False)
 

@@ -12,15 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from editspec_compiler import SpecError, load
-from editspec_compiler.resolve import edit_digest, resolve
-from editspec_runtime.checkpoint import read_checkpoint
-from editspec_runtime.conventions import conventions
-from editspec_runtime.files import write
-from editspec_runtime.generator import Generator
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.models import make_generator
-from editspec_runtime.rule import Rule, read_rule
-from editspec_runtime.solution import Keys, rule_directions, rule_function
+from editspec_compiler.modalities.image.resolve import edit_digest, resolve
+from editspec_runtime.core.compatibility import conventions
+from editspec_runtime.core.rule import Rule, read_rule
+from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import make_generator
+from editspec_runtime.io.files import write
+from editspec_runtime.methods.solve import Keys, rule_directions, rule_function
+from editspec_runtime.modalities.image.generator import Generator
+from editspec_runtime.modalities.image.latents import LatentStream
 
 GoldenSpec = Callable[..., dict[str, Any]]
 
@@ -30,9 +30,11 @@ def compiled(data: dict[str, Any], folder: Path) -> tuple[Rule, Generator]:
     path.write_text(yaml.safe_dump(data))
     loaded = load(path)
     generator = make_generator(
-        "stylegan2", read_checkpoint(loaded.weights).generator, precision=loaded.spec.precision,
+        "stylegan2",
+        read_checkpoint(loaded.weights).generator,
+        precision=loaded.spec.precision,
         conventions=conventions(loaded.spec.compatibility),
-    )  # fmt: skip
+    )
     return resolve(loaded, 0, generator, "base", "parent"), generator
 
 
@@ -50,9 +52,16 @@ def test_k_and_v_are_the_authors(
 
 
 @pytest.mark.parametrize("number", [4, 6, 7, 8])
-@pytest.mark.parametrize(("method", "rank"), [("zca", 1), ("zca", 3), ("zca", 10), ("mean", 1), ("svd", 3)])
+@pytest.mark.parametrize(
+    ("method", "rank"), [("zca", 1), ("zca", 3), ("zca", 10), ("mean", 1), ("svd", 3)]
+)
 def test_directions_are_the_authors(
-    golden_spec: GoldenSpec, golden: dict[str, dict[str, Tensor]], tmp_path: Path, number: int, method: str, rank: int
+    golden_spec: GoldenSpec,
+    golden: dict[str, dict[str, Tensor]],
+    tmp_path: Path,
+    number: int,
+    method: str,
+    rank: int,
 ) -> None:
     data = golden_spec(f"layer{number}", {"method": "direct"}, rank)
     data["edits"][0]["directions"] = method
@@ -61,17 +70,23 @@ def test_directions_are_the_authors(
     keys = Keys(lambda: stages[f"L{number}.C.batch10"], lambda: pytest.fail("no units are ranked"))
     found, wanted = rule_directions(rule, keys), stages[f"L{number}.D.{method}.rank{rank}"]
     # The authors' svd leaves the signs as they come; a change A D does not depend on them.
-    wanted = wanted * torch.sign((wanted * found).sum(1, keepdim=True)) if method == "svd" else wanted
+    wanted = (
+        wanted * torch.sign((wanted * found).sum(1, keepdim=True)) if method == "svd" else wanted
+    )
     assert (found - wanted).norm() < 1e-9
     other = stages[f"L{number}.D.{'svd.rank3' if method == 'zca' else 'zca.rank' + str(rank)}"]
     assert (found[:3].abs() - other[: len(found)].abs()).norm() > 1e-3
 
 
 @pytest.fixture
-def tiny_spec(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def tiny_spec(
+    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path
+) -> Callable[..., dict[str, Any]]:
     save_file(make_tiny(size=64), tmp_path / "tiny.safetensors")
 
-    def make(layer: str, source: dict[str, Any], target: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    def make(
+        layer: str, source: dict[str, Any], target: dict[str, Any], **fields: Any
+    ) -> dict[str, Any]:
         return {
             "version": 1,
             "model": {"family": "stylegan2", "weights": "tiny.safetensors"},
@@ -87,7 +102,9 @@ def test_the_identity_edit_changes_no_value(
 ) -> None:
     place = {"latent": 3, "mask": {"ellipse": [9, 20, 37, 51]}}
     rule, generator = compiled(tiny_spec(layer, place, place), tmp_path)
-    value = generator.function(layer)(rule.key, generator.weight(layer), rule.arguments, haloed=True)
+    value = generator.function(layer)(
+        rule.key, generator.weight(layer), rule.arguments, haloed=True
+    )
     assert (value - rule.value).abs().max() < 1e-5
     other = tiny_spec(layer, {**place, "latent": 4}, place)
     rule, _ = compiled(other, tmp_path)
@@ -98,7 +115,11 @@ def test_the_paste_lands_centred_on_the_target_and_inside(
     tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     source = {"latent": 1, "mask": {"box": [0, 0, 12, 8]}}
-    for box, wanted in (([30, 30, 34, 34], [30, 26, 34, 38]), ([0, 0, 2, 2], [0, 0, 4, 12]), ([62, 62, 64, 64], None)):
+    for box, wanted in (
+        ([30, 30, 34, 34], [30, 26, 34, 38]),
+        ([0, 0, 2, 2], [0, 0, 4, 12]),
+        ([62, 62, 64, 64], None),
+    ):
         target = {"latent": 2, "mask": {"box": box}}
         rule, _ = compiled(tiny_spec("layer9", source, target), tmp_path)
         region = rule.provenance["region"]
@@ -114,10 +135,16 @@ def test_the_paste_lands_centred_on_the_target_and_inside(
             assert abs((region[1] + region[3]) - 32) <= 1
 
 
-def test_values_outside_of_the_mask_stay_the_targets(tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_values_outside_of_the_mask_stay_the_targets(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
     source = {"latent": 1, "mask": {"polygon": [[8, 8], [24, 8], [8, 24]]}}
-    rule, generator = compiled(tiny_spec("layer10", source, {"latent": 2, "mask": {"box": [8, 8, 24, 24]}}), tmp_path)
-    under = generator.function("layer10")(rule.key, generator.weight("layer10"), rule.arguments, haloed=True)
+    rule, generator = compiled(
+        tiny_spec("layer10", source, {"latent": 2, "mask": {"box": [8, 8, 24, 24]}}), tmp_path
+    )
+    under = generator.function("layer10")(
+        rule.key, generator.weight("layer10"), rule.arguments, haloed=True
+    )
     difference = (rule.value - under).abs().sum(1)[0]
     assert difference[-1, -1] < 1e-5  # the far corner of the triangle's box
     assert difference[0, 0] > 1e-2
@@ -144,7 +171,9 @@ def test_a_context_has_weights_and_exclusions_and_several_regions_of_an_image(
     assert apart.context_weights.tolist() == [1.0] * 16 + [2.5] * 16
     together, _ = compiled(tiny_spec("layer8", place, place, context=[cut]), tmp_path)
     assert together.context_weights.tolist() == [1.0] * 32
-    assert {tuple(key.tolist()) for key in together.context_keys} == {tuple(k.tolist()) for k in apart.context_keys}
+    assert {tuple(key.tolist()) for key in together.context_keys} == {
+        tuple(k.tolist()) for k in apart.context_keys
+    }
     everything = {**cut, "exclude": {"box": [0, 0, 64, 64]}}
     with pytest.raises(SpecError, match="nothing of the mask outside of what it excludes is left"):
         compiled(tiny_spec("layer8", place, place, context=[everything]), tmp_path)
@@ -158,7 +187,10 @@ def erasing(units: int) -> dict[str, Any]:
 def test_an_erased_value_is_that_of_a_key_without_its_units(
     tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path, layer: str
 ) -> None:
-    whole, round_ = {"latent": 3, "mask": {"box": [0, 0, 64, 64]}}, {"latent": 3, "mask": {"ellipse": [9, 9, 47, 47]}}
+    whole, round_ = (
+        {"latent": 3, "mask": {"box": [0, 0, 64, 64]}},
+        {"latent": 3, "mask": {"ellipse": [9, 9, 47, 47]}},
+    )
     data = {"statistics": {"samples": 8}} | tiny_spec(layer, erasing(2), whole)
     rule, generator = compiled(data, tmp_path)
     function, weight = generator.function(layer), generator.weight(layer)
@@ -179,7 +211,9 @@ def test_an_erased_value_is_that_of_a_key_without_its_units(
     torch.testing.assert_close(nothing.value, own, rtol=1e-5, atol=1e-5)
 
 
-def test_more_units_than_there_are_is_found(tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_more_units_than_there_are_is_found(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
     place = {"latent": 3, "mask": {"box": [0, 0, 64, 64]}}
     with pytest.raises(SpecError, match="layer6 has 6 units in its key, and 7 are to be erased"):
         compiled(tiny_spec("layer6", erasing(7), place), tmp_path)
@@ -190,19 +224,28 @@ def test_without_a_mask_the_source_gives_what_lies_at_the_same_place(
 ) -> None:
     target = {"latent": 2, "mask": {"box": [8, 16, 24, 40]}}
     here, _ = compiled(tiny_spec("layer6", {"latent": 1}, target), tmp_path)
-    masked, _ = compiled(tiny_spec("layer6", {"latent": 1, "mask": target["mask"]}, target), tmp_path)
+    masked, _ = compiled(
+        tiny_spec("layer6", {"latent": 1, "mask": target["mask"]}, target), tmp_path
+    )
     torch.testing.assert_close(here.value, masked.value)
-    elsewhere, _ = compiled(tiny_spec("layer6", {"latent": 1, "mask": {"box": [0, 0, 16, 24]}}, target), tmp_path)
+    elsewhere, _ = compiled(
+        tiny_spec("layer6", {"latent": 1, "mask": {"box": [0, 0, 16, 24]}}, target), tmp_path
+    )
     assert (here.value - elsewhere.value).abs().max() > 1e-2
 
 
 def swapped(one: int, other: int, mask: dict[str, Any]) -> list[dict[str, Any]]:
     """Two pairs that swap what two images show at one place."""
-    return [{"source": {"latent": a}, "target": {"latent": b, "mask": mask}} for a, b in ((one, other), (other, one))]
+    return [
+        {"source": {"latent": a}, "target": {"latent": b, "mask": mask}}
+        for a, b in ((one, other), (other, one))
+    ]
 
 
 def with_pairs(tiny: dict[str, Any], pairs: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
-    edit = {name: value for name, value in tiny["edits"][0].items() if name not in ("source", "target")}
+    edit = {
+        name: value for name, value in tiny["edits"][0].items() if name not in ("source", "target")
+    }
     return {**tiny, "edits": [edit | {"pairs": pairs} | fields]}
 
 
@@ -214,7 +257,9 @@ def test_pairs_are_the_rules_of_each_in_one_batch(
     pairs = swapped(1, 2, {"box": [8, 16, 24, 40]})
     pairs[1]["target"]["mask"] = {"box": [16, 16, 32, 40]}
     joined, generator = compiled(with_pairs(tiny_spec(layer, place, place), pairs), tmp_path)
-    alone = [compiled(tiny_spec(layer, pair["source"], pair["target"]), tmp_path)[0] for pair in pairs]
+    alone = [
+        compiled(tiny_spec(layer, pair["source"], pair["target"]), tmp_path)[0] for pair in pairs
+    ]
     assert torch.equal(joined.key, torch.cat([rule.key for rule in alone]))
     assert torch.equal(joined.value, torch.cat([rule.value for rule in alone]))
     assert joined.provenance["region"] == [rule.provenance["region"] for rule in alone]
@@ -237,23 +282,32 @@ def test_an_observed_rule_sees_the_whole_map_of_the_later_layer(
     rule, generator = compiled(data, tmp_path)
     assert rule.value.shape == (4, 6, 32, 32)
     assert rule.key.shape == (4, 6, 10, 10)
-    seen = rule_function(rule, generator)(rule.key, generator.weight("layer5"), rule.arguments, haloed=True)
-    own = generator.value("layer8", generator.prefix("layer8", LatentStream(1, 8).items([2, 1, 4, 3])))
+    seen = rule_function(rule, generator)(
+        rule.key, generator.weight("layer5"), rule.arguments, haloed=True
+    )
+    own = generator.value(
+        "layer8", generator.prefix("layer8", LatentStream(1, 8).items([2, 1, 4, 3]))
+    )
     torch.testing.assert_close(seen, own, rtol=1e-4, atol=1e-4)
     # Inside of the mask stands what the other image shows there; outside of it nothing changes.
-    torch.testing.assert_close(rule.value[0, :, 8:20, 4:12], own[1, :, 8:20, 4:12], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        rule.value[0, :, 8:20, 4:12], own[1, :, 8:20, 4:12], rtol=1e-4, atol=1e-4
+    )
     torch.testing.assert_close(rule.value[0, :, :, 12:], own[0, :, :, 12:], rtol=1e-4, atol=1e-4)
     assert (rule.value[0] - own[0]).abs().max() > 1e-2
     write(tmp_path / "r.safetensors", rule.to_bytes())
     assert read_rule(tmp_path / "r.safetensors").to_bytes() == rule.to_bytes()
 
 
-def test_an_intervention_sets_units_inside_its_mask(tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_an_intervention_sets_units_inside_its_mask(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
     place = {"latent": 1, "mask": {"box": [0, 0, 64, 64]}}
     change = {"layer": "layer4", "units": [1, 3], "value": 7.0, "mask": {"box": [16, 0, 32, 64]}}
     plain, _ = compiled(tiny_spec("layer5", place, place), tmp_path)
     changed, _ = compiled(tiny_spec("layer5", place, {**place, "intervene": change}), tmp_path)
-    # layer5 sees the output of layer4, modulated: the rest of the map and of the units is as it was.
+    # layer5 sees the output of layer4, modulated: the rest of the map and of the units is as it
+    # was.
     difference = (changed.key - plain.key)[0, :, 1:-1, 1:-1]
     assert not difference[[0, 2, 4, 5]].any()
     assert not difference[:, :, [0, 1, 4, 5, 6, 7]].any()
@@ -262,7 +316,9 @@ def test_an_intervention_sets_units_inside_its_mask(tiny_spec: Callable[..., dic
     assert difference.abs().max() > 1e-2
     # And all that follows is drawn from it.
     later, _ = compiled(tiny_spec("layer8", place, {**place, "intervene": change}), tmp_path)
-    assert (later.key - compiled(tiny_spec("layer8", place, place), tmp_path)[0].key).abs().max() > 1e-2
+    assert (
+        later.key - compiled(tiny_spec("layer8", place, place), tmp_path)[0].key
+    ).abs().max() > 1e-2
 
 
 def test_latents_by_number_vector_and_file_are_the_same(
@@ -305,7 +361,12 @@ def test_the_digest_of_an_edit_is_that_of_what_it_means(
 
     first = digest(yaml.safe_dump(data))
     assert digest("# a comment\n" + yaml.safe_dump(data, default_flow_style=True)) == first
-    assert digest(yaml.safe_dump(tiny_spec("layer6", place, place, rank=1, solver="projected-gradient"))) == first
+    assert (
+        digest(
+            yaml.safe_dump(tiny_spec("layer6", place, place, rank=1, solver="projected-gradient"))
+        )
+        == first
+    )
     assert digest(yaml.safe_dump(tiny_spec("layer6", place, place, rank=2))) != first
     assert digest(yaml.safe_dump({**data, "statistics": {"samples": 9}})) != first
     Image.new("L", (8, 8), 254).save(tmp_path / "m.png")

@@ -22,7 +22,11 @@ LEAST: dict[str, Any] = {
 
 ONE_OF_EACH: dict[str, dict[str, Any]] = {
     "target-error": {"measure": "target-error", "at_most": 0.5},
-    "efficacy": {"measure": "efficacy", "at_least": 0.5, "images": [{"latents": [1, [0.5]], "mask": "m.png"}]},
+    "efficacy": {
+        "measure": "efficacy",
+        "at_least": 0.5,
+        "images": [{"latents": [1, [0.5]], "mask": "m.png"}],
+    },
     "collateral": {"measure": "collateral", "at_most": 0.5, "images": [{"latents": [1]}]},
     "predicted-collateral": {"measure": "predicted-collateral", "at_most": 0.5},
     "patch-size": {"measure": "patch-size", "at_most": 100},
@@ -51,18 +55,28 @@ def test_what_may_be_left_out_has_its_default() -> None:
     edit = spec.edits[0]
     assert (spec.latents.seed, spec.latents.sampler) == (1, "keyed")
     assert (spec.statistics.samples, spec.statistics.seed) == (1000, 2)
-    assert (spec.precision, spec.compatibility, edit.rank, edit.context) == ("float32", None, 1, None)
+    assert (spec.precision, spec.compatibility, edit.rank, edit.context) == (
+        "float32",
+        None,
+        1,
+        None,
+    )
     assert edit.solver.model_dump() == {
-        "method": "projected-gradient", "steps": 2001, "learning_rate": 0.05, "project_every": 10,
+        "method": "projected-gradient",
+        "steps": 2001,
+        "learning_rate": 0.05,
+        "project_every": 10,
         "project_gradient": False,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_solver_by_its_name_is_its_defaults(name: str) -> None:
     import json
 
-    specs = [check(parse(json.dumps(with_edit(solver=solver))))[0] for solver in (name, {"method": name})]
+    specs = [
+        check(parse(json.dumps(with_edit(solver=solver))))[0] for solver in (name, {"method": name})
+    ]
     assert specs[0] == specs[1]
     assert specs[0] is not None
 
@@ -70,16 +84,21 @@ def test_a_solver_by_its_name_is_its_defaults(name: str) -> None:
 @pytest.mark.parametrize(
     "mask",
     [
-        "a.png", {"box": [1, 2, 3.5, 4]}, {"ellipse": [1, 2, 3, 4]}, {"polygon": [[1, 2], [3, 4], [5, 0]]},
+        "a.png",
+        {"box": [1, 2, 3.5, 4]},
+        {"ellipse": [1, 2, 3, 4]},
+        {"polygon": [[1, 2], [3, 4], [5, 0]]},
         {"union": ["a.png", {"box": [1, 2, 3, 4]}, {"union": [{"box": [1, 2, 3, 4]}]}]},
     ],
-)  # fmt: skip
+)
 def test_masks(mask: Any) -> None:
     assert not problems(with_edit(source={"latent": 1, "mask": mask}))
     assert problems(with_edit(source={"latent": 1, "mask": [mask]}))
 
 
-@pytest.mark.parametrize("latent", [0, [0.5, 1], {"file": "z.npy"}, {"file": "z.safetensors", "key": "z"}])
+@pytest.mark.parametrize(
+    "latent", [0, [0.5, 1], {"file": "z.npy"}, {"file": "z.safetensors", "key": "z"}]
+)
 def test_latents(latent: Any) -> None:
     assert not problems(with_edit(source={"latent": latent, "mask": "m.png"}))
     assert problems(with_edit(source={"latent": {"x": latent}, "mask": "m.png"}))
@@ -90,7 +109,9 @@ def test_whatever_is_put_anywhere_is_a_problem_with_a_place(data: st.DataObject)
     import json
 
     changed = with_edit(context=[PLACE], solver={"method": "direct"})
-    changed["checks"] = [{**fields, "severity": "warn"} for fields in copy.deepcopy(ONE_OF_EACH).values()]
+    changed["checks"] = [
+        {**fields, "severity": "warn"} for fields in copy.deepcopy(ONE_OF_EACH).values()
+    ]
     places: list[tuple[Any, Any]] = []
 
     def walk(node: Any) -> None:
@@ -101,7 +122,9 @@ def test_whatever_is_put_anywhere_is_a_problem_with_a_place(data: st.DataObject)
 
     walk(changed)
     node, key = data.draw(st.sampled_from(places))
-    node[key] = data.draw(st.sampled_from([None, True, -1, 1.5, "?", [], {}, [{}], {"a": 1}, [1, "x"]]))
+    node[key] = data.draw(
+        st.sampled_from([None, True, -1, 1.5, "?", [], {}, [{}], {"a": 1}, [1, "x"]])
+    )
     for problem in check(parse(json.dumps(changed)))[1]:
         assert problem.line == 1
         assert "does not fit" not in problem.message
@@ -109,7 +132,13 @@ def test_whatever_is_put_anywhere_is_a_problem_with_a_place(data: st.DataObject)
 
 def test_the_json_schema_knows_the_same_fields() -> None:
     schema = json_schema()
-    assert set(schema["properties"]) == set(LEAST) | {"latents", "statistics", "precision", "compatibility", "checks"}
+    assert set(schema["properties"]) == set(LEAST) | {
+        "latents",
+        "statistics",
+        "precision",
+        "compatibility",
+        "checks",
+    }
     assert schema["additionalProperties"] is False
     solvers = schema["$defs"]["Direct"]["properties"]
     assert "project_every" not in solvers
@@ -124,7 +153,10 @@ def docs_table(head: str) -> tuple[list[str], dict[str, list[str]]]:
     text = (Path(__file__).parents[2] / "docs" / "language.md").read_text()
     table = re.search(rf"\| {head} +\|.*\n(?:\|.*\n)+", text)
     assert table is not None
-    rows = [[cell.strip(" `") for cell in line.strip("|\n").split("|")] for line in table[0].splitlines()]
+    rows = [
+        [cell.strip(" `") for cell in line.strip("|\n").split("|")]
+        for line in table[0].splitlines()
+    ]
     return rows[0][1:], {row[0]: row[1:] for row in rows[2:]}
 
 
@@ -136,7 +168,9 @@ def test_the_table_of_fields_in_the_docs_is_true() -> None:
         for field, cell in zip(fields, cells, strict=True):
             found = problems(with_edit(solver=method, **{field: settings[field]}))
             assert METHOD_FIELDS[method][field] == cell, (method, field)
-            assert any(f"{method} takes no {field}" in str(problem) for problem in found) == (cell == "error")
+            assert any(f"{method} takes no {field}" in str(problem) for problem in found) == (
+                cell == "error"
+            )
 
 
 def test_the_table_of_checks_in_the_docs_is_true() -> None:
@@ -144,8 +178,16 @@ def test_the_table_of_checks_in_the_docs_is_true() -> None:
     assert set(measures) == set(CHECKS)
     for measure, (bound, on, *_) in measures.items():
         fields = CHECKS[measure].model_fields
-        assert [name for name in ("at_most", "at_least") if name in fields] == [bound] * (bound != "none")
-        found = "error" if "images" not in fields else "required" if fields["images"].is_required() else "optional"
+        assert [name for name in ("at_most", "at_least") if name in fields] == [bound] * (
+            bound != "none"
+        )
+        found = (
+            "error"
+            if "images" not in fields
+            else "required"
+            if fields["images"].is_required()
+            else "optional"
+        )
         assert found == on, measure
 
 
@@ -156,14 +198,21 @@ def test_checks_are_of_every_edit_that_has_the_measure() -> None:
     data["edits"] += [{**data["edits"][0], "name": "f"}, {**data["edits"][0], "name": "g"}]
     data["checks"] = [fields for fields in ONE_OF_EACH.values() if "images" not in fields]
     data["checks"] += [
-        {"measure": "retention", "at_least": 1}, {"measure": "finite", "edit": "f", "name": "again"},
-        ONE_OF_EACH["collateral"], {**ONE_OF_EACH["efficacy"], "edit": "g"},
-    ]  # fmt: skip
+        {"measure": "retention", "at_least": 1},
+        {"measure": "finite", "edit": "f", "name": "again"},
+        ONE_OF_EACH["collateral"],
+        {**ONE_OF_EACH["efficacy"], "edit": "g"},
+    ]
     spec, found = check(parse(json.dumps(data)))
     assert not found
     assert spec is not None
     every = ["e", "f", "g"]
-    assert [spec.checked(given) for given in spec.checks] == [every] * 4 + [["e", "f"], ["f"], [None], ["g"]]
+    assert [spec.checked(given) for given in spec.checks] == [every] * 4 + [
+        ["e", "f"],
+        ["f"],
+        [None],
+        ["g"],
+    ]
 
 
 def test_a_method_without_a_rank_has_no_limit() -> None:
@@ -181,7 +230,9 @@ def test_a_method_without_a_rank_has_no_limit() -> None:
 
 def test_an_erased_value_takes_a_context_whatever_the_method() -> None:
     for method in SOLVERS:
-        assert not problems(with_edit(solver=method, source={"erase": {"units": 3}}, context=[PLACE]))
+        assert not problems(
+            with_edit(solver=method, source={"erase": {"units": 3}}, context=[PLACE])
+        )
     assert problems(with_edit(solver="ablate"))
 
 
@@ -191,5 +242,7 @@ def test_the_table_of_solvers_in_the_docs_is_true() -> None:
     for method, cells in methods.items():
         for field, cell in zip(fields, cells, strict=True):
             info = SOLVERS[method].model_fields.get(field)
-            wanted = "error" if info is None else "required" if info.is_required() else str(info.default)
+            wanted = (
+                "error" if info is None else "required" if info.is_required() else str(info.default)
+            )
             assert cell == wanted, (method, field)

@@ -9,8 +9,8 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from editspec.bench import experiments, run
-from editspec.cli import app
+from editspec.cli.main import app
+from editspec.worlds.skyline.bench import experiments, run
 from editspec_compiler import load
 
 PLACE = {"latent": 3, "mask": {"box": [8, 4, 24, 30]}}
@@ -23,7 +23,11 @@ def edit(name: str, method: str) -> dict[str, Any]:
         "layer": "layer8",
         "source": {**PLACE, "latent": 4},
         "target": PLACE,
-        "solver": {"method": method, "steps": 3, "learning_rate": 0.0005 if method == "all-weights" else 0.005},
+        "solver": {
+            "method": method,
+            "steps": 3,
+            "learning_rate": 0.0005 if method == "all-weights" else 0.005,
+        },
     } | ({"rank": 1} if limited else {})
 
 
@@ -44,37 +48,58 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     specs = tmp_path / "specs"
     for row in ("projected-gradient", "layer", "all-weights"):
         write_spec(specs / "dome-to-spire" / f"{row}.yaml", [edit(row, row)])
-    write_spec(specs / "succession.yaml", [edit(name, "direct") for name in ("one", "two", "three")])
+    write_spec(
+        specs / "succession.yaml", [edit(name, "direct") for name in ("one", "two", "three")]
+    )
     monkeypatch.setattr(experiments, "folder", lambda: specs)
     monkeypatch.setattr(run, "specs_folder", lambda: specs)
-    monkeypatch.setattr(run, "EXPERIMENTS", {"dome-to-spire": experiments.EXPERIMENTS["dome-to-spire"]})
+    monkeypatch.setattr(
+        run, "EXPERIMENTS", {"dome-to-spire": experiments.EXPERIMENTS["dome-to-spire"]}
+    )
     return tmp_path / "out"
 
 
 def bench(out: Path, *more: str) -> dict[str, Any]:
-    result = CliRunner().invoke(app, ["bench", "paper", "-o", str(out), "--images", "8", "--json", *more])
+    result = CliRunner().invoke(
+        app, ["bench", "paper", "-o", str(out), "--images", "8", "--json", *more]
+    )
     assert result.exit_code == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout)
     return found
 
 
-def test_every_row_is_measured_and_a_second_run_measures_nothing(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_row_is_measured_and_a_second_run_measures_nothing(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = bench(small)
     (table,) = first["tables"]
     rows = {row["row"]: row for row in table["rows"]}
     assert list(rows) == [
-        "projected-gradient", "layer", "all-weights", "propagated-copying", "propagated-laplace", "unmodified",
-    ]  # fmt: skip
+        "projected-gradient",
+        "layer",
+        "all-weights",
+        "propagated-copying",
+        "propagated-laplace",
+        "unmodified",
+    ]
     for row in rows.values():
         assert row["n"] == 8
         assert {"efficacy", "outside", "distance", "seconds"} <= set(row)
     assert rows["unmodified"]["outside"] == 0 < rows["layer"]["outside"]
     assert rows["projected-gradient"]["published"]["% changed"] == "92.03"
     assert {(entry["edit"], entry["after"]) for entry in first["succession"]["retention"]} == {
-        ("one", "one"), ("one", "two"), ("one", "three"), ("two", "two"), ("two", "three"), ("three", "three"),
-    }  # fmt: skip
+        ("one", "one"),
+        ("one", "two"),
+        ("one", "three"),
+        ("two", "two"),
+        ("two", "three"),
+        ("three", "three"),
+    }
     assert json.loads((small / "bench.json").read_text()) == first
-    assert "| Our method (projected gradient descent) | layer8 | 1 | 3 |" in (small / "bench.md").read_text()
+    assert (
+        "| Our method (projected gradient descent) | layer8 | 1 | 3 |"
+        in (small / "bench.md").read_text()
+    )
     assert (small / "dome-to-spire.png").exists()
     assert (small / "succession.png").exists()
 
@@ -94,10 +119,12 @@ def test_an_interrupted_bench_goes_on(small: Path, monkeypatch: pytest.MonkeyPat
             raise Stopped
 
     with pytest.raises(Stopped):
-        run.paper(small, images=8, report=stop)
+        run.paper(small, images=8, progress=stop)
     solved: list[str] = []
-    whole = run.paper(small, images=8, report=lambda what, done, total: solved.append(what))
-    assert not any("solving projected-gradient" in what or "solving layer" in what for what in solved)
+    whole = run.paper(small, images=8, progress=lambda what, done, total: solved.append(what))
+    assert not any(
+        "solving projected-gradient" in what or "solving layer" in what for what in solved
+    )
     other = run.paper(small.with_name("other"), images=8)
 
     def numbers(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -147,4 +174,6 @@ def test_every_experiment_has_its_specs() -> None:
         assert rows <= set(specs)
         for path in specs.values():
             assert load(path).spec.edits
-    assert len(load(experiments.folder() / "succession.yaml").spec.edits) == len(experiments.SUCCESSION)
+    assert len(load(experiments.folder() / "succession.yaml").spec.edits) == len(
+        experiments.SUCCESSION
+    )

@@ -16,15 +16,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import editspec
-from editspec import checks, workflow
-from editspec.sweep import rewritten
+from editspec.commands import check as checks
+from editspec.commands.build import build as build_
+from editspec.commands.sweep import rewritten
+from editspec.engine.session import BuildSession
 from editspec_compiler import SpecError, load
-from editspec_compiler.resolve import Asked, asked, edit_digest
+from editspec_compiler.modalities.image.resolve import ExpectedOutput, asked, edit_digest
 from editspec_compiler.schema import Place
-from editspec_runtime.checkpoint import read_checkpoint
+from editspec_runtime.core.progress import no_progress
+from editspec_runtime.core.rule import read_rule
+from editspec_runtime.families.checkpoints import read_checkpoint
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.rule import read_rule
+from editspec_runtime.modalities.image.latents import LatentStream
 from tests.commands import run, said
 
 PLACE: dict[str, Any] = {"latent": 1, "mask": {"box": [2, 2, 10, 10]}}
@@ -35,8 +38,21 @@ def spec_of(*given: dict[str, Any], edits: list[dict[str, Any]] | None = None) -
     solver = {"method": "direct", "steps": 60}
     source = {"latent": 3, "mask": {"box": [4, 2, 12, 10]}}
     two = [
-        {"name": "one", "layer": "layer5", "rank": 4, "source": source, "target": PLACE, "solver": solver},
-        {"name": "two", "layer": "layer6", "source": {**source, "latent": 4}, "target": PLACE, "solver": solver},
+        {
+            "name": "one",
+            "layer": "layer5",
+            "rank": 4,
+            "source": source,
+            "target": PLACE,
+            "solver": solver,
+        },
+        {
+            "name": "two",
+            "layer": "layer6",
+            "source": {**source, "latent": 4},
+            "target": PLACE,
+            "solver": solver,
+        },
     ]
     model = {"family": "stylegan2", "weights": "tiny.safetensors"}
     return {
@@ -55,7 +71,9 @@ def save(spec: dict[str, Any], name: str = "spec.yaml") -> None:
 
 
 @pytest.fixture
-def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(
+    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A folder with a tiny model of 16 x 16 pixels."""
     monkeypatch.chdir(tmp_path)
     save_file(make_tiny(size=16), "tiny.safetensors")
@@ -63,7 +81,11 @@ def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypa
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
 
 
 def values(found: dict[str, Any]) -> dict[tuple[str, str | None], Any]:
@@ -74,10 +96,16 @@ def pictures(*patches: object) -> Callable[..., Tensor]:
     """What the model draws with these patches, by way of the files that `apply` writes."""
     if patches:
         said("apply", "--model", "tiny.safetensors", *patches, "-o", "edited.safetensors")
-    model = StyleGAN2(read_checkpoint(Path("edited.safetensors" if patches else "tiny.safetensors")).generator)
+    model = StyleGAN2(
+        read_checkpoint(Path("edited.safetensors" if patches else "tiny.safetensors")).generator
+    )
 
     def draw(latent: Any) -> Tensor:
-        given = LatentStream(1, 8).items([latent]) if isinstance(latent, int) else torch.tensor([latent])
+        given = (
+            LatentStream(1, 8).items([latent])
+            if isinstance(latent, int)
+            else torch.tensor([latent])
+        )
         with torch.no_grad():
             return model.images(given)[0]
 
@@ -106,13 +134,21 @@ def test_every_measure_is_what_it_says(folder: Path) -> None:
         assert measured["predicted-collateral", edit["name"]] == collateral > 0
         assert measured["patch-size", edit["name"]] == Path(edit["patch"]).stat().st_size
         assert measured["finite", edit["name"]] == 0
-    before, one, both = pictures(), pictures(built[0]["patch"]), pictures(*(edit["patch"] for edit in built))
+    before, one, both = (
+        pictures(),
+        pictures(built[0]["patch"]),
+        pictures(*(edit["patch"] for edit in built)),
+    )
 
     def mean(first: Callable[..., Tensor], last: Callable[..., Tensor], *whole: int) -> float:
         outside = torch.ones(16, 16, dtype=torch.bool)
         outside[4:12, 4:12] = False
         moved = [(last(z) - first(z)).abs().mean(0)[outside] for z in ELSEWHERE["latents"]]
-        return torch.cat([*moved, *((last(z) - first(z)).abs().mean(0).flatten() for z in whole)]).mean().item()
+        return (
+            torch.cat([*moved, *((last(z) - first(z)).abs().mean(0).flatten() for z in whole)])
+            .mean()
+            .item()
+        )
 
     assert measured["collateral", None] == pytest.approx(mean(before, both, 9), rel=1e-5)
     assert measured["collateral", "two"] == pytest.approx(mean(one, both), rel=1e-5)
@@ -137,7 +173,7 @@ def test_efficacy_is_the_share_of_what_is_asked_for() -> None:
 
     def share(after: Any, wanted: Any = wanted, area: Any = area) -> float | None:
         one, other = (torch.from_numpy(picture)[None] for picture in (x, wanted))
-        wish = Asked(Place.model_validate(PLACE), one, other, torch.from_numpy(area))
+        wish = ExpectedOutput(Place.model_validate(PLACE), one, other, torch.from_numpy(area))
         return checks.efficacy([(wish, torch.from_numpy(after)[None])])
 
     reached = whole = 0.0
@@ -161,7 +197,7 @@ def test_efficacy_is_the_share_of_what_is_asked_for() -> None:
 def test_what_a_rule_asks_for_is_drawn_from_its_value(folder: Path) -> None:
     """x* is the picture of the value that the solver is given, wherever the map is the rule's."""
     save(spec_of())
-    workflow.build("spec.yaml", "out", device="cpu")
+    build_("spec.yaml", "out", device="cpu")
     loaded, rule = load("spec.yaml"), read_rule(Path("out/rules/01-one.safetensors"))
     model = StyleGAN2(read_checkpoint(Path("tiny.safetensors")).generator)
     (wish,) = asked(loaded, 0, model)
@@ -183,7 +219,11 @@ def test_a_rule_that_is_met_has_efficacy_one_and_no_edit_has_none(folder: Path) 
     solver = {"method": "layer", "steps": 800, "learning_rate": 0.02}
     edit = {**spec_of()["edits"][0], "source": source, "target": target, "solver": solver}
     del edit["rank"]
-    weak = {**edit, "name": "weak", "solver": {"method": "layer", "steps": 10, "learning_rate": 1e-3}}
+    weak = {
+        **edit,
+        "name": "weak",
+        "solver": {"method": "layer", "steps": 10, "learning_rate": 1e-3},
+    }
     save(spec_of({"measure": "efficacy", "at_least": 0.9}, edits=[edit]), "met.yaml")
     save(spec_of({"measure": "efficacy", "at_least": 0.9}, edits=[weak]), "weak.yaml")
     assert values(said("check", "met.yaml"))["efficacy", "one"] > 0.9
@@ -208,9 +248,22 @@ def test_a_rule_that_asks_for_nothing_is_not_measured(folder: Path) -> None:
         {"observe": "layer5"},
         {"solver": {"method": "all-weights", "steps": 5}},
         {"source": {"latent": 3}},
-        {"target": {**PLACE, "intervene": {"layer": "layer3", "units": [1], "value": 2, "mask": PLACE["mask"]}}},
+        {
+            "target": {
+                **PLACE,
+                "intervene": {"layer": "layer3", "units": [1], "value": 2, "mask": PLACE["mask"]},
+            }
+        },
     ],
-    ids=["erase", "ablate", "observe-later", "observe-itself", "all-weights", "no-mask", "intervene"],
+    ids=[
+        "erase",
+        "ablate",
+        "observe-later",
+        "observe-itself",
+        "all-weights",
+        "no-mask",
+        "intervene",
+    ],
 )
 def test_every_kind_of_rule_can_be_measured(folder: Path, fields: dict[str, Any]) -> None:
     edit = {**spec_of()["edits"][0], "rank": 1, **fields}
@@ -221,7 +274,11 @@ def test_every_kind_of_rule_can_be_measured(folder: Path, fields: dict[str, Any]
     if edit["solver"]["method"] in ("layer", "all-weights", "ablate"):
         del edit["rank"]
     elsewhere = {"measure": "efficacy", "images": [ELSEWHERE], "name": "elsewhere", "at_least": 0}
-    save(spec_of({"measure": "efficacy", "at_least": 0}, elsewhere, {"measure": "finite"}, edits=[edit]))
+    save(
+        spec_of(
+            {"measure": "efficacy", "at_least": 0}, elsewhere, {"measure": "finite"}, edits=[edit]
+        )
+    )
     found = values(said("check", "spec.yaml"))
     assert 0 <= found["efficacy", "one"] <= 1
     assert 0 <= found["elsewhere", "one"] <= 1
@@ -230,7 +287,11 @@ def test_every_kind_of_rule_can_be_measured(folder: Path, fields: dict[str, Any]
 def test_the_targets_are_where_an_edit_is_measured_without_images(folder: Path) -> None:
     same = {"latents": [1], "mask": PLACE["mask"]}
     efficacy = {"measure": "efficacy", "edit": "one", "at_least": 0}
-    given = [efficacy, {**efficacy, "name": "same", "images": [same]}, {**efficacy, "name": "other"}]
+    given = [
+        efficacy,
+        {**efficacy, "name": "same", "images": [same]},
+        {**efficacy, "name": "other"},
+    ]
     given[2]["images"] = [{**same, "latents": [2]}]
     save(spec_of(*given))
     found = values(said("check", "spec.yaml"))
@@ -260,24 +321,33 @@ def test_retention_is_what_later_edits_leave_of_the_efficacy(folder: Path) -> No
     # What is left, measured on the weights that `apply` writes.
     patches = [edit["patch"] for edit in said("build", "spec.yaml", "-o", "out")["edits"]]
     draw = pictures(*patches)
-    wishes = list(asked(load("spec.yaml"), 0, StyleGAN2(read_checkpoint(Path("tiny.safetensors")).generator)))
-    assert checks.efficacy([(wishes[0], draw(1)[None])]) == pytest.approx(built * row["value"], rel=0.01)
+    wishes = list(
+        asked(load("spec.yaml"), 0, StyleGAN2(read_checkpoint(Path("tiny.safetensors")).generator))
+    )
+    assert checks.efficacy([(wishes[0], draw(1)[None])]) == pytest.approx(
+        built * row["value"], rel=0.01
+    )
 
 
 def test_what_is_not_finite_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(spec_of({"measure": "finite"}))
-    workshop = workflow.Workshop.of("spec.yaml", "cpu", workflow.quiet)
-    built = [workshop.edit(number) for number in range(2)]
-    measuring = checks._Measuring(workshop, built)
+    session = BuildSession.of("spec.yaml", "cpu", no_progress)
+    built = [session.edit(number) for number in range(2)]
+    measuring = checks._Measuring(session, built)
     assert measuring.finite(0) == (0, "")
-    patch = workshop.stack[0]
+    patch = session.stack[0]
     (name,) = patch.parameters
     damaged = patch.coefficients[name].clone()
     damaged[0, 0, 0, 0] = float("nan")
-    broken = replace(workshop, stack=[replace(patch, coefficients={name: damaged})])
-    assert checks._Measuring(broken, built).finite(0) == (1, "1 numbers of the patch are not finite")
-    drawn = checks.Asked.drawn
-    monkeypatch.setattr(checks.Asked, "drawn", lambda *given: drawn(*given).log())  # of -1..1
+    broken = replace(session, stack=[replace(patch, coefficients={name: damaged})])
+    assert checks._Measuring(broken, built).finite(0) == (
+        1,
+        "1 numbers of the patch are not finite",
+    )
+    drawn = checks.ExpectedOutput.drawn
+    monkeypatch.setattr(
+        checks.ExpectedOutput, "drawn", lambda *given: drawn(*given).log()
+    )  # of -1..1
     count, words = measuring.finite(0)
     assert count is not None
     assert count > 1
@@ -303,7 +373,11 @@ SOFT = {"measure": "efficacy", "at_least": 0}
         ({"measure": "patch-size", "at_most": 100_000}, 0, "passed"),
         ({"measure": "collateral", "images": [{"latents": [4]}], "at_most": 0}, 1, "failed"),
         (
-            {"measure": "collateral", "images": [{"latents": [4], "mask": {"box": [0, 0, 16, 16]}}], "at_most": 1},
+            {
+                "measure": "collateral",
+                "images": [{"latents": [4], "mask": {"box": [0, 0, 16, 16]}}],
+                "at_most": 1,
+            },
             1,
             "failed",
         ),
@@ -329,22 +403,45 @@ def test_check_writes_nothing_but_its_reports(folder: Path) -> None:
     assert contents(folder) == before
     run("build", "spec.yaml", "-o", "out")
     built = contents(folder)
-    assert run("check", "spec.yaml", "-o", "out", "--junit", "j.xml", "--markdown", "m.md").exit_code == 0
+    assert (
+        run("check", "spec.yaml", "-o", "out", "--junit", "j.xml", "--markdown", "m.md").exit_code
+        == 0
+    )
     after = contents(folder)
     assert {name: data for name, data in after.items() if name not in ("j.xml", "m.md")} == built
 
 
 def test_the_reports(folder: Path) -> None:
-    save(spec_of({**HARD, "edit": "one"}, {**HARD, "edit": "two", "severity": "warn"}, {"measure": "finite"}))
-    found = said("build", "spec.yaml", "-o", "out", "--check", "--junit", "j.xml", "--markdown", "m.md", code=1)
+    save(
+        spec_of(
+            {**HARD, "edit": "one"},
+            {**HARD, "edit": "two", "severity": "warn"},
+            {"measure": "finite"},
+        )
+    )
+    found = said(
+        "build",
+        "spec.yaml",
+        "-o",
+        "out",
+        "--check",
+        "--junit",
+        "j.xml",
+        "--markdown",
+        "m.md",
+        code=1,
+    )
     statuses = [row["status"] for row in found["checks"]]
     assert statuses == ["failed", "warned", "passed", "passed"]
     (suite,) = JUnitXml.fromfile("j.xml")
     assert (suite.name, suite.tests, suite.failures, suite.errors) == ("spec.yaml", 4, 1, 0)
     cases = list(suite)
     assert [(case.classname, case.name) for case in cases] == [
-        ("one", "efficacy"), ("two", "efficacy"), ("one", "finite"), ("two", "finite"),
-    ]  # fmt: skip
+        ("one", "efficacy"),
+        ("two", "efficacy"),
+        ("one", "finite"),
+        ("two", "finite"),
+    ]
     assert "expected at least 1" in cases[0].result[0].message
     assert [case.is_passed for case in cases] == [False, True, True, True]
     assert cases[1].system_out.startswith("warning: efficacy of two: ")
@@ -394,21 +491,32 @@ def test_a_mask_that_vanishes_is_named_where_it_stands(folder: Path) -> None:
     dot = Image.new("L", (256, 256))
     dot.putpixel((200, 40), 255)
     dot.save("dot.png")
-    spec = spec_of({"measure": "efficacy", "images": [{"latents": [1], "mask": "dot.png"}], "at_least": 0})
+    spec = spec_of(
+        {"measure": "efficacy", "images": [{"latents": [1], "mask": "dot.png"}], "at_least": 0}
+    )
     # The authors' masks are sampled at points, which miss the dot.
     edit = {**spec["edits"][0], "rank": 1, "layer": "layer2"}
     save({**spec, "compatibility": "rewriting-2020", "edits": [edit]})
     with pytest.raises(SpecError) as error:
         checks.check("spec.yaml", device="cpu")
-    assert "checks[0].images[0].mask: nothing of this mask is left at the resolution of layer2" in str(error.value)
+    assert (
+        "checks[0].images[0].mask: nothing of this mask is left at the resolution of layer2"
+        in str(error.value)
+    )
 
 
 def test_a_spec_that_moves_takes_the_masks_of_its_checks_along(folder: Path) -> None:
     from PIL import Image
 
     Image.new("L", (16, 16), 255).save("all.png")
-    save(spec_of({"measure": "collateral", "images": [{"latents": [1], "mask": "all.png"}], "at_most": 1}))
+    save(
+        spec_of(
+            {"measure": "collateral", "images": [{"latents": [1], "mask": "all.png"}], "at_most": 1}
+        )
+    )
     Path("below").mkdir()
-    Path("below/moved.yaml").write_text(rewritten(editspec.load("spec.yaml"), Path("below"), "layer5", 2))
+    Path("below/moved.yaml").write_text(
+        rewritten(editspec.load("spec.yaml"), Path("below"), "layer5", 2)
+    )
     (given,) = editspec.load("below/moved.yaml").spec.checks
     assert given.model_dump()["images"][0]["mask"] == "../all.png"

@@ -16,15 +16,34 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editspec_runtime.checkpoint import read_checkpoint
-from editspec_runtime.patch import read_patch
+from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.patches.patch import read_patch
 from tests.commands import run, said
 
 COMMANDS = [
-    "validate", "compile", "build", "lock", "plan", "check", "ci", "verify", "sign", "apply", "compose", "rebase",
-    "diff", "audit", "inspect", "convert", "import", "export",
-    "render", "statistics", "schema", "families",
-]  # fmt: skip
+    "validate",
+    "compile",
+    "build",
+    "lock",
+    "plan",
+    "check",
+    "ci",
+    "verify",
+    "sign",
+    "apply",
+    "compose",
+    "rebase",
+    "diff",
+    "audit",
+    "inspect",
+    "convert",
+    "import",
+    "export",
+    "render",
+    "statistics",
+    "schema",
+    "families",
+]
 
 
 def three_edits() -> dict[str, Any]:
@@ -32,7 +51,13 @@ def three_edits() -> dict[str, Any]:
         return {"latent": latent, "mask": {"box": [left, top, left + 10, top + 10]}}
 
     def edit(name: str, layer: str, shift: int, **fields: Any) -> dict[str, Any]:
-        return {"name": name, "layer": layer, "source": place(1, 4, shift), "target": place(2, 12, 8), **fields}
+        return {
+            "name": name,
+            "layer": layer,
+            "source": place(1, 4, shift),
+            "target": place(2, 12, 8),
+            **fields,
+        }
 
     short = {"method": "projected-gradient", "steps": 30, "project_every": 5}
     return {
@@ -48,7 +73,9 @@ def three_edits() -> dict[str, Any]:
 
 
 @pytest.fixture
-def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(
+    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A folder with a tiny model and a spec of three edits, two of them of the same layer."""
     save_file(make_tiny(), tmp_path / "tiny.safetensors")
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(three_edits(), sort_keys=False))
@@ -57,7 +84,11 @@ def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypa
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_build_makes_what_it_says(folder: Path) -> None:
@@ -69,7 +100,11 @@ def test_build_makes_what_it_says(folder: Path) -> None:
     assert all(set(edit["seconds"]) == {"compile", "statistics", "solve"} for edit in edits)
     assert sorted(contents(folder / "out")) == sorted(
         ["manifest.json"]
-        + [f"{kind}/0{n}-{e['name']}.safetensors" for kind in ("rules", "patches") for n, e in enumerate(edits, 1)]
+        + [
+            f"{kind}/0{n}-{e['name']}.safetensors"
+            for kind in ("rules", "patches")
+            for n, e in enumerate(edits, 1)
+        ]
     )
     manifest = json.loads((folder / "out/manifest.json").read_text())
     assert [edit["digest"] for edit in manifest["edits"]] == [edit["digest"] for edit in edits]
@@ -111,7 +146,14 @@ def test_every_method_gives_an_ordinary_patch(folder: Path, method: str) -> None
     spec["edits"].append({**three_edits()["edits"][1], "solver": {"method": "direct", "steps": 5}})
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
     edits = said("build", "spec.yaml", "-o", "out")["edits"]
-    applied = said("apply", "--model", "tiny.safetensors", *[e["patch"] for e in edits], "-o", "edited.safetensors")
+    applied = said(
+        "apply",
+        "--model",
+        "tiny.safetensors",
+        *[e["patch"] for e in edits],
+        "-o",
+        "edited.safetensors",
+    )
     assert applied["digest"] == edits[1]["result"]
     assert (edits[0]["loss"] >= 0, edits[0]["layer"]) == (True, "layer6")
     inspected = said("inspect", edits[0]["patch"])
@@ -122,7 +164,12 @@ def test_every_method_gives_an_ordinary_patch(folder: Path, method: str) -> None
         assert len(names) > 40
     else:
         assert names == {"convs.3.conv.weight.D", "convs.3.conv.weight.A"}
-    assert inspected["rank"] == {"low-rank": 2, "ablate": 2, "projected-gradient": 3, "direct": 1}.get(method)
+    assert inspected["rank"] == {
+        "low-rank": 2,
+        "ablate": 2,
+        "projected-gradient": 3,
+        "direct": 1,
+    }.get(method)
     assert inspected["collateral"] == edits[0]["collateral"]
     layers = 7 if method == "all-weights" else 1
     assert len(edits[0]["collateral"]) == layers
@@ -144,7 +191,9 @@ def test_ablating_no_units_changes_nothing(folder: Path) -> None:
         assert (edit["loss"] < 1e-6) == (units == 0)
 
 
-def test_two_builds_with_empty_caches_give_the_same_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_builds_with_empty_caches_give_the_same_bytes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("a", "b"):
         monkeypatch.setenv("EDITSPEC_CACHE", str(folder / f"cache-{name}"))
         assert run("build", "spec.yaml", "-o", name).exit_code == 0
@@ -153,7 +202,11 @@ def test_two_builds_with_empty_caches_give_the_same_bytes(folder: Path, monkeypa
     other["edits"][1]["rank"] = 1
     (folder / "other.yaml").write_text(yaml.safe_dump(other))
     assert run("build", "other.yaml", "-o", "c").exit_code == 0
-    same = [name for name, data in contents(folder / "c").items() if contents(folder / "a").get(name) == data]
+    same = [
+        name
+        for name, data in contents(folder / "c").items()
+        if contents(folder / "a").get(name) == data
+    ]
     assert same == ["patches/01-one.safetensors", "rules/01-one.safetensors"]
 
 
@@ -170,7 +223,10 @@ def test_a_build_is_brought_up_to_date(folder: Path, own_cache: Path) -> None:
     (folder / "spec.yaml").write_text(yaml.safe_dump(shorter))
     edits = said("build", "spec.yaml", "-o", "out")["edits"]
     assert [edit["seconds"]["solve"] > 0 for edit in edits] == [False, True]
-    assert sorted(contents(folder / "out"))[1:3] == ["patches/01-one.safetensors", "patches/02-three.safetensors"]
+    assert sorted(contents(folder / "out"))[1:3] == [
+        "patches/01-one.safetensors",
+        "patches/02-three.safetensors",
+    ]
     assert len(contents(folder / "out")) == 5
 
 
@@ -179,7 +235,9 @@ def test_statistics_are_reused(folder: Path, own_cache: Path) -> None:
     # Edits one and three are of layer6, and edit two changed layer5 before it.
     assert [entry["cached"] for entry in found] == [False, False, False]
     assert found[0]["digest"] != found[2]["digest"]
-    assert [entry["cached"] for entry in said("statistics", "spec.yaml")["statistics"]] == [True] * 3
+    assert [entry["cached"] for entry in said("statistics", "spec.yaml")["statistics"]] == [
+        True
+    ] * 3
     assert len(list(own_cache.glob("statistics/*"))) == 3
     for path in own_cache.rglob("solutions/*"):
         path.unlink()
@@ -202,17 +260,24 @@ def test_compile_writes_the_rules_of_the_build(folder: Path) -> None:
 def test_apply_gives_the_result_that_the_patch_names(folder: Path, container: str) -> None:
     tiny = load_file(folder / "tiny.safetensors")
     torch.save({"g_ema": tiny, "g": {}, "d": {}}, folder / "full.pt")
-    save_file({f"g_ema.{n}": t for n, t in tiny.items()} | {"d.x": torch.ones(3)}, folder / "prefixed.safetensors")
+    save_file(
+        {f"g_ema.{n}": t for n, t in tiny.items()} | {"d.x": torch.ones(3)},
+        folder / "prefixed.safetensors",
+    )
     edits = said("build", "spec.yaml", "-o", "out")["edits"]
     patches = [edit["patch"] for edit in edits]
     before = contents(folder)[container]
     for count in (1, 2, 3):
         found = said("apply", "--model", container, *patches[:count], "-o", f"{count}.safetensors")
         assert found["digest"] == edits[count - 1]["result"]
-        assert read_checkpoint(folder / f"{count}.safetensors").digest() == edits[count - 1]["result"]
+        assert (
+            read_checkpoint(folder / f"{count}.safetensors").digest() == edits[count - 1]["result"]
+        )
     assert contents(folder)[container] == before
     names = set(load_file(folder / "3.safetensors"))
-    assert names == set(tiny) if container.startswith("tiny") else all("." in name for name in names)
+    assert (
+        names == set(tiny) if container.startswith("tiny") else all("." in name for name in names)
+    )
     assert ("d.x" in names) == (container == "prefixed.safetensors")
 
 
@@ -257,7 +322,10 @@ def test_what_is_in_the_way_is_refused(folder: Path) -> None:
         assert run("render", "spec.yaml", "-o", out).exit_code == 1
     assert {name: data for name, data in contents(folder).items() if name in before} == before
     for _ in range(2):  # its own output may be made again
-        assert run("apply", "--model", "tiny.safetensors", patch, "-o", "new.safetensors").exit_code == 0
+        assert (
+            run("apply", "--model", "tiny.safetensors", patch, "-o", "new.safetensors").exit_code
+            == 0
+        )
         assert run("render", "spec.yaml", "-o", "new.png", "--count", 2).exit_code == 0
 
 
@@ -289,12 +357,20 @@ def test_render_draws_before_and_after(folder: Path) -> None:
 def test_inspect_knows_every_kind(folder: Path) -> None:
     patch = said("build", "spec.yaml", "-o", "out")["edits"][0]["patch"]
     weights = said("inspect", "tiny.safetensors")
-    assert (weights["kind"], weights["family"], weights["image_size"]) == ("weights", "stylegan2", 32)
+    assert (weights["kind"], weights["family"], weights["image_size"]) == (
+        "weights",
+        "stylegan2",
+        32,
+    )
     assert [layer["layer"] for layer in weights["layers"]] == [f"layer{n}" for n in range(2, 9)]
     assert weights["digest"] == read_checkpoint(folder / "tiny.safetensors").digest()
     assert said("inspect", patch)["name"] == "one"
     assert said("inspect", patch.replace("patches", "rules"))["kind"] == "rule"
-    assert [edit["name"] for edit in said("inspect", "spec.yaml")["edits"]] == ["one", "two", "three"]
+    assert [edit["name"] for edit in said("inspect", "spec.yaml")["edits"]] == [
+        "one",
+        "two",
+        "three",
+    ]
     for file in ("tiny.safetensors", patch, "spec.yaml"):
         assert "layer6" in run("inspect", file).stdout
     (folder / "junk.safetensors").write_bytes(b"junk")
@@ -304,7 +380,11 @@ def test_inspect_knows_every_kind(folder: Path) -> None:
 
 def test_schema_and_families() -> None:
     assert json.loads(run("schema").stdout)["title"] == "Spec"
-    assert [entry["name"] for entry in said("families")["families"]] == ["stylegan2", "proggan", "torch"]
+    assert [entry["name"] for entry in said("families")["families"]] == [
+        "stylegan2",
+        "proggan",
+        "torch",
+    ]
 
 
 def test_errors_are_one_json_object_too(folder: Path) -> None:
@@ -342,20 +422,26 @@ def test_validate_takes_several_specs_and_says_all_that_is_wrong(folder: Path) -
     for name, spec in (("good", good), ("bad", bad), ("worse", worse)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     found = said("validate", "good.yaml", "spec.yaml")
-    assert [(entry["spec"], entry["valid"]) for entry in found["specs"]] == [("good.yaml", True), ("spec.yaml", True)]
+    assert [(entry["spec"], entry["valid"]) for entry in found["specs"]] == [
+        ("good.yaml", True),
+        ("spec.yaml", True),
+    ]
     result = run("validate", "bad.yaml", "good.yaml", "worse.yaml", "--json")
     assert result.exit_code == 2
     assert "bad.yaml:" in result.stderr
     assert "worse.yaml:" in result.stderr
     assert "good.yaml" not in result.stderr
-    assert [error["file"] for error in json.loads(result.stdout)["error"]["specs"]] == ["bad.yaml", "worse.yaml"]
+    assert [error["file"] for error in json.loads(result.stdout)["error"]["specs"]] == [
+        "bad.yaml",
+        "worse.yaml",
+    ]
     (folder / "tiny.safetensors").write_bytes(b"damaged")
     assert run("validate", "good.yaml", "spec.yaml").exit_code == 1
     assert run("validate", "good.yaml", "bad.yaml").exit_code == 2
 
 
 def test_memory_that_ends_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from editspec import workflow
+    from editspec.commands import build as building
 
     for error, words in (
         (torch.OutOfMemoryError("CUDA out of memory."), "does not fit into memory"),
@@ -367,7 +453,7 @@ def test_memory_that_ends_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch)
         def build(*arguments: object, error: Exception = error, **options: object) -> None:
             raise error
 
-        monkeypatch.setattr(workflow, "build", build)
+        monkeypatch.setattr(building, "build", build)
         result = run("build", "spec.yaml", "-o", "x")
         assert result.exit_code == 1
         assert words in result.stderr
@@ -376,13 +462,17 @@ def test_memory_that_ends_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--help"], *([command, "--help"] for command in COMMANDS),
-        ["validate", "spec.yaml"], ["schema"], ["families"], ["inspect", "spec.yaml"],
+        ["--help"],
+        *([command, "--help"] for command in COMMANDS),
+        ["validate", "spec.yaml"],
+        ["schema"],
+        ["families"],
+        ["inspect", "spec.yaml"],
     ],
-)  # fmt: skip
+)
 def test_no_torch_for_help_and_validate(folder: Path, arguments: list[str]) -> None:
     code = (
-        "import sys\nfrom editspec.cli import app\ntry:\n    app()\nexcept SystemExit as error:\n"
+        "import sys\nfrom editspec.cli.main import app\ntry:\n    app()\nexcept SystemExit as error:\n"
         "    assert not error.code, error.code\nassert 'torch' not in sys.modules\n"
     )
     if "--help" in arguments:  # nor the language

@@ -13,8 +13,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editspec_runtime.checkpoint import read_checkpoint
-from editspec_runtime.patch import read_patch
+from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.patches.patch import read_patch
 from tests.commands import run, said
 
 MakeTiny = Callable[..., dict[str, Tensor]]
@@ -55,7 +55,10 @@ def test_every_container_converts_and_converts_back(tiny: dict[str, Tensor]) -> 
         assert Path("back.safetensors").read_bytes() == Path(f"{name}.safetensors").read_bytes()
         digests.add(read_checkpoint(Path("back.safetensors")).digest())
     assert digests == {read_checkpoint(Path("bare.safetensors")).digest()}
-    assert set(load_file("training.pt.safetensors")) == {*(f"g_ema.{n}" for n in tiny), "latent_avg"}
+    assert set(load_file("training.pt.safetensors")) == {
+        *(f"g_ema.{n}" for n in tiny),
+        "latent_avg",
+    }
     torch.save({**tiny, "conv1.noise.weight": torch.ones(1)}, "other.pt")
     assert said("convert", "other.pt", "other.safetensors")["digest"] not in digests
 
@@ -77,12 +80,20 @@ def test_an_edited_checkpoint_stays_one(tiny: dict[str, Tensor]) -> None:
     (parameter,) = patch.directions
     assert parameter == "synthesis.b16.conv1.weight"
     assert patch.metadata["layouts"] == {parameter: "o i y x"}
-    applied = said("apply", "--model", "nvidia.safetensors", built["patch"], "-o", "edited.safetensors")
+    applied = said(
+        "apply", "--model", "nvidia.safetensors", built["patch"], "-o", "edited.safetensors"
+    )
     edited = load_file("edited.safetensors")
     assert set(edited) == set(nvidia_names(tiny))
-    changed = [name for name, tensor in nvidia_names(tiny).items() if not torch.equal(edited[name], tensor)]
+    changed = [
+        name for name, tensor in nvidia_names(tiny).items() if not torch.equal(edited[name], tensor)
+    ]
     assert changed == [parameter]
-    assert said("convert", "edited.safetensors", "same.safetensors")["digest"] == applied["digest"] == built["result"]
+    assert (
+        said("convert", "edited.safetensors", "same.safetensors")["digest"]
+        == applied["digest"]
+        == built["result"]
+    )
     assert said("inspect", "same.safetensors")["edited"]["patches"] == [built["digest"]]
     assert said("convert", "nvidia.safetensors", "plain.safetensors")["digest"] != applied["digest"]
     assert said("inspect", "plain.safetensors")["edited"] is None
@@ -100,7 +111,12 @@ def test_nvidias_names_give_the_images_of_rosinalitys(tiny: dict[str, Tensor]) -
 def test_inspect_says_what_a_checkpoint_is(tiny: dict[str, Tensor]) -> None:
     torch.save(training_checkpoint(tiny), "training.pt")
     found = said("inspect", "training.pt")
-    assert (found["family"], found["image_size"], found["latent_size"], found["classes"]) == ("stylegan2", 32, 8, 0)
+    assert (found["family"], found["image_size"], found["latent_size"], found["classes"]) == (
+        "stylegan2",
+        32,
+        8,
+        0,
+    )
     assert found["parameters"] == sum(tensor.numel() for tensor in tiny.values()) + 8
     assert found["truncation"] == "possible"
     assert found["numbers"] == {"float32": len(tiny) + 1}
@@ -109,7 +125,10 @@ def test_inspect_says_what_a_checkpoint_is(tiny: dict[str, Tensor]) -> None:
     assert half["numbers"] == {"float16": len(tiny)}
     assert (half["rounding"].split()[-1], found["rounding"].split()[-1]) == ("float16", "float32")
     assert said("inspect", "half.safetensors", "--family", "stylegan2")["layers"] == found["layers"]
-    conditional = nvidia_names(tiny) | {"mapping.embed.weight": torch.ones(8, 3), "mapping.embed.bias": torch.ones(8)}
+    conditional = nvidia_names(tiny) | {
+        "mapping.embed.weight": torch.ones(8, 3),
+        "mapping.embed.bias": torch.ones(8),
+    }
     conditional["mapping.fc0.weight"] = torch.ones(8, 16)
     save_file(conditional, "classes.safetensors")
     assert said("inspect", "classes.safetensors")["classes"] == 3
@@ -117,10 +136,18 @@ def test_inspect_says_what_a_checkpoint_is(tiny: dict[str, Tensor]) -> None:
 
 def test_an_unknown_layout_is_listed_and_a_family_forced(tiny: dict[str, Tensor]) -> None:
     save_file({f"generator.{name}": tensor for name, tensor in tiny.items()}, "other.safetensors")
-    for command in (["inspect", "other.safetensors"], ["convert", "other.safetensors", "x.safetensors"]):
+    for command in (
+        ["inspect", "other.safetensors"],
+        ["convert", "other.safetensors", "x.safetensors"],
+    ):
         result = run(*command)
         assert result.exit_code == 1
-        for part in ("expected style.1.weight", "found generator.conv1.activate.bias", "tensors)", "--family"):
+        for part in (
+            "expected style.1.weight",
+            "found generator.conv1.activate.bias",
+            "tensors)",
+            "--family",
+        ):
             assert part in result.stderr
         forced = run(*command, "--family", "stylegan2")
         assert (forced.exit_code, "as stylegan2" in forced.stderr) == (1, False)
@@ -142,18 +169,23 @@ def test_what_is_in_the_way_stays(tiny: dict[str, Tensor]) -> None:
 
 
 def test_half_precision_weights_are_computed_with_in_full(tiny: dict[str, Tensor]) -> None:
-    from editspec_runtime.models import make_generator
+    from editspec_runtime.families.open import make_generator
 
     half = {name: tensor.half() for name, tensor in tiny.items()}
     z = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     images = make_generator("stylegan2", half).images(z)
     assert images.dtype == torch.float32
-    assert torch.equal(images, make_generator("stylegan2", {n: t.float() for n, t in half.items()}).images(z))
+    assert torch.equal(
+        images, make_generator("stylegan2", {n: t.float() for n, t in half.items()}).images(z)
+    )
 
 
 @pytest.mark.parametrize("container", ["classes.pt", "classes.safetensors"])
 def test_a_class_is_asked_for(tiny: dict[str, Tensor], container: str) -> None:
-    weights = nvidia_names(tiny) | {"mapping.embed.weight": torch.ones(8, 3), "mapping.embed.bias": torch.ones(8)}
+    weights = nvidia_names(tiny) | {
+        "mapping.embed.weight": torch.ones(8, 3),
+        "mapping.embed.bias": torch.ones(8),
+    }
     weights["mapping.fc0.weight"] = torch.ones(8, 16)
     torch.save(weights, "classes.pt")
     save_file(weights, "classes.safetensors")

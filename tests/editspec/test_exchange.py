@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import editspec
-from editspec_runtime.patch import read_patch
+from editspec_runtime.patches.patch import read_patch
 from tests.commands import run, said
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -23,13 +23,17 @@ ASKED = ("--family", "stylegan2", "--weights", "tiny.safetensors", "--layer", "l
 
 
 @pytest.fixture(autouse=True)
-def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(
+    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     save_file(make_tiny(channels=32), tmp_path / "tiny.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def painted(left: int, top: int, side: int = 90, size: tuple[int, int] = (256, 256), form: str = "png") -> str:
+def painted(
+    left: int, top: int, side: int = 90, size: tuple[int, int] = (256, 256), form: str = "png"
+) -> str:
     """A mask as the notebook makes them: white on transparent, as a data URL."""
     mask = Image.new("L", size)
     ImageDraw.Draw(mask).ellipse((left, top, left + side, top + side), fill=255)
@@ -52,16 +56,29 @@ def written(record: Any, name: str = "record.json") -> Path:
 SHAPES: dict[str, dict[str, Any]] = {
     "copy and paste": {"object": region(8), "paste": region(960, 10), "query": region(208)},
     "copy and paste, with keys": {
-        "object": region(11), "query": region(10), "key": [region(10, 20), region(132, 50)], "paste": region(144, 70),
+        "object": region(11),
+        "query": region(10),
+        "key": [region(10, 20), region(132, 50)],
+        "paste": region(144, 70),
     },
-    "paste is missing: copy, and paste on the first key": {"key": [region(390, 5), region(683)], "object": region(442)},
-    "object is missing: erase on the paste": {"key": [region(339, 9), region(441)], "paste": region(820)},
+    "paste is missing: copy, and paste on the first key": {
+        "key": [region(390, 5), region(683)],
+        "object": region(442),
+    },
+    "object is missing: erase on the paste": {
+        "key": [region(339, 9), region(441)],
+        "paste": region(820),
+    },
     "object and key are missing": {"paste": region(820)},
     "object and paste are missing: erase on the first key": {
-        "query": region(7, 80), "key": [region(7, 30), region(998, 90), region(7, 30)],
+        "query": region(7, 80),
+        "key": [region(7, 30), region(998, 90), region(7, 30)],
     },
-    "of another size": {"object": region(0, size=(1024, 1024), side=400), "paste": region(1, form="jpeg")},
-}  # fmt: skip
+    "of another size": {
+        "object": region(0, size=(1024, 1024), side=400),
+        "paste": region(1, form="jpeg"),
+    },
+}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -78,26 +95,42 @@ def test_a_record_becomes_a_spec_and_a_record_again(shape: str, switch: list[str
     spec = editspec.load("specs/s.yaml").spec
     (edit,) = spec.edits
     assert (edit.name, edit.layer, edit.rank) == ("record", "layer6", 1)
-    assert (spec.latents.seed, spec.latents.sampler, spec.statistics.samples) == (1, "numpy-legacy", 1000)
+    assert (spec.latents.seed, spec.latents.sampler, spec.statistics.samples) == (
+        1,
+        "numpy-legacy",
+        1000,
+    )
     assert (spec.compatibility == "rewriting-2020") == bool(switch)
     assert edit.solver.model_dump() == {
-        "method": "projected-gradient", "steps": 2001, "learning_rate": 0.05, "project_every": 10,
-    } | {name: value for name, value in edit.solver.model_dump().items() if value is False}  # fmt: skip
+        "method": "projected-gradient",
+        "steps": 2001,
+        "learning_rate": 0.05,
+        "project_every": 10,
+    } | {name: value for name, value in edit.solver.model_dump().items() if value is False}
     if "object" in record:
         assert edit.source.latent == record["object"][0]
     else:
         assert edit.source.model_dump() == {"erase": {"units": 30}}
     target = record.get("paste") or record["key"][0]
     assert edit.target.latent == target[0]
-    assert (Path("specs") / str(edit.target.mask)).read_bytes() == base64.b64decode(target[1].partition(",")[2])
-    assert [place.latent for place in edit.context or []] == [key[0] for key in record.get("key", [])]
+    assert (Path("specs") / str(edit.target.mask)).read_bytes() == base64.b64decode(
+        target[1].partition(",")[2]
+    )
+    assert [place.latent for place in edit.context or []] == [
+        key[0] for key in record.get("key", [])
+    ]
     said("export", "specs/s.yaml", "--format", "record", "-o", "back.json")
     assert json.loads(Path("back.json").read_text()) == record
     said("import", "back.json", "-o", "again/s.yaml", *ASKED, *switch)
-    assert Path("again/s.yaml").read_text() == Path("specs/s.yaml").read_text().replace("record", "back").replace(
-        "an back", "a record"
-    ).replace("back of the authors", "record of the authors").replace("in a back", "in a record")
-    masks = [sorted(path.read_bytes() for path in Path(name, "masks").iterdir()) for name in ("specs", "again")]
+    assert Path("again/s.yaml").read_text() == Path("specs/s.yaml").read_text().replace(
+        "record", "back"
+    ).replace("an back", "a record").replace(
+        "back of the authors", "record of the authors"
+    ).replace("in a back", "in a record")
+    masks = [
+        sorted(path.read_bytes() for path in Path(name, "masks").iterdir())
+        for name in ("specs", "again")
+    ]
     assert masks[0] == masks[1]
 
 
@@ -106,20 +139,36 @@ def test_masks_are_kept_once_and_byte_for_byte() -> None:
     record = {"object": [1, mask], "paste": [2, mask], "key": [[2, mask], [3, painted(60, 60)]]}
     said("import", written(record), "-o", "s.yaml", *ASKED)
     assert len(list(Path("masks").iterdir())) == 2
-    assert base64.b64decode(mask.partition(",")[2]) in {path.read_bytes() for path in Path("masks").iterdir()}
+    assert base64.b64decode(mask.partition(",")[2]) in {
+        path.read_bytes() for path in Path("masks").iterdir()
+    }
 
 
 @pytest.mark.parametrize("case", ["L8.proj.rank1", "L6.erase.rank1"])
 def test_the_golden_record_gives_the_golden_numbers(record: dict[str, Any], case: str) -> None:
     """Import, then the few lines that the goldens were made with, then build."""
     layer, erased = case.partition(".")[0].replace("L", "layer"), "erase" in case
-    weights = ("--family", "stylegan2", "--weights", GOLDEN / "sg2_g_ema.safetensors", "--layer", layer)
-    written({name: part for name, part in record["record"].items() if not (erased and name == "object")})
+    weights = (
+        "--family",
+        "stylegan2",
+        "--weights",
+        GOLDEN / "sg2_g_ema.safetensors",
+        "--layer",
+        layer,
+    )
+    written(
+        {name: part for name, part in record["record"].items() if not (erased and name == "object")}
+    )
     said("import", "record.json", "-o", "s.yaml", *weights, "--compatibility")
     said("export", "s.yaml", "--format", "record", "-o", "back.json")
     for source, out in (("record.json", "first.yaml"), ("back.json", "second.yaml")):
         said("import", source, "-o", out, *weights, "--compatibility")
-        text = Path(out).read_text().replace("steps: 2001", "steps: 101").replace("samples: 1000", "samples: 64")
+        text = (
+            Path(out)
+            .read_text()
+            .replace("steps: 2001", "steps: 101")
+            .replace("samples: 1000", "samples: 64")
+        )
         Path(out).write_text(text + "precision: float64\n")
         (edit,) = said("build", out, "-o", Path(out).stem)["edits"]
         patch = read_patch(Path(edit["patch"]))
@@ -135,11 +184,11 @@ def test_a_folder_is_imported_whole_with_a_report() -> None:
     for number, shape in enumerate(SHAPES.values()):
         written(shape, f"records/church/{number}.json")
     written(SHAPES["copy and paste"], "records/faces/smile.json")
-    report = said("import", "records", "-o", "specs", *ASKED)["records"]
-    assert [entry["spec"] for entry in report] == [f"specs/church/{n}.yaml" for n in range(len(SHAPES))] + [
-        "specs/faces/smile.yaml"
-    ]
-    for entry in report:
+    progress = said("import", "records", "-o", "specs", *ASKED)["records"]
+    assert [entry["spec"] for entry in progress] == [
+        f"specs/church/{n}.yaml" for n in range(len(SHAPES))
+    ] + ["specs/faces/smile.yaml"]
+    for entry in progress:
         editspec.load(entry["spec"])
     assert not Path("specs/church/masks").exists()
     masks = len(list(Path("specs/masks").iterdir()))
@@ -147,7 +196,11 @@ def test_a_folder_is_imported_whole_with_a_report() -> None:
     written({"object": region(1)}, "records/half.json")
     result = run("import", "records", "-o", "specs", *ASKED, "--json")
     assert result.exit_code == 2
-    errors = {Path(entry["record"]).name for entry in json.loads(result.stdout)["records"] if "error" in entry}
+    errors = {
+        Path(entry["record"]).name
+        for entry in json.loads(result.stdout)["records"]
+        if "error" in entry
+    }
     assert errors == {"bad.json", "half.json"}
     assert len(list(Path("specs/masks").iterdir())) == masks
     assert (
@@ -183,7 +236,13 @@ def test_the_command_line_is_checked_first() -> None:
         ({"--weights": "record.json"}, 1, "record.json"),
     ):
         given = dict(zip(ASKED[::2], ASKED[1::2], strict=True)) | asked
-        result = run("import", "record.json", "-o", "s.yaml", *(part for pair in given.items() for part in pair))
+        result = run(
+            "import",
+            "record.json",
+            "-o",
+            "s.yaml",
+            *(part for pair in given.items() for part in pair),
+        )
         assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
     assert run("import", "none.json", "-o", "s.yaml", *ASKED).exit_code == 2
     assert not Path("s.yaml").exists()
@@ -191,12 +250,21 @@ def test_the_command_line_is_checked_first() -> None:
 
 def test_an_export_refuses_what_a_record_cannot_hold() -> None:
     place = {"latent": 1, "mask": {"box": [4, 4, 20, 20]}}
-    edit = {"name": "a", "layer": "layer6", "source": place, "target": {**place, "latent": [0.5] * 8}}
+    edit = {
+        "name": "a",
+        "layer": "layer6",
+        "source": place,
+        "target": {**place, "latent": [0.5] * 8},
+    }
     spec = {"version": 1, "model": {"family": "stylegan2", "weights": "tiny.safetensors"}}
     written(spec | {"edits": [edit, edit | {"name": "b"}]}, "s.json")
     result = run("export", "s.json", "--format", "record", "-o", "x.json")
     assert result.exit_code == 2
-    for part in ("edits: a record holds one edit", "authors' stream", "edits[0].target.latent: a record names its"):
+    for part in (
+        "edits: a record holds one edit",
+        "authors' stream",
+        "edits[0].target.latent: a record names its",
+    ):
         assert part in result.stderr
     assert run("export", "s.json", "--format", "onnx", "-o", "x.json").exit_code == 2
     assert not Path("x.json").exists()
@@ -210,9 +278,20 @@ def test_an_export_refuses_what_a_record_cannot_hold() -> None:
     assert (first.context_weights == second.context_weights).all()
 
 
-def test_the_golden_interventions_give_the_golden_numbers(golden: dict[str, dict[str, Tensor]]) -> None:
-    weights = ("--family", "proggan", "--weights", GOLDEN / "pg_state_dict.safetensors", "--layer", "layer6")
-    (found,) = said("import", GOLDEN / "reflection.json", "-o", "s.yaml", *weights, "--compatibility")["records"]
+def test_the_golden_interventions_give_the_golden_numbers(
+    golden: dict[str, dict[str, Tensor]],
+) -> None:
+    weights = (
+        "--family",
+        "proggan",
+        "--weights",
+        GOLDEN / "pg_state_dict.safetensors",
+        "--layer",
+        "layer6",
+    )
+    (found,) = said(
+        "import", GOLDEN / "reflection.json", "-o", "s.yaml", *weights, "--compatibility"
+    )["records"]
     assert found["meaning"] == "interventions: bright and dim reflections are swapped"
     (edit,) = editspec.load("s.yaml").spec.edits
     assert (edit.observe, edit.solver.method, len(edit.pairs or [])) == ("layer8", "low-rank", 8)
@@ -227,7 +306,9 @@ def test_the_golden_interventions_give_the_golden_numbers(golden: dict[str, dict
     delta = patch.delta(next(iter(patch.parameters)))
     assert (delta - wanted).norm() / wanted.norm() < 1e-10
     said("export", "s.yaml", "--format", "record", "-o", "back.json")
-    assert json.loads(Path("back.json").read_text()) == json.loads((GOLDEN / "reflection.json").read_text())
+    assert json.loads(Path("back.json").read_text()) == json.loads(
+        (GOLDEN / "reflection.json").read_text()
+    )
 
 
 def test_interventions_become_a_spec_and_interventions_again() -> None:
@@ -239,19 +320,36 @@ def test_interventions_become_a_spec_and_interventions_again() -> None:
     }
     said("import", written(record), "-o", "specs/s.yaml", *ASKED)
     (edit,) = editspec.load("specs/s.yaml").spec.edits
-    states = [(pair.target.latent, pair.target.intervene.value, pair.source.intervene.value) for pair in edit.pairs]
-    # Both states of every image, as the authors compare them, whichever of the two was looked at last.
-    assert states == [(14, 10, -5), (229, -5, 10), (3, -5, 8.5), (14, -5, 10), (229, 10, -5), (3, 8.5, -5)]
+    states = [
+        (pair.target.latent, pair.target.intervene.value, pair.source.intervene.value)
+        for pair in edit.pairs
+    ]
+    # Both states of every image, as the authors compare them, whichever of the two was looked at
+    # last.
+    assert states == [
+        (14, 10, -5),
+        (229, -5, 10),
+        (3, -5, 8.5),
+        (14, -5, 10),
+        (229, 10, -5),
+        (3, 8.5, -5),
+    ]
     said("export", "specs/s.yaml", "--format", "record", "-o", "record-again.json")
     assert json.loads(Path("record-again.json").read_text()) == record
     said("import", "record-again.json", "-o", "again/s.yaml", *ASKED)
     rules = [editspec.compile(f"{folder}/s.yaml")[0] for folder in ("specs", "again")]
     assert rules[0].value.equal(rules[1].value)
     text = Path("specs/s.yaml").read_text()
-    for old, new in (("value: 8.5", "value: 8"), ("latent: 229", "latent: 230"), ("layer: layer4", "layer: layer5")):
+    for old, new in (
+        ("value: 8.5", "value: 8"),
+        ("latent: 229", "latent: 230"),
+        ("layer: layer4", "layer: layer5"),
+    ):
         Path("specs/other.yaml").write_text(text.replace(old, new, 1))
         result = run("export", "specs/other.yaml", "--format", "record", "-o", "other.json")
-        assert (result.exit_code, "swaps two states of its images" in result.stderr) == (2, True), result.stderr
+        assert (result.exit_code, "swaps two states of its images" in result.stderr) == (2, True), (
+            result.stderr
+        )
 
 
 def test_interventions_need_a_layer_behind_the_windows() -> None:

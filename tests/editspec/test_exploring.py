@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import editspec
-from editspec.exploring import compare_layers, search_images
-from editspec_runtime.conventions import EDITSPEC, REWRITING_2020
+from editspec.modalities.image.explore import compare_layers, search_images
+from editspec_runtime.core.compatibility import EDITSPEC, REWRITING_2020
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.generator import Box
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.search import exceeding, search
+from editspec_runtime.maths.retrieval import exceeding, search
+from editspec_runtime.modalities.image.generator import Box
+from editspec_runtime.modalities.image.latents import LatentStream
 from tests.commands import run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -55,17 +55,23 @@ def written(spec: dict[str, Any]) -> str:
 
 def test_matches_are_those_of_a_plain_loop(make_tiny: Callable[..., dict[str, Tensor]]) -> None:
     model, stream = StyleGAN2(make_tiny()), LatentStream(1, 8)
-    direction = torch.nn.functional.normalize(torch.randn(1, 6, generator=torch.Generator().manual_seed(2)).double())
+    direction = torch.nn.functional.normalize(
+        torch.randn(1, 6, generator=torch.Generator().manual_seed(2)).double()
+    )
     found = search(model, "layer5", direction, stream, 40, 5, EDITSPEC)
     best = []
     for number in range(40):
         key = model.prefix("layer5", stream.items([number])).key[0].double()
         best.append(float((direction[0] @ key.flatten(1)).max()))
     assert [match.latent for match in found] == sorted(range(40), key=lambda n: -best[n])[:5]
-    assert [match.score for match in found] == pytest.approx(sorted(best, reverse=True)[:5], rel=1e-5)
+    assert [match.score for match in found] == pytest.approx(
+        sorted(best, reverse=True)[:5], rel=1e-5
+    )
     for match in found:
         scores = torch.einsum(
-            "ihw,i->hw", model.prefix("layer5", stream.items([match.latent])).key[0].double(), direction[0]
+            "ihw,i->hw",
+            model.prefix("layer5", stream.items([match.latent])).key[0].double(),
+            direction[0],
         )
         row, column = divmod(int(scores.argmax()), scores.shape[1])
         assert match.place.top <= row < match.place.bottom
@@ -75,10 +81,12 @@ def test_matches_are_those_of_a_plain_loop(make_tiny: Callable[..., dict[str, Te
     assert exceeding(model, "layer5", direction, -1e9, stream, 40, EDITSPEC) == 1.0
 
 
-def test_a_key_is_the_authors(golden: dict[str, dict[str, Tensor]], record: dict[str, Any], tmp_path: Path) -> None:
+def test_a_key_is_the_authors(
+    golden: dict[str, dict[str, Tensor]], record: dict[str, Any], tmp_path: Path
+) -> None:
     """C^-1 of the mean key of the query, normalised: what their interface searches with."""
-    from editspec_compiler.resolve import selected
-    from editspec_runtime.directions import mean_direction
+    from editspec_compiler.modalities.image.resolve import selected
+    from editspec_runtime.maths.directions import mean_direction
 
     stages, wanted = golden["sg2_stages_f64"], golden["sg2_query_f64"]["L8.querykey"]
     query = {"latent": record["record"]["query"][0], "mask": record["record"]["query"][1]}
@@ -88,11 +96,16 @@ def test_a_key_is_the_authors(golden: dict[str, dict[str, Tensor]], record: dict
         "latents": {"sampler": "numpy-legacy"},
         "precision": "float64",
         "compatibility": "rewriting-2020",
-        "edits": [{"name": "q", "layer": "layer8", "source": query, "target": query, "query": query}],
+        "edits": [
+            {"name": "q", "layer": "layer8", "source": query, "target": query, "query": query}
+        ],
     }
     (tmp_path / "q.json").write_text(json.dumps(spec))
     loaded = editspec.load(tmp_path / "q.json")
-    weights = {name: tensor.double() for name, tensor in load_file(GOLDEN / "sg2_g_ema.safetensors").items()}
+    weights = {
+        name: tensor.double()
+        for name, tensor in load_file(GOLDEN / "sg2_g_ema.safetensors").items()
+    }
     model = StyleGAN2(weights, conventions=REWRITING_2020)
     assert loaded.spec.edits[0].query is not None
     keys, counts = selected(loaded, 0, model, loaded.spec.edits[0].query, "query")
@@ -119,7 +132,16 @@ def test_the_selection_itself_matches_best(spec: dict[str, Any]) -> None:
 
 
 def test_search_from_the_command_line(spec: dict[str, Any]) -> None:
-    asked = ("--latent", 7, "--mask", "{box: [8, 8, 20, 20]}", "--layer", "layer6", "--model", "tiny.safetensors")
+    asked = (
+        "--latent",
+        7,
+        "--mask",
+        "{box: [8, 8, 20, 20]}",
+        "--layer",
+        "layer6",
+        "--model",
+        "tiny.safetensors",
+    )
     alone = run("search", *asked, "--images", 30, "--count", 3, "--json")
     assert alone.exit_code == 0, alone.stderr
     spec["statistics"] = {"samples": 1000}
@@ -133,7 +155,11 @@ def test_search_from_the_command_line(spec: dict[str, Any]) -> None:
         (("search", "--latent", 7), 2, "without a SPEC, --mask and --layer must be given"),
         (("search", "spec.yaml", "--latent", 7), 2, "exclude each other"),
         (("search", "spec.yaml", "--edit", "f"), 2, "there is no edit f"),
-        (("search", *asked[:2], "--mask", "{box: [8, 8, 200, 20]}", *asked[4:]), 2, "lies outside of the image"),
+        (
+            ("search", *asked[:2], "--mask", "{box: [8, 8, 200, 20]}", *asked[4:]),
+            2,
+            "lies outside of the image",
+        ),
         (("search", *asked[:4], "--layer", "layer60", *asked[6:]), 2, 'did you mean "layer6"'),
         (("search", "spec.yaml", "-o", "mine.png"), 1, "is in the way"),
         (("layers", "spec.yaml", "--edit", "f"), 2, "there is no edit f"),
@@ -144,18 +170,25 @@ def test_search_from_the_command_line(spec: dict[str, Any]) -> None:
 
 
 def test_a_layer_that_separates_is_told_from_one_that_cannot(spec: dict[str, Any]) -> None:
-    """With one channel of the model made to mark the middle of the maps from layer5 on, that middle is told apart."""
+    """With one channel of the model made to mark the middle of the maps from layer5 on, that middle
+    is told apart.
+    """
     weights = load_file("tiny.safetensors")
     bump = torch.zeros(16, 16)
     bump[6:10, 6:10] = 40.0
-    # The noise of layer5 is the same for every image: at its middle the keys of layer6 are like no others.
+    # The noise of layer5 is the same for every image: at its middle the keys of layer6 are like no
+    # others.
     weights["noises.noise_3"] = bump[None, None]
     weights["convs.2.noise.weight"] = torch.ones(1)
     weights["convs.3.conv.modulation.weight"].zero_()
     save_file(weights, "marked.safetensors")
     spec["model"]["weights"] = "marked.safetensors"
     middle = {"latent": 7, "mask": {"box": [12, 12, 20, 20]}}
-    spec["edits"][0] |= {"source": middle, "target": middle, "context": [middle, {**middle, "latent": 9}]}
+    spec["edits"][0] |= {
+        "source": middle,
+        "target": middle,
+        "context": [middle, {**middle, "latent": 9}],
+    }
     rows = {row["layer"]: row for row in compare_layers(written(spec), images=30)["layers"]}
     assert list(rows) == [f"layer{n}" for n in range(2, 9)]
     assert rows["layer6"]["context 0"] < 0.07  # 16 of 256 positions are the middle
@@ -166,7 +199,7 @@ def test_a_layer_that_separates_is_told_from_one_that_cannot(spec: dict[str, Any
 
 
 def test_a_box_of_positions_is_the_region_around_the_peak() -> None:
-    from editspec_runtime.search import _around_peak
+    from editspec_runtime.maths.retrieval import _around_peak
 
     scores = torch.zeros(5, 6)
     scores[1, 1:3] = torch.tensor([4.0, 2.0])

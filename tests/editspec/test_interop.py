@@ -1,4 +1,6 @@
-"""Patches in the forms of other tools, loaded by those tools: the LoRA of the real peft, and plain state dicts."""
+"""Patches in the forms of other tools, loaded by those tools: the LoRA of the real peft, and plain
+state dicts.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from editspec.interop import lora_factors
-from editspec_runtime.patch import apply_stack, make_patch, read_patch
+from editspec.commands.export import lora_factors
+from editspec_runtime.patches.patch import apply_stack, make_patch, read_patch
 from tests.commands import run, said
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -70,7 +72,9 @@ def edit(number: int, layer: str, size: int, **more: Any) -> dict[str, Any]:
 def build(model: dict[str, Any], *edits: dict[str, Any]) -> list[Path]:
     spec = {"version": 1, "model": model, "statistics": {"samples": 64}, "edits": list(edits)}
     Path("spec.yaml").write_text(yaml.safe_dump(spec))
-    said("build", "spec.yaml", "-o", "out", *(["--allow-code"] if model["family"] == "torch" else []))
+    said(
+        "build", "spec.yaml", "-o", "out", *(["--allow-code"] if model["family"] == "torch" else [])
+    )
     return sorted(Path("out/patches").iterdir())
 
 
@@ -100,15 +104,21 @@ def edited(module: nn.Module, patches: list[Path]) -> nn.Module:
 LAYER = {"method": "layer", "steps": 5, "learning_rate": 0.01}
 STACKS: dict[str, tuple[str, list[dict[str, Any]], dict[str, int]]] = {
     "convolution": ("Net", [edit(1, "first", 6, rank=2)], {"first": 18}),
-    # Two edits of one layer, at ranks that differ from those of other layers, and one without a limit.
+    # Two edits of one layer, at ranks that differ from those of other layers, and one without a
+    # limit.
     "stack": (
         "Net",
-        [edit(1, "first", 6), edit(2, "inner.first", 6, rank=2), edit(3, "first", 6, rank=2),
-         edit(4, "last", 6, solver=LAYER), edit(5, "inner.first", 6, rank=1)],
+        [
+            edit(1, "first", 6),
+            edit(2, "inner.first", 6, rank=2),
+            edit(3, "first", 6, rank=2),
+            edit(4, "last", 6, solver=LAYER),
+            edit(5, "inner.first", 6, rank=1),
+        ],
         {"first": 27, "inner.first": 3, "last": 3},
     ),
     "rows": ("Row", [edit(1, "row", 5, rank=1), edit(2, "end", 5, rank=1)], {"row": 3, "end": 1}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -119,11 +129,18 @@ def test_peft_loads_what_is_exported(stack: str) -> None:
     model = {"family": "torch", "module": f"net:{name}", "weights": f"{name}.safetensors"}
     patches = build(model, *edits)
     found = said("export", *patches, "--format", "peft", "-o", "adapter")
-    assert ({module: entry["rank"] for module, entry in found["modules"].items()}, found["notes"]) == (ranks, [])
+    assert (
+        {module: entry["rank"] for module, entry in found["modules"].items()},
+        found["notes"],
+    ) == (ranks, [])
     before, after = network(name).double(), edited(network(name), patches).double()
-    adapted = PeftModel.from_pretrained(network(name).double(), "adapter", autocast_adapter_dtype=False).double()
+    adapted = PeftModel.from_pretrained(
+        network(name).double(), "adapter", autocast_adapter_dtype=False
+    ).double()
     latents = torch.randn(
-        3, *before.latent_shape if name == "Net" else (6,), generator=torch.Generator().manual_seed(5)
+        3,
+        *before.latent_shape if name == "Net" else (6,),
+        generator=torch.Generator().manual_seed(5),
     )
     latents = latents.double()
     with torch.no_grad():
@@ -133,7 +150,11 @@ def test_peft_loads_what_is_exported(stack: str) -> None:
         merged = adapted.merge_and_unload()
         torch.testing.assert_close(merged(latents), after(latents), rtol=1e-5, atol=1e-6)
     # Nothing else was adapted: the other module of a like name is as it was.
-    touched = {name for name, tensor in merged.state_dict().items() if not tensor.equal(before.state_dict()[name])}
+    touched = {
+        name
+        for name, tensor in merged.state_dict().items()
+        if not tensor.equal(before.state_dict()[name])
+    }
     assert touched == {f"{module}.weight" for module in ranks}
     if len(patches) > 1:  # a patch less gives other images: the comparison above can fail
         said("export", *patches[:-1], "--format", "peft", "-o", "adapter")
@@ -142,13 +163,27 @@ def test_peft_loads_what_is_exported(stack: str) -> None:
 
 
 def test_an_adapter_has_the_same_bytes_each_time_and_replaces_only_its_own() -> None:
-    (patch,) = build({"family": "torch", "module": "net:Net", "weights": "Net.safetensors"}, edit(1, "first", 6))
+    (patch,) = build(
+        {"family": "torch", "module": "net:Net", "weights": "Net.safetensors"}, edit(1, "first", 6)
+    )
     said("export", patch, "--format", "peft", "-o", "one")
-    command = [sys.executable, "-m", "editspec", "export", str(patch), "--format", "peft", "-o", "two"]
+    command = [
+        sys.executable,
+        "-m",
+        "editspec",
+        "export",
+        str(patch),
+        "--format",
+        "peft",
+        "-o",
+        "two",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     names = ["adapter_config.json", "adapter_model.safetensors"]
     assert sorted(path.name for path in Path("one").iterdir()) == names
-    assert all((Path("one") / name).read_bytes() == (Path("two") / name).read_bytes() for name in names)
+    assert all(
+        (Path("one") / name).read_bytes() == (Path("two") / name).read_bytes() for name in names
+    )
     assert run("export", patch, "--format", "peft", "-o", "one").exit_code == 0
     Path("one/mine.txt").write_text("mine")
     assert "in the way" in run("export", patch, "--format", "peft", "-o", "one").stderr
@@ -161,7 +196,12 @@ def test_an_adapter_has_the_same_bytes_each_time_and_replaces_only_its_own() -> 
 
 
 def test_convolutions_of_the_progressive_gan_are_those_of_its_module() -> None:
-    from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+    from peft import (
+        LoraConfig,
+        get_peft_model_state_dict,
+        inject_adapter_in_model,
+        set_peft_model_state_dict,
+    )
 
     weights = {"family": "proggan", "weights": str(GOLDEN / "pg_state_dict.safetensors")}
     patches = build(weights, edit(1, "layer4", 24, rank=2), edit(2, "layer1", 24))
@@ -179,7 +219,8 @@ def test_convolutions_of_the_progressive_gan_are_those_of_its_module() -> None:
     configuration = json.loads(Path("adapter/adapter_config.json").read_text())
     inject_adapter_in_model(LoraConfig(**configuration), module)
     tensors = {
-        n.removeprefix("base_model.model."): t for n, t in load_file("adapter/adapter_model.safetensors").items()
+        n.removeprefix("base_model.model."): t
+        for n, t in load_file("adapter/adapter_model.safetensors").items()
     }
     set_peft_model_state_dict(module, tensors)
     assert len(get_peft_model_state_dict(module)) == len(tensors) == 4
@@ -193,7 +234,9 @@ def test_convolutions_of_the_progressive_gan_are_those_of_its_module() -> None:
 
 @pytest.fixture
 def stylegan2(make_tiny: Callable[..., dict[str, Tensor]]) -> list[Path]:
-    save_file({f"g_ema.{name}": tensor for name, tensor in make_tiny(size=16).items()}, "tiny.safetensors")
+    save_file(
+        {f"g_ema.{name}": tensor for name, tensor in make_tiny(size=16).items()}, "tiny.safetensors"
+    )
     model = {"family": "stylegan2", "weights": "tiny.safetensors"}
     edits = edit(1, "layer6", 8, rank=2), edit(2, "layer5", 8, solver=LAYER), edit(3, "layer6", 8)
     return build(model, *edits)
@@ -206,7 +249,8 @@ def test_an_adapter_of_stylegan2_merges_into_plain_convolutions(
 
     found = said("export", *stylegan2, "--format", "peft", "-o", "adapter")
     assert "nn.Conv2d" in found["notes"][0]
-    # As docs/supply-chain.md tells it: modules of these names, with the five axes of the weight made four.
+    # As docs/supply-chain.md tells it: modules of these names, with the five axes of the weight
+    # made four.
     base = make_tiny(size=16)
     stand_in = nn.Module()
     for name in found["modules"]:
@@ -230,14 +274,18 @@ def test_the_factors_of_a_lora_are_the_change_itself() -> None:
     draw = torch.Generator().manual_seed(1)
     directions = torch.linalg.qr(torch.randn(6, 2, generator=draw))[0].T.contiguous()
     coefficients = torch.randn(5, 2, 3, 3, generator=draw)
-    factored = make_patch({"c.weight": directions}, {"c.weight": coefficients}, {"c.weight": "1 o i y x"}, {})
-    full = make_patch({}, {}, {"c.weight": "1 o i y x"}, {}, {"c.weight": factored.delta("c.weight")[None]})
-    for patch, rank in ((factored, 18), (full, 5)):
+    channelwise = make_patch(
+        {"c.weight": directions}, {"c.weight": coefficients}, {"c.weight": "1 o i y x"}, {}
+    )
+    full = make_patch(
+        {}, {}, {"c.weight": "1 o i y x"}, {}, {"c.weight": channelwise.delta("c.weight")[None]}
+    )
+    for patch, rank in ((channelwise, 18), (full, 5)):
         a, b = lora_factors(patch, "c.weight")
         assert (a.shape, b.shape) == ((rank, 6, 3, 3), (5, rank, 1, 1))
         product = torch.einsum("or,riyx->oiyx", b[..., 0, 0].double(), a.double())
-        torch.testing.assert_close(product, factored.delta("c.weight"), rtol=1e-12, atol=1e-12)
-    a, _ = lora_factors(factored, "c.weight")
+        torch.testing.assert_close(product, channelwise.delta("c.weight"), rtol=1e-12, atol=1e-12)
+    a, _ = lora_factors(channelwise, "c.weight")
     assert [(a[r] != 0).sum() for r in range(18)] == [6] * 18  # each holds one row of D at one tap
 
 
@@ -246,9 +294,22 @@ def test_deltas_and_full_parameters_give_the_weights_that_the_stack_gives(
 ) -> None:
     base = make_tiny(size=16)
     after = apply_stack(base, [read_patch(path) for path in stylegan2])
-    found = said("export", *stylegan2, "--format", "full", "--model", "tiny.safetensors", "-o", "full.safetensors")
+    found = said(
+        "export",
+        *stylegan2,
+        "--format",
+        "full",
+        "--model",
+        "tiny.safetensors",
+        "-o",
+        "full.safetensors",
+    )
     full = load_file("full.safetensors")
-    assert set(full) == set(found["tensors"]) == {name for name in base if not base[name].equal(after[name])}
+    assert (
+        set(full)
+        == set(found["tensors"])
+        == {name for name in base if not base[name].equal(after[name])}
+    )
     assert all(tensor.equal(after[name]) for name, tensor in full.items())
     said("export", *stylegan2, "--format", "delta", "-o", "delta.safetensors")
     deltas = load_file("delta.safetensors")
@@ -258,8 +319,19 @@ def test_deltas_and_full_parameters_give_the_weights_that_the_stack_gives(
         torch.testing.assert_close(base[name] + delta, after[name], rtol=1e-6, atol=1e-6)
     # Patches from the middle of a stack have a difference, too, and no weights of their own.
     said("export", *stylegan2[1:], "--format", "delta", "-o", "delta.safetensors")
-    assert not load_file("delta.safetensors")["convs.3.conv.weight"].allclose(deltas["convs.3.conv.weight"])
-    wrong = run("export", *stylegan2[1:], "--format", "full", "--model", "tiny.safetensors", "-o", "full.safetensors")
+    assert not load_file("delta.safetensors")["convs.3.conv.weight"].allclose(
+        deltas["convs.3.conv.weight"]
+    )
+    wrong = run(
+        "export",
+        *stylegan2[1:],
+        "--format",
+        "full",
+        "--model",
+        "tiny.safetensors",
+        "-o",
+        "full.safetensors",
+    )
     assert (wrong.exit_code, "solved on weights" in wrong.stderr) == (1, True)
     gap = run("export", stylegan2[0], stylegan2[2], "--format", "delta", "-o", "delta.safetensors")
     assert (gap.exit_code, "follow one another" in gap.stderr) == (1, True)
@@ -270,16 +342,25 @@ def test_a_sum_of_deltas_of_transposed_convolutions_keeps_their_axes() -> None:
     patches = build(model, edit(1, "up", 6, rank=2), edit(2, "up", 6, solver=LAYER))
     said("export", *patches, "--format", "delta", "-o", "delta.safetensors")
     before, after = network("Net").up.weight, edited(network("Net"), patches).up.weight
-    torch.testing.assert_close(before + load_file("delta.safetensors")["up.weight"], after, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        before + load_file("delta.safetensors")["up.weight"], after, rtol=1e-6, atol=1e-6
+    )
     refused = run("export", *patches, "--format", "peft", "-o", "adapter")
-    assert (refused.exit_code, "up.weight, which is a transposed convolution" in refused.stderr) == (1, True)
+    assert (
+        refused.exit_code,
+        "up.weight, which is a transposed convolution" in refused.stderr,
+    ) == (1, True)
     assert not Path("adapter").exists()
 
 
-def test_what_is_no_weight_of_a_layer_has_no_adapter(make_tiny: Callable[..., dict[str, Tensor]]) -> None:
+def test_what_is_no_weight_of_a_layer_has_no_adapter(
+    make_tiny: Callable[..., dict[str, Tensor]],
+) -> None:
     save_file(make_tiny(size=16), "tiny.safetensors")
     every = {"method": "all-weights", "steps": 2, "learning_rate": 0.001}
-    (patch,) = build({"family": "stylegan2", "weights": "tiny.safetensors"}, edit(1, "layer6", 8, solver=every))
+    (patch,) = build(
+        {"family": "stylegan2", "weights": "tiny.safetensors"}, edit(1, "layer6", 8, solver=every)
+    )
     refused = run("export", patch, "--format", "peft", "-o", "adapter")
     assert (refused.exit_code, "peft has no LoRA for that" in refused.stderr) == (1, True)
     said("export", patch, "--format", "delta", "-o", "delta.safetensors")

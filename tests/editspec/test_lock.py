@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editspec.lock import Lock, lock_path, read_lock
+from editspec.engine.lock import Lock, lock_path, read_lock
 from editspec_compiler import SpecError
 from tests.commands import run, said
 
@@ -49,7 +49,9 @@ def mask(left: int) -> None:
 
 
 @pytest.fixture
-def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(
+    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A folder with a tiny model and a spec of five edits."""
     monkeypatch.chdir(tmp_path)
     save_file(make_tiny(size=16), "tiny.safetensors")
@@ -59,7 +61,11 @@ def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypa
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
 
 
 def statuses(edits: list[dict[str, Any]]) -> list[str]:
@@ -102,7 +108,9 @@ def test_plan_and_build_agree_over_random_changes(folder: Path, own_cache: Path)
         return number
 
     def by_adding(number: int) -> int:
-        spec["edits"].insert(number, {**copy.deepcopy(spec["edits"][number]), "name": f"new-{rng.random()}"})
+        spec["edits"].insert(
+            number, {**copy.deepcopy(spec["edits"][number]), "name": f"new-{rng.random()}"}
+        )
         return number
 
     def of_the_sample(number: int) -> int:
@@ -112,13 +120,22 @@ def test_plan_and_build_agree_over_random_changes(folder: Path, own_cache: Path)
     def by_losing_a_patch(number: int) -> int:
         digest = lock_of().edits[number].patch
         (own_cache / "patches" / f"{digest}.safetensors").unlink()
-        (folder / f"out/patches/{number + 1:02d}-{spec['edits'][number]['name']}.safetensors").unlink()
+        (
+            folder / f"out/patches/{number + 1:02d}-{spec['edits'][number]['name']}.safetensors"
+        ).unlink()
         return number
 
     changes = [
-        of_an_edit, of_a_place, of_the_mask, of_a_comment, of_the_order, by_removing, by_adding, of_the_sample,
+        of_an_edit,
+        of_a_place,
+        of_the_mask,
+        of_a_comment,
+        of_the_order,
+        by_removing,
+        by_adding,
+        of_the_sample,
         by_losing_a_patch,
-    ]  # fmt: skip
+    ]
     for round_ in range(18):
         change = changes[round_] if round_ < len(changes) else rng.choice(changes)
         count = len(spec["edits"])
@@ -130,9 +147,13 @@ def test_plan_and_build_agree_over_random_changes(folder: Path, own_cache: Path)
         assert statuses(planned["edits"]) == statuses(built), change
         assert planned["to_build"] == sum(status != "up to date" for status in statuses(built))
         # What was built is what was compiled: this is measured, not said.
-        assert [edit["seconds"]["compile"] > 0 for edit in built] == [s != "up to date" for s in statuses(built)]
+        assert [edit["seconds"]["compile"] > 0 for edit in built] == [
+            s != "up to date" for s in statuses(built)
+        ]
         if change is not of_the_mask and not (change in (of_the_order,) and first == count - 1):
-            assert [edit["seconds"]["compile"] > 0 for edit in built] == [n >= first for n in range(len(built))], change
+            assert [edit["seconds"]["compile"] > 0 for edit in built] == [
+                n >= first for n in range(len(built))
+            ], change
         assert before == Path("mask.png").read_bytes()
         assert run("lock", "spec.yaml", "--check").exit_code == 0
     assert run("plan", "spec.yaml", "-o", "out", "--detailed-exitcode").exit_code == 0
@@ -160,9 +181,15 @@ def test_the_plan_names_what_changed(folder: Path) -> None:
     save(spec)
     found = said("plan", "spec.yaml")
     assert statuses(found["edits"]) == ["up to date"] * 2 + ["changed"] + ["dependent"] * 2
-    assert found["edits"][2]["because"] == ["target.mask.box[3]: 10.0 -> 11.0", "solver.steps: 5 -> 6"]
+    assert found["edits"][2]["because"] == [
+        "target.mask.box[3]: 10.0 -> 11.0",
+        "solver.steps: 5 -> 6",
+    ]
     assert found["edits"][3]["because"] == ["edit-3"]
-    assert (found["edits"][2]["steps"], found["edits"][2]["samples"]) == (6, 0)  # what reaches the layer is the same
+    assert (found["edits"][2]["steps"], found["edits"][2]["samples"]) == (
+        6,
+        0,
+    )  # what reaches the layer is the same
     # layer6 lies behind layer5, which edit-3 changes: its C is not known; that of layer5 is.
     assert [edit["samples"] for edit in found["edits"][3:]] == [16, 0]
     mask(4)
@@ -179,7 +206,11 @@ def test_the_plan_names_what_changed(folder: Path) -> None:
 def test_other_weights_change_everything(folder: Path) -> None:
     said("build", "spec.yaml", "-o", "out")
     weights = load_file("tiny.safetensors")
-    save_file({name: tensor + 0 for name, tensor in weights.items()}, "tiny.safetensors", {"other": "metadata"})
+    save_file(
+        {name: tensor + 0 for name, tensor in weights.items()},
+        "tiny.safetensors",
+        {"other": "metadata"},
+    )
     assert said("plan", "spec.yaml")["to_build"] == 0
     save_file({**weights, "noises.noise_0": weights["noises.noise_0"] + 1}, "tiny.safetensors")
     found = said("plan", "spec.yaml")
@@ -192,7 +223,9 @@ def test_conflicts_are_seen_before_anything_is_solved(folder: Path) -> None:
     one, two, three = spec["edits"][0], spec["edits"][2], spec["edits"][1]
     spec["edits"] = [one, {**two, "source": one["target"], "target": one["source"]}, three]
     save(spec)
-    kinds = {tuple(c["edits"]): (c["kind"], c["overlap"]) for c in said("plan", "spec.yaml")["conflicts"]}
+    kinds = {
+        tuple(c["edits"]): (c["kind"], c["overlap"]) for c in said("plan", "spec.yaml")["conflicts"]
+    }
     # edit-2 is of another layer; that edit-3 pastes back what edit-1 copied stands in the spec.
     assert kinds == {("edit-1", "edit-3"): ("the second undoes the first", None)}
     spec["edits"][1] = {**two, "source": {**two["source"], "latent": 9}}
@@ -217,7 +250,8 @@ def test_frozen_builds_obey_the_lock(folder: Path, monkeypatch: pytest.MonkeyPat
     assert run("lock", "spec.yaml", "--check").exit_code == 1
     said("build", "spec.yaml", "-o", "out")
     lock = Path("spec.yaml.lock").read_bytes()
-    # On another machine the cache is empty and there is no folder: all is built, and comes out the same.
+    # On another machine the cache is empty and there is no folder: all is built, and comes out the
+    # same.
     monkeypatch.setenv("EDITSPEC_CACHE", str(folder / "another"))
     edits = said("build", "spec.yaml", "-o", "again", "--frozen")["edits"]
     assert statuses(edits)[0] == "missing"
@@ -227,7 +261,10 @@ def test_frozen_builds_obey_the_lock(folder: Path, monkeypatch: pytest.MonkeyPat
     spec["edits"].append({**spec["edits"][0], "name": "one-more"})
     save(spec)
     before = contents(folder)
-    for arguments in (("build", "spec.yaml", "-o", "frozen", "--frozen"), ("lock", "spec.yaml", "--check")):
+    for arguments in (
+        ("build", "spec.yaml", "-o", "frozen", "--frozen"),
+        ("lock", "spec.yaml", "--check"),
+    ):
         result = run(*arguments)
         assert result.exit_code == 1
         assert "edit-2: rank: 1 -> 2" in result.stderr
@@ -241,7 +278,9 @@ def test_frozen_builds_obey_the_lock(folder: Path, monkeypatch: pytest.MonkeyPat
     )
 
 
-def test_artifacts_are_compared_where_the_environment_is_equal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifacts_are_compared_where_the_environment_is_equal(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said("lock", "spec.yaml")
     lock = lock_of()
     edits = [edit.model_copy(update={"rule": "0" * 64, "patch": "1" * 64}) for edit in lock.edits]
@@ -262,7 +301,9 @@ def test_lock_writes_what_build_writes(folder: Path, monkeypatch: pytest.MonkeyP
     said("build", "spec.yaml", "-o", "out")
     assert Path("spec.yaml.lock").read_bytes() == alone
     manifest = json.loads(Path("out/manifest.json").read_text())
-    assert [edit.patch for edit in lock_of().edits] == [edit["digest"] for edit in manifest["edits"]]
+    assert [edit.patch for edit in lock_of().edits] == [
+        edit["digest"] for edit in manifest["edits"]
+    ]
 
 
 def test_a_change_of_one_edit_is_a_small_change_of_the_lock(folder: Path) -> None:
@@ -274,7 +315,9 @@ def test_a_change_of_one_edit_is_a_small_change_of_the_lock(folder: Path) -> Non
     said("lock", "spec.yaml")
     after = Path("spec.yaml.lock").read_text().splitlines()
     assert len(before) == len(after)
-    changed = [number for number, (was, now) in enumerate(zip(before, after, strict=True)) if was != now]
+    changed = [
+        number for number, (was, now) in enumerate(zip(before, after, strict=True)) if was != now
+    ]
     assert 0 < len(changed) <= 8
     assert changed[0] > before.index("- name: edit-5")
 
@@ -315,8 +358,15 @@ def test_validate_understands_the_lock(folder: Path) -> None:
         (text.replace("format: editspec.lock", ""), "spec.yaml.lock:3:1: format"),
     ):
         Path("spec.yaml.lock").write_text(bad)
-        for command in (["validate", "spec.yaml"], ["validate", "spec.yaml.lock"], ["plan", "spec.yaml"]):
+        for command in (
+            ["validate", "spec.yaml"],
+            ["validate", "spec.yaml.lock"],
+            ["plan", "spec.yaml"],
+        ):
             result = run(*command)
-            assert (result.exit_code, message in result.stderr) == (2, True), (command, result.stderr)
+            assert (result.exit_code, message in result.stderr) == (2, True), (
+                command,
+                result.stderr,
+            )
         with pytest.raises(SpecError):
             read_lock(Path("spec.yaml.lock"))

@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from editspec.cli import app
-from editspec.memory import SEARCHED, drawn_alone, matches
-from editspec.pictures import spotlight
+from editspec.cli.main import app
+from editspec.modalities.image.pictures import spotlight
+from editspec.views.key_value import SEARCHED, drawn_alone, matches
 from editspec_compiler import load
-from editspec_compiler.resolve import context_of, resolve, values_alone
-from editspec_runtime.conventions import EDITSPEC
+from editspec_compiler.modalities.image.resolve import context_of, resolve, values_alone
+from editspec_runtime.core.compatibility import EDITSPEC
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.latents import LatentStream
+from editspec_runtime.modalities.image.latents import LatentStream
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 SOURCE = {"latent": 1, "mask": {"box": [8, 8, 16, 16]}}
@@ -29,7 +29,9 @@ TARGET = {"latent": 2, "mask": {"box": [16, 8, 24, 16]}}
 
 
 @pytest.fixture
-def spec(make_tiny: MakeTiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def spec(
+    make_tiny: MakeTiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
     save_file(make_tiny(), tmp_path / "tiny.safetensors")
     monkeypatch.chdir(tmp_path)
 
@@ -49,7 +51,9 @@ def spec(make_tiny: MakeTiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return make
 
 
-def test_a_value_alone_is_zero_outside_of_its_mask(spec: Callable[..., Path], make_tiny: MakeTiny) -> None:
+def test_a_value_alone_is_zero_outside_of_its_mask(
+    spec: Callable[..., Path], make_tiny: MakeTiny
+) -> None:
     loaded, model = load(spec({})), StyleGAN2(make_tiny())
     (value,) = values_alone(loaded, 0, model)
     inside = torch.zeros(16, 16, dtype=torch.bool)
@@ -63,20 +67,26 @@ def test_a_value_alone_is_zero_outside_of_its_mask(spec: Callable[..., Path], ma
     # What is drawn alone knows nothing of the image that the layers before have drawn.
     reached = value.reached
     brighter = reached.carried.__class__(reached.carried.image + 1, reached.carried.styles)
-    shifted = value.__class__(value.latent, reached.__class__(reached.key, reached.arguments, brighter), value.value)
+    shifted = value.__class__(
+        value.latent, reached.__class__(reached.key, reached.arguments, brighter), value.value
+    )
     other, same = drawn_alone(model, "layer6", [shifted])
     torch.testing.assert_close(same, alone)
     assert (other - whole).abs().max() > 0.1
 
 
-def test_an_erased_value_alone_lacks_its_units(spec: Callable[..., Path], make_tiny: MakeTiny) -> None:
+def test_an_erased_value_alone_lacks_its_units(
+    spec: Callable[..., Path], make_tiny: MakeTiny
+) -> None:
     loaded, model = load(spec({"source": {"erase": {"units": 2}}})), StyleGAN2(make_tiny())
     (value,) = values_alone(loaded, 0, model)
     rule = resolve(loaded, 0, model, "base", "parent")
     torch.testing.assert_close(value.value[:, :, 4:8, 8:12], rule.value, rtol=1e-5, atol=1e-5)
 
 
-def test_a_key_matches_best_where_it_comes_from(spec: Callable[..., Path], make_tiny: MakeTiny) -> None:
+def test_a_key_matches_best_where_it_comes_from(
+    spec: Callable[..., Path], make_tiny: MakeTiny
+) -> None:
     model = StyleGAN2(make_tiny())
     stream = LatentStream(1, 8)
     keys, weights = context_of(load(spec({"solver": {"method": "layer"}})), 0, model)
@@ -87,7 +97,11 @@ def test_a_key_matches_best_where_it_comes_from(spec: Callable[..., Path], make_
     # By hand: every image, every position.
     scores = torch.stack(
         [
-            (model.prefix("layer6", stream.items([n])).key[0] * direction[:, None, None] / direction.norm()).sum(0)
+            (
+                model.prefix("layer6", stream.items([n])).key[0]
+                * direction[:, None, None]
+                / direction.norm()
+            ).sum(0)
             for n in range(SEARCHED)
         ]
     )
@@ -111,7 +125,9 @@ def test_render_shows_a_band_for_every_edit(spec: Callable[..., Path], option: s
     heights = []
     for edits in ([short], [short, short]):
         path = spec(*edits)
-        result = CliRunner().invoke(app, ["render", str(path), option, "--count", "2", "-o", "out.png"])
+        result = CliRunner().invoke(
+            app, ["render", str(path), option, "--count", "2", "-o", "out.png"]
+        )
         assert result.exit_code == 0, result.stderr
         with Image.open("out.png") as picture:
             heights.append(picture.height)

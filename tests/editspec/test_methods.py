@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from editspec.cli import app
+from editspec.cli.main import app
 from tests.commands import said
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -27,7 +27,13 @@ def spec(layer: str, solver: Any, size: int, **fields: Any) -> dict[str, Any]:
         "model": {"family": "proggan", "weights": str(WEIGHTS)},
         "statistics": {"samples": 20},
         "edits": [
-            {"name": "e", "layer": layer, "solver": solver, "source": source, "target": {**source, "latent": 2}}
+            {
+                "name": "e",
+                "layer": layer,
+                "solver": solver,
+                "source": source,
+                "target": {**source, "latent": 2},
+            }
             | fields
         ],
     }
@@ -86,6 +92,8 @@ def test_a_pth_is_built_like_the_same_weights_in_safetensors(tmp_path: Path) -> 
     assert built(data, tmp_path)["digest"] == first["digest"]
     data["edits"][0]["source"] = {"erase": {"units": 49}}
     (tmp_path / "spec.json").write_text(json.dumps(data))
-    result = CliRunner().invoke(app, ["build", str(tmp_path / "spec.json"), "-o", str(tmp_path / "out")])
+    result = CliRunner().invoke(
+        app, ["build", str(tmp_path / "spec.json"), "-o", str(tmp_path / "out")]
+    )
     assert result.exit_code == 2
     assert "layer6 has 48 units in its key, and 49 are to be erased" in result.stderr

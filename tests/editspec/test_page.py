@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from editspec.page import POINTS, _curve, _ticks
-from editspec.pictures import heat
-from editspec.workflow import Workshop, quiet
+from editspec.engine.session import BuildSession
+from editspec.modalities.image.pictures import heat
+from editspec.views.report import POINTS, _curve, _ticks
+from editspec_runtime.core.progress import no_progress
 from tests.commands import run, said
 
 if TYPE_CHECKING:
@@ -47,20 +48,27 @@ def write(*edits: dict[str, Any], name: str = "spec.yaml", **model: Any) -> Path
 
 
 @pytest.fixture(autouse=True)
-def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(
+    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     monkeypatch.chdir(tmp_path)
     save_file(make_tiny(size=16), "tiny.safetensors")
     return tmp_path
 
 
 def opened(browser: Browser, path: Path, **options: Any) -> tuple[Page, list[str]]:
-    """A page, and all that is wrong with it: what it says on the console, asks for, or cannot show."""
+    """A page, and all that is wrong with it: what it says on the console, asks for, or cannot
+    show.
+    """
     page, wrong = browser.new_page(**options), []
     page.on("console", lambda message: wrong.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: wrong.append(f"error: {error.message}"))
     page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
     page.on(
-        "request", lambda r: wrong.append(f"request: {r.url}") if not r.url.startswith(("data:", "file:")) else None
+        "request",
+        lambda r: (
+            wrong.append(f"request: {r.url}") if not r.url.startswith(("data:", "file:")) else None
+        ),
     )
     page.goto(path.resolve().as_uri())
     sizes = page.evaluate("[...document.images].map(image => [image.naturalWidth, image.alt])")
@@ -70,20 +78,35 @@ def opened(browser: Browser, path: Path, **options: Any) -> tuple[Page, list[str
 
 
 def test_the_page_shows_everything_and_asks_for_nothing(browser: Browser) -> None:
-    write(edit("one", "layer6", rank=2), edit("two", "layer5", solver={"method": "direct", "steps": 12}),
-          edit("three", "layer6", solver=LAYER))  # fmt: skip
+    write(
+        edit("one", "layer6", rank=2),
+        edit("two", "layer5", solver={"method": "direct", "steps": 12}),
+        edit("three", "layer6", solver=LAYER),
+    )
     assert said("build", "spec.yaml", "-o", "out", "--report")["report"] == "out/report.html"
     paper = {}
     for scheme, width in (("light", 1200), ("dark", 1200), ("light", 390)):
         page, wrong = opened(
-            browser, Path("out/report.html"), color_scheme=scheme, viewport={"width": width, "height": 800}
+            browser,
+            Path("out/report.html"),
+            color_scheme=scheme,
+            viewport={"width": width, "height": 800},
         )
         assert wrong == []
         paper[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper["light"] != paper["dark"]
     assert page.locator("h1").inner_text() == "spec.yaml"
-    assert page.locator("h2").all_inner_texts() == ["Plan", "one", "two", "three", "All edits together", "The build"]
-    assert page.locator("img").count() == 3 * (3 + 2) * 8 + 2 * 8  # per edit before, key, after; before, after
+    assert page.locator("h2").all_inner_texts() == [
+        "Plan",
+        "one",
+        "two",
+        "three",
+        "All edits together",
+        "The build",
+    ]
+    assert (
+        page.locator("img").count() == 3 * (3 + 2) * 8 + 2 * 8
+    )  # per edit before, key, after; before, after
     assert page.locator("svg polyline").count() == 3
     assert page.locator("#plan tbody").first.locator("tr").count() == 3
     assert "one,\nthree" in page.locator("#plan tbody").nth(1).inner_text()  # both change layer6
@@ -100,11 +123,18 @@ def test_what_is_wrong_with_a_page_is_noticed(browser: Browser) -> None:
     write(edit("one", "layer6"))
     said("build", "spec.yaml", "-o", "out", "--report")
     sound = Path("out/report.html").read_text()
-    broken = re.sub(r'src="data:image/png;base64,[^"]{40}', 'src="data:image/png;base64,', sound, count=1)
+    broken = re.sub(
+        r'src="data:image/png;base64,[^"]{40}', 'src="data:image/png;base64,', sound, count=1
+    )
     remote = sound.replace("</main>", '<img src="http://127.0.0.1:9/x.png" alt="x"></main>')
     script = sound.replace("</main>", "<script>alert(1)</script></main>")
     long = sound.replace("</main>", '<div style="width: 3000px">x</div></main>')
-    for changed, what in ((broken, "image: "), (remote, "console: "), (script, "console: "), (long, "too wide")):
+    for changed, what in (
+        (broken, "image: "),
+        (remote, "console: "),
+        (script, "console: "),
+        (long, "too wide"),
+    ):
         assert changed != sound
         Path("changed.html").write_text(changed)
         page, wrong = opened(browser, Path("changed.html"))
@@ -138,16 +168,26 @@ def test_names_are_text_whatever_they_look_like(browser: Browser) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module: nn.Module = namespace["Net"]()
-    save_file({name: tensor.detach() for name, tensor in module.state_dict().items()}, "net.safetensors")
+    save_file(
+        {name: tensor.detach() for name, tensor in module.state_dict().items()}, "net.safetensors"
+    )
     image = Image.new("L", (6, 6))
     image.paste(255, (0, 0, 3, 3))
     image.save(mask)
     spec = write(
-        edit("one", layer, source={"latent": 5, "mask": mask}, target={"latent": 6, "mask": mask},
-             solver={"method": "direct", "steps": 5, "learning_rate": 0.001}),
+        edit(
+            "one",
+            layer,
+            source={"latent": 5, "mask": mask},
+            target={"latent": 6, "mask": mask},
+            solver={"method": "direct", "steps": 5, "learning_rate": 0.001},
+        ),
         name="<img src=x onerror=alert('spec')>.yaml",
-        family="torch", module="net:Net", weights="net.safetensors", layers={layer: {"key": "two", "value": "two"}},
-    )  # fmt: skip
+        family="torch",
+        module="net:Net",
+        weights="net.safetensors",
+        layers={layer: {"key": "two", "value": "two"}},
+    )
     said("build", spec, "-o", "out", "--report", "--allow-code")
     image.putpixel((4, 4), 255)
     image.save(mask)
@@ -195,17 +235,25 @@ def test_a_report_belongs_to_the_build_folder() -> None:
     assert not Path("out/report.html").exists()
 
 
-@pytest.mark.parametrize("solver", [
-    {"method": "least-squares"}, {"method": "low-rank", "steps": 6, "project_every": 3}, LAYER,
-    {"method": "all-weights", "steps": 3, "learning_rate": 0.001}, {"method": "direct", "steps": 4},
-])  # fmt: skip
-def test_curves_are_those_of_the_solver_and_no_part_of_a_patch(solver: dict[str, Any], own_cache: Path) -> None:
+@pytest.mark.parametrize(
+    "solver",
+    [
+        {"method": "least-squares"},
+        {"method": "low-rank", "steps": 6, "project_every": 3},
+        LAYER,
+        {"method": "all-weights", "steps": 3, "learning_rate": 0.001},
+        {"method": "direct", "steps": 4},
+    ],
+)
+def test_curves_are_those_of_the_solver_and_no_part_of_a_patch(
+    solver: dict[str, Any], own_cache: Path
+) -> None:
     write(edit("one", "layer6", solver=solver))
     (entry,) = said("build", "spec.yaml", "-o", "out", "--report")["edits"]
-    workshop = Workshop.of("spec.yaml", "cpu", quiet)
-    before = workshop.generator()
-    rule = workshop.edit(0).rule
-    losses = workshop.losses(rule, before)
+    session = BuildSession.of("spec.yaml", "cpu", no_progress)
+    before = session.generator()
+    rule = session.edit(0).rule
+    losses = session.losses(rule, before)
     page = Path("out/report.html").read_text()
     if solver["method"] == "least-squares":
         assert losses == []
@@ -213,10 +261,13 @@ def test_curves_are_those_of_the_solver_and_no_part_of_a_patch(solver: dict[str,
         return
     assert [step for step, _ in losses] == sorted({step for step, _ in losses})
     assert losses[-1][0] == solver["steps"]
-    if solver["method"] != "low-rank":  # which minimises the squared loss, and reports the plain one
+    if (
+        solver["method"] != "low-rank"
+    ):  # which minimises the squared loss, and reports the plain one
         assert min(loss for _, loss in losses) == pytest.approx(entry["loss"], rel=1e-4)
     assert page.count("<polyline") == 1
-    # What the curves are drawn from lies in the cache alone: without it there is the same patch and no curve.
+    # What the curves are drawn from lies in the cache alone: without it there is the same patch and
+    # no curve.
     patch = Path(entry["patch"]).read_bytes()
     shutil.rmtree(own_cache / "losses")
     said("build", "spec.yaml", "-o", "out", "--report")
@@ -231,7 +282,9 @@ def test_heat_colours_where_it_is_and_leaves_the_image_visible() -> None:
     cold, hot = (heat(images, torch.full((1, 1, 1), light)) for light in (0.0, 1.0))
     assert cold[:, 0].equal(cold[:, 2])  # grey
     assert (hot[:, 0] > hot[:, 2] + 0.5).all()  # yellow
-    assert all((picture[..., 1] > picture[..., 0]).all() for picture in (cold, hot))  # dark and bright still differ
+    assert all(
+        (picture[..., 1] > picture[..., 0]).all() for picture in (cold, hot)
+    )  # dark and bright still differ
     assert cold.abs().max() <= 1
     assert hot.abs().max() <= 1
 

@@ -1,4 +1,6 @@
-"""`build --pareto`: the choice of smoothness as numbers, a picture, and lines for the spec."""
+"""`build --pareto`: the choice of collateral_weight as numbers, a picture, and lines for the
+spec.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from editspec.cli import app
-from editspec_runtime.patch import read_patch
+from editspec.cli.main import app
+from editspec_runtime.patches.patch import read_patch
 
 
 def build(folder: Path, solver: Any, *options: str) -> Result:
@@ -24,11 +26,19 @@ def build(folder: Path, solver: Any, *options: str) -> Result:
         "model": {"family": "stylegan2", "weights": "builtin:skyline"},
         "statistics": {"samples": 32},
         "edits": [
-            {"name": "e", "layer": "layer6", "source": {**place, "latent": 6}, "target": place, "solver": solver}
+            {
+                "name": "e",
+                "layer": "layer6",
+                "source": {**place, "latent": 6},
+                "target": place,
+                "solver": solver,
+            }
         ],
     }
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
-    return CliRunner().invoke(app, ["build", str(folder / "spec.yaml"), "-o", str(folder / "out"), *options])
+    return CliRunner().invoke(
+        app, ["build", str(folder / "spec.yaml"), "-o", str(folder / "out"), *options]
+    )
 
 
 def test_a_point_is_picked_by_its_number(tmp_path: Path) -> None:
@@ -39,18 +49,22 @@ def test_a_point_is_picked_by_its_number(tmp_path: Path) -> None:
     points = curve["points"]
     assert [point["number"] for point in points] == list(range(1, len(points) + 1))
     for point, next_ in pairwise(points):
-        assert next_["smoothness"] < point["smoothness"]
+        assert next_["collateral_weight"] < point["collateral_weight"]
         assert next_["loss"] <= point["loss"]
         assert next_["collateral"] >= point["collateral"]
     with Image.open(tmp_path / "out" / "pareto.png") as picture:
         assert picture.format == "PNG"
     # The line of a number gives that point, and once more the same bytes.
     chosen = points[len(points) // 2]
-    (line,) = [line for line in result.stdout.splitlines() if line.split()[:1] == [str(chosen["number"])]]
+    (line,) = [
+        line for line in result.stdout.splitlines() if line.split()[:1] == [str(chosen["number"])]
+    ]
     solver = yaml.safe_load(line[line.index("solver:") :])["solver"]
     assert build(tmp_path, solver).exit_code == 0
     again = read_patch(tmp_path / "out" / "patches" / "01-e.safetensors").metadata
-    assert again["collateral"]["layer6"]["independent"] == pytest.approx(chosen["collateral"], rel=0.02)
+    assert again["collateral"]["layer6"]["independent"] == pytest.approx(
+        chosen["collateral"], rel=0.02
+    )
     assert again["content"] != first["content"]
     # What this build did not make is gone.
     assert not (tmp_path / "out" / "pareto.json").exists()
@@ -64,14 +78,17 @@ def test_other_methods_have_no_choice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "remedy"),
-    [({"smoothness": 1e30}, "Lower solver.smoothness"), ({"collateral": 1e-300}, "Raise solver.collateral")],
+    ("setting", "hint"),
+    [
+        ({"collateral_weight": 1e30}, "Lower solver.collateral_weight"),
+        ({"collateral": 1e-300}, "Raise solver.collateral"),
+    ],
 )
 def test_what_leaves_nothing_to_change_is_named_with_its_setting(
-    setting: dict[str, float], remedy: str, tmp_path: Path
+    setting: dict[str, float], hint: str, tmp_path: Path
 ) -> None:
     result = build(tmp_path, {"method": "least-squares", **setting})
     assert result.exit_code == 1
     assert "the edit would change nothing" in result.stderr
-    assert remedy in result.stderr
+    assert hint in result.stderr
     assert "learning rate" not in result.stderr

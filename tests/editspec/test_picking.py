@@ -1,4 +1,6 @@
-"""`build --pick`: a point of the choice that `--pareto` shows becomes the spec's, and the build's."""
+"""`build --pick`: a point of the choice that `--pareto` shows becomes the spec's, and the
+build's.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,15 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from editspec.cli import app
-from editspec.pareto import problem_of
-from editspec.picking import with_smoothness
-from editspec.workflow import Workshop, quiet
+from editspec.cli.main import app
+from editspec.engine.pareto import problem_of
+from editspec.engine.pick import with_collateral_weight
+from editspec.engine.session import BuildSession
 from editspec_compiler.document import parse
+from editspec_runtime.core.progress import no_progress
+from editspec_runtime.core.rule import read_rule
 from editspec_runtime.errors import UsageError
-from editspec_runtime.patch import read_patch
-from editspec_runtime.rule import read_rule
+from editspec_runtime.patches.patch import read_patch
 
 HEAD = """# Towers get spires.
 version: 1
@@ -39,7 +42,9 @@ def edit(name: str, latent: int = 5, solver: str = "least-squares") -> str:
 
 
 def build(folder: Path, *options: str) -> Result:
-    return CliRunner().invoke(app, ["build", str(folder / "spec.yaml"), "-o", str(folder / "out"), *options])
+    return CliRunner().invoke(
+        app, ["build", str(folder / "spec.yaml"), "-o", str(folder / "out"), *options]
+    )
 
 
 def curves(folder: Path) -> dict[str, Any]:
@@ -57,12 +62,16 @@ def test_what_is_built_is_the_point_that_was_picked(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.stderr
         point = before["points"][number - 1]
         # The spec says it, with all its comments; beside it nothing has changed.
-        solver = f"{{method: least-squares, smoothness: {point['smoothness']!r}}}"
-        assert (tmp_path / "spec.yaml").read_text() == text.replace("solver: least-squares", f"solver: {solver}")
+        solver = f"{{method: least-squares, collateral_weight: {point['collateral_weight']!r}}}"
+        assert (tmp_path / "spec.yaml").read_text() == text.replace(
+            "solver: least-squares", f"solver: {solver}"
+        )
         # The patch is that point.
         patch = read_patch(tmp_path / "out" / "patches" / "01-e.safetensors")
-        assert patch.metadata["solver"]["smoothness"] == point["smoothness"]
-        assert patch.metadata["collateral"]["layer6"]["independent"] == pytest.approx(point["collateral"], rel=0.02)
+        assert patch.metadata["solver"]["collateral_weight"] == point["collateral_weight"]
+        assert patch.metadata["collateral"]["layer6"]["independent"] == pytest.approx(
+            point["collateral"], rel=0.02
+        )
         assert share_of_loss(tmp_path) == pytest.approx(point["loss"], rel=0.01)
         # The choice is as it was, and says which one it is.
         assert curves(tmp_path)["e"] == before | {"picked": number}
@@ -78,14 +87,20 @@ def test_what_is_built_is_the_point_that_was_picked(tmp_path: Path) -> None:
 @torch.no_grad()
 def share_of_loss(folder: Path) -> float:
     """The loss of the patch as a share of the loss before it, as least squares measures it."""
-    workshop = Workshop.of(folder / "spec.yaml", "cpu", quiet)
-    problem = problem_of(workshop, read_rule(folder / "out" / "rules" / "01-e.safetensors"), workshop.generator())
-    (coefficients,) = read_patch(folder / "out" / "patches" / "01-e.safetensors").coefficients.values()
+    session = BuildSession.of(folder / "spec.yaml", "cpu", no_progress)
+    problem = problem_of(
+        session, read_rule(folder / "out" / "rules" / "01-e.safetensors"), session.generator()
+    )
+    (coefficients,) = read_patch(
+        folder / "out" / "patches" / "01-e.safetensors"
+    ).coefficients.values()
     return problem.at(coefficients.flatten(1).double() @ problem.root).loss.mean().item()
 
 
 def test_of_several_edits_one_is_named(tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(HEAD + edit("one") + edit("two", 7, "{method: least-squares}"))
+    (tmp_path / "spec.yaml").write_text(
+        HEAD + edit("one") + edit("two", 7, "{method: least-squares}")
+    )
     assert build(tmp_path, "--pareto").exit_code == 0
     before = (tmp_path / "spec.yaml").read_text()
     result = build(tmp_path, "--pick", "3")
@@ -119,19 +134,32 @@ def test_what_cannot_be_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     refused("There is no point 18 of e. The points are 1 to 17.", "--pick", "18")
     refused("There is no point three of e.", "--pick", "three")
     refused("There is no edit othr. Known here: e.", "--pick", "othr=3")
-    refused("other is solved by direct, and points are picked of least-squares.", "--pick", "other=3")
-    refused("--pick changes the spec, which --frozen builds as its lock has it.", "--pick", "3", "--frozen")
+    refused(
+        "other is solved by direct, and points are picked of least-squares.", "--pick", "other=3"
+    )
+    refused(
+        "--pick changes the spec, which --frozen builds as its lock has it.",
+        "--pick",
+        "3",
+        "--frozen",
+    )
     allowed = os.access
     with monkeypatch.context() as patched:
-        patched.setattr(os, "access", lambda path, mode: (path, mode) != (spec, os.W_OK) and allowed(path, mode))
-        refused("cannot be written, and a pick is written there. Pick in a copy of it.", "--pick", "3")
+        patched.setattr(
+            os, "access", lambda path, mode: (path, mode) != (spec, os.W_OK) and allowed(path, mode)
+        )
+        refused(
+            "cannot be written, and a pick is written there. Pick in a copy of it.", "--pick", "3"
+        )
     whole = pareto.read_text()
     for damaged in ("[", "[" * 100_000, "{}", whole.replace('"inputs"', '"puts"')):
         pareto.write_text(damaged)
         refused("pareto.json has no curve of e. Build with --pareto first.", "--pick", "3")
-    smoothness = json.loads(whole)["curves"][0]["points"][2]["smoothness"]
-    pareto.write_text(whole.replace(f'"smoothness": {smoothness!r}', '"smoothness": NaN'))
-    refused("is damaged: a smoothness is nan", "--pick", "3")
+    collateral_weight = json.loads(whole)["curves"][0]["points"][2]["collateral_weight"]
+    pareto.write_text(
+        whole.replace(f'"collateral_weight": {collateral_weight!r}', '"collateral_weight": NaN')
+    )
+    refused("is damaged: a collateral_weight is nan", "--pick", "3")
     pareto.write_text(whole)
     # Of something else than it was made for, it is no choice.
     spec.write_text(spec.read_text().replace("latent: 6", "latent: 8"))
@@ -143,38 +171,61 @@ def test_what_cannot_be_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("least-squares  # why", "{method: least-squares, smoothness: 0.5}  # why"),
-        ("'least-squares'", "{method: 'least-squares', smoothness: 0.5}"),
-        ("{method: least-squares}", "{method: least-squares, smoothness: 0.5}"),
-        ("{smoothness: 0.02, method: least-squares}", "{smoothness: 0.5, method: least-squares}"),
-        ("{method: least-squares, collateral: 1e-3}", "{method: least-squares, smoothness: 0.5}"),
-        ("\n      method: least-squares  # why", "\n      method: least-squares  # why\n      smoothness: 0.5"),
-        ("\n     smoothness: 2 #\n     method: least-squares", "\n     smoothness: 0.5 #\n     method: least-squares"),
-        ("\r\n      method: least-squares\r", "\r\n      method: least-squares\r\n      smoothness: 0.5\r"),
-        ("&s least-squares", "{method: &s least-squares, smoothness: 0.5}"),
+        ("least-squares  # why", "{method: least-squares, collateral_weight: 0.5}  # why"),
+        ("'least-squares'", "{method: 'least-squares', collateral_weight: 0.5}"),
+        ("{method: least-squares}", "{method: least-squares, collateral_weight: 0.5}"),
+        (
+            "{collateral_weight: 0.02, method: least-squares}",
+            "{collateral_weight: 0.5, method: least-squares}",
+        ),
+        (
+            "{method: least-squares, collateral: 1e-3}",
+            "{method: least-squares, collateral_weight: 0.5}",
+        ),
+        (
+            "\n      method: least-squares  # why",
+            "\n      method: least-squares  # why\n      collateral_weight: 0.5",
+        ),
+        (
+            "\n     collateral_weight: 2 #\n     method: least-squares",
+            "\n     collateral_weight: 0.5 #\n     method: least-squares",
+        ),
+        (
+            "\r\n      method: least-squares\r",
+            "\r\n      method: least-squares\r\n      collateral_weight: 0.5\r",
+        ),
+        ("&s least-squares", "{method: &s least-squares, collateral_weight: 0.5}"),
     ],
-)  # fmt: skip
+)
 def test_the_rest_of_the_text_stays(before: str, after: str) -> None:
     around = "version: 1  # ä\nedits:\n  - name: e\n    solver: {}\n    layer: layer6\n"
     text = around.replace("{}", before)
-    assert with_smoothness(parse(text, "spec.yaml"), 0, 0.5) == around.replace("{}", after)
+    assert with_collateral_weight(parse(text, "spec.yaml"), 0, 0.5) == around.replace("{}", after)
 
 
 def test_json_stays_json() -> None:
     text = '{\n\t"edits": [\n\t\t{"name": "e", "solver": SOLVER}\n\t]\n}\n'
     for before, after in (
-        ('"least-squares"', '{"method": "least-squares", "smoothness": 1e-05}'),
-        ('{"method": "least-squares"}', '{"method": "least-squares", "smoothness": 1e-05}'),
-        ('{"smoothness": 1, "method": "least-squares"}', '{"smoothness": 1e-05, "method": "least-squares"}'),
+        ('"least-squares"', '{"method": "least-squares", "collateral_weight": 1e-05}'),
+        ('{"method": "least-squares"}', '{"method": "least-squares", "collateral_weight": 1e-05}'),
+        (
+            '{"collateral_weight": 1, "method": "least-squares"}',
+            '{"collateral_weight": 1e-05, "method": "least-squares"}',
+        ),
     ):
-        found = with_smoothness(parse(text.replace("SOLVER", before), "spec.json"), 0, 1e-5)
+        found = with_collateral_weight(parse(text.replace("SOLVER", before), "spec.json"), 0, 1e-5)
         assert found == text.replace("SOLVER", after)
 
 
 def test_a_solver_that_edits_share_is_not_changed() -> None:
     text = "edits:\n  - {name: a, solver: &s {method: least-squares}}\n  - {name: b, solver: *s}\n"
     for number in (0, 1):
-        with pytest.raises(UsageError, match=f"solver of edit {number + 1} cannot be changed in spec.yaml by itself"):
-            with_smoothness(parse(text, "spec.yaml"), number, 0.5)
+        with pytest.raises(
+            UsageError,
+            match=f"solver of edit {number + 1} cannot be changed in spec.yaml by itself",
+        ):
+            with_collateral_weight(parse(text, "spec.yaml"), number, 0.5)
     alone = text.replace("*s", "least-squares")
-    assert "&s {method: least-squares, smoothness: 0.5}" in with_smoothness(parse(alone, "spec.yaml"), 0, 0.5)
+    assert "&s {method: least-squares, collateral_weight: 0.5}" in with_collateral_weight(
+        parse(alone, "spec.yaml"), 0, 0.5
+    )

@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec.bench.propagation import Example, best_buddies, moving_least_squares, propagated
+from editspec.worlds.skyline.bench.propagation import (
+    Example,
+    best_buddies,
+    moving_least_squares,
+    propagated,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -26,7 +31,9 @@ def test_a_similarity_is_found_again() -> None:
 
 def test_points_go_to_their_images_whatever_these_are() -> None:
     points = normal(20, 2).double()
-    assert torch.allclose(moving_least_squares(points, points.flip(0), points), points.flip(0), atol=1e-5)
+    assert torch.allclose(
+        moving_least_squares(points, points.flip(0), points), points.flip(0), atol=1e-5
+    )
 
 
 def test_one_point_moves_everything() -> None:
@@ -72,7 +79,9 @@ def test_an_edit_comes_back_to_its_own_image(example: Example) -> None:
 def test_laplace_blending_keeps_gradients_and_takes_colours_from_around(example: Example) -> None:
     ramp = torch.linspace(-0.5, 0.5, 64).expand(3, 64, 64).clone()
     brighter = Example(example.features, ramp + 0.3, example.area)
-    copied, blended = (propagated(brighter, maps(), ramp, laplace=laplace) for laplace in (False, True))
+    copied, blended = (
+        propagated(brighter, maps(), ramp, laplace=laplace) for laplace in (False, True)
+    )
     assert (blended - ramp).abs().max() < 0.03
     assert (copied - ramp).abs().max() > 0.25
 

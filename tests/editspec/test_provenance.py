@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import Result
 
-from editspec.provenance import require_statement
-from editspec_runtime.checkpoint import read_checkpoint
+from editspec.engine.provenance import require_statement
 from editspec_runtime.errors import SignatureError
+from editspec_runtime.families.checkpoints import read_checkpoint
 from tests.commands import run, said
 
 
@@ -36,7 +36,9 @@ def sha256(path: str | Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(
+    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """Two edits that name masks and a latent, built with their provenance."""
     monkeypatch.chdir(tmp_path)
     save_file(make_tiny(size=16), "tiny.safetensors")
@@ -67,7 +69,9 @@ def test_a_statement_is_one_of_in_toto_and_slsa() -> None:
     parsed = Statement.copy_from_pb(json_format.Parse(text, statement_pb2.Statement()))
     parsed.validate()
     assert parsed.pb.predicate_type == "https://slsa.dev/provenance/v1"
-    predicate = json_format.Parse(json.dumps(json.loads(text)["predicate"]), provenance_pb2.Provenance())
+    predicate = json_format.Parse(
+        json.dumps(json.loads(text)["predicate"]), provenance_pb2.Provenance()
+    )
     assert predicate.build_definition.build_type
     assert predicate.run_details.builder.id
     # The protobufs can refuse: a field that SLSA does not have, a subject without a digest.
@@ -77,29 +81,38 @@ def test_a_statement_is_one_of_in_toto_and_slsa() -> None:
         json_format.Parse(json.dumps(wrong["predicate"]), provenance_pb2.Provenance())
     del wrong["subject"][0]["digest"]
     with pytest.raises(ValueError, match="digest required"):
-        Statement.copy_from_pb(json_format.Parse(json.dumps(wrong), statement_pb2.Statement())).validate()
+        Statement.copy_from_pb(
+            json_format.Parse(json.dumps(wrong), statement_pb2.Statement())
+        ).validate()
 
 
 def test_it_names_all_that_went_in_and_came_out() -> None:
     content = json.loads(Path("out/provenance.json").read_text())
     names = ["01-one.safetensors", "02-two.safetensors"]
     assert content["subject"] == [
-        {"name": f"patches/{name}", "digest": {"sha256": sha256(f"out/patches/{name}")}} for name in names
+        {"name": f"patches/{name}", "digest": {"sha256": sha256(f"out/patches/{name}")}}
+        for name in names
     ]
-    definition, details = content["predicate"]["buildDefinition"], content["predicate"]["runDetails"]
+    definition, details = (
+        content["predicate"]["buildDefinition"],
+        content["predicate"]["runDetails"],
+    )
     spec = definition["externalParameters"]["spec"]
     assert [edit["name"] for edit in spec["edits"]] == ["one", "two"]
     assert spec["edits"][0]["solver"]["steps"] == 4
     found = {entry["name"]: entry for entry in definition["resolvedDependencies"]}
     for name in ("tiny.safetensors", "mask.png", "latent.safetensors"):
         assert found[name]["digest"] == {"sha256": sha256(name)}
-    assert found["tiny.safetensors"]["annotations"] == {"weights": read_checkpoint(Path("tiny.safetensors")).digest()}
+    assert found["tiny.safetensors"]["annotations"] == {
+        "weights": read_checkpoint(Path("tiny.safetensors")).digest()
+    }
     moments = said("statistics", "spec.yaml")["statistics"]
     for moment in moments:
         assert found[f"second-moment/{moment['edit']}"]["digest"] == {"sha256": moment["digest"]}
     assert len(found) == len(definition["resolvedDependencies"]) == 5
     assert details["byproducts"] == [
-        {"name": f"rules/{name}", "digest": {"sha256": sha256(f"out/rules/{name}")}} for name in names
+        {"name": f"rules/{name}", "digest": {"sha256": sha256(f"out/rules/{name}")}}
+        for name in names
     ]
 
 
@@ -125,7 +138,9 @@ def key(name: str, private: Any = None) -> tuple[Path, Path]:
     paths = Path(f"{name}.pem"), Path(f"{name}.pub")
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     paths[0].write_bytes(private.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    paths[1].write_bytes(private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    paths[1].write_bytes(
+        private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
     return paths
 
 
@@ -149,7 +164,9 @@ def test_a_signature_is_of_every_byte_of_patches_and_statement() -> None:
             changed[draw.randrange(len(sound))] ^= 1 << draw.randrange(8)
             Path(name).write_bytes(changed)
             result = verified(public)
-            assert (result.exit_code, "The signature of" in result.stderr) == (1, True), result.stderr
+            assert (result.exit_code, "The signature of" in result.stderr) == (1, True), (
+                result.stderr
+            )
             assert Path(name).name in result.stderr
         Path(name).write_bytes(sound)
     assert verified(public).exit_code == 0
@@ -188,14 +205,22 @@ def test_another_key_and_a_changed_signature_are_noticed() -> None:
 
 def test_what_cannot_be_signed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     private, public = key("ours")
-    for wrong in ("missing.pem", "spec.yaml", public, key("edwards", ed25519.Ed25519PrivateKey.generate())[0]):
+    for wrong in (
+        "missing.pem",
+        "spec.yaml",
+        public,
+        key("edwards", ed25519.Ed25519PrivateKey.generate())[0],
+    ):
         result = run("sign", "out", "--key", wrong)
         assert (result.exit_code, result.stderr.startswith("error: ")) == (1, True)
         assert "defect" not in result.stderr
     assert not Path("out/model.sig").exists()
     shutil.copytree("out", "other")
     Path("other/patches/02-two.safetensors").unlink()
-    assert "not of the patches beside it: patches/02-two" in run("sign", "other", "--key", private).stderr
+    assert (
+        "not of the patches beside it: patches/02-two"
+        in run("sign", "other", "--key", private).stderr
+    )
     Path("other/provenance.json").write_text("[]")
     assert "no statement of a build" in run("sign", "other", "--key", private).stderr
     Path("other/provenance.json").unlink()
@@ -218,8 +243,18 @@ def test_the_package_verifies_it_by_itself() -> None:
     for name in ("rules", "manifest.json"):
         path = Path("out", name)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    command = [sys.executable, "-m", "model_signing", "verify", "key", "out", "--signature", "out/model.sig",
-               "--public_key", str(public)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "model_signing",
+        "verify",
+        "key",
+        "out",
+        "--signature",
+        "out/model.sig",
+        "--public_key",
+        str(public),
+    ]
     assert subprocess.run(command, capture_output=True).returncode == 0
     Path("out/provenance.json").write_text("{}")
     assert subprocess.run(command, capture_output=True).returncode != 0

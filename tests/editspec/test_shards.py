@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editspec_runtime.checkpoint import read_checkpoint
+from editspec_runtime.families.checkpoints import read_checkpoint
 from tests.commands import run, said
 
 INDEX = "model.safetensors.index.json"
@@ -35,7 +35,9 @@ def write(weights: str, **more: Any) -> None:
 
 
 @pytest.fixture(autouse=True)
-def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(
+    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """The same weights in one file and in three."""
     monkeypatch.chdir(tmp_path)
     weights = {f"g_ema.{name}": tensor for name, tensor in make_tiny(size=16).items()}
@@ -43,7 +45,9 @@ def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypa
     Path("sharded").mkdir()
     files = {name: f"model-{number % 3}.safetensors" for number, name in enumerate(sorted(weights))}
     for file in set(files.values()):
-        save_file({name: weights[name] for name in files if files[name] == file}, Path("sharded", file))
+        save_file(
+            {name: weights[name] for name in files if files[name] == file}, Path("sharded", file)
+        )
     Path("sharded", INDEX).write_text(json.dumps({"metadata": {}, "weight_map": files}))
     return tmp_path
 
@@ -63,7 +67,10 @@ def test_a_spec_may_name_weights_in_several_files(form: str) -> None:
     named = json.loads(Path("parts/provenance.json").read_text())["predicate"]["buildDefinition"][
         "resolvedDependencies"
     ]
-    assert {entry["name"] for entry in named} >= {INDEX, *(f"model-{number}.safetensors" for number in range(3))}
+    assert {entry["name"] for entry in named} >= {
+        INDEX,
+        *(f"model-{number}.safetensors" for number in range(3)),
+    }
     assert run("render", "spec.yaml", "-o", "x.png", "--count", 1).exit_code == 0
     write(form, digest="0" * 64)
     assert run("build", "spec.yaml", "-o", "x").exit_code == 1
@@ -77,8 +84,12 @@ def test_every_command_that_takes_weights_takes_them_in_several_files(form: str)
     found = said("inspect", form)
     assert (found["kind"], found["digest"]) == ("weights", digest)
     assert found["layers"] == said("inspect", "tiny.safetensors")["layers"]
-    assert said("verify", edit["patch"], "--model", form, "--spec", "spec.yaml")["patches"][0]["identical"]
-    assert said("export", edit["patch"], "--format", "full", "--model", form, "-o", "full.safetensors")
+    assert said("verify", edit["patch"], "--model", form, "--spec", "spec.yaml")["patches"][0][
+        "identical"
+    ]
+    assert said(
+        "export", edit["patch"], "--format", "full", "--model", form, "-o", "full.safetensors"
+    )
     assert said("convert", form, "back.safetensors")["digest"] == digest
     assert load_file("back.safetensors").keys() == load_file("tiny.safetensors").keys()
     assert said("apply", "--model", form, edit["patch"], "-o", "edited")["digest"] == edit["result"]
@@ -109,9 +120,11 @@ def test_validating_them_needs_no_torch() -> None:
     write("sharded")
     text = Path("spec.yaml").read_text()
     code = (
-        "import sys\nfrom editspec.cli import app\ntry:\n    app()\nexcept SystemExit as error:\n"
+        "import sys\nfrom editspec.cli.main import app\ntry:\n    app()\nexcept SystemExit as error:\n"
         "    assert not error.code, error.code\nassert 'torch' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code, "validate", "spec.yaml"], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", code, "validate", "spec.yaml"], check=True, capture_output=True
+    )
     Path("spec.yaml").write_text(text.replace("layer6", "layer60"))
     assert "there is no layer60" in run("validate", "spec.yaml").stderr

@@ -13,12 +13,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editspec import stacks
-from editspec_runtime.checkpoint import read_checkpoint
-from editspec_runtime.digest import tensors_digest
+from editspec.commands import stacks
 from editspec_runtime.errors import EditError, PatchError
-from editspec_runtime.metric import norm, principal_cosines, recompress, unfolded
-from editspec_runtime.patch import apply_stack, read_patch
+from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.io.digests import tensors_digest
+from editspec_runtime.maths.metric import norm, principal_cosines, recompress, unfolded
+from editspec_runtime.patches.patch import apply_stack, read_patch
 from tests.commands import run, said
 
 
@@ -33,14 +33,23 @@ def spec() -> dict[str, Any]:
         } | more
 
     layer = {"method": "layer", "steps": 5, "learning_rate": 0.001}
-    edits = [edit(1, "layer6", rank=2), edit(2, "layer5"), edit(3, "layer6"), edit(4, "layer5", solver=layer)]
+    edits = [
+        edit(1, "layer6", rank=2),
+        edit(2, "layer5"),
+        edit(3, "layer6"),
+        edit(4, "layer5", solver=layer),
+    ]
     model = {"family": "stylegan2", "weights": "tiny.safetensors"}
     return {"version": 1, "model": model, "statistics": {"samples": 16}, "edits": edits}
 
 
 @pytest.fixture
-def built(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The patches of four edits of a tiny model: two of the same layer, one without a rank limit."""
+def built(
+    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[Path]:
+    """The patches of four edits of a tiny model: two of the same layer, one without a rank
+    limit.
+    """
     monkeypatch.chdir(tmp_path)
     save_file(make_tiny(size=16), "tiny.safetensors")
     Path("spec.yaml").write_text(yaml.safe_dump(spec()))
@@ -55,7 +64,9 @@ def base() -> dict[str, Tensor]:
 def test_a_composed_patch_does_exactly_what_the_stack_does(built: list[Path]) -> None:
     for chosen in (built[:3], built):
         found = said("compose", *chosen, "-o", "one.safetensors")
-        applied = said("apply", "--model", "tiny.safetensors", "one.safetensors", "-o", "composed.safetensors")
+        applied = said(
+            "apply", "--model", "tiny.safetensors", "one.safetensors", "-o", "composed.safetensors"
+        )
         assert applied["digest"] == found["result"] == read_patch(chosen[-1]).metadata["result"]
         assert all(part["lost"] == 0 for part in found["parameters"].values())
         assert said("verify", "one.safetensors", "--model", "tiny.safetensors")["verified"]
@@ -63,7 +74,15 @@ def test_a_composed_patch_does_exactly_what_the_stack_does(built: list[Path]) ->
     assert sorted(part["rank"] for part in ranks.values()) == [1, 3]
     # Patches in the middle compose, too, and then go on the weights that they were built on.
     said("compose", *built[1:3], "-o", "middle.safetensors")
-    said("apply", "--model", "tiny.safetensors", built[0], "middle.safetensors", "-o", "edited.safetensors")
+    said(
+        "apply",
+        "--model",
+        "tiny.safetensors",
+        built[0],
+        "middle.safetensors",
+        "-o",
+        "edited.safetensors",
+    )
     assert run("compose", built[0], built[2], "-o", "gap.safetensors").exit_code == 1
     assert run("compose", *built, "-o", "spec.yaml").exit_code == 1
     assert run("compose", *built, "-o", "x.safetensors", "--rank", 2).exit_code == 2
@@ -71,15 +90,21 @@ def test_a_composed_patch_does_exactly_what_the_stack_does(built: list[Path]) ->
 
 def test_recompression_is_the_best_of_its_rank(built: list[Path]) -> None:
     said("compose", *built[:3], "-o", "exact.safetensors")
-    full = said("compose", *built[:3], "-o", "three.safetensors", "--rank", 3, "--spec", "spec.yaml")
+    full = said(
+        "compose", *built[:3], "-o", "three.safetensors", "--rank", 3, "--spec", "spec.yaml"
+    )
     lower = said("compose", *built[:3], "-o", "two.safetensors", "--rank", 2, "--spec", "spec.yaml")
     name = next(name for name, part in lower["parameters"].items() if part["lost"] > 1e-6)
-    exact, three, two = (read_patch(Path(f"{file}.safetensors")).delta(name) for file in ("exact", "three", "two"))
+    exact, three, two = (
+        read_patch(Path(f"{file}.safetensors")).delta(name) for file in ("exact", "three", "two")
+    )
     assert full["parameters"][name]["lost"] < 1e-6
     assert (three - exact).norm() / exact.norm() < 1e-5
     assert torch.linalg.matrix_rank(unfolded(two), rtol=1e-5) == 2
     assert said("verify", "two.safetensors", "--model", "tiny.safetensors")["verified"]
-    assert said("apply", "--model", "tiny.safetensors", "two.safetensors", "-o", "two-applied.safetensors")["digest"]
+    assert said(
+        "apply", "--model", "tiny.safetensors", "two.safetensors", "-o", "two-applied.safetensors"
+    )["digest"]
 
 
 def test_recompression_beats_every_other_choice() -> None:
@@ -95,7 +120,9 @@ def test_recompression_beats_every_other_choice() -> None:
     missing = matrix - found.coefficients @ found.directions
     assert found.lost == pytest.approx(norm(missing, moment) / norm(matrix, moment))
     # Measured on the keys themselves, and against the plain truncation and random directions.
-    assert norm(missing, moment) ** 2 == pytest.approx(float((keys @ missing.T).square().sum() / 50))
+    assert norm(missing, moment) ** 2 == pytest.approx(
+        float((keys @ missing.T).square().sum() / 50)
+    )
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
     others = [u[:, :2] * s[:2] @ v[:2]]
     for _ in range(20):
@@ -120,18 +147,32 @@ def test_principal_cosines_in_a_metric() -> None:
 @pytest.mark.parametrize("dropped", range(4))
 def test_dropping_by_keep_deltas_is_the_stack_without_it(built: list[Path], dropped: int) -> None:
     rest = [path for number, path in enumerate(built) if number != dropped]
-    made = said("rebase", *rest, "--model", "tiny.safetensors", "-o", "rebased", "--keep-deltas")["patches"]
+    made = said("rebase", *rest, "--model", "tiny.safetensors", "-o", "rebased", "--keep-deltas")[
+        "patches"
+    ]
     patches = sorted(Path("rebased/patches").iterdir())
     applied = said("apply", "--model", "tiny.safetensors", *patches, "-o", "rebased.safetensors")
     wanted = apply_stack(base(), [read_patch(path) for path in rest])
     assert applied["digest"] == tensors_digest(wanted) == made[-1]["result"]
     assert all(torch.equal(t, wanted[name]) for name, t in load_file("rebased.safetensors").items())
     assert said("verify", *patches, "--model", "tiny.safetensors")["verified"]
-    assert run("apply", "--model", "tiny.safetensors", *rest, "-o", "x.safetensors").exit_code == (dropped < 3)
+    assert run("apply", "--model", "tiny.safetensors", *rest, "-o", "x.safetensors").exit_code == (
+        dropped < 3
+    )
 
 
 def test_rebase_solves_again_what_lies_behind(built: list[Path]) -> None:
-    made = said("rebase", built[0], built[2], "--model", "tiny.safetensors", "-o", "again", "--spec", "spec.yaml")
+    made = said(
+        "rebase",
+        built[0],
+        built[2],
+        "--model",
+        "tiny.safetensors",
+        "-o",
+        "again",
+        "--spec",
+        "spec.yaml",
+    )
     patches = sorted(Path("again/patches").iterdir())
     assert patches[0].read_bytes() == built[0].read_bytes()
     shorter = spec()
@@ -141,7 +182,9 @@ def test_rebase_solves_again_what_lies_behind(built: list[Path]) -> None:
     assert [patch["content"] for patch in made["patches"]] == [edit["digest"] for edit in wanted]
     assert said("diff", "again", "wanted")["same"]
     Path("shorter.yaml").write_text(yaml.safe_dump({**shorter, "edits": shorter["edits"][:1]}))
-    result = run("rebase", built[1], "--model", "tiny.safetensors", "-o", "x", "--spec", "shorter.yaml")
+    result = run(
+        "rebase", built[1], "--model", "tiny.safetensors", "-o", "x", "--spec", "shorter.yaml"
+    )
     assert result.exit_code == 1
     assert "no edits edit-2" in result.stderr
     assert run("rebase", built[0], "--model", "tiny.safetensors", "-o", "x").exit_code == 2
@@ -149,9 +192,18 @@ def test_rebase_solves_again_what_lies_behind(built: list[Path]) -> None:
 
 def test_deltas_move_to_another_base(built: list[Path]) -> None:
     save_file({**base(), "noises.noise_0": base()["noises.noise_0"] + 1}, "tuned.safetensors")
-    assert run("apply", "--model", "tuned.safetensors", *built, "-o", "x.safetensors").exit_code == 1
+    assert (
+        run("apply", "--model", "tuned.safetensors", *built, "-o", "x.safetensors").exit_code == 1
+    )
     said("rebase", *built, "--model", "tuned.safetensors", "-o", "moved", "--keep-deltas")
-    said("apply", "--model", "tuned.safetensors", *sorted(Path("moved/patches").iterdir()), "-o", "x.safetensors")
+    said(
+        "apply",
+        "--model",
+        "tuned.safetensors",
+        *sorted(Path("moved/patches").iterdir()),
+        "-o",
+        "x.safetensors",
+    )
 
 
 def test_diff_of_patches_stacks_and_weights(built: list[Path]) -> None:
@@ -201,7 +253,9 @@ def test_audit_explains_or_shows_what_is_left(built: list[Path]) -> None:
     found = json.loads(result.stdout)
     assert list(found["unexplained"]) == read_patch(built[3]).parameters
     said("apply", "--model", "tiny.safetensors", *built[:3], "-o", "three.safetensors")
-    found = json.loads(run("audit", files[0], files[1], files[2], "three.safetensors", *built[:2], "--json").stdout)
+    found = json.loads(
+        run("audit", files[0], files[1], files[2], "three.safetensors", *built[:2], "--json").stdout
+    )
     ((left),) = found["unexplained"].values()
     assert left["rank"] == 1  # the third edit, which was not given, and nothing else
     weights = load_file("edited.safetensors")

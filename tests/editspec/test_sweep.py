@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from editspec.cli import app
+from editspec.cli.main import app
 from editspec_compiler import load
 
 SPEC = """\
@@ -48,7 +48,9 @@ def spec(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path) -> Path:
 
 
 def swept(spec: Path, out: Path, *arguments: str) -> dict[str, Any]:
-    result = CliRunner().invoke(app, ["sweep", str(spec), "-o", str(out), "--images", "8", "--json", *arguments])
+    result = CliRunner().invoke(
+        app, ["sweep", str(spec), "-o", str(out), "--images", "8", "--json", *arguments]
+    )
     assert result.exit_code == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout)
     return found
@@ -75,7 +77,9 @@ def test_every_layer_and_rank_is_tried_and_the_winner_is_a_spec(spec: Path, tmp_
     assert "# and this" in text
     assert (out / "sweep.png").exists()
     assert (out / "sweep.md").read_text().count("winner") == 1
-    built = CliRunner().invoke(app, ["build", str(out / "winner.yaml"), "-o", str(tmp_path / "built"), "--json"])
+    built = CliRunner().invoke(
+        app, ["build", str(out / "winner.yaml"), "-o", str(tmp_path / "built"), "--json"]
+    )
     assert built.exit_code == 0, built.stderr
 
 
@@ -87,11 +91,15 @@ def test_what_cannot_be_built_is_a_row_with_its_reason(spec: Path, tmp_path: Pat
 
 
 def test_a_perfect_edit_judges_on_skyline(tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(SPEC.format(weights="'builtin:skyline'").replace("masks/a.png", "a.png"))
+    (tmp_path / "spec.yaml").write_text(
+        SPEC.format(weights="'builtin:skyline'").replace("masks/a.png", "a.png")
+    )
     from PIL import Image
 
     Image.new("L", (64, 64), 255).save(tmp_path / "a.png")
-    found = swept(tmp_path / "spec.yaml", tmp_path / "out", "--ranks", "1,2", "--experiment", "dome-to-spire")
+    found = swept(
+        tmp_path / "spec.yaml", tmp_path / "out", "--ranks", "1,2", "--experiment", "dome-to-spire"
+    )
     best = min(found["points"], key=lambda point: point["error"])
     assert found["winner"] == {"layer": best["layer"], "rank": best["rank"]}
 
@@ -108,7 +116,9 @@ def test_a_perfect_edit_judges_on_skyline(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input(arguments: list[str], message: str, spec: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["sweep", str(spec), "-o", str(tmp_path / "out"), "--images", "8", *arguments])
+    result = CliRunner().invoke(
+        app, ["sweep", str(spec), "-o", str(tmp_path / "out"), "--images", "8", *arguments]
+    )
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr

@@ -1,4 +1,6 @@
-"""`verify`: every flipped bit is noticed, and a patch is compared with what its spec gives again."""
+"""`verify`: every flipped bit is noticed, and a patch is compared with what its spec gives
+again.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from editspec.verification import verify
+from editspec.commands.verify import verify
 from editspec_runtime.errors import EditError, PatchError
-from editspec_runtime.patch import Patch, make_patch, read_patch
+from editspec_runtime.patches.patch import Patch, make_patch, read_patch
 from tests.commands import run
 
 
@@ -41,7 +43,9 @@ def spec() -> dict[str, Any]:
 
 
 @pytest.fixture
-def patches(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def patches(
+    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[Path]:
     """The patches of two edits of a tiny model, built."""
     monkeypatch.chdir(tmp_path)
     save_file(make_tiny(size=16), "tiny.safetensors")
@@ -61,7 +65,9 @@ def test_every_flipped_bit_of_a_patch_or_the_weights_is_noticed(patches: list[Pa
     ]
     rng = random.Random(0)
     places: list[tuple[Path, int]] = []
-    places += [(patch, rng.randrange(patch.stat().st_size)) for patch in rng.choices(patches, k=100)]
+    places += [
+        (patch, rng.randrange(patch.stat().st_size)) for patch in rng.choices(patches, k=100)
+    ]
     places += [(weights, rng.randrange(8 + header, weights.stat().st_size)) for _ in range(60)]
     places += [(weights, rng.choice(names)) for _ in range(40)]
     assert len(places) == 200
@@ -85,7 +91,10 @@ def test_the_chain_and_the_result_are_checked(patches: list[Path]) -> None:
         assert run("verify", *wrong, *base).exit_code == 1
     patch = read_patch(patches[1])
     lie = make_patch(
-        patch.directions, patch.coefficients, patch.metadata["layouts"], {**unsigned(patch), "result": "0" * 64}
+        patch.directions,
+        patch.coefficients,
+        patch.metadata["layouts"],
+        {**unsigned(patch), "result": "0" * 64},
     )
     patches[1].write_bytes(lie.to_bytes())
     with pytest.raises(PatchError, match=f"names {'0' * 64}"):
@@ -93,7 +102,11 @@ def test_the_chain_and_the_result_are_checked(patches: list[Path]) -> None:
 
 
 def unsigned(patch: Patch) -> dict[str, Any]:
-    return {name: value for name, value in patch.metadata.items() if name not in ("content", "format", "version")}
+    return {
+        name: value
+        for name, value in patch.metadata.items()
+        if name not in ("content", "format", "version")
+    }
 
 
 def test_ranks_are_checked(patches: list[Path]) -> None:
@@ -106,7 +119,10 @@ def test_ranks_are_checked(patches: list[Path]) -> None:
         (patch.directions[parameter][[0, 0]], 2, "not orthonormal"),
     ):
         bad = make_patch(
-            {parameter: directions}, patch.coefficients, patch.metadata["layouts"], {**unsigned(patch), "rank": rank}
+            {parameter: directions},
+            patch.coefficients,
+            patch.metadata["layouts"],
+            {**unsigned(patch), "rank": rank},
         )
         patches[1].write_bytes(bad.to_bytes())
         with pytest.raises(PatchError, match=message):
@@ -117,7 +133,10 @@ def test_a_rebuild_gives_identical_bytes(patches: list[Path]) -> None:
     found = verify("tiny.safetensors", patches, "spec.yaml")
     assert found["verified"]
     assert [patch["identical"] for patch in found["patches"]] == [True, True]
-    assert "identical bytes" in run("verify", *patches, "--model", "tiny.safetensors", "--spec", "spec.yaml").stdout
+    assert (
+        "identical bytes"
+        in run("verify", *patches, "--model", "tiny.safetensors", "--spec", "spec.yaml").stdout
+    )
     with pytest.raises(PatchError, match="not those of the spec"):
         verify("tiny.safetensors", patches, save("other-name.yaml", name="another"))
     with pytest.raises(PatchError, match="from another edit"):
@@ -133,21 +152,26 @@ def save(file: str, **changed: Any) -> Path:
 
 def disturbed(path: Path, by: float) -> None:
     """Sign the patch at `path` again with coefficients that are off by a relative amount."""
-    from editspec_runtime.checkpoint import read_checkpoint
-    from editspec_runtime.digest import tensors_digest
-    from editspec_runtime.patch import apply_stack
+    from editspec_runtime.families.checkpoints import read_checkpoint
+    from editspec_runtime.io.digests import tensors_digest
+    from editspec_runtime.patches.patch import apply_stack
 
     patch = read_patch(path)
     coefficients = {name: a * (1 + by) for name, a in patch.coefficients.items()}
     result = apply_stack(
-        read_checkpoint(Path("tiny.safetensors")).generator, [Patch(patch.directions, coefficients, {})]
+        read_checkpoint(Path("tiny.safetensors")).generator,
+        [Patch(patch.directions, coefficients, {})],
     )
     metadata = {**unsigned(patch), "result": tensors_digest(result)}
-    path.write_bytes(make_patch(patch.directions, coefficients, patch.metadata["layouts"], metadata).to_bytes())
+    path.write_bytes(
+        make_patch(patch.directions, coefficients, patch.metadata["layouts"], metadata).to_bytes()
+    )
 
 
 @pytest.mark.parametrize(("by", "within"), [(1e-3, True), (0.2, False)])
-def test_elsewhere_a_rebuild_is_compared_within_the_tolerance(patches: list[Path], by: float, within: bool) -> None:
+def test_elsewhere_a_rebuild_is_compared_within_the_tolerance(
+    patches: list[Path], by: float, within: bool
+) -> None:
     disturbed(patches[0], by)
     found = verify("tiny.safetensors", patches[:1], "spec.yaml")
     (patch,) = found["patches"]
@@ -161,13 +185,15 @@ def test_elsewhere_a_rebuild_is_compared_within_the_tolerance(patches: list[Path
 
 
 def test_in_the_environment_of_the_lock_close_is_not_enough(patches: list[Path]) -> None:
-    from editspec.lock import read_lock
+    from editspec.engine.lock import read_lock
 
     disturbed(patches[0], 1e-3)
     lock = read_lock(Path("spec.yaml.lock"))
     assert lock is not None
     mine = lock.edits[0].model_copy(update={"patch": read_patch(patches[0]).metadata["content"]})
-    Path("spec.yaml.lock").write_bytes(lock.model_copy(update={"edits": [mine, *lock.edits[1:]]}).to_bytes())
+    Path("spec.yaml.lock").write_bytes(
+        lock.model_copy(update={"edits": [mine, *lock.edits[1:]]}).to_bytes()
+    )
     found = verify("tiny.safetensors", patches[:1], "spec.yaml")
     assert not found["verified"]
     assert found["patches"][0]["same_environment"]

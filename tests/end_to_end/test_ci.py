@@ -1,4 +1,6 @@
-"""The action, its scripts and the hook, run as a runner would run them, in repositories of git with Skyline specs."""
+"""The action, its scripts and the hook, run as a runner would run them, in repositories of git with
+Skyline specs.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,9 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from editspec.cli import app
-from editspec_runtime.checkpoint import read_checkpoint
-from editspec_runtime.patch import read_patch
+from editspec.cli.main import app
+from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.patches.patch import read_patch
 
 ROOT = Path(__file__).parents[2]
 ACTION = ROOT / "action.yml"
@@ -35,13 +37,25 @@ def spec_of(**changes: Any) -> dict[str, Any]:
     (edit,) = recipe["edits"]
     edit["solver"] = {"method": "least-squares"}
     images = {"images": [{"latents": [200, 202], "mask": "masks/windows.png"}]}
-    given = [{"measure": "efficacy", "at_least": 0.5}, {"measure": "collateral", **images, "at_most": 0.1}]
+    given = [
+        {"measure": "efficacy", "at_least": 0.5},
+        {"measure": "collateral", **images, "at_most": 0.1},
+    ]
     return {**recipe, "statistics": {"samples": 32}, "checks": given, **changes}
 
 
 def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "init.defaultBranch=main"]
-    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    identity = [
+        "-c",
+        "user.name=test",
+        "-c",
+        "user.email=test@localhost",
+        "-c",
+        "init.defaultBranch=main",
+    ]
+    done = subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -80,7 +94,9 @@ def save(spec: dict[str, Any], name: str = "edits/lit.yaml") -> None:
 
 @dataclass
 class Ran:
-    """What a run of the action left: how it ended, its summary, what it uploaded, and its outputs."""
+    """What a run of the action left: how it ended, its summary, what it uploaded, and its
+    outputs.
+    """
 
     code: int = 0
     summary: str = ""
@@ -91,7 +107,8 @@ class Ran:
 
 @dataclass
 class Runner:
-    """The part of GitHub's runner that action.yml needs: inputs, outputs, conditions, bash. Other actions do nothing.
+    """The part of GitHub's runner that action.yml needs: inputs, outputs, conditions, bash. Other
+    actions do nothing.
 
     Attributes
     ----------
@@ -146,8 +163,12 @@ class Runner:
         assert re.fullmatch("[0-9a-f]{40}", pin)
         if name == "actions/upload-artifact":
             folder = self.checkout / self._filled(step["with"]["path"], inputs, ran)
-            ran.uploaded = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-            ran.outputs[step["id"]] = {"artifact-url": "https://example.org/artifact"} if ran.uploaded else {}
+            ran.uploaded = sorted(
+                str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()
+            )
+            ran.outputs[step["id"]] = (
+                {"artifact-url": "https://example.org/artifact"} if ran.uploaded else {}
+            )
         else:
             assert name == "actions/setup-python"
 
@@ -171,10 +192,18 @@ class Runner:
             "GITHUB_REPOSITORY": self.repository,
             "GITHUB_RUN_ID": "7",
         }
-        environment |= {name: self._filled(text, inputs, ran) for name, text in step.get("env", {}).items()}
+        environment |= {
+            name: self._filled(text, inputs, ran) for name, text in step.get("env", {}).items()
+        }
         command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
         done = subprocess.run(
-            command, cwd=self.checkout, env=environment, capture_output=True, text=True, check=False, timeout=300
+            command,
+            cwd=self.checkout,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
         )
         ran.log += done.stdout + done.stderr
         ran.summary += (runner / "summary").read_text()
@@ -200,14 +229,25 @@ def test_a_review_shows_plan_checks_and_pictures(runner: Runner) -> None:
     ran = runner.run(specs="edits/*.yaml\n", base=base, pictures_branch="pictures")
     assert ran.code == 0, ran.log
     for part in (
-        "## `edits/lit.yaml`: passed", "## `edits/second.yaml`: passed", f"### Since `{base[:12]}`",
-        "    dark-windows-to-lit: rank: 2 -> 3", "It has no lock of this spec: everything is new.",
-        "Out of date is `edits/lit.yaml.lock`", "There is no `edits/second.yaml.lock`",
-        "    ~ dark-windows-to-lit: changed, layer7", "| passed | efficacy | dark-windows-to-lit |",
+        "## `edits/lit.yaml`: passed",
+        "## `edits/second.yaml`: passed",
+        f"### Since `{base[:12]}`",
+        "    dark-windows-to-lit: rank: 2 -> 3",
+        "It has no lock of this spec: everything is new.",
+        "Out of date is `edits/lit.yaml.lock`",
+        "There is no `edits/second.yaml.lock`",
+        "    ~ dark-windows-to-lit: changed, layer7",
+        "| passed | efficacy | dark-windows-to-lit |",
         "[All files of this run](https://example.org/artifact)",
-    ):  # fmt: skip
+    ):
         assert part in ran.summary, ran.summary
-    for name in ("checks.md", "junit.xml", "before-after.png", "lit.yaml.lock", "build/manifest.json"):
+    for name in (
+        "checks.md",
+        "junit.xml",
+        "before-after.png",
+        "lit.yaml.lock",
+        "build/manifest.json",
+    ):
         assert f"edits/lit.yaml/{name}" in ran.uploaded
     # The pictures lie where the summary says, in a commit that will not go away.
     remote = runner.server / "owner" / "models"
@@ -216,7 +256,10 @@ def test_a_review_shows_plan_checks_and_pictures(runner: Runner) -> None:
     for address in shown:
         commit, path = re.fullmatch(rf"file://{remote}/raw/([0-9a-f]{{40}})/(.*)", address).groups()  # type: ignore[union-attr]
         found = subprocess.run(
-            ["git", "show", f"{commit}:{unquote(path)}"], cwd=remote, capture_output=True, check=True
+            ["git", "show", f"{commit}:{unquote(path)}"],
+            cwd=remote,
+            capture_output=True,
+            check=True,
         )
         picture = runner.checkout / "editspec-out" / unquote(path)
         assert found.stdout == picture.read_bytes()
@@ -257,7 +300,9 @@ def test_a_build_that_fails_leaves_the_plan(runner: Runner) -> None:
 
 def test_a_spec_that_is_wrong_hides_no_other(runner: Runner) -> None:
     save(spec_of(statistics={"samples": 0}), "edits/bad.yaml")
-    ran = runner.run(specs="edits/bad.yaml", pictures_branch="pictures")  # there are no pictures, and that is fine
+    ran = runner.run(
+        specs="edits/bad.yaml", pictures_branch="pictures"
+    )  # there are no pictures, and that is fine
     assert (ran.code, "could not be pushed" in ran.log) == (2, False)
     ran = runner.run(specs="edits/*.yaml")
     assert ran.code == 2
@@ -293,8 +338,13 @@ def test_what_was_merged_is_applied(runner: Runner) -> None:
     assert "## `edits/too much.yaml`: failed" in ran.summary
     assert "Not applied." in ran.summary
     out = runner.checkout / "editspec-out" / "edits"
-    patch = read_patch(out / "lit.yaml" / "build" / "patches" / "01-dark-windows-to-lit.safetensors")
-    assert read_checkpoint(out / "lit.yaml" / "edited.safetensors").digest() == patch.metadata["result"]
+    patch = read_patch(
+        out / "lit.yaml" / "build" / "patches" / "01-dark-windows-to-lit.safetensors"
+    )
+    assert (
+        read_checkpoint(out / "lit.yaml" / "edited.safetensors").digest()
+        == patch.metadata["result"]
+    )
     assert patch.metadata["result"] in ran.summary
     assert not (out / "too much.yaml" / "edited.safetensors").exists()
 
@@ -305,7 +355,11 @@ def test_the_commands_alone(repository: Path) -> None:
         return result.exit_code, json.loads(result.stdout)
 
     code, found = said("review", "edits/lit.yaml", "-o", "out")
-    assert (code, found["status"], found["specs"][0]["plan"]["edits"][0]["status"]) == (0, "passed", "up to date")
+    assert (code, found["status"], found["specs"][0]["plan"]["edits"][0]["status"]) == (
+        0,
+        "passed",
+        "up to date",
+    )
     code, found = said("apply", "edits/lit.yaml", "-o", "out")
     assert (code, found["specs"][0]["digest"]) == (
         0,
@@ -322,14 +376,28 @@ def test_the_commands_alone(repository: Path) -> None:
 
 def test_a_summary_that_is_too_long_is_cut_off(tmp_path: Path) -> None:
     (tmp_path / "summary.md").write_text("a line\n" * 300_000)
-    environment = {**os.environ, "OUT": str(tmp_path), "GITHUB_STEP_SUMMARY": str(tmp_path / "shown")}
+    environment = {
+        **os.environ,
+        "OUT": str(tmp_path),
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "shown"),
+    }
     subprocess.run([ROOT / ".ci" / "job-summary"], env=environment, check=True)
     assert (tmp_path / "shown").read_bytes() == (tmp_path / "summary.md").read_bytes()[:1_000_000]
 
 
 LINTERS = {
-    "check-jsonschema, action": ["check-jsonschema", "--builtin-schema", "vendor.github-actions", ACTION],
-    "check-jsonschema, workflow": ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", WORKFLOW],
+    "check-jsonschema, action": [
+        "check-jsonschema",
+        "--builtin-schema",
+        "vendor.github-actions",
+        ACTION,
+    ],
+    "check-jsonschema, workflow": [
+        "check-jsonschema",
+        "--builtin-schema",
+        "vendor.github-workflows",
+        WORKFLOW,
+    ],
     "zizmor, action": ["zizmor", "--offline", "--no-progress", "--pedantic", ACTION],
     "zizmor, workflow": ["zizmor", "--offline", "--no-progress", "--pedantic", WORKFLOW],
     "pre-commit": ["pre-commit", "validate-manifest", HOOKS],
@@ -358,8 +426,14 @@ def test_real_linters_find_nothing_and_would_find_something(
     for content in (text, text.replace(*BREAKS[name])):
         place = folder / Path(file).name
         place.write_text(content)
-        executable = [str(SCRIPTS / str(command[0])), *(str(part) for part in command[1:]), str(place)]
-        codes.append(subprocess.run(executable, capture_output=True, text=True, check=False).returncode)
+        executable = [
+            str(SCRIPTS / str(command[0])),
+            *(str(part) for part in command[1:]),
+            str(place),
+        ]
+        codes.append(
+            subprocess.run(executable, capture_output=True, text=True, check=False).returncode
+        )
     assert codes[0] == 0
     assert codes[1] != 0
 
@@ -367,12 +441,21 @@ def test_real_linters_find_nothing_and_would_find_something(
 def test_the_hook_runs_on_specs_and_locks_alone(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pre-commit itself, with the hook's own pattern and arguments; editspec is the one here, not an installed one."""
+    """pre-commit itself, with the hook's own pattern and arguments; editspec is the one here, not
+    an installed one.
+    """
     monkeypatch.setenv("PRE_COMMIT_HOME", str(tmp_path / "pre-commit"))
     (hook,) = yaml.safe_load(HOOKS.read_text())
     assert hook["entry"].split() == ["editspec", "validate"]
-    local = {**hook, "language": "system", "entry": f"'{sys.executable}' -m editspec validate", "verbose": True}
-    Path(".pre-commit-config.yaml").write_text(yaml.safe_dump({"repos": [{"repo": "local", "hooks": [local]}]}))
+    local = {
+        **hook,
+        "language": "system",
+        "entry": f"'{sys.executable}' -m editspec validate",
+        "verbose": True,
+    }
+    Path(".pre-commit-config.yaml").write_text(
+        yaml.safe_dump({"repos": [{"repo": "local", "hooks": [local]}]})
+    )
     Path("other.yaml").write_text("this: is no spec\n")
     save(spec_of(), "edits/second.yaml")
 

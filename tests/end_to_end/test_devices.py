@@ -1,7 +1,9 @@
-"""Builds on a device of their own, without one: tensors that say they lie elsewhere and hold their numbers on the CPU.
+"""Builds on a device of their own, without one: tensors that say they lie elsewhere and hold their
+numbers on the CPU.
 
-What a GPU would refuse is refused: operators on tensors of both places, numbers taken without bringing them over, and
-steps of fused Adam on tensors that lie in memory otherwise than their gradients. What a kernel gives is not tested.
+What a GPU would refuse is refused: operators on tensors of both places, numbers taken without
+bringing them over, and steps of fused Adam on tensors that lie in memory otherwise than their
+gradients. What a kernel gives is not tested.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-import editspec.workflow
-from editspec_runtime.adam import Adam
-from editspec_runtime.families.module.network import ModuleGenerator
-from editspec_runtime.families.module.source import Source
-from editspec_runtime.models import pick_device
+import editspec
+from editspec_runtime.families.open import pick_device
+from editspec_runtime.families.torch_module.network import ModuleGenerator
+from editspec_runtime.families.torch_module.source import Source
+from editspec_runtime.maths.adam import Adam
 
 AWAY = torch.device("meta")
 BETWEEN = ("aten::_to_copy", "aten::copy_", "aten::index", "aten::index_put", "aten::index_put_")
@@ -39,20 +41,29 @@ class Away(Tensor):
     @staticmethod
     def __new__(cls, here: Tensor) -> Away:
         made: Away = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype, device=AWAY
+            cls,
+            here.shape,
+            strides=here.stride(),
+            storage_offset=here.storage_offset(),
+            dtype=here.dtype,
+            device=AWAY,
         )
         made.here = here
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        cls, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return computed(operator, args, kwargs or {})
 
 
 class Device(TorchDispatchMode):
     """Within this, what is made on or brought to the device is there."""
 
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return computed(operator, args, kwargs or {})
 
 
@@ -68,29 +79,42 @@ def computed(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
         require_same_layout(args[:4])
     there = bool(away)
     if kwargs.get("device") is not None:
-        there, kwargs = torch.device(kwargs["device"]) == AWAY, {**kwargs, "device": torch.device("cpu")}
+        there, kwargs = (
+            torch.device(kwargs["device"]) == AWAY,
+            {**kwargs, "device": torch.device("cpu")},
+        )
     found = operator(
-        *tree_map_only(Away, lambda each: each.here, args), **tree_map_only(Away, lambda each: each.here, kwargs)
+        *tree_map_only(Away, lambda each: each.here, args),
+        **tree_map_only(Away, lambda each: each.here, kwargs),
     )
 
     def placed(each: Any) -> Any:
         if not (there and isinstance(each, Tensor)):
             return each
-        return away[id(each)] if id(each) in away else Away(each)  # what is changed in place stays what it is
+        return (
+            away[id(each)] if id(each) in away else Away(each)
+        )  # what is changed in place stays what it is
 
     return tree_map(placed, found)
 
 
 def require_same_layout(columns: tuple[list[Tensor], ...]) -> None:
-    """Raise a `RuntimeError` unless tensors, gradients and moments lie alike in memory; one position lies any way."""
+    """Raise a `RuntimeError` unless tensors, gradients and moments lie alike in memory; one
+    position lies any way.
+    """
     for row in zip(*columns, strict=True):
-        if len({tuple(s for s, n in zip(t.stride(), t.shape, strict=True) if n > 1) for t in row}) > 1:
-            raise RuntimeError("params, grads, exp_avgs, and exp_avg_sqs must have same dtype, device, and layout")
+        if (
+            len({tuple(s for s, n in zip(t.stride(), t.shape, strict=True) if n > 1) for t in row})
+            > 1
+        ):
+            raise RuntimeError(
+                "params, grads, exp_avgs, and exp_avg_sqs must have same dtype, device, and layout"
+            )
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(editspec.workflow, "pick_device", lambda name: AWAY)
+    monkeypatch.setattr(editspec.engine.session, "pick_device", lambda name: AWAY)
     with Device():
         yield
 
@@ -104,7 +128,10 @@ def test_the_device_refuses_what_a_gpu_refuses(device: None) -> None:
     with pytest.raises((RuntimeError, TypeError)):
         there.numpy()
     free = torch.ones(2, 3, device=AWAY, requires_grad=True)
-    for gradient, alike in ((torch.ones(2, 3, device=AWAY), True), (torch.ones(3, 2, device=AWAY).T, False)):
+    for gradient, alike in (
+        (torch.ones(2, 3, device=AWAY), True),
+        (torch.ones(3, 2, device=AWAY).T, False),
+    ):
         free.grad = gradient
         if alike:
             Adam([free], 0.1).step()
@@ -128,9 +155,12 @@ METHODS: dict[str, dict[str, Any]] = {
 def spec(family: str, weights: Path, layer: str, method: str, size: int) -> dict[str, Any]:
     box = {"box": [size // 4, size // 4, 3 * size // 4, 3 * size // 4]}
     edit = {
-        "name": "e", "layer": layer, "solver": {"method": method, **METHODS[method]},
-        "source": {"latent": 1, "mask": box}, "target": {"latent": 2, "mask": box},
-    }  # fmt: skip
+        "name": "e",
+        "layer": layer,
+        "solver": {"method": method, **METHODS[method]},
+        "source": {"latent": 1, "mask": box},
+        "target": {"latent": 2, "mask": box},
+    }
     model = {"family": family, "weights": str(weights)}
     return {"version": 1, "model": model, "statistics": {"samples": 40}, "edits": [edit]}
 
@@ -148,18 +178,26 @@ def spec(family: str, weights: Path, layer: str, method: str, size: int) -> dict
     ],
 )
 def test_a_build_on_a_device_is_that_on_the_cpu(
-    family: str, layer: str, method: str, make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path,
+    family: str,
+    layer: str,
+    method: str,
+    make_tiny: Callable[..., dict[str, Tensor]],
+    tmp_path: Path,
     request: pytest.FixtureRequest,
-) -> None:  # fmt: skip
+) -> None:
     save_file(make_tiny(), tmp_path / "base.safetensors")
     weights, size = (PROGGAN, 64) if family == "proggan" else (tmp_path / "base.safetensors", 32)
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec(family, weights, layer, method, size)))
     pareto = method == "least-squares"
-    (here,) = editspec.workflow.build(tmp_path / "spec.yaml", tmp_path / "here", device="cpu", pareto=pareto)
+    (here,) = editspec.build(
+        tmp_path / "spec.yaml", tmp_path / "here", device="cpu", pareto=pareto
+    )
     (tmp_path / "spec.yaml.lock").unlink()
     request.getfixturevalue("own_cache").joinpath("solutions").rename(tmp_path / "solutions")
     request.getfixturevalue("device")
-    (there,) = editspec.workflow.build(tmp_path / "spec.yaml", tmp_path / "there", pareto=pareto)
+    (there,) = editspec.build(
+        tmp_path / "spec.yaml", tmp_path / "there", pareto=pareto
+    )
     assert there.seconds["solve"] > 0
     assert there.rule.key.device == AWAY
     assert there.patch.metadata["content"] == here.patch.metadata["content"]
@@ -167,7 +205,9 @@ def test_a_build_on_a_device_is_that_on_the_cpu(
 
 
 class Table(nn.Module):
-    """A network that looks up where its channels go, in tensors that are no part of its state dict."""
+    """A network that looks up where its channels go, in tensors that are no part of its state
+    dict.
+    """
 
     order: Tensor
     scale: Tensor
@@ -196,7 +236,9 @@ def test_buffers_of_a_network_go_where_its_weights_are() -> None:
 
 
 def test_a_gpu_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    backends = SimpleNamespace(cudnn=SimpleNamespace(), cuda=SimpleNamespace(matmul=SimpleNamespace()))
+    backends = SimpleNamespace(
+        cudnn=SimpleNamespace(), cuda=SimpleNamespace(matmul=SimpleNamespace())
+    )
     monkeypatch.setattr(torch, "backends", backends)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -1,4 +1,6 @@
-"""Runs of several processes: the same bytes whatever their number, whoever is killed; one message where one fails."""
+"""Runs of several processes: the same bytes whatever their number, whoever is killed; one message
+where one fails.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +24,19 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from editspec_runtime.cache import Cache
-from editspec_runtime.checkpoint import read_checkpoint
+from editspec.worlds.skyline import WEIGHTS
 from editspec_runtime.errors import FileError
+from editspec_runtime.families.checkpoints import read_checkpoint
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.files import read_tensors
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.skyline import WEIGHTS
+from editspec_runtime.io.cache import Cache
+from editspec_runtime.io.files import read_tensors
+from editspec_runtime.modalities.image.latents import LatentStream
 
 # A server that has torch loaded forks each process at once: no second of start-up for each of them.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["editspec.workflow", "editspec.sweep", "torch.distributed"])
+CONTEXT.set_forkserver_preload(
+    ["editspec.commands.build", "editspec.commands.sweep", "torch.distributed"]
+)
 
 LONG = 30
 """Blocks of the run that is killed."""
@@ -41,7 +45,9 @@ PATIENCE = 60
 """Seconds after which a run counts as one that hangs."""
 
 
-def ranked(folder: str, rank: int, variables: dict[str, str], arguments: list[str], breaking: str) -> None:
+def ranked(
+    folder: str, rank: int, variables: dict[str, str], arguments: list[str], breaking: str
+) -> None:
     """What one process of a run does; what it prints goes to RANK.out and RANK.err."""
     os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank))
     os.chdir(folder)
@@ -51,19 +57,19 @@ def ranked(folder: str, rank: int, variables: dict[str, str], arguments: list[st
     if breaking:
         globals()[breaking]()
     sys.argv = ["editspec", *arguments]
-    from editspec.cli import main
+    from editspec.cli.main import main
 
     main()
 
 
 def another_version() -> None:
-    from editspec_runtime import distributed
+    from editspec_runtime.executors import processes as distributed
 
     distributed.__version__ = "another"
 
 
 def full_disk() -> None:
-    from editspec_runtime import cache
+    from editspec_runtime.io import cache
 
     def write(path: Path, data: bytes) -> None:
         raise FileError(f"Cannot write {path.name}: No space left on device.")
@@ -72,13 +78,13 @@ def full_disk() -> None:
 
 
 def defect() -> None:
-    from editspec_runtime import statistics
+    from editspec_runtime.maths import moments as statistics
 
     statistics._add_outer_products = lambda total, rows: 1 // 0
 
 
 def small_bench() -> None:
-    from editspec.bench import experiments, run
+    from editspec.worlds.skyline.bench import experiments, run
 
     experiments.folder = run.specs_folder = lambda: Path("specs")
     run.EXPERIMENTS = {"dome-to-spire": experiments.EXPERIMENTS["dome-to-spire"]}
@@ -116,14 +122,18 @@ class Run:
 
 
 def started(folder: Path, count: int, *arguments: str, breaking: str = "", broken: int = 1) -> Run:
-    """Start `count` processes as a launcher does; one of them, `broken`, calls the function `breaking` first."""
+    """Start `count` processes as a launcher does; one of them, `broken`, calls the function
+    `breaking` first.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     variables = {
-        "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
         "EDITSPEC_CACHE": os.environ["EDITSPEC_CACHE"],
-    }  # fmt: skip
+    }
     processes = []
     for rank in range(count):
         given = (str(folder), rank, variables, list(arguments), breaking if rank == broken else "")
@@ -132,12 +142,18 @@ def started(folder: Path, count: int, *arguments: str, breaking: str = "", broke
     return Run(folder, processes)
 
 
-def spec(samples: int, weights: str = "builtin:skyline", layer: str = "layer4", **settings: Any) -> str:
+def spec(
+    samples: int, weights: str = "builtin:skyline", layer: str = "layer4", **settings: Any
+) -> str:
     place = {"latent": 1, "mask": {"box": [2, 2, 20, 20]}}
     edit = {
-        "name": "one", "layer": layer, "source": {**place, "latent": 2}, "target": place,
-        "solver": {"method": "direct", "steps": 5}, **settings,
-    }  # fmt: skip
+        "name": "one",
+        "layer": layer,
+        "source": {**place, "latent": 2},
+        "target": place,
+        "solver": {"method": "direct", "steps": 5},
+        **settings,
+    }
     return yaml.safe_dump(
         {
             "version": 1,
@@ -157,7 +173,9 @@ def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def emptied(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
+def emptied(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Path]:
     """Makes another empty cache."""
 
     def make() -> Path:
@@ -173,7 +191,9 @@ def blocks(cache: Path) -> list[Path]:
 
 
 def statistics(folder: Path, count: int, name: str = "skyline.yaml") -> dict[str, Any]:
-    (entry,) = started(folder, count, "statistics", name, "--json", "--device", "cpu").said()["statistics"]
+    (entry,) = started(folder, count, "statistics", name, "--json", "--device", "cpu").said()[
+        "statistics"
+    ]
     return entry
 
 
@@ -191,7 +211,9 @@ def test_c_is_the_same_for_one_two_and_four(folder: Path, emptied: Callable[[], 
     moment = read_tensors(kept)["second_moment"]
     model = StyleGAN2(read_checkpoint(WEIGHTS).generator)
     with torch.no_grad():
-        key = model.prefix("layer4", LatentStream(2, model.layout.latent_size).items(range(600))).key
+        key = model.prefix(
+            "layer4", LatentStream(2, model.architecture.latent_size).items(range(600))
+        ).key
     rows = key.movedim(1, -1).flatten(0, 2).double()
     torch.testing.assert_close(moment, rows.T @ rows / len(rows), rtol=1e-5, atol=1e-7)
     # Of other latents it is another: the equality above is not for free.
@@ -206,9 +228,15 @@ def test_a_build_of_two_is_that_of_one(folder: Path, emptied: Callable[[], Path]
         emptied()
         (folder / "skyline.yaml.lock").unlink(missing_ok=True)
         out = folder / f"out-{count}"
-        run = started(folder, count, "build", "skyline.yaml", "-o", str(out), "--json", "--device", "cpu")
+        run = started(
+            folder, count, "build", "skyline.yaml", "-o", str(out), "--json", "--device", "cpu"
+        )
         assert run.said()["edits"][0]["status"] == "new"
-        files = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        files = {
+            str(path.relative_to(out)): path.read_bytes()
+            for path in out.rglob("*")
+            if path.is_file()
+        }
         written.append({**files, "lock": (folder / "skyline.yaml.lock").read_bytes()})
     assert written[0] == written[1]
     assert len(written[0]) == 4
@@ -218,15 +246,30 @@ def test_points_of_a_sweep_are_divided(folder: Path, emptied: Callable[[], Path]
     found = []
     for count in (1, 3):
         emptied()
-        arguments = ["--layers", "layer4,layer5", "--ranks", "1,2,900", "--images", "8", "--device", "cpu", "--json"]
+        arguments = [
+            "--layers",
+            "layer4,layer5",
+            "--ranks",
+            "1,2,900",
+            "--images",
+            "8",
+            "--device",
+            "cpu",
+            "--json",
+        ]
         run = started(folder, count, "sweep", "skyline.yaml", "-o", f"sweep-{count}", *arguments)
         found.append(run.said())
-    points = [[{n: v for n, v in point.items() if n != "seconds"} for point in each["points"]] for each in found]
+    points = [
+        [{n: v for n, v in point.items() if n != "seconds"} for point in each["points"]]
+        for each in found
+    ]
     assert points[0] == points[1]
     assert found[0]["winner"] == found[1]["winner"]
     assert len(points[0]) == 6
     assert ["problem" in point for point in points[0]] == [False, False, True] * 2
-    assert (folder / "sweep-1" / "winner.yaml").read_bytes() == (folder / "sweep-3" / "winner.yaml").read_bytes()
+    assert (folder / "sweep-1" / "winner.yaml").read_bytes() == (
+        folder / "sweep-3" / "winner.yaml"
+    ).read_bytes()
 
 
 @pytest.mark.slow
@@ -241,11 +284,23 @@ def test_images_of_the_bench_are_divided(folder: Path, emptied: Callable[[], Pat
     (folder / "specs" / "succession.yaml").write_text(yaml.safe_dump(three))
     found = []
     for count in (1, 2):
-        arguments = ["bench", "paper", "-o", f"bench-{count}", "--images", "8", "--device", "cpu", "--json"]
+        arguments = [
+            "bench",
+            "paper",
+            "-o",
+            f"bench-{count}",
+            "--images",
+            "8",
+            "--device",
+            "cpu",
+            "--json",
+        ]
         found.append(started(folder, count, *arguments, breaking="small_bench", broken=0).said())
     rows = [each["tables"][0].pop("rows") for each in found]
     assert found[0] == found[1]
-    assert [row.pop("seconds") is not None for row in rows[0]] == [row.pop("seconds") is not None for row in rows[1]]
+    assert [row.pop("seconds") is not None for row in rows[0]] == [
+        row.pop("seconds") is not None for row in rows[1]
+    ]
     assert rows[0] == rows[1]
     assert [row["n"] for row in rows[0]] == [8] * 5
     assert rows[0][0]["outside"] != rows[0][1]["outside"]
@@ -258,15 +313,23 @@ def test_code_of_others_runs_in_every_process(folder: Path, emptied: Callable[[]
     random = torch.Generator().manual_seed(0)
     shapes = {"0.weight": (6, 8), "0.bias": (6,), "2.weight": (4, 6), "2.bias": (4,)}
     save_file(
-        {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}, folder / "net.safetensors"
+        {name: torch.randn(shape, generator=random) for name, shape in shapes.items()},
+        folder / "net.safetensors",
     )
-    model = {"family": "torch", "weights": "net.safetensors", "module": "net:make", "latent_shape": [8]}
+    model = {
+        "family": "torch",
+        "weights": "net.safetensors",
+        "module": "net:make",
+        "latent_shape": [8],
+    }
     content = {**yaml.safe_load(spec(600, layer="2")), "model": model}
     (folder / "skyline.yaml").write_text(yaml.safe_dump(content))
     digests = []
     for count in (1, 2):
         emptied()
-        run = started(folder, count, "statistics", "skyline.yaml", "--json", "--device", "cpu", "--allow-code")
+        run = started(
+            folder, count, "statistics", "skyline.yaml", "--json", "--device", "cpu", "--allow-code"
+        )
         digests.append(run.said()["statistics"][0]["digest"])
     assert digests[0] == digests[1]
 
@@ -308,7 +371,8 @@ def test_finished_blocks_are_used(folder: Path, emptied: Callable[[], Path]) -> 
     halfway(run, cache, 4)
     run.processes[1].kill()
     run.ended()
-    # Another sum under the name of one that was kept: had all been computed again, nobody would notice.
+    # Another sum under the name of one that was kept: had all been computed again, nobody would
+    # notice.
     kept = blocks(cache)[0]
     kept.unlink()
     Cache(cache).tensors("blocks", kept.stem, lambda: {"sum": torch.eye(6, dtype=torch.float64)})
@@ -323,8 +387,12 @@ def test_finished_blocks_are_used(folder: Path, emptied: Callable[[], Path]) -> 
         ("another_version", "worker 1"),
     ],
 )
-def test_an_error_of_a_helper_ends_all_with_its_message(folder: Path, breaking: str, message: str) -> None:
-    run = started(folder, 3, "statistics", "skyline.yaml", "--json", "--device", "cpu", breaking=breaking)
+def test_an_error_of_a_helper_ends_all_with_its_message(
+    folder: Path, breaking: str, message: str
+) -> None:
+    run = started(
+        folder, 3, "statistics", "skyline.yaml", "--json", "--device", "cpu", breaking=breaking
+    )
     assert run.ended() == [1, 1, 1]
     assert run.printed(0, "err").count(message) == 1
     assert "Traceback" not in run.printed(0, "err")
@@ -348,7 +416,7 @@ def test_an_error_of_the_first_ends_all_with_its_message(folder: Path) -> None:
 
 
 def nobody_comes() -> None:
-    from editspec_runtime import distributed
+    from editspec_runtime.executors import processes as distributed
 
     os.environ["WORLD_SIZE"] = "2"
     distributed.MEETING = timedelta(seconds=1)
@@ -378,7 +446,9 @@ def no_network() -> None:
 
 
 def test_workers_that_cannot_be_connected_say_why(folder: Path) -> None:
-    run = started(folder, 2, "statistics", "skyline.yaml", "--device", "cpu", breaking="no_network", broken=0)
+    run = started(
+        folder, 2, "statistics", "skyline.yaml", "--device", "cpu", breaking="no_network", broken=0
+    )
     assert run.ended() == [1, 1]
     assert run.printed(0, "err").count("The workers cannot be connected: ") == 1
     assert "none-of-that-name" in run.printed(0, "err")
@@ -389,12 +459,32 @@ def test_workers_that_cannot_be_connected_say_why(folder: Path) -> None:
 def test_torchrun_restarts_what_was_killed(folder: Path, emptied: Callable[[], Path]) -> None:
     wanted = statistics(folder, 1, "long.yaml")["digest"]
     cache = emptied()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "--max-restarts", "1", "-m", "editspec", "statistics", "long.yaml", "--json"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    command = [
+        *launcher,
+        "--max-restarts",
+        "1",
+        "-m",
+        "editspec",
+        "statistics",
+        "long.yaml",
+        "--json",
+    ]
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     end = time.monotonic() + PATIENCE
     while len(blocks(cache)) < 4:
         assert process.poll() is None

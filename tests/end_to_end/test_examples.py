@@ -13,18 +13,22 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from editspec.cli import app
-from editspec_runtime.families.module.source import allow_code, from_factory
+from editspec.cli.main import app
+from editspec_runtime.families.torch_module.source import allow_code, from_factory
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(params=["mlp", "dcgan"])
 def example(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An example in a folder of its own. Training the DCGAN takes too long for a test, so its weights are random."""
+    """An example in a folder of its own. Training the DCGAN takes too long for a test, so its
+    weights are random.
+    """
     name: str = request.param
     shutil.copytree(
-        EXAMPLES / name, tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors", "*.pt2", "__pycache__")
+        EXAMPLES / name,
+        tmp_path / name,
+        ignore=shutil.ignore_patterns("*.safetensors", "*.pt2", "__pycache__"),
     )
     monkeypatch.chdir(tmp_path / name)
     if name == "mlp":
@@ -38,13 +42,17 @@ def example(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_an_example_builds(example: str) -> None:
-    lines = [line for line in Path("spec.yaml").read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line for line in Path("spec.yaml").read_text().splitlines() if not line.startswith("#")
+    ]
     assert len(lines) <= 10
     for command in (
         ["build", "spec.yaml", "-o", "out", "--json"],
         ["render", "spec.yaml", "-o", "x.png", "--count", "2"],
     ):
-        assert CliRunner().invoke(app, command).exit_code == 1  # without --allow-code nothing is imported
+        assert (
+            CliRunner().invoke(app, command).exit_code == 1
+        )  # without --allow-code nothing is imported
         result = CliRunner().invoke(app, [*command, "--allow-code"])
         assert result.exit_code == 0, result.stderr
         if command[0] == "build":

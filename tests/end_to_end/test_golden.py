@@ -11,12 +11,12 @@ import pytest
 from torch import Tensor
 from typer.testing import CliRunner
 
-from editspec.cli import app
-from editspec_runtime.checkpoint import read_checkpoint
+from editspec.cli.main import app
+from editspec_runtime.core.rule import read_rule
+from editspec_runtime.families.checkpoints import read_checkpoint
 from editspec_runtime.families.proggan.network import ProgressiveGAN
-from editspec_runtime.patch import read_patch
-from editspec_runtime.rule import read_rule
-from editspec_runtime.solution import loss_of
+from editspec_runtime.methods.solve import loss_of
+from editspec_runtime.patches.patch import read_patch
 
 CASES = {
     "L8.proj.rank1": ("layer8", {"method": "projected-gradient", "steps": 101}),
@@ -27,7 +27,9 @@ CASES = {
 
 def built(spec: dict[str, Any], folder: Path) -> Tensor:
     (folder / "golden.json").write_text(json.dumps(spec, indent="\t"))
-    result = CliRunner().invoke(app, ["build", str(folder / "golden.json"), "-o", str(folder / "out"), "--json"])
+    result = CliRunner().invoke(
+        app, ["build", str(folder / "golden.json"), "-o", str(folder / "out"), "--json"]
+    )
     assert result.exit_code == 0, result.stderr
     (edit,) = json.loads(result.stdout)["edits"]
     patch = read_patch(Path(edit["patch"]))
@@ -36,7 +38,10 @@ def built(spec: dict[str, Any], folder: Path) -> Tensor:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_change_of_the_weight_is_the_authors(
-    case: str, golden_spec: Callable[..., dict[str, Any]], golden: dict[str, dict[str, Tensor]], tmp_path: Path
+    case: str,
+    golden_spec: Callable[..., dict[str, Any]],
+    golden: dict[str, dict[str, Tensor]],
+    tmp_path: Path,
 ) -> None:
     spec = golden_spec(*CASES[case])
     if "erase" in case:
@@ -60,19 +65,31 @@ def test_the_change_of_a_progressive_gan_is_the_authors(
 
 
 def reflection_spec(golden_spec: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """Bright and dim reflections swapped, over scenes that differ in their windows alone (section 5.3)."""
+    """Bright and dim reflections swapped, over scenes that differ in their windows alone (section
+    5.3).
+    """
     masks = json.loads((Path(__file__).parents[1] / "golden" / "reflection.json").read_text())
 
     def scene(number: str, windows: float) -> dict[str, Any]:
         units = [3, 7, 11, 19, 23, 31, 40, 44]
-        change = {"layer": "layer4", "units": units, "value": windows, "mask": masks[number]["intervention"]}
+        change = {
+            "layer": "layer4",
+            "units": units,
+            "value": windows,
+            "mask": masks[number]["intervention"],
+        }
         return {"latent": int(number), "intervene": change}
 
-    spec = golden_spec("layer6", {"method": "low-rank", "steps": 30, "learning_rate": 0.01}, family="proggan")
+    spec = golden_spec(
+        "layer6", {"method": "low-rank", "steps": 30, "learning_rate": 0.01}, family="proggan"
+    )
     edit = {name: spec["edits"][0][name] for name in ("name", "layer", "rank", "solver")}
     edit["observe"] = "layer8"
     edit["pairs"] = [
-        {"source": scene(number, other), "target": scene(number, own) | {"mask": masks[number]["revert"]}}
+        {
+            "source": scene(number, other),
+            "target": scene(number, own) | {"mask": masks[number]["revert"]},
+        }
         for own, other in ((10.0, -5.0), (-5.0, 10.0))
         for number in masks
     ]
@@ -101,7 +118,9 @@ def test_a_reflection_that_is_not_swapped_has_nothing_to_change(
         pair["source"]["intervene"]["value"] = pair["target"]["intervene"]["value"]
     del spec["compatibility"]
     (tmp_path / "same.json").write_text(json.dumps(spec))
-    result = CliRunner().invoke(app, ["compile", str(tmp_path / "same.json"), "-o", str(tmp_path / "out")])
+    result = CliRunner().invoke(
+        app, ["compile", str(tmp_path / "same.json"), "-o", str(tmp_path / "out")]
+    )
     assert result.exit_code == 0, result.stderr
     rule = read_rule(tmp_path / "out" / "rules" / "01-golden.safetensors")
     weights = {name: tensor.double() for name, tensor in golden_weights().items()}
@@ -112,7 +131,9 @@ def test_a_reflection_that_is_not_swapped_has_nothing_to_change(
 
 
 def golden_weights() -> dict[str, Tensor]:
-    return read_checkpoint(Path(__file__).parents[1] / "golden" / "pg_state_dict.safetensors").generator
+    return read_checkpoint(
+        Path(__file__).parents[1] / "golden" / "pg_state_dict.safetensors"
+    ).generator
 
 
 def test_without_their_quirks_the_numbers_are_others(

@@ -18,21 +18,22 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from editspec.lock import lock_path, read_lock
-from editspec_runtime.files import read_header
-from editspec_runtime.patch import read_patch
-from editspec_runtime.rule import read_rule
+from editspec.engine.lock import lock_path, read_lock
+from editspec_runtime.core.rule import read_rule
+from editspec_runtime.io.files import read_header
+from editspec_runtime.patches.patch import read_patch
 
-# A server that has torch loaded forks each build at once: no half second of start-up to be killed in, over and over.
+# A server that has torch loaded forks each build at once: no half second of start-up to be killed
+# in, over and over.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["editspec.workflow"])
+CONTEXT.set_forkserver_preload(["editspec.commands.build"])
 
 
 def built(folder: str, out: str, cache: str) -> None:
     """What the process that is killed does."""
     import torch
 
-    from editspec.workflow import build
+    from editspec.commands.build import build
 
     os.environ["EDITSPEC_CACHE"] = str(Path(folder, cache))
     torch.set_num_threads(1)
@@ -80,7 +81,10 @@ def whole_files(folder: str, *below: str) -> dict[str, bytes]:
     """Every file under a final name, each read as what it is; a part of one would be an error."""
     found = {}
     places = [Path(folder, name) for name in below]
-    for path in [*Path(folder).glob("spec*"), *(path for place in places for path in sorted(place.rglob("*")))]:
+    for path in [
+        *Path(folder).glob("spec*"),
+        *(path for place in places for path in sorted(place.rglob("*"))),
+    ]:
         if not path.is_file() or path.suffix == ".part":
             continue
         if path.parent.name == "patches":
@@ -95,7 +99,11 @@ def whole_files(folder: str, *below: str) -> dict[str, bytes]:
 
 
 def results(files: dict[str, bytes], out: str) -> dict[str, bytes]:
-    return {name.removeprefix(f"{out}/"): data for name, data in files.items() if name.startswith((f"{out}/", "spec"))}
+    return {
+        name.removeprefix(f"{out}/"): data
+        for name, data in files.items()
+        if name.startswith((f"{out}/", "spec"))
+    }
 
 
 @pytest.mark.slow
@@ -107,7 +115,9 @@ def test_killed_at_fifty_random_moments(folder: str) -> None:
 
 
 def kill_fifty(folder: str) -> None:
-    """Build, kill, build again: each in a fork of this process, which has built before, so that a build is short."""
+    """Build, kill, build again: each in a fork of this process, which has built before, so that a
+    build is short.
+    """
     fork = multiprocessing.get_context("fork")
     built(folder, "warm", "cache-warm")
 
@@ -154,7 +164,17 @@ def test_two_builds_of_a_spec_at_once(folder: str) -> None:
 def test_interrupted_by_a_person(folder: str) -> None:
     spec = Path(folder, "spec.yaml")
     spec.write_text(yaml.safe_dump(five_edits(steps=100_000)))
-    command = [sys.executable, "-m", "editspec", "build", "spec.yaml", "-o", "out", "--threads", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "editspec",
+        "build",
+        "spec.yaml",
+        "-o",
+        "out",
+        "--threads",
+        "1",
+    ]
     environment = os.environ | {"EDITSPEC_CACHE": str(Path(folder, "cache"))}
     process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
     assert process.stderr is not None

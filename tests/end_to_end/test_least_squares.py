@@ -1,4 +1,6 @@
-"""The recipes by least squares: never above projected gradient in the objective, within a budget, and as one patch."""
+"""The recipes by least squares: never above projected gradient in the objective, within a budget,
+and as one patch.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,13 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import editspec
-from editspec.cli import app
-from editspec.workflow import BuiltEdit
-from editspec_compiler.schema import SMOOTHNESS
-from editspec_runtime.checkpoint import read_checkpoint
+from editspec.cli.main import app
+from editspec.engine.session import BuiltEdit
+from editspec.worlds.skyline import WEIGHTS
+from editspec_compiler.schema import COLLATERAL_WEIGHT
+from editspec_runtime.families.checkpoints import read_checkpoint
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.least_squares import Problem
-from editspec_runtime.skyline import WEIGHTS
+from editspec_runtime.methods.least_squares import Problem
 
 SPECS = Path(__file__).parents[2] / "specs" / "skyline"
 RECIPES = ("dome_to_spire", "dark_windows_to_lit", "spire_to_tree")
@@ -51,25 +53,32 @@ def test_its_objective_is_not_above_that_of_projected_gradient(recipe: str, reci
     ours = built(spec(recipes, recipe, {"method": "least-squares"}))
     path = spec(recipes, recipe, {"method": "projected-gradient", "steps": 400, "project_every": 1})
     theirs = built(path)
-    ((_, layer, moment),) = editspec.workflow.statistics(path)
+    ((_, layer, moment),) = editspec.statistics(path)
     model = StyleGAN2(read_checkpoint(WEIGHTS).generator)
     parameter = model.layer(layer).parameter
 
     def objective(edit: BuiltEdit) -> float:
         directions: Tensor = edit.patch.directions[parameter]
-        problem = Problem.of(model.function(layer), model.weight(layer), edit.rule, directions, moment.matrix)
+        problem = Problem.of(
+            model.function(layer), model.weight(layer), edit.rule, directions, moment.matrix
+        )
         unknowns = edit.patch.coefficients[parameter].double().flatten(1) @ problem.root
-        return problem.objective(unknowns, SMOOTHNESS).mean().item()
+        return problem.objective(unknowns, COLLATERAL_WEIGHT).mean().item()
 
     assert objective(ours) < objective(theirs)
-    assert ours.patch.metadata["solver"] == {"method": "least-squares", "smoothness": SMOOTHNESS}
+    assert ours.patch.metadata["solver"] == {
+        "method": "least-squares",
+        "collateral_weight": COLLATERAL_WEIGHT,
+    }
 
 
 def test_a_smaller_budget_leaves_more_loss(recipes: Path) -> None:
     losses = []
     for budget in (1e-4, 1e-3):
         path = spec(recipes, "dome_to_spire", {"method": "least-squares", "collateral": budget})
-        result = CliRunner().invoke(app, ["build", str(path), "-o", str(recipes / f"{budget}"), "--json"])
+        result = CliRunner().invoke(
+            app, ["build", str(path), "-o", str(recipes / f"{budget}"), "--json"]
+        )
         assert result.exit_code == 0, result.stderr
         (edit,) = json.loads(result.stdout)["edits"]
         losses.append(edit["loss"])

@@ -1,4 +1,6 @@
-"""The bounds of memory that docs/performance.md states, at a StyleGAN2 of 1024 x 1024 pixels; processes, measured."""
+"""The bounds of memory that docs/performance.md states, at a StyleGAN2 of 1024 x 1024 pixels;
+processes, measured.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.stylegan2_1024 import COLD, Row, Workplace, peak, rows
-from editspec.cli import app
+from editspec.cli.main import app
 
 ROWS = rows()
 QUICK = [(row, layer) for row in ROWS if not row.mark for layer in row.bounds]
@@ -37,10 +39,16 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], flo
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux counts it")
-@pytest.mark.parametrize(("row", "layer"), QUICK, ids=[f"{row.command}, {layer}" for row, layer in QUICK])
-def test_a_command_keeps_within_its_bound(row: Row, layer: str, peaks: dict[tuple[str, str], float]) -> None:
+@pytest.mark.parametrize(
+    ("row", "layer"), QUICK, ids=[f"{row.command}, {layer}" for row, layer in QUICK]
+)
+def test_a_command_keeps_within_its_bound(
+    row: Row, layer: str, peaks: dict[tuple[str, str], float]
+) -> None:
     found, bound = peaks[row.command, layer], row.bounds[layer]
-    assert found <= bound, f"editspec {row.command}, {layer}: {found:.0f} MiB, and the table says {bound}"
+    assert found <= bound, (
+        f"editspec {row.command}, {layer}: {found:.0f} MiB, and the table says {bound}"
+    )
     # A bound that nobody would come near says nothing.
     assert bound < 2 * found + 50
 
@@ -56,7 +64,10 @@ def test_every_command_is_in_the_table() -> None:
             f"{group.typer_instance.info.name} {each.name or each.callback.__name__}"
             for each in group.typer_instance.registered_commands
         }
-    told = {" ".join(row.command.split()[: 2 if row.command.startswith(("ci ", "bench ")) else 1]) for row in ROWS}
+    told = {
+        " ".join(row.command.split()[: 2 if row.command.startswith(("ci ", "bench ")) else 1])
+        for row in ROWS
+    }
     assert told == known
     assert {row.command.split()[0] for row in ROWS if not row.bounds} == {"studio", "bench"}
     assert set(COLD) <= known
@@ -70,7 +81,15 @@ def test_what_a_process_holds_is_what_is_measured(tmp_path: Path) -> None:
     fat = peak([sys.executable, "-c", f"held = bytearray(b'1' * ({bound} << 20))"], tmp_path)
     assert lean < bound < fat < 3 * bound
     # What it let go of counts.
-    assert peak([sys.executable, "-c", f"held = bytearray(b'1' * ({bound} << 20)); del held"], tmp_path) > bound
+    assert (
+        peak(
+            [sys.executable, "-c", f"held = bytearray(b'1' * ({bound} << 20)); del held"], tmp_path
+        )
+        > bound
+    )
     with pytest.raises(RuntimeError, match="ended with 3:\nsaid"):
-        peak([sys.executable, "-c", "import sys; print('said', file=sys.stderr); sys.exit(3)"], tmp_path)
+        peak(
+            [sys.executable, "-c", "import sys; print('said', file=sys.stderr); sys.exit(3)"],
+            tmp_path,
+        )
     assert len(held) == 300 << 20

@@ -13,14 +13,14 @@ import yaml
 from torch import Tensor
 from typer.testing import CliRunner
 
-from editspec.cli import app
-from editspec_runtime.checkpoint import read_checkpoint
+from editspec.cli.main import app
+from editspec.worlds.skyline import WEIGHTS
+from editspec.worlds.skyline.efficacy import drawn, edit_measures, edit_numbers, touched
+from editspec.worlds.skyline.reader import load_reader
+from editspec.worlds.skyline.world import LATENT_SIZE, Scene, scenes
+from editspec_runtime.families.checkpoints import read_checkpoint
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.skyline import WEIGHTS
-from editspec_runtime.skyline.efficacy import drawn, edit_measures, edit_numbers, touched
-from editspec_runtime.skyline.reader import load_reader
-from editspec_runtime.skyline.world import LATENT_SIZE, Scene, scenes
+from editspec_runtime.modalities.image.latents import LatentStream
 from tests.commands import said
 
 SPECS = Path(__file__).parents[2] / "specs" / "skyline"
@@ -44,14 +44,20 @@ def edited(patches: list[Any], folder: Path) -> StyleGAN2:
     return StyleGAN2(read_checkpoint(folder / "edited.safetensors").generator)
 
 
-def numbers(model: StyleGAN2, counterfactual: Any, count: int = 200) -> tuple[dict[str, float], dict[str, float]]:
-    """What the unedited and the edited model make of unseen scenes that the perfect edit changes."""
+def numbers(
+    model: StyleGAN2, counterfactual: Any, count: int = 200
+) -> tuple[dict[str, float], dict[str, float]]:
+    """What the unedited and the edited model make of unseen scenes that the perfect edit
+    changes.
+    """
     latents = LatentStream(UNSEEN, LATENT_SIZE).items(range(count))
     latents = latents[touched(scenes(latents), counterfactual(scenes(latents)))]
     scene, reader = scenes(latents), load_reader()
     unedited = drawn(StyleGAN2(read_checkpoint(WEIGHTS).generator), latents)
     return tuple(
-        edit_numbers(edit_measures(scene, counterfactual(scene), unedited, images, reader, reader.features))
+        edit_numbers(
+            edit_measures(scene, counterfactual(scene), unedited, images, reader, reader.features)
+        )
         for images in (unedited, drawn(model, latents))
     )
 
@@ -83,7 +89,14 @@ def test_three_edits_compose(tmp_path: Path) -> None:
     assert len(edits) == 3
     for count in (1, 2, 3):
         out = tmp_path / f"{count}.safetensors"
-        found = said("apply", "--model", "builtin:skyline", *(edit["patch"] for edit in edits[:count]), "-o", out)
+        found = said(
+            "apply",
+            "--model",
+            "builtin:skyline",
+            *(edit["patch"] for edit in edits[:count]),
+            "-o",
+            out,
+        )
         assert found["digest"] == edits[count - 1]["result"] == read_checkpoint(out).digest()
 
 
@@ -94,15 +107,21 @@ def test_the_recipes_pass_their_checks(name: str) -> None:
     assert {row["status"] for row in found["checks"]} == {"passed"}
 
 
-def changed_recipe(name: str, folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """The statuses of the checks of a recipe that was changed: (check, edit) -> status. It must not pass."""
+def changed_recipe(
+    name: str, folder: Path, change: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """The statuses of the checks of a recipe that was changed: (check, edit) -> status. It must not
+    pass.
+    """
     spec = yaml.safe_load((SPECS / f"{name}.yaml").read_text())
     change(spec)
     shutil.copytree(SPECS / "masks", folder / "masks")
     (folder / "changed.yaml").write_text(yaml.safe_dump(spec))
     result = CliRunner().invoke(app, ["check", str(folder / "changed.yaml"), "--json"])
     assert result.exit_code == 1, result.stderr
-    return {(row["name"], row["edit"]): row["status"] for row in json.loads(result.stdout)["checks"]}
+    return {
+        (row["name"], row["edit"]): row["status"] for row in json.loads(result.stdout)["checks"]
+    }
 
 
 def test_the_checks_of_a_recipe_see_a_rule_that_hardly_holds(tmp_path: Path) -> None:
@@ -119,7 +138,10 @@ def test_the_checks_of_a_recipe_see_an_edit_that_a_later_one_overwrites(tmp_path
         first = spec["edits"][0]
         battlements = {"latent": 204, "mask": "masks/towers.png"}
         spec["edits"] = [first, {**first, "name": "overwriting", "source": battlements}]
-        spec["checks"] = [{"measure": "retention", "at_least": 0.9}, {"measure": "efficacy", "at_least": 0.5}]
+        spec["checks"] = [
+            {"measure": "retention", "at_least": 0.9},
+            {"measure": "efficacy", "at_least": 0.5},
+        ]
 
     statuses = changed_recipe("three_edits", tmp_path, overwritten)
     assert statuses["retention", "dome-to-spire"] == "failed"
@@ -139,7 +161,13 @@ def test_the_identity_edit_has_no_loss(layer: str, tmp_path: Path) -> None:
         "model": {"family": "stylegan2", "weights": "builtin:skyline"},
         "statistics": {"samples": 32},
         "edits": [
-            {"name": "e", "layer": layer, "source": place, "target": place, "solver": {"method": "direct", "steps": 5}}
+            {
+                "name": "e",
+                "layer": layer,
+                "source": place,
+                "target": place,
+                "solver": {"method": "direct", "steps": 5},
+            }
         ],
     }
     (tmp_path / "identity.yaml").write_text(yaml.safe_dump(spec))
@@ -152,7 +180,7 @@ def test_the_identity_edit_has_no_loss(layer: str, tmp_path: Path) -> None:
 
 
 def test_the_reported_loss_is_that_of_the_applied_weights(tmp_path: Path) -> None:
-    from editspec_runtime.rule import read_rule
+    from editspec_runtime.core.rule import read_rule
 
     (edit,) = said("build", SPECS / "dome_to_spire.yaml", "-o", tmp_path / "out")["edits"]
     rule = read_rule(tmp_path / "out/rules/01-dome-to-spire.safetensors")
@@ -162,7 +190,11 @@ def test_the_reported_loss_is_that_of_the_applied_weights(tmp_path: Path) -> Non
         def mean(value: Tensor) -> float:
             return (value - rule.value).abs().mean().item()
 
-        return mean(model.function(rule.layer)(rule.key, model.weight(rule.layer), rule.arguments, haloed=True))
+        return mean(
+            model.function(rule.layer)(
+                rule.key, model.weight(rule.layer), rule.arguments, haloed=True
+            )
+        )
 
     assert loss(edited([edit["patch"]], tmp_path)) == pytest.approx(edit["loss"], rel=1e-5)
     assert loss(unedited) > 1.1 * edit["loss"]

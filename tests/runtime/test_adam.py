@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.adam import Adam
+from editspec_runtime.maths.adam import Adam
 
 
 def descended(make: type, tensors: list[Tensor], **settings: float | bool) -> list[Tensor]:
@@ -45,8 +45,11 @@ tensor.sum().backward()
 Adam([tensor], 0.1).step()
 print("torch._dynamo" in sys.modules)
 """
-    for module, imports in (("editspec_runtime.adam", "False"), ("torch.optim", "True")):
+    for module, imports in (("editspec_runtime.maths.adam", "False"), ("torch.optim", "True")):
         result = subprocess.run(
-            [sys.executable, "-c", code.format(module=module)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code.format(module=module)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert result.stdout.strip() == imports

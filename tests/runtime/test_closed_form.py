@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editspec_runtime.closed_form import closed_form
-from editspec_runtime.directions import zca_directions
-from editspec_runtime.generator import LayerFunction
-from editspec_runtime.rule import Rule, SolverSettings
+from editspec_runtime.core.rule import Rule, SolverSettings
+from editspec_runtime.maths.directions import zca_directions
+from editspec_runtime.methods.closed_form import closed_form
+from editspec_runtime.modalities.image.generator import LayerFunction
 
 OUT, IN, KEYS = 5, 7, 60
 
@@ -24,10 +24,14 @@ def random(*shape: int, seed: int) -> Tensor:
 class Linear(LayerFunction):
     """A convolution and nothing else, haloed by one position."""
 
-    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
+    def __call__(
+        self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
+    ) -> Tensor:
         kernel = weight.reshape(weight.shape[-4:])
         margin = 0 if kernel.shape[-1] == 3 else 1
-        return F.conv2d(key[:, :, margin : key.shape[2] - margin, margin : key.shape[3] - margin], kernel)
+        return F.conv2d(
+            key[:, :, margin : key.shape[2] - margin, margin : key.shape[3] - margin], kernel
+        )
 
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         return F.conv2d(key, kernel, padding=kernel.shape[-1] // 2)
@@ -41,10 +45,14 @@ def stored() -> Tensor:
 def rule_of(key: Tensor, value: Tensor) -> Rule:
     nothing = torch.empty(0)
     settings = SolverSettings("closed-form")
-    return Rule("e", "f", "l", "w", 1, settings, F.pad(key, (1, 1, 1, 1)), value, {}, nothing, nothing, {})
+    return Rule(
+        "e", "f", "l", "w", 1, settings, F.pad(key, (1, 1, 1, 1)), value, {}, nothing, nothing, {}
+    )
 
 
-def solved(kernel: int, targets: Tensor, values: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+def solved(
+    kernel: int, targets: Tensor, values: Tensor, rank: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """W0, the change and D for a row of `targets` [IN, n] that are to give `values` [OUT, n]."""
     moment = stored() @ stored().T / KEYS
     weight = random(1, OUT, IN, kernel, kernel, seed=3)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.cache import default_cache
-from editspec_runtime.collateral import Collateral, predicted
-from editspec_runtime.conventions import EDITSPEC
+from editspec_runtime.core.compatibility import EDITSPEC
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.patch import Patch
-from editspec_runtime.statistics import second_moment
+from editspec_runtime.io.cache import default_cache
+from editspec_runtime.maths.collateral import Collateral, predicted
+from editspec_runtime.maths.moments import second_moment
+from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.patches.patch import Patch
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 STREAM = LatentStream(2, 8)
@@ -37,14 +37,18 @@ def prediction(model: StyleGAN2, layer: str, change: Patch, samples: int = 20) -
 
 
 @pytest.mark.parametrize("layer", ["layer5", "layer6"])
-def test_the_correlated_value_is_the_measured_change_of_the_convolution(make_tiny: MakeTiny, layer: str) -> None:
+def test_the_correlated_value_is_the_measured_change_of_the_convolution(
+    make_tiny: MakeTiny, layer: str
+) -> None:
     model = model_of(make_tiny())
     change = factors(model.layer(layer).parameter)
     found = prediction(model, layer, change)
     key = model.prefix(layer, STREAM.items(range(20)).double()).key
     positions = key.shape[0] * key.shape[2] * key.shape[3]
     moved = model.function(layer).convolution(key, change.delta(model.layer(layer).parameter))
-    torch.testing.assert_close(found.correlated * found.energy, float(moved.square().sum()) / positions)
+    torch.testing.assert_close(
+        found.correlated * found.energy, float(moved.square().sum()) / positions
+    )
     # The taps taken as independent: each alone, and their changes added up.
     alone = 0.0
     for y in range(3):
@@ -67,15 +71,21 @@ def test_few_coefficients_are_summed_by_themselves(make_tiny: MakeTiny, layer: s
     assert abs(one.correlated / one.independent - 1) > 0.01
 
 
-def test_large_maps_are_asked_for_less(make_tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_maps_are_asked_for_less(
+    make_tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = model_of(make_tiny())
     change, key = factors(model.layer("layer6").parameter), model.layer("layer6")
-    few, many = (prediction(model, "layer6", change, samples=count).correlated for count in (10, 20))
+    few, many = (
+        prediction(model, "layer6", change, samples=count).correlated for count in (10, 20)
+    )
     assert few != many
     for kept in (10 * key.in_channels * key.key_size**2, 0):
-        monkeypatch.setattr("editspec_runtime.collateral.KEPT_KEYS", kept)
-        monkeypatch.setattr("editspec_runtime.collateral.FEWEST", 10 if kept == 0 else 1)
-        assert prediction(model, "layer6", change, samples=20).correlated == pytest.approx(few, rel=0.2)
+        monkeypatch.setattr("editspec_runtime.maths.collateral.KEPT_KEYS", kept)
+        monkeypatch.setattr("editspec_runtime.maths.collateral.FEWEST", 10 if kept == 0 else 1)
+        assert prediction(model, "layer6", change, samples=20).correlated == pytest.approx(
+            few, rel=0.2
+        )
         assert prediction(model, "layer6", change, samples=20).correlated != many
 
 
@@ -94,7 +104,9 @@ def test_taking_the_weight_away_changes_all_of_it(make_tiny: MakeTiny) -> None:
     parameter = model.layer("layer6").parameter
     gone = prediction(model, "layer6", Patch({}, {}, {}, {parameter: -model.weights[parameter]}))
     assert gone.independent == pytest.approx(1)
-    nothing = prediction(model, "layer6", Patch({}, {}, {}, {parameter: 0 * model.weights[parameter]}))
+    nothing = prediction(
+        model, "layer6", Patch({}, {}, {}, {parameter: 0 * model.weights[parameter]})
+    )
     assert (nothing.independent, nothing.correlated) == (0, 0)
 
 
@@ -105,19 +117,24 @@ def test_a_change_along_what_keys_never_show_costs_nothing(make_tiny: MakeTiny) 
     model = model_of(weights)
     parameter = model.layer("layer6").parameter
     silent = torch.eye(6, dtype=torch.float64)[3:4]
-    found = prediction(model, "layer6", Patch({parameter: silent}, {parameter: random(6, 1, 3, 3, seed=3)}, {}))
+    found = prediction(
+        model, "layer6", Patch({parameter: silent}, {parameter: random(6, 1, 3, 3, seed=3)}, {})
+    )
     assert (found.independent, found.correlated) == (0, 0)
 
 
-def test_keys_that_are_kept_give_the_same(make_tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_that_are_kept_give_the_same(
+    make_tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = model_of(make_tiny())
     change = factors("convs.3.conv.weight")
     first = prediction(model, "layer6", change)
     assert len(list(default_cache().root.glob("keys/*"))) == 1
     assert prediction(model, "layer6", change) == first
-    # Keys of another layer's sample are not taken for these: the kept ones are found by what they depend on.
+    # Keys of another layer's sample are not taken for these: the kept ones are found by what they
+    # depend on.
     assert prediction(model, "layer6", change, samples=10) != first
-    monkeypatch.setattr("editspec_runtime.statistics.KEPT_KEYS", 0)
+    monkeypatch.setattr("editspec_runtime.maths.moments.KEPT_KEYS", 0)
     uncached = prediction(model, "layer6", change)
     assert uncached.correlated == pytest.approx(first.correlated, rel=1e-12)
     assert len(list(default_cache().root.glob("keys/*"))) == 2

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.directions import inverse_root, zca_directions
 from editspec_runtime.errors import NumericalError
+from editspec_runtime.maths.directions import inverse_root, zca_directions
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -94,7 +94,11 @@ def test_too_few_independent_keys_are_named() -> None:
 
 
 def test_a_context_that_is_given_twice_is_that_context() -> None:
-    c, keys, weights = moment(), normal(5, 12, seed=9), torch.rand(5, generator=torch.Generator().manual_seed(1)) + 0.1
+    c, keys, weights = (
+        moment(),
+        normal(5, 12, seed=9),
+        torch.rand(5, generator=torch.Generator().manual_seed(1)) + 0.1,
+    )
     wanted = zca_directions(c, keys, weights, 3)
     torch.testing.assert_close(zca_directions(c, keys.repeat(2, 1), weights.repeat(2), 3), wanted)
     # One key given twice counts for more than the others.

@@ -19,10 +19,10 @@ from safetensors.torch import save
 from torch import Tensor
 from typer.testing import CliRunner
 
-from editspec.cli import app
-from editspec_runtime.checkpoint import read_checkpoint, weights_path
-from editspec_runtime.downloads import fetch, remote
+from editspec.cli.main import app
 from editspec_runtime.errors import FileError
+from editspec_runtime.families.checkpoints import read_checkpoint, weights_path
+from editspec_runtime.io.downloads import fetch, remote
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -52,7 +52,9 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """``/file`` knows ranges, ``/plain`` does not; ``/moved`` and ``/away`` redirect; ``/org/…`` is a hub."""
+    """``/file`` knows ranges, ``/plain`` does not; ``/moved`` and ``/away`` redirect; ``/org/…`` is
+    a hub.
+    """
 
     server: Server
 
@@ -71,7 +73,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(302)
             port = self.server.server_port
             self.send_header(
-                "Location", "/file.safetensors" if self.path[1] == "m" else f"http://localhost:{port}/file"
+                "Location",
+                "/file.safetensors" if self.path[1] == "m" else f"http://localhost:{port}/file",
             )
             self.end_headers()
             return
@@ -121,7 +124,10 @@ def files(cache: Path) -> list[str]:
 def test_a_file_is_fetched_once_with_progress(server: Server, sha256: str, own_cache: Path) -> None:
     seen: list[tuple[int, int]] = []
     for _ in range(2):
-        path = fetch(remote(f"{server.address}/file.safetensors#sha256={sha256}"), lambda *done: seen.append(done))
+        path = fetch(
+            remote(f"{server.address}/file.safetensors#sha256={sha256}"),
+            lambda *done: seen.append(done),
+        )
         assert path.read_bytes() == server.content
     assert len(server.asked) == 1
     assert seen[-1] == (len(server.content), len(server.content))
@@ -130,7 +136,9 @@ def test_a_file_is_fetched_once_with_progress(server: Server, sha256: str, own_c
 
 
 @pytest.mark.parametrize("path", ["file.safetensors", "plain.safetensors"])
-def test_a_download_goes_on_where_it_broke(server: Server, sha256: str, own_cache: Path, path: str) -> None:
+def test_a_download_goes_on_where_it_broke(
+    server: Server, sha256: str, own_cache: Path, path: str
+) -> None:
     source = remote(f"{server.address}/{path}", f"sha256:{sha256}")
     server.break_after = 1000
     with pytest.raises(FileError, match=r"1000 .*bytes.*\n.*What arrived \(1000 bytes\) is kept"):
@@ -149,7 +157,9 @@ def test_another_file_is_thrown_away(server: Server, own_cache: Path) -> None:
     assert files(own_cache) == []
 
 
-def test_what_an_earlier_try_fetched_of_another_file_is_thrown_away(server: Server, sha256: str) -> None:
+def test_what_an_earlier_try_fetched_of_another_file_is_thrown_away(
+    server: Server, sha256: str
+) -> None:
     source = remote(f"{server.address}/file.safetensors", f"sha256:{sha256}")
     source.path.parent.mkdir(parents=True)
     part = source.path.with_name(".file.safetensors.partial")
@@ -167,7 +177,9 @@ def test_redirections_stay_on_the_host(server: Server, sha256: str) -> None:
         fetch(remote(f"{server.address}/away.safetensors", f"sha256:{'1' * 64}"))
 
 
-def test_what_cannot_be_fetched_is_named(server: Server, sha256: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_fetched_is_named(
+    server: Server, sha256: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(FileError, match="the server says 404"):
         fetch(remote(f"{server.address}/other", f"sha256:{sha256}"))
     with pytest.raises(FileError, match="cannot be fetched"):
@@ -191,9 +203,24 @@ def test_a_spec_is_built_from_afar(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     place = {"latent": 1, "mask": {"box": [4, 4, 20, 20]}}
-    edit = {"name": "e", "layer": "layer6", "source": place, "target": {**place, "latent": 2}, "solver": "direct"}
-    model = {"family": "stylegan2", "weights": f"{server.address}/file.safetensors", "digest": f"sha256:{sha256}"}
-    spec: dict[str, Any] = {"version": 1, "model": model, "statistics": {"samples": 32}, "edits": [edit]}
+    edit = {
+        "name": "e",
+        "layer": "layer6",
+        "source": place,
+        "target": {**place, "latent": 2},
+        "solver": "direct",
+    }
+    model = {
+        "family": "stylegan2",
+        "weights": f"{server.address}/file.safetensors",
+        "digest": f"sha256:{sha256}",
+    }
+    spec: dict[str, Any] = {
+        "version": 1,
+        "model": model,
+        "statistics": {"samples": 32},
+        "edits": [edit],
+    }
     Path("spec.yaml").write_text(yaml.safe_dump(spec))
 
     def run(*arguments: str) -> Any:
@@ -220,7 +247,7 @@ def test_a_spec_is_built_from_afar(
 
 def test_the_hub(server: Server, sha256: str, tmp_path: Path, own_cache: Path) -> None:
     code = (
-        "import json, sys\nfrom pathlib import Path\nfrom editspec_runtime.checkpoint import weights_path\n"
+        "import json, sys\nfrom pathlib import Path\nfrom editspec_runtime.families.checkpoints import weights_path\n"
         "from editspec_runtime.errors import FileError\n"
         "try:\n    print(json.dumps(str(weights_path(sys.argv[1], Path()))))\n"
         "except FileError as error:\n    print(json.dumps({'error': str(error)}))\n"
@@ -228,8 +255,15 @@ def test_the_hub(server: Server, sha256: str, tmp_path: Path, own_cache: Path) -
 
     def found(address: str, **environment: str) -> Any:
         command = [sys.executable, "-c", code, address]
-        own = {"HF_ENDPOINT": server.address, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path), **environment}
-        output = subprocess.run(command, env=os.environ | own, check=True, capture_output=True).stdout
+        own = {
+            "HF_ENDPOINT": server.address,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(tmp_path),
+            **environment,
+        }
+        output = subprocess.run(
+            command, env=os.environ | own, check=True, capture_output=True
+        ).stdout
         return json.loads(output)
 
     address = f"hf://org/repo/weights/a.safetensors@{REVISION}"

@@ -4,10 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.skyline.efficacy import edit_measures, edit_numbers, perceptual_change, readings, touched
-from editspec_runtime.skyline.reader import Reader, load_reader
-from editspec_runtime.skyline.world import LATENT_SIZE, Scene, render, scenes
+from editspec.worlds.skyline.efficacy import (
+    edit_measures,
+    edit_numbers,
+    perceptual_change,
+    readings,
+    touched,
+)
+from editspec.worlds.skyline.reader import Reader, load_reader
+from editspec.worlds.skyline.world import LATENT_SIZE, Scene, render, scenes
+from editspec_runtime.modalities.image.latents import LatentStream
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +59,18 @@ def test_half_an_edit_is_half_as_good(scene: Scene, spires: Scene, reader: Reade
 def test_what_changes_elsewhere_is_collateral(scene: Scene, spires: Scene, reader: Reader) -> None:
     edited = render(spires)
     edited[:, :, 40:] *= 0.5
-    clean, spoilt = numbers(scene, spires, render(spires), reader), numbers(scene, spires, edited, reader)
+    clean, spoilt = (
+        numbers(scene, spires, render(spires), reader),
+        numbers(scene, spires, edited, reader),
+    )
     assert spoilt["efficacy"] == clean["efficacy"]
     assert spoilt["outside"] > 10 * clean["outside"]
     assert spoilt["perceptual"] > 2 * clean["perceptual"]
 
 
-def test_the_perceptual_change_counts_only_where_it_is_asked_for(scene: Scene, reader: Reader) -> None:
+def test_the_perceptual_change_counts_only_where_it_is_asked_for(
+    scene: Scene, reader: Reader
+) -> None:
     before = render(scene)
     after = before.clone()
     after[:, :, :8] = 1

@@ -10,10 +10,23 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from editspec_runtime.checkpoint import Checkpoint, generator_part, read_checkpoint, weights_path
-from editspec_runtime.digest import tensors_digest
 from editspec_runtime.errors import EditError, FileError, WeightsError
-from editspec_runtime.files import canonical_json, container, read_header, read_tensors, safetensors_bytes, sweep, write
+from editspec_runtime.families.checkpoints import (
+    Checkpoint,
+    generator_part,
+    read_checkpoint,
+    weights_path,
+)
+from editspec_runtime.io.digests import tensors_digest
+from editspec_runtime.io.files import (
+    canonical_json,
+    container,
+    read_header,
+    read_tensors,
+    safetensors_bytes,
+    sweep,
+    write,
+)
 
 
 class Code:
@@ -83,7 +96,9 @@ def checkpoint_of(path: Path, content: object) -> Checkpoint:
     return read_checkpoint(path)
 
 
-def test_the_digest_does_not_depend_on_the_container(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_the_container(
+    tiny: dict[str, Tensor], tmp_path: Path
+) -> None:
     average = torch.ones(8)
     whole = {**tiny, "latent_avg": average}
     wanted = tensors_digest(whole)
@@ -91,7 +106,9 @@ def test_the_digest_does_not_depend_on_the_container(tiny: dict[str, Tensor], tm
     save_file(prefixed | {"g.x": torch.ones(1)}, tmp_path / "prefixed.safetensors")
     save_file(whole, tmp_path / "bare.safetensors")
     full = {"g_ema": tiny, "latent_avg": average, "g": tiny, "d": {}, "g_optim": {"lr": 0.1}}
-    found = [read_checkpoint(tmp_path / f"{name}.safetensors").digest() for name in ("prefixed", "bare")]
+    found = [
+        read_checkpoint(tmp_path / f"{name}.safetensors").digest() for name in ("prefixed", "bare")
+    ]
     found.append(checkpoint_of(tmp_path / "full.pt", full).digest())
     found.append(checkpoint_of(tmp_path / "state.pt", whole).digest())
     assert found == [wanted] * 4
@@ -100,7 +117,9 @@ def test_the_digest_does_not_depend_on_the_container(tiny: dict[str, Tensor], tm
 
 
 def test_names_and_other_tensors_survive(tiny: dict[str, Tensor], tmp_path: Path) -> None:
-    named = {f"g_ema.{name}": tensor for name, tensor in tiny.items()} | {"latent_avg": torch.ones(8)}
+    named = {f"g_ema.{name}": tensor for name, tensor in tiny.items()} | {
+        "latent_avg": torch.ones(8)
+    }
     save_file(named | {"d.x": torch.arange(3)}, tmp_path / "a.safetensors")
     checkpoint = read_checkpoint(tmp_path / "a.safetensors")
     write(tmp_path / "b.safetensors", checkpoint.to_bytes())
@@ -170,7 +189,9 @@ def test_a_safetensors_header_of_any_length_is_no_pickle(tmp_path: Path, length:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-def test_tensors_that_are_no_plain_numbers_are_named(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+def test_tensors_that_are_no_plain_numbers_are_named(
+    tiny: dict[str, Tensor], tmp_path: Path
+) -> None:
     weight = tiny["conv1.conv.weight"]
     for odd, kind in (
         (weight.to(torch.complex64), "complex64"),
@@ -180,11 +201,15 @@ def test_tensors_that_are_no_plain_numbers_are_named(tiny: dict[str, Tensor], tm
         (weight.to("meta"), "without its numbers"),
         (torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "qint8"),
     ):
-        with pytest.raises(WeightsError, match=rf"does not compute with: conv1\.conv\.weight \({kind}\)"):
+        with pytest.raises(
+            WeightsError, match=rf"does not compute with: conv1\.conv\.weight \({kind}\)"
+        ):
             checkpoint_of(tmp_path / "x.pt", {**tiny, "conv1.conv.weight": odd})
 
 
-def test_half_precision_that_overflowed_is_told_from_a_training_that_diverged(tmp_path: Path) -> None:
+def test_half_precision_that_overflowed_is_told_from_a_training_that_diverged(
+    tmp_path: Path,
+) -> None:
     tensors = {"x": torch.tensor([1e6, 1.0]).half()}
     with pytest.raises(WeightsError, match="infinite in float16"):
         checkpoint_of(tmp_path / "x.pt", tensors)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from editspec_runtime.errors import EditError
-from editspec_runtime.latents import LatentStream
+from editspec_runtime.modalities.image.latents import LatentStream
 
 
 @pytest.mark.parametrize("sampler", ["keyed", "numpy-legacy"])
@@ -27,7 +27,9 @@ def test_the_legacy_stream_is_the_authors(golden: dict[str, dict[str, Tensor]]) 
 
 def test_the_keyed_stream_never_changes() -> None:
     # Written down once: specs in the wild rest on these numbers.
-    wanted = np.array([0.5635882019996643, 0.636454164981842, -1.7149455547332764], dtype=np.float32)
+    wanted = np.array(
+        [0.5635882019996643, 0.636454164981842, -1.7149455547332764], dtype=np.float32
+    )
     found = LatentStream(1, 3).items([31])[0].numpy()
     assert found.tobytes() == wanted.tobytes()
 

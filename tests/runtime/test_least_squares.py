@@ -10,18 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editspec_runtime.closed_form import closed_form
-from editspec_runtime.conventions import EDITSPEC
+from editspec_runtime.core.compatibility import EDITSPEC
+from editspec_runtime.core.rule import Rule, SolverSettings
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.families.proggan.network import ProgressiveGAN
 from editspec_runtime.families.stylegan2.network import StyledConvolution, StyleGAN2
-from editspec_runtime.generator import Box, FactoredFunction, LayerFunction
-from editspec_runtime.least_squares import Problem, curve, least_squares, minimise, within
-from editspec_runtime.rule import Rule, SolverSettings
-from editspec_runtime.solvers import delta, rule_loss, solve
+from editspec_runtime.methods.closed_form import closed_form
+from editspec_runtime.methods.least_squares import Problem, curve, least_squares, minimise, within
+from editspec_runtime.methods.solvers import delta, rule_loss, solve
+from editspec_runtime.modalities.image.generator import Box, ChannelwiseFunction, LayerFunction
 
 MakeTiny = Callable[..., dict[str, Tensor]]
-SETTINGS = SolverSettings.of({"method": "least-squares", "smoothness": 0.05})
+SETTINGS = SolverSettings.of({"method": "least-squares", "collateral_weight": 0.05})
 PROJECTED = SolverSettings("projected-gradient", 40, 0.02, 1)
 
 
@@ -36,7 +36,9 @@ class Task:
     second_moment: Tensor
 
     def problem(self) -> Problem:
-        return Problem.of(self.function, self.weight, self.rule, self.directions, self.second_moment)
+        return Problem.of(
+            self.function, self.weight, self.rule, self.directions, self.second_moment
+        )
 
     def solved(self, settings: SolverSettings = SETTINGS) -> Tensor:
         rule = dataclasses.replace(self.rule, solver=settings)
@@ -50,9 +52,14 @@ class Task:
 
 
 def task(
-    make_tiny: MakeTiny, layer: str = "layer6", seed: int = 0, *, rank: int = 2, dtype: torch.dtype = torch.float64,
+    make_tiny: MakeTiny,
+    layer: str = "layer6",
+    seed: int = 0,
+    *,
+    rank: int = 2,
+    dtype: torch.dtype = torch.float64,
     region: tuple[int, int, int, int] | None = None,
-) -> Task:  # fmt: skip
+) -> Task:
     """The values of one image in the place of another's."""
     model = StyleGAN2({name: tensor.to(dtype) for name, tensor in make_tiny(seed).items()})
     random = torch.Generator().manual_seed(seed + 100)
@@ -66,25 +73,41 @@ def task(
     keys = model.prefix(layer, z[2:]).key.movedim(1, -1).flatten(0, -2).double()
     directions = torch.linalg.qr(torch.randn(6, rank, generator=random).double())[0].T.contiguous()
     rule = Rule(
-        "e", "stylegan2", layer, shape.parameter, rank, SETTINGS, key, value, arguments,
-        torch.empty(0), torch.empty(0), {},
-    )  # fmt: skip
-    return Task(model.function(layer), model.weight(layer), rule, directions.to(dtype), keys.T @ keys / len(keys))
+        "e",
+        "stylegan2",
+        layer,
+        shape.parameter,
+        rank,
+        SETTINGS,
+        key,
+        value,
+        arguments,
+        torch.empty(0),
+        torch.empty(0),
+        {},
+    )
+    return Task(
+        model.function(layer),
+        model.weight(layer),
+        rule,
+        directions.to(dtype),
+        keys.T @ keys / len(keys),
+    )
 
 
 @pytest.mark.parametrize("layer", ["layer2", "layer5", "layer6"])
 def test_the_factored_function_is_the_function(make_tiny: MakeTiny, layer: str) -> None:
     given = task(make_tiny, layer)
     rule, d = given.rule, given.directions
-    factored = given.function.factored(rule.key, given.weight, d, rule.arguments, haloed=True)
-    assert factored is not None
+    channelwise = given.function.channelwise(rule.key, given.weight, d, rule.arguments, haloed=True)
+    assert channelwise is not None
     for scale in (0.0, 0.3, 3.0):
         a = scale * torch.randn(1, 6, 2, 3, 3, generator=torch.Generator().manual_seed(3)).double()
         wanted = given.function(rule.key, given.weight + delta(a, d), rule.arguments, haloed=True)
-        found = factored(a[0].flatten(1)).view_as(wanted)
+        found = channelwise(a[0].flatten(1)).view_as(wanted)
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
         if scale:
-            assert (factored(-a[0].flatten(1)).view_as(wanted) - wanted).abs().max() > 1e-2
+            assert (channelwise(-a[0].flatten(1)).view_as(wanted) - wanted).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("demodulated", [True, False])
@@ -98,13 +121,23 @@ def test_the_gradient_by_hand_is_that_of_autograd(demodulated: bool, clamp: floa
     images, channels, positions, count = 2, 5, 12, 4
     root = normal(images, count, count)
     demodulation = {
-        "energy": 30 + normal(images, channels), "cross": normal(images, channels, count), "gram": root @ root.mT,
-    }  # fmt: skip
-    function = FactoredFunction(
-        3 * normal(images, channels, positions), normal(images, positions, count), normal(images, channels, positions),
-        slope=0.2, gain=1.5, clamp=clamp, **(demodulation if demodulated else {}),
-    )  # fmt: skip
-    wanted, coefficients = normal(images, channels, positions), normal(channels, count).requires_grad_()
+        "energy": 30 + normal(images, channels),
+        "cross": normal(images, channels, count),
+        "gram": root @ root.mT,
+    }
+    function = ChannelwiseFunction(
+        3 * normal(images, channels, positions),
+        normal(images, positions, count),
+        normal(images, channels, positions),
+        slope=0.2,
+        gain=1.5,
+        clamp=clamp,
+        **(demodulation if demodulated else {}),
+    )
+    wanted, coefficients = (
+        normal(images, channels, positions),
+        normal(channels, count).requires_grad_(),
+    )
     loss = (wanted - function(coefficients)).abs().mean()
     loss.backward()
     assert coefficients.grad is not None
@@ -145,8 +178,12 @@ def test_it_knows_where_values_are_clamped(make_tiny: MakeTiny, layer: str) -> N
     assert isinstance(function, StyledConvolution)
     free = given.problem()
     clamp = free.function(free.nothing()).abs().quantile(0.8).item()
-    problem = dataclasses.replace(given, function=dataclasses.replace(function, clamp=clamp)).problem()
-    unknowns = (0.1 * torch.randn(problem.nothing().shape, generator=torch.Generator().manual_seed(0))).double()
+    problem = dataclasses.replace(
+        given, function=dataclasses.replace(function, clamp=clamp)
+    ).problem()
+    unknowns = (
+        0.1 * torch.randn(problem.nothing().shape, generator=torch.Generator().manual_seed(0))
+    ).double()
     unknowns.requires_grad_()
     problem.at(unknowns).loss.sum().backward()
     gradient = problem.gradient(problem.at(unknowns.detach()))
@@ -157,13 +194,19 @@ def test_it_knows_where_values_are_clamped(make_tiny: MakeTiny, layer: str) -> N
 
 # With seed 6, projected gradient finds nothing better than no change.
 @pytest.mark.parametrize("seed", sorted({*range(21)} - {6}))
-def test_its_objective_is_not_above_that_of_projected_gradient(make_tiny: MakeTiny, seed: int) -> None:
-    given = task(make_tiny, ["layer4", "layer5", "layer6", "layer7"][seed % 4], seed, rank=1 + seed % 3)
+def test_its_objective_is_not_above_that_of_projected_gradient(
+    make_tiny: MakeTiny, seed: int
+) -> None:
+    given = task(
+        make_tiny, ["layer4", "layer5", "layer6", "layer7"][seed % 4], seed, rank=1 + seed % 3
+    )
     problem, projected = given.problem(), given.solved(PROJECTED)
     assert given.loss(projected) < given.loss()
-    for smoothness in (1e-3, 0.05):
-        theirs = problem.objective(projected[0].flatten(1) @ problem.root, smoothness).mean()
-        ours = problem.objective(minimise(problem, smoothness, problem.nothing()), smoothness).mean()
+    for collateral_weight in (1e-3, 0.05):
+        theirs = problem.objective(projected[0].flatten(1) @ problem.root, collateral_weight).mean()
+        ours = problem.objective(
+            minimise(problem, collateral_weight, problem.nothing()), collateral_weight
+        ).mean()
         assert ours <= theirs
 
 
@@ -172,7 +215,7 @@ def test_the_curve_is_monotone(make_tiny: MakeTiny, layer: str) -> None:
     given = task(make_tiny, layer)
     points = curve(given.problem())
     for point, next_ in pairwise(points):
-        assert next_.smoothness < point.smoothness
+        assert next_.collateral_weight < point.collateral_weight
         assert next_.loss <= point.loss
         assert next_.collateral >= point.collateral
     assert points[-1].loss < 0.9 * points[0].loss
@@ -224,11 +267,15 @@ def test_the_identity_edit_changes_nothing(make_tiny: MakeTiny, number: int) -> 
     assert given.solved().any()
 
 
-@pytest.mark.parametrize("smoothness", [1e-6, 0.05])
+@pytest.mark.parametrize("collateral_weight", [1e-6, 0.05])
 @pytest.mark.parametrize("layer", ["layer5", "layer6"])
-def test_a_crop_of_one_position_has_an_answer(make_tiny: MakeTiny, layer: str, smoothness: float) -> None:
+def test_a_crop_of_one_position_has_an_answer(
+    make_tiny: MakeTiny, layer: str, collateral_weight: float
+) -> None:
     given = task(make_tiny, layer, region=(3, 4, 4, 5))
-    found = given.solved(SolverSettings.of({"method": "least-squares", "smoothness": smoothness}))
+    found = given.solved(
+        SolverSettings.of({"method": "least-squares", "collateral_weight": collateral_weight})
+    )
     assert found.isfinite().all()
     assert given.loss(found) < given.loss()
 
@@ -238,8 +285,10 @@ def test_a_second_moment_that_is_nearly_singular_gives_no_nan(make_tiny: MakeTin
     values, vectors = torch.linalg.eigh(given.second_moment)
     values[:3] *= 1e-12
     near = dataclasses.replace(given, second_moment=(vectors * values) @ vectors.T)
-    for smoothness in (0.0, 0.05):
-        found = near.solved(SolverSettings.of({"method": "least-squares", "smoothness": smoothness}))
+    for collateral_weight in (0.0, 0.05):
+        found = near.solved(
+            SolverSettings.of({"method": "least-squares", "collateral_weight": collateral_weight})
+        )
         assert found.isfinite().all()
         assert near.loss(found) < near.loss()
 
@@ -248,14 +297,22 @@ def test_a_singular_second_moment_is_named(make_tiny: MakeTiny) -> None:
     given = task(make_tiny)
     direction = given.directions[0]
     rest = torch.eye(6).double() - torch.outer(direction, direction)
-    for moment in (rest @ given.second_moment @ rest, 0 * given.second_moment, float("nan") * given.second_moment):
-        with pytest.raises(NumericalError, match="second moment of the keys is singular in the directions"):
+    for moment in (
+        rest @ given.second_moment @ rest,
+        0 * given.second_moment,
+        float("nan") * given.second_moment,
+    ):
+        with pytest.raises(
+            NumericalError, match="second moment of the keys is singular in the directions"
+        ):
             dataclasses.replace(given, second_moment=moment).solved()
 
 
 def test_a_loss_that_is_not_finite_is_named(make_tiny: MakeTiny) -> None:
     given = task(make_tiny)
-    broken = dataclasses.replace(given, rule=dataclasses.replace(given.rule, value=given.rule.value * float("nan")))
+    broken = dataclasses.replace(
+        given, rule=dataclasses.replace(given.rule, value=given.rule.value * float("nan"))
+    )
     with pytest.raises(NumericalError, match="The loss is nan"):
         broken.solved()
 
@@ -267,7 +324,7 @@ def test_weights_that_are_zero_have_no_collateral_to_keep_to(make_tiny: MakeTiny
     assert zero.loss(zero.solved()) < zero.loss()
     with pytest.raises(NumericalError, match="The weights of the layer are zero") as error:
         zero.solved(SolverSettings.of({"method": "least-squares", "collateral": 0.01}))
-    assert "smoothness" in error.value.remedy
+    assert "collateral_weight" in error.value.hint
     with pytest.raises(NumericalError, match="The weights of the layer are zero"):
         curve(zero.problem())
     assert given.solved(SolverSettings.of({"method": "least-squares", "collateral": 0.01})).any()
@@ -279,16 +336,24 @@ class Convolution(LayerFunction):
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         return F.conv2d(key, kernel, padding=1)
 
-    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
+    def __call__(
+        self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
+    ) -> Tensor:
         return F.conv2d(key, weight[0], padding=0 if haloed else 1)
 
-    def factored(
-        self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
-    ) -> FactoredFunction:
+    def channelwise(
+        self,
+        key: Tensor,
+        weight: Tensor,
+        directions: Tensor,
+        arguments: Mapping[str, Tensor],
+        *,
+        haloed: bool = False,
+    ) -> ChannelwiseFunction:
         response = self(key, weight, arguments, haloed=haloed).flatten(2)
         unit = torch.eye(9 * len(directions)).to(key).view(-1, len(directions), 3, 3)
         design = F.conv2d(torch.einsum("jihw,si->jshw", key, directions), unit).flatten(2).mT
-        return FactoredFunction(response, design, torch.zeros_like(response[:1]))
+        return ChannelwiseFunction(response, design, torch.zeros_like(response[:1]))
 
 
 class Softmax(LayerFunction):
@@ -297,14 +362,18 @@ class Softmax(LayerFunction):
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         return F.conv2d(key, kernel, padding=1)
 
-    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
+    def __call__(
+        self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
+    ) -> Tensor:
         return F.conv2d(key, weight[0], padding=0 if haloed else 1).softmax(1)
 
 
 def test_a_function_without_that_form_is_refused(make_tiny: MakeTiny) -> None:
-    with pytest.raises(NumericalError, match="not known to act on each output channel alone") as error:
+    with pytest.raises(
+        NumericalError, match="not known to act on each output channel alone"
+    ) as error:
         dataclasses.replace(task(make_tiny), function=Softmax()).solved()
-    assert "projected-gradient" in error.value.remedy
+    assert "projected-gradient" in error.value.hint
 
 
 @pytest.mark.parametrize("region", [(0, 0, 6, 6), (2, 2, 4, 4)])
@@ -317,7 +386,8 @@ def test_of_a_linear_layer_the_limit_is_the_constrained_least_squares(
     def answer(coefficients: Tensor) -> Tensor:
         return given.function(rule.key, given.weight + delta(coefficients, d), {}, haloed=True)
 
-    # Dense: the change of all values by each coefficient, in coordinates in which tr(dW C dW^T) is the norm.
+    # Dense: the change of all values by each coefficient, in coordinates in which tr(dW C dW^T) is
+    # the norm.
     start = torch.zeros(1, 6, 2, 3, 3).double()
     columns = torch.autograd.functional.jacobian(answer, start).flatten(0, 3).flatten(1)
     moment = torch.linalg.cholesky(d @ given.second_moment @ d.T)
@@ -325,34 +395,55 @@ def test_of_a_linear_layer_the_limit_is_the_constrained_least_squares(
     asked = (rule.value - answer(start)).flatten()
     dense = torch.linalg.lstsq(turned, asked, driver="gelsd").solution.view(6, 2, 9)
     wanted = torch.linalg.solve(moment.T, dense).view(1, 6, 2, 3, 3)
-    for smoothness, near in ((0.0, 1e-8), (1e-7, 1e-3)):
-        found = given.solved(SolverSettings.of({"method": "least-squares", "smoothness": smoothness}))
+    for collateral_weight, near in ((0.0, 1e-8), (1e-7, 1e-3)):
+        found = given.solved(
+            SolverSettings.of({"method": "least-squares", "collateral_weight": collateral_weight})
+        )
         assert (found - wanted).norm() < near * wanted.norm()
-    smooth = given.solved(SolverSettings.of({"method": "least-squares", "smoothness": 1.0}))
+    smooth = given.solved(SolverSettings.of({"method": "least-squares", "collateral_weight": 1.0}))
     assert (smooth - wanted).norm() > 1e-2 * wanted.norm()
     points = curve(given.problem())
     assert all(b.loss <= a.loss and b.collateral >= a.collateral for a, b in pairwise(points))
 
 
 @pytest.mark.parametrize("layer", ["layer1", "layer5", "output_64x64"])
-def test_of_a_progressive_gan_the_limit_is_the_closed_form(golden: dict[str, dict[str, Tensor]], layer: str) -> None:
-    model = ProgressiveGAN({name: tensor.double() for name, tensor in golden["pg_state_dict"].items()})
+def test_of_a_progressive_gan_the_limit_is_the_closed_form(
+    golden: dict[str, dict[str, Tensor]], layer: str
+) -> None:
+    model = ProgressiveGAN(
+        {name: tensor.double() for name, tensor in golden["pg_state_dict"].items()}
+    )
     shape, random = model.layer(layer), torch.Generator().manual_seed(4)
-    latents = torch.randn(60, model.layout.latent_size, generator=random).double()
+    latents = torch.randn(60, model.architecture.latent_size, generator=random).double()
     reached, other = (model.prefix(layer, one[None]) for one in latents[:2])
     size = shape.key_size
     box = Box(0, size // 3, size // 2 + 1, size)
     key, arguments = model.crop(layer, reached, box)
     value = model.value(layer, other)[:, :, box.rows(), box.columns()]
     keys = model.prefix(layer, latents[2:]).key.movedim(1, -1).flatten(0, -2)
-    directions = torch.linalg.qr(torch.randn(shape.in_channels, 2, generator=random).double())[0].T.contiguous()
+    directions = torch.linalg.qr(torch.randn(shape.in_channels, 2, generator=random).double())[
+        0
+    ].T.contiguous()
     rule = Rule(
-        "e", "proggan", layer, shape.parameter, 2, SETTINGS, key, value, arguments, torch.empty(0), torch.empty(0), {}
+        "e",
+        "proggan",
+        layer,
+        shape.parameter,
+        2,
+        SETTINGS,
+        key,
+        value,
+        arguments,
+        torch.empty(0),
+        torch.empty(0),
+        {},
     )
-    given = Task(model.function(layer), model.weight(layer), rule, directions, keys.T @ keys / len(keys))
+    given = Task(
+        model.function(layer), model.weight(layer), rule, directions, keys.T @ keys / len(keys)
+    )
     wanted = closed_form(given.function, given.weight, rule, directions, given.second_moment)
-    found = given.solved(SolverSettings.of({"method": "least-squares", "smoothness": 0.0}))
+    found = given.solved(SolverSettings.of({"method": "least-squares", "collateral_weight": 0.0}))
     assert (found - wanted).norm() < 1e-7 * wanted.norm()
     assert given.loss(found) < given.loss()
-    smooth = given.solved(SolverSettings.of({"method": "least-squares", "smoothness": 1.0}))
+    smooth = given.solved(SolverSettings.of({"method": "least-squares", "collateral_weight": 1.0}))
     assert (smooth - wanted).norm() > 1e-2 * wanted.norm()

@@ -1,4 +1,6 @@
-"""The family torch: any network of modules, from code that is allowed or from a file of torch.export."""
+"""The family torch: any network of modules, from code that is allowed or from a file of
+torch.export.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,18 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from editspec_runtime.cache import Cache
-from editspec_runtime.conventions import EDITSPEC
+from editspec_runtime.core.compatibility import EDITSPEC
+from editspec_runtime.core.rule import read_rule
 from editspec_runtime.errors import FileError, WeightsError
-from editspec_runtime.families.module.exported import read_exported
-from editspec_runtime.families.module.network import ModuleGenerator, kernel_of, stored_weight
-from editspec_runtime.families.module.source import Points, Source, allow_code, from_factory
-from editspec_runtime.families.module.trace import PointError
-from editspec_runtime.generator import Box, Generator
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.rule import read_rule
-from editspec_runtime.solvers import delta
-from editspec_runtime.statistics import second_moment
+from editspec_runtime.families.torch_module.exported import read_exported
+from editspec_runtime.families.torch_module.network import ModuleGenerator, kernel_of, stored_weight
+from editspec_runtime.families.torch_module.source import Points, Source, allow_code, from_factory
+from editspec_runtime.families.torch_module.trace import PointError
+from editspec_runtime.io.cache import Cache
+from editspec_runtime.maths.moments import second_moment
+from editspec_runtime.methods.solvers import delta
+from editspec_runtime.modalities.image.generator import Box, Generator
+from editspec_runtime.modalities.image.latents import LatentStream
 from tests.commands import run
 
 CODE = """
@@ -119,7 +121,10 @@ DECLARED = {
         "rectified": Points("mix", "cut", "mix.weight"),
         "squashed": Points("mix", "squash", "mix.weight"),
     },
-    "Waves": {"bent": Points("along", "bend", "along.weight"), "folded": Points("wide", "fold", "wide.weight")},
+    "Waves": {
+        "bent": Points("along", "bend", "along.weight"),
+        "folded": Points("wide", "fold", "wide.weight"),
+    },
 }
 
 
@@ -203,10 +208,18 @@ def test_an_image_seen_at_a_later_layer() -> None:
 
 WRONG_POINTS = [
     (Points("begn", "begin", "begin.weight"), "key", "the network has no module begn"),
-    (Points("begin", "begin", "norm.weight"), "parameter", "norm.weight is not the weight of a layer"),
+    (
+        Points("begin", "begin", "norm.weight"),
+        "parameter",
+        "norm.weight is not the weight of a layer",
+    ),
     (Points("unused", "unused", "unused.weight"), "key", "unused is never reached"),
     (Points("up", "act", "up.weight"), "value", "act lies before up"),
-    (Points("mix", "last", "mix.weight"), "value", "more is computed than modules, one after the other"),
+    (
+        Points("mix", "last", "mix.weight"),
+        "value",
+        "more is computed than modules, one after the other",
+    ),
     (Points("begin", "mix", "mix.weight"), "key", "does not take what begin takes"),
 ]
 
@@ -218,7 +231,9 @@ def test_points_that_make_no_layer(points: Points, field: str, message: str) -> 
     assert (error.value.layer, error.value.field) == ("mine", field)
 
 
-def source(module: nn.Module, shape: tuple[int, ...] | None = (4,)) -> tuple[dict[str, Tensor], Source]:
+def source(
+    module: nn.Module, shape: tuple[int, ...] | None = (4,)
+) -> tuple[dict[str, Tensor], Source]:
     return dict(module.state_dict()), Source(module.eval(), "code", {}, shape)
 
 
@@ -232,7 +247,10 @@ class Noisy(nn.Module):
     [
         (nn.Linear(3, 3), "cannot take a latent of the shape"),
         (Noisy(), "another image each time"),
-        (nn.Sequential(nn.Linear(4, 24), nn.Unflatten(1, (2, 3, 4))), "gives .2, 3, 4. for one latent"),
+        (
+            nn.Sequential(nn.Linear(4, 24), nn.Unflatten(1, (2, 3, 4))),
+            "gives .2, 3, 4. for one latent",
+        ),
     ],
 )
 def test_networks_that_are_no_generators(module: nn.Module, message: str) -> None:
@@ -246,7 +264,11 @@ def test_weights_of_another_network_are_listed() -> None:
     weights = {"weight": torch.ones(5, 4), "extra": torch.ones(1)}
     with pytest.raises(WeightsError) as error:
         ModuleGenerator(weights, made)
-    for part in ("bias is missing (expected 4)", "extra is left over", "weight is 5 x 4, expected 4 x 4"):
+    for part in (
+        "bias is missing (expected 4)",
+        "extra is left over",
+        "weight is 5 x 4, expected 4 x 4",
+    ):
         assert part in str(error.value)
     with pytest.raises(WeightsError, match="Nothing says what a latent"):
         ModuleGenerator(*source(module, None))
@@ -256,8 +278,19 @@ def spec_of(name: str, layer: str, **fields: Any) -> dict[str, Any]:
     size = SIZES[name]
     place = {"latent": 1, "mask": {"box": [0, 0, size // 2, size // 2]}}
     solver = {"method": "direct", "steps": 60}
-    edit = {"name": "e", "layer": layer, "source": place, "target": {**place, "latent": 2}, "solver": solver, **fields}
-    model: dict[str, Any] = {"family": "torch", "module": f"nets:{name}", "weights": "weights.safetensors"}
+    edit = {
+        "name": "e",
+        "layer": layer,
+        "source": place,
+        "target": {**place, "latent": 2},
+        "solver": solver,
+        **fields,
+    }
+    model: dict[str, Any] = {
+        "family": "torch",
+        "module": f"nets:{name}",
+        "weights": "weights.safetensors",
+    }
     if points := DECLARED[name].get(layer):
         model["layers"] = {layer: {"key": points.key, "value": points.value}}
     return {"version": 1, "model": model, "statistics": {"samples": 64}, "edits": [edit]}
@@ -277,15 +310,21 @@ def test_every_kind_of_layer_is_edited(name: str, layer: str) -> None:
     edit = built(spec_of(name, layer), "--allow-code")
     run("apply", "--model", "weights.safetensors", edit["patch"], "-o", "edited.safetensors")
     edited = load_file("edited.safetensors")
-    changed = [key for key, tensor in module.state_dict().items() if not torch.equal(tensor, edited[key])]
-    assert changed == [DECLARED[name][layer].parameter if layer in DECLARED[name] else f"{layer}.weight"]
+    changed = [
+        key for key, tensor in module.state_dict().items() if not torch.equal(tensor, edited[key])
+    ]
+    assert changed == [
+        DECLARED[name][layer].parameter if layer in DECLARED[name] else f"{layer}.weight"
+    ]
     # The loss is that of the network with the edited weights: the patch was put in the right axes.
     assert edit["loss"] == pytest.approx(loss_with(name, "edited.safetensors"), rel=1e-5)
     assert edit["loss"] < 0.99 * loss_with(name, "weights.safetensors")
 
 
 @pytest.mark.parametrize(("name", "layer"), every_layer())
-def test_a_module_alone_or_before_what_is_known_is_solved_by_least_squares(name: str, layer: str) -> None:
+def test_a_module_alone_or_before_what_is_known_is_solved_by_least_squares(
+    name: str, layer: str
+) -> None:
     model = generator(name, DECLARED[name])
     reached = model.prefix(layer, latents(name))
     size, shape = model.layer(layer).key_size, model.layer(layer)
@@ -294,15 +333,15 @@ def test_a_module_alone_or_before_what_is_known_is_solved_by_least_squares(name:
     function, weight = model.function(layer), model.weight(layer)
     random = torch.Generator().manual_seed(4)
     d = torch.linalg.qr(torch.randn(shape.in_channels, 2, generator=random))[0].T.contiguous()
-    factored = function.factored(key, weight, d, arguments, haloed=True)
+    channelwise = function.channelwise(key, weight, d, arguments, haloed=True)
     if layer in ("bent", "squashed"):
-        assert factored is None
+        assert channelwise is None
         return
-    assert factored is not None
+    assert channelwise is not None
     a = torch.randn(1, shape.out_channels, 2, *weight.shape[-2:], generator=random)
     wanted = function(key, weight + delta(a, d), arguments, haloed=True).flatten(2)
-    torch.testing.assert_close(factored(a[0].flatten(1)), wanted, rtol=1e-4, atol=1e-5)
-    assert (factored(-a[0].flatten(1)) - wanted).abs().max() > 1e-2
+    torch.testing.assert_close(channelwise(a[0].flatten(1)), wanted, rtol=1e-4, atol=1e-5)
+    assert (channelwise(-a[0].flatten(1)) - wanted).abs().max() > 1e-2
     # From a spec to the patch.
     save_file(network(name).state_dict(), "weights.safetensors")
     edit = built(spec_of(name, layer, solver="least-squares"), "--allow-code")
@@ -315,7 +354,10 @@ def test_what_follows_a_module_is_refused_with_the_method_to_use() -> None:
     Path("spec.yaml").write_text(yaml.safe_dump(spec))
     result = run("build", "spec.yaml", "-o", "out", "--allow-code")
     assert result.exit_code == 2
-    assert "edits[0].solver: squashed is not known to act on each output channel alone" in result.stderr
+    assert (
+        "edits[0].solver: squashed is not known to act on each output channel alone"
+        in result.stderr
+    )
     assert "projected-gradient" in result.stderr
     # Before C is computed.
     assert "statistics of" not in result.stderr
@@ -330,7 +372,9 @@ def loss_with(name: str, weights: str) -> float:
     (path,) = Path("out/rules").iterdir()
     rule = read_rule(path)
     model = ModuleGenerator(load_file(weights), Source(network(name), "code", DECLARED[name]))
-    value = model.function(rule.layer)(rule.key, model.weight(rule.layer), rule.arguments, haloed=True)
+    value = model.function(rule.layer)(
+        rule.key, model.weight(rule.layer), rule.arguments, haloed=True
+    )
     return (rule.value - value).abs().mean().item()
 
 
@@ -372,7 +416,10 @@ def test_code_is_imported_only_where_it_is_allowed(folder: Path) -> None:
         ({"layers": {"mine": {"value": "act"}}}, "model.layers.mine: neither key nor parameter"),
         ({"layers": {"mine": {"kee": "act"}}}, "unknown key kee"),
         ({"layers": {"mine": {"key": "unused"}}}, "model.layers.mine.key: unused is never reached"),
-        ({"layers": {"mine": {"key": "up", "value": "act"}}}, "model.layers.mine.value: act lies before up"),
+        (
+            {"layers": {"mine": {"key": "up", "value": "act"}}},
+            "model.layers.mine.value: act lies before up",
+        ),
         ({"latent_shape": [0]}, "must be at least 1"),
     ],
 )
@@ -380,14 +427,18 @@ def test_what_a_spec_says_wrong(model: dict[str, Any], message: str) -> None:
     save_file(network("Pictures").state_dict(), "weights.safetensors")
     Path("weights.pt2").touch()
     spec = spec_of("Pictures", "up")
-    spec["model"] = {key: value for key, value in (spec["model"] | model).items() if value is not None}
+    spec["model"] = {
+        key: value for key, value in (spec["model"] | model).items() if value is not None
+    }
     Path("spec.yaml").write_text(yaml.safe_dump(spec))
     result = run("build", "spec.yaml", "-o", "out", "--allow-code")
     assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
 
 
 def test_a_factory_that_fails_is_named() -> None:
-    Path("nets.py").write_text("def broken():\n    raise ValueError('no luck')\ndef number():\n    return 1\n")
+    Path("nets.py").write_text(
+        "def broken():\n    raise ValueError('no luck')\ndef number():\n    return 1\n"
+    )
     with allow_code():
         for name, message in (("broken", "ValueError: no luck"), ("none", "AttributeError")):
             with pytest.raises(FileError, match=message):
@@ -406,7 +457,9 @@ def exported(name: str, batch: int | None = None) -> Path:
     return Path(f"{name}.pt2")
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning"
+)
 def test_rectifiers_of_an_exported_network_are_known() -> None:
     spec = spec_of("Rectified", "rectified", solver="least-squares")
     spec["model"] |= {"weights": str(exported("Rectified"))}
@@ -417,7 +470,9 @@ def test_rectifiers_of_an_exported_network_are_known() -> None:
     assert without["loss"] == pytest.approx(with_code["loss"], rel=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning"
+)
 @pytest.mark.parametrize("batch", [None, 1])
 @pytest.mark.parametrize("name", ["Pictures", "Waves"])
 def test_an_exported_network_is_the_network(name: str, batch: int | None) -> None:
@@ -426,13 +481,15 @@ def test_an_exported_network_is_the_network(name: str, batch: int | None) -> Non
     model: Generator = ModuleGenerator(weights, Source(module, "graph"))
     z, own = latents(name, 3), generator(name)
     torch.testing.assert_close(model.images(z), own.images(z))
-    assert set(model.layout.layers) == set(own.layout.layers)
-    for layer in model.layout.layers:
+    assert set(model.architecture.layers) == set(own.architecture.layers)
+    for layer in model.architecture.layers:
         torch.testing.assert_close(model.prefix(layer, z).key, own.prefix(layer, z).key)
         assert model.layer(layer) == own.layer(layer)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning"
+)
 def test_an_exported_network_needs_no_code() -> None:
     spec = spec_of("Pictures", "up")
     spec["model"] = {"family": "torch", "weights": str(exported("Pictures"))}
@@ -442,7 +499,9 @@ def test_an_exported_network_needs_no_code() -> None:
     assert without["loss"] == pytest.approx(with_code["loss"], rel=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning"
+)
 def test_an_exported_file_is_looked_through_before_it_is_read() -> None:
     path = exported("Pictures")
     with zipfile.ZipFile(path) as archive:
@@ -459,7 +518,11 @@ def test_an_exported_file_is_looked_through_before_it_is_read() -> None:
     folder = graph.partition("/")[0]
     for changed in (
         {graph: entries[graph].replace(b"torch.ops.aten.tanh.default", b"torch.os.system")},
-        {graph: entries[graph].replace(b"torch.ops.aten.tanh.default", b"torch.ops.aten.from_file.default")},
+        {
+            graph: entries[graph].replace(
+                b"torch.ops.aten.tanh.default", b"torch.ops.aten.from_file.default"
+            )
+        },
         {graph: entries[graph].replace(b"positive=True", b"positive=exec(chr(1))")},
         {weights: entries[weights].replace(b'"use_pickle": false', b'"use_pickle": true')},
         {f"{folder}/data/sample_inputs/model.pt": buffer.getvalue()},

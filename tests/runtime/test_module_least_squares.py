@@ -1,4 +1,6 @@
-"""Least squares through batch normalization and rectifiers: a convolution and what follows it, of any network."""
+"""Least squares through batch normalization and rectifiers: a convolution and what follows it, of
+any network.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from editspec_runtime.conventions import EDITSPEC
-from editspec_runtime.families.module.network import ModuleFunction, ModuleGenerator, Pointwise
-from editspec_runtime.families.module.source import Points, Source
-from editspec_runtime.generator import Box
-from editspec_runtime.least_squares import Problem, least_squares, minimise
-from editspec_runtime.rule import Rule, SolverSettings
-from editspec_runtime.solvers import delta, rule_loss, solve
+from editspec_runtime.core.compatibility import EDITSPEC
+from editspec_runtime.core.rule import Rule, SolverSettings
+from editspec_runtime.families.torch_module.network import (
+    ModuleFunction,
+    ModuleGenerator,
+    Pointwise,
+)
+from editspec_runtime.families.torch_module.source import Points, Source
+from editspec_runtime.methods.least_squares import Problem, least_squares, minimise
+from editspec_runtime.methods.solvers import delta, rule_loss, solve
+from editspec_runtime.modalities.image.generator import Box
 
-SMOOTHNESS = 0.05
+COLLATERAL_WEIGHT = 0.05
 FOLLOWERS = ("rectified", "leaky", "normalized", "normalized and rectified")
 
 
@@ -39,10 +45,14 @@ def followers(name: str) -> list[nn.Module]:
 
 
 def task(name: str, seed: int = 0) -> tuple[ModuleFunction, Tensor, Rule, Tensor, Tensor]:
-    """The values of one image in the place of another's: the function, its weight, the rule, directions, and C."""
+    """The values of one image in the place of another's: the function, its weight, the rule,
+    directions, and C.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = nn.Sequential(nn.ConvTranspose2d(5, 6, 4, 2, 1), *followers(name), nn.Conv2d(6, 3, 1)).double()
+        module = nn.Sequential(
+            nn.ConvTranspose2d(5, 6, 4, 2, 1), *followers(name), nn.Conv2d(6, 3, 1)
+        ).double()
     random = torch.Generator().manual_seed(seed + 100)
     points = {"rectified": Points("0", str(len(module) - 2), "0.weight")}
     model = ModuleGenerator(dict(module.state_dict()), Source(module, "code", points, (5, 4, 4)))
@@ -52,21 +62,42 @@ def task(name: str, seed: int = 0) -> tuple[ModuleFunction, Tensor, Rule, Tensor
     value = model.value("rectified", other)[:, :, :6, 2:]
     keys = model.prefix("rectified", z[2:]).key.movedim(1, -1).flatten(0, -2)
     directions = torch.linalg.qr(torch.randn(5, 2, generator=random).double())[0].T.contiguous()
-    settings = SolverSettings.of({"method": "least-squares", "smoothness": SMOOTHNESS})
+    settings = SolverSettings.of(
+        {"method": "least-squares", "collateral_weight": COLLATERAL_WEIGHT}
+    )
     nothing = torch.empty(0)
-    rule = Rule("e", "torch", "rectified", "0.weight", 2, settings, key, value, arguments, nothing, nothing, {})
-    return model.function("rectified"), model.weight("rectified"), rule, directions, keys.T @ keys / len(keys)
+    rule = Rule(
+        "e",
+        "torch",
+        "rectified",
+        "0.weight",
+        2,
+        settings,
+        key,
+        value,
+        arguments,
+        nothing,
+        nothing,
+        {},
+    )
+    return (
+        model.function("rectified"),
+        model.weight("rectified"),
+        rule,
+        directions,
+        keys.T @ keys / len(keys),
+    )
 
 
 @pytest.mark.parametrize("name", FOLLOWERS)
 def test_the_factored_function_is_the_function(name: str) -> None:
     function, weight, rule, d, _ = task(name)
-    factored = function.factored(rule.key, weight, d, rule.arguments, haloed=True)
-    assert factored is not None
+    channelwise = function.channelwise(rule.key, weight, d, rule.arguments, haloed=True)
+    assert channelwise is not None
     a = torch.randn(1, 6, 2, 4, 4, generator=torch.Generator().manual_seed(3)).double()
     wanted = function(rule.key, weight + delta(a, d), rule.arguments, haloed=True).flatten(2)
-    torch.testing.assert_close(factored(a[0].flatten(1)), wanted, rtol=1e-11, atol=1e-11)
-    assert (factored(-a[0].flatten(1)) - wanted).abs().max() > 0.1
+    torch.testing.assert_close(channelwise(a[0].flatten(1)), wanted, rtol=1e-11, atol=1e-11)
+    assert (channelwise(-a[0].flatten(1)) - wanted).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -76,17 +107,17 @@ def test_the_gradient_of_its_objective_is_zero(name: str, seed: int) -> None:
 
     def gradient(unknowns: Tensor) -> Tensor:
         free = unknowns.clone().requires_grad_()
-        problem.objective(free, SMOOTHNESS).sum().backward()
+        problem.objective(free, COLLATERAL_WEIGHT).sum().backward()
         assert free.grad is not None
         return free.grad
 
-    found = minimise(problem, SMOOTHNESS, problem.nothing())
+    found = minimise(problem, COLLATERAL_WEIGHT, problem.nothing())
     before = gradient(problem.nothing()).abs().max()
     assert gradient(found).abs().max() < 1e-4 * before
     assert gradient(0.9 * found).abs().max() > 1e-2 * before
     # The gradient that the steps use is the same.
     state = problem.at(0.5 * found)
-    stepped = problem.gradient(state) + 2 * SMOOTHNESS * problem.price * state.unknowns
+    stepped = problem.gradient(state) + 2 * COLLATERAL_WEIGHT * problem.price * state.unknowns
     torch.testing.assert_close(stepped, gradient(0.5 * found), rtol=1e-9, atol=1e-12)
 
 
@@ -96,7 +127,11 @@ def test_its_objective_is_not_above_that_of_projected_gradient(name: str, seed: 
     function, weight, rule, d, moment = task(name, seed)
     problem = Problem.of(function, weight, rule, d, moment)
     projected = solve(
-        function, weight, replace(rule, solver=SolverSettings("projected-gradient", 40, 0.02, 1)), d, EDITSPEC
+        function,
+        weight,
+        replace(rule, solver=SolverSettings("projected-gradient", 40, 0.02, 1)),
+        d,
+        EDITSPEC,
     )
 
     def loss(coefficients: Tensor) -> float:
@@ -104,28 +139,37 @@ def test_its_objective_is_not_above_that_of_projected_gradient(name: str, seed: 
 
     nothing = torch.zeros_like(projected)
     assert loss(projected) < loss(nothing)
-    theirs = problem.objective(projected[0].flatten(1) @ problem.root, SMOOTHNESS).mean()
-    ours = problem.objective(minimise(problem, SMOOTHNESS, problem.nothing()), SMOOTHNESS).mean()
+    theirs = problem.objective(projected[0].flatten(1) @ problem.root, COLLATERAL_WEIGHT).mean()
+    ours = problem.objective(
+        minimise(problem, COLLATERAL_WEIGHT, problem.nothing()), COLLATERAL_WEIGHT
+    ).mean()
     assert ours <= theirs
     # The objective is about the true loss: the edit makes it less, too.
     assert loss(least_squares(function, weight, rule, d, moment)) < loss(nothing)
 
 
 def pointwise(modules: list[nn.Module], *, channels_last: bool = False) -> Pointwise | None:
-    return Pointwise.of(modules, [module.state_dict() for module in modules], 6, channels_last=channels_last)
+    return Pointwise.of(
+        modules, [module.state_dict() for module in modules], 6, channels_last=channels_last
+    )
 
 
 def test_what_acts_on_every_number_alone_is_known() -> None:
     leaky, identity = nn.LeakyReLU(0.2), nn.Identity()
     x = torch.randn(4, 6, 5, 5, generator=torch.Generator().manual_seed(8)).double()
     chains = [followers(name) for name in FOLLOWERS]
-    chains += [[], [leaky, identity, leaky], [*followers("normalized"), nn.BatchNorm2d(6, affine=False), leaky]]
+    chains += [
+        [],
+        [leaky, identity, leaky],
+        [*followers("normalized"), nn.BatchNorm2d(6, affine=False), leaky],
+    ]
     for modules in chains:
         found = pointwise(modules)
         assert found is not None
         plain = found.multiplier[:, None, None] * x + found.shift[:, None, None]
         torch.testing.assert_close(
-            nn.Sequential(*modules).double().eval()(x.clone()), torch.where(plain > 0, plain, found.slope * plain)
+            nn.Sequential(*modules).double().eval()(x.clone()),
+            torch.where(plain > 0, plain, found.slope * plain),
         )
 
 
@@ -138,7 +182,8 @@ def test_what_does_anything_else_is_not_known() -> None:
     others += [nn.BatchNorm2d(6, track_running_stats=False), nn.InstanceNorm2d(6)]
     for module in others:
         assert pointwise([nn.Identity(), module]) is None
-    # Behind a rectifier a shift has no such form; and where channels come last, what is normalized are no channels.
+    # Behind a rectifier a shift has no such form; and where channels come last, what is normalized
+    # are no channels.
     normalized = followers("normalized")
     assert pointwise([nn.ReLU(), *normalized]) is None
     assert pointwise([nn.BatchNorm1d(6)], channels_last=True) is None
@@ -153,8 +198,8 @@ def test_a_layer_of_another_class_is_not_taken_for_torchs_own() -> None:
     function, weight, rule, d, _ = task("rectified")
     own = Doubled(5, 6, 4, 2, 1)
     other = replace(function, modules=(own, *function.modules[1:]))
-    assert other.factored(rule.key, weight, d, rule.arguments, haloed=True) is None
-    assert function.factored(rule.key, weight, d, rule.arguments, haloed=True) is not None
+    assert other.channelwise(rule.key, weight, d, rule.arguments, haloed=True) is None
+    assert function.channelwise(rule.key, weight, d, rule.arguments, haloed=True) is not None
 
 
 def test_of_a_normalized_convolution_the_limit_is_the_least_squares() -> None:
@@ -167,10 +212,14 @@ def test_of_a_normalized_convolution_the_limit_is_the_least_squares() -> None:
     columns = torch.autograd.functional.jacobian(answer, start).flatten(0, 3).flatten(1)
     cholesky = torch.linalg.cholesky(d @ moment @ d.T)
     turned = torch.linalg.solve(cholesky, columns.view(-1, 6, 2, 16)).flatten(1)
-    dense = torch.linalg.lstsq(turned, (rule.value - answer(start)).flatten(), driver="gelsd").solution.view(6, 2, 16)
+    dense = torch.linalg.lstsq(
+        turned, (rule.value - answer(start)).flatten(), driver="gelsd"
+    ).solution.view(6, 2, 16)
     wanted = torch.linalg.solve(cholesky.T, dense).view(1, 6, 2, 4, 4)
-    for smoothness, near in ((0.0, 1e-7), (1.0, None)):
-        settings = SolverSettings.of({"method": "least-squares", "smoothness": smoothness})
+    for collateral_weight, near in ((0.0, 1e-7), (1.0, None)):
+        settings = SolverSettings.of(
+            {"method": "least-squares", "collateral_weight": collateral_weight}
+        )
         found = least_squares(function, weight, replace(rule, solver=settings), d, moment)
         apart = (found - wanted).norm() / wanted.norm()
         assert apart < near if near else apart > 1e-2

@@ -1,9 +1,9 @@
 """NVIDIA's pickles: read without running anything, and drawn as their published description says.
 
-The pickles are made here by a stand-in for NVIDIA's persistence, which writes what theirs writes: for every module the
-name of its class, its source code and its attributes. The images are compared with a second implementation of the
-generator, written from the description alone: one image and one kernel at a time, zeros put between the samples,
-convolutions as sums over taps.
+The pickles are made here by a stand-in for NVIDIA's persistence, which writes what theirs writes:
+for every module the name of its class, its source code and its attributes. The images are compared
+with a second implementation of the generator, written from the description alone: one image and one
+kernel at a time, zeros put between the samples, convolutions as sums over taps.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from editspec_runtime.checkpoint import read_checkpoint
 from editspec_runtime.errors import EditError, FileError, WeightsError
-from editspec_runtime.families import layout
+from editspec_runtime.families import read_architecture
+from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import make_generator
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.files import TensorInfo
-from editspec_runtime.generator import Box
-from editspec_runtime.models import make_generator
+from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.modalities.image.generator import Box
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 Change = Callable[[dict[str, nn.Module]], None]
@@ -64,7 +64,11 @@ class Persistent(nn.Module):
             "version": 6,
             "module_src": "open('trap', 'w')",
             "class_name": self._class_name,
-            "state": {**self.__dict__, "_init_args": (), "_init_kwargs": EasyDict(channel_base=32768)},
+            "state": {
+                **self.__dict__,
+                "_init_args": (),
+                "_init_kwargs": EasyDict(channel_base=32768),
+            },
         }
         return _reconstruct_persistent_obj, (meta,), None
 
@@ -77,7 +81,9 @@ class Persistent(nn.Module):
 
 @pytest.fixture(autouse=True)
 def nvidia_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """The modules that NVIDIA's pickles name, while pickles are written; and a folder where a trap would show."""
+    """The modules that NVIDIA's pickles name, while pickles are written; and a folder where a trap
+    would show.
+    """
     monkeypatch.chdir(tmp_path)
     for package, name, thing in (
         ("torch_utils", "persistence", _reconstruct_persistent_obj),
@@ -93,7 +99,12 @@ def nvidia_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
 
 
 def generator(
-    size: int = 32, channels: int = 6, latents: int = 8, classes: int = 0, clamp: float | None = 256.0, seed: int = 0
+    size: int = 32,
+    channels: int = 6,
+    latents: int = 8,
+    classes: int = 0,
+    clamp: float | None = 256.0,
+    seed: int = 0,
 ) -> Persistent:
     """A random generator with the modules, attributes and tensors that NVIDIA's has."""
     random = torch.Generator().manual_seed(seed)
@@ -101,9 +112,13 @@ def generator(
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
 
-    def linear(outputs: int, inputs: int, rate: float = 1, activation: str = "linear", bias: float = 0) -> Persistent:
+    def linear(
+        outputs: int, inputs: int, rate: float = 1, activation: str = "linear", bias: float = 0
+    ) -> Persistent:
         gain = rate / np.sqrt(inputs)  # one of numpy's numbers, as in theirs
-        part = Persistent("FullyConnectedLayer", activation=activation, weight_gain=gain, bias_gain=rate)
+        part = Persistent(
+            "FullyConnectedLayer", activation=activation, weight_gain=gain, bias_gain=rate
+        )
         part.parameter("weight", normal(outputs, inputs) / rate)
         part.parameter("bias", normal(outputs) * 0.3 / rate + bias)
         return part
@@ -112,7 +127,9 @@ def generator(
     kernel = torch.outer(taps, taps) / 64
 
     def convolution(inputs: int, outputs: int, resolution: int, up: int) -> Persistent:
-        part = Persistent("SynthesisLayer", activation="lrelu", conv_clamp=clamp, up=up, act_gain=math.sqrt(2))
+        part = Persistent(
+            "SynthesisLayer", activation="lrelu", conv_clamp=clamp, up=up, act_gain=math.sqrt(2)
+        )
         part.add_module("affine", linear(inputs, latents, bias=1.0))
         part.parameter("weight", normal(outputs, inputs, 3, 3))
         part.parameter("noise_strength", 0.3 * normal())
@@ -133,7 +150,9 @@ def generator(
     while resolution <= size:
         # Another width at each resolution, as in the published channel tables.
         outputs = channels if resolution == 4 else inputs + 1
-        block = Persistent("SynthesisBlock", architecture="skip", resolution=resolution, use_fp16=resolution > 8)
+        block = Persistent(
+            "SynthesisBlock", architecture="skip", resolution=resolution, use_fp16=resolution > 8
+        )
         block.buffer("resample_filter", kernel)
         if resolution == 4:
             block.parameter("const", normal(channels, 4, 4))
@@ -147,7 +166,9 @@ def generator(
         block.add_module("torgb", rgb)
         synthesis.add_module(f"b{resolution}", block)
         inputs, resolution = outputs, resolution * 2
-    whole = Persistent("Generator", z_dim=latents, c_dim=classes, w_dim=latents, img_resolution=size)
+    whole = Persistent(
+        "Generator", z_dim=latents, c_dim=classes, w_dim=latents, img_resolution=size
+    )
     whole.add_module("synthesis", synthesis)
     whole.add_module("mapping", mapping)
     return whole
@@ -157,11 +178,15 @@ def saved(module: Persistent, path: Path = Path("network.pkl")) -> Path:
     """A pickle as NVIDIA's training writes them, with what else lies beside G_ema."""
     discriminator = Persistent("Discriminator", c_dim=0)
     content = {"G": module, "D": discriminator, "G_ema": module, "augment_pipe": None}
-    path.write_bytes(pickle.dumps({**content, "training_set_kwargs": EasyDict(resolution=32, use_labels=False)}))
+    path.write_bytes(
+        pickle.dumps({**content, "training_set_kwargs": EasyDict(resolution=32, use_labels=False)})
+    )
     return path
 
 
-def reference(module: Persistent, z: Tensor, truncation: float = 1.0, label: int | None = None) -> Tensor:
+def reference(
+    module: Persistent, z: Tensor, truncation: float = 1.0, label: int | None = None
+) -> Tensor:
     """One image [3, size, size] of one latent [latents], step by step, in float64."""
     state = {name: tensor.double() for name, tensor in module.state_dict().items()}
     clamps = {m.conv_clamp for m in module.modules() if hasattr(m, "conv_clamp")}
@@ -190,7 +215,9 @@ def reference(module: Persistent, z: Tensor, truncation: float = 1.0, label: int
         return total
 
     def upsampled(x: Tensor, taps: Tensor) -> Tensor:
-        """Twice the resolution: zeros between the samples, then the 4 x 4 filter with a gain of 4."""
+        """Twice the resolution: zeros between the samples, then the 4 x 4 filter with a gain of
+        4.
+        """
         channels, height, width = x.shape
         wide = torch.zeros(channels, 2 * height, 2 * width, dtype=x.dtype)
         wide[:, ::2, ::2] = x
@@ -198,14 +225,19 @@ def reference(module: Persistent, z: Tensor, truncation: float = 1.0, label: int
         total = torch.zeros_like(wide)
         for dy in range(4):
             for dx in range(4):
-                total += 4 * taps.flip(0, 1)[dy, dx] * padded[:, dy : dy + 2 * height, dx : dx + 2 * width]
+                total += (
+                    4
+                    * taps.flip(0, 1)[dy, dx]
+                    * padded[:, dy : dy + 2 * height, dx : dx + 2 * width]
+                )
         return total
 
     def styled(name: str, x: Tensor, w: Tensor, up: bool) -> Tensor:
         kernel = state[f"{name}.weight"] * affine(name, w)[None, :, None, None]
         kernel = kernel / torch.sqrt((kernel * kernel).sum((1, 2, 3), keepdim=True) + 1e-8)
         if up:
-            # A transposed convolution scatters each sample by the kernel into a map of 2 h + 1; the filter follows.
+            # A transposed convolution scatters each sample by the kernel into a map of 2 h + 1; the
+            # filter follows.
             channels, height, width = len(kernel), *x.shape[1:]
             wide = torch.zeros(channels, 2 * height + 1, 2 * width + 1, dtype=x.dtype)
             for dy in range(3):
@@ -233,7 +265,9 @@ def reference(module: Persistent, z: Tensor, truncation: float = 1.0, label: int
         w = torch.cat([w, second_moment_normalised(embedded)])
     for number in range(2):
         weight = state[f"mapping.fc{number}.weight"]
-        w = activated(weight @ w * (0.01 / math.sqrt(len(w))) + 0.01 * state[f"mapping.fc{number}.bias"])
+        w = activated(
+            weight @ w * (0.01 / math.sqrt(len(w))) + 0.01 * state[f"mapping.fc{number}.bias"]
+        )
     w = state["mapping.w_avg"] + truncation * (w - state["mapping.w_avg"])
 
     x, image, resolution = state["synthesis.b4.const"], torch.zeros(3, 4, 4, dtype=torch.float64), 4
@@ -263,17 +297,24 @@ LATENTS = torch.randn(3, 8, generator=torch.Generator().manual_seed(5))
         ({"size": 8}, 1.0, None),
     ],
 )
-def test_images_are_those_of_the_description(given: dict[str, Any], truncation: float, label: int | None) -> None:
+def test_images_are_those_of_the_description(
+    given: dict[str, Any], truncation: float, label: int | None
+) -> None:
     module = generator(**given)
     weights = read_checkpoint(saved(module)).generator
     model = make_generator("stylegan2", weights, truncation=truncation, class_label=label)
     wanted = torch.stack([reference(module, z, truncation, label) for z in LATENTS])
     assert (model.images(LATENTS) - wanted).abs().max() < 1e-3
-    exact = make_generator("stylegan2", weights, precision="float64", truncation=truncation, class_label=label)
+    exact = make_generator(
+        "stylegan2", weights, precision="float64", truncation=truncation, class_label=label
+    )
     assert (exact.images(LATENTS.double()) - wanted).abs().max() < 1e-6
     # Every part of the description matters: without one of them, the images are others.
     for name in weights:
-        if name.endswith(("conv1.resample_filter", "synthesis.b4.resample_filter")) or "w_avg" in name:
+        if (
+            name.endswith(("conv1.resample_filter", "synthesis.b4.resample_filter"))
+            or "w_avg" in name
+        ):
             continue  # NVIDIA registers it everywhere and filters only where it resamples
         changed = {**weights, name: 1.5 * weights[name] + 0.1}
         if name.endswith("noise_const") or name == "synthesis.conv_clamp":
@@ -285,7 +326,10 @@ def test_images_are_those_of_the_description(given: dict[str, Any], truncation: 
 
 def test_the_clamp_is_seen() -> None:
     tight, loose = (generator(clamp=clamp) for clamp in (0.8, 256.0))
-    images = [StyleGAN2(read_checkpoint(saved(module)).generator).images(LATENTS) for module in (tight, loose)]
+    images = [
+        StyleGAN2(read_checkpoint(saved(module)).generator).images(LATENTS)
+        for module in (tight, loose)
+    ]
     assert (images[0] - images[1]).abs().max() > 0.1
 
 
@@ -293,9 +337,16 @@ def test_a_checkpoint_keeps_nvidias_names(tmp_path: Path) -> None:
     module = generator(classes=3)
     checkpoint = read_checkpoint(saved(module))
     assert set(checkpoint.generator) == {*module.state_dict(), "synthesis.conv_clamp"}
-    assert torch.equal(checkpoint.generator["mapping.fc0.weight"], module.state_dict()["mapping.fc0.weight"])
-    shape = StyleGAN2(checkpoint.generator, class_label=0).layout
-    assert (shape.image_size, shape.latent_size, shape.classes, shape.average) == (32, 8, 3, "mapping.w_avg")
+    assert torch.equal(
+        checkpoint.generator["mapping.fc0.weight"], module.state_dict()["mapping.fc0.weight"]
+    )
+    shape = StyleGAN2(checkpoint.generator, class_label=0).architecture
+    assert (shape.image_size, shape.latent_size, shape.classes, shape.average) == (
+        32,
+        8,
+        3,
+        "mapping.w_avg",
+    )
     assert shape.layers["layer2"].parameter == "synthesis.b4.conv1.weight"
     assert shape.layers["layer5"].parameter == "synthesis.b16.conv0.weight"
     assert shape.layers["layer8"].parameter == "synthesis.b32.conv1.weight"
@@ -316,7 +367,9 @@ def test_a_haloed_crop_has_the_values_of_the_whole_map(layer: str) -> None:
     covered = region.scaled(shape.scale)
     # A patch is applied to the checkpoint's own tensor, so the function takes that, too.
     crop = model.function(layer)(key, model.weights[shape.parameter], arguments, haloed=True)
-    torch.testing.assert_close(crop, value[:, :, covered.rows(), covered.columns()], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        crop, value[:, :, covered.rows(), covered.columns()], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_without_noise_and_with_old_pickle_protocols() -> None:
@@ -345,7 +398,12 @@ def test_code_is_refused_by_name_and_never_run() -> None:
     module.mapping.callback = Code()  # type: ignore[union-attr]
     with pytest.raises(FileError, match=r"builtins\.exec.*not executed"):
         read_checkpoint(saved(module))
-    for content in ({"G_ema": Code()}, Code(), [types.SimpleNamespace], {"x": torch.nn.Linear(1, 1)}):
+    for content in (
+        {"G_ema": Code()},
+        Code(),
+        [types.SimpleNamespace],
+        {"x": torch.nn.Linear(1, 1)},
+    ):
         Path("evil.pkl").write_bytes(pickle.dumps(content))
         with pytest.raises(FileError, match="was not executed"):
             read_checkpoint(Path("evil.pkl"))
@@ -378,7 +436,7 @@ def test_tensors_lie_inside_of_their_storage() -> None:
             return torch._utils._rebuild_tensor_v2, (typed, *self.arguments, False, {})
 
     def read(*arguments: Any) -> object:
-        from editspec_runtime import pickles
+        from editspec_runtime.io import pickles
 
         return pickles.load(io.BytesIO(pickle.dumps(Outside(*arguments))))
 
@@ -389,12 +447,20 @@ def test_tensors_lie_inside_of_their_storage() -> None:
 
 
 def test_numbers_of_numpy_become_plain_ones() -> None:
-    from editspec_runtime import pickles
+    from editspec_runtime.io import pickles
 
     def read(value: object, protocol: int) -> object:
         return pickles.load(io.BytesIO(pickle.dumps(value, protocol=protocol)))
 
-    for kind in (np.float64, np.float32, np.float16, np.int64, np.uint8, np.bool_, np.dtype(">f8").type):
+    for kind in (
+        np.float64,
+        np.float32,
+        np.float16,
+        np.int64,
+        np.uint8,
+        np.bool_,
+        np.dtype(">f8").type,
+    ):
         for protocol in (3, 4, 5):
             number = read(kind(3), protocol)
             assert type(number) in (bool, int, float)
@@ -411,12 +477,22 @@ def test_numbers_of_numpy_become_plain_ones() -> None:
 
 def test_damage_is_named() -> None:
     whole = saved(generator()).read_bytes()
-    for damaged in (whole[:-1], whole[: len(whole) // 2], whole[:2], b"\x80\x04.", b"\x80\x04N.", b"junk", b""):
+    for damaged in (
+        whole[:-1],
+        whole[: len(whole) // 2],
+        whole[:2],
+        b"\x80\x04.",
+        b"\x80\x04N.",
+        b"junk",
+        b"",
+    ):
         Path("bad.pkl").write_bytes(damaged)
         with pytest.raises(EditError, match=r"bad\.pkl"):
             read_checkpoint(Path("bad.pkl"))
     Path("network.safetensors").write_bytes(whole)
-    with pytest.raises(FileError, match=r"is a pickle file by its content.*\n.*Rename it to end in \.pkl"):
+    with pytest.raises(
+        FileError, match=r"is a pickle file by its content.*\n.*Rename it to end in \.pkl"
+    ):
         read_checkpoint(Path("network.safetensors"))
     torch.save({"x": torch.ones(1)}, "x.safetensors")
     with pytest.raises(FileError, match="is a torch file by its content"):
@@ -468,12 +544,12 @@ def test_everything_that_does_not_fit_is_named_by_nvidias_names() -> None:
     for name in ("synthesis.b4.const", "mapping.fc0.weight", "synthesis.b16.torgb.bias"):
         fewer = {key: info for key, info in infos.items() if key != name}
         with pytest.raises(WeightsError, match=f"{name} is missing"):
-            layout("stylegan2", fewer)
+            read_architecture("stylegan2", fewer)
     infos["synthesis.b8.conv1.affine.weight"] = TensorInfo("F32", (7, 9))
     infos["synthesis.b8.conv0.noise_strength"] = TensorInfo("F32", (1,))
     with pytest.raises(WeightsError) as error:
-        layout("stylegan2", infos)
+        read_architecture("stylegan2", infos)
     assert "synthesis.b8.conv1.affine.weight is 7 x 9, expected 7 x 8" in str(error.value)
     assert "synthesis.b8.conv0.noise_strength is 1, expected one number" in str(error.value)
     with pytest.raises(WeightsError, match="look like a StyleGAN3 generator"):
-        layout("stylegan2", {"synthesis.L0_36_512.weight": TensorInfo("F32", (1,))})
+        read_architecture("stylegan2", {"synthesis.L0_36_512.weight": TensorInfo("F32", (1,))})

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.digest import tensors_digest
 from editspec_runtime.errors import EditError, PatchError
-from editspec_runtime.patch import Patch, apply_stack, make_patch, read_patch, require_chain
+from editspec_runtime.io.digests import tensors_digest
+from editspec_runtime.patches.patch import Patch, apply_stack, make_patch, read_patch, require_chain
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -17,10 +17,16 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def base(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    return {"a.weight": normal(1, 5, 4, 3, 3).to(dtype), "b.weight": normal(6, 4, seed=1).to(dtype), "c": torch.ones(2)}
+    return {
+        "a.weight": normal(1, 5, 4, 3, 3).to(dtype),
+        "b.weight": normal(6, 4, seed=1).to(dtype),
+        "c": torch.ones(2),
+    }
 
 
-def patch_on(before: dict[str, Tensor], stack: list[Patch], name: str = "a.weight", seed: int = 2) -> Patch:
+def patch_on(
+    before: dict[str, Tensor], stack: list[Patch], name: str = "a.weight", seed: int = 2
+) -> Patch:
     """A random patch that is properly signed for its place in a stack."""
     directions = {name: torch.linalg.qr(normal(4, 2, seed=seed))[0].T.contiguous()}
     taps = (3, 3) if name == "a.weight" else ()
@@ -30,16 +36,25 @@ def patch_on(before: dict[str, Tensor], stack: list[Patch], name: str = "a.weigh
     result = apply_stack(before, [*stack, Patch(directions, coefficients, {})])
     parent = stack[-1].metadata["result"] if stack else tensors_digest(before)
     metadata = {
-        "name": f"edit-{seed}", "family": "stylegan2", "layer": "layer5", "rank": 2, "solver": {"method": "direct"},
-        "edit": "0" * 64, "base": tensors_digest(before), "parent": parent, "result": tensors_digest(result),
-    }  # fmt: skip
+        "name": f"edit-{seed}",
+        "family": "stylegan2",
+        "layer": "layer5",
+        "rank": 2,
+        "solver": {"method": "direct"},
+        "edit": "0" * 64,
+        "base": tensors_digest(before),
+        "parent": parent,
+        "result": tensors_digest(result),
+    }
     return make_patch(directions, coefficients, {name: "1 o i y x" if taps else "o i"}, metadata)
 
 
 def test_the_delta_is_a_times_d() -> None:
     patch = patch_on(base(), [])
     wanted = torch.einsum(
-        "osyx,si->oiyx", patch.coefficients["a.weight"].double(), patch.directions["a.weight"].double()
+        "osyx,si->oiyx",
+        patch.coefficients["a.weight"].double(),
+        patch.directions["a.weight"].double(),
     )
     torch.testing.assert_close(patch.delta("a.weight"), wanted)
     matrix = patch_on(base(), [], "b.weight")
@@ -60,8 +75,14 @@ def test_a_full_change_survives_its_file_and_is_applied(tmp_path: Path) -> None:
     before, path = base(), tmp_path / "p.safetensors"
     deltas = {"a.weight": normal(1, 5, 4, 3, 3, seed=7), "c": torch.tensor([0.5, -1.0])}
     low = patch_on(before, [])
-    metadata = {name: value for name, value in low.metadata.items() if name not in ("content", "format", "version")}
-    path.write_bytes(make_patch({}, {}, {"a.weight": "1 o i y x", "c": "x"}, metadata, deltas).to_bytes())
+    metadata = {
+        name: value
+        for name, value in low.metadata.items()
+        if name not in ("content", "format", "version")
+    }
+    path.write_bytes(
+        make_patch({}, {}, {"a.weight": "1 o i y x", "c": "x"}, metadata, deltas).to_bytes()
+    )
     patch = read_patch(path)
     assert patch.parameters == ["a.weight", "c"]
     after = apply_stack(before, [low, patch])
@@ -73,14 +94,16 @@ def test_a_full_change_survives_its_file_and_is_applied(tmp_path: Path) -> None:
 
 
 def test_factors_without_their_partner_are_refused(tmp_path: Path) -> None:
-    from editspec_runtime.files import safetensors_bytes
+    from editspec_runtime.io.files import safetensors_bytes
 
     patch, path = patch_on(base(), []), tmp_path / "p.safetensors"
     tensors = patch.tensors()
     path.write_bytes(safetensors_bytes({"a.weight.D": tensors["a.weight.D"]}, patch.metadata))
     with pytest.raises(PatchError, match="not D and A, or delta"):
         read_patch(path)
-    path.write_bytes(safetensors_bytes(tensors | {"a.weight.delta": normal(1, 5, 4, 3, 3)}, patch.metadata))
+    path.write_bytes(
+        safetensors_bytes(tensors | {"a.weight.delta": normal(1, 5, 4, 3, 3)}, patch.metadata)
+    )
     with pytest.raises(PatchError, match="not D and A, or delta"):
         read_patch(path)
 
@@ -135,11 +158,13 @@ def test_what_is_out_of_order_is_refused_by_both_digests() -> None:
         "A patch before it is missing": [stack[0], stack[2]],
         "It comes first in its stack": [stack[0], stack[0]],
     }
-    for remedy, patches in cases.items():
-        with pytest.raises(PatchError, match=remedy) as error:
+    for hint, patches in cases.items():
+        with pytest.raises(PatchError, match=hint) as error:
             require_chain(digest, patches)
         stranger = next(
-            p for p, q in zip(patches[1:], patches, strict=False) if p.metadata["parent"] != q.metadata["result"]
+            p
+            for p, q in zip(patches[1:], patches, strict=False)
+            if p.metadata["parent"] != q.metadata["result"]
         )
         culprit = stranger if patches[0].metadata["parent"] == digest else patches[0]
         assert culprit.metadata["parent"] in str(error.value)
@@ -159,7 +184,7 @@ def test_a_parameter_that_does_not_fit_is_named() -> None:
 
 
 def test_what_is_no_patch_is_refused(tmp_path: Path) -> None:
-    from editspec_runtime.files import safetensors_bytes
+    from editspec_runtime.io.files import safetensors_bytes
 
     path = tmp_path / "x.safetensors"
     path.write_bytes(safetensors_bytes(base(), {}))
@@ -176,7 +201,10 @@ def test_what_is_no_patch_is_refused(tmp_path: Path) -> None:
 def test_a_change_is_turned_where_the_checkpoint_has_the_input_first() -> None:
     """As transposed convolutions have it; whole and in parts, it is the same change."""
     random = torch.Generator().manual_seed(4)
-    directions, coefficients = torch.randn(2, 5, generator=random), torch.randn(3, 2, 4, 4, generator=random)
+    directions, coefficients = (
+        torch.randn(2, 5, generator=random),
+        torch.randn(3, 2, 4, 4, generator=random),
+    )
     plain = Patch({"w": directions}, {"w": coefficients}, {"layouts": {"w": "o i y x"}})
     turned = Patch({"w": directions}, {"w": coefficients}, {"layouts": {"w": "i o y x"}})
     assert torch.equal(turned.stored("w"), plain.stored("w").transpose(0, 1))

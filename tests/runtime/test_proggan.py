@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.cache import default_cache
-from editspec_runtime.checkpoint import read_checkpoint
-from editspec_runtime.conventions import REWRITING_2020
+from editspec_runtime.core.compatibility import REWRITING_2020
 from editspec_runtime.errors import WeightsError
-from editspec_runtime.families import layout
+from editspec_runtime.families import read_architecture
+from editspec_runtime.families.checkpoints import read_checkpoint
 from editspec_runtime.families.proggan.network import ProgressiveGAN
-from editspec_runtime.files import TensorInfo
-from editspec_runtime.generator import Box
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.statistics import second_moment
+from editspec_runtime.io.cache import default_cache
+from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.maths.moments import second_moment
+from editspec_runtime.modalities.image.generator import Box
+from editspec_runtime.modalities.image.latents import LatentStream
 
 LAYERS = [*(f"layer{n}" for n in range(1, 11)), "output_64x64"]
 Golden = dict[str, dict[str, Tensor]]
@@ -27,7 +27,9 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def model(golden: Golden) -> ProgressiveGAN:
-    return ProgressiveGAN({name: tensor.double() for name, tensor in golden["pg_state_dict"].items()})
+    return ProgressiveGAN(
+        {name: tensor.double() for name, tensor in golden["pg_state_dict"].items()}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,33 +44,50 @@ def test_images_are_the_authors(model: ProgressiveGAN, latents: Tensor, golden: 
 
 
 @pytest.mark.parametrize("number", [6, 8])
-def test_second_moments_and_directions_are_the_authors(model: ProgressiveGAN, golden: Golden, number: int) -> None:
+def test_second_moments_and_directions_are_the_authors(
+    model: ProgressiveGAN, golden: Golden, number: int
+) -> None:
     stages, stream = golden["pg_stages_f64"], LatentStream(1, 40, "numpy-legacy")
-    found = second_moment(model, f"layer{number}", stream, 64, REWRITING_2020, default_cache()).matrix
+    found = second_moment(
+        model, f"layer{number}", stream, 64, REWRITING_2020, default_cache()
+    ).matrix
     assert relative(found, stages[f"L{number}.C"]) < 1e-10
-    fewer = second_moment(model, f"layer{number}", stream, 60, REWRITING_2020, default_cache()).matrix
+    fewer = second_moment(
+        model, f"layer{number}", stream, 60, REWRITING_2020, default_cache()
+    ).matrix
     assert relative(fewer, stages[f"L{number}.C"]) > 1e-4
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_prefix_value_and_rest_make_the_image(model: ProgressiveGAN, latents: Tensor, layer: str) -> None:
+def test_prefix_value_and_rest_make_the_image(
+    model: ProgressiveGAN, latents: Tensor, layer: str
+) -> None:
     reached = model.prefix(layer, latents[:2])
     value = model.value(layer, reached)
     shape = model.layer(layer)
     assert value.shape == (2, shape.out_channels, shape.value_size, shape.value_size)
     assert reached.key.shape == (2, shape.in_channels, shape.key_size, shape.key_size)
     assert torch.equal(model.rest(layer, value, reached.carried), model.images(latents[:2]))
-    assert torch.equal(model.finished(layer, model.output(layer, value), reached.carried), model.images(latents[:2]))
+    assert torch.equal(
+        model.finished(layer, model.output(layer, value), reached.carried),
+        model.images(latents[:2]),
+    )
     assert not torch.equal(model.finished(layer, value, reached.carried), model.images(latents[:2]))
     assert not torch.equal(model.rest(layer, 0 * value, reached.carried), model.images(latents[:2]))
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_haloed_crop_has_the_values_of_the_whole_map(model: ProgressiveGAN, latents: Tensor, layer: str) -> None:
+def test_a_haloed_crop_has_the_values_of_the_whole_map(
+    model: ProgressiveGAN, latents: Tensor, layer: str
+) -> None:
     reached = model.prefix(layer, latents[:1])
     value, shape = model.value(layer, reached), model.layer(layer)
     size = shape.key_size
-    for region in (Box(0, 0, size, size), Box(0, size // 2, size // 2 + 1, size), Box(size // 2, 0, size, 1)):
+    for region in (
+        Box(0, 0, size, size),
+        Box(0, size // 2, size // 2 + 1, size),
+        Box(size // 2, 0, size, 1),
+    ):
         key, arguments = model.crop(layer, reached, region)
         crop = model.function(layer)(key, model.weight(layer), arguments, haloed=True)
         covered = region.scaled(shape.scale)
@@ -76,18 +95,28 @@ def test_a_haloed_crop_has_the_values_of_the_whole_map(model: ProgressiveGAN, la
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_every_layer_is_linear_from_key_to_value(model: ProgressiveGAN, latents: Tensor, layer: str) -> None:
+def test_every_layer_is_linear_from_key_to_value(
+    model: ProgressiveGAN, latents: Tensor, layer: str
+) -> None:
     one, other = (model.prefix(layer, z[None]).key for z in latents[:2])
     function, weight = model.function(layer), model.weight(layer)
     both = function(2 * one - 3 * other, weight, {})
-    torch.testing.assert_close(both, 2 * function(one, weight, {}) - 3 * function(other, weight, {}))
+    torch.testing.assert_close(
+        both, 2 * function(one, weight, {}) - 3 * function(other, weight, {})
+    )
     torch.testing.assert_close(function.convolution(one, weight[0]), function(one, weight, {}))
     assert model.layer(layer).linear
 
 
-def test_the_key_depends_on_what_is_upstream_alone(golden: Golden, model: ProgressiveGAN, latents: Tensor) -> None:
+def test_the_key_depends_on_what_is_upstream_alone(
+    golden: Golden, model: ProgressiveGAN, latents: Tensor
+) -> None:
     assert "layer5.conv.weight" in model.upstream("layer6")
-    assert not [name for name in model.upstream("layer6") if name.startswith(("layer6.", "layer1" + "0.", "output"))]
+    assert not [
+        name
+        for name in model.upstream("layer6")
+        if name.startswith(("layer6.", "layer1" + "0.", "output"))
+    ]
     assert set(model.trainable()) == set(golden["pg_state_dict"])
 
 
@@ -97,26 +126,36 @@ def infos(weights: dict[str, Tensor]) -> dict[str, TensorInfo]:
 
 def test_everything_that_does_not_fit_is_named(golden: Golden) -> None:
     tensors = infos(golden["pg_state_dict"])
-    assert layout("proggan", tensors).image_size == 64
+    assert read_architecture("proggan", tensors).image_size == 64
     del tensors["layer3.wscale.b"]
     tensors["layer4.conv.weight"] = TensorInfo("F32", (56, 55, 3, 3))
     tensors["layer5.conv.weight"] = TensorInfo("I64", (48, 56, 3, 3))
     with pytest.raises(WeightsError) as error:
-        layout("proggan", tensors)
-    for part in ("layer3.wscale.b is missing (expected 56)", "56 x 55 x 3 x 3, expected 56 x 56 x 3 x 3", "holds I64"):
+        read_architecture("proggan", tensors)
+    for part in (
+        "layer3.wscale.b is missing (expected 56)",
+        "56 x 55 x 3 x 3, expected 56 x 56 x 3 x 3",
+        "holds I64",
+    ):
         assert part in str(error.value)
 
 
 def test_other_weights_are_refused(golden: Golden) -> None:
     with pytest.raises(WeightsError, match="not a Progressive GAN generator"):
-        layout("proggan", infos(golden["sg2_g_ema"]))
+        read_architecture("proggan", infos(golden["sg2_g_ema"]))
     with pytest.raises(WeightsError, match="not a StyleGAN2 generator"):
-        layout("stylegan2", infos(golden["pg_state_dict"]))
-    odd = {name: info for name, info in infos(golden["pg_state_dict"]).items() if not name.startswith("layer10")}
+        read_architecture("stylegan2", infos(golden["pg_state_dict"]))
+    odd = {
+        name: info
+        for name, info in infos(golden["pg_state_dict"]).items()
+        if not name.startswith("layer10")
+    }
     with pytest.raises(WeightsError, match="layer9 upsamples, and nothing follows it"):
-        layout("proggan", odd)
+        read_architecture("proggan", odd)
     with pytest.raises(WeightsError, match="output_64x64 is not what follows layer8"):
-        layout("proggan", {name: info for name, info in odd.items() if not name.startswith("layer9")})
+        read_architecture(
+            "proggan", {name: info for name, info in odd.items() if not name.startswith("layer9")}
+        )
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -11,14 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editspec_runtime.checkpoint import read_checkpoint
-from editspec_runtime.digest import tensors_digest
-from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.files import read_header
-from editspec_runtime.skyline import READER, WEIGHTS, evaluate, train
-from editspec_runtime.skyline.reader import Reader, load_reader, truth
-from editspec_runtime.skyline.train import COLOURS, first_weights
-from editspec_runtime.skyline.world import (
+from editspec.worlds.skyline import READER, WEIGHTS, evaluate, train
+from editspec.worlds.skyline.reader import Reader, load_reader, truth
+from editspec.worlds.skyline.train import COLOURS, first_weights
+from editspec.worlds.skyline.world import (
     LATENT_SIZE,
     TOPS,
     Scene,
@@ -32,12 +28,31 @@ from editspec_runtime.skyline.world import (
     scenes,
     windows,
 )
+from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.io.digests import tensors_digest
+from editspec_runtime.io.files import read_header
 
 COORDINATES = {
-    "sky": 0, "sun_site": 1, "sun_height": 2, "ground": 3, "wall": 4, "roof": 5, "windows_lit": 6, "left_top": 7,
-    "right_top": 8, "left_height": 9, "right_height": 10, "left_tree": 11, "right_tree": 12, "people": 13,
-    "people_site": 14, "middle_watermark": 15, "bottom_watermark": 16, "reflection": 6,
-}  # fmt: skip
+    "sky": 0,
+    "sun_site": 1,
+    "sun_height": 2,
+    "ground": 3,
+    "wall": 4,
+    "roof": 5,
+    "windows_lit": 6,
+    "left_top": 7,
+    "right_top": 8,
+    "left_height": 9,
+    "right_height": 10,
+    "left_tree": 11,
+    "right_tree": 12,
+    "people": 13,
+    "people_site": 14,
+    "middle_watermark": 15,
+    "bottom_watermark": 16,
+    "reflection": 6,
+}
 
 
 def latents(count: int, seed: int = 5) -> Tensor:
@@ -74,7 +89,11 @@ def test_every_attribute_follows_its_coordinate_and_no_other() -> None:
         flipped = z.clone()
         flipped[:, coordinate] *= -1
         after = scenes(flipped)
-        moved = {name for name, value in vars(before).items() if not torch.equal(value, vars(after)[name])}
+        moved = {
+            name
+            for name, value in vars(before).items()
+            if not torch.equal(value, vars(after)[name])
+        }
         assert moved == {name for name, own in COORDINATES.items() if own == coordinate}
 
 
@@ -127,9 +146,12 @@ def test_another_top_changes_the_top_and_nothing_else(scene: Scene, new: str) ->
 
 
 @pytest.mark.parametrize(
-    ("attribute", "part"), [("windows_lit", windows), ("reflection", reflection), ("people", people)]
+    ("attribute", "part"),
+    [("windows_lit", windows), ("reflection", reflection), ("people", people)],
 )
-def test_an_override_changes_its_part_and_nothing_else(scene: Scene, attribute: str, part: object) -> None:
+def test_an_override_changes_its_part_and_nothing_else(
+    scene: Scene, attribute: str, part: object
+) -> None:
     without, having = scene.replace(**{attribute: 0}), scene.replace(**{attribute: 1})
     where = changed(render(without), render(having), threshold=1e-6)
     assert where.any(2).any(1).all()
@@ -169,7 +191,9 @@ def test_the_reader_reads_renders(reader: Reader) -> None:
 
 
 def test_the_reader_reads_counterfactuals(reader: Reader) -> None:
-    scene = scenes(latents(100, seed=6)).with_tops("dome", "tree").replace(windows_lit=1, reflection=0)
+    scene = (
+        scenes(latents(100, seed=6)).with_tops("dome", "tree").replace(windows_lit=1, reflection=0)
+    )
     read = reader.read(render(scene))
     for name, wanted in truth(scene).items():
         assert (read[name] == wanted).double().mean() >= 0.98, name
@@ -190,7 +214,7 @@ def test_what_ships_is_small_and_has_the_published_names() -> None:
 
 
 def test_the_package_names_its_files_without_torch() -> None:
-    code = "import sys, editspec_runtime.skyline as s; assert s.WEIGHTS.is_file(); assert 'torch' not in sys.modules"
+    code = "import sys, editspec.worlds.skyline as s; assert s.WEIGHTS.is_file(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -203,8 +227,12 @@ def test_the_generator_draws_the_world(shipped: dict[str, Tensor], reader: Reade
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["style.3.weight", "convs.1.conv.weight", "convs.4.conv.weight", "to_rgbs.3.bias"])
-def test_other_weights_miss_the_targets(shipped: dict[str, Tensor], reader: Reader, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["style.3.weight", "convs.1.conv.weight", "convs.4.conv.weight", "to_rgbs.3.bias"]
+)
+def test_other_weights_miss_the_targets(
+    shipped: dict[str, Tensor], reader: Reader, name: str
+) -> None:
     other = shipped | {name: shipped[name].roll(1, 1) + (0.2 if name.endswith("bias") else 0)}
     numbers = evaluate.measure(StyleGAN2(other).images, reader, evaluate.HELD_OUT.items(range(50)))
     assert "mean_absolute_error" in evaluate.missed(numbers)
@@ -217,7 +245,9 @@ def test_the_average_of_w_is_that_of_the_mapping(shipped: dict[str, Tensor]) -> 
     assert styles.std(0).max() > 0.5
 
 
-def test_shapes_are_told_by_features_and_neither_by_styles_nor_by_smaller_images(shipped: dict[str, Tensor]) -> None:
+def test_shapes_are_told_by_features_and_neither_by_styles_nor_by_smaller_images(
+    shipped: dict[str, Tensor],
+) -> None:
     drawing = ["convs.4", "convs.5", "convs.6", "convs.7", "to_rgbs.2", "to_rgbs.3"]
     for name in drawing:
         seen = shipped[f"{name}.conv.modulation.weight"].any(0).nonzero().flatten()
@@ -227,11 +257,15 @@ def test_shapes_are_told_by_features_and_neither_by_styles_nor_by_smaller_images
         assert not shipped[f"{name}.conv.weight"].any()
 
 
-def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_training_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.set_num_threads(1)
 
     def trained(folder: str) -> str:
-        return tensors_digest(train.train_generator(tmp_path / folder, torch.device("cpu"), scale=0.0015))
+        return tensors_digest(
+            train.train_generator(tmp_path / folder, torch.device("cpu"), scale=0.0015)
+        )
 
     def breaking(*given: Any) -> Tensor:
         if next(calls) == 5:

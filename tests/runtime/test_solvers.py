@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.conventions import EDITSPEC, REWRITING_2020
+from editspec_runtime.core.compatibility import EDITSPEC, REWRITING_2020
+from editspec_runtime.core.rule import Rule, SolverSettings
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.generator import Box
-from editspec_runtime.rule import Rule, SolverSettings
-from editspec_runtime.solvers import delta, rule_loss, solve
+from editspec_runtime.methods.solvers import delta, rule_loss, solve
+from editspec_runtime.modalities.image.generator import Box
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 METHODS = {
@@ -22,7 +22,12 @@ METHODS = {
 
 
 def problem(
-    weights: dict[str, Tensor], layer: str, method: str, *, identity: bool = False, region: Box | None = None
+    weights: dict[str, Tensor],
+    layer: str,
+    method: str,
+    *,
+    identity: bool = False,
+    region: Box | None = None,
 ) -> tuple[StyleGAN2, Rule]:
     """A rule on a tiny model: the values of one image in the place of another's."""
     model = StyleGAN2(weights)
@@ -33,16 +38,30 @@ def problem(
     region = region or Box(0, 1, shape.key_size // 2 + 1, shape.key_size)
     covered = region.scaled(shape.scale)
     key, arguments = model.crop(layer, reached, region)
-    value = model.value(layer, reached if identity else other)[:, :, covered.rows(), covered.columns()]
+    value = model.value(layer, reached if identity else other)[
+        :, :, covered.rows(), covered.columns()
+    ]
     rule = Rule(
-        "e", "stylegan2", layer, shape.parameter, 2, METHODS[method], key, value, arguments,
-        torch.empty(0), torch.empty(0), {},
-    )  # fmt: skip
+        "e",
+        "stylegan2",
+        layer,
+        shape.parameter,
+        2,
+        METHODS[method],
+        key,
+        value,
+        arguments,
+        torch.empty(0),
+        torch.empty(0),
+        {},
+    )
     return model, rule
 
 
 def directions(rule: Rule, rank: int = 2) -> Tensor:
-    random = torch.randn(rule.key.shape[1], rank, generator=torch.Generator().manual_seed(5)).to(rule.key)
+    random = torch.randn(rule.key.shape[1], rank, generator=torch.Generator().manual_seed(5)).to(
+        rule.key
+    )
     return torch.linalg.qr(random)[0].T.contiguous()
 
 
@@ -56,13 +75,16 @@ def loss(model: StyleGAN2, rule: Rule, change: Tensor | float = 0.0) -> float:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("layer", ["layer2", "layer5", "layer6"])
-def test_the_rule_holds_better_and_only_in_its_directions(make_tiny: MakeTiny, layer: str, method: str) -> None:
+def test_the_rule_holds_better_and_only_in_its_directions(
+    make_tiny: MakeTiny, layer: str, method: str
+) -> None:
     weights = {name: tensor.double() for name, tensor in make_tiny().items()}
     model, rule = problem(weights, layer, method)
     d = directions(rule)
     change = solved(model, rule, d)
     assert loss(model, rule, change) < 0.95 * loss(model, rule)
-    # As a matrix over input channels the change has the rank of D, and a key orthogonal to D does not see it.
+    # As a matrix over input channels the change has the rank of D, and a key orthogonal to D does
+    # not see it.
     matrix = change[0].movedim(1, -1).reshape(-1, d.shape[1])
     assert torch.linalg.matrix_rank(matrix) == 2
     key = torch.randn(d.shape[1], generator=torch.Generator().manual_seed(6)).to(d)
@@ -84,17 +106,23 @@ def test_the_identity_edit_has_no_loss(make_tiny: MakeTiny, number: int, method:
 
 @pytest.mark.parametrize("haloed", [True, False])
 @pytest.mark.parametrize("layer", ["layer2", "layer5", "layer6"])
-def test_what_is_computed_of_the_key_once_changes_no_number(make_tiny: MakeTiny, layer: str, haloed: bool) -> None:
+def test_what_is_computed_of_the_key_once_changes_no_number(
+    make_tiny: MakeTiny, layer: str, haloed: bool
+) -> None:
     weights = {name: tensor.double() for name, tensor in make_tiny().items()}
     model = StyleGAN2(weights)
-    reached = model.prefix(layer, torch.randn(3, 8, generator=torch.Generator().manual_seed(4)).double())
+    reached = model.prefix(
+        layer, torch.randn(3, 8, generator=torch.Generator().manual_seed(4)).double()
+    )
     shape = model.layer(layer)
     key, arguments = reached.key, reached.arguments
     if haloed:
         key, arguments = model.crop(layer, reached, Box(0, 1, shape.key_size - 1, shape.key_size))
     function, weight = model.function(layer), model.weight(layer)
 
-    def value_and_gradient(answer: Callable[[Tensor], Tensor], scale: float) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(
+        answer: Callable[[Tensor], Tensor], scale: float
+    ) -> tuple[Tensor, Tensor]:
         free = (scale * weight).requires_grad_()
         value = answer(free)
         (value * value.detach().cos()).sum().backward()
@@ -104,7 +132,9 @@ def test_what_is_computed_of_the_key_once_changes_no_number(make_tiny: MakeTiny,
     for scale in (1.0, 0.3):
         wanted = value_and_gradient(lambda w: function(key, w, arguments, haloed=haloed), scale)
         for found, expected in zip(
-            value_and_gradient(function.bound(key, arguments, haloed=haloed), scale), wanted, strict=True
+            value_and_gradient(function.bound(key, arguments, haloed=haloed), scale),
+            wanted,
+            strict=True,
         ):
             torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
     # Of another key it is another function.
@@ -126,7 +156,9 @@ def test_direct_is_adam_on_the_coefficients(make_tiny: MakeTiny, layer: str) -> 
     found = solve(function, weight, rule, d, REWRITING_2020)
     assert (found - plain).norm() < 1e-9 * plain.norm()
     shorter = dataclasses.replace(rule, solver=dataclasses.replace(rule.solver, steps=59))
-    assert (solve(function, weight, shorter, d, REWRITING_2020) - plain).norm() > 1e-4 * plain.norm()
+    assert (
+        solve(function, weight, shorter, d, REWRITING_2020) - plain
+    ).norm() > 1e-4 * plain.norm()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -140,7 +172,9 @@ def test_a_crop_of_one_position_has_an_answer(make_tiny: MakeTiny, layer: str, m
 
 def test_the_best_iterate_is_returned(make_tiny: MakeTiny) -> None:
     model, rule = problem(make_tiny(), "layer6", "direct")
-    rough = dataclasses.replace(rule, solver=dataclasses.replace(rule.solver, learning_rate=1.0, steps=5))
+    rough = dataclasses.replace(
+        rule, solver=dataclasses.replace(rule.solver, learning_rate=1.0, steps=5)
+    )
     d = directions(rule)
     function, weight = model.function("layer6"), model.weight("layer6")
     best = solve(function, weight, rough, d, EDITSPEC)

@@ -9,31 +9,39 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.cache import Cache
-from editspec_runtime.conventions import EDITSPEC, REWRITING_2020, Conventions
+from editspec_runtime.core.compatibility import EDITSPEC, REWRITING_2020, Compatibility
 from editspec_runtime.errors import OutOfMemory
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.statistics import SecondMoment, second_moment
+from editspec_runtime.io.cache import Cache
+from editspec_runtime.maths.moments import SecondMoment, second_moment
+from editspec_runtime.modalities.image.latents import LatentStream
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 
 
 def measured(
-    weights: dict[str, Tensor], cache: Path, layer: str = "layer5", samples: int = 20, seed: int = 2,
-    conventions: Conventions = EDITSPEC,
-) -> SecondMoment:  # fmt: skip
+    weights: dict[str, Tensor],
+    cache: Path,
+    layer: str = "layer5",
+    samples: int = 20,
+    seed: int = 2,
+    conventions: Compatibility = EDITSPEC,
+) -> SecondMoment:
     model = StyleGAN2(weights, conventions=conventions)
-    stream = LatentStream(seed, model.layout.latent_size)
+    stream = LatentStream(seed, model.architecture.latent_size)
     return second_moment(model, layer, stream, samples, conventions, Cache(cache))
 
 
 @pytest.mark.parametrize("number", [4, 6, 7, 8])
-def test_it_is_the_authors(golden: dict[str, dict[str, Tensor]], tmp_path: Path, number: int) -> None:
+def test_it_is_the_authors(
+    golden: dict[str, dict[str, Tensor]], tmp_path: Path, number: int
+) -> None:
     weights = {name: tensor.double() for name, tensor in golden["sg2_g_ema"].items()}
     model = StyleGAN2(weights, conventions=REWRITING_2020)
     stream = LatentStream(1, 64, "numpy-legacy")
-    found = second_moment(model, f"layer{number}", stream, 64, REWRITING_2020, Cache(tmp_path)).matrix
+    found = second_moment(
+        model, f"layer{number}", stream, 64, REWRITING_2020, Cache(tmp_path)
+    ).matrix
     wanted = golden["sg2_stages_f64"][f"L{number}.C.batch10"]
     assert (found - wanted).norm() / wanted.norm() < 1e-12
     # Computed one by one their noise is another, and so is C: the match above is not for free.
@@ -51,22 +59,27 @@ def test_it_is_the_mean_of_all_outer_products(tiny: dict[str, Tensor], tmp_path:
         for y in range(image.shape[1]):
             for x in range(image.shape[2]):
                 outer += torch.outer(image[:, y, x], image[:, y, x])
-    torch.testing.assert_close(found, outer / (5 * keys.shape[2] * keys.shape[3]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        found, outer / (5 * keys.shape[2] * keys.shape[3]), rtol=1e-12, atol=0
+    )
     assert torch.equal(found, found.T)
 
 
 @pytest.mark.parametrize("layer", ["layer2", "layer3", "layer6", "layer7"])
 @pytest.mark.parametrize("conventions", [EDITSPEC, REWRITING_2020])
 def test_keys_alone_are_those_on_the_way_to_the_image(
-    tiny: dict[str, Tensor], layer: str, conventions: Conventions
+    tiny: dict[str, Tensor], layer: str, conventions: Compatibility
 ) -> None:
-    model = StyleGAN2({name: tensor.double() for name, tensor in tiny.items()}, conventions=conventions)
+    model = StyleGAN2(
+        {name: tensor.double() for name, tensor in tiny.items()}, conventions=conventions
+    )
     stream = LatentStream(2, 8)
     keys = model.keys(layer)
     first = keys(stream.items(range(5)).double())
     wanted = model.prefix(layer, stream.items(range(5)).double()).key
     assert (first - wanted).norm() < 1e-13 * wanted.norm()
-    # Memory is used again within a call, never across calls: an earlier map stays, and the weights do.
+    # Memory is used again within a call, never across calls: an earlier map stays, and the weights
+    # do.
     kept, other = first.clone(), keys(stream.items(range(5, 10)).double())
     assert torch.equal(first, kept)
     assert (other - first).norm() > 0.1 * first.norm()
@@ -94,7 +107,12 @@ def test_the_cache_knows_what_c_depends_on(make_tiny: MakeTiny, tmp_path: Path) 
 def test_an_edit_of_the_same_or_a_later_layer_reuses_c(make_tiny: MakeTiny, tmp_path: Path) -> None:
     weights = make_tiny()
     first = measured(weights, tmp_path)
-    for name in ("convs.2.conv.weight", "convs.3.conv.weight", "to_rgbs.0.conv.weight", "convs.2.activate.bias"):
+    for name in (
+        "convs.2.conv.weight",
+        "convs.3.conv.weight",
+        "to_rgbs.0.conv.weight",
+        "convs.2.activate.bias",
+    ):
         again = measured({**weights, name: 2 * weights[name]}, tmp_path)
         assert again.cached
         assert torch.equal(again.matrix, first.matrix)
@@ -125,13 +143,13 @@ def test_two_processes_may_compute_it_at_once(tiny: dict[str, Tensor], tmp_path:
 
 
 def test_forward_batches_shrink_with_the_maps(make_tiny: MakeTiny) -> None:
-    from editspec_runtime.statistics import LARGEST_MAPS, forward_batch
+    from editspec_runtime.maths.moments import LARGEST_MAPS, forward_batch
 
     small, large = StyleGAN2(make_tiny(size=32)), StyleGAN2(make_tiny(size=1024, channels=8))
     assert forward_batch(small, "layer8", EDITSPEC) == 16
     assert forward_batch(large, "layer8", EDITSPEC) == 16
     # A layer cannot have a larger batch than one that it comes after.
-    batches = [forward_batch(large, name, EDITSPEC) for name in large.layout.layers]
+    batches = [forward_batch(large, name, EDITSPEC) for name in large.architecture.layers]
     assert batches == sorted(batches, reverse=True)
     assert batches[-1] == LARGEST_MAPS // (8 * 1024**2) == 8
     # The authors' noise goes by the place in the batch: theirs stays.
@@ -157,20 +175,22 @@ class Cramped(StyleGAN2):
 
 
 class Small(StyleGAN2):
-    """A model on a device where no more than so many numbers of a key map fit into memory at a time."""
+    """A model on a device where no more than so many numbers of a key map fit into memory at a
+    time.
+    """
 
     fitting = 6 * 16 * 16
 
-    def key_bands(self, layer: str, bands: int) -> Callable[[Tensor], Iterator[Tensor]]:
-        bands_of = super().key_bands(layer, bands)
-        tried.append((bands, 0))
+    def key_tiles(self, layer: str, tiles: int) -> Callable[[Tensor], Iterator[Tensor]]:
+        tiles_of = super().key_tiles(layer, tiles)
+        tried.append((tiles, 0))
 
         def fitting(latents: Tensor) -> Iterator[Tensor]:
-            tried[-1] = (bands, len(latents))
-            for band in bands_of(latents):
-                if band.numel() > self.fitting:
+            tried[-1] = (tiles, len(latents))
+            for tile in tiles_of(latents):
+                if tile.numel() > self.fitting:
                     raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
-                yield band
+                yield tile
 
         return fitting
 
@@ -197,43 +217,62 @@ def test_where_memory_ends_maps_are_split_before_batches(
     tried.clear()
     found = second_moment(small, "layer9", stream, 16, EDITSPEC, Cache(tmp_path / "small"))
     assert tried == order
-    whole = second_moment(StyleGAN2(weights), "layer9", stream, 16, EDITSPEC, Cache(tmp_path / "whole"))
+    whole = second_moment(
+        StyleGAN2(weights), "layer9", stream, 16, EDITSPEC, Cache(tmp_path / "whole")
+    )
     assert (found.matrix - whole.matrix).norm() < 1e-12 * whole.matrix.norm()
-    # The split is in the key, and the same split gives the same bits; one that was not needed leaves the key as it is.
-    names = [{path.name for path in (tmp_path / kind / "statistics").iterdir()} for kind in ("small", "whole")]
+    # The split is in the key, and the same split gives the same bits; one that was not needed
+    # leaves the key as it is.
+    names = [
+        {path.name for path in (tmp_path / kind / "statistics").iterdir()}
+        for kind in ("small", "whole")
+    ]
     assert (names[0] == names[1]) is (len(order) == 1)
     again = second_moment(small, "layer9", stream, 16, EDITSPEC, Cache(tmp_path / "again"))
     assert torch.equal(again.matrix, found.matrix)
     assert {path.name for path in (tmp_path / "again" / "statistics").iterdir()} == names[0]
 
 
-def test_batches_of_the_authors_noise_are_split_in_space_alone(make_tiny: MakeTiny, tmp_path: Path) -> None:
+def test_batches_of_the_authors_noise_are_split_in_space_alone(
+    make_tiny: MakeTiny, tmp_path: Path
+) -> None:
     weights = {name: tensor.double() for name, tensor in make_tiny(size=64).items()}
     stream = LatentStream(2, 8)
 
     def moment(kind: type[StyleGAN2], cache: str) -> Tensor:
         model = kind(weights, conventions=REWRITING_2020)
-        return second_moment(model, "layer9", stream, 20, REWRITING_2020, Cache(tmp_path / cache)).matrix
+        return second_moment(
+            model, "layer9", stream, 20, REWRITING_2020, Cache(tmp_path / cache)
+        ).matrix
 
     tried.clear()
     found = moment(type("Small", (Small,), {"fitting": 6 * 32 * 32 * 5}), "small")
     assert tried == [(1, 10), (2, 10)]
     whole = moment(StyleGAN2, "whole")
     assert (found - whole).norm() < 1e-12 * whole.norm()
-    with pytest.raises(OutOfMemory, match="layer9, 10 latents at a time in 4 bands, do not fit"):
+    with pytest.raises(OutOfMemory, match="layer9, 10 latents at a time in 4 tiles, do not fit"):
         moment(type("Small", (Small,), {"fitting": 6}), "none")
 
 
-def test_where_memory_ends_smaller_batches_are_taken_and_named(tiny: dict[str, Tensor], tmp_path: Path) -> None:
+def test_where_memory_ends_smaller_batches_are_taken_and_named(
+    tiny: dict[str, Tensor], tmp_path: Path
+) -> None:
     stream = LatentStream(2, 8)
     whole = second_moment(StyleGAN2(tiny), "layer5", stream, 40, EDITSPEC, Cache(tmp_path)).matrix
-    cramped = second_moment(Cramped(tiny), "layer5", stream, 40, EDITSPEC, Cache(tmp_path / "cramped"))
+    cramped = second_moment(
+        Cramped(tiny), "layer5", stream, 40, EDITSPEC, Cache(tmp_path / "cramped")
+    )
     torch.testing.assert_close(cramped.matrix, whole, rtol=1e-6, atol=1e-9)
     # The batch is in the key: what may have other bits has another name.
-    names = [{path.name for path in (folder / "statistics").iterdir()} for folder in (tmp_path, tmp_path / "cramped")]
+    names = [
+        {path.name for path in (folder / "statistics").iterdir()}
+        for folder in (tmp_path, tmp_path / "cramped")
+    ]
     assert len(names[0]) == len(names[1]) == 1
     assert names[0] != names[1]
-    assert second_moment(Cramped(tiny), "layer5", stream, 40, EDITSPEC, Cache(tmp_path / "cramped")).cached
+    assert second_moment(
+        Cramped(tiny), "layer5", stream, 40, EDITSPEC, Cache(tmp_path / "cramped")
+    ).cached
 
 
 def test_where_memory_ends_for_good_it_is_said(tiny: dict[str, Tensor], tmp_path: Path) -> None:
@@ -245,7 +284,12 @@ def test_where_memory_ends_for_good_it_is_said(tiny: dict[str, Tensor], tmp_path
     # The authors' noise goes by the place in the batch: no smaller one is taken.
     with pytest.raises(OutOfMemory, match="layer5, 10 latents"):
         second_moment(
-            Full(tiny, conventions=REWRITING_2020), "layer5", LatentStream(2, 8), 40, REWRITING_2020, Cache(tmp_path)
+            Full(tiny, conventions=REWRITING_2020),
+            "layer5",
+            LatentStream(2, 8),
+            40,
+            REWRITING_2020,
+            Cache(tmp_path),
         )
 
     class Broken(Cramped):
@@ -256,7 +300,7 @@ def test_where_memory_ends_for_good_it_is_said(tiny: dict[str, Tensor], tmp_path
 
 
 def test_many_columns_are_added_up_as_few(make_tiny: MakeTiny) -> None:
-    from editspec_runtime.statistics import _add_outer_products
+    from editspec_runtime.maths.moments import _add_outer_products
 
     rows = torch.randn(5000, 300, generator=torch.Generator().manual_seed(0))
     total = torch.zeros(300, 300, dtype=torch.float64)
@@ -268,8 +312,17 @@ def test_many_columns_are_added_up_as_few(make_tiny: MakeTiny) -> None:
 
 
 def test_a_sample_is_a_thousand_blocks_at_the_most(tiny: dict[str, Tensor], tmp_path: Path) -> None:
-    from editspec_runtime.statistics import _Blocks
+    from editspec_runtime.maths.moments import _Blocks
 
     for samples, size, count in ((20, 256, 1), (1000, 256, 4), (10_000_000, 9776, 1023)):
-        blocks = _Blocks(StyleGAN2(tiny), "layer5", LatentStream(2, 8), samples, EDITSPEC, 16, Cache(tmp_path), print)
+        blocks = _Blocks(
+            StyleGAN2(tiny),
+            "layer5",
+            LatentStream(2, 8),
+            samples,
+            EDITSPEC,
+            16,
+            Cache(tmp_path),
+            print,
+        )
         assert (blocks.size, len(blocks.starts())) == (size, count)

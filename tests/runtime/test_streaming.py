@@ -1,4 +1,6 @@
-"""Applying at any size gives what applying in memory gives, whatever the container and the dtype."""
+"""Applying at any size gives what applying in memory gives, whatever the container and the
+dtype.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editspec.workflow import apply
-from editspec_runtime import streaming
-from editspec_runtime.digest import tensors_digest
+from editspec.commands.apply import apply
 from editspec_runtime.errors import EditError, FileError, NumericalError, PatchError
-from editspec_runtime.patch import Patch, apply_stack, make_patch, rounded
+from editspec_runtime.io.digests import tensors_digest
+from editspec_runtime.patches import streaming
+from editspec_runtime.patches.patch import Patch, apply_stack, make_patch, rounded
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -25,26 +27,41 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def base(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     return {
-        "a.weight": normal(1, 5, 4, 3, 3).to(dtype), "b.weight": normal(6, 4, seed=1).to(dtype),
-        "bias": normal(7, seed=2).to(dtype), "count": torch.arange(3), "none": torch.zeros(0, 3),
-    }  # fmt: skip
+        "a.weight": normal(1, 5, 4, 3, 3).to(dtype),
+        "b.weight": normal(6, 4, seed=1).to(dtype),
+        "bias": normal(7, seed=2).to(dtype),
+        "count": torch.arange(3),
+        "none": torch.zeros(0, 3),
+    }
 
 
 def stack_on(before: dict[str, Tensor], count: int, size: float = 1.0) -> list[Patch]:
     """Random patches of all kinds, each signed for its place."""
     stack: list[Patch] = []
     for seed in range(count):
-        d = {name: torch.linalg.qr(normal(4, 2, seed=seed))[0].T.contiguous() for name in ("a.weight", "b.weight")}
-        a = {"a.weight": size * normal(5, 2, 3, 3, seed=seed + 1), "b.weight": size * normal(6, 2, seed=seed + 2)}
+        d = {
+            name: torch.linalg.qr(normal(4, 2, seed=seed))[0].T.contiguous()
+            for name in ("a.weight", "b.weight")
+        }
+        a = {
+            "a.weight": size * normal(5, 2, 3, 3, seed=seed + 1),
+            "b.weight": size * normal(6, 2, seed=seed + 2),
+        }
         if seed % 3 == 2:
             del d["b.weight"], a["b.weight"]
         deltas = {"bias": size * normal(7, seed=seed)} if seed % 2 else {}
         result = tensors_digest(apply_stack(before, [*stack, Patch(d, a, {}, deltas)]))
         metadata = {
-            "name": f"edit-{seed}", "family": "stylegan2", "layer": "layer5", "rank": 2, "solver": {}, "edit": "0" * 64,
-            "base": tensors_digest(before), "parent": stack[-1].metadata["result"] if stack else tensors_digest(before),
+            "name": f"edit-{seed}",
+            "family": "stylegan2",
+            "layer": "layer5",
+            "rank": 2,
+            "solver": {},
+            "edit": "0" * 64,
+            "base": tensors_digest(before),
+            "parent": stack[-1].metadata["result"] if stack else tensors_digest(before),
             "result": result,
-        }  # fmt: skip
+        }
         stack.append(make_patch(d, a, dict.fromkeys([*d, *deltas], "o i"), metadata, deltas))
     return stack
 
@@ -56,14 +73,19 @@ def saved(stack: list[Patch], folder: Path) -> list[Path]:
     return paths
 
 
-def save_shards(folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any] | None = None) -> None:
+def save_shards(
+    folder: Path, tensors: dict[str, Tensor], metadata: dict[str, Any] | None = None
+) -> None:
     folder.mkdir()
     weight_map = {
-        name: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(sorted(tensors))
+        name: f"model-0000{1 + number % 2}-of-00002.safetensors"
+        for number, name in enumerate(sorted(tensors))
     }
     for file in set(weight_map.values()):
         save_file(
-            {name: tensors[name] for name in tensors if weight_map[name] == file}, folder / file, {"format": "pt"}
+            {name: tensors[name] for name in tensors if weight_map[name] == file},
+            folder / file,
+            {"format": "pt"},
         )
     index = {"metadata": metadata or {"total_size": 1}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -81,10 +103,16 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_streaming_gives_what_memory_gives(dtype: torch.dtype, prefix: str, tmp_path: Path) -> None:
     before = base(dtype)
     others = {"d.x": torch.ones(3)} if prefix else {}
-    save_file({prefix + n: t for n, t in before.items()} | others, tmp_path / "base.safetensors", {"format": "pt"})
+    save_file(
+        {prefix + n: t for n, t in before.items()} | others,
+        tmp_path / "base.safetensors",
+        {"format": "pt"},
+    )
     whole = (tmp_path / "base.safetensors").read_bytes()
     stack = stack_on(before, 4)
-    applied = apply(tmp_path / "base.safetensors", saved(stack, tmp_path), tmp_path / "out.safetensors")
+    applied = apply(
+        tmp_path / "base.safetensors", saved(stack, tmp_path), tmp_path / "out.safetensors"
+    )
     wanted = apply_stack(before, stack)
     assert applied.result == stack[-1].metadata["result"] == tensors_digest(wanted)
     found = load_file(tmp_path / "out.safetensors")
@@ -93,9 +121,9 @@ def test_streaming_gives_what_memory_gives(dtype: torch.dtype, prefix: str, tmp_
         assert found[prefix + name].dtype == tensor.dtype
         assert torch.equal(found[prefix + name], tensor)
     for name, change in applied.changed.items():
-        exact = (sum(p.delta(name).reshape(-1) for p in stack if name in p.parameters)).norm() / before[
-            name
-        ].double().norm()
+        exact = (
+            sum(p.delta(name).reshape(-1) for p in stack if name in p.parameters)
+        ).norm() / before[name].double().norm()
         assert change == pytest.approx(float(exact))
     assert (tmp_path / "base.safetensors").read_bytes() == whole
     assert not list(tmp_path.glob(".*"))
@@ -145,7 +173,9 @@ def to_bfloat16(value: float) -> float:
 
 def test_rounding_by_way_of_float32_would_round_twice() -> None:
     tie = 1 + 2**-8
-    values = torch.tensor([tie + 2**-40, tie - 2**-40, -tie - 2**-40, tie, 1.0, 0.0, 3e38, 1e300], dtype=torch.float64)
+    values = torch.tensor(
+        [tie + 2**-40, tie - 2**-40, -tie - 2**-40, tie, 1.0, 0.0, 3e38, 1e300], dtype=torch.float64
+    )
     found = rounded(values, torch.bfloat16)
     assert found[:6].tolist() == [1 + 2**-7, 1.0, -1 - 2**-7, 1.0, 1.0, 0.0]
     assert values.to(torch.bfloat16)[0] == 1.0  # what torch does
@@ -168,7 +198,9 @@ def test_shards_and_their_index(tmp_path: Path) -> None:
     found: dict[str, Tensor] = {}
     for file in sorted(set(index["weight_map"].values())):
         tensors = load_file(tmp_path / "out" / file)
-        assert set(tensors) == {name for name, where in index["weight_map"].items() if where == file}
+        assert set(tensors) == {
+            name for name, where in index["weight_map"].items() if where == file
+        }
         found |= tensors
     assert tensors_digest(found) == stack[-1].metadata["result"]
     assert index["metadata"]["total_size"] == 1
@@ -186,9 +218,14 @@ def test_a_bad_index_is_named(tmp_path: Path) -> None:
     index = tmp_path / "model/model.safetensors.index.json"
     content = json.loads(index.read_text())
     for bad in (
-        "{", "[]", json.dumps({"weight_map": {"a": "../x.safetensors"}}), json.dumps({"weight_map": {"a": "none"}}),
-        json.dumps({"weight_map": {**content["weight_map"], "z": "model-00001-of-00002.safetensors"}}),
-    ):  # fmt: skip
+        "{",
+        "[]",
+        json.dumps({"weight_map": {"a": "../x.safetensors"}}),
+        json.dumps({"weight_map": {"a": "none"}}),
+        json.dumps(
+            {"weight_map": {**content["weight_map"], "z": "model-00001-of-00002.safetensors"}}
+        ),
+    ):
         index.write_text(bad)
         with pytest.raises(FileError):
             apply(tmp_path / "model", [], None)
@@ -224,4 +261,7 @@ def test_dry_and_scaled(tmp_path: Path) -> None:
     assert scaled.result != dry.result
     assert scaled.changed["bias"] == pytest.approx(dry.changed["bias"] / 2)
     wanted = apply_stack(before, stack, 0.5)
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in load_file(tmp_path / "half.safetensors").items())
+    assert all(
+        torch.equal(tensor, wanted[name])
+        for name, tensor in load_file(tmp_path / "half.safetensors").items()
+    )

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.conventions import REWRITING_2020
+from editspec_runtime.core.compatibility import REWRITING_2020
 from editspec_runtime.errors import WeightsError
-from editspec_runtime.families import layout
+from editspec_runtime.families import read_architecture
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.files import TensorInfo
-from editspec_runtime.generator import Box
+from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.modalities.image.generator import Box
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 
@@ -32,15 +32,21 @@ def test_images_are_the_authors(authors: StyleGAN2, golden: dict[str, dict[str, 
     stages = golden["sg2_stages_f32"]
     z = stages["z"][:4]
     assert relative(authors.mapping(z), stages["w"]) < 1e-6
-    assert relative(torch.cat([authors.images(one[None]) for one in z]), stages["images.batch1"]) < 1e-5
+    assert (
+        relative(torch.cat([authors.images(one[None]) for one in z]), stages["images.batch1"])
+        < 1e-5
+    )
     assert relative(authors.images(z), stages["images.batch4"]) < 1e-5
-    # Their noise goes by the place in the batch: the two differ, so that a match above means something.
+    # Their noise goes by the place in the batch: the two differ, so that a match above means
+    # something.
     assert relative(stages["images.batch4"], stages["images.batch1"]) > 1e-2
 
 
 def test_truncation_is_what_the_authors_intended(golden: dict[str, dict[str, Tensor]]) -> None:
     stages = golden["sg2_stages_f32"]
-    model = StyleGAN2(golden["sg2_g_ema"], 0.5, dataclasses.replace(REWRITING_2020, truncation=True))
+    model = StyleGAN2(
+        golden["sg2_g_ema"], 0.5, dataclasses.replace(REWRITING_2020, truncation=True)
+    )
     images = torch.cat([model.images(one[None]) for one in stages["z"][:4]])
     assert relative(images, stages["images.batch1.psi0.5_intended"]) < 1e-5
     plain = StyleGAN2(golden["sg2_g_ema"], 0.5, REWRITING_2020)
@@ -48,7 +54,9 @@ def test_truncation_is_what_the_authors_intended(golden: dict[str, dict[str, Ten
 
 
 @pytest.mark.parametrize("number", [4, 7, 8])
-def test_keys_and_values_are_the_authors(authors: StyleGAN2, golden: dict[str, dict[str, Tensor]], number: int) -> None:
+def test_keys_and_values_are_the_authors(
+    authors: StyleGAN2, golden: dict[str, dict[str, Tensor]], number: int
+) -> None:
     stages, layer = golden["sg2_stages_f32"], f"layer{number}"
     reached = authors.prefix(layer, stages["z"][3:4])
     assert relative(reached.key, stages[f"L{number}.img3.k"]) < 1e-5
@@ -58,16 +66,25 @@ def test_keys_and_values_are_the_authors(authors: StyleGAN2, golden: dict[str, d
 
 def test_mapping_in_float64(golden: dict[str, dict[str, Tensor]]) -> None:
     model = StyleGAN2({name: tensor.double() for name, tensor in golden["sg2_g_ema"].items()})
-    assert relative(model.mapping(golden["sg2_stages_f32"]["z"][:4].double()), golden["sg2_stages_f64"]["w"]) < 1e-14
+    assert (
+        relative(
+            model.mapping(golden["sg2_stages_f32"]["z"][:4].double()), golden["sg2_stages_f64"]["w"]
+        )
+        < 1e-14
+    )
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_prefix_value_and_rest_make_the_image(golden: dict[str, dict[str, Tensor]], layer: str) -> None:
+def test_prefix_value_and_rest_make_the_image(
+    golden: dict[str, dict[str, Tensor]], layer: str
+) -> None:
     model, z = StyleGAN2(golden["sg2_g_ema"]), golden["sg2_stages_f32"]["z"][:2]
     reached = model.prefix(layer, z)
     whole = model.images(z)
     assert torch.equal(model.rest(layer, model.value(layer, reached), reached.carried), whole)
-    assert not torch.equal(model.rest(layer, 0 * model.value(layer, reached), reached.carried), whole)
+    assert not torch.equal(
+        model.rest(layer, 0 * model.value(layer, reached), reached.carried), whole
+    )
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -80,7 +97,9 @@ def test_a_haloed_crop_has_the_values_of_the_whole_map(make_tiny: MakeTiny, laye
         key, arguments = model.crop(layer, reached, region)
         crop = model.function(layer)(key, model.weight(layer), arguments, haloed=True)
         covered = region.scaled(shape.scale)
-        torch.testing.assert_close(crop, value[:, :, covered.rows(), covered.columns()], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            crop, value[:, :, covered.rows(), covered.columns()], rtol=1e-5, atol=1e-5
+        )
         # Without the halo the edge is wrong: that is the authors' tight crop.
         tight = model.function(layer)(key[:, :, 1:-1, 1:-1], model.weight(layer), arguments)
         if region != Box(0, 0, size, size):
@@ -99,15 +118,15 @@ def test_an_image_does_not_depend_on_its_place_in_the_batch(make_tiny: MakeTiny)
 def test_every_size_is_read_from_the_tensors(make_tiny: MakeTiny, size: int, channels: int) -> None:
     weights = make_tiny(size=size, channels=channels, latent_size=5)
     model = StyleGAN2(weights)
-    assert (model.layout.image_size, model.layout.latent_size) == (size, 5)
+    assert (model.architecture.image_size, model.architecture.latent_size) == (size, 5)
     assert model.images(torch.ones(1, 5)).shape == (1, 3, size, size)
-    last = list(model.layout.layers.values())[-1]
+    last = list(model.architecture.layers.values())[-1]
     assert (last.value_size, last.in_channels, last.scale) == (size, channels, 1)
 
 
 def test_1024_pixels(make_tiny: MakeTiny) -> None:
     model = StyleGAN2(make_tiny(size=1024, channels=1))
-    assert list(model.layout.layers)[-1] == "layer18"
+    assert list(model.architecture.layers)[-1] == "layer18"
     assert model.images(torch.ones(1, 8)).shape == (1, 3, 1024, 1024)
 
 
@@ -117,28 +136,36 @@ def infos(weights: dict[str, Tensor]) -> dict[str, TensorInfo]:
 
 def test_everything_that_does_not_fit_is_named(make_tiny: MakeTiny) -> None:
     tensors = infos(make_tiny())
-    assert layout("stylegan2", tensors).image_size == 32
+    assert read_architecture("stylegan2", tensors).image_size == 32
     del tensors["convs.1.activate.bias"]
     tensors["convs.2.conv.modulation.weight"] = TensorInfo("F32", (6, 9))
     tensors["to_rgbs.0.bias"] = TensorInfo("I64", (1, 3, 1, 1))
     with pytest.raises(WeightsError) as error:
-        layout("stylegan2", tensors)
-    for part in ("convs.1.activate.bias is missing", "6 x 9, expected 6 x 8", "to_rgbs.0.bias holds I64"):
+        read_architecture("stylegan2", tensors)
+    for part in (
+        "convs.1.activate.bias is missing",
+        "6 x 9, expected 6 x 8",
+        "to_rgbs.0.bias holds I64",
+    ):
         assert part in str(error.value)
 
 
 def test_other_weights_are_refused(make_tiny: MakeTiny) -> None:
     with pytest.raises(WeightsError, match="not a StyleGAN2 generator"):
-        layout("stylegan2", {"layer1.conv.weight": TensorInfo("F32", (4, 4))})
+        read_architecture("stylegan2", {"layer1.conv.weight": TensorInfo("F32", (4, 4))})
     with pytest.raises(WeightsError, match="Did you mean 'stylegan2'"):
-        layout("stylegan", infos(make_tiny()))
-    odd = {name: info for name, info in infos(make_tiny()).items() if not name.startswith("convs.5")}
+        read_architecture("stylegan", infos(make_tiny()))
+    odd = {
+        name: info for name, info in infos(make_tiny()).items() if not name.startswith("convs.5")
+    }
     with pytest.raises(WeightsError, match="upsamples, and nothing follows it"):
-        layout("stylegan2", odd)
+        read_architecture("stylegan2", odd)
 
 
 def test_seeded_noise_stands_in_for_missing_buffers(make_tiny: MakeTiny) -> None:
-    weights = {name: tensor for name, tensor in make_tiny().items() if not name.startswith("noises.")}
+    weights = {
+        name: tensor for name, tensor in make_tiny().items() if not name.startswith("noises.")
+    }
     z = torch.ones(1, 8)
     assert torch.equal(StyleGAN2(weights).images(z), StyleGAN2(weights).images(z))
     assert not torch.equal(StyleGAN2(weights).images(z), StyleGAN2(make_tiny()).images(z))

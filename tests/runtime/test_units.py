@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from editspec_runtime.directions import directions, mean_direction, svd_directions
-from editspec_runtime.units import energy_ranking, one_hot, quantile_ranking
+from editspec_runtime.maths.directions import directions, mean_direction, svd_directions
+from editspec_runtime.maths.ranking import energy_ranking, one_hot, quantile_ranking
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -19,7 +19,8 @@ def moment(size: int = 12) -> Tensor:
 def test_the_units_that_stand_out_come_first() -> None:
     usual = torch.diag(torch.tensor([1.0, 100.0, 1.0, 4.0], dtype=torch.float64))
     keys = torch.tensor([[2.0, 9.0, 0.1, 5.0], [0.0, 0.0, 9.0, 0.0]])
-    # Against their mean squares, not by themselves: unit 1 responds most and stands out least but one.
+    # Against their mean squares, not by themselves: unit 1 responds most and stands out least but
+    # one.
     assert energy_ranking(usual, keys, torch.tensor([1.0, 0.0])) == [3, 0, 1, 2]
     # The weights decide whose responses count.
     assert energy_ranking(usual, keys, torch.tensor([0.0, 1.0]))[0] == 2

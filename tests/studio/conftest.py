@@ -1,4 +1,6 @@
-"""A studio in a project folder of its own, on Skyline: as an application to call, and as a server to browse."""
+"""A studio in a project folder of its own, on Skyline: as an application to call, and as a server
+to browse.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,12 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image, ImageDraw
 
-from editspec.studio.api import make_app
+from editspec.studio.draft import Draft
 from editspec.studio.engine import Engine
+from editspec.studio.guard import Guard
 from editspec.studio.jobs import Jobs
-from editspec.studio.security import Guard
+from editspec.studio.routers import make_app
 from editspec.studio.server import new_spec
-from editspec.studio.session import Session
 
 TOKEN = "t0ken"
 PAGE = Path(__file__).parents[2] / "editspec" / "studio" / "page"
@@ -33,15 +35,21 @@ class Studio:
         self.path = path
         self.jobs = Jobs()
         new = "" if path.exists() else new_spec("builtin:skyline", path)
-        self.session = Session.open(path, new)
-        self.engine = Engine(self.session, self.jobs, "cpu")
-        app = Guard(make_app(self.session, self.engine, self.jobs), TOKEN, "127.0.0.1")
-        self.client = TestClient(app, base_url="http://127.0.0.1:8642", headers={"Authorization": f"Bearer {TOKEN}"})
+        self.draft = Draft.open(path, new)
+        self.engine = Engine(self.draft, self.jobs, "cpu")
+        app = Guard(make_app(self.draft, self.engine, self.jobs), TOKEN, "127.0.0.1")
+        self.client = TestClient(
+            app, base_url="http://127.0.0.1:8642", headers={"Authorization": f"Bearer {TOKEN}"}
+        )
 
-    def call(self, method: str, path: str, body: Any = None, expect: int = 200, **query: Any) -> Any:
-        """What an endpoint answers; a body that is a mapping gets the revision that the spec is at."""
+    def call(
+        self, method: str, path: str, body: Any = None, expect: int = 200, **query: Any
+    ) -> Any:
+        """What an endpoint answers; a body that is a mapping gets the revision that the spec is
+        at.
+        """
         if isinstance(body, dict) and "revision" not in body:
-            body = {"revision": self.session.revision, **body}
+            body = {"revision": self.draft.revision, **body}
         answer = self.client.request(method, f"/api/{path}", json=body, params=query)
         assert answer.status_code == expect, answer.text
         return answer.json() if answer.headers["content-type"] == "application/json" else answer
@@ -52,13 +60,19 @@ class Studio:
         assert self.jobs.wait(120)
         return self.call("GET", "spec")
 
-    def make_edit(self, number: int = 0, source: int = 1268, target: int = 1932, context: tuple[int, ...] = ()) -> Any:
+    def make_edit(
+        self, number: int = 0, source: int = 1268, target: int = 1932, context: tuple[int, ...] = ()
+    ) -> Any:
         """Copy, paste and context of the towers, as a hand would paint them."""
         body = {"latent": source, "mask": towers()}
         self.call("PUT", f"edits/{number}/places/source", body)
-        state = self.call("POST", f"edits/{number}/paste", {"latent": target, "right": 0, "down": 0})
+        state = self.call(
+            "POST", f"edits/{number}/paste", {"latent": target, "right": 0, "down": 0}
+        )
         for latent in context:
-            state = self.call("PUT", f"edits/{number}/places/context", {"latent": latent, "mask": towers()})
+            state = self.call(
+                "PUT", f"edits/{number}/places/context", {"latent": latent, "mask": towers()}
+            )
         return state
 
 
@@ -73,13 +87,20 @@ def towers() -> str:
 
 @pytest.fixture(scope="session")
 def page_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the page's sources with all that its package-lock.json names installed beside them."""
+    """A copy of the page's sources with all that its package-lock.json names installed beside
+    them.
+    """
     folder = tmp_path_factory.mktemp("studio") / "page"
     shutil.copytree(PAGE, folder, ignore=shutil.ignore_patterns("node_modules"))
     npm = shutil.which("npm")
-    installed = npm and subprocess.run([npm, "ci", "--silent"], cwd=folder, capture_output=True).returncode == 0
+    installed = (
+        npm
+        and subprocess.run([npm, "ci", "--silent"], cwd=folder, capture_output=True).returncode == 0
+    )
     if not installed:
-        missing = "the page's tools cannot be installed: Node 20 with npm and its registry are needed"
+        missing = (
+            "the page's tools cannot be installed: Node 20 with npm and its registry are needed"
+        )
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     return folder
 

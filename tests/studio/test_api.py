@@ -1,4 +1,6 @@
-"""The API of the studio: who may use it, what it changes, and that what it builds is what the command line builds."""
+"""The API of the studio: who may use it, what it changes, and that what it builds is what the
+command line builds.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +22,17 @@ from hypothesis.strategies import booleans
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from editspec.cli import app as cli
-from editspec.studio.editing import OFF
+from editspec.cli.main import app as cli
+from editspec.studio.draft import held
+from editspec.studio.guard import MAX_BODY, Guard
 from editspec.studio.jobs import Busy, Jobs
-from editspec.studio.security import MAX_BODY, Guard
 from editspec.studio.server import serve
-from editspec.studio.session import held
-from editspec.workflow import Report
+from editspec.studio.spec_editor import OFF
 from editspec_compiler import SpecError
+from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.errors import EditError, UsageError
-from editspec_runtime.families.module.source import allow_code, from_factory
-from editspec_runtime.files import read_header
+from editspec_runtime.families.torch_module.source import allow_code, from_factory
+from editspec_runtime.io.files import read_header
 
 Make = Callable[..., Any]
 SPEC = Path(__file__).parents[2] / "specs" / "skyline" / "three_edits.yaml"
@@ -44,10 +46,14 @@ def test_the_token_opens_and_nothing_else_does(studio: Any) -> None:
     for query in ({}, {"token": ""}, {"token": "t0ke"}, {"token": "é"}):
         for path in ("/", "/api/spec", "/api/openapi.json", "/api/events", "/nothing"):
             assert bare.get(path, params=query).status_code == 401, (path, query)
-        assert bare.put("/api/spec", params=query, json={"revision": 0, "text": ""}).status_code == 401
+        assert (
+            bare.put("/api/spec", params=query, json={"revision": 0, "text": ""}).status_code == 401
+        )
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", "10.0.0.7", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", "10.0.0.7", ""]
+)
 def test_a_foreign_name_is_refused(studio: Any, host: str) -> None:
     assert studio.client.get("/api/spec", headers={"Host": host}).status_code == 403
 
@@ -85,8 +91,10 @@ def test_what_is_too_large_is_refused(studio: Any) -> None:
     assert studio.client.put("/api/spec", content=large).status_code == 413
     chunks = (large[start : start + 2**20] for start in range(0, len(large), 2**20))
     assert studio.client.put("/api/spec", content=chunks).status_code == 413
-    assert studio.client.put("/api/spec", content=b"x", headers={"Content-Length": "-1"}).status_code in (400, 413)
-    assert studio.session.revision == 0
+    assert studio.client.put(
+        "/api/spec", content=b"x", headers={"Content-Length": "-1"}
+    ).status_code in (400, 413)
+    assert studio.draft.revision == 0
 
 
 @pytest.mark.parametrize(
@@ -123,7 +131,9 @@ def test_no_path_leads_out_of_the_folder(studio: Any, place: str) -> None:
     edit = f"{{name: e, layer: layer7, source: {{{place}}}, target: {{latent: 1, mask: {{box: [1, 1, 9, 9]}}}}}}"
     text = f'version: 1\nmodel: {{family: stylegan2, weights: "builtin:skyline"}}\nedits:\n  - {edit}\n'
     state = studio.call("PUT", "spec", {"text": text})
-    assert any("outside of the project folder" in problem["message"] for problem in state["problems"])
+    assert any(
+        "outside of the project folder" in problem["message"] for problem in state["problems"]
+    )
     assert "not to be read" not in json.dumps(state)
     for request in ("edits/0/masks/source", "edits/0/scenes/source", "edits/0/heat/1"):
         studio.call("GET", request, None, 422)
@@ -142,20 +152,22 @@ def test_no_path_leads_out_of_the_folder(studio: Any, place: str) -> None:
         "{family: stylegan2, weights: ~/w.safetensors}",
     ],
 )
-def test_no_text_starts_foreign_code_or_a_download(studio: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_text_starts_foreign_code_or_a_download(
+    studio: Any, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def never(*arguments: Any, **named: Any) -> Any:
         raise AssertionError(f"reached: {arguments}")
 
     for name in (
-        "editspec_runtime.checkpoint.fetch",
-        "editspec.workflow.from_factory",
-        "editspec.workflow.read_exported",
+        "editspec_runtime.families.checkpoints.fetch",
+        "editspec.engine.session.from_factory",
+        "editspec.engine.session.read_exported",
     ):
         monkeypatch.setattr(name, never)
     (studio.path.parent / "evil.py").write_text("raise SystemExit('ran')")
     studio.make_edit()
-    text = studio.session.text.replace('{family: stylegan2, weights: "builtin:skyline"}', model)
-    assert text != studio.session.text
+    text = studio.draft.text.replace('{family: stylegan2, weights: "builtin:skyline"}', model)
+    assert text != studio.draft.text
     state = studio.call("PUT", "spec", {"text": text})
     assert any(problem["path"] == "model" for problem in state["problems"])
     assert state["model"]["weights"] == "builtin:skyline"
@@ -167,14 +179,16 @@ def test_what_was_opened_may_lie_elsewhere(make_studio: Make, tmp_path: Path) ->
     text = SPEC.read_text().replace("masks/", f"{SPEC.parent}/masks/")
     studio = make_studio(text, name="edits.yaml")
     assert studio.call("GET", "spec")["problems"] == []
-    other = studio.session.text.replace("masks/towers.png", "masks/domes.png")
+    other = studio.draft.text.replace("masks/towers.png", "masks/domes.png")
     assert studio.call("PUT", "spec", {"text": other})["problems"]
 
 
 def test_two_tabs_do_not_overwrite_each_other(studio: Any) -> None:
     first = studio.call("GET", "spec")
     studio.call("PATCH", "edits/0", {"revision": first["revision"], "name": "mine"})
-    refused = studio.call("PUT", "spec", {"revision": first["revision"], "text": "version: 1\n"}, 409)
+    refused = studio.call(
+        "PUT", "spec", {"revision": first["revision"], "text": "version: 1\n"}, 409
+    )
     assert "changed elsewhere" in refused["message"]
     assert studio.call("GET", "spec")["edits"][0]["name"] == "mine"
     for method, path in (
@@ -189,27 +203,32 @@ def test_two_tabs_do_not_overwrite_each_other(studio: Any) -> None:
 
 
 def test_every_change_can_be_undone(studio: Any) -> None:
-    texts = [studio.session.text]
+    texts = [studio.draft.text]
     studio.make_edit(context=(8,))
     studio.call("PATCH", "edits/0", {"rank": 2, "layer": "layer6", "solver": "direct"})
     studio.call("POST", "edits", {})
     studio.call("PATCH", "edits/0", {"off": True})
     studio.call("PATCH", "edits/0", {"position": 1})
-    last = studio.session.text
+    last = studio.draft.text
     while studio.call("GET", "spec")["can_undo"]:
         studio.call("POST", "undo", {})
-    assert studio.session.text == texts[0]
+    assert studio.draft.text == texts[0]
     while studio.call("GET", "spec")["can_redo"]:
         studio.call("POST", "redo", {})
-    assert studio.session.text == last
+    assert studio.draft.text == last
 
 
 def test_problems_stand_at_their_lines(studio: Any) -> None:
     studio.make_edit()
-    text = studio.session.text.replace("layer: layer7", "layer: laier7").replace("rank: 4", "rank: -1")
+    text = studio.draft.text.replace("layer: layer7", "layer: laier7").replace(
+        "rank: 4", "rank: -1"
+    )
     problems = studio.call("PUT", "spec", {"text": text})["problems"]
     lines = text.splitlines()
-    assert [lines[problem["line"] - 1].strip() for problem in problems] == ["layer: laier7", "rank: -1"]
+    assert [lines[problem["line"] - 1].strip() for problem in problems] == [
+        "layer: laier7",
+        "rank: -1",
+    ]
     broken = studio.call("PUT", "spec", {"text": "version: 1\nmodel: {a: [\n"})
     assert broken["problems"]
     assert broken["edits"] == []
@@ -220,10 +239,14 @@ def test_problems_stand_at_their_lines(studio: Any) -> None:
 def test_composites_follow_what_is_dragged(studio: Any) -> None:
     studio.make_edit()
     as_it_is = studio.call("POST", "edits/0/composite").content
-    same = studio.call("POST", "edits/0/composite", {"latent": 1932, "right": 0, "down": 0, "revision": 0}, 422)
+    same = studio.call(
+        "POST", "edits/0/composite", {"latent": 1932, "right": 0, "down": 0, "revision": 0}, 422
+    )
     assert "revision" in same["message"]
     moved = [
-        studio.client.post("/api/edits/0/composite", json={"latent": 1932, "right": right, "down": 0}).content
+        studio.client.post(
+            "/api/edits/0/composite", json={"latent": 1932, "right": right, "down": 0}
+        ).content
         for right in (0, 8)
     ]
     assert moved[0] == as_it_is
@@ -248,21 +271,25 @@ def test_what_is_built_is_what_the_command_line_builds(make_studio: Make, tmp_pa
     options = ["-o", tmp_path / "out", "--json", "--threads", str(torch.get_num_threads())]
     command = [sys.executable, "-m", "editspec", "build", studio.path, *options]
     made = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert [edit["digest"] for edit in made["edits"]] == [edit["digest"] for edit in state["results"]["edits"]]
+    assert [edit["digest"] for edit in made["edits"]] == [
+        edit["digest"] for edit in state["results"]["edits"]
+    ]
 
     on = studio.call("PATCH", "edits/0", {"off": False})
     assert not on["results"]["current"]
     both = studio.run("execute")
     assert [edit["name"] for edit in both["results"]["edits"]] == ["edit-1", "edit-2"]
-    assert both["results"]["edits"][1]["digest"] != made["edits"][0]["digest"]  # it sees what edit-1 left
+    assert (
+        both["results"]["edits"][1]["digest"] != made["edits"][0]["digest"]
+    )  # it sees what edit-1 left
 
 
 def test_masks_in_the_text_become_files(make_studio: Make) -> None:
     studio = make_studio()
     studio.make_edit()
-    from_file = studio.session.text
-    url = studio.engine.shifted(studio.session.edits()[0]["source"]["mask"], 0, 0)
-    name = studio.session.edits()[0]["source"]["mask"]
+    from_file = studio.draft.text
+    url = studio.engine.shifted(studio.draft.edits()[0]["source"]["mask"], 0, 0)
+    name = studio.draft.edits()[0]["source"]["mask"]
     text = "# mine\n" + from_file.replace(name, f"'{url}'")
     studio.call("PUT", "spec", {"text": text})
     studio.call("POST", "save", {})
@@ -270,7 +297,7 @@ def test_masks_in_the_text_become_files(make_studio: Make) -> None:
     assert "data:" not in saved
     assert saved.startswith("# mine\n")
     for place in ("source", "target"):
-        mask = studio.path.parent / studio.session.edits()[0][place]["mask"]
+        mask = studio.path.parent / studio.draft.edits()[0][place]["mask"]
         assert mask.read_bytes().startswith(b"\x89PNG")
 
 
@@ -318,7 +345,9 @@ def test_an_unreadable_draft_survives_the_server(make_studio: Make) -> None:
 def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:
     bad, module, new = tmp_path / "bad.yaml", tmp_path / "module.yaml", tmp_path / "new.yaml"
     bad.write_text("version: [")
-    module.write_text("version: 1\nmodel: {family: torch, module: 'm:f', weights: 'builtin:skyline'}\nedits: []\n")
+    module.write_text(
+        "version: 1\nmodel: {family: torch, module: 'm:f', weights: 'builtin:skyline'}\nedits: []\n"
+    )
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -346,9 +375,9 @@ def test_one_studio_at_a_time(studio: Any) -> None:
 def test_work_is_cancelled_where_it_reports() -> None:
     jobs, reached = Jobs(), []
 
-    def work(report: Report) -> None:
+    def work(progress: ProgressCallback) -> None:
         for step in range(1000):
-            report("counting", step, 1000)
+            progress("counting", step, 1000)
             reached.append(step)
             time.sleep(0.005)
 
@@ -363,7 +392,7 @@ def test_work_is_cancelled_where_it_reports() -> None:
     assert jobs.failure is not None
     assert jobs.failure["message"] == "Cancelled."
     jobs.start("curve", work, yielding=True)
-    jobs.start("other", lambda report: None)  # for which the curve is given up
+    jobs.start("other", lambda progress: None)  # for which the curve is given up
     assert jobs.wait(5)
     assert jobs.failure is None
 
@@ -371,7 +400,9 @@ def test_work_is_cancelled_where_it_reports() -> None:
 def test_cancelled_work_leaves_what_was_there(studio: Any) -> None:
     studio.make_edit()
     first = studio.run("execute")["results"]
-    studio.call("PATCH", "edits/0", {"solver": {"method": "projected-gradient", "steps": 1_000_000}})
+    studio.call(
+        "PATCH", "edits/0", {"solver": {"method": "projected-gradient", "steps": 1_000_000}}
+    )
     studio.call("POST", "execute", {}, 202)
     studio.call("POST", "execute", {}, 409)
     studio.call("POST", "cancel")
@@ -393,8 +424,10 @@ def test_search_heat_and_curve(studio: Any) -> None:
     studio.call("PATCH", "edits/0", {"rank": 1})
     studio.run("execute")
     points = studio.run("results/0/curve")["results"]["edits"][0]["curve"]
-    assert [point["smoothness"] for point in points] == state["smoothness"]
-    assert [point["collateral"] for point in points] == sorted(point["collateral"] for point in points)
+    assert [point["collateral_weight"] for point in points] == state["collateral_weight"]
+    assert [point["collateral"] for point in points] == sorted(
+        point["collateral"] for point in points
+    )
     assert points[0]["loss"] > points[-1]["loss"]
 
 
@@ -410,7 +443,7 @@ def test_export_writes_the_patches(studio: Any) -> None:
 def test_the_api_keeps_to_its_schema(studio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No input that the schema allows, nor one that it does not, makes the server fail."""
     studio.make_edit(context=(8,))
-    text = studio.session.text
+    text = studio.draft.text
     # Long work is tested above; here it is what the requests are made of that counts.
     monkeypatch.setattr(studio.jobs, "start", lambda kind, work, yielding=False: None)
     monkeypatch.setattr(studio.engine, "heat", lambda number, latent: b"")
@@ -425,23 +458,40 @@ def _fuzz(studio: Any, text: str, operation: Any) -> set[int]:
     """The answers to requests that are made up, half of them about what is there."""
     answers = set()
 
-    @settings(max_examples=20, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=20,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(case=operation.as_strategy(), there=booleans())
     def sent(case: Any, there: bool) -> None:
-        studio.session.change(text)
+        studio.draft.change(text)
         body, query = case.body, dict(case.query or {})
         if there:
-            case.path_parameters |= {name: 0 for name in ("number",) if name in case.path_parameters}
+            case.path_parameters |= {
+                name: 0 for name in ("number",) if name in case.path_parameters
+            }
             if isinstance(body, dict):
-                body |= {"revision": studio.session.revision} if "revision" in body else {}
-            query |= {"revision": studio.session.revision} if "revision" in query else {}
+                body |= {"revision": studio.draft.revision} if "revision" in body else {}
+            query |= {"revision": studio.draft.revision} if "revision" in query else {}
         answer = studio.client.request(
-            case.method, case.formatted_path, params=query or None,
-            headers={k: v for k, v in (case.headers or {}).items() if k.lower() not in ("host", "authorization")},
+            case.method,
+            case.formatted_path,
+            params=query or None,
+            headers={
+                k: v
+                for k, v in (case.headers or {}).items()
+                if k.lower() not in ("host", "authorization")
+            },
             **({} if type(body).__name__ == "NotSet" else {"json": body}),
-        )  # fmt: skip
+        )
         assert answer.status_code < 500, (case, answer.text)
-        assert str(answer.status_code) in operation.definition.raw["responses"], (case, answer.status_code)
+        assert str(answer.status_code) in operation.definition.raw["responses"], (
+            case,
+            answer.status_code,
+        )
         answers.add(answer.status_code)
 
     sent()
@@ -476,4 +526,6 @@ def test_a_network_of_others_is_run_where_that_is_allowed(
         # What was not opened is not run, whatever is allowed.
         other = text.replace("dcgan:Generator", "os:system")
         problems = studio.call("PUT", "spec", {"text": other})["problems"]
-        assert any("runs no network that was not opened" in problem["message"] for problem in problems)
+        assert any(
+            "runs no network that was not opened" in problem["message"] for problem in problems
+        )

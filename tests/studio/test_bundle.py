@@ -13,11 +13,15 @@ STUDIO = Path(__file__).parents[2] / "editspec" / "studio"
 
 @pytest.mark.slow
 def test_the_bundle_is_what_the_sources_give(page_sources: Path) -> None:
-    built = subprocess.run(["npm", "run", "build"], cwd=page_sources, capture_output=True, text=True)
+    built = subprocess.run(
+        ["npm", "run", "build"], cwd=page_sources, capture_output=True, text=True
+    )
     assert built.returncode == 0, built.stdout + built.stderr
     made = {path.name: path.read_bytes() for path in (page_sources.parent / "static").iterdir()}
     kept = {path.name: path.read_bytes() for path in (STUDIO / "static").iterdir()}
-    assert made == kept, "the sources have changed: npm ci && npm run build in editspec/studio/page, and commit static"
+    assert made == kept, (
+        "the sources have changed: npm ci && npm run build in editspec/studio/page, and commit static"
+    )
     source = page_sources / "src" / "studio.css"
     source.write_text(source.read_text().replace("44px", "45px"))
     subprocess.run(["npm", "run", "build"], cwd=page_sources, capture_output=True, check=True)
@@ -31,4 +35,6 @@ def test_the_page_names_no_other_server() -> None:
 
 
 def test_the_lock_names_no_registry() -> None:
-    assert "://" not in re.sub(r'"url": "[^"]*"', "", (STUDIO / "page" / "package-lock.json").read_text())
+    assert "://" not in re.sub(
+        r'"url": "[^"]*"', "", (STUDIO / "page" / "package-lock.json").read_text()
+    )

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editspec.studio.editing import OFF, added, changed, moved, put, removed, switched, unfolded
+from editspec.studio.spec_editor import OFF, added, changed, moved, put, removed, switched, unfolded
 from editspec_compiler.document import parse
 from editspec_runtime.errors import UsageError
 
@@ -58,7 +58,12 @@ def test_switching_off_and_on_gives_the_same_text(text: str) -> None:
 def test_moving_there_and_back_gives_the_same_text() -> None:
     there = moved(COMMENTED, "e.yaml", 0, 1)
     assert names(there) == ["b", "a"]
-    assert there.index("# the second") < there.index("name: b") < there.index("# the first") < there.index("name: a")
+    assert (
+        there.index("# the second")
+        < there.index("name: b")
+        < there.index("# the first")
+        < there.index("name: a")
+    )
     assert moved(there, "e.yaml", 1, 0) == COMMENTED
 
 
@@ -70,7 +75,9 @@ def test_an_edit_that_is_off_moves_as_it_is() -> None:
 
 def test_a_change_leaves_all_other_lines_alone() -> None:
     after = changed(THREE, "e.yaml", 1, lambda item: put(item, "rank", 3))
-    differing = [(a, b) for a, b in zip(THREE.splitlines(), after.splitlines(), strict=True) if a != b]
+    differing = [
+        (a, b) for a, b in zip(THREE.splitlines(), after.splitlines(), strict=True) if a != b
+    ]
     assert differing == [("    rank: 2", "    rank: 3")]
 
 
@@ -93,8 +100,12 @@ def test_comments_inside_of_a_changed_edit_stay() -> None:
 
 def test_new_keys_stand_where_they_are_usually_written() -> None:
     text = "edits:\n  - name: a\n    layer: layer7\n    solver: direct\n"
-    text = changed(text, "e.yaml", 0, lambda item: put(item, "target", {"latent": 1, "mask": "m.png"}))
-    text = changed(text, "e.yaml", 0, lambda item: put(item, "source", {"latent": 2, "mask": "m.png"}))
+    text = changed(
+        text, "e.yaml", 0, lambda item: put(item, "target", {"latent": 1, "mask": "m.png"})
+    )
+    text = changed(
+        text, "e.yaml", 0, lambda item: put(item, "source", {"latent": 2, "mask": "m.png"})
+    )
     assert list(edits(text)[0]) == ["name", "layer", "source", "target", "solver"]
 
 
@@ -113,13 +124,17 @@ def test_an_edit_is_added_to_whatever_is_there(text: str) -> None:
     before = edits(text) or []
     after = edits(added(text, "e.yaml", {"name": "new", "layer": "layer7"}))
     assert after == [*before, {"name": "new", "layer": "layer7"}]
-    assert edits(removed(added(text, "e.yaml", {"name": "new"}), "e.yaml", len(before))) == (before or None)
+    assert edits(removed(added(text, "e.yaml", {"name": "new"}), "e.yaml", len(before))) == (
+        before or None
+    )
 
 
 def test_json_stays_json_and_has_no_switch() -> None:
     text = json.dumps({"edits": [{"name": "a"}, {"name": "b"}]})
     assert json.loads(moved(text, "e.json", 0, 1))["edits"] == [{"name": "b"}, {"name": "a"}]
-    assert json.loads(changed(text, "e.json", 0, lambda item: put(item, "rank", 2)))["edits"][0] == {
+    assert json.loads(changed(text, "e.json", 0, lambda item: put(item, "rank", 2)))["edits"][
+        0
+    ] == {
         "name": "a",
         "rank": 2,
     }
@@ -134,7 +149,9 @@ def test_an_edit_that_hangs_on_another_part_is_refused() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.sampled_from(["move", "off", "on", "rank", "remove", "add"]), max_size=8), st.data())
+@given(
+    st.lists(st.sampled_from(["move", "off", "on", "rank", "remove", "add"]), max_size=8), st.data()
+)
 def test_whatever_is_done_is_what_was_meant(acts: list[str], data: st.DataObject) -> None:
     """The text follows a plain list of edits, through any sequence of changes."""
     text, model = THREE, [dict(edit, off=False) for edit in edits(THREE)]

@@ -1,6 +1,8 @@
-"""The page of the studio in a browser: from an empty folder to an edit that the command line builds to the same patch.
+"""The page of the studio in a browser: from an empty folder to an edit that the command line builds
+to the same patch.
 
-Pictures of the page are kept in the folder that EDITSPEC_SCREENSHOTS names, else among pytest's temporary files.
+Pictures of the page are kept in the folder that EDITSPEC_SCREENSHOTS names, else among pytest's
+temporary files.
 """
 
 from __future__ import annotations
@@ -32,7 +34,17 @@ class Served:
 
     def __init__(self, folder: Path, shots: Path, browser: Browser, *arguments: str) -> None:
         self.folder, self.shots, self.browser = folder, shots, browser
-        command = [sys.executable, "-m", "editspec", "studio", "--port", "0", "--threads", "1", *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "editspec",
+            "studio",
+            "--port",
+            "0",
+            "--threads",
+            "1",
+            *arguments,
+        ]
         self.process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
@@ -58,7 +70,9 @@ class Served:
 
     def shot(self, name: str) -> None:
         """Keep a picture of the page, once its images have arrived."""
-        self.page.evaluate("() => Promise.all([...document.images].map(image => image.decode().catch(() => 0)))")
+        self.page.evaluate(
+            "() => Promise.all([...document.images].map(image => image.decode().catch(() => 0)))"
+        )
         self.page.wait_for_timeout(250)
         self.page.screenshot(path=self.shots / f"{name}.png")
 
@@ -80,7 +94,10 @@ class Served:
         assert box is not None
         inner = box["width"] - 2, box["height"] - 2
         scale = min(inner) // SIZE
-        left, top = (box["x"] + 1 + (inner[0] - SIZE * scale) // 2, box["y"] + 1 + (inner[1] - SIZE * scale) // 2)
+        left, top = (
+            box["x"] + 1 + (inner[0] - SIZE * scale) // 2,
+            box["y"] + 1 + (inner[1] - SIZE * scale) // 2,
+        )
         return left + x * scale, top + y * scale
 
     def drag(self, *points: tuple[float, float]) -> None:
@@ -128,7 +145,18 @@ class Served:
 
     def build(self) -> list[str]:
         """The digests of the patches that the command line makes of the saved spec."""
-        command = [sys.executable, "-m", "editspec", "build", "edits.yaml", "-o", "out", "--json", "--threads", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "editspec",
+            "build",
+            "edits.yaml",
+            "-o",
+            "out",
+            "--json",
+            "--threads",
+            "1",
+        ]
         made = subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
         return [edit["digest"] for edit in json.loads(made.stdout)["edits"]]
@@ -173,10 +201,14 @@ def copy_and_paste(studio: Served) -> None:
     studio.page.locator(".canvas.floating").wait_for()
     before = studio.text()
     studio.drag((15, 18), (19, 22), (15, 17))
-    studio.expect(f"target: {{latent: 0, mask: (?!{re.escape(before.split('target: {latent: 0, mask: ')[1][:24])})")
+    studio.expect(
+        f"target: {{latent: 0, mask: (?!{re.escape(before.split('target: {latent: 0, mask: ')[1][:24])})"
+    )
 
 
-def test_from_an_empty_start_to_an_edit_that_the_command_line_builds(serve: Callable[..., Served]) -> None:
+def test_from_an_empty_start_to_an_edit_that_the_command_line_builds(
+    serve: Callable[..., Served],
+) -> None:
     studio = serve()
     studio.shot("1-empty-start")
     copy_and_paste(studio)
@@ -280,14 +312,19 @@ def test_a_bad_spec_is_named_at_its_lines(serve: Callable[..., Served]) -> None:
     assert studio.page.get_by_role("button", name="Execute").is_disabled()
     studio.shot("8-bad-spec")
     problem.click()
-    assert area.evaluate("area => area.value.slice(area.selectionStart, area.selectionEnd)").strip() == "layer: laier7"
+    assert (
+        area.evaluate("area => area.value.slice(area.selectionStart, area.selectionEnd)").strip()
+        == "layer: laier7"
+    )
     area.fill("edits: [")
     studio.page.locator(".problem").filter(has_text="not YAML").wait_for()
     area.fill(good)
     studio.page.locator(".problem").wait_for(state="hidden")
 
 
-def test_two_tabs_show_the_same_and_do_not_overwrite_each_other(serve: Callable[..., Served]) -> None:
+def test_two_tabs_show_the_same_and_do_not_overwrite_each_other(
+    serve: Callable[..., Served],
+) -> None:
     studio = serve()
     other = studio.open()
     copy_and_paste(studio)
@@ -308,7 +345,9 @@ def test_two_tabs_show_the_same_and_do_not_overwrite_each_other(serve: Callable[
     other.close()
 
 
-def test_every_tool_paints_the_pixels_that_it_covers_at_any_zoom(serve: Callable[..., Served]) -> None:
+def test_every_tool_paints_the_pixels_that_it_covers_at_any_zoom(
+    serve: Callable[..., Served],
+) -> None:
     studio = serve()
     studio.image(1)
     studio.button("Box (R)").click()
@@ -318,7 +357,9 @@ def test_every_tool_paints_the_pixels_that_it_covers_at_any_zoom(serve: Callable
     studio.button("Eraser (E)").click()
     studio.page.mouse.move(*studio.at(20.5, 20.5))
     for _ in range(3):
-        studio.page.mouse.wheel(0, -120)  # towards the pixel under the mouse, which stays where it is
+        studio.page.mouse.wheel(
+            0, -120
+        )  # towards the pixel under the mouse, which stays where it is
     studio.page.wait_for_timeout(100)
     before = studio.mask()
     studio.page.mouse.down()
@@ -333,7 +374,10 @@ def test_every_tool_paints_the_pixels_that_it_covers_at_any_zoom(serve: Callable
     studio.drag((40, 40), (60, 50))
     ellipse = studio.changed_mask(before) - before
     assert ellipse == {
-        (x, y) for x in range(40, 60) for y in range(40, 50) if ((x - 49.5) / 10) ** 2 + ((y - 44.5) / 5) ** 2 <= 1
+        (x, y)
+        for x in range(40, 60)
+        for y in range(40, 50)
+        if ((x - 49.5) / 10) ** 2 + ((y - 44.5) / 5) ** 2 <= 1
     }
 
 
@@ -392,13 +436,19 @@ def test_nothing_serious_stands_in_the_way_of_anyone(
     studio.page.get_by_text("Compute the curve").click()
     studio.page.locator(".curve").wait_for(timeout=60_000)
     studio.page.get_by_label("Strength").press("ArrowLeft")
-    studio.expect("solver: {method: least-squares, smoothness: ")
+    studio.expect("solver: {method: least-squares, collateral_weight: ")
     studio.page.locator(".figures:not(.stale)").wait_for()
     studio.shot(f"9-{scheme}")
-    sizes = studio.page.evaluate("() => [document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+    sizes = studio.page.evaluate(
+        "() => [document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+    )
     assert sizes == [1280, 720]
-    studio.page.evaluate((page_sources / "node_modules" / "axe-core" / "axe.min.js").read_text() + "; 0")
+    studio.page.evaluate(
+        (page_sources / "node_modules" / "axe-core" / "axe.min.js").read_text() + "; 0"
+    )
     found = studio.page.evaluate("() => axe.run()")
     serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
-    assert serious == [], json.dumps([(each["id"], [n["html"] for n in each["nodes"]]) for each in serious], indent=1)
+    assert serious == [], json.dumps(
+        [(each["id"], [n["html"] for n in each["nodes"]]) for each in serious], indent=1
+    )
     assert len(found["passes"]) > 10

@@ -1,4 +1,6 @@
-"""The families of generators that can be edited, and what their tensors say of them. Imports no torch."""
+"""The families of generators that can be edited, and what their tensors say of them. Imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +8,26 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from editspec_runtime.core.architecture import Architecture
 from editspec_runtime.errors import WeightsError
-from editspec_runtime.families.layout import Layout
-from editspec_runtime.families.proggan.layout import layout as proggan_layout
-from editspec_runtime.families.stylegan2.layout import layout as stylegan2_layout
-from editspec_runtime.files import TensorInfo
+from editspec_runtime.families.proggan.architecture import read_architecture as read_proggan
+from editspec_runtime.families.stylegan2.architecture import read_architecture as read_stylegan2
+from editspec_runtime.io.files import TensorInfo
 
 
 @dataclass(frozen=True)
 class Family:
-    """An adapter: what it is called, what it can load, and how it reads a layout from names and shapes.
+    """An adapter: what it is called, what it can load, and how it reads a layout from names and
+    shapes.
 
-    `layout` is None where names and shapes do not tell: of a torch network, its modules do.
+    `read_architecture` is None where names and shapes do not tell: of a torch network, its modules
+    do.
     """
 
     name: str
     description: str
     loads: str
-    layout: Callable[[Mapping[str, TensorInfo]], Layout] | None
+    read_architecture: Callable[[Mapping[str, TensorInfo]], Architecture] | None
 
 
 FAMILIES: dict[str, Family] = {
@@ -32,14 +36,14 @@ FAMILIES: dict[str, Family] = {
         "StyleGAN2 generators with skip connections, any channel table, 8x8 to 1024x1024",
         "rosinality checkpoints: .pt (g_ema and latent_avg, or the bare state dict), or their names in .safetensors; "
         "NVIDIA's .pkl of stylegan2-ada-pytorch and stylegan3 (StyleGAN2 configurations, class-conditional too)",
-        stylegan2_layout,
+        read_stylegan2,
     ),
     "proggan": Family(
         "proggan",
         "Progressive GAN generators, whose layers are linear from key to value",
         "the layout of the paper's authors (layerN.conv.weight, layerN.wscale.b, output_HxW.*): .pth or .pt (a state "
         "dict, bare or under state_dict), and the same names in .safetensors",
-        proggan_layout,
+        read_proggan,
     ),
     "torch": Family(
         "torch",
@@ -50,10 +54,12 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def layout(family: str, tensors: Mapping[str, TensorInfo]) -> Layout:
-    """The layers, image size and latent size of a generator of this family, from the names and shapes of its tensors.
+def read_architecture(family: str, tensors: Mapping[str, TensorInfo]) -> Architecture:
+    """The layers, image size and latent size of a generator of this family, from the names and
+    shapes of its tensors.
 
-    `tensors` are named as inside ``g_ema``. Raises `WeightsError` for an unknown family or tensors that do not fit it.
+    `tensors` are named as inside ``g_ema``. Raises `WeightsError` for an unknown family or tensors
+    that do not fit it.
     """
     if family not in FAMILIES:
         near = difflib.get_close_matches(family, FAMILIES, n=1)
@@ -61,7 +67,7 @@ def layout(family: str, tensors: Mapping[str, TensorInfo]) -> Layout:
             f"There is no family {family!r}." + (f" Did you mean {near[0]!r}?" if near else ""),
             f"The families are: {', '.join(FAMILIES)}.",
         )
-    read = FAMILIES[family].layout
+    read = FAMILIES[family].read_architecture
     if read is None:
         raise WeightsError(
             f"The tensors alone do not tell the layers of a {family} network.",

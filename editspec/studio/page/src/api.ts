@@ -12,7 +12,7 @@ export interface Problem {
 
 export interface Failure {
   message: string;
-  remedy: string;
+  hint: string;
   problems: Problem[];
 }
 
@@ -36,7 +36,7 @@ export interface Edit {
 }
 
 export interface CurvePoint {
-  smoothness: number;
+  collateral_weight: number;
   loss: number;
   collateral: number;
 }
@@ -86,7 +86,7 @@ export interface State {
     fresh_seed: number;
   };
   solvers: { method: string; settings: Record<string, unknown>; rank: boolean; context: boolean }[];
-  smoothness: number[];
+  collateral_weight: number[];
   can_undo: boolean;
   can_redo: boolean;
   results: { current: boolean; after: string; edits: EditResult[] } | null;
@@ -129,13 +129,13 @@ async function request(method: string, path: string, body?: unknown): Promise<Re
   }).catch(() => {
     throw new Refused(0, {
       message: "The studio does not answer.",
-      remedy: "Start editspec studio again; nothing is lost.",
+      hint: "Start editspec studio again; nothing is lost.",
       problems: [],
     });
   });
   if (!answer.ok) {
     const said = (await answer.json().catch(() => null)) as Failure | null;
-    throw new Refused(answer.status, said ?? { message: answer.statusText, remedy: "", problems: [] });
+    throw new Refused(answer.status, said ?? { message: answer.statusText, hint: "", problems: [] });
   }
   return answer;
 }

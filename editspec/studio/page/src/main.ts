@@ -176,7 +176,7 @@ class Studio {
     const overwrite = failure.message.includes("outside of the studio");
     redraw(
       this.news,
-      h("div", {}, h("strong", {}, failure.message), failure.remedy && !overwrite && h("span", {}, failure.remedy)),
+      h("div", {}, h("strong", {}, failure.message), failure.hint && !overwrite && h("span", {}, failure.hint)),
       overwrite && h("button", {
         type: "button", onclick: () => {
           redraw(this.news);
@@ -687,6 +687,6 @@ function frame(box: number[], size: number): HTMLElement {
 
 const root = document.getElementById("studio")!;
 new Studio().start(root).catch((error: unknown) => {
-  const said = error instanceof Refused ? [error.failure.message, error.failure.remedy] : [String(error)];
+  const said = error instanceof Refused ? [error.failure.message, error.failure.hint] : [String(error)];
   root.replaceChildren(h("p", { class: "stopped", role: "alert" }, ...said.join(" ")));
 });

@@ -137,7 +137,7 @@ export function drawRule(panel: Element, state: State, selected: number, acts: A
         ...state.solvers.map((each) => h("option", { ".selected": each.method === method }, each.method)),
       ),
     ),
-    ...Object.entries(solver?.settings ?? {}).filter(([name]) => name !== "smoothness").map(([name, usual]) =>
+    ...Object.entries(solver?.settings ?? {}).filter(([name]) => name !== "collateral_weight").map(([name, usual]) =>
       setting(selected, edit, name, usual, solver?.settings ?? {}, acts)),
   );
 }
@@ -238,8 +238,8 @@ function todo(state: State, edit: Edit | undefined): string {
 
 /** The curve of loss against collateral, and a slider along it. */
 function trade(state: State, selected: number, edit: Edit, result: EditResult, acts: Acts): HTMLElement {
-  const chosen = typeof edit.solver["smoothness"] === "number" ? edit.solver["smoothness"] : null;
-  const steps = state.smoothness;
+  const chosen = typeof edit.solver["collateral_weight"] === "number" ? edit.solver["collateral_weight"] : null;
+  const steps = state.collateral_weight;
   const nearest = (value: number) =>
     steps.reduce((best, each, at) => (Math.abs(Math.log(each / value)) < Math.abs(Math.log(steps[best]! / value)) ? at : best), 0);
   const place = chosen ? nearest(chosen) : 0;
@@ -247,9 +247,9 @@ function trade(state: State, selected: number, edit: Edit, result: EditResult, a
     const point = result.curve?.[at];
     return point
       ? `loss ${short(100 * point.loss, 2)} %, coll. ${short(point.collateral, 2)}`
-      : `smoothness ${short(steps[at] ?? 0)}`;
+      : `collateral_weight ${short(steps[at] ?? 0)}`;
   };
-  const said = h("output", { class: "aside" }, chosen === null ? "within a budget" : result.curve ? words(place) : `smoothness ${short(chosen)}`);
+  const said = h("output", { class: "aside" }, chosen === null ? "within a budget" : result.curve ? words(place) : `collateral_weight ${short(chosen)}`);
   const dot = svg("circle", { r: 4, class: "curve-dot" });
   const drawn = result.curve && chart(result.curve, dot, place);
   const slider = h("input", {
@@ -261,7 +261,7 @@ function trade(state: State, selected: number, edit: Edit, result: EditResult, a
       if (result.curve) put(dot, result.curve, Number(slider.value));
     },
     onchange: () => {
-      acts.change(selected, { solver: { method: "least-squares", smoothness: steps[Number(slider.value)] } });
+      acts.change(selected, { solver: { method: "least-squares", collateral_weight: steps[Number(slider.value)] } });
       acts.execute();
     },
   });

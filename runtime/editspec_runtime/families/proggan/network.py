@@ -1,7 +1,8 @@
 """The Progressive GAN generator in plain torch, as a function of its checkpoint's tensors.
 
-A layer is: pixel norm, doubling where it upsamples, convolution, scale and bias, leaky ReLU. Key and value lie on both
-sides of the convolution, so that the layer's function is linear from key to value, and closed forms hold.
+A layer is: pixel norm, doubling where it upsamples, convolution, scale and bias, leaky ReLU. Key
+and value lie on both sides of the convolution, so that the layer's function is linear from key to
+value, and closed forms hold.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editspec_runtime.bands import key_bands, most_bands, split_layers
-from editspec_runtime.conventions import EDITSPEC, Conventions
-from editspec_runtime.families.layout import LayerLayout
-from editspec_runtime.families.proggan.layout import layout
-from editspec_runtime.files import TensorInfo
-from editspec_runtime.generator import Box, FactoredFunction, Generator, LayerFunction, LayerInput, unit_kernels
+from editspec_runtime.core.architecture import Layer
+from editspec_runtime.core.compatibility import EDITSPEC, Compatibility
+from editspec_runtime.families.proggan.architecture import read_architecture
+from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.maths.tiles import key_tiles, most_tiles, split_layers
+from editspec_runtime.modalities.image.generator import (
+    Box,
+    ChannelwiseFunction,
+    Generator,
+    LayerFunction,
+    LayerInput,
+    unit_kernels,
+)
 
 SLOPE = 0.2
 
@@ -31,7 +39,9 @@ class Convolution(LayerFunction):
 
     padding: int
 
-    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
+    def __call__(
+        self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
+    ) -> Tensor:
         kernel = weight.reshape(weight.shape[-4:])
         if not haloed:
             return F.conv2d(key, kernel, padding=self.padding)
@@ -40,20 +50,26 @@ class Convolution(LayerFunction):
         return F.conv2d(key, kernel, padding=self.padding - 1)
 
     @property
-    def by_channel(self) -> bool:
+    def is_channelwise(self) -> bool:
         return True
 
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         return F.conv2d(key, kernel, padding=self.padding)
 
-    def factored(
-        self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
-    ) -> FactoredFunction:
+    def channelwise(
+        self,
+        key: Tensor,
+        weight: Tensor,
+        directions: Tensor,
+        arguments: Mapping[str, Tensor],
+        *,
+        haloed: bool = False,
+    ) -> ChannelwiseFunction:
         response = self(key, weight, arguments, haloed=haloed).flatten(2)
         unit = unit_kernels((len(directions), *weight.shape[-2:]), key)
         projected = torch.einsum("jihw,si->jshw", key, directions)
         design = self(projected, unit, arguments, haloed=haloed).flatten(2).mT
-        return FactoredFunction(response, design, torch.zeros_like(response[:1]))
+        return ChannelwiseFunction(response, design, torch.zeros_like(response[:1]))
 
 
 class ProgressiveGAN(Generator):
@@ -62,7 +78,8 @@ class ProgressiveGAN(Generator):
     Parameters
     ----------
     weights
-        The tensors by the authors' names: ``layerN.conv.weight``, ``layerN.wscale.b``, ``output_HxW.…``.
+        The tensors by the authors' names: ``layerN.conv.weight``, ``layerN.wscale.b``,
+        ``output_HxW.…``.
     truncation, class_label
         Of no meaning here: there is no w, and there are no classes.
     conventions
@@ -78,11 +95,13 @@ class ProgressiveGAN(Generator):
         self,
         weights: Mapping[str, Tensor],
         truncation: float = 1.0,
-        conventions: Conventions = EDITSPEC,
+        conventions: Compatibility = EDITSPEC,
         class_label: int | None = None,
     ) -> None:
         self.weights = weights
-        self.layout = layout({name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()})
+        self.architecture = read_architecture(
+            {name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()}
+        )
         self.conventions = conventions
 
     def images(self, latents: Tensor) -> Tensor:
@@ -93,26 +112,28 @@ class ProgressiveGAN(Generator):
         reached = self._enter("layer1", latents[:, :, None, None])
         if layer == "layer1":
             return reached
-        return self.onward("layer1", self.output("layer1", self.value("layer1", reached)), None, layer)
+        return self.onward(
+            "layer1", self.output("layer1", self.value("layer1", reached)), None, layer
+        )
 
-    def most_bands(self, layer: str) -> int:
-        return most_bands(self.layer(layer))
+    def most_tiles(self, layer: str) -> int:
+        return most_tiles(self.layer(layer))
 
-    def key_bands(self, layer: str, bands: int) -> Callable[[Tensor], Iterator[Tensor]]:
+    def key_tiles(self, layer: str, tiles: int) -> Callable[[Tensor], Iterator[Tensor]]:
         # The first layer makes a map of a single position, by a convolution of its own kind.
-        if bands == 1 or layer == "layer1":
-            return super().key_bands(layer, bands)
-        layers = split_layers(list(self.layout.layers.values())[1:], self.layer(layer), bands)
+        if tiles == 1 or layer == "layer1":
+            return super().key_tiles(layer, tiles)
+        layers = split_layers(list(self.architecture.layers.values())[1:], self.layer(layer), tiles)
         start = self.keys(layers[0].name)
 
-        def advance(before: LayerLayout, after: LayerLayout, key: Tensor, first: int, last: int) -> Tensor:
+        def advance(before: Layer, after: Layer, key: Tensor, first: int, last: int) -> Tensor:
             value = self.function(before.name)(key, self.weight(before.name), {}, haloed=True)
             return self._enter(after.name, self.output(before.name, value)).key
 
-        return lambda latents: key_bands(start(latents), layers, bands, advance)
+        return lambda latents: key_tiles(start(latents), layers, tiles, advance)
 
     def onward(self, start: str, output: Tensor, carried: Any, layer: str) -> LayerInput:
-        names = list(self.layout.layers)
+        names = list(self.architecture.layers)
         for name in names[names.index(start) + 1 : names.index(layer)]:
             output = self.output(name, self.value(name, self._enter(name, output)))
         return self._enter(layer, output)
@@ -127,7 +148,7 @@ class ProgressiveGAN(Generator):
         return self.finished(layer, self.output(layer, value), carried)
 
     def finished(self, layer: str, output: Tensor, carried: Any) -> Tensor:
-        last = list(self.layout.layers)[-1]
+        last = list(self.architecture.layers)[-1]
         if layer != last:
             output = self.output(last, self.value(last, self.onward(layer, output, carried, last)))
         return output.clamp(-1, 1)
@@ -143,14 +164,16 @@ class ProgressiveGAN(Generator):
     def function(self, layer: str) -> Convolution:
         return Convolution({"layer1": 3}.get(layer, 0 if layer.startswith("output") else 1))
 
-    def crop(self, layer: str, reached: LayerInput, region: Box) -> tuple[Tensor, dict[str, Tensor]]:
+    def crop(
+        self, layer: str, reached: LayerInput, region: Box
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         if self.conventions.halo:
             key = F.pad(reached.key, (1, 1, 1, 1))
             return key[:, :, region.top : region.bottom + 2, region.left : region.right + 2], {}
         return F.pad(reached.key[:, :, region.rows(), region.columns()], (1, 1, 1, 1)), {}
 
     def upstream(self, layer: str) -> dict[str, Tensor]:
-        names = list(self.layout.layers)
+        names = list(self.architecture.layers)
         before = tuple(f"{name}." for name in names[: names.index(layer)])
         return {name: tensor for name, tensor in self.weights.items() if name.startswith(before)}
 
@@ -161,13 +184,15 @@ class ProgressiveGAN(Generator):
         return ProgressiveGAN(weights, conventions=self.conventions)
 
     def settings(self) -> dict[str, Any]:
-        return {"family": self.layout.family}
+        return {"family": self.architecture.family}
 
     def weight(self, layer: str) -> Tensor:
         return self.weights[self.layer(layer).parameter][None]
 
     def _enter(self, layer: str, features: Tensor) -> LayerInput:
-        """The input of a layer's convolution: each position of length 1, and doubled where the layer upsamples."""
+        """The input of a layer's convolution: each position of length 1, and doubled where the
+        layer upsamples.
+        """
         key = features * torch.rsqrt(features.square().mean(1, keepdim=True) + 1e-8)
         if self.layer(layer).key_size > key.shape[-1]:
             key = F.interpolate(key, scale_factor=2, mode="nearest")

@@ -1,7 +1,8 @@
 """The StyleGAN2 generator in plain torch, as a function of its checkpoint's tensors.
 
-Modulation and demodulation are applied to the input and the output of one shared convolution (Karras et al. 2020,
-appendix B), which gives the same numbers as one kernel per sample and is far faster on a CPU.
+Modulation and demodulation are applied to the input and the output of one shared convolution
+(Karras et al. 2020, appendix B), which gives the same numbers as one kernel per sample and is far
+faster on a CPU.
 """
 
 from __future__ import annotations
@@ -16,13 +17,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editspec_runtime.bands import key_bands, most_bands, split_layers
-from editspec_runtime.conventions import EDITSPEC, Conventions, positional_noise
-from editspec_runtime.families.layout import LayerLayout
-from editspec_runtime.families.stylegan2.layout import expected, layout, upsamples
-from editspec_runtime.families.stylegan2.nvidia import CLAMP, canonical_shape, is_nvidia, nvidia_name
-from editspec_runtime.files import TensorInfo
-from editspec_runtime.generator import Box, FactoredFunction, Generator, LayerFunction, LayerInput, unit_kernels
+from editspec_runtime.core.architecture import Layer
+from editspec_runtime.core.compatibility import EDITSPEC, Compatibility, positional_noise
+from editspec_runtime.families.stylegan2.architecture import expected, read_architecture, upsamples
+from editspec_runtime.families.stylegan2.nvidia import (
+    CLAMP,
+    canonical_shape,
+    is_nvidia,
+    nvidia_name,
+)
+from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.maths.tiles import key_tiles, most_tiles, split_layers
+from editspec_runtime.modalities.image.generator import (
+    Box,
+    ChannelwiseFunction,
+    Generator,
+    LayerFunction,
+    LayerInput,
+    unit_kernels,
+)
 
 SLOPE = 0.2
 GAIN = math.sqrt(2)
@@ -30,7 +43,9 @@ GAIN = math.sqrt(2)
 
 @dataclass(frozen=True)
 class Carried:
-    """What goes past a layer: the image so far [n, 3, h, w] (None before the first to-RGB) and w [n, style_dim]."""
+    """What goes past a layer: the image so far [n, 3, h, w] (None before the first to-RGB) and w
+    [n, style_dim].
+    """
 
     image: Tensor | None
     styles: Tensor
@@ -38,7 +53,8 @@ class Carried:
 
 @dataclass(frozen=True)
 class StyledConvolution(LayerFunction):
-    """f(k; W) of one styled convolution: demodulation, noise, bias and leaky ReLU follow the convolution.
+    """f(k; W) of one styled convolution: demodulation, noise, bias and leaky ReLU follow the
+    convolution.
 
     Takes the arguments ``style`` [n, in_channels], which the demodulation needs, and ``noise``
     [1 or n, 1, h * scale, w * scale].
@@ -49,10 +65,14 @@ class StyledConvolution(LayerFunction):
     blur: Tensor | None
     clamp: float | None = None
 
-    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False) -> Tensor:
+    def __call__(
+        self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
+    ) -> Tensor:
         kernel = weight.reshape(weight.shape[-4:])
         energy = arguments["style"].square() @ kernel.square().sum((2, 3)).T
-        return self._finished(self._convolved(key, kernel, haloed), energy, arguments, _scale(kernel))
+        return self._finished(
+            self._convolved(key, kernel, haloed), energy, arguments, _scale(kernel)
+        )
 
     def bound(
         self, key: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
@@ -67,8 +87,12 @@ class StyledConvolution(LayerFunction):
 
         return answer
 
-    def weighted(self, weight: Tensor, *, haloed: bool = False) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
-        """The function of key and arguments, for many maps: what depends on the weight only is computed here."""
+    def weighted(
+        self, weight: Tensor, *, haloed: bool = False
+    ) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
+        """The function of key and arguments, for many maps: what depends on the weight only is
+        computed here.
+        """
         kernel = weight.reshape(weight.shape[-4:])
         squares = torch.linalg.vector_norm(kernel, dim=(2, 3)).square().T
         # In the layout that the convolution would give it at every call.
@@ -78,7 +102,9 @@ class StyledConvolution(LayerFunction):
 
         def answer(key: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
             energy = arguments["style"].square() @ squares
-            return self._finished(self._convolved(key, laid, haloed), energy, arguments, _scale(kernel))
+            return self._finished(
+                self._convolved(key, laid, haloed), energy, arguments, _scale(kernel)
+            )
 
         return answer
 
@@ -92,12 +118,18 @@ class StyledConvolution(LayerFunction):
         columns = F.unfold(key, 3, padding=padding).transpose(0, 1).flatten(1)
 
         def convolved(kernel: Tensor) -> Tensor:
-            return (kernel.flatten(1) @ columns).view(len(kernel), len(key), height, width).transpose(0, 1)
+            return (
+                (kernel.flatten(1) @ columns)
+                .view(len(kernel), len(key), height, width)
+                .transpose(0, 1)
+            )
 
         return convolved
 
     def _transposed_products(self, key: Tensor, haloed: bool) -> Callable[[Tensor], Tensor]:
-        """The same of the transposed convolution, whose products are laid over each other, and the blur."""
+        """The same of the transposed convolution, whose products are laid over each other, and the
+        blur.
+        """
         padding = 1 if haloed else 0
         size = (2 * key.shape[2] + 1 - 2 * padding, 2 * key.shape[3] + 1 - 2 * padding)
         columns = key.transpose(0, 1).flatten(1)
@@ -111,25 +143,30 @@ class StyledConvolution(LayerFunction):
 
         return convolved
 
-    def _finished(self, value: Tensor, energy: Tensor, arguments: Mapping[str, Tensor], scale: float) -> Tensor:
+    def _finished(
+        self, value: Tensor, energy: Tensor, arguments: Mapping[str, Tensor], scale: float
+    ) -> Tensor:
         """Demodulation, noise, bias and activation, after the convolution.
 
-        `value` and `energy` [n, out] are those of a kernel that has not been multiplied by its `scale` yet.
+        `value` and `energy` [n, out] are those of a kernel that has not been multiplied by its
+        `scale` yet.
         """
-        # Scale and gain go with what is multiplied and added anyway: the map is passed over twice in all.
+        # Scale and gain go with what is multiplied and added anyway: the map is passed over twice
+        # in all.
         factor = scale * GAIN * torch.rsqrt(scale**2 * energy + 1e-8)
         factor, offset = factor[:, :, None, None], GAIN * self._offset(arguments)
         if value.requires_grad or energy.requires_grad:
             value = F.leaky_relu(torch.addcmul(offset, value, factor), SLOPE)
             return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
-        # The same in place: nobody else has the value, and on large maps new memory takes longer than the numbers.
+        # The same in place: nobody else has the value, and on large maps new memory takes longer
+        # than the numbers.
         if value.is_contiguous(memory_format=torch.channels_last):
             offset = offset.contiguous(memory_format=torch.channels_last)
         value = F.leaky_relu_(torch.addcmul(offset, value, factor, out=value), SLOPE)
         return value if self.clamp is None else value.clamp_(-self.clamp, self.clamp)
 
     @property
-    def by_channel(self) -> bool:
+    def is_channelwise(self) -> bool:
         return True
 
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
@@ -137,9 +174,15 @@ class StyledConvolution(LayerFunction):
             return F.conv2d(key, kernel, padding=1)
         return F.conv_transpose2d(key, kernel.transpose(0, 1), stride=2)
 
-    def factored(
-        self, key: Tensor, weight: Tensor, directions: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
-    ) -> FactoredFunction:
+    def channelwise(
+        self,
+        key: Tensor,
+        weight: Tensor,
+        directions: Tensor,
+        arguments: Mapping[str, Tensor],
+        *,
+        haloed: bool = False,
+    ) -> ChannelwiseFunction:
         kernel = weight.reshape(weight.shape[-4:])
         scale = _scale(kernel)
         taps = kernel.shape[2:]
@@ -148,13 +191,14 @@ class StyledConvolution(LayerFunction):
         squares = arguments["style"].square()
         weighted = squares[:, None] * directions
         gram = weighted @ directions.T
-        return FactoredFunction(
+        return ChannelwiseFunction(
             response=scale * self._products(key, haloed)(kernel).flatten(2),
             design=self._convolved(projected, scale * unit, haloed).flatten(2).mT,
             offset=self._offset(arguments).flatten(2),
             energy=scale**2 * squares @ torch.linalg.vector_norm(kernel, dim=(2, 3)).square().T,
             cross=scale**2 * (weighted[:, None] @ kernel.flatten(2)).flatten(2),
-            gram=scale**2 * torch.stack([torch.kron(each, torch.eye(taps.numel()).to(each)) for each in gram]),
+            gram=scale**2
+            * torch.stack([torch.kron(each, torch.eye(taps.numel()).to(each)) for each in gram]),
             slope=SLOPE,
             gain=GAIN,
             clamp=self.clamp,
@@ -179,7 +223,8 @@ class StyleGAN2(Generator):
     Parameters
     ----------
     weights
-        The tensors by their names inside ``g_ema`` and ``latent_avg`` where truncation is wanted, or by NVIDIA's names.
+        The tensors by their names inside ``g_ema`` and ``latent_avg`` where truncation is wanted,
+        or by NVIDIA's names.
     truncation
         w becomes avg + truncation * (w - avg).
     conventions
@@ -197,11 +242,13 @@ class StyleGAN2(Generator):
         self,
         weights: Mapping[str, Tensor],
         truncation: float = 1.0,
-        conventions: Conventions = EDITSPEC,
+        conventions: Compatibility = EDITSPEC,
         class_label: int | None = None,
     ) -> None:
         self.weights = weights
-        self.layout = layout({name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()})
+        self.architecture = read_architecture(
+            {name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()}
+        )
         self.named = _canonical(weights)
         self.truncation = truncation
         self.conventions = conventions
@@ -211,11 +258,14 @@ class StyleGAN2(Generator):
     def mapping(self, latents: Tensor) -> Tensor:
         """Latents z [n, latent_size] -> w [n, style_dim], truncated."""
         styles = _normalised(latents)
-        if self.layout.classes:
+        if self.architecture.classes:
             assert self.class_label is not None
             # The embedding of a one-hot vector, equalised like every linear layer.
             weight = self.named["mapping.embed.weight"]
-            embedded = weight[:, self.class_label] / math.sqrt(weight.shape[1]) + self.named["mapping.embed.bias"]
+            embedded = (
+                weight[:, self.class_label] / math.sqrt(weight.shape[1])
+                + self.named["mapping.embed.bias"]
+            )
             styles = torch.cat([styles, _normalised(embedded[None]).expand(len(styles), -1)], dim=1)
         number = 1
         while f"style.{number}.weight" in self.named:
@@ -230,7 +280,7 @@ class StyleGAN2(Generator):
 
     def synthesis(self, styles: Tensor) -> Tensor:
         """w [n, style_dim] -> images [n, 3, image_size, image_size]."""
-        first = self.layout.layers["layer2"].name
+        first = self.architecture.layers["layer2"].name
         reached = self._enter(first, self._constant(len(styles)), Carried(None, styles))
         return self.rest(first, self.value(first, reached), reached.carried)
 
@@ -238,13 +288,22 @@ class StyleGAN2(Generator):
         return self.synthesis(self.mapping(latents))
 
     def prefix(self, layer: str, latents: Tensor) -> LayerInput:
-        first = self.layout.layers["layer2"].name
-        reached = self._enter(first, self._constant(len(latents)), Carried(None, self.mapping(latents)))
-        return reached if layer == first else self.onward(first, self.value(first, reached), reached.carried, layer)
+        first = self.architecture.layers["layer2"].name
+        reached = self._enter(
+            first, self._constant(len(latents)), Carried(None, self.mapping(latents))
+        )
+        return (
+            reached
+            if layer == first
+            else self.onward(first, self.value(first, reached), reached.carried, layer)
+        )
 
     def keys(self, layer: str) -> Callable[[Tensor], Tensor]:
-        names = list(self.layout.layers)
-        functions = {name: self.function(name).weighted(self.weight(name)) for name in names[: names.index(layer)]}
+        names = list(self.architecture.layers)
+        functions = {
+            name: self.function(name).weighted(self.weight(name))
+            for name in names[: names.index(layer)]
+        }
 
         def key_of(latents: Tensor) -> Tensor:
             styles = self.mapping(latents)
@@ -252,39 +311,42 @@ class StyleGAN2(Generator):
             for name, function in functions.items():
                 style = self._key_style(name, styles)
                 noise = self._noise(name, len(features)).to(features)
-                features = function(features.mul_(style[:, :, None, None]), {"style": style, "noise": noise})
+                features = function(
+                    features.mul_(style[:, :, None, None]), {"style": style, "noise": noise}
+                )
             return features.mul_(self._key_style(layer, styles)[:, :, None, None])
 
         return key_of
 
-    def most_bands(self, layer: str) -> int:
-        return most_bands(self.layer(layer))
+    def most_tiles(self, layer: str) -> int:
+        return most_tiles(self.layer(layer))
 
-    def key_bands(self, layer: str, bands: int) -> Callable[[Tensor], Iterator[Tensor]]:
-        if bands == 1:
-            return super().key_bands(layer, bands)
-        layers = split_layers(list(self.layout.layers.values()), self.layer(layer), bands)
+    def key_tiles(self, layer: str, tiles: int) -> Callable[[Tensor], Iterator[Tensor]]:
+        if tiles == 1:
+            return super().key_tiles(layer, tiles)
+        layers = split_layers(list(self.architecture.layers.values()), self.layer(layer), tiles)
         start = self.keys(layers[0].name)
         functions = {
-            each.name: self.function(each.name).weighted(self.weight(each.name), haloed=True) for each in layers[:-1]
+            each.name: self.function(each.name).weighted(self.weight(each.name), haloed=True)
+            for each in layers[:-1]
         }
 
-        def bands_of(latents: Tensor) -> Iterator[Tensor]:
+        def tiles_of(latents: Tensor) -> Iterator[Tensor]:
             mapped = self.mapping(latents)
             styles = {each.name: self._key_style(each.name, mapped) for each in layers}
             noises = {name: self._noise(name, len(latents)).to(latents) for name in functions}
 
-            def advance(before: LayerLayout, after: LayerLayout, key: Tensor, first: int, last: int) -> Tensor:
+            def advance(before: Layer, after: Layer, key: Tensor, first: int, last: int) -> Tensor:
                 noise = noises[before.name][:, :, first * before.scale : last * before.scale]
                 value = functions[before.name](key, {"style": styles[before.name], "noise": noise})
                 return value.mul_(styles[after.name][:, :, None, None])
 
-            return key_bands(start(latents), layers, bands, advance)
+            return key_tiles(start(latents), layers, tiles, advance)
 
-        return bands_of
+        return tiles_of
 
     def onward(self, start: str, output: Tensor, carried: Carried, layer: str) -> LayerInput:
-        names = list(self.layout.layers)
+        names = list(self.architecture.layers)
         carried = self._paint(start, output, carried)
         for name in names[names.index(start) + 1 : names.index(layer)]:
             output = self.value(name, self._enter(name, output, carried))
@@ -298,7 +360,7 @@ class StyleGAN2(Generator):
         return Carried(None, tensors["w"])
 
     def rest(self, layer: str, value: Tensor, carried: Carried) -> Tensor:
-        names = list(self.layout.layers)
+        names = list(self.architecture.layers)
         carried = self._paint(layer, value, carried)
         for name in names[names.index(layer) + 1 :]:
             value = self.value(name, self._enter(name, value, carried))
@@ -311,15 +373,21 @@ class StyleGAN2(Generator):
         return StyledConvolution(
             self.named[f"{block}.noise.weight"],
             self.named[f"{block}.activate.bias"],
-            self._resampling_kernel(f"{block}.conv.blur.kernel") if self._upsamples(layer) else None,
+            self._resampling_kernel(f"{block}.conv.blur.kernel")
+            if self._upsamples(layer)
+            else None,
             self.clamp,
         )
 
-    def crop(self, layer: str, reached: LayerInput, region: Box) -> tuple[Tensor, dict[str, Tensor]]:
+    def crop(
+        self, layer: str, reached: LayerInput, region: Box
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         shape = self.layer(layer)
         if self.conventions.halo:
             # Outside of the map lie the zeros that the convolution pads with.
-            key = F.pad(reached.key, (1, 1, 1, 1))[:, :, region.top : region.bottom + 2, region.left : region.right + 2]
+            key = F.pad(reached.key, (1, 1, 1, 1))[
+                :, :, region.top : region.bottom + 2, region.left : region.right + 2
+            ]
             values = region.scaled(shape.scale)
             noise = reached.arguments["noise"][:, :, values.rows(), values.columns()]
         else:
@@ -330,26 +398,36 @@ class StyleGAN2(Generator):
         return key, {"style": reached.arguments["style"], "noise": noise}
 
     def upstream(self, layer: str) -> dict[str, Tensor]:
-        names = list(self.layout.layers)
+        names = list(self.architecture.layers)
         before = names[: names.index(layer)]
         prefixes = ["style.", "mapping.", "input.", f"{self._block(layer)}.conv.modulation."]
         prefixes += [f"{self._block(name)}." for name in before]
         prefixes += [f"noises.noise_{_number(name) - 2}" for name in before]
         prefixes += ["latent_avg"] if self.truncation != 1.0 else []
-        tensors = {name: tensor for name, tensor in self.named.items() if name.startswith(tuple(prefixes))}
+        tensors = {
+            name: tensor for name, tensor in self.named.items() if name.startswith(tuple(prefixes))
+        }
         return tensors | ({CLAMP: self.weights[CLAMP]} if self.clamp is not None else {})
 
     def trainable(self) -> list[str]:
         fixed = ("noises.", "latent_avg", "mapping.w_avg", CLAMP)
         buffers = (".kernel", ".resample_filter", ".noise_const")
-        return [name for name in self.weights if not name.startswith(fixed) and not name.endswith(buffers)]
+        return [
+            name
+            for name in self.weights
+            if not name.startswith(fixed) and not name.endswith(buffers)
+        ]
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> StyleGAN2:
         return StyleGAN2(weights, self.truncation, self.conventions, self.class_label)
 
     def settings(self) -> dict[str, Any]:
         noise = "positional" if self.conventions.positional_noise else "buffers"
-        settings = {"family": self.layout.family, "truncation": self.truncation, "noise": noise}
+        settings = {
+            "family": self.architecture.family,
+            "truncation": self.truncation,
+            "noise": noise,
+        }
         return settings | ({} if self.class_label is None else {"class_label": self.class_label})
 
     def weight(self, layer: str) -> Tensor:
@@ -359,10 +437,14 @@ class StyleGAN2(Generator):
         """The modulated input of a styled convolution, its noise, and what passes it by."""
         style = self._key_style(layer, carried.styles)
         noise = self._noise(layer, len(features)).to(features)
-        return LayerInput(features * style[:, :, None, None], {"style": style, "noise": noise}, carried)
+        return LayerInput(
+            features * style[:, :, None, None], {"style": style, "noise": noise}, carried
+        )
 
     def _paint(self, layer: str, value: Tensor, carried: Carried) -> Carried:
-        """Add what to-RGB draws from `value` to the image, behind the layers that have one (the even ones)."""
+        """Add what to-RGB draws from `value` to the image, behind the layers that have one (the
+        even ones).
+        """
         if self._upsamples(layer):
             return carried
         number = _number(layer)
@@ -373,7 +455,9 @@ class StyleGAN2(Generator):
         image = F.conv2d(value * style[:, :, None, None], kernel) + self.named[f"{name}.bias"]
         image = image if self.clamp is None else image.clamp(-self.clamp, self.clamp)
         if carried.image is not None:
-            image = image + upsampled(carried.image, self._resampling_kernel(f"{name}.upsample.kernel"))
+            image = image + upsampled(
+                carried.image, self._resampling_kernel(f"{name}.upsample.kernel")
+            )
         return Carried(image, carried.styles)
 
     def _key_style(self, layer: str, styles: Tensor) -> Tensor:
@@ -382,10 +466,16 @@ class StyleGAN2(Generator):
 
     def _style(self, convolution: str, styles: Tensor) -> Tensor:
         weight = self.named[f"{convolution}.modulation.weight"]
-        return F.linear(styles, weight / math.sqrt(weight.shape[1]), self.named[f"{convolution}.modulation.bias"])
+        return F.linear(
+            styles,
+            weight / math.sqrt(weight.shape[1]),
+            self.named[f"{convolution}.modulation.bias"],
+        )
 
     def _noise(self, layer: str, batch: int) -> Tensor:
-        """The noise map of a layer: the checkpoint's buffer, seeded where it has none; never drawn anew."""
+        """The noise map of a layer: the checkpoint's buffer, seeded where it has none; never drawn
+        anew.
+        """
         index, size = _number(layer) - 2, self.layer(layer).value_size
         if self.conventions.positional_noise:
             return positional_noise(batch, size, size)
@@ -413,7 +503,9 @@ class StyleGAN2(Generator):
 
 
 class _WeightedSquares(torch.autograd.Function):
-    """sum_i s[n, i] w[o, i]^2 -> [n, o], without keeping or revisiting what a chain of operations would."""
+    """sum_i s[n, i] w[o, i]^2 -> [n, o], without keeping or revisiting what a chain of operations
+    would.
+    """
 
     @staticmethod
     def forward(context: Any, rows: Tensor, squares: Tensor) -> Tensor:
@@ -435,7 +527,9 @@ class _WeightedSquares(torch.autograd.Function):
 
 
 def _scale(kernel: Tensor) -> float:
-    """What a kernel [out, in, kh, kw] is multiplied by, so that its training starts from a normal distribution."""
+    """What a kernel [out, in, kh, kw] is multiplied by, so that its training starts from a normal
+    distribution.
+    """
     return 1 / math.sqrt(kernel[0].numel())
 
 
@@ -447,16 +541,20 @@ def filtered(features: Tensor, kernel: Tensor, padding: int) -> Tensor:
 
 
 def upsampled(image: Tensor, kernel: Tensor) -> Tensor:
-    """`image` [n, c, h, w] at twice the resolution: zeros between the samples, then `kernel` [4, 4]."""
+    """`image` [n, c, h, w] at twice the resolution: zeros between the samples, then `kernel` [4,
+    4].
+    """
     channels = image.shape[1]
     weight = kernel.to(image).expand(channels, 1, -1, -1)
-    # A transposed convolution inserts the zeros by itself; cropping one ring puts the samples where the padding
-    # (2, 1) of the original puts them.
+    # A transposed convolution inserts the zeros by itself; cropping one ring puts the samples where
+    # the padding (2, 1) of the original puts them.
     return F.conv_transpose2d(image, weight, stride=2, padding=1, groups=channels)
 
 
 def _canonical(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by rosinality's names and in its shapes; those that are NVIDIA's are looked at anew, not copied."""
+    """The tensors by rosinality's names and in its shapes; those that are NVIDIA's are looked at
+    anew, not copied.
+    """
     if not is_nvidia(weights):
         return dict(weights)
     infos = {key: TensorInfo("F32", tuple(tensor.shape)) for key, tensor in weights.items()}

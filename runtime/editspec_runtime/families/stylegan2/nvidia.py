@@ -1,8 +1,9 @@
-"""The names and shapes that NVIDIA's code gives to the tensors of a StyleGAN2 generator. Imports no torch.
+"""The names and shapes that NVIDIA's code gives to the tensors of a StyleGAN2 generator. Imports no
+torch.
 
-stylegan2-ada-pytorch and the stylegan3 repository share them. A checkpoint of theirs keeps its names everywhere: in its
-digest, in patches, in what `apply` and `convert` write. Only the network looks at it through rosinality's names,
-which are called canonical here.
+stylegan2-ada-pytorch and the stylegan3 repository share them. A checkpoint of theirs keeps its
+names everywhere: in its digest, in patches, in what `apply` and `convert` write. Only the network
+looks at it through rosinality's names, which are called canonical here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import re
 from collections.abc import Iterable
 
 CLAMP = "synthesis.conv_clamp"
-"""What the activations are clamped to: an attribute in the pickle, kept beside the tensors, as images depend on it."""
+"""What the activations are clamped to: an attribute in the pickle, kept beside the tensors, as
+images depend on it.
+"""
 
 RGB_BIAS = re.compile(r"(to_rgb1|to_rgbs\.\d+)\.bias")
 
@@ -32,7 +35,9 @@ def is_nvidia(names: Iterable[str]) -> bool:
 
 
 def nvidia_name(canonical: str) -> str:
-    """``convs.0.conv.weight`` -> ``synthesis.b8.conv0.weight``; layer k + 2 is ``conv1`` or ``convs.{k - 1}``."""
+    """``convs.0.conv.weight`` -> ``synthesis.b8.conv0.weight``; layer k + 2 is ``conv1`` or
+    ``convs.{k - 1}``.
+    """
     if canonical == "input.input":
         return "synthesis.b4.const"
     if canonical == "latent_avg":
@@ -45,17 +50,27 @@ def nvidia_name(canonical: str) -> str:
         return f"{_convolution(0 if found[1] is None else int(found[1]) + 1)}.{LAYER[found[2]]}"
     if found := re.fullmatch(r"(?:to_rgb1|to_rgbs\.(\d+))\.(.+)", canonical):
         block = f"synthesis.b{4 if found[1] is None else 2 ** (int(found[1]) + 3)}"
-        return f"{block}.resample_filter" if found[2] == "upsample.kernel" else f"{block}.torgb.{LAYER[found[2]]}"
+        return (
+            f"{block}.resample_filter"
+            if found[2] == "upsample.kernel"
+            else f"{block}.torgb.{LAYER[found[2]]}"
+        )
     return canonical
 
 
 def nvidia_shape(canonical: str, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    """The shape that NVIDIA's tensor has where rosinality's has `shape`: without the axes of length 1 around it."""
+    """The shape that NVIDIA's tensor has where rosinality's has `shape`: without the axes of length
+    1 around it.
+    """
     if RGB_BIAS.fullmatch(canonical):
         return shape[1:2]
     if canonical.startswith("noises."):
         return shape[2:]
-    return shape[1:] if canonical == "input.input" or canonical.endswith((".conv.weight", ".noise.weight")) else shape
+    return (
+        shape[1:]
+        if canonical == "input.input" or canonical.endswith((".conv.weight", ".noise.weight"))
+        else shape
+    )
 
 
 def canonical_shape(canonical: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -64,9 +79,17 @@ def canonical_shape(canonical: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (1, *shape, 1, 1)
     if canonical.startswith("noises."):
         return (1, 1, *shape)
-    return (1, *shape) if canonical == "input.input" or canonical.endswith((".conv.weight", ".noise.weight")) else shape
+    return (
+        (1, *shape)
+        if canonical == "input.input" or canonical.endswith((".conv.weight", ".noise.weight"))
+        else shape
+    )
 
 
 def _convolution(number: int) -> str:
     """Styled convolution `number` (0 for the one at 4 x 4)."""
-    return "synthesis.b4.conv1" if number == 0 else f"synthesis.b{2 ** ((number + 5) // 2)}.conv{1 - number % 2}"
+    return (
+        "synthesis.b4.conv1"
+        if number == 0
+        else f"synthesis.b{2 ** ((number + 5) // 2)}.conv{1 - number % 2}"
+    )

@@ -1,4 +1,5 @@
-"""Draws the latents of the reflection experiment: ``python specs/skyline/paper/reflection/make_scenes.py``.
+"""Draws the latents of the reflection experiment: ``python
+specs/skyline/paper/reflection/make_scenes.py``.
 
 Fifteen pairs of scenes that are the same but for their windows, lit in one and dark in the other.
 """
@@ -7,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from editspec_runtime.files import safetensors_bytes, write
-from editspec_runtime.latents import LatentStream
-from editspec_runtime.skyline.world import LATENT_SIZE, scenes
+from editspec.worlds.skyline.world import LATENT_SIZE, scenes
+from editspec_runtime.io.files import safetensors_bytes, write
+from editspec_runtime.modalities.image.latents import LatentStream
 
 PAIRS = 15
 WINDOWS = 6

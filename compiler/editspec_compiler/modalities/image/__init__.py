@@ -1,0 +1,1 @@
+"""The language of images: latents, masks, copy and paste."""

@@ -1,0 +1,205 @@
+"""Masks of the language -> areas at the resolution of a layer. Imports no torch."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from PIL import Image, ImageChops, ImageDraw, UnidentifiedImageError
+
+from editspec_compiler.document import unreadable
+from editspec_compiler.schema import Box, Ellipse, Mask, Polygon, Union
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.ImageFile import ImageFile
+
+MAX_PIXELS = 64 * 2**20
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+
+
+class MaskError(Exception):
+    """A mask that cannot be used: what is wrong with it, and what to do."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def mask_image(mask: Mask, folder: Path, image_size: int, *, legacy: bool) -> Image.Image:
+    """A mask as an 8-bit grey image of any size, white inside.
+
+    Parameters
+    ----------
+    mask
+        A file name or data URL, or shapes.
+    folder
+        What file names are relative to.
+    image_size
+        Side of the generator's (square) images in pixels.
+    legacy
+        Decode image files as the authors did: alpha is dropped, and the red channel counts.
+
+    Raises
+    ------
+    MaskError
+        The mask is missing, no image, damaged, too large, of another aspect, outside of the image,
+        or empty.
+    """
+    if isinstance(mask, str):
+        image = _opened(mask, folder, legacy=legacy)
+    else:
+        scale = 1 if legacy else max(1, min(8, 4096 // image_size))
+        image = _drawn(mask, folder, image_size, scale, legacy=legacy)
+    if image.getbbox() is None:
+        raise MaskError(
+            "the mask is empty: nothing in it is white and opaque", "paint the region that is meant"
+        )
+    return image
+
+
+def mask_area(
+    mask: Mask, folder: Path, image_size: int, resolution: int, *, legacy: bool
+) -> NDArray[np.float64]:
+    """How much of each position a mask covers, [resolution, resolution] float64 in 0..1.
+
+    Raises `MaskError` as `mask_image` does. What is left may be empty where the mask is small.
+    """
+    import numpy as np
+
+    image = mask_image(mask, folder, image_size, legacy=legacy)
+    size = (resolution, resolution)
+    if legacy:
+        return np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.float64) / 255
+    # A box filter gives each position exactly the share of it that is covered; there is nothing to
+    # average where the mask is smaller than the map.
+    smaller = image.width >= resolution
+    filter_ = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
+    return np.asarray(image.convert("F").resize(size, filter_), dtype=np.float64).clip(0, 255) / 255
+
+
+def _opened(mask: str, folder: Path, *, legacy: bool) -> Image.Image:
+    """The image of a file name or data URL, decoded."""
+    if mask.startswith("data:"):
+        return _read("the data URL", io.BytesIO(_data(mask)), legacy=legacy)
+    path = folder / mask
+    if why := unreadable(path):
+        raise MaskError(why, "paths are relative to the spec")
+    with path.open("rb") as file:
+        return _read(str(path), file, legacy=legacy)
+
+
+def _read(name: str, file: BinaryIO, *, legacy: bool) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of large images, which are refused, and of odd palettes
+            image = _square(Image.open(file, formats=FORMATS), name)
+            image.load()
+            return _decoded(image, legacy=legacy)
+    except MaskError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise MaskError(f"{name} has far too many pixels; the most is {MAX_PIXELS}") from error
+    except UnidentifiedImageError as error:
+        raise MaskError(f"{name} is not an image", f"masks are {', '.join(FORMATS)}") from error
+    except Exception as error:  # PIL's readers meet damage with errors of many kinds
+        raise MaskError(f"{name} is a damaged image: {error}", "save it again") from error
+
+
+def _square(image: ImageFile, name: str) -> ImageFile:
+    """The image, of which only the header has been read so far, if it can be a mask."""
+    if image.width * image.height > MAX_PIXELS:
+        raise MaskError(
+            f"{name} has {image.width} x {image.height} pixels; the most is {MAX_PIXELS}"
+        )
+    if image.width != image.height:
+        raise MaskError(
+            f"{name} has {image.width} x {image.height} pixels, and the model's images are square",
+            "paint masks on images that the model made (any size will do)",
+        )
+    return image
+
+
+def _data(url: str) -> bytes:
+    head, _, text = url.partition(",")
+    if not head.startswith("data:image/") or not head.endswith(";base64"):
+        raise MaskError("a data URL of a mask begins with data:image/png;base64,")
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise MaskError(f"the data URL is not base64: {error}") from error
+
+
+def _decoded(image: Image.Image, *, legacy: bool) -> Image.Image:
+    if legacy:
+        return image.convert("RGB").getchannel(0)
+    if image.mode.startswith("I"):
+        image = image.convert("I").point(lambda value: value / 257).convert("L")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return ImageChops.multiply(rgba.convert("RGB").convert("L"), rgba.getchannel("A"))
+    return image.convert("L")
+
+
+def _drawn(mask: Mask, folder: Path, size: int, scale: int, *, legacy: bool) -> Image.Image:
+    """Shapes as an image of `scale` times the size of the generator's."""
+    side = size * scale
+    if isinstance(mask, str):
+        return _opened(mask, folder, legacy=legacy).resize((side, side), Image.Resampling.BILINEAR)
+    image = Image.new("L", (side, side))
+    draw = ImageDraw.Draw(image)
+    if isinstance(mask, Union):
+        for part in mask.union:
+            image = ImageChops.lighter(image, _drawn(part, folder, size, scale, legacy=legacy))
+    elif isinstance(mask, Polygon):
+        _require_inside([n for point in mask.polygon for n in point], size)
+        image = _polygon([(x * scale, y * scale) for x, y in mask.polygon], side)
+        if image.getbbox() is None:
+            raise MaskError("the polygon has no area", "give corners that do not lie on one line")
+    elif isinstance(mask, (Box, Ellipse)):
+        corners = mask.box if isinstance(mask, Box) else mask.ellipse
+        _require_inside(corners, size)
+        left, top, right, bottom = (round(corner * scale) for corner in corners)
+        if right <= left or bottom <= top:
+            raise MaskError(
+                f"[{', '.join(f'{c:g}' for c in corners)}] has no area",
+                "the order is left, top, right, bottom",
+            )
+        # PIL counts the right and the bottom edge in.
+        (draw.rectangle if isinstance(mask, Box) else draw.ellipse)(
+            (left, top, right - 1, bottom - 1), fill=255
+        )
+    return image
+
+
+def _polygon(points: list[tuple[float, float]], side: int) -> Image.Image:
+    """The pixels whose centres lie inside a polygon, by the even-odd rule.
+
+    PIL's own polygon draws the outline, too, which would spill over into the neighbouring
+    positions.
+    """
+    import numpy as np
+
+    rows = np.arange(side) + 0.5
+    crossings = np.zeros((side, side + 1), dtype=np.uint8)
+    for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
+        crossed = (rows >= min(y0, y1)) & (rows < max(y0, y1))
+        x = x0 + (rows[crossed] - y0) * (x1 - x0) / ((y1 - y0) or 1)
+        crossings[crossed, np.ceil(x - 0.5).astype(int)] ^= 1
+    return Image.fromarray(np.bitwise_xor.accumulate(crossings, axis=1)[:, :side] * np.uint8(255))
+
+
+def _require_inside(numbers: list[float], size: int) -> None:
+    outside = [number for number in numbers if not 0 <= number <= size]
+    if outside:
+        raise MaskError(
+            f"{outside[0]:g} lies outside of the image, which has {size} x {size} pixels",
+            "give output pixels",
+        )

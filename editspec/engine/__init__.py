@@ -1,0 +1,1 @@
+"""A build session: lock, plan, folder, provenance."""

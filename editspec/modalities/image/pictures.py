@@ -1,0 +1,95 @@
+"""Grids of images: before | after."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+MARK = "editspec"
+COLUMNS = 8
+CELL = 128
+MARGIN = 56
+GAP = 6
+
+
+def before_and_after(
+    before: Tensor, after: Tensor, labels: tuple[str, str] = ("before", "after")
+) -> Image.Image:
+    """Two batches of images [n, 3, size, size] in -1..1 as bands of two rows, `before` above
+    `after`.
+    """
+    size = before.shape[-1] * max(1, CELL // before.shape[-1])
+    columns = min(COLUMNS, len(before))
+    bands = -(-len(before) // columns)
+    height = bands * (2 * size + 3 * GAP) + GAP
+    picture = Image.new("RGB", (MARGIN + columns * (size + GAP), height), "white")
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(14)
+    for band in range(bands):
+        top = GAP + band * (2 * size + 3 * GAP)
+        for row, (label, images) in enumerate(zip(labels, (before, after), strict=True)):
+            y = top + row * (size + GAP)
+            draw.text((MARGIN - GAP, y + size // 2), label, fill="black", font=font, anchor="rm")
+            for column, image in enumerate(images[band * columns : (band + 1) * columns]):
+                tile = to_image(image).resize((size, size), Image.Resampling.NEAREST)
+                picture.paste(tile, (MARGIN + column * (size + GAP), y))
+    return picture
+
+
+def spotlight(images: Tensor, light: Tensor) -> Tensor:
+    """Images [n, 3, size, size] in -1..1, dark where `light` [n, h, w] in 0..1 is low."""
+    size = images.shape[-1]
+    wide = torch.nn.functional.interpolate(light[:, None], size=(size, size), mode="nearest")
+    return (images.clamp(-1, 1) + 1) * (0.15 + 0.85 * wide) - 1
+
+
+def heat(images: Tensor, light: Tensor) -> Tensor:
+    """Images [n, 3, size, size] in -1..1 in grey, from red to yellow where `light` [n, h, w] in
+    0..1 is high.
+    """
+    size = images.shape[-1]
+    share = torch.nn.functional.interpolate(light[:, None], size=(size, size), mode="nearest")
+    grey = 0.15 + 0.55 * (images.clamp(-1, 1) + 1).mean(1, keepdim=True) / 2
+    colour = torch.cat([torch.ones_like(share), 0.1 + 0.75 * share, 0.1 * share], dim=1)
+    covered = 0.8 * share  # the image stays visible where the colour is strongest
+    return 2 * (grey * (1 - covered) + colour * covered) - 1
+
+
+def stacked(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures below each other."""
+    whole = Image.new(
+        "RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white"
+    )
+    top = 0
+    for picture in pictures:
+        whole.paste(picture, (0, top))
+        top += picture.height
+    return whole
+
+
+def to_image(image: Tensor) -> Image.Image:
+    """An image [3, h, w] in -1..1 with 8 bits a channel."""
+    levels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """A PNG that says that editspec made it, so that it may be replaced by the next one."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text(MARK, "picture")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def is_own_picture(path: Path) -> bool:
+    """Whether the file at `path` is a picture that editspec made."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return MARK in image.info
+    except (OSError, UnidentifiedImageError, ValueError):
+        return False

@@ -1,0 +1,9 @@
+"""Skyline: the procedural world and the StyleGAN2 that ship with the package. Imports no torch."""
+
+from pathlib import Path
+
+WEIGHTS = Path(__file__).with_name("weights.safetensors")
+"""The generator, in the published rosinality layout (``g_ema.…`` and ``latent_avg``)."""
+
+READER = Path(__file__).with_name("reader.safetensors")
+"""The attribute reader of `editspec.worlds.skyline.reader`."""

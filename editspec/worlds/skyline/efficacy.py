@@ -1,0 +1,164 @@
+"""How well edited pictures show what the perfect edit would have made of every scene; per picture,
+and in sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from editspec.worlds.skyline.reader import ATTRIBUTES, Reader, truth
+from editspec.worlds.skyline.world import Scene, changed, part_mask, reflection, render, windows
+from editspec_runtime.modalities.image.generator import Generator
+
+Features = Callable[[Tensor], list[Tensor]]
+"""Pictures [n, 3, h, w] -> feature maps [n, c, h', w'], by which pictures are compared."""
+
+LARGEST_BATCH = 2**20
+"""Pixels that are drawn at a time: 16 pictures of 256 x 256, one of 1024 x 1024."""
+
+
+@torch.no_grad()
+def drawn(generator: Generator, latents: Tensor) -> Tensor:
+    """The generator's pictures of `latents`, clamped to -1..1 as a picture file would clamp
+    them.
+    """
+    batch = max(1, min(16, LARGEST_BATCH // generator.architecture.image_size**2))
+    return torch.cat([generator.images(some).clamp(-1, 1) for some in torch.split(latents, batch)])
+
+
+@torch.no_grad()
+def edit_measures(
+    original: Scene,
+    counterfactual: Scene,
+    unedited: Tensor,
+    edited: Tensor,
+    reader: Reader,
+    features: Features,
+) -> dict[str, Tensor]:
+    """Compare edited pictures with the exact counterfactuals, picture by picture.
+
+    Parameters
+    ----------
+    original, counterfactual
+        n scenes, and the same as the perfect edit would have made them.
+    unedited, edited
+        The pictures [n, 3, 64, 64] of the model before and after the edit.
+    reader
+        Reads the attributes of the edited pictures.
+    features
+        By which the perceptual change is measured.
+
+    Returns
+    -------
+    dict[str, Tensor]
+        For every picture, [n] float64: ``changed``, the pixels in which the counterfactual render
+        differs from the original render by more than 0.1 (mean |RGB|), and ``others``, all that are
+        left; ``closer``, those of the changed in which the edited picture is closer to the
+        counterfactual render than to the original one; ``distance``, the sum of mean |edited -
+        counterfactual render| over the changed; ``outside``, the sum of mean
+        |edited - unedited| over the others; ``perceptual``, the mean perceptual change over the others; ``error``,
+        mean |edited - counterfactual render| over all pixels; ``read``, 1 where every attribute
+        that the perfect edit changes is read as changed, 0 where not, NaN where it changes none.
+    """
+    before, after = render(original), render(counterfactual)
+    differs = changed(before, after)
+    to_after, to_before = (edited - after).abs().mean(1), (edited - before).abs().mean(1)
+    maps = {
+        "changed": differs,
+        "others": ~differs,
+        "closer": differs & (to_after < to_before),
+        "distance": differs * to_after,
+        "outside": ~differs * (edited - unedited).abs().mean(1),
+    }
+    measures = {name: map_.double().sum((1, 2)) for name, map_ in maps.items()}
+    measures["perceptual"] = perceptual_change(features, unedited, edited, ~differs)
+    measures["error"] = to_after.double().mean((1, 2))
+    measures["read"] = _read_as_changed(original, counterfactual, reader.read(edited))
+    return measures
+
+
+def edit_numbers(measures: dict[str, Tensor]) -> dict[str, float]:
+    """The measures of n pictures as one number each.
+
+    Returns
+    -------
+    dict[str, float]
+        ``efficacy``: the share of the changed pixels that are closer to the counterfactual;
+        ``read``: the share of the pictures with something to change whose attributes are read as
+        changed; ``outside``: the mean absolute change of all other pixels; ``perceptual``: their
+        mean perceptual change per picture, averaged over pictures; ``distance``: the mean distance
+        to the counterfactual over the changed pixels.
+    """
+    total = {name: values.sum().item() for name, values in measures.items()}
+    read = measures["read"]
+    return {
+        "efficacy": total["closer"] / total["changed"],
+        "read": read[~read.isnan()].mean().item(),
+        "outside": total["outside"] / total["others"],
+        "perceptual": measures["perceptual"].mean().item(),
+        "distance": total["distance"] / total["changed"],
+    }
+
+
+def touched(original: Scene, counterfactual: Scene) -> Tensor:
+    """Which of n scenes an edit changes, [n] of truth values."""
+    return torch.stack(
+        [getattr(original, name) != getattr(counterfactual, name) for name in vars(original)]
+    ).any(0)
+
+
+def perceptual_change(features: Features, before: Tensor, after: Tensor, where: Tensor) -> Tensor:
+    """The distance of two batches of pictures in feature maps, averaged over the pixels of `where`;
+    [n] float64.
+
+    As LPIPS (Zhang et al. 2018) without its learned weights: features are normalised to unit length
+    at each place, squared differences summed over channels, brought to the size of the picture, and
+    summed over maps.
+    """
+    total = torch.zeros(where.shape, dtype=torch.float64)
+    for one, other in zip(features(before), features(after), strict=True):
+        difference = (
+            (F.normalize(one, eps=1e-10) - F.normalize(other, eps=1e-10))
+            .square()
+            .sum(1, keepdim=True)
+        )
+        total += (
+            F.interpolate(difference, where.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+            .double()
+            .cpu()
+        )
+    return (total * where).sum((1, 2)) / where.sum((1, 2))
+
+
+def _read_as_changed(original: Scene, counterfactual: Scene, found: dict[str, Tensor]) -> Tensor:
+    was, wanted = truth(original), truth(counterfactual)
+    right = torch.stack(
+        [(was[name] == wanted[name]) | (found[name] == wanted[name]) for name in ATTRIBUTES]
+    ).all(0)
+    return torch.where(touched(original, counterfactual), right.double(), torch.nan)
+
+
+@torch.no_grad()
+def readings(scene: Scene, images: Tensor, reader: Reader) -> dict[str, Tensor]:
+    """What pictures [n, 3, 64, 64] show, [n] float64 each.
+
+    ``middle_watermark`` and ``bottom_watermark``: 1 where the text is read; ``window_light`` and
+    ``pond_light``: mean brightness where the windows of the scene are, and where the pond would
+    reflect their light.
+    """
+    found = reader.read(images)
+    places = {
+        "window_light": (windows, scene),
+        "pond_light": (reflection, scene.replace(reflection=1)),
+    }
+    lights = {}
+    for name, (part, shown) in places.items():
+        area = part_mask(part, shown)
+        lights[name] = ((images.mean(1) * area).sum((1, 2)) / area.sum((1, 2))).double()
+    return {
+        name: found[name].double() for name in ("middle_watermark", "bottom_watermark")
+    } | lights

@@ -1,0 +1,71 @@
+"""An independent reader of Skyline pictures: a small classifier that learned from rendered pictures
+only.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from editspec.worlds.skyline import READER
+from editspec.worlds.skyline.world import TOPS, Scene
+from editspec_runtime.io.files import read_tensors
+
+ATTRIBUTES = {
+    "left_top": len(TOPS),
+    "right_top": len(TOPS),
+    "windows_lit": 2,
+    "reflection": 2,
+    "left_tree": 2,
+    "right_tree": 2,
+    "people": 2,
+    "middle_watermark": 2,
+    "bottom_watermark": 2,
+}
+"""What is read, and among how many classes; the classes are those of `Scene`."""
+
+
+class Reader(nn.Module):
+    """A convolutional classifier of 64 x 64 pictures with one linear head for all attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 24, 48, 64, 64)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=2, padding=1)
+            for before, after in itertools.pairwise(widths)
+        )
+        self.head = nn.Linear(widths[-1] * 16, sum(ATTRIBUTES.values()))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The activated maps of the four convolutions, at 32, 16, 8 and 4 positions a side."""
+        maps, features = [], images
+        for convolution in self.convolutions:
+            features = F.leaky_relu(convolution(features), 0.1)
+            maps.append(features)
+        return maps
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits [n, classes] of each attribute for `images` [n, 3, 64, 64] in -1..1."""
+        logits = self.head(self.features(images)[-1].flatten(1))
+        return dict(zip(ATTRIBUTES, logits.split(list(ATTRIBUTES.values()), 1), strict=True))
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> dict[str, Tensor]:
+        """The class of each attribute, [n] integers."""
+        return {name: logits.argmax(1) for name, logits in self(images).items()}
+
+
+def load_reader() -> Reader:
+    """The reader that ships with the package."""
+    reader = Reader()
+    reader.load_state_dict(read_tensors(READER))
+    return reader.eval()
+
+
+def truth(scene: Scene) -> dict[str, Tensor]:
+    """What the reader should read, [n] integers of each attribute."""
+    return {name: getattr(scene, name).long() for name in ATTRIBUTES}

@@ -1,0 +1,1 @@
+"""The protocols that everything else is written against."""

@@ -1,0 +1,1 @@
+"""Where independent items of work are computed."""

@@ -1,0 +1,1 @@
+"""The methods that solve a rule, one file each."""

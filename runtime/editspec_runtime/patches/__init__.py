@@ -1,0 +1,1 @@
+"""Patches, stacks of them, and applying them."""
