@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from editspec_runtime.io.digests import rows_digest, tensor_row
-from editspec_runtime.patches.patch import make_patch, rounded
+from editspec_runtime.patches.patch import make_patch, round_once
 
 TENSORS, ROWS, COLUMNS = 200, 2560, 2048
 """200 float32 tensors of 20 MiB: 4.2 GB."""
@@ -106,7 +106,7 @@ def make(base: Path, patch: Path) -> None:
                 for index in range(4):
                     total += coefficients[:, index, None].double() * directions[index].double()
                 after[-1] = tensor_row(
-                    f"layer{number}.weight", rounded(weight.double() + total, torch.float32)
+                    f"layer{number}.weight", round_once(weight.double() + total, torch.float32)
                 )
     digests = {
         "base": rows_digest(before),

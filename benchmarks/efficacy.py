@@ -13,20 +13,20 @@ from pathlib import Path
 import torch
 import yaml
 
-from editspec.commands.check import efficacy
 from editspec.engine.session import BuildSession
+from editspec.modalities.image.drawing import generator_of
+from editspec.modalities.image.measures import efficacy
 from editspec.worlds.skyline.efficacy import touched
 from editspec.worlds.skyline.world import LATENT_SIZE, Scene, changed, render, scenes
 from editspec_compiler.document import parse
-from editspec_compiler.modalities.image.resolve import asked
+from editspec_compiler.modalities.image.expected import expected_outputs
+from editspec_compiler.modalities.image.places import no_moment
 from editspec_compiler.references import LoadedSpec, load, load_document
 from editspec_runtime.core.progress import no_progress
 from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.modalities.image.streams import SWEEPS
 
 SPECS = Path(__file__).parents[1] / "specs" / "skyline"
-STREAM = 4
-"""For tuning: neither that of the specs (1) nor that of reports (3)."""
-
 IMAGES = 60
 
 
@@ -42,13 +42,13 @@ RECIPES = {
 
 
 def main() -> None:
-    latents = LatentStream(STREAM, LATENT_SIZE).items(range(4 * IMAGES))
+    latents = LatentStream(SWEEPS, LATENT_SIZE).items(range(4 * IMAGES))
     models = {}
     for name in RECIPES:
         session = BuildSession.of(load(SPECS / f"{name}.yaml"), "cpu", no_progress)
         session.edit(0)
         models["unedited"] = replace(session, stack=[]).generator()
-        models[name] = session.generator()
+        models[name] = generator_of(session)
     print(
         "| what is asked for | of the model | check | against the perfect edit |\n|---|---|---:|---:|"
     )
@@ -57,9 +57,9 @@ def main() -> None:
         chosen = latents[to_change][:IMAGES]
         before, after = render(scenes(chosen)), render(counterfactual(scenes(chosen)))
         loaded = with_check(name, chosen, mask)
-        wishes = list(asked(loaded, 0, models["unedited"], 0))
+        wishes = list(expected_outputs(loaded, 0, models["unedited"], no_moment, 0))
         for other, model in models.items():
-            drawn = [wish.drawn(loaded, 0, model) for wish in wishes]
+            drawn = [wish.draw(loaded, 0, model) for wish in wishes]
             measured = efficacy(zip(wishes, drawn, strict=True))
             edited, differs = torch.cat(drawn), changed(before, after)
             closer = differs & ((edited - after).abs().mean(1) < (edited - before).abs().mean(1))

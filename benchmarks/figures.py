@@ -1,4 +1,4 @@
-"""What a benchmark gives: figures, each beside what is aimed at; or why it could not run."""
+"""Figures of benchmarks, each with its aim; or why a benchmark could not run."""
 
 from __future__ import annotations
 

@@ -23,14 +23,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.figures import CannotRun, Figure, timed
 from benchmarks.stylegan2_1024 import weights
-from editspec.engine.session import STAGES, BuildSession
-from editspec_runtime.core.compatibility import EDITSPEC
+from editspec.engine.built import STAGES
+from editspec.engine.session import BuildSession
+from editspec.modalities.image.drawing import generator_of
 from editspec_runtime.core.progress import no_progress
-from editspec_runtime.families.open import make_generator, pick_device
+from editspec_runtime.executors.devices import pick_device
+from editspec_runtime.families.open import make_model
 from editspec_runtime.io.cache import Cache
-from editspec_runtime.maths.moments import second_moment
+from editspec_runtime.maths.moment_cache import second_moment
+from editspec_runtime.modalities.image.compatibility import EDITSPEC
 from editspec_runtime.modalities.image.generator import Generator
-from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
 
 LAYERS = tuple(f"layer{number}" for number in range(4, 11))
 RANKS, CONTEXTS = (1, 4, 16), (1, 5, 25)
@@ -121,7 +124,7 @@ def grown(
                 "direct_against_the_first": spent["direct"] / first["direct"],
             },
         )
-    model = make_generator("stylegan2", tensors, device=device)
+    model = make_model("stylegan2", tensors, device=device)
     for layer in dict.fromkeys(case.layer for case in cases):
         seconds = min(seconds_of_statistics(model, layer, 2 * SAMPLES) for _ in range(turns))
         shape, work = model.layer(layer), operations(model, layer)
@@ -130,7 +133,7 @@ def grown(
             2 * SAMPLES / seconds,
             "latents/s",
             details={
-                "channels": shape.in_channels,
+                "channels": shape.in_features,
                 "positions": shape.positions,
                 "gflop_a_latent": work / 1e9,
                 "gflop_s": 2 * SAMPLES * work / seconds / 1e9,
@@ -149,7 +152,7 @@ def whole(
     yield Figure(
         f"rule by least-squares, {name}", milliseconds, "ms", "at most 50", milliseconds <= 50
     )
-    model = make_generator("stylegan2", tensors, device=device)
+    model = make_model("stylegan2", tensors, device=device)
     seconds_of_statistics(model, case.layer, SAMPLES)  # kernels and memory as they are later
     seconds = seconds_of_statistics(model, case.layer, samples)
     reached, most = samples * operations(model, case.layer) / seconds, peak(device, torch.float32)
@@ -189,7 +192,7 @@ def solved(
         session = BuildSession.of(
             folder / "spec.json", str(device), no_progress, cache=Cache(folder / "cache")
         )
-        generator = session.generator()
+        generator = generator_of(session)
         numbers = iter(range(len(spec["edits"])))
         return {
             case: {
@@ -204,7 +207,7 @@ def seconds_of_a_rule(
     session: BuildSession, generator: Generator, number: int, turns: int
 ) -> float:
     """The ``seconds.solve`` of an edit on the unedited model, after a turn that does not count."""
-    rule = session.rule(number, generator)
+    rule = session.compile(number)
     taken = []
     for _ in range(1 + turns):
         shutil.rmtree(session.cache.root / "solutions", ignore_errors=True)
@@ -216,10 +219,10 @@ def seconds_of_a_rule(
 
 def seconds_of_statistics(model: Generator, layer: str, samples: int) -> float:
     """How long C takes where nothing is in the cache."""
-    stream = LatentStream(2, model.architecture.latent_size)
+    sample = LatentSample(LatentStream(2, model.architecture.latent_size), samples)
     with tempfile.TemporaryDirectory() as cache:
         return timed(
-            lambda: second_moment(model, layer, stream, samples, EDITSPEC, Cache(Path(cache))),
+            lambda: second_moment(model, layer, sample, EDITSPEC, Cache(Path(cache))),
             model.weight(layer).device,
         )[0]
 
@@ -229,9 +232,9 @@ def operations(model: Generator, layer: str) -> float:
     """Floating point operations of one latent up to the key of `layer`, in convolutions and matrix
     products.
     """
-    latents = model.fitted(LatentStream(2, model.architecture.latent_size).items(range(1)))
+    latents = model.to_model(LatentStream(2, model.architecture.latent_size).items(range(1)))
     with FlopCounterMode(display=False) as counter:
-        model.keys(layer)(latents)
+        model.key_maps(layer)(latents)
     return float(counter.get_total_flops())
 
 

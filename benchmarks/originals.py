@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from editspec_runtime.families.checkpoints import read_checkpoint
-from editspec_runtime.families.open import make_generator
+from editspec_runtime.families.open import make_model, read_weights
+from editspec_runtime.modalities.image.fields import GeneratorFields
 
 NVIDIA: dict[str, dict[str, Any]] = {
     "configuration F": {"size": 64},
@@ -165,11 +165,15 @@ def main() -> None:
         for name, case in cases.items():
             torch.manual_seed(0)
             latents, wanted = original(file, **case)
-            model = make_generator(
+            model = make_model(
                 "stylegan2",
-                read_checkpoint(file).generator,
-                truncation=case.get("psi", 1.0),
-                class_label=case.get("label"),
+                read_weights(file).tensors,
+                GeneratorFields(
+                    family="stylegan2",
+                    weights=str(file),
+                    truncation=case.get("psi", 1.0),
+                    class_label=case.get("label"),
+                ),
             )
             difference = float((model.images(latents) - wanted).abs().max())
             print(

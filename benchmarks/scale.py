@@ -24,12 +24,12 @@ from benchmarks.figures import Figure, timed
 from benchmarks.projects import forget
 from benchmarks.stylegan2_1024 import weights as stylegan2_weights
 from editspec.worlds.skyline import WEIGHTS
-from editspec_runtime.core.compatibility import EDITSPEC
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.io.cache import Cache
-from editspec_runtime.maths.moments import second_moment
-from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.maths.moment_cache import second_moment
+from editspec_runtime.modalities.image.compatibility import EDITSPEC
+from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
 
 PRODUCTS = ("convolution", "conv", "mm", "addmm", "matmul", "bmm", "linear", "mkldnn")
 """Parts of the names of torch's operators that convolve and multiply matrices."""
@@ -52,7 +52,7 @@ def models() -> dict[str, StyleGAN2]:
     """The generators whose `layer8` is measured."""
     random = StyleGAN2(stylegan2_weights(256))
     return {
-        "Skyline": StyleGAN2(read_checkpoint(WEIGHTS).generator),
+        "Skyline": StyleGAN2(read_weights(WEIGHTS).tensors),
         "StyleGAN2-256, random weights": random,
     }
 
@@ -93,7 +93,8 @@ def moments(quick: bool) -> Iterator[Figure]:
 def prefix(model: StyleGAN2, stream: LatentStream, samples: int) -> Tensor:
     """C as `statistics` takes it."""
     with tempfile.TemporaryDirectory() as cache:
-        return second_moment(model, "layer8", stream, samples, EDITSPEC, Cache(Path(cache))).matrix
+        sample = LatentSample(stream, samples)
+        return second_moment(model, "layer8", sample, EDITSPEC, Cache(Path(cache))).matrix
 
 
 @torch.no_grad()
@@ -242,19 +243,21 @@ def work():
     from editspec.commands.statistics import statistics
     from editspec_runtime.io.digests import tensor_digest
     begun = time.perf_counter()
-    ((_, _, moment),) = statistics("rule.yaml", device="cpu")
+    (found,) = statistics("rule.yaml", device="cpu").moments
+    moment = found.moment
     print(time.perf_counter() - begun, tensor_digest(moment.matrix))
 
 if os.environ["WORLD_SIZE"] == "1":
     work()
 else:
-    with distributed.leading():
+    from editspec.engine.resources import use_executor
+    with distributed.leading() as executor, use_executor(executor):
         work()
 """
 
 
 def run(folder: Path, arguments: list[str], **variables: str) -> str:
-    """What a command prints."""
+    """The output of a command."""
     environment = {"EDITSPEC_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         arguments,

@@ -41,7 +41,7 @@ def main() -> None:
                 spec["edits"][0] |= {"layer": layer, "solver": solver}
                 path = Path(folder) / f"{layer}-{solver}.yaml"
                 path.write_text(yaml.safe_dump(spec))
-                (edit,) = build(path, Path(folder) / path.stem)
+                (edit,) = build(path, Path(folder) / path.stem).edits
                 statistics, solve = edit.seconds["statistics"], edit.seconds["solve"]
                 shown = f"{statistics:.2f} s" if solver == "projected-gradient" else "cached"
                 print(f"| {layer} | {solver} | {shown} | {solve:.2f} s |")

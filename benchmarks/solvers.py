@@ -21,11 +21,16 @@ from benchmarks import yardstick
 from benchmarks.figures import CannotRun, Figure, timed
 from benchmarks.projects import Project
 from benchmarks.stylegan2_1024 import weights
-from editspec_runtime.core.rule import Rule
-from editspec_runtime.families.stylegan2.network import StyledConvolution
+from editspec.modalities.image.drawing import generator_of
+from editspec_runtime.core.method import KeyStatistics
+from editspec_runtime.core.rule import LayerRule, ResolvedEdit
+from editspec_runtime.families.stylegan2.functions import StyledConvolution
 from editspec_runtime.maths.directions import zca_directions
-from editspec_runtime.methods.least_squares import Problem
-from editspec_runtime.methods.solvers import coefficients_of, delta, rule_loss
+from editspec_runtime.maths.low_rank import coefficients_of, delta
+from editspec_runtime.methods.layer_problem import LayerProblem
+from editspec_runtime.methods.least_squares import pose
+from editspec_runtime.methods.losses import rule_loss
+from editspec_runtime.methods.registry import METHODS
 from editspec_runtime.patches.patch import read_patch
 
 STEPS = 2001
@@ -43,8 +48,14 @@ class Task:
     project: Project
     function: StyledConvolution
     weight: Tensor
-    rule: Rule
+    edit: ResolvedEdit
     second_moment: Tensor
+
+    @property
+    def rule(self) -> LayerRule:
+        """The only rule of the edit."""
+        (rule,) = self.edit.rules
+        return rule
 
     @staticmethod
     def of(name: str, project: Project) -> Task:
@@ -52,7 +63,7 @@ class Task:
         moment.
         """
         session = project.session(PAPER)
-        generator = session.generator()
+        generator = generator_of(session)
         rule = session.rule(0, generator)
         function, moment = (
             generator.function(rule.layer),
@@ -63,12 +74,13 @@ class Task:
 
     def directions(self) -> Tensor:
         """D, from C and the context's keys."""
-        assert self.rule.rank is not None
+        rank = self.edit.rank
+        assert rank is not None
         context, counts = self.rule.context_keys.cpu(), self.rule.context_weights.cpu()
-        return zca_directions(self.second_moment, context, counts, self.rule.rank).to(self.weight)
+        return zca_directions(self.second_moment, context, counts, rank).to(self.weight)
 
     def built(self, solver: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
-        """What the command says of the edit, and the change that it made."""
+        """The entry of the edit in the command's JSON, and the change that it made."""
         edit = self.project.build(solver)
         patch, name = read_patch(self.project.patch), self.rule.parameter
         return edit, delta(patch.coefficients[name][None], patch.directions[name]).to(self.weight)
@@ -78,7 +90,12 @@ class Task:
 
     def collateral(self, change: Tensor, directions: Tensor) -> float:
         """tr(dW C dW^T) / tr(W C W^T)."""
-        problem = Problem.of(self.function, self.weight, self.rule, directions, self.second_moment)
+        settings = METHODS["least-squares"].make_settings()
+        statistics = KeyStatistics(lambda: self.second_moment, lambda: self.second_moment[:0])
+        problem = pose(
+            LayerProblem(self.rule, self.function, self.weight, settings, statistics=statistics),
+            directions,
+        )
         unknowns = coefficients_of(change, directions)[0].flatten(1).double() @ problem.root
         return unknowns.square().sum().item() / problem.energy
 
@@ -91,7 +108,7 @@ def solvers(quick: bool) -> Iterator[Figure]:
 
 
 def on_a_gpu(quick: bool) -> Iterator[Figure]:
-    """The same on a GPU."""
+    """The comparison on a GPU."""
     if not torch.cuda.is_available():
         raise CannotRun("no GPU here")
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +126,8 @@ def compared(task: Task, turns: int) -> Iterator[Figure]:
     }
     for _ in range(turns):
         seconds, theirs = timed(
-            lambda: yardstick.solve(task.function, task.weight, task.rule, d), device
+            lambda: yardstick.solve(task.function, task.weight, task.rule, task.edit.method, d),
+            device,
         )
         plain.append(seconds)
         for solver, builds in ((PAPER, 1), (DIRECT, 3), (SMOOTH, 3)):

@@ -33,7 +33,7 @@ layer18.
 """
 
 COLD = ("statistics", "lock")
-"""What is measured with an empty cache beside the first build."""
+"""Commands that are measured with an empty cache, besides the first build."""
 
 LAUNCHER = """
 import os, sys
@@ -51,15 +51,15 @@ import sys
 from pathlib import Path
 from safetensors.torch import load_file
 from editspec_runtime.io.cache import Cache
-from editspec_runtime.core.compatibility import EDITSPEC
+from editspec_runtime.modalities.image.compatibility import EDITSPEC
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.modalities.image.latents import LatentStream
-from editspec_runtime.maths.moments import _Blocks, forward_batch
+from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
+from editspec_runtime.maths.moment_cache import Blocks
+from editspec_runtime.maths.sampled_keys import forward_batch
 model = StyleGAN2(load_file("base.safetensors"))
-batch = forward_batch(model, "layer18", EDITSPEC)
-nobody = lambda done, total: None
-stream, cache = LatentStream(2, 512), Cache(Path("cache"))
-_Blocks(model, "layer18", stream, 16, EDITSPEC, batch, cache, nobody, int(sys.argv[1])).mean()
+sample, cache = LatentSample(LatentStream(2, 512), 16), Cache(Path("cache"))
+batch = forward_batch(model, "layer18", sample, EDITSPEC)
+Blocks(model, "layer18", sample, batch, cache, int(sys.argv[1])).estimate()
 """
 """C as it is taken where memory ends, without waiting for the end."""
 
@@ -107,7 +107,7 @@ def peak(command: list[str], folder: Path, environment: dict[str, str] | None = 
 def used(
     command: list[str], folder: Path, environment: dict[str, str] | None = None
 ) -> tuple[float, float]:
-    """The same, and the seconds of a processor.
+    """The memory of `peak`, and the seconds of a processor that a command takes.
 
     Raises `RuntimeError` with what it wrote to stderr where it fails.
     """
@@ -215,7 +215,7 @@ class Workplace:
         (self.folder / name).write_text(json.dumps(spec | more))
 
     def peak(self, row: Row, layer: str) -> float:
-        """What the command of a row takes where `layer` is edited, in MiB."""
+        """Memory that the command of a row takes where `layer` is edited, in MiB."""
         own = re.sub(r"\W+", "-", f"{layer} {row.command}")
         files = {
             "SPEC": f"{layer}.json",

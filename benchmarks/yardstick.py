@@ -10,16 +10,22 @@ against each other.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editspec_runtime.core.rule import Rule
-from editspec_runtime.families.stylegan2.network import GAIN, SLOPE, StyledConvolution, filtered
+from editspec_runtime.core.rule import LayerRule
+from editspec_runtime.families.stylegan2.functions import (
+    GAIN,
+    SLOPE,
+    StyledConvolution,
+    filter_channels,
+)
 
 
-def value_of(function: StyledConvolution, rule: Rule, weight: Tensor) -> Tensor:
+def value_of(function: StyledConvolution, rule: LayerRule, weight: Tensor) -> Tensor:
     """f(K*; W) of a haloed key: convolution, demodulation by a kernel [n, out, in, 3, 3] of each
     image, the rest.
     """
@@ -28,7 +34,7 @@ def value_of(function: StyledConvolution, rule: Rule, weight: Tensor) -> Tensor:
         value = F.conv2d(rule.key, kernel[0])
     else:
         wide = F.conv_transpose2d(rule.key, kernel[0].transpose(0, 1), stride=2, padding=1)
-        value = filtered(wide, function.blur, padding=0)
+        value = filter_channels(wide, function.blur, padding=0)
     modulated = kernel * rule.arguments["style"][:, None, :, None, None]
     value = value * torch.rsqrt(modulated.square().sum((2, 3, 4)) + 1e-8)[:, :, None, None]
     value = value + function.strength * rule.arguments["noise"] + function.bias[:, None, None]
@@ -43,12 +49,12 @@ def projected(change: Tensor, directions: Tensor) -> Tensor:
     return (rows @ directions.T @ directions).permute(0, 1, 4, 2, 3)
 
 
-def solve(function: StyledConvolution, weight: Tensor, rule: Rule, directions: Tensor) -> Tensor:
+def solve(
+    function: StyledConvolution, weight: Tensor, rule: LayerRule, settings: Any, directions: Tensor
+) -> Tensor:
     """W - W0 after the last step and its projection, [1, out, in, 3, 3]; steps and rate are those
-    of the rule.
+    of projected gradient descent's `settings`.
     """
-    settings = rule.solver
-    assert settings.project_every is not None
     free = weight.clone().requires_grad_()
     adam = torch.optim.Adam([free], lr=settings.learning_rate)
     for step in range(settings.steps):

@@ -1,27 +1,54 @@
 """editspec: a declarative edit-spec compiler for generative models.
 
-The functions are those of the command line, by the same names. Importing this package imports
-neither the compiler nor torch; the first use of `load` imports the one, that of `compile`, `build`,
-`apply`, `render` or `statistics` both.
+The functions are the commands of the command line, by the same names and with the same arguments:
+``ci review`` is `ci_review`, and ``import``, which Python keeps for itself, is `import_records`.
+Each gives a frozen result with `to_dict` and `to_text`. `open` gives a model in Python.
+
+Importing this package imports neither the compiler nor torch; the first use of a function imports
+all that it needs.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from editspec.worlds import register_worlds
+from editspec.commands.registry import COMMANDS, function_name
+from editspec.worlds.registry import register_builtins
 from editspec_runtime import __version__
 from editspec_runtime.errors import EditError
 
 if TYPE_CHECKING:
     from editspec.commands.apply import apply
+    from editspec.commands.audit import audit
     from editspec.commands.build import build
+    from editspec.commands.check import check
+    from editspec.commands.ci import ci_apply, ci_review
+    from editspec.commands.compare_layers import compare_layers
     from editspec.commands.compile import compile
+    from editspec.commands.compose import compose
+    from editspec.commands.convert import convert
+    from editspec.commands.diff import diff
+    from editspec.commands.export import export
+    from editspec.commands.families import families
+    from editspec.commands.import_records import import_records
+    from editspec.commands.inspect import inspect
+    from editspec.commands.lock import lock
+    from editspec.commands.open import open
+    from editspec.commands.plan import plan
+    from editspec.commands.rebase import rebase
     from editspec.commands.render import render
+    from editspec.commands.schema import schema
+    from editspec.commands.search import search
+    from editspec.commands.sign import sign
     from editspec.commands.statistics import statistics
+    from editspec.commands.sweep import sweep
+    from editspec.commands.validate import validate
+    from editspec.commands.verify import verify
+    from editspec.engine.resources import allow_code
+    from editspec.studio import studio
+    from editspec.worlds.skyline.bench.run import bench_paper
     from editspec_compiler import LoadedSpec, SpecError, load
-    from editspec_runtime.families.torch_module.source import allow_code
 
-register_worlds()
+register_builtins()
 
 __all__ = [
     "EditError",
@@ -30,20 +57,53 @@ __all__ = [
     "__version__",
     "allow_code",
     "apply",
+    "audit",
+    "bench_paper",
     "build",
+    "check",
+    "ci_apply",
+    "ci_review",
+    "compare_layers",
     "compile",
+    "compose",
+    "convert",
+    "diff",
+    "export",
+    "families",
+    "import_records",
+    "inspect",
     "load",
+    "lock",
+    "open",
+    "plan",
+    "rebase",
     "render",
+    "schema",
+    "search",
+    "sign",
     "statistics",
+    "studio",
+    "sweep",
+    "validate",
+    "verify",
 ]
 
-_FROM = {
-    "allow_code": "editspec_runtime.families.torch_module.source",
-    **dict.fromkeys(("LoadedSpec", "SpecError", "load"), "editspec_compiler"),
+_PLACES = {
+    **{function_name(command): place for command, place in COMMANDS.items()},
+    "LoadedSpec": "editspec_compiler:LoadedSpec",
+    "SpecError": "editspec_compiler:SpecError",
+    "allow_code": "editspec.engine.resources:allow_code",
+    "load": "editspec_compiler:load",
+    "open": "editspec.commands.open:open",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module(_FROM.get(name, f"editspec.commands.{name}")), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.cases import tiny_stylegan2
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -111,52 +113,15 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-def _tiny_stylegan2(
-    seed: int = 0, size: int = 32, channels: int = 6, latent_size: int = 8
-) -> dict[str, Tensor]:
-    """Random weights of a StyleGAN2 with a handful of channels, by their names inside ``g_ema``."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    weights = {"input.input": normal(1, channels, 4, 4)}
-    for number in (1, 2):
-        weights |= {f"style.{number}.weight": normal(latent_size, latent_size) / 0.01}
-        weights |= {f"style.{number}.bias": normal(latent_size)}
-    names, resolution = ["conv1"], 4
-    while 2 ** (len(names) // 2 + 2) < size:
-        names += [f"convs.{len(names) - 1}", f"convs.{len(names)}"]
-    for number, name in enumerate(names):
-        resolution = 2 ** ((number + 1) // 2 + 2)
-        weights |= {
-            f"{name}.conv.weight": normal(1, channels, channels, 3, 3),
-            f"{name}.conv.modulation.weight": normal(channels, latent_size),
-            f"{name}.conv.modulation.bias": torch.ones(channels),
-            f"{name}.noise.weight": 0.1 * normal(1),
-            f"{name}.activate.bias": 0.1 * normal(channels),
-            f"noises.noise_{number}": normal(1, 1, resolution, resolution),
-        }
-        if number % 2 == 0:
-            rgb = "to_rgb1" if number == 0 else f"to_rgbs.{number // 2 - 1}"
-            weights |= {
-                f"{rgb}.conv.weight": normal(1, 3, channels, 1, 1),
-                f"{rgb}.conv.modulation.weight": normal(channels, latent_size),
-                f"{rgb}.conv.modulation.bias": torch.ones(channels),
-                f"{rgb}.bias": torch.zeros(1, 3, 1, 1),
-            }
-    return weights
-
-
 @pytest.fixture(scope="session")
 def make_tiny() -> Callable[..., dict[str, Tensor]]:
     """Makes random weights of a StyleGAN2 with a handful of channels: seed, size, channels,
     latent_size.
     """
-    return _tiny_stylegan2
+    return tiny_stylegan2
 
 
 @pytest.fixture
 def tiny() -> dict[str, Tensor]:
     """A StyleGAN2 of 32 x 32 pixels, 6 channels and 8 numbers a latent."""
-    return _tiny_stylegan2()
+    return tiny_stylegan2()

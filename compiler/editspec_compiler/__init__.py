@@ -1,7 +1,7 @@
 """The compiler of editspec: spec text -> checked spec -> rule tensors. `load` imports no torch;
 `resolve` does.
 
-Importing this package imports no module of it but `errors`: the command line starts without the
+Importing this package imports no module of it but `problems`: the command line starts without the
 language.
 """
 
@@ -11,9 +11,8 @@ from editspec_compiler.problems import Problem, SpecError
 
 if TYPE_CHECKING:
     from editspec_compiler.references import LoadedSpec, load
-    from editspec_compiler.schema import Spec
 
-__all__ = ["LoadedSpec", "Problem", "Spec", "SpecError", "load"]
+__all__ = ["LoadedSpec", "Problem", "SpecError", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from editspec_runtime.codes import Code
+
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 """Where YAML begins a new line: a little more than `\\n`, and less than `str.splitlines`."""
 
-Path = tuple[str | int, ...]
+SpecPath = tuple[str | int, ...]
 """A place in a spec: keys and indices from the top, such as ``("edits", 0, "mask")``."""
 
 
@@ -28,13 +30,16 @@ class Problem:
         Where in the text, from 1; 0 where it has no place in the text.
     hint
         What to do about it, or what was meant.
+    code
+        The kind of problem, which never changes its meaning.
     """
 
     message: str
-    path: Path = ()
+    path: SpecPath = ()
     line: int = 0
     column: int = 0
     hint: str = ""
+    code: Code = Code.SPEC
 
 
 class SpecError(Exception):
@@ -60,16 +65,17 @@ class SpecError(Exception):
 
     def __str__(self) -> str:
         lines = LINE_BREAK.split(self.text) if self.text else []
-        return "\n".join(self._rendered(problem, lines) for problem in self.problems)
+        return "\n".join(self._render(problem, lines) for problem in self.problems)
 
     def as_json(self) -> dict[str, Any]:
         """The problems as plain values."""
         problems = [
-            asdict(problem) | {"path": path_text(problem.path)} for problem in self.problems
+            asdict(problem) | {"path": path_text(problem.path), "code": str(problem.code)}
+            for problem in self.problems
         ]
         return {"file": self.file, "problems": problems}
 
-    def _rendered(self, problem: Problem, lines: list[str]) -> str:
+    def _render(self, problem: Problem, lines: list[str]) -> str:
         place = f"{self.file}:{problem.line}:{problem.column}" if problem.line else self.file
         where = f"{path_text(problem.path)}: " if problem.path else ""
         text = visible(f"{place}: {where}{problem.message}")
@@ -80,7 +86,7 @@ class SpecError(Exception):
         return text + (f"\n  hint: {visible(problem.hint)}" if problem.hint else "")
 
 
-def path_text(path: Path) -> str:
+def path_text(path: SpecPath) -> str:
     """A path as people write it: ``edits[0].source.mask``."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(
         "."

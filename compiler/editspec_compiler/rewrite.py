@@ -1,31 +1,206 @@
-"""Where the values of a spec stand in its text, so that some are replaced and all else stays as it
-was written.
+"""Change values in the text of a spec; layout, comments and all else stay as they were written.
+
+This is the one way to change a spec's text. It works on YAML and on JSON, however they are
+indented. What it gives is read again: it holds exactly the changes, or an error is raised.
 """
 
 from __future__ import annotations
 
+import copy
+import json
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from editspec_compiler.document import compose, parse
+from editspec_compiler.problems import SpecError, SpecPath
+from editspec_runtime.errors import UsageError
 
-def node_at(node: Any, path: Sequence[str | int]) -> yaml.Node | None:
-    """The node at a path below another; None where there is none."""
-    for part in path:
-        if isinstance(part, int):
-            node = node.value[part]
-        else:
-            node = next((value for key, value in node.value if key.value == part), None)
-        if node is None:
-            return None
-    return node  # type: ignore[no-any-return]
+PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]*")
+"""Text that needs no quotes in YAML, unless it reads as a number or a word of YAML."""
 
 
-def replaced(text: str, changes: Iterable[tuple[int, int, str]]) -> str:
-    """The text with other words where `changes` has them: begin, end, and what stands there
-    instead.
+class RewriteError(UsageError):
+    """A text that cannot be changed at one place alone, such as a value that others share."""
+
+
+@dataclass(frozen=True)
+class Put:
+    """A value that goes to a place of a spec.
+
+    Attributes
+    ----------
+    path
+        Where: an entry of a list that is there, or a key, new or not, of a mapping that is there.
+    value
+        Plain data.
+    instead_of
+        Keys of the same mapping that go, as this one takes their place.
+    after
+        The key behind which a new one goes; None: behind the last.
+    short
+        The key that a bare value in place of the mapping is short for: ``method`` makes
+        ``{method: NAME, …}`` of ``NAME``. Empty where there is no such short form.
     """
-    for begin, end, words in sorted(changes, reverse=True):
+
+    path: SpecPath
+    value: Any
+    instead_of: tuple[str, ...] = ()
+    after: str | None = None
+    short: str = ""
+
+
+def rewrite(text: str, file: str, puts: Sequence[Put]) -> str:
+    """The text of a spec in which every value of `puts` stands at its place.
+
+    Parameters
+    ----------
+    text
+        A spec that can be read.
+    file
+        Its name, which tells JSON from YAML.
+    puts
+        The changes; no two of the same place.
+
+    Raises
+    ------
+    RewriteError
+        The text does not let exactly these values be changed.
+    """
+    wanted = copy.deepcopy(parse(text, file).data)
+    try:
+        for put in puts:
+            _put(wanted, put)
+        writer = _Writer(text, file)
+        # A set: where aliases give two paths one node, both changes are the same piece of text.
+        pieces = {writer.piece(put) for put in puts}
+        changed = _replace(text, pieces)
+        if parse(changed, file).data == wanted:
+            return changed
+    except (yaml.YAMLError, SpecError, LookupError, TypeError):
+        pass
+    raise RewriteError(f"{file} does not let these values be changed by themselves.")
+
+
+def node_at(root: yaml.Node | None, path: Sequence[str | int]) -> yaml.Node | None:
+    """The node at a path below another; None where there is none."""
+    node = root
+    for part in path:
+        if isinstance(part, int) and isinstance(node, yaml.SequenceNode):
+            node = node.value[part] if part < len(node.value) else None
+        elif isinstance(part, str) and isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == part), None)
+        else:
+            return None
+    return node
+
+
+_Piece = tuple[int, int, str]
+"""A piece of a text: where it begins, where it ends, and what stands there instead."""
+
+
+def _replace(text: str, pieces: Iterable[_Piece]) -> str:
+    for begin, end, words in sorted(pieces, reverse=True):
         text = text[:begin] + words + text[end:]
     return text
+
+
+def _put(data: Any, put: Put) -> None:
+    """Make the change in plain data."""
+    *above, last = put.path
+    holder, owner = data, None
+    for part in above:
+        holder, owner = holder[part], holder
+    if put.short and not isinstance(holder, dict):
+        holder = {put.short: holder}
+        owner[above[-1]] = holder  # type: ignore[index]
+    for key in put.instead_of:
+        holder.pop(key, None)
+    holder[last] = put.value
+
+
+class _Writer:
+    """Finds the pieces of a text that changes touch."""
+
+    def __init__(self, text: str, file: str) -> None:
+        self.text = text
+        self.as_json = file.endswith(".json")
+        self.root = compose(text, file)
+
+    def piece(self, put: Put) -> _Piece:
+        """The piece of text that makes a change."""
+        node = node_at(self.root, put.path)
+        if node is not None:
+            return self._over(node, put.value)
+        holder, key = node_at(self.root, put.path[:-1]), str(put.path[-1])
+        setting = f"{self._key(key)}: {self._value(put.value)}"
+        if isinstance(holder, yaml.ScalarNode) and put.short:
+            begin, end = holder.start_mark.index, holder.end_mark.index
+            whole = f"{{{self._key(put.short)}: {self.text[begin:end]}, {setting}}}"
+            return begin, end, whole
+        if not isinstance(holder, yaml.MappingNode):
+            raise LookupError(put.path)
+        for known, value in holder.value:
+            if known.value in put.instead_of:
+                return known.start_mark.index, _end(value), setting
+        return self._insert(holder, setting, put.after)
+
+    def _over(self, node: yaml.Node, value: Any) -> _Piece:
+        begin, end = node.start_mark.index, _end(node)
+        quoted = isinstance(node, yaml.ScalarNode) and bool(node.style)
+        words = json.dumps(value, ensure_ascii=False) if quoted else self._value(value)
+        nothing_there = begin == end  # `key:` alone, whose value is null
+        return begin, end, f" {words}" if nothing_there else words
+
+    def _insert(self, holder: yaml.MappingNode, setting: str, after: str | None) -> _Piece:
+        if not holder.value:
+            inside = holder.start_mark.index + 1
+            return inside, inside, setting
+        named = (pair for pair in holder.value if pair[0].value == after)
+        key, value = next(named, holder.value[-1])
+        end = _end(value)
+        line_begin = self.text.rfind("\n", 0, key.start_mark.index) + 1
+        before = self.text[line_begin : key.start_mark.index]
+        if holder.flow_style:
+            glue = f", {setting}"
+            if not before.strip():  # a line for every key
+                glue = f",{self._newline()}{before}{setting}"
+            return end, end, glue
+        line = end + len(self.text[end:].partition("\n")[0].rstrip("\r"))
+        indent = " " * holder.value[0][0].start_mark.column
+        return line, line, f"{self._newline()}{indent}{setting}"
+
+    def _newline(self) -> str:
+        return "\r\n" if "\r\n" in self.text else "\n"
+
+    def _key(self, name: str) -> str:
+        return json.dumps(name) if self.as_json else name
+
+    def _value(self, value: Any) -> str:
+        if self.as_json:
+            return json.dumps(value, ensure_ascii=False)
+        if isinstance(value, dict):
+            fields = (f"{self._key(name)}: {self._value(part)}" for name, part in value.items())
+            return f"{{{', '.join(fields)}}}"
+        if isinstance(value, list):
+            return f"[{', '.join(self._value(part) for part in value)}]"
+        if isinstance(value, str) and PLAIN.fullmatch(value) and _is_text(value):
+            return value
+        return json.dumps(value, ensure_ascii=False)
+
+
+def _is_text(plain: str) -> bool:
+    """Whether YAML reads a plain scalar as text, and not as a number, say."""
+    return bool(parse(f"value: {plain}").data["value"] == plain)
+
+
+def _end(node: yaml.Node) -> int:
+    """Where a node ends: pyyaml lets a mapping in block style end where the next thing begins."""
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _end(last[1] if isinstance(node, yaml.MappingNode) else last)
+    end: int = node.end_mark.index
+    return end

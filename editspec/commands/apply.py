@@ -2,41 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from editspec_runtime.errors import (
-    PatchError,
-)
-from editspec_runtime.families.checkpoints import (
-    container_of,
-    read_checkpoint,
-    weights_path,
-)
-from editspec_runtime.io.digests import tensors_digest
-from editspec_runtime.io.files import (
-    write,
-)
-from editspec_runtime.io.shards import is_sharded, stored
-from editspec_runtime.patches.patch import Patch, apply_stack, read_patch, require_chain
+from editspec.engine.outputs import WEIGHTS_FORMAT, require_own_or_free, require_own_or_free_folder
+from editspec.engine.resources import locate_weights
+from editspec.engine.result import CommandResult
+from editspec.engine.stacks import changed_parameters, require_belonging, require_named
+from editspec_runtime.errors import UsageError
+from editspec_runtime.families.open import read_weights
+from editspec_runtime.families.registry import find_container
+from editspec_runtime.io.files import write
+from editspec_runtime.io.places import container_of
+from editspec_runtime.io.shards import is_sharded, read_stored
+from editspec_runtime.patches.patch import Patch, apply_stack, read_patch
 from editspec_runtime.patches.streaming import Applied, apply_stored
 
-if TYPE_CHECKING:
-    pass
-from editspec.engine.outputs import WEIGHTS_FORMAT, require_own_or_free, require_own_or_free_folder
+
+@dataclass(frozen=True)
+class ApplyResult(CommandResult):
+    """Edited weights.
+
+    Attributes
+    ----------
+    out
+        Where they lie; None of a dry run.
+    base, digest
+        Of the weights before and after.
+    scale
+        What the change was multiplied by.
+    changed
+        By how much of its norm each parameter changed.
+    """
+
+    out: Path | None
+    digest: str
+    base: str
+    scale: float
+    changed: dict[str, float]
+
+    @property
+    def named_by_patch(self) -> bool:
+        """Whether the last patch names these weights."""
+        return self.scale == 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, and whether the last patch names these weights."""
+        return {**super().to_dict(), "named_by_patch": self.named_by_patch}
+
+    def to_text(self) -> str:
+        """One line a parameter, then the digest."""
+        lines = [
+            f"{name}: changed by {change:.2e} of its norm" for name, change in self.changed.items()
+        ]
+        lines.append(f"{self.out or 'dry run'}: weights {self.digest}")
+        if not self.named_by_patch:
+            lines.append(f"scaled by {self.scale:g}: these are not weights that a patch names")
+        return "\n".join(lines)
 
 
 def apply(
-    model: str | Path, patches: Sequence[Path | str], out: Path | str | None, *, scale: float = 1.0
-) -> Applied:
-    """Apply a whole stack of patches to its base and write the weights to `out` (None: write
-    nothing, only say).
+    model: str | Path,
+    patches: Sequence[Path | str],
+    out: Path | str | None = None,
+    *,
+    dry_run: bool = False,
+    scale: float = 1.0,
+) -> ApplyResult:
+    """Apply a whole stack of patches to its base, and write the weights to `out`.
 
     Safetensors, of one file or of several with an index, are streamed: a few MiB are in memory at a
-    time. `out` has the form of the base: a file, or for several files a folder. With a `scale`
-    other than 1 the sum of the changes is multiplied by it, and the result is not one that a patch
-    names.
+    time.
+
+    Parameters
+    ----------
+    model
+        The base: ``builtin:skyline``, or the path of a checkpoint.
+    patches
+        The whole stack, in order.
+    out
+        It has the form of the base: a file, or for several files a folder. None: a dry run.
+    dry_run
+        Write nothing, and only say what would change.
+    scale
+        The sum of the changes is multiplied by it. With another than 1 no patch names the result.
 
     Raises
     ------
@@ -45,54 +96,51 @@ def apply(
     FileError
         A file is missing or damaged, or something that editspec did not write lies at `out`.
     """
-    base_path = weights_path(str(model), Path())
+    if dry_run and out is not None:
+        raise UsageError("A dry run writes nothing.", "Leave out --dry-run or OUT.")
+    base = locate_weights(str(model), Path())
     stack = [read_patch(Path(patch)) for patch in patches]
     place = Path(out) if out is not None else None
-    if is_sharded(base_path):
-        weights = stored(base_path)
-        if place is not None:
-            require_own_or_free_folder(place)
+    applied = _apply(base, stack, place, scale)
+    return ApplyResult(place, applied.result, applied.base, scale, applied.changed)
+
+
+def _apply(path: Path, stack: Sequence[Patch], out: Path | None, scale: float) -> Applied:
+    if is_sharded(path):
+        if out is not None:
+            require_own_or_free_folder(out)
     else:
-        if place is not None:
-            require_own_or_free(place)
-        if container_of(base_path) != "safetensors":
-            return _apply_in_memory(base_path, stack, place, scale)
-        weights = stored(base_path)
+        if out is not None:
+            require_own_or_free(out)
+        if container_of(path) != "safetensors":
+            return _apply_in_memory(path, stack, out, scale)
+    weights = read_stored(path)
 
     def accept(base: str, result: str) -> None:
-        require_belonging(base_path, weights.metadata, base, stack)
+        require_belonging(path, weights.metadata, base, stack)
         require_named(result, stack, scale)
 
-    return apply_stored(
-        weights,
-        stack,
-        place,
-        lambda base, result: _weights_metadata(base, result, stack, scale),
-        accept,
-        scale,
-    )
+    def make_metadata(base: str, result: str) -> dict[str, object]:
+        return _weights_metadata(base, result, stack, scale)
+
+    container = find_container(name for file in weights.files for name in file.tensors)
+    return apply_stored(weights, stack, out, make_metadata, accept, scale, container)
 
 
-def _apply_in_memory(
-    base_path: Path, stack: Sequence[Patch], out: Path | None, scale: float
-) -> Applied:
-    """The same for a container that can only be read whole."""
-    checkpoint = read_checkpoint(base_path)
+def _apply_in_memory(path: Path, stack: Sequence[Patch], out: Path | None, scale: float) -> Applied:
+    """Apply to a container that can only be read whole."""
+    checkpoint = read_weights(path)
     base = checkpoint.digest()
-    require_belonging(base_path, checkpoint.metadata, base, stack)
-    weights = apply_stack(checkpoint.generator, stack, scale)
-    result = tensors_digest(weights)
+    require_belonging(path, checkpoint.metadata, base, stack)
+    weights = apply_stack(checkpoint, stack, scale)
+    result = weights.digest()
     require_named(result, stack, scale)
     if out is not None:
-        write(
-            out,
-            checkpoint.with_generator(
-                weights, _weights_metadata(base, result, stack, scale)
-            ).to_bytes(),
-        )
+        metadata = _weights_metadata(base, result, stack, scale)
+        write(out, weights.with_changes({}, metadata).to_bytes())
     changed = {}
-    for name in sorted({name for patch in stack for name in patch.parameters}):
-        before, after = checkpoint.generator[name].double(), weights[name].double()
+    for name in changed_parameters(stack):
+        before, after = checkpoint[name].double(), weights[name].double()
         changed[name] = float((after - before).norm() / before.norm())
     return Applied(base, result, changed)
 
@@ -100,38 +148,12 @@ def _apply_in_memory(
 def _weights_metadata(
     base: str, result: str, stack: Sequence[Patch], scale: float
 ) -> dict[str, object]:
-    """What edited weights say of themselves."""
-    contents = [patch.metadata["content"] for patch in stack]
-    scaled = {"scale": scale} if scale != 1.0 else {}
-    return {
+    """The metadata of edited weights."""
+    metadata: dict[str, object] = {
         "format": WEIGHTS_FORMAT,
         "version": 1,
         "base": base,
-        "patches": contents,
+        "patches": [patch.metadata["content"] for patch in stack],
         "result": result,
-        **scaled,
     }
-
-
-def require_belonging(
-    path: Path, metadata: Mapping[str, Any], base: str, stack: Sequence[Patch]
-) -> None:
-    """Raise a `PatchError` unless a stack was built on these weights."""
-    if metadata.get("patches") and stack and stack[0].metadata["parent"] != base:
-        raise PatchError(
-            f"{path} holds weights {base} that editspec edited already (from {metadata['base']}), "
-            f"and patch {stack[0].name} was solved on weights {stack[0].metadata['parent']}.",
-            "Give the unedited base, and the whole stack of patches.",
-        )
-    require_chain(base, stack)
-
-
-def require_named(result: str, stack: Sequence[Patch], scale: float = 1.0) -> None:
-    """Raise a `PatchError` unless the result is what the last patch names; a scaled one is named by
-    none.
-    """
-    if stack and scale == 1.0 and result != stack[-1].metadata["result"]:
-        raise PatchError(
-            f"The result has digest {result}, and patch {stack[-1].name} names {stack[-1].metadata['result']}.",
-            "The patches are not what was built; build them again.",
-        )
+    return metadata if scale == 1.0 else metadata | {"scale": scale}

@@ -3,31 +3,94 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from editspec.commands.check import CheckResult, check_session
+from editspec.engine.built import BuiltEdit
+from editspec.engine.folder import PARETO, REPORT, STATEMENT, BuildFolder, patch_names
 from editspec.engine.lock import (
     lock_path,
     require_place,
+    require_same_artifacts,
+    require_unchanged,
     write_lock,
 )
+from editspec.engine.pareto import ParetoCurve, curves_text, pareto_curves, pareto_picture
+from editspec.engine.pick import write_picked
+from editspec.engine.plan import predicted_collateral
+from editspec.engine.provenance import statement
+from editspec.engine.result import DONE, CommandResult, to_plain
+from editspec.engine.session import BuildSession
+from editspec.modalities.image.pictures import png_bytes
+from editspec.views.checks import CheckFiles
+from editspec.views.report import build_report
 from editspec_compiler import LoadedSpec
-from editspec_runtime.errors import (
-    UsageError,
-)
-
-if TYPE_CHECKING:
-    pass
-from editspec.engine.folder import (
-    PARETO,
-    REPORT,
-    STATEMENT,
-    BuildFolder,
-    patch_names,
-)
-from editspec.engine.session import BuildSession, BuiltEdit
 from editspec_runtime.core.progress import ProgressCallback, no_progress
+from editspec_runtime.errors import UsageError
+from editspec_runtime.methods.registry import method_of, methods_with_a_curve
+
+
+@dataclass(frozen=True)
+class BuildResult(CommandResult):
+    """A build.
+
+    Attributes
+    ----------
+    edits
+        In the order of the spec.
+    report, provenance, pareto
+        Where each lies; None where it was not asked for.
+    curves
+        The choice of collateral_weight, with `pareto`.
+    checked
+        The outcome of the checks, where they were asked for.
+    """
+
+    edits: tuple[BuiltEdit, ...]
+    report: Path | None = None
+    provenance: Path | None = None
+    pareto: Path | None = None
+    curves: tuple[ParetoCurve, ...] = ()
+    checked: CheckResult | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """That of the checks."""
+        return DONE if self.checked is None else self.checked.exit_code
+
+    def to_dict(self) -> dict[str, Any]:
+        """The edits without their tensors, where the other files lie, and the checks."""
+        plain: dict[str, Any] = {"edits": [_edit_entry(edit) for edit in self.edits]}
+        plain |= {name: str(path) for name, path in self._files().items()}
+        if self.checked is not None:
+            plain |= self.checked.to_dict()
+        return plain
+
+    def to_text(self) -> str:
+        """One line an edit, then the other files and the checks."""
+        checked = "" if self.checked is None else self.checked.to_text()
+        return self._text(checked)
+
+    def to_terminal(self, width: int) -> str:
+        """The text with the checks as wide as the terminal."""
+        checked = "" if self.checked is None else self.checked.to_terminal(width)
+        return self._text(checked)
+
+    def _text(self, checked: str) -> str:
+        lines = [_edit_line(edit) for edit in self.edits]
+        lines += [f"{name}: {path}" for name, path in self._files().items()]
+        if self.pareto is not None:
+            lines.append(curves_text(self.curves))
+        if self.checked is not None:
+            lines += ["", checked]
+        return "\n".join(lines)
+
+    def _files(self) -> dict[str, Path]:
+        named = {"report": self.report, "provenance": self.provenance, "pareto": self.pareto}
+        return {name: path for name, path in named.items() if path is not None}
 
 
 def build(
@@ -35,23 +98,41 @@ def build(
     out: Path | str,
     *,
     frozen: bool = False,
-    page: bool = False,
+    check: bool = False,
+    junit: Path | str | None = None,
+    markdown: Path | str | None = None,
+    report: bool = False,
     provenance: bool = False,
     pareto: bool = False,
     pick: str | None = None,
     device: str = "auto",
     progress: ProgressCallback = no_progress,
-) -> list[BuiltEdit]:
-    """Compile and solve every edit of a spec: rules, patches and manifest.json in the folder `out`,
-    and ``SPEC.lock``.
+) -> BuildResult:
+    """Build the patch of every edit of a spec.
 
-    A folder that an earlier build made is brought up to date: only edits that are new, changed, or
-    dependent on these are solved. With `frozen` the lock is not written but obeyed. With `page` all
-    that can be told of the build is written, too: `out`/report.html; with `provenance` an in-toto
-    statement of what it was made from: `out`/provenance.json; with `pareto` what each
-    collateral_weight gives, as numbers and as a picture: `out`/pareto.json and pareto.png. With
-    `pick`, ``N`` or ``NAME=N``, the collateral_weight of point N in the pareto.json of an earlier
-    build is first written into the spec; then it is built, with `pareto`.
+    Rules, patches and manifest.json go into the folder `out`, and the lock to ``SPEC.lock``. A
+    folder that an earlier build made is brought up to date: only edits that are new, changed, or
+    dependent on these are solved.
+
+    Parameters
+    ----------
+    spec
+        The spec, its path, or its text as it was loaded.
+    out
+        A new or empty folder, or that of an earlier build.
+    frozen
+        Obey the lock and do not write it.
+    check, junit, markdown
+        Then check what was built, and write the checks into these files.
+    report
+        Show all of the build on one page: `out`/report.html.
+    provenance
+        Write an in-toto statement of what the build was made from: `out`/provenance.json.
+    pareto
+        Write what each collateral_weight gives: `out`/pareto.json and `out`/pareto.png.
+    pick
+        ``N`` or ``NAME=N``: first write the collateral_weight of point N of the pareto.json of an
+        earlier build into the spec; then build, with `pareto`.
 
     Raises
     ------
@@ -61,73 +142,141 @@ def build(
         With `frozen`, where an input is not as the lock has it, or an artifact came out otherwise
         in the same environment.
     UsageError
-        With `pareto`, where no edit is solved by least squares; with `pick`, where there is no such
+        With `pareto`, where no method of the spec has a curve; with `pick`, where there is no such
         point, or the spec cannot be changed.
     EditError
         The weights or the numbers are wrong, or `out` is in the way.
     """
+    if (junit or markdown) and not check:
+        raise UsageError("--junit and --markdown belong to --check.", "Give --check, too.")
     if frozen and pick is not None:
         raise UsageError(
             "--pick changes the spec, which --frozen builds as its lock has it.",
             "Leave one of them out.",
         )
-    pareto = pareto or pick is not None
+    files = CheckFiles.of(junit, markdown)
+    files.require_places()
     session = BuildSession.of(spec, device, progress, Path(out))
-    if pareto and not any(
-        edit.solver.method == "least-squares" for edit in session.loaded.spec.edits
-    ):
-        raise UsageError(
-            "--pareto is for edits that are solved by least-squares, and this spec has none.",
-            "Write solver: least-squares.",
-        )
-    if frozen:
-        session.require_unchanged()
-    else:
-        require_place(lock_path(session.loaded.path))
     if pick is not None:
-        from editspec.engine.pick import picked
+        _require_curves(session.loaded)
+        require_place(lock_path(session.loaded.path))
+        session = session.with_spec(write_picked(session, Path(out), pick))
+    result = build_session(
+        session,
+        Path(out),
+        frozen=frozen,
+        report=report,
+        provenance=provenance,
+        pareto=pareto or pick is not None,
+    )
+    if not check:
+        return result
+    checked = check_session(session.reopened())
+    files.write(checked.checks, session.loaded.path)
+    return replace(result, checked=checked)
 
-        session = session.with_spec(picked(session, Path(out), pick))
-    beside = [name for name, wanted in ((REPORT, page), (STATEMENT, provenance)) if wanted]
-    beside += PARETO if pareto else ()
-    folder = session.folder = BuildFolder.prepare(Path(out), patch_names(session.loaded), beside)
+
+def build_session(
+    session: BuildSession,
+    out: Path,
+    *,
+    frozen: bool = False,
+    report: bool = False,
+    provenance: bool = False,
+    pareto: bool = False,
+) -> BuildResult:
+    """Build in a session in which nothing has been built yet; all else as `build`."""
+    if pareto:
+        _require_curves(session.loaded)
+    path = lock_path(session.loaded.path)
+    if frozen:
+        require_unchanged(session.loaded, session.base, session.lock)
+    else:
+        require_place(path)
+    asked = {REPORT: report, STATEMENT: provenance, **dict.fromkeys(PARETO, pareto)}
+    beside = [name for name, wanted in asked.items() if wanted]
+    folder = session.folder = BuildFolder.prepare(out, patch_names(session.loaded), beside)
+    built = _build_edits(session, folder)
+    if frozen and session.lock is not None:
+        require_same_artifacts(session.lock, [edit.locked for edit in built])
+    if report:
+        folder.keep(out / REPORT, build_report(session, built))
+    if provenance:
+        folder.keep(out / STATEMENT, statement(session, built))
+    curves = _keep_curves(session, folder, built) if pareto else ()
+    folder.finish([manifest_entry(edit) for edit in built])
+    if not frozen:
+        write_lock(path, session.new_lock(built))
+    return BuildResult(
+        tuple(built),
+        report=out / REPORT if report else None,
+        provenance=out / STATEMENT if provenance else None,
+        pareto=out / PARETO[0] if pareto else None,
+        curves=curves,
+    )
+
+
+def manifest_entry(edit: BuiltEdit) -> dict[str, Any]:
+    """The entry of an edit in the manifest: all of it follows from the inputs."""
+    metadata = edit.patch.metadata
+    names = ("name", "layer", "rank", "base", "parent", "result", "edit", "collateral")
+    entry = {name: metadata[name] for name in names}
+    return entry | {"digest": metadata["content"], "loss": edit.loss}
+
+
+def _require_curves(loaded: LoadedSpec) -> None:
+    """Raise a `UsageError` where no edit has a choice of collateral_weight."""
+    if not any(method_of(edit.solver).has_curve for edit in loaded.spec.edits):
+        methods = " or ".join(methods_with_a_curve())
+        raise UsageError(
+            f"--pareto is for edits that are solved by {methods}, and this spec has none.",
+            f"Write solver: {methods}.",
+        )
+
+
+def _build_edits(session: BuildSession, folder: BuildFolder) -> list[BuiltEdit]:
     built = []
     for number in range(len(session.loaded.spec.edits)):
         edit = session.edit(number)
         folder.keep(folder.rule(number), edit.rule.to_bytes())
         folder.keep(folder.patch(number), edit.patch.to_bytes())
         built.append(replace(edit, path=folder.patch(number)))
-    if frozen:
-        session.require_same_artifacts(built)
-    if page:
-        from editspec.views.report import build_page
-
-        folder.keep(folder.root / REPORT, build_page(session, built))
-    if provenance:
-        from editspec.engine.provenance import statement
-
-        folder.keep(folder.root / STATEMENT, statement(session, built))
-    if pareto:
-        from editspec.engine.pareto import curves, picture
-        from editspec.modalities.image.pictures import png_bytes
-
-        found = curves(session, built)
-        folder.keep(
-            folder.root / PARETO[0],
-            (json.dumps({"curves": found}, indent=2, sort_keys=True) + "\n").encode(),
-        )
-        folder.keep(folder.root / PARETO[1], png_bytes(picture(found)))
-    folder.finish([manifest_entry(edit) for edit in built])
-    if not frozen:
-        write_lock(lock_path(session.loaded.path), session.new_lock(built))
     return built
 
 
-def manifest_entry(edit: BuiltEdit) -> dict[str, Any]:
-    """What the manifest says of an edit: all of it follows from the inputs."""
+def _keep_curves(
+    session: BuildSession, folder: BuildFolder, built: Sequence[BuiltEdit]
+) -> tuple[ParetoCurve, ...]:
+    numbers, picture = (folder.root / name for name in PARETO)
+    curves = pareto_curves(session, built)
+    text = json.dumps({"curves": to_plain(curves)}, indent=2, sort_keys=True)
+    folder.keep(numbers, f"{text}\n".encode())
+    folder.keep(picture, png_bytes(pareto_picture(curves)))
+    return curves
+
+
+def _edit_entry(edit: BuiltEdit) -> dict[str, Any]:
     metadata = edit.patch.metadata
-    names = ("name", "layer", "rank", "base", "parent", "result", "edit", "collateral")
-    return {name: metadata[name] for name in names} | {
-        "digest": metadata["content"],
+    return {
+        "name": edit.rule.name,
+        "status": edit.status,
+        "layer": edit.rule.layer,
+        "rank": edit.rule.rank,
         "loss": edit.loss,
+        "residual": edit.residual,
+        "patch": str(edit.path),
+        "digest": metadata["content"],
+        "result": metadata["result"],
+        "collateral": metadata["collateral"],
+        "seconds": edit.seconds,
     }
+
+
+def _edit_line(edit: BuiltEdit) -> str:
+    """One edit for people; of several layers, the largest collateral."""
+    rank = "full rank" if edit.rule.rank is None else f"rank {edit.rule.rank}"
+    parts = [f"{edit.rule.name}: {edit.status}", edit.rule.layer, rank, f"loss {edit.loss:.4f}"]
+    if edit.residual is not None:
+        parts.append(f"residual {edit.residual:.2g}")
+    parts += [f"collateral {predicted_collateral(edit.patch):.2g}", str(edit.path)]
+    return ", ".join(parts)

@@ -1,31 +1,36 @@
-"""What continuous integration does with specs: a pull request is reviewed, what was merged is
-applied.
-"""
+"""``editspec ci``: a pull request is reviewed, and all that was merged is applied."""
 
 from __future__ import annotations
 
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from editspec.commands import check as checks
-from editspec.commands import plan as planning
-from editspec.commands.apply import apply as apply_
-from editspec.commands.build import build as build_
-from editspec.commands.render import render as render_
+from editspec.commands.apply import apply
+from editspec.commands.build import build_session
+from editspec.commands.check import CheckResult, check_session
+from editspec.commands.render import draw_session
+from editspec.engine.checks import CheckRow
 from editspec.engine.lock import input_changes, lock_path, read_lock
+from editspec.engine.opening import fetch_weights
 from editspec.engine.outputs import require_own_folder
-from editspec.engine.session import BuildSession, fetched
+from editspec.engine.plan import Plan, make_plan
+from editspec.engine.result import DONE, FAILED, WRONG_USE, CommandResult, to_plain
+from editspec.engine.session import BuildSession
+from editspec.modalities.image.pictures import png_bytes, require_free_picture
+from editspec.views.checks import CheckFiles, checks_markdown
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.io.files import write
 from editspec_runtime.io.shards import is_sharded
 
-PASSED, FAILED, WRONG = "passed", "failed", "wrong"
+PASSED, FAILED_STATUS, WRONG = "passed", "failed", "wrong"
+EXIT_CODES = {PASSED: DONE, FAILED_STATUS: FAILED, WRONG: WRONG_USE}
 
 SUMMARY, PICTURE = "summary.md", "before-after.png"
 
@@ -33,17 +38,121 @@ PICTURES = 8
 """How many images a review shows."""
 
 
-def review(
+@dataclass(frozen=True)
+class CiSpec:
+    """One spec of a run.
+
+    Attributes
+    ----------
+    spec
+        Its path.
+    status
+        ``passed``; ``failed`` where a check or the work did; ``wrong`` where the spec is.
+    error
+        None where there was none. Else all below is None.
+    plan
+        Of a review.
+    checks
+        The rows of the checks.
+    digest
+        That of the edited weights, where they were applied.
+    lines
+        Its part of the summary, in Markdown.
+    """
+
+    spec: Path
+    status: str
+    error: str | None = None
+    plan: Plan | None = None
+    checks: tuple[CheckRow, ...] | None = None
+    digest: str | None = None
+    lines: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as plain values, without all that there is not."""
+        plain: dict[str, Any] = {"spec": str(self.spec), "error": self.error, "status": self.status}
+        if self.plan is not None:
+            plain["plan"] = self.plan.to_dict()
+        if self.checks is not None:
+            plain["checks"] = to_plain(self.checks)
+        if self.digest is not None:
+            plain["digest"] = self.digest
+        return plain
+
+
+@dataclass(frozen=True)
+class CiResult(CommandResult):
+    """The specs of a run, in the order in which they were given."""
+
+    specs: tuple[CiSpec, ...]
+
+    @property
+    def status(self) -> str:
+        """The worst of all specs."""
+        statuses = {spec.status for spec in self.specs}
+        return next(status for status in (WRONG, FAILED_STATUS, PASSED) if status in statuses)
+
+    @property
+    def exit_code(self) -> int:
+        """That of the worst spec alone."""
+        return EXIT_CODES[self.status]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The status, and each spec."""
+        return {"status": self.status, "specs": [spec.to_dict() for spec in self.specs]}
+
+    def to_text(self) -> str:
+        """The summary, in Markdown."""
+        return self.to_markdown().rstrip()
+
+    def to_markdown(self) -> str:
+        """The summary as its file holds it."""
+        text = []
+        for spec in self.specs:
+            text += [f"## `{spec.spec}`: {spec.status}", "", *spec.lines]
+        return "\n".join(text) + "\n"
+
+
+@dataclass
+class _Run:
+    """The work on one spec: its session, its folder, and the lines of the summary so far.
+
+    The checkpoint is opened once, whatever is done with the spec.
+    """
+
+    path: Path
+    out: Path
+    device: str
+    progress: ProgressCallback
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.path
+
+    def open(self, loaded: LoadedSpec) -> BuildSession:
+        return BuildSession.of(loaded, self.device, self.progress, self.folder / "build")
+
+    def check(self, session: BuildSession) -> CheckResult:
+        """Check a build, and say so."""
+        found = check_session(session)
+        files = CheckFiles(self.folder / "junit.xml", self.folder / "checks.md")
+        files.write(found.checks, self.path)
+        self.lines += ["### Checks", "", checks_markdown(found.checks)]
+        return found
+
+
+def ci_review(
     specs: Sequence[Path | str],
     out: Path | str,
     *,
     base: str | None = None,
     device: str = "auto",
     progress: ProgressCallback = no_progress,
-) -> dict[str, Any]:
-    """Validate, plan, build, check and draw specs, and say it all in `out`/summary.md.
+) -> CiResult:
+    """Validate, plan, build, check and draw specs, and write a summary of it all.
 
-    What is wrong with one spec keeps none of the others from being looked at.
+    A problem with one spec stops none of the others.
 
     Parameters
     ----------
@@ -51,16 +160,9 @@ def review(
         Paths below the working folder. Each gets a folder of its own path in `out`: ``build``,
         ``before-after.png``, ``checks.md``, ``junit.xml``, and the lock as the build wrote it.
     out
-        A new or empty folder, or that of an earlier run.
+        A new or empty folder, or that of an earlier run; the summary is `out`/summary.md.
     base
         A revision of git: the summary says what has changed since the locks that it holds.
-
-    Returns
-    -------
-    dict
-        ``status``: ``passed``; ``failed`` where a check or the work did; ``wrong`` where a spec is.
-        ``specs``: of each its ``spec``, ``status``, ``error`` (None: there was none), ``plan`` and
-        ``checks``.
 
     Raises
     ------
@@ -70,76 +172,68 @@ def review(
         `out` is in the way.
     """
     commit = None if base is None else _commit(base)
-
-    def each(spec: Path, folder: Path, lines: list[str]) -> dict[str, Any]:
-        loaded = load(spec)
-        lines += [] if commit is None else _since(loaded, commit)
-        lines += _stale(loaded, folder / lock_path(spec).name)
-        plan = planning.plan(loaded, folder / "build", device=device, progress=progress)
-        lines += ["### Plan", "", *_block(planning.as_text(plan)), ""]
-        built = build_(loaded, folder / "build", device=device, progress=progress)
-        write(folder / lock_path(spec).name, lock_path(spec).read_bytes())
-        found = checks.check(loaded, folder / "build", device=device, progress=progress)
-        checks.Reports(folder / "junit.xml", folder / "checks.md").write(found, spec)
-        lines += ["### Checks", "", checks.as_markdown(found)]
-        render_(loaded, folder / PICTURE, count=PICTURES, device=device, progress=progress)
-        picture = quote((folder / PICTURE).relative_to(Path(out)).as_posix())
-        lines += [
-            "### Before and after",
-            "",
-            f"![{len(built)} edits, before and after]({picture})",
-            "",
-        ]
-        return {
-            "plan": plan,
-            "checks": found["checks"],
-            "status": PASSED if found["passed"] else FAILED,
-        }
-
-    return _for_each(specs, Path(out), each)
+    return _for_each(specs, Path(out), device, progress, lambda run: _review(run, commit))
 
 
-def apply(
+def ci_apply(
     specs: Sequence[Path | str],
     out: Path | str,
     *,
     device: str = "auto",
     progress: ProgressCallback = no_progress,
-) -> dict[str, Any]:
-    """Build and check specs, and apply those that pass to their bases: ``edited.safetensors`` in
-    the folder of each.
+) -> CiResult:
+    """Build and check specs, and apply those that pass to their bases.
 
-    Takes, raises and returns what `review` does, with ``digest``, that of the edited weights, in
-    place of the plan. Weights of several files are written as such, into a folder ``edited``.
+    The edited weights are ``edited.safetensors`` in the folder of each spec; weights of several
+    files are a folder ``edited``. Takes and raises what `ci_review` does.
     """
+    return _for_each(specs, Path(out), device, progress, _apply)
 
-    def each(spec: Path, folder: Path, lines: list[str]) -> dict[str, Any]:
-        loaded = load(spec)
-        built = build_(loaded, folder / "build", device=device, progress=progress)
-        found = checks.check(loaded, folder / "build", device=device, progress=progress)
-        checks.Reports(folder / "junit.xml", folder / "checks.md").write(found, spec)
-        lines += ["### Checks", "", checks.as_markdown(found)]
-        if not found["passed"]:
-            lines += ["Not applied.", ""]
-            return {"checks": found["checks"], "status": FAILED}
-        model = fetched(loaded)
-        place = folder / ("edited" if is_sharded(model) else "edited.safetensors")
-        applied = apply_(model, [edit.path for edit in built if edit.path is not None], place)
-        lines += [
-            f"Applied: `{place.relative_to(Path(out)).as_posix()}` holds weights `{applied.result}`.",
-            "",
-        ]
-        return {"checks": found["checks"], "digest": applied.result, "status": PASSED}
 
-    return _for_each(specs, Path(out), each)
+def _review(run: _Run, commit: str | None) -> CiSpec:
+    loaded, beside = load(run.path), lock_path(run.path)
+    new_lock = run.folder / beside.name
+    session = run.open(loaded)
+    if commit is not None:
+        run.lines += _since(session, commit)
+    run.lines += _stale(loaded, new_lock)
+    plan = make_plan(session)
+    run.lines += ["### Plan", "", *_block(plan.to_text()), ""]
+    built = build_session(session.reopened(), run.folder / "build")
+    write(new_lock, beside.read_bytes())
+    found = run.check(session.reopened())
+    require_free_picture(run.folder / PICTURE)
+    write(run.folder / PICTURE, png_bytes(draw_session(session.reopened(), PICTURES)))
+    place = quote((run.folder / PICTURE).relative_to(run.out).as_posix())
+    picture = f"![{len(built.edits)} edits, before and after]({place})"
+    run.lines += ["### Before and after", "", picture, ""]
+    status = PASSED if found.passed else FAILED_STATUS
+    return CiSpec(run.path, status, plan=plan, checks=found.checks)
+
+
+def _apply(run: _Run) -> CiSpec:
+    session = run.open(load(run.path))
+    built = build_session(session, run.folder / "build")
+    found = run.check(session.reopened())
+    if not found.passed:
+        run.lines += ["Not applied.", ""]
+        return CiSpec(run.path, FAILED_STATUS, checks=found.checks)
+    model = fetch_weights(session.loaded)
+    place = run.folder / ("edited" if is_sharded(model) else "edited.safetensors")
+    applied = apply(model, [edit.path for edit in built.edits if edit.path is not None], place)
+    shown = place.relative_to(run.out).as_posix()
+    run.lines += [f"Applied: `{shown}` holds weights `{applied.digest}`.", ""]
+    return CiSpec(run.path, PASSED, checks=found.checks, digest=applied.digest)
 
 
 def _for_each(
-    specs: Sequence[Path | str], out: Path, each: Callable[[Path, Path, list[str]], dict[str, Any]]
-) -> dict[str, Any]:
-    """Do something with every spec, which adds lines to the summary; an error becomes part of it
-    and of the result.
-    """
+    specs: Sequence[Path | str],
+    out: Path,
+    device: str,
+    progress: ProgressCallback,
+    work: Callable[[_Run], CiSpec],
+) -> CiResult:
+    """Work on every spec, and write the summary. An error becomes part of the result."""
     paths = [Path(spec) for spec in specs]
     for path in paths:
         if path.is_absolute() or ".." in path.parts:
@@ -149,42 +243,35 @@ def _for_each(
             )
     require_own_folder(out, SUMMARY, "run of ci")
     write(out / SUMMARY, b"")
-    entries, text = [], []
+    found = []
     for path in paths:
-        entry: dict[str, Any] = {"spec": str(path), "error": None}
-        lines: list[str] = []
+        run = _Run(path, out, device, progress)
         try:
-            found = each(path, out / path, lines)
+            done = work(run)
         except (SpecError, EditError) as error:
-            found = {
-                "status": WRONG if isinstance(error, SpecError) else FAILED,
-                "error": str(error),
-            }
-            lines += _block(str(error))
-        entries.append(entry | found)
-        text += [f"## `{path}`: {found['status']}", "", *lines]
-    write(out / SUMMARY, ("\n".join(text) + "\n").encode())
-    statuses = {entry["status"] for entry in entries}
-    return {"status": next(s for s in (WRONG, FAILED, PASSED) if s in statuses), "specs": entries}
+            status = WRONG if isinstance(error, SpecError) else FAILED_STATUS
+            done = CiSpec(path, status, error=str(error))
+            run.lines += _block(str(error))
+        found.append(replace(done, lines=tuple(run.lines)))
+    result = CiResult(tuple(found))
+    write(out / SUMMARY, result.to_markdown().encode())
+    return result
 
 
 def _stale(loaded: LoadedSpec, new: Path) -> list[str]:
-    """What is to be said of the lock beside a spec, as Markdown: nothing where it is of the
-    spec.
-    """
+    """A remark on the lock beside a spec, in Markdown; none where the lock is up to date."""
     path = lock_path(loaded.path)
     lock = read_lock(path)
     if lock is not None and not input_changes(loaded, lock.weights, lock):
         return []
-    state = "There is no" if lock is None else "Out of date is"
-    return [
-        f"{state} `{path}`: put the `{new.name}` that this build wrote beside the spec, and commit it.",
-        "",
-    ]
+    state = f"There is no `{path}`" if lock is None else f"`{path}` is out of date"
+    remedy = f"Put the `{new.name}` that this build wrote beside the spec, and commit it."
+    return [f"{state}. {remedy}", ""]
 
 
-def _since(loaded: LoadedSpec, commit: str) -> list[str]:
-    """What has changed in a spec since the lock that a commit holds, as Markdown."""
+def _since(session: BuildSession, commit: str) -> list[str]:
+    """All that has changed in a spec since the lock that a commit holds, in Markdown."""
+    loaded = session.loaded
     head, path = [f"### Since `{commit[:12]}`", ""], lock_path(loaded.path)
     shown = _git("show", f"{commit}:./{path.name}", folder=path.parent)
     if shown.returncode:
@@ -197,16 +284,10 @@ def _since(loaded: LoadedSpec, commit: str) -> list[str]:
         except SpecError as error:
             return [*head, f"Its lock cannot be read: {error.problems[0].message}.", ""]
     assert lock is not None
-    changes = input_changes(loaded, BuildSession.of(loaded, "cpu", no_progress).base, lock)
-    return [
-        *head,
-        *(
-            _block("\n".join(changes))
-            if changes
-            else ["Nothing that bears on an edit has changed."]
-        ),
-        "",
-    ]
+    changes = input_changes(loaded, session.base, lock)
+    if not changes:
+        return [*head, "Nothing that bears on an edit has changed.", ""]
+    return [*head, *_block("\n".join(changes)), ""]
 
 
 def _commit(revision: str) -> str:
@@ -232,7 +313,8 @@ def _git(*arguments: str, folder: Path = Path()) -> subprocess.CompletedProcess[
 
 
 def _block(text: str) -> list[str]:
-    """Text as it is, in Markdown: indented, since what it quotes of a spec may hold the marks of a
-    fence.
+    """Text as it is, in Markdown.
+
+    It is indented, since it may quote the marks of a fence.
     """
     return [f"    {line}" for line in text.splitlines()]

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from editspec_compiler import LoadedSpec
-from editspec_runtime.core.rule import Rule
-
-if TYPE_CHECKING:
-    pass
 from editspec.engine.folder import BuildFolder, patch_names
+from editspec.engine.result import CommandResult
 from editspec.engine.session import BuildSession
+from editspec_compiler import LoadedSpec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
+from editspec_runtime.core.rule import ResolvedEdit
+
+
+@dataclass(frozen=True)
+class CompileResult(CommandResult):
+    """The edits of a spec with their rules resolved, in the order of the spec."""
+
+    edits: tuple[ResolvedEdit, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rules without their tensors."""
+        return {"edits": [_edit_entry(edit) for edit in self.edits]}
+
+    def to_text(self) -> str:
+        """One line a rule."""
+        return "\n".join(
+            f"{edit.name}: {edit.layer}, {_context_keys(edit)} context keys, rank {edit.rank}"
+            for edit in self.edits
+        )
 
 
 def compile(
@@ -21,11 +38,11 @@ def compile(
     *,
     device: str = "auto",
     progress: ProgressCallback = no_progress,
-) -> list[Rule]:
-    """The rules of a spec, written to `out`/rules where it is given.
+) -> CompileResult:
+    """Resolve every edit of a spec into a rule, and write the rules to `out`/rules.
 
-    Edit n is compiled on the model as edit n - 1 left it, whose patch is taken from `out` or the
-    cache, else solved.
+    Without `out` nothing is written. Edit n is compiled on the model as edit n - 1 left it, whose
+    patch is taken from `out` or the cache, else solved.
 
     Raises
     ------
@@ -34,20 +51,35 @@ def compile(
     EditError
         The weights or the numbers are, or `out` is in the way.
     """
-    out = Path(out) if out is not None else None
-    session = BuildSession.of(spec, device, progress, out)
-    edits = session.loaded.spec.edits
-    folder = BuildFolder.prepare(out, patch_names(session.loaded)) if out is not None else None
-    rules = []
-    for number in range(len(edits)):
-        last = number == len(edits) - 1
-        rule = session.rule(number, session.generator()) if last else session.edit(number).rule
+    root = Path(out) if out is not None else None
+    session = BuildSession.of(spec, device, progress, root)
+    folder = BuildFolder.prepare(root, patch_names(session.loaded)) if root is not None else None
+    rules: list[ResolvedEdit] = []
+    last = len(session.loaded.spec.edits) - 1
+    for number in range(last + 1):
+        if number == last:
+            rule = session.rule(number, session.current_model())
+        else:
+            rule = session.edit(number).rule
         if folder:
             folder.keep(folder.rule(number), rule.to_bytes())
         rules.append(rule)
     if folder:
-        folder.finish(
-            [{"name": rule.edit, "layer": rule.layer, "rank": rule.rank} for rule in rules],
-            patches=False,
-        )
-    return rules
+        entries = [{"name": rule.name, "layer": rule.layer, "rank": rule.rank} for rule in rules]
+        folder.finish(entries, patches=False)
+    return CompileResult(tuple(rules))
+
+
+def _edit_entry(edit: ResolvedEdit) -> dict[str, Any]:
+    return {
+        "name": edit.name,
+        "layer": edit.layer,
+        "rank": edit.rank,
+        "context_keys": _context_keys(edit),
+        **edit.rules[0].details,
+    }
+
+
+def _context_keys(edit: ResolvedEdit) -> int:
+    """How many keys the context has, over all layers."""
+    return sum(len(each.context_keys) for each in edit.rules)

@@ -1,25 +1,42 @@
-"""Checkpoints of any container -> safetensors, by the names that they have."""
+"""``editspec convert``: checkpoints of any container as safetensors."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from editspec.commands.inspect import known_architecture
+from editspec.engine.opening import known_architecture
 from editspec.engine.outputs import WEIGHTS_FORMAT, require_own_or_free
+from editspec.engine.resources import locate_weights
+from editspec.engine.result import CommandResult
 from editspec_runtime.core.progress import ProgressCallback, no_progress
-from editspec_runtime.families.checkpoints import read_checkpoint, weights_path
+from editspec_runtime.families.open import read_weights
+from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.io.files import write
 
 
+@dataclass(frozen=True)
+class ConvertResult(CommandResult):
+    """Converted weights: where they lie, of which family, how many tensors, and their digest."""
+
+    out: Path
+    family: str
+    tensors: int
+    digest: str
+
+    def to_text(self) -> str:
+        """One line."""
+        return f"{self.out}: {self.family}, {self.tensors} tensors, weights {self.digest}"
+
+
 def convert(
-    weights: str,
+    weights: str | Path,
     out: Path | str,
     family: str | None = None,
     *,
     progress: ProgressCallback = no_progress,
-) -> dict[str, Any]:
-    """Write the generator of a checkpoint as safetensors; what it is, as plain values.
+) -> ConvertResult:
+    """Write the model of a checkpoint as safetensors.
 
     Names and digest stay as they are, so that patches fit both. `family` is found by the names of
     the tensors where it is not given.
@@ -30,14 +47,15 @@ def convert(
         The checkpoint is missing or damaged, or something that editspec did not write lies at
         `out`.
     WeightsError
-        It holds no generator of a known family.
+        It holds no model of a known family.
     """
-    path = weights_path(
-        weights, Path(), progress=lambda done, total: progress("fetching", done, total)
+    path = locate_weights(
+        str(weights), Path(), progress=lambda done, total: progress("fetching", done, total)
     )
     out = Path(out)
-    checkpoint = read_checkpoint(path)
-    name = "torch" if family == "torch" else known_architecture(checkpoint, path, family).family
+    checkpoint = read_weights(path)
+    if family is None or family not in FAMILIES or FAMILIES[family].read_architecture is not None:
+        family = known_architecture(checkpoint, path, family).family
     require_own_or_free(out)
     digest = checkpoint.digest()
     metadata = checkpoint.metadata or {
@@ -47,5 +65,5 @@ def convert(
         "patches": [],
         "result": digest,
     }
-    write(out, checkpoint.with_generator(checkpoint.generator, metadata).to_bytes())
-    return {"out": str(out), "family": name, "tensors": len(checkpoint.generator), "digest": digest}
+    write(out, checkpoint.with_changes({}, metadata).to_bytes())
+    return ConvertResult(out, family, len(checkpoint.tensors), digest)

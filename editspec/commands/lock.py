@@ -2,50 +2,70 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from editspec.engine.lock import (
     Lock,
     lock_path,
+    read_lock,
     require_place,
+    require_unchanged,
     write_lock,
 )
-from editspec_compiler import LoadedSpec
-
-if TYPE_CHECKING:
-    pass
+from editspec.engine.opening import open_checkpoint
+from editspec.engine.result import CommandResult
 from editspec.engine.session import BuildSession
+from editspec_compiler import LoadedSpec, load
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 
 
+@dataclass(frozen=True)
+class LockResult(CommandResult):
+    """A lock, and where it lies."""
+
+    path: Path
+    lock: Lock
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that the lock holds, and its path."""
+        return {"lock": str(self.path), **self.lock.model_dump()}
+
+    def to_text(self) -> str:
+        """One line an edit."""
+        return "\n".join(f"{edit.name}: patch {edit.patch}" for edit in self.lock.edits)
+
+
 def lock(
-    spec: Path | str | LoadedSpec, *, device: str = "auto", progress: ProgressCallback = no_progress
-) -> Lock:
-    """Build a spec into the cache alone, write ``SPEC.lock``, and return it. Raises as `build`
-    does.
-    """
-    session = BuildSession.of(spec, device, progress)
-    require_place(lock_path(session.loaded.path))
-    made = session.new_lock(
-        [session.edit(number) for number in range(len(session.loaded.spec.edits))]
-    )
-    write_lock(lock_path(session.loaded.path), made)
-    return made
+    spec: Path | str | LoadedSpec,
+    *,
+    check: bool = False,
+    device: str = "auto",
+    progress: ProgressCallback = no_progress,
+) -> LockResult:
+    """Build a spec into the cache alone, and write ``SPEC.lock``.
 
-
-def check_lock(spec: Path | str | LoadedSpec) -> Lock:
-    """The lock of a spec, where every input is as it says; nothing is built.
-
+    With `check` nothing is built and no model is opened: every input must be as the lock says.
     Patches and rules in the cache that bear the digests of the lock are what they were by these
     very digests; what comes out of a new build is compared by ``build --frozen``.
 
     Raises
     ------
     LockError
-        There is no lock, or an input has changed.
+        With `check`, where there is no lock, or an input has changed.
+    SpecError, EditError
+        As `build` does.
     """
-    session = BuildSession.of(spec, "cpu", no_progress)
-    session.require_unchanged()
-    assert session.lock is not None
-    return session.lock
+    if check:
+        loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
+        path = lock_path(loaded.path)
+        _, base = open_checkpoint(loaded, progress)
+        return LockResult(path, require_unchanged(loaded, base, read_lock(path)))
+    session = BuildSession.of(spec, device, progress)
+    path = lock_path(session.loaded.path)
+    require_place(path)
+    built = [session.edit(number) for number in range(len(session.loaded.spec.edits))]
+    made = session.new_lock(built)
+    write_lock(path, made)
+    return LockResult(path, made)

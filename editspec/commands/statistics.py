@@ -2,31 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from editspec_compiler import LoadedSpec
-from editspec_runtime.maths.moments import (
-    SecondMoment,
-)
-
-if TYPE_CHECKING:
-    pass
+from editspec.engine.result import CommandResult
 from editspec.engine.session import BuildSession
+from editspec_compiler import LoadedSpec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
+from editspec_runtime.io.digests import tensor_digest
+from editspec_runtime.maths.moment_cache import CachedMoment
+
+
+@dataclass(frozen=True)
+class EditMoment:
+    """The second moment of the layer of an edit, on the model as the edits before left it."""
+
+    edit: str
+    layer: str
+    moment: CachedMoment
+
+    def to_dict(self) -> dict[str, Any]:
+        """The moment without its numbers, which its digest names."""
+        return {
+            "edit": self.edit,
+            "layer": self.layer,
+            "channels": len(self.moment.matrix),
+            "cached": self.moment.cached,
+            "digest": tensor_digest(self.moment.matrix),
+        }
+
+    def to_text(self) -> str:
+        """One line."""
+        plain = self.to_dict()
+        line = f"{self.edit}: {self.layer}, {plain['channels']} channels, C {plain['digest']}"
+        return f"{line}, cached" if self.moment.cached else line
+
+
+@dataclass(frozen=True)
+class StatisticsResult(CommandResult):
+    """The second moments of a spec, in the order of its edits."""
+
+    moments: tuple[EditMoment, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The moments without their numbers."""
+        return {"statistics": [moment.to_dict() for moment in self.moments]}
+
+    def to_text(self) -> str:
+        """One line an edit."""
+        return "\n".join(moment.to_text() for moment in self.moments)
 
 
 def statistics(
-    spec: Path | str | LoadedSpec, *, device: str = "auto", progress: ProgressCallback = no_progress
-) -> list[tuple[str, str, SecondMoment]]:
-    """Edit, layer and second moment of every edit, on the model as the edits before left it."""
+    spec: Path | str | LoadedSpec,
+    *,
+    device: str = "auto",
+    progress: ProgressCallback = no_progress,
+) -> StatisticsResult:
+    """Compute and cache the second moment of the keys of every layer that a spec edits.
+
+    Raises
+    ------
+    SpecError, EditError
+        As `build` does.
+    """
     session = BuildSession.of(spec, device, progress)
     edits = session.loaded.spec.edits
-    found = []
+    moments = []
     for number, edit in enumerate(edits):
-        found.append(
-            (edit.name, edit.layer, session.second_moment(session.generator(), edit.layer))
-        )
+        moment = session.second_moment(session.current_model(), edit.layer)
+        moments.append(EditMoment(edit.name, edit.layer, moment))
         if number < len(edits) - 1:
             session.edit(number)
-    return found
+    return StatisticsResult(tuple(moments))

@@ -1,64 +1,146 @@
-"""The same edit at several layers and ranks: efficacy against collateral, and the best of them as a
-spec.
-"""
+"""``editspec sweep``: the last edit of a spec at several layers and ranks, and the best of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from editspec.engine.built import BuiltEdit
 from editspec.engine.outputs import require_own_folder
-from editspec.engine.session import BuildSession, BuiltEdit
+from editspec.engine.resources import Resources
+from editspec.engine.result import CommandResult
+from editspec.engine.session import BuildSession
 from editspec.engine.session import solve as solve_
+from editspec.modalities.image.drawing import generator_of
 from editspec.modalities.image.pictures import png_bytes
-from editspec.worlds.skyline import WEIGHTS
-from editspec.worlds.skyline.bench.experiments import EXPERIMENTS
-from editspec.worlds.skyline.efficacy import drawn, edit_measures, edit_numbers
-from editspec.worlds.skyline.reader import load_reader
-from editspec.worlds.skyline.world import scenes
+from editspec.views.sweep_chart import Dot, draw_sweep
+from editspec.worlds.registry import find_experiment
 from editspec_compiler import LoadedSpec, SpecError, load
-from editspec_compiler.document import parse
-from editspec_compiler.rewrite import node_at, replaced
+from editspec_compiler.modalities.image.schema import image_spec
+from editspec_compiler.rewrite import Put, rewrite
+from editspec_compiler.visit import named_files
+from editspec_runtime.core.executor import Executor
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import EditError, UsageError
-from editspec_runtime.executors.processes import processes, spread
-from editspec_runtime.io.cache import Cache, default_cache
+from editspec_runtime.io.cache import Cache
+from editspec_runtime.io.downloads import is_remote
 from editspec_runtime.io.files import write
-from editspec_runtime.methods.solve import loss_of
+from editspec_runtime.methods.solve_edit import loss_of
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.modalities.image.rendering import render_clamped
+from editspec_runtime.modalities.image.streams import SWEEPS
 
 FORMAT = "editspec.sweep"
-SEED = 4
-"""The latent stream on which a sweep judges: neither that of the specs (1), nor of C (2), nor of
-reports (3).
-"""
+
+WINNERS = ("winner.yaml", "winner.yml", "winner.json")
+"""The names of the best of a sweep, which is in the format of the spec."""
 
 PREDICTIONS = ("independent", "correlated")
 """The kinds of predicted collateral that a patch states; of an edit of several layers, their
 sum.
 """
 
-NAMING = ("weights", "mask", "exclude", "union", "file")
-"""The keys under which a spec names files."""
-
 Judge = Callable[[Generator, BuiltEdit], dict[str, float]]
 """The edited model and its last edit -> ``efficacy``, ``outside`` and more."""
 
 
+@dataclass(frozen=True)
+class SweepPoint:
+    """One layer and rank of a sweep.
+
+    Attributes
+    ----------
+    layer, rank
+        Of the last edit.
+    numbers
+        What was measured, by name: ``loss``, ``efficacy``, ``outside``, the predicted collateral,
+        ``seconds`` and, of an experiment, ``error`` and more. Empty where it cannot be built.
+    problem
+        Why it cannot be built; empty where it was.
+    """
+
+    layer: str
+    rank: int
+    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    problem: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `SweepResult.to_dict` lists them."""
+        problem = {"problem": self.problem} if self.problem else {}
+        return {"layer": self.layer, "rank": self.rank, **self.numbers, **problem}
+
+
+@dataclass(frozen=True)
+class SweepResult(CommandResult):
+    """The points of a sweep and the best of them.
+
+    Attributes
+    ----------
+    edit
+        The name of the edit that was varied.
+    experiment
+        The experiment whose perfect edit judged; None where there was none.
+    images
+        How many images judged.
+    points
+        Every layer and rank, in the order in which they were asked for.
+    winner
+        The best of them.
+    agreement
+        The rank correlation of each kind of predicted collateral with the change outside that was
+        measured; None of fewer than three points.
+    """
+
+    edit: str
+    experiment: str | None
+    images: int
+    points: tuple[SweepPoint, ...]
+    winner: SweepPoint
+    agreement: Mapping[str, float | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``sweep.json``."""
+        return {
+            "format": FORMAT,
+            "version": 1,
+            "edit": self.edit,
+            "experiment": self.experiment,
+            "images": self.images,
+            "points": [point.to_dict() for point in self.points],
+            "winner": {"layer": self.winner.layer, "rank": self.winner.rank},
+            "agreement": dict(self.agreement),
+        }
+
+    def to_text(self) -> str:
+        """The points as a table of Markdown, and how well their collateral was predicted."""
+        rows = [point.to_dict() for point in self.points]
+        names = list(dict.fromkeys(name for row in rows for name in row if name != "problem"))
+        lines = ["| " + " | ".join(names) + " | |", "|" + "---|" * (len(names) + 1)]
+        for point, row in zip(self.points, rows, strict=True):
+            cells = [_format_cell(row.get(name)) for name in names]
+            remark = "winner" if point is self.winner else point.problem
+            lines.append("| " + " | ".join([*cells, remark]) + " |")
+        known = {kind: value for kind, value in self.agreement.items() if value is not None}
+        if known:
+            said = ", ".join(f"{kind} {value:.2f}" for kind, value in known.items())
+            about = "Rank correlation of predicted collateral with the change outside"
+            lines += ["", f"{about}: {said}."]
+        return "\n".join(lines) + "\n"
+
+
 def sweep(
-    spec: Path | str,
+    spec: Path | str | LoadedSpec,
     out: Path | str,
     *,
     layers: Sequence[str] = (),
@@ -66,218 +148,149 @@ def sweep(
     experiment: str | None = None,
     images: int = 200,
     device: str = "auto",
+    cache: Cache | None = None,
+    executor: Executor | None = None,
     progress: ProgressCallback = no_progress,
-) -> dict[str, Any]:
-    """Build the last edit of a spec at every layer and rank, and judge each on images that no spec
-    has seen.
+) -> SweepResult:
+    """Build the last edit of a spec at every layer and rank, and judge each on unseen images.
 
-    With an `experiment` of the bench (whose model is Skyline) the perfect edit is known: efficacy
-    is the share of the pixels that it changes which end closer to it than to the original, outside
-    the change of all others, error the sum of that and of the distance to the perfect edit over the
-    pixels that it changes, and the least error wins. Without, efficacy is the share of the target's
-    loss that is gone, outside the change of all pixels, and what lies farthest above the line from
-    nothing to the largest of both wins.
+    With an `experiment` the perfect edit is known: efficacy is the share of the pixels that the
+    perfect edit changes which end closer to it than to the original, outside is the change of all
+    others, and error is the sum of outside and of the distance to the perfect edit over the pixels
+    that it changes. The least error wins. Without an experiment, efficacy is the share of the
+    target's loss that is gone, and outside is the change of all pixels. The point farthest above
+    the line from nothing to the largest of both wins.
 
-    Each point states its predicted collateral, too, and the result how well that ranks the change
-    outside.
-
-    Writes sweep.json, sweep.md, sweep.png and winner.yaml into `out`.
+    Writes ``sweep.json``, ``sweep.md``, ``sweep.png`` and ``winner.yaml`` into `out`; of a
+    JSON spec, ``winner.json``.
 
     Parameters
     ----------
     spec
-        Whose last edit is varied; those before it are built as they are.
+        Its last edit is varied; the edits before are built as they are.
     out
         A new or empty folder, or that of an earlier sweep.
     layers, ranks
-        What is tried; those of the spec where nothing is given.
+        What is tried. Default: those of the spec.
     experiment
-        Its name, such as ``dome-to-spire``.
+        An experiment of the world whose weights the spec edits, such as ``dome-to-spire``.
     images
-        How many are judged.
+        How many images judge.
+    cache
+        Default: the user's.
 
     Raises
     ------
     SpecError
         The spec is wrong.
     UsageError
-        There is no such experiment or layer, or no layer and rank can be built.
+        There is no such experiment or layer, no layer and rank can be built, or the spec's text
+        cannot be written with another layer and rank.
     FileError
         `out` is in the way.
     """
-    loaded, out = load(spec), Path(out)
-    edit = loaded.spec.edits[-1]
+    loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
+    out, edit = Path(out), loaded.spec.edits[-1]
     layers, ranks = list(layers) or [edit.layer], list(ranks) or [edit.rank]
-    points_of = _Points(loaded, experiment, images, device, default_cache(), progress)
-    known = points_of.session.generator().architecture.layers
+    places = [(layer, rank) for layer in layers for rank in ranks]
+    resources = Resources()
+    executor = executor or resources.executor
+    points_of = _Points(
+        loaded, experiment, images, device, cache or resources.cache, progress, executor
+    )
+    _require_layers(points_of.session, layers)
+    # All that can be wrong is found before anything is built or written: the judge, the text of
+    # the winner, the folder.
+    _ = points_of.judge
+    for layer, rank in places:
+        rewrite_winner(loaded, out, layer, rank)
+    require_own_folder(out, "sweep.json", "sweep")
+    write(out / "sweep.json", b"{}\n")
+    points_of.prepare(layers)
+    points: list[SweepPoint] = []
+    for point in executor.map(points_of, places, points_of.session.device):
+        points.append(point)
+        progress("points", len(points), len(places))
+    built = [point for point in points if not point.problem]
+    if not built:
+        problems = "\n".join(point.problem for point in points)
+        raise UsageError(f"No layer and rank of the sweep can be built.\n{problems}")
+    agreement = {kind: _rank_correlation(built, kind, "outside") for kind in PREDICTIONS}
+    winner = pick_winner(built)
+    result = SweepResult(edit.name, experiment, images, tuple(points), winner, agreement)
+    text = rewrite_winner(loaded, out, winner.layer, winner.rank)
+    _write_folder(out, result, text, loaded.path.suffix)
+    return result
+
+
+def pick_winner(points: Sequence[SweepPoint]) -> SweepPoint:
+    """The point of least ``error`` where that is known, else the best trade.
+
+    The best trade is the point farthest above the line from nothing to the largest efficacy and
+    the largest change outside.
+    """
+    if "error" in points[0].numbers:
+        return min(points, key=lambda point: point.numbers["error"])
+    best = max(point.numbers["efficacy"] for point in points) or 1.0
+    most = max(point.numbers["outside"] for point in points) or 1.0
+
+    def height(point: SweepPoint) -> float:
+        return point.numbers["efficacy"] / best - point.numbers["outside"] / most
+
+    return max(points, key=height)
+
+
+def rewrite_winner(loaded: LoadedSpec, folder: Path, layer: str, rank: int) -> str:
+    """The text of a spec with another layer and rank in its last edit, for `folder`.
+
+    Names of files are changed where the way to them from `folder` is another. All else stays as it
+    was written. Raises `RewriteError` where the text does not let that be changed.
+    """
+    document, last = loaded.document, len(loaded.spec.edits) - 1
+    puts = [
+        Put(("edits", last, "layer"), layer),
+        Put(("edits", last, "rank"), rank, after="layer"),
+    ]
+    names = list(named_files(type(loaded.spec), document.data))
+    weights = loaded.spec.model.weights
+    if not (weights.startswith("builtin:") or is_remote(weights)):
+        names.append((("model", "weights"), weights))
+    for path, name in names:
+        file = loaded.path.parent / Path(name).expanduser()
+        puts.append(Put(path, os.path.relpath(file, folder.resolve())))
+    return rewrite(document.text, document.file, puts)
+
+
+def _require_layers(session: BuildSession, layers: Sequence[str]) -> None:
+    known = generator_of(session).architecture.layers
     unknown = [layer for layer in layers if layer not in known]
     if unknown:
         raise UsageError(
             f"There is no {' and no '.join(unknown)} in these weights.",
             f"Known here: {', '.join(known)}.",
         )
-    _ = points_of.judge  # where there is nothing to judge by, say so before anything is written
-    require_own_folder(out, "sweep.json", "sweep")
-    write(out / "sweep.json", b"{}\n")
-    points_of.prepare(layers)
-    places = [(layer, rank) for layer in layers for rank in ranks]
-    points = []
-    for point in spread(points_of, places, points_of.session.device):
-        points.append(point)
-        progress("points", len(points), len(places))
-    found = [point for point in points if "efficacy" in point]
-    if not found:
-        raise UsageError(
-            "No layer and rank of the sweep can be built.\n"
-            + "\n".join(p["problem"] for p in points)
-        )
-    winner = _winner(found)
-    result = {
-        "format": FORMAT,
-        "version": 1,
-        "edit": edit.name,
-        "experiment": experiment,
-        "images": images,
-        "points": points,
-        "winner": {name: winner[name] for name in ("layer", "rank")},
-        "agreement": {kind: _agreement(found, kind) for kind in PREDICTIONS},
-    }
-    write(out / "sweep.json", (json.dumps(result, indent=2) + "\n").encode())
-    write(out / "sweep.md", markdown(result).encode())
-    write(out / "sweep.png", png_bytes(picture(found, winner)))
-    write(out / "winner.yaml", rewritten(loaded, out, winner["layer"], winner["rank"]).encode())
-    return result
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The points as a table."""
-    names = list(
-        dict.fromkeys(name for point in result["points"] for name in point if name != "problem")
-    )
-    lines = ["| " + " | ".join(names) + " | |", "|" + "---|" * (len(names) + 1)]
-    for point in result["points"]:
-        cells = [_cell(point.get(name)) for name in names]
-        best = all(point[name] == result["winner"][name] for name in ("layer", "rank"))
-        lines.append(
-            "| " + " | ".join(cells) + f" | {point.get('problem', 'winner' if best else '')} |"
+def _write_folder(out: Path, result: SweepResult, winner: str, suffix: str) -> None:
+    dots = [
+        Dot(
+            f"{point.layer} rank {point.rank}",
+            point.numbers["outside"],
+            point.numbers["efficacy"],
+            point is result.winner,
         )
-    told = [
-        f"{kind} {value:.2f}" for kind, value in result["agreement"].items() if value is not None
+        for point in result.points
+        if not point.problem
     ]
-    if told:
-        lines += [
-            "",
-            f"Rank correlation of predicted collateral with the change outside: {', '.join(told)}.",
-        ]
-    return "\n".join(lines) + "\n"
+    write(out / "sweep.json", (json.dumps(result.to_dict(), indent=2) + "\n").encode())
+    write(out / "sweep.md", result.to_text().encode())
+    write(out / "sweep.png", png_bytes(draw_sweep(dots)))
+    for name in WINNERS:  # those of an earlier sweep
+        (out / name).unlink(missing_ok=True)
+    write(out / f"winner{suffix}", winner.encode())
 
 
-def picture(points: list[dict[str, Any]], winner: dict[str, Any], size: int = 640) -> Image.Image:
-    """Efficacy (upwards) against outside change (to the right), a dot a point, the winner in
-    red.
-    """
-    margin = 60
-    page = Image.new("RGB", (size, size), "white")
-    draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(13)
-    most = max(point["outside"] for point in points) or 1.0
-    low = min(0.0, *(point["efficacy"] for point in points))
-    draw.line((margin, margin, margin, size - margin, size - margin, size - margin), fill="black")
-    draw.text(
-        (size // 2, size - margin // 3),
-        f"outside change, 0 to {most:.4f}",
-        fill="black",
-        font=font,
-        anchor="mm",
-    )
-    draw.text(
-        (margin, margin // 2), f"efficacy, {low:.0%} to 100%", fill="black", font=font, anchor="lm"
-    )
-    for point in points:
-        x = margin + point["outside"] / most * (size - 2 * margin)
-        y = size - margin - (point["efficacy"] - low) / (1 - low) * (size - 2 * margin)
-        colour = "red" if point is winner else "black"
-        draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour)
-        anchor = "rs" if x > size - 2.5 * margin else "ls"
-        label = f"{point['layer']} rank {point['rank']}"
-        draw.text(
-            (x + (-6 if anchor == "rs" else 6), y - 4), label, fill=colour, font=font, anchor=anchor
-        )
-    return page
-
-
-def rewritten(loaded: LoadedSpec, folder: Path, layer: str, rank: int) -> str:
-    """The text of a spec with another layer and rank in its last edit, for `folder`; all else stays
-    as it was written.
-
-    What names a file is changed where the way to it from `folder` is another.
-    """
-    text, last = loaded.document.text, len(loaded.spec.edits) - 1
-    values: dict[tuple[str | int, ...], str] = {
-        ("edits", last, "layer"): layer,
-        ("edits", last, "rank"): str(rank),
-    }
-    for path in _files(loaded):
-        name = _at(loaded.document.data, path)
-        values[path] = os.path.relpath(
-            loaded.path.parent / Path(name).expanduser(), folder.resolve()
-        )
-    root = yaml.compose(text)
-    changes = []
-    for path, value in values.items():
-        node = node_at(root, path)
-        if node is not None and node.value != value:
-            changes.append(
-                (
-                    node.start_mark.index,
-                    node.end_mark.index,
-                    json.dumps(value) if path[-1] != "rank" else value,
-                )
-            )
-        elif node is None:  # the rank, which may be left out
-            beside = node_at(root, ("edits", last, "layer"))
-            assert beside is not None
-            flow = node_at(root, ("edits", last)).flow_style  # type: ignore[union-attr]
-            indent = " " * loaded.document.keys[("edits", last, "layer")][1]
-            glue = ", " if flow else "\n" + indent[:-1]
-            changes.append(
-                (
-                    beside.end_mark.index,
-                    beside.end_mark.index,
-                    f"{glue}{_key('rank', loaded)}: {value}",
-                )
-            )
-    text = replaced(text, changes)
-    parse(text, loaded.document.file)
-    return text
-
-
-def _key(name: str, loaded: LoadedSpec) -> str:
-    return f'"{name}"' if loaded.document.file.endswith(".json") else name
-
-
-def _files(loaded: LoadedSpec) -> list[tuple[str | int, ...]]:
-    """The paths in a spec of everything that names a file, relative to it."""
-    names = {name for number in range(len(loaded.spec.edits)) for name in loaded.files(number)}
-    names.update(loaded.check_files())
-    if not loaded.spec.model.weights.startswith("builtin:"):
-        names.add(loaded.spec.model.weights)
-
-    def names_a_file(path: tuple[str | int, ...]) -> bool:
-        keys = [part for part in path if isinstance(part, str)]
-        found = _at(loaded.document.data, path)
-        return bool(keys) and keys[-1] in NAMING and isinstance(found, str) and found in names
-
-    return [path for path in loaded.document.positions if names_a_file(path)]
-
-
-def _at(data: Any, path: Sequence[str | int]) -> Any:
-    for part in path:
-        data = data[part]
-    return data
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Points:
     """Builds and judges the last edit of a spec at a layer and a rank, in any process of a run."""
 
@@ -287,130 +300,120 @@ class _Points:
     device: str
     cache: Cache
     progress: ProgressCallback
+    executor: Executor
 
     @cached_property
     def session(self) -> BuildSession:
         """The spec with its unedited model."""
-        return BuildSession.of(self.loaded, self.device, self.progress, cache=self.cache)
+        return BuildSession.of(
+            self.loaded, self.device, self.progress, cache=self.cache, executor=self.executor
+        )
 
     @cached_property
     def judge(self) -> Judge:
-        """What a point is judged by."""
-        return _judge(self.experiment, self.session.generator(), self.loaded, self.images)
+        """Measures a point. Raises `UsageError` where there is nothing to measure by."""
+        with self.session.computing():
+            return _make_judge(
+                self.experiment, generator_of(self.session), self.loaded, self.images
+            )
 
     def prepare(self, layers: Sequence[str]) -> None:
-        """Where points are spread, divide C, which the points of a layer share; what is wrong
-        there, they say.
+        """Compute C of every layer by all processes together, before they part for the points.
+
+        Points say themselves what is wrong with them, so that errors are passed over here.
         """
-        if processes() == 1:
+        if self.executor.workers == 1:
             return
-        with suppress(SpecError, EditError):
+        with suppress(SpecError, EditError), self.session.computing():
             before = dataclasses.replace(self.session, stack=[])
             for number in range(len(self.loaded.spec.edits) - 1):
-                before.solved(number)
+                before.solve(number)
             for layer in dict.fromkeys(layers):
-                before.second_moment(before.generator(), layer)
+                before.second_moment(generator_of(before), layer)
 
-    def __call__(self, place: tuple[str, int]) -> dict[str, Any]:
-        """One layer and rank: built, judged; or why it cannot be."""
+    def __call__(self, place: tuple[str, int]) -> SweepPoint:
+        """Build and judge one layer and rank, or say why it cannot be built."""
         layer, rank = place
-        *before, edit = self.loaded.spec.edits
-        variant = edit.model_copy(update={"layer": layer, "rank": rank})
-        spec = self.loaded.spec.model_copy(update={"edits": [*before, variant]})
-        point: dict[str, Any] = {"layer": layer, "rank": rank}
         name = f"{layer}-rank{rank}"
         try:
             built = solve_(
-                dataclasses.replace(self.loaded, spec=spec),
+                self._with_place(layer, rank),
                 device=self.device,
                 cache=self.cache,
+                executor=self.executor,
                 progress=lambda what, done, total: self.progress(f"{name}: {what}", done, total),
             )
-        except (SpecError, EditError) as error:
-            problem = error.problems[0].message if isinstance(error, SpecError) else error.message
-            return {**point, "problem": problem}
+        except SpecError as error:
+            return SweepPoint(layer, rank, problem=error.problems[0].message)
+        except EditError as error:
+            return SweepPoint(layer, rank, problem=error.message)
         edited = dataclasses.replace(self.session, stack=[each.patch for each in built])
-        numbers = self.judge(edited.generator(), built[-1])
-        collateral = built[-1].patch.metadata["collateral"].values()
+        last = built[-1]
+        collateral = last.patch.metadata["collateral"].values()
         predicted = {kind: sum(layer[kind] for layer in collateral) for kind in PREDICTIONS}
-        return {
-            **point,
-            "loss": built[-1].loss,
-            **numbers,
+        with self.session.computing():
+            measured = self.judge(generator_of(edited), last)
+        numbers = {
+            "loss": last.loss,
+            **measured,
             **predicted,
-            "seconds": built[-1].seconds["solve"],
+            "seconds": last.seconds["solve"],
         }
+        return SweepPoint(layer, rank, numbers)
+
+    def _with_place(self, layer: str, rank: int) -> LoadedSpec:
+        *before, edit = self.loaded.spec.edits
+        variant = edit.model_copy(update={"layer": layer, "rank": rank})
+        spec = self.loaded.spec.model_copy(update={"edits": [*before, variant]})
+        return dataclasses.replace(self.loaded, spec=spec)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process gets: what to do, and nobody to tell."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
-            "progress": no_progress
-        }
+        """The fields for another process, which reports no progress."""
+        state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return state | {"progress": no_progress}
 
 
-def _agreement(points: list[dict[str, Any]], kind: str) -> float | None:
-    """The rank correlation (Spearman) of predicted collateral with the change outside that was
-    measured.
-    """
+def _rank_correlation(points: Sequence[SweepPoint], one: str, other: str) -> float | None:
+    """Spearman's correlation of two numbers of the points; None of fewer than three points."""
     if len(points) < 3:
         return None
     ranks = [
-        torch.tensor([point[name] for point in points]).argsort().argsort().double()
-        for name in (kind, "outside")
+        torch.tensor([point.numbers[name] for point in points]).argsort().argsort().double()
+        for name in (one, other)
     ]
     return torch.corrcoef(torch.stack(ranks))[0, 1].item()
 
 
-def _judge(experiment: str | None, base: Generator, loaded: LoadedSpec, images: int) -> Judge:
-    stream = LatentStream(SEED, base.architecture.latent_size, loaded.spec.latents.sampler)
+def _make_judge(experiment: str | None, base: Generator, loaded: LoadedSpec, images: int) -> Judge:
+    stream = LatentStream(
+        SWEEPS, base.architecture.latent_size, image_spec(loaded.spec).latents.sampler
+    )
     latents = stream.items(range(images)).to(base.weight(loaded.spec.edits[-1].layer))
-    unedited = drawn(base, latents)
+    unedited = render_clamped(base, latents)
     if experiment is None:
-        return lambda model, edit: _generic(model, edit, base, latents, unedited)
-    if experiment not in EXPERIMENTS:
+        return lambda model, edit: _measure_rule(model, edit, base, latents, unedited)
+    world, make_judge = find_experiment(experiment)
+    if loaded.weights != world.weights:
+        known = f"The perfect edit of {experiment} is known for {world.builtin} only"
         raise UsageError(
-            f"There is no experiment {experiment}.", f"Known here: {', '.join(EXPERIMENTS)}."
+            f"{known}, and the spec edits {loaded.weights}.", "Leave --experiment out."
         )
-    if loaded.weights != WEIGHTS:
-        raise UsageError(
-            f"The perfect edit of {experiment} is known for builtin:skyline only, and the spec edits {loaded.weights}.",
-            "Leave --experiment out.",
-        )
-    counterfactual, reader = EXPERIMENTS[experiment].counterfactual, load_reader()
-    scene = scenes(latents.float().cpu())
-    before = unedited.float().cpu()
-
-    def judge(model: Generator, edit: BuiltEdit) -> dict[str, float]:
-        edited = drawn(model, latents).float().cpu()
-        measures = edit_measures(
-            scene, counterfactual(scene), before, edited, reader, reader.features
-        )
-        numbers = edit_numbers(measures)
-        return {**numbers, "error": numbers["distance"] + numbers["outside"]}
-
-    return judge
+    judge_images = make_judge(latents, unedited)
+    return lambda model, edit: judge_images(render_clamped(model, latents))
 
 
 @torch.no_grad()
-def _generic(
+def _measure_rule(
     model: Generator, edit: BuiltEdit, base: Generator, latents: Tensor, unedited: Tensor
 ) -> dict[str, float]:
-    """Efficacy on the rule itself, and how much the pictures of the model change."""
+    """Efficacy on the rule itself, and how much the images of the model change."""
     unchanged = loss_of(edit.rule, base, base.weights)
-    change = drawn(model, latents).sub_(unedited).abs_().mean().item()
-    return {"efficacy": 1 - edit.loss / unchanged if unchanged else 1.0, "outside": change}
+    efficacy = 1 - edit.loss / unchanged if unchanged else 1.0
+    change = render_clamped(model, latents).sub_(unedited).abs_().mean().item()
+    return {"efficacy": efficacy, "outside": change}
 
 
-def _winner(points: list[dict[str, Any]]) -> dict[str, Any]:
-    """The point of least error, where that is known; else the one farthest above the line to the
-    largest of both.
-    """
-    if "error" in points[0]:
-        return min(points, key=lambda point: point["error"])
-    best = max(point["efficacy"] for point in points) or 1.0
-    most = max(point["outside"] for point in points) or 1.0
-    return max(points, key=lambda point: point["efficacy"] / best - point["outside"] / most)
-
-
-def _cell(value: Any) -> str:
-    return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+def _format_cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

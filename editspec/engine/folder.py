@@ -14,9 +14,10 @@ from editspec_runtime.errors import (
 )
 from editspec_runtime.io.files import (
     canonical_json,
-    sweep,
+    remove_abandoned,
     write,
 )
+from editspec_runtime.io.outputs import BUILD_FILE
 
 if TYPE_CHECKING:
     pass
@@ -60,13 +61,10 @@ class BuildFolder:
         before: list[str] = []
         if found:
             before = _own_files(manifest)
-            sweep(root)
+            remove_abandoned(root)
         for name in beside:
-            if name not in before and (root / name).exists():
-                raise FileError(
-                    f"{root / name} is in the way: no build of editspec made it.",
-                    "Move it elsewhere.",
-                )
+            if name not in before:
+                BUILD_FILE.require_free(root / name)
         # From now on the folder is known as a build's, whatever interrupts it.
         planned = [f"{kind}/{name}" for name in names for kind in ("rules", "patches")]
         _write_manifest(manifest, sorted({*before, *planned, *beside}), [])

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from editspec_compiler import LoadedSpec, SpecError
 from editspec_compiler.document import dump, read_document
-from editspec_runtime.errors import FileError
+from editspec_runtime.codes import Code
+from editspec_runtime.errors import FileError, LockError
 from editspec_runtime.io.digests import digest
 from editspec_runtime.io.files import write
 
@@ -110,6 +111,7 @@ def read_lock(path: Path) -> Lock | None:
                 tuple(details["loc"]),
                 f"this is no lock of version 1: {details['msg'].lower()}",
                 REMEDY,
+                code=Code.LOCK_UNFIT,
             )
             for details in error.errors(include_url=False)
         ]
@@ -203,7 +205,7 @@ class Step:
         return self.status == CURRENT
 
 
-def steps(
+def plan_steps(
     loaded: LoadedSpec,
     weights: str,
     lock: Lock | None,
@@ -255,13 +257,15 @@ def steps(
 def input_changes(loaded: LoadedSpec, weights: str, lock: Lock) -> list[str]:
     """All that is not as the lock has it, a line each: what a frozen build refuses."""
     found = []
-    todo = steps(loaded, weights, lock, lambda number, locked: True)
+    todo = plan_steps(loaded, weights, lock, lambda number, locked: True)
     for step in todo:
         if step.status == NEW:
             found.append(f"{step.name}: not in the lock")
         elif step.status == CHANGED:
             found += [f"{step.name}: {change}" for change in step.because]
-    found += [f"{name}: in the lock, and no longer in the spec" for name in removed(loaded, lock)]
+    found += [
+        f"{name}: in the lock, and no longer in the spec" for name in removed_edits(loaded, lock)
+    ]
     names, locked = [edit.name for edit in loaded.spec.edits], [edit.name for edit in lock.edits]
     if not found and names != locked:
         found.append(f"the order of the edits: {', '.join(locked)} -> {', '.join(names)}")
@@ -270,7 +274,42 @@ def input_changes(loaded: LoadedSpec, weights: str, lock: Lock) -> list[str]:
     return found
 
 
-def removed(loaded: LoadedSpec, lock: Lock | None) -> list[str]:
+def require_unchanged(loaded: LoadedSpec, weights: str, lock: Lock | None) -> Lock:
+    """Return the lock of a spec whose base has the digest `weights`.
+
+    Raises
+    ------
+    LockError
+        There is no lock, or an input is not as it says.
+    """
+    path = lock_path(loaded.path)
+    if lock is None:
+        raise LockError(f"There is no {path}.", "Make it with editspec lock, and keep it in git.")
+    if changes := input_changes(loaded, weights, lock):
+        raise LockError(
+            f"{path} is out of date:\n  " + "\n  ".join(changes),
+            "Build without --frozen (or run editspec lock), and commit the lock with the change.",
+        )
+    return lock
+
+
+def require_same_artifacts(lock: Lock, built: Sequence[LockedEdit]) -> None:
+    """Raise a `LockError` where an edit came out otherwise in the environment of the lock."""
+    differences: list[str] = []
+    for edit in built:
+        before = lock.edit(edit.name)
+        if before is not None and before.environment == edit.environment:
+            differences += artifact_differences(before, edit)
+    if differences:
+        raise LockError(
+            "The environment is that of the lock, and what came out is not:\n  "
+            + "\n  ".join(differences),
+            "The lock was edited, or something that the environment does not name has changed: "
+            "build again without --frozen, and look at what changed.",
+        )
+
+
+def removed_edits(loaded: LoadedSpec, lock: Lock | None) -> list[str]:
     """The edits that the lock has and the spec does not."""
     names = {edit.name for edit in loaded.spec.edits}
     return [edit.name for edit in lock.edits if edit.name not in names] if lock is not None else []

@@ -5,32 +5,75 @@ collateral_weight.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from editspec.engine.built import STAGES, BuiltEdit
 from editspec.engine.lock import edit_files, edit_settings, shared_settings
-from editspec.engine.session import STAGES, BuildSession, BuiltEdit
-from editspec_runtime.core.rule import Rule
+from editspec.engine.model_session import on_device
+from editspec.engine.session import BuildSession
+from editspec_runtime.core.model import Model
+from editspec_runtime.core.rule import LayerRule, ResolvedEdit
 from editspec_runtime.io.digests import digest
-from editspec_runtime.methods.least_squares import Problem, curve
-from editspec_runtime.methods.solve import rule_directions, rule_function
-from editspec_runtime.methods.solvers import NOTHING_TO_DO
-from editspec_runtime.modalities.image.generator import Generator
+from editspec_runtime.methods.layer_problem import LayerProblem, rule_function
+from editspec_runtime.methods.registry import method_of
+
+
+@dataclass(frozen=True)
+class ParetoPoint:
+    """One collateral_weight, and all that it gives.
+
+    Attributes
+    ----------
+    number
+        From 1, as the picture shows it.
+    collateral_weight
+        The setting of the solver.
+    loss
+        As a share of the loss before the edit.
+    collateral
+        tr(dW C dW^T) / tr(W C W^T).
+    """
+
+    number: int
+    collateral_weight: float
+    loss: float
+    collateral: float
+
+
+@dataclass(frozen=True)
+class ParetoCurve:
+    """The choice that an edit has: as collateral_weight falls, loss falls and collateral rises.
+
+    Attributes
+    ----------
+    edit, method, layer
+        The edit's name, its method and its layer.
+    inputs
+        The digest of all that the curve is made from, as `inputs_of` has it.
+    picked
+        The number of the point that the spec has; None where it has another.
+    points
+        None where the rule holds already.
+    """
+
+    edit: str
+    method: str
+    layer: str
+    inputs: str
+    picked: int | None
+    points: tuple[ParetoPoint, ...]
 
 
 @torch.no_grad()
-def curves(session: BuildSession, built: Sequence[BuiltEdit]) -> list[dict[str, Any]]:
-    """The curve of every edit of a build that is solved by least squares, on the model as the edits
-    before left it.
+@on_device
+def pareto_curves(session: BuildSession, built: Sequence[BuiltEdit]) -> tuple[ParetoCurve, ...]:
+    """The curve of every edit of a build whose method has one.
 
-    Each has ``edit``, ``layer`` and ``points``: ``number``, ``collateral_weight``, ``loss`` (as a
-    share of the loss before the edit) and ``collateral`` (tr(dW C dW^T) / tr(W C W^T)). As
-    collateral_weight falls, loss falls and collateral rises. ``picked`` is the number of the point
-    that the spec has, None where it has another; ``inputs`` is `inputs_of`.
+    Each is on the model as the edits before left it.
 
     Raises
     ------
@@ -39,36 +82,24 @@ def curves(session: BuildSession, built: Sequence[BuiltEdit]) -> list[dict[str, 
     """
     found = []
     for number, edit in enumerate(built):
-        rule = edit.rule
-        if rule.solver.method != "least-squares":
+        rule, method = edit.rule, method_of(edit.rule.method)
+        if not method.has_curve:
             continue
-        generator = session.after(number).generator()
-        problem = problem_of(session, rule, generator)
-        points = curve(problem) if problem.asked > NOTHING_TO_DO else []
-        names = ("collateral_weight", "loss", "collateral")
-        rows = [
-            {"number": n} | {name: getattr(p, name) for name in names}
-            for n, p in enumerate(points, start=1)
-        ]
-        picked = next(
-            (
-                row["number"]
-                for row in rows
-                if row["collateral_weight"] == rule.solver.collateral_weight
-            ),
-            None,
+        problem = problem_of(session, rule, session.after(number).current_model())
+        points = tuple(
+            ParetoPoint(count, point.collateral_weight, point.loss, point.collateral)
+            for count, point in enumerate(method.find_curve(problem), start=1)
         )
+        picked = _picked(points, getattr(rule.method, "collateral_weight", None))
         inputs = inputs_of(session, number)
-        found.append(
-            {
-                "edit": rule.edit,
-                "layer": rule.layer,
-                "inputs": inputs,
-                "picked": picked,
-                "points": rows,
-            }
-        )
-    return found
+        found.append(ParetoCurve(rule.name, method.name, rule.layer, inputs, picked, points))
+    return tuple(found)
+
+
+def _picked(points: Sequence[ParetoPoint], collateral_weight: float | None) -> int | None:
+    """The number of the first point that has this collateral_weight."""
+    same = (point.number for point in points if point.collateral_weight == collateral_weight)
+    return next(same, None)
 
 
 def inputs_of(session: BuildSession, number: int) -> str:
@@ -84,20 +115,25 @@ def inputs_of(session: BuildSession, number: int) -> str:
     return digest({"weights": session.base, "settings": shared_settings(loaded), "edits": edits})
 
 
-def problem_of(session: BuildSession, rule: Rule, generator: Generator) -> Problem:
-    """A rule on the model as the edits before left it, as least squares sees it. Raises as the
-    solver does.
-    """
-    weight, keys = (
-        generator.weight(rule.layer),
-        session.keys(generator, rule.layer, dict.fromkeys(STAGES, 0.0)),
-    )
+def problem_of(session: BuildSession, edit: ResolvedEdit, model: Model) -> LayerProblem:
+    """The rule of an edit of one layer on the model as the edits before left it."""
+    (rule,) = edit.rules
+    weight = model.weight(rule.layer)
     rule = _as_filed(rule, weight.device)
-    function, directions = rule_function(rule, generator), rule_directions(rule, keys)
-    return Problem.of(function, weight, rule, directions, keys.moment())
+    return LayerProblem(
+        rule,
+        rule_function(rule, model),
+        weight,
+        edit.method,
+        edit.rank,
+        edit.directions,
+        session.keys(model, rule.layer, dict.fromkeys(STAGES, 0.0)),
+        edit.family,
+        session.compatibility,
+    )
 
 
-def _as_filed(rule: Rule, device: torch.device) -> Rule:
+def _as_filed(rule: LayerRule, device: torch.device) -> LayerRule:
     """A rule on a device, its tensors in the order of memory in which its file has them: another
     gives other bits.
     """
@@ -115,48 +151,45 @@ def _as_filed(rule: Rule, device: torch.device) -> Rule:
     )
 
 
-def as_text(found: Sequence[dict[str, Any]]) -> str:
-    """The curves as tables, each point with what the spec has for it; a star at the one that it
-    has.
-    """
+def curves_text(curves: Sequence[ParetoCurve]) -> str:
+    """The curves as tables: each point with what the spec has for it, and a star at its own."""
     lines = []
-    for each in found:
+    for each in curves:
         lines += [
-            f"{each['edit']}: what each collateral_weight gives",
+            f"{each.edit}: what each collateral_weight gives",
             "  number  loss  collateral  in the spec",
         ]
-        for p in each["points"]:
-            mark = "*" if p["number"] == each["picked"] else " "
-            numbers = f"{p['number']:6d}  {p['loss']:4.2f}  {p['collateral']:10.2e}"
-            lines.append(
-                f"{mark} {numbers}  solver: {{method: least-squares, collateral_weight: {p['collateral_weight']!r}}}"
-            )
+        for point in each.points:
+            mark = "*" if point.number == each.picked else " "
+            numbers = f"{point.number:6d}  {point.loss:4.2f}  {point.collateral:10.2e}"
+            settings = f"method: {each.method}, collateral_weight: {point.collateral_weight!r}"
+            lines.append(f"{mark} {numbers}  solver: {{{settings}}}")
     return "\n".join(lines)
 
 
-def picture(found: Sequence[dict[str, Any]], size: int = 480) -> Image.Image:
+def pareto_picture(curves: Sequence[ParetoCurve], size: int = 480) -> Image.Image:
     """Each curve below the other: loss (upwards) against collateral (to the right), a numbered dot
     for every point.
     """
     margin, font = 56, ImageFont.load_default(13)
-    page = Image.new("RGB", (size, size * len(found)), "white")
+    page = Image.new("RGB", (size, size * len(curves)), "white")
     draw = ImageDraw.Draw(page)
-    for row, each in enumerate(found):
+    for row, each in enumerate(curves):
         top, bottom = row * size + margin, (row + 1) * size - margin
-        most = max((p["collateral"] for p in each["points"]), default=0.0) or 1.0
+        most = max((p.collateral for p in each.points), default=0.0) or 1.0
         draw.line((margin, top, margin, bottom, size - margin, bottom), fill="black")
         draw.text(
             (margin, top - margin // 2),
-            f"{each['edit']}: loss, 0 to 100%",
+            f"{each.edit}: loss, 0 to 100%",
             fill="black",
             font=font,
             anchor="lm",
         )
         label = f"predicted collateral, 0 to {most:.2e}"
         draw.text((size // 2, bottom + margin // 2), label, fill="black", font=font, anchor="mm")
-        for p in each["points"]:
-            x = margin + p["collateral"] / most * (size - 2 * margin)
-            y = bottom - min(p["loss"], 1.0) * (bottom - top)
+        for p in each.points:
+            x = margin + p.collateral / most * (size - 2 * margin)
+            y = bottom - min(p.loss, 1.0) * (bottom - top)
             draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill="black")
-            draw.text((x + 5, y - 5), str(p["number"]), fill="black", font=font, anchor="ls")
+            draw.text((x + 5, y - 5), str(p.number), fill="black", font=font, anchor="ls")
     return page

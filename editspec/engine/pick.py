@@ -4,7 +4,6 @@ is built.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import json
 import math
@@ -12,21 +11,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from editspec.engine.folder import PARETO
 from editspec.engine.pareto import inputs_of
 from editspec.engine.session import BuildSession
-from editspec_compiler import LoadedSpec, SpecError, load
-from editspec_compiler.document import Document, parse
-from editspec_compiler.rewrite import node_at, replaced
+from editspec_compiler import LoadedSpec, load
+from editspec_compiler.document import Document
+from editspec_compiler.rewrite import Put, RewriteError, rewrite
 from editspec_runtime.errors import FileError, UsageError
 from editspec_runtime.io.files import require_file, write
+from editspec_runtime.methods.registry import METHODS, method_of, methods_with_a_curve
 
 
-def picked(session: BuildSession, out: Path, choice: str) -> LoadedSpec:
-    """The spec of a workshop with the collateral_weight of a point of `out`/pareto.json, written
-    into its file.
+def write_picked(session: BuildSession, out: Path, choice: str) -> LoadedSpec:
+    """Write the collateral_weight of a point of `out`/pareto.json into the spec of a session.
 
     `choice` is the point's number, after ``NAME=`` where several edits are solved by least squares.
 
@@ -38,9 +35,9 @@ def picked(session: BuildSession, out: Path, choice: str) -> LoadedSpec:
     """
     loaded = session.loaded
     name, _, given = choice.rpartition("=")
-    number = _chosen(loaded, name)
+    number = _choose_edit(loaded, name)
     name = loaded.spec.edits[number].name
-    curve = _curve(out / PARETO[0], name)
+    curve = _read_curve(out / PARETO[0], name)
     if curve["inputs"] != inputs_of(session, number):
         raise UsageError(
             f"{out / PARETO[0]} was made from something else than what {name} is now.",
@@ -63,7 +60,7 @@ def picked(session: BuildSession, out: Path, choice: str) -> LoadedSpec:
         raise _nothing_to_pick(
             out / PARETO[0], f"is damaged: a collateral_weight is {collateral_weight}"
         )
-    text = with_collateral_weight(loaded.document, number, collateral_weight)
+    text = set_collateral_weight(loaded.document, number, collateral_weight)
     if not (os.access(loaded.path, os.W_OK) and os.access(loaded.path.resolve().parent, os.W_OK)):
         raise UsageError(
             f"{loaded.path} cannot be written, and a pick is written there.",
@@ -73,69 +70,39 @@ def picked(session: BuildSession, out: Path, choice: str) -> LoadedSpec:
     return load(loaded.path)
 
 
-def with_collateral_weight(document: Document, number: int, collateral_weight: float) -> str:
+def set_collateral_weight(document: Document, number: int, collateral_weight: float) -> str:
     """The text of a spec whose edit `number` has this collateral_weight; all else stays as it was
     written.
 
     Raises `UsageError` where the text does not let that alone be changed: where edits share a
     solver, say.
     """
-    text, as_json = document.text, document.file.endswith(".json")
-    wanted = copy.deepcopy(document.data)
-    wanted["edits"][number]["solver"] = {
-        "method": "least-squares",
-        "collateral_weight": collateral_weight,
-    }
+    put = Put(
+        ("edits", number, "solver", "collateral_weight"),
+        collateral_weight,
+        instead_of=("collateral",),
+        short="method",
+    )
     try:
-        changed = replaced(text, [_change(text, as_json, number, collateral_weight)])
-        if parse(changed, document.file).data == wanted:
-            return changed
-    except (yaml.YAMLError, SpecError):
-        pass
-    raise UsageError(
-        f"The solver of edit {number + 1} cannot be changed in {document.file} by itself.",
-        f"Write it there: solver: {{method: least-squares, collateral_weight: {collateral_weight!r}}}",
-    )
+        return rewrite(document.text, document.file, [put])
+    except RewriteError as error:
+        solver = document.data["edits"][number]["solver"]
+        method = solver if isinstance(solver, str) else solver["method"]
+        settings = f"{{method: {method}, collateral_weight: {collateral_weight!r}}}"
+        raise UsageError(
+            f"The solver of edit {number + 1} cannot be changed in {document.file} by itself.",
+            f"Write it there: solver: {settings}",
+        ) from error
 
 
-def _change(
-    text: str, as_json: bool, number: int, collateral_weight: float
-) -> tuple[int, int, str]:
-    """Where the collateral_weight of an edit belongs in the text: begin, end, and what is to stand
-    there.
-    """
-    method, setting = (
-        ('"method"', f'"collateral_weight": {collateral_weight!r}')
-        if as_json
-        else ("method", f"collateral_weight: {collateral_weight!r}")
-    )
-    # JSON may be indented with tabs, which YAML knows not; within JSON's strings there are none.
-    solver = node_at(
-        yaml.compose(text.replace("\t", " ") if as_json else text), ("edits", number, "solver")
-    )
-    assert solver is not None
-    begin, end = solver.start_mark.index, solver.end_mark.index
-    if isinstance(solver, yaml.ScalarNode):
-        return begin, end, f"{{{method}: {text[begin:end]}, {setting}}}"
-    assert isinstance(solver, yaml.MappingNode)
-    for key, value in solver.value:
-        if key.value in ("collateral_weight", "collateral"):
-            return key.start_mark.index, value.end_mark.index, setting
-    first, value = solver.value[0]
-    if solver.flow_style:
-        return value.end_mark.index, value.end_mark.index, f", {setting}"
-    line = value.end_mark.index + len(text[value.end_mark.index :].partition("\n")[0].rstrip("\r"))
-    newline = "\r\n" if text[line : line + 1] == "\r" else "\n"
-    return line, line, newline + " " * first.start_mark.column + setting
-
-
-def _chosen(loaded: LoadedSpec, name: str) -> int:
+def _choose_edit(loaded: LoadedSpec, name: str) -> int:
     """The edit of a name; without one, the only edit that is solved by least squares."""
     edits = loaded.spec.edits
-    fit = [edit.name for edit in edits if edit.solver.method == "least-squares"]
+    fit = [edit.name for edit in edits if method_of(edit.solver).has_curve]
+    methods = " or ".join(methods_with_a_curve())
     if not name and len(fit) > 1:
         raise UsageError(
-            "Several edits are solved by least-squares.",
+            f"Several edits are solved by {methods}.",
             f"Give one: {', '.join(f'{n}=N' for n in fit)}.",
         )
     name = name or fit[0]
@@ -147,15 +114,15 @@ def _chosen(loaded: LoadedSpec, name: str) -> int:
             f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(fit)}.",
         )
     number, method = named[name]
-    if method != "least-squares":
+    if not METHODS[method].has_curve:
         raise UsageError(
-            f"{name} is solved by {method}, and points are picked of least-squares.",
-            "Write solver: least-squares, and build with --pareto.",
+            f"{name} is solved by {method}, and points are picked of {methods}.",
+            f"Write solver: {methods}, and build with --pareto.",
         )
     return number
 
 
-def _curve(path: Path, name: str) -> dict[str, Any]:
+def _read_curve(path: Path, name: str) -> dict[str, Any]:
     """The curve of an edit that an earlier build wrote."""
     try:
         require_file(path)

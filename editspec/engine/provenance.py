@@ -9,18 +9,20 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from editspec.engine.built import BuiltEdit
 from editspec.engine.folder import STATEMENT
 from editspec.engine.lock import edit_files
-from editspec.engine.session import BuildSession, BuiltEdit
+from editspec.engine.session import BuildSession
 from editspec_runtime import __version__
 from editspec_runtime.errors import SignatureError, UsageError
 from editspec_runtime.io.builtins import BUILTINS
 from editspec_runtime.io.downloads import is_remote
 from editspec_runtime.io.files import file_digest, require_file, write
-from editspec_runtime.io.shards import is_sharded, stored
+from editspec_runtime.io.shards import is_sharded, read_stored
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -54,7 +56,7 @@ def statement(session: BuildSession, built: Sequence[BuiltEdit]) -> bytes:
                     "spec": loaded.spec.model_dump(mode="json", exclude_none=True)
                 },
                 "internalParameters": {
-                    "environment": {e.rule.edit: e.locked.environment for e in built}
+                    "environment": {e.rule.name: e.locked.environment for e in built}
                 },
                 "resolvedDependencies": [
                     *_weights(session),
@@ -87,7 +89,7 @@ def _weights(session: BuildSession) -> Iterator[dict[str, Any]]:
     path, named = session.loaded.weights, session.loaded.spec.model.weights
     files = [path]
     if is_sharded(path):
-        weights = stored(path)
+        weights = read_stored(path)
         files = [file.path for file in weights.files]
         if weights.index is not None:
             files.insert(0, files[0].with_name(weights.index[0]))
@@ -113,16 +115,17 @@ def _second_moments(session: BuildSession, built: Sequence[BuiltEdit]) -> Iterat
     """C of every edit's layer on the model that it was solved on: its float64 numbers, row by
     row.
     """
-    sample = session.loaded.spec.statistics
+    spec = session.loaded.spec.model_dump(mode="json", include={"statistics"})
+    statistics = spec.get("statistics", {})
     for edit in built:
         if edit.locked.second_moment is not None:
-            said = {"layer": edit.rule.layer, "samples": sample.samples, "seed": sample.seed}
+            said = {"layer": edit.rule.layer, **statistics}
             yield _described(
-                f"second-moment/{edit.rule.edit}", edit.locked.second_moment, annotations=said
+                f"second-moment/{edit.rule.name}", edit.locked.second_moment, annotations=said
             )
 
 
-def sign(folder: Path, key: Path) -> Path:
+def sign_folder(folder: Path, key: Path) -> Path:
     """Sign the patches and the statement of a build folder with a private key (PEM, P-256, P-384 or
     P-521).
 
@@ -222,10 +225,9 @@ def _hashed(folder: Path) -> Any:
 
 def _library(module: str) -> Any:
     """A module of the model-signing package."""
-    import importlib
 
     try:
-        return importlib.import_module(f"model_signing.{module}")
+        return import_module(f"model_signing.{module}")
     except ImportError as error:
         raise UsageError(
             f"Signatures are made and verified by the package model-signing, which cannot be imported: {error}.",

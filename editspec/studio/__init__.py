@@ -1,15 +1,88 @@
-"""The studio: Copy, Paste and Context in the browser, as an editor of a spec (paper section 4).
+"""The studio: an editor of a spec in the browser.
 
-The text of the spec is the state: every gesture on the page changes it, and everything that the
-page shows is read from it. The modules, from the text up to the wire:
+Copy, Paste and Context are the gestures of section 4 of the paper (Bau et al. 2020). The text of
+the spec is the state: every gesture on the page changes it, and everything that the page shows is
+read from it. The modules, from the text up to the wire:
 
-    editing     a change of the text that keeps its comments and its order
-    bounds      what a text that comes from a browser may name
-    session     the draft in its project folder: revisions, undo, masks, save
-    engine      the model: images, composites, heat maps, builds
-    jobs        long work in the background: progress, cancelling
-    security    token, Host, Origin, size of what is sent
-    messages    what the API is sent and answers
-    api         the API, and the page
-    server      how it is served
+    yaml_blocks   a YAML spec as one block of lines for each edit
+    spec_editor   changes of the text that keep its comments and its order
+    sandbox       limits of a text that comes from a browser
+    draft_store   the folder in which the draft is kept
+    draft         the draft in its project folder: revisions, undo, masks, save
+    base          the model that the text names
+    jobs          long work in the background: progress, cancelling
+    engine        images, composites, heat maps, builds
+    schemas       the bodies that the API is sent, and its answers
+    routers       the API, a router for each resource, and the page
+    app           the application of the routers, and its answers to errors
+    guard         token, Host, Origin, size of a request
+    server        the process that serves all of it
+
+The sources of the page are in ``web``; ``static`` is built from them.
 """
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from editspec_runtime.errors import UsageError
+
+
+def studio(
+    spec: Path | str | None = None,
+    *,
+    model: str | None = None,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+    device: str = "auto",
+) -> None:
+    """Serve the studio until it is interrupted, and print the address to open.
+
+    Parameters
+    ----------
+    spec
+        A spec, new or not. Default: edits.yaml in the working folder.
+    model
+        The weights of a new spec. Default: those of `editspec.worlds.registry.DEFAULT_WEIGHTS`.
+    port
+        Where to listen; 0: any port that is free. Default: 8642, or any.
+    host
+        An address of the network makes the studio listen there: whoever has the address with its
+        token may edit.
+
+    Raises
+    ------
+    UsageError
+        The packages of the extra ``studio`` are not installed, or the port is taken.
+    SpecError, EditError
+        The spec cannot be read, or its model cannot be drawn with.
+    """
+    try:
+        server = import_module(f"{__name__}.server")
+    except ImportError as error:
+        raise UsageError(
+            f"The studio needs {error.name}.",
+            "pip install editspec[studio] installs what it needs.",
+        ) from error
+    server.serve(
+        Path(spec or "edits.yaml"), model, host=host, port=port, device=device, announce=_announce
+    )
+
+
+def _announce(address: str) -> None:
+    # Flushed, because the program that waits for the address may read a pipe.
+    print(address, flush=True)
+
+
+class _CallablePackage(ModuleType):
+    """The package as its own command: `editspec.studio` names both."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> None:
+        studio(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

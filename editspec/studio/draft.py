@@ -1,43 +1,44 @@
 """The draft of a spec in its project folder: its text, its revisions, its masks.
 
 The text is the whole state. It is kept after every change, in a folder beside the spec that git
-ignores, so that it survives whatever ends the server; `save` makes it the spec. Masks are files of
-the project from the moment they are drawn, named by their content and never overwritten, so that an
-earlier text finds the masks that it names.
+ignores; `Draft.save` writes it into the file of the spec. Masks are files of the project from the
+moment they are drawn. They are named by their content and never overwritten, so that an earlier
+text finds the masks that it names.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from filelock import FileLock, Timeout
-from PIL import Image
-
-from editspec.studio.sandbox import Bounds
-from editspec.studio.spec_editor import replace_masks, switched_off, unfolded
+from editspec.modalities.image.pictures import encode_png
+from editspec.studio.draft_store import StoredDraft
+from editspec.studio.sandbox import Sandbox
+from editspec.studio.spec_editor import replace_masks
+from editspec.studio.yaml_blocks import is_switched_off, show_all_edits
 from editspec_compiler import LoadedSpec, Problem, SpecError
 from editspec_compiler.document import MAX_BYTES, Document, parse, read_document
 from editspec_compiler.modalities.image.masks import MaskError, mask_image
+from editspec_compiler.modalities.image.schema import Place
+from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import load_document
-from editspec_compiler.schema import check
-from editspec_runtime.core.architecture import Architecture
-from editspec_runtime.errors import EditError, FileError, UsageError
+from editspec_compiler.validation import check, fit
+from editspec_compiler.visit import named_files
+from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.io.files import write
+from editspec_runtime.methods.registry import suggest_method
+from editspec_runtime.modalities.image.architecture import ImageArchitecture
 
-FORMAT = "editspec.studio"
-KEPT, KEPT_LENGTH = 100, 2**24
-"""Texts that can be gone back to, and their characters together, at most."""
+PAST_COUNT, PAST_LENGTH = 100, 2**24
+"""Texts that undo can go back to, and their characters together, at most."""
 
-NEW = """\
+NEW_SPEC = """\
 version: 1
 model: {{family: {family}, weights: {weights}}}
 edits:
@@ -49,7 +50,11 @@ edits:
 
 
 class Conflict(Exception):
-    """A change of a text that is no longer there: another tab, or another program, was first."""
+    """A change of a text that is no longer there: another tab or program was first."""
+
+
+class Missing(Exception):
+    """A request for an edit, a place or a generator that is not there."""
 
 
 @dataclass
@@ -59,11 +64,11 @@ class Draft:
     Attributes
     ----------
     path
-        Of the spec; the folder that it lies in is the project's.
-    bounds
-        What its text may name.
+        The file of the spec, in the project folder.
+    sandbox
+        The files and the model that the text may name.
     text, revision
-        As it is now; the revision counts changes.
+        The present text, and the number of changes that led to it.
     past, future
         The texts that undo and redo go to.
     saved
@@ -71,11 +76,13 @@ class Draft:
     masks
         The masks that the studio made, by their names.
     executed
-        Whether the text was executed, so that it is again when the server starts.
+        Whether the text was executed. It is executed again when the server starts.
+    lock
+        Held while the draft changes, or is read as a whole.
     """
 
     path: Path
-    bounds: Bounds
+    sandbox: Sandbox
     text: str
     revision: int = 0
     past: list[str] = field(default_factory=list)
@@ -87,52 +94,52 @@ class Draft:
 
     @staticmethod
     def open(path: Path, new: str) -> Draft:
-        """The draft of the spec at `path`, or the spec, or a `new` one. Raises `SpecError` and
-        `FileError`.
+        """Open the draft of the spec at `path`, or else the spec, or else `new`.
+
+        Raises `SpecError` and `FileError`.
         """
-        on_disk, digest = _read(path)
-        opened = on_disk if on_disk is not None else new
-        bounds = Bounds.of(path.parent, parse(opened, path.name))
-        draft = Draft(path, bounds, opened, saved=digest)
+        on_disk, digest = _read_spec(path)
+        opened = new if on_disk is None else on_disk
+        sandbox = Sandbox.around(path.parent, parse(opened, path.name))
+        draft = Draft(path, sandbox, opened, saved=digest)
         draft._restore(on_disk)
-        draft.keep()
+        draft.store()
         return draft
 
     @property
-    def store(self) -> Path:
-        """The folder of the draft."""
-        return _store(self.path)
-
-    @property
     def file(self) -> str:
-        """The spec's name in its messages."""
+        """The name of the spec's file."""
         return self.path.name
 
     @property
     def is_saved(self) -> bool:
-        """Whether the text is what was last saved."""
+        """Whether the text is the one that was last saved."""
         return self.saved == _sha256(self.text)
 
     @property
     def changed_outside(self) -> bool:
-        """Whether the spec's file is no longer what was last read or written."""
-        return _read(self.path)[1] != self.saved
+        """Whether another program has changed the spec's file."""
+        return _read_spec(self.path)[1] != self.saved
 
     def require(self, revision: int) -> None:
         """Raise a `Conflict` unless the text is still that of `revision`."""
         if revision != self.revision:
             raise Conflict(
-                f"The spec was changed elsewhere: this was made on revision {revision}, and it is at "
-                f"{self.revision}."
+                f"The spec was changed elsewhere: this was made on revision {revision}, and it is "
+                f"at {self.revision}."
             )
 
     def change(self, text: str) -> None:
-        """Make `text` the text. Raises `UsageError` where it is larger than a spec may be."""
+        """Make `text` the text. Raises `UsageError` where it cannot be a spec's."""
         if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-            raise UsageError(f"A spec has at most {MAX_BYTES} bytes.")
+            raise UsageError(
+                f"A spec has at most {MAX_BYTES} bytes.", "Put masks and latents into files."
+            )
+        # JSON can carry half of a surrogate pair, which UTF-8 cannot encode.
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise UsageError(
-                "The text holds halves of characters, which no file can.", "Type it again."
+                "The text holds half of a character, which a file cannot hold.",
+                "Type the character again.",
             )
         text = text.replace("\r\n", "\n")
         if text == self.text:
@@ -154,14 +161,20 @@ class Draft:
             self._become(self.future.pop())
 
     def document(self) -> Document:
-        """All edits, those that are switched off included. Raises `SpecError` where the text cannot
-        be read.
-        """
-        return _parsed(unfolded(self.text), self.file)
+        """Parse the text with all its edits, on and off. Raises `SpecError`."""
+        return _parse(show_all_edits(self.text), self.file)
+
+    def allowed_document(self) -> Document:
+        """Parse the text. Raises `SpecError` where it leaves the sandbox, too."""
+        document = self.document()
+        if outside := self.sandbox.problems(document):
+            raise SpecError(document.file, outside, document.text)
+        return document
 
     def edits(self) -> list[Any]:
-        """The edits as the text has them, on or off, whether they fit the language or not; none if
-        it is unreadable.
+        """List the edits of the text, on or off.
+
+        The edits need not fit the language. A text that cannot be read has none.
         """
         try:
             edits = self.document().data.get("edits")
@@ -169,12 +182,47 @@ class Draft:
             return []
         return edits if isinstance(edits, list) else []
 
+    def edit(self, number: int) -> dict[str, Any]:
+        """Return edit `number` of all as the text has it. Raises `Missing`."""
+        edits = self.edits()
+        if number >= len(edits) or not isinstance(edits[number], dict):
+            raise Missing(f"There is no edit {number}.")
+        found: dict[str, Any] = edits[number]
+        return found
+
+    def place(self, number: int, role: str, index: int = 0) -> Place:
+        """Return the source or target of an edit, or entry `index` of its context.
+
+        Raises `Missing`, and `SpecError` where the text leaves the sandbox.
+        """
+        given = self.edit(number).get(role)
+        self.allowed_document()
+        if role == "context":
+            entries = given if isinstance(given, list) else []
+            given = entries[index] if index < len(entries) else None
+        fields = given if isinstance(given, dict) else {}
+        # Other kinds of sources have neither, and do not fit a place.
+        selected = {name: fields[name] for name in ("latent", "mask") if name in fields}
+        # Checked once more: where the edit is wrong, the walk over the document may have taken the
+        # source for another kind, and have missed these files.
+        for _, name in named_files(Place, selected):
+            if not self.sandbox.holds(name):
+                raise UsageError(
+                    f"{name} lies outside of the project folder.",
+                    "Copy the file into the folder of the spec.",
+                )
+        place: Place | None = fit(Place, selected)
+        if place is None:
+            raise Missing(f"Edit {number} has no {role} with a mask here.")
+        return place
+
     def is_off(self, number: int) -> bool:
-        """Whether edit `number` of all is switched off."""
-        return switched_off(self.text, self.document().positions[("edits", number)][0])
+        """Tell whether edit `number` of all is switched off."""
+        line, _ = self.document().positions[("edits", number)]
+        return is_switched_off(self.text, line)
 
     def active_names(self, stop: int | None = None) -> list[str]:
-        """The names of the edits that are on, of those before `stop`."""
+        """List the names of the edits that are on, of those before `stop`."""
         return [
             str(edit.get("name"))
             for number, edit in enumerate(self.edits()[:stop])
@@ -182,93 +230,102 @@ class Draft:
         ]
 
     def has_active_edits(self) -> bool:
-        """Whether there is anything to build: not where every edit is switched off, or none is
-        left.
-        """
-        return bool(self.active_names()) or bool(self._unread())
+        """Tell whether an edit is on, right or wrong, so that there is a build to do."""
+        return bool(self.active_names()) or bool(self._problems_of_no_list())
 
     def problems(self) -> list[Problem]:
-        """All that is wrong with the spec; with no edit that is on, nothing is."""
-        if unread := self._unread():
-            return unread
+        """List the problems of the spec; without an edit that is on, there are none."""
+        if problems := self._problems_of_no_list():
+            return problems
         if not self.has_active_edits():
             return []
+        return self._problems_of_loading()
+
+    def _problems_of_no_list(self) -> list[Problem]:
+        """List the problems of a text that has no list of edits."""
+        try:
+            edits = self.document().data.get("edits", 0)
+        except SpecError as error:
+            return list(error.problems)
+        if edits is None or isinstance(edits, list):
+            return []
+        return self._problems_of_loading()
+
+    def _problems_of_loading(self) -> list[Problem]:
         try:
             self.load()
         except SpecError as error:
             return list(error.problems)
         except EditError as error:
-            return [Problem(error.message, hint=error.hint)]
-        return []
-
-    def _unread(self) -> list[Problem]:
-        try:
-            edits = self.document().data.get("edits", 0)
-            if edits is None or isinstance(edits, list):
-                return []
-            self.load()
-        except SpecError as error:
-            return list(error.problems)
+            return [Problem(error.message, hint=error.hint, code=error.code)]
         return []
 
     def load(self) -> LoadedSpec:
-        """The spec without the edits that are switched off. Raises `SpecError` and `EditError`, as
-        the compiler.
+        """Load the spec without the edits that are off.
+
+        Raises `SpecError` and `EditError`.
         """
-        document = _parsed(self.text, self.file)
-        if outside := self.bounds.problems(document):
+        document = _parse(self.text, self.file)
+        # Before the document is loaded: loading opens the files that it names.
+        if outside := self.sandbox.problems(document):
             problems = [*outside, *document.problems, *check(document)[1]]
             raise SpecError(document.file, problems, document.text)
         return load_document(document, self.path)
 
     def load_alone(self, number: int, changes: dict[str, Any] | None = None) -> LoadedSpec:
-        """Edit `number` of all as the only one, on or off; what it still lacks is filled in from
-        what it has.
+        """Load the spec with edit `number` of all as its only one, on or off.
 
-        `changes` replaces some of its fields. Raises as `load`.
+        A source or target that the edit still lacks is filled in from a place that it has.
+        `changes` replaces some of its fields. Raises `SpecError` and `EditError`.
         """
-        document = self.document()
-        if outside := self.bounds.problems(document):
-            raise SpecError(document.file, outside, document.text)
+        document = self.allowed_document()
         edit = dict(document.data["edits"][number]) | (changes or {})
         if "pairs" not in edit:
             places = [edit.get("target"), edit.get("source"), *(edit.get("context") or [])]
             place = next((place for place in places if isinstance(place, dict)), None)
             edit = {"source": place, "target": place} | edit
-        # Without checks, which may be about other edits.
+        # Checks are left out, as they may be about other edits.
         rest = {key: value for key, value in document.data.items() if key != "checks"}
         text = json.dumps(rest | {"edits": [edit]})
         return load_document(parse(text, self.file), self.path)
 
     def add_mask(self, url: str, latent: int | None) -> str:
-        """Keep a mask that was drawn, and return its name. Raises `MaskError` where it is none."""
+        """Write a mask that was drawn into a file, and return the name of the file.
+
+        Raises `MaskError` where the data URL is not a mask.
+        """
         image = mask_image(url, self.path.parent, 0, legacy=False)
-        name = f"masks/{'' if latent is None else f'latent-{latent}-'}{_sha256(image.tobytes())[:10]}.png"
-        place = self.path.parent / name
-        if not (self.path.parent / "masks").resolve().is_relative_to(self.bounds.folder):
+        origin = "" if latent is None else f"latent-{latent}-"
+        name = f"masks/{origin}{_sha256(image.tobytes())[:10]}.png"
+        folder = self.path.parent / "masks"
+        if not folder.resolve().is_relative_to(self.sandbox.folder):
             raise UsageError(
-                "The folder masks leads out of the project folder.", "Remove that link."
+                "The folder masks leads out of the project folder.", "Remove the link."
             )
+        place = self.path.parent / name
         if not place.is_file():
-            write(place, png(image))
+            write(place, encode_png(image))
         self.masks.add(name)
         return name
 
     def name_masks(self) -> None:
-        """Write masks that stand in the text as data URLs to files, and name these instead."""
-        document = self.document()
-        named = {}
-        for path, value in _values(document):
-            if isinstance(value, str) and value.startswith("data:") and path[-1] != "weights":
-                try:
-                    named[value] = self.add_mask(value, None)
-                except MaskError:
-                    continue  # the compiler says what is wrong with it
-        self.change(replace_masks(self.text, self.file, named))
+        """Replace the data URLs of masks in the text by names of files."""
+        names = {}
+        for path, value in _texts(self.document()):
+            if not value.startswith("data:") or path[-1] == "weights":
+                continue
+            try:
+                names[value] = self.add_mask(value, None)
+            except MaskError:
+                # The text stays as it is, and the compiler says what is wrong with the mask.
+                continue
+        self.change(replace_masks(self.text, self.file, names))
 
     def save(self, *, overwrite: bool) -> None:
-        """Make the text the spec. Raises `Conflict` where the file was changed meanwhile, unless it
-        may go.
+        """Make the text the spec.
+
+        Raises `Conflict` where another program has changed the file and it is not to be
+        overwritten, and `SpecError` and `EditError` where the text is wrong.
         """
         self.name_masks()
         self.load()
@@ -276,120 +333,89 @@ class Draft:
             raise Conflict(f"{self.file} was changed outside of the studio since it was opened.")
         write(self.path, self.text.encode())
         self.saved = _sha256(self.text)
+        self._remove_unused_masks()
+        self.store()
+
+    def store(self) -> None:
+        """Write the draft into its folder beside the spec."""
+        StoredDraft(
+            text=self.text,
+            revision=self.revision,
+            past=tuple(self.past),
+            future=tuple(self.future),
+            saved=self.saved,
+            masks=tuple(sorted(self.masks)),
+            executed=self.executed,
+        ).write(self.path)
+
+    def _remove_unused_masks(self) -> None:
+        """Remove the masks that the studio made and that no text names any more."""
+        # Undo and redo need the masks of their texts.
         texts = [self.text, *self.past, *self.future]
         for name in sorted(self.masks):
             if not any(name in text for text in texts):
                 (self.path.parent / name).unlink(missing_ok=True)
                 self.masks.discard(name)
-        self.keep()
-
-    def keep(self) -> None:
-        """Write the draft."""
-        names = ("text", "revision", "past", "future", "saved", "executed")
-        state = {name: getattr(self, name) for name in names} | {"masks": sorted(self.masks)}
-        ignore = self.store / ".gitignore"
-        if not ignore.is_file():
-            write(ignore, b"*\n")
-        write(
-            self.store / "draft.json",
-            json.dumps({"format": FORMAT, "version": 1, **state}).encode(),
-        )
 
     def _remember(self, text: str) -> None:
-        self.past = [*self.past, text][-KEPT:]
-        while sum(map(len, self.past)) > KEPT_LENGTH:
+        self.past = [*self.past, text][-PAST_COUNT:]
+        while sum(map(len, self.past)) > PAST_LENGTH:
             self.past.pop(0)
 
     def _become(self, text: str) -> None:
         self.text, self.executed = text, False
         self.revision += 1
-        self.keep()
+        self.store()
 
     def _restore(self, on_disk: str | None) -> None:
-        """Take up the draft that was left, where there is one; a spec that changed under a saved
-        draft counts.
+        """Continue with the stored draft, where there is one.
+
+        Where the draft was saved and the file has changed since, the text of the file is taken.
         """
-        place = self.store / "draft.json"
-        if not place.is_file():
+        stored = StoredDraft.read(self.path)
+        if stored is None:
             return
-        try:
-            state = json.loads(place.read_text())
-            if (state["format"], state["version"]) != (FORMAT, 1):
-                raise KeyError("format")
-            draft = Draft(
-                self.path,
-                self.bounds,
-                str(state["text"]),
-                int(state["revision"]),
-                [str(text) for text in state["past"]],
-                [str(text) for text in state["future"]],
-                state["saved"],
-                {str(name) for name in state["masks"]},
-                bool(state["executed"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FileError(
-                f"{place} is damaged: {error!r}.", "Remove it; the spec itself is untouched."
-            ) from error
-        own_masks = {name for name in draft.masks if Path(name).parts[:-1] == ("masks",)}
-        self.revision, self.past, self.future, self.masks = (
-            draft.revision,
-            draft.past,
-            draft.future,
-            own_masks,
-        )
-        if draft.is_saved and on_disk is not None and on_disk != draft.text:
-            self._remember(draft.text)
+        self.revision, self.masks = stored.revision, set(stored.masks)
+        self.past, self.future = list(stored.past), list(stored.future)
+        was_saved = stored.saved == _sha256(stored.text)
+        if was_saved and on_disk is not None and on_disk != stored.text:
+            self._remember(stored.text)
             self.revision += 1
             return
-        self.text, self.saved, self.executed = draft.text, draft.saved, draft.executed
+        self.text, self.saved, self.executed = stored.text, stored.saved, stored.executed
 
 
-@lru_cache(maxsize=4)
-def _parsed(text: str, file: str) -> Document:
-    """What the same text holds, which is asked for more than once."""
-    return parse(text, file)
+def propose_rule(architecture: ImageArchitecture) -> tuple[str, str]:
+    """Name the layer and the solver of a new edit.
 
-
-def usual(architecture: Architecture) -> tuple[str, str]:
-    """The layer and the solver of a new edit: behind the middle, where parts of objects are drawn,
-    and fast.
+    The layer lies behind the middle, where parts of objects are drawn; the solver is a fast one.
     """
     layers = list(architecture.layers.values())
     layer = layers[len(layers) * 3 // 5]
-    return layer.name, "closed-form" if layer.linear else "least-squares"
+    return layer.name, suggest_method(linear=layer.linear).name
 
 
-def held(path: Path) -> AbstractContextManager[object]:
-    """Keeps other studios away from the spec at `path`. Raises `UsageError` where one has it
-    open.
+@lru_cache(maxsize=4)
+def _parse(text: str, file: str) -> Document:
+    """Parse a text, or return its document from a cache.
+
+    One request asks for the same document several times.
     """
-    try:
-        return FileLock(_store(path) / "lock").acquire(timeout=0)
-    except Timeout as error:
-        raise UsageError(
-            f"{path} is open in another studio.", "Use that one, or stop it first."
-        ) from error
-    except OSError as error:
-        raise FileError(f"{path.parent} cannot be written: {error.strerror}.") from error
+    return parse(text, file)
 
 
-def _store(path: Path) -> Path:
-    return path.with_name(f".{path.name}.studio")
-
-
-def _values(document: Document) -> list[tuple[tuple[str | int, ...], Any]]:
-    found = []
+def _texts(document: Document) -> Iterator[tuple[SpecPath, str]]:
+    """Yield every text in a document with its path."""
     for path in document.positions:
         value: Any = document.data
         for part in path:
             value = value[part]
-        found.append((path, value))
-    return found
+        if isinstance(value, str):
+            yield path, value
 
 
-def _read(path: Path) -> tuple[str | None, str | None]:
-    """The text of the file at `path` and its SHA-256; None and None where there is none."""
+def _read_spec(path: Path) -> tuple[str | None, str | None]:
+    """Read the text of a spec and its SHA-256; both None where there is no file."""
     if not path.exists():
         return None, None
     text = read_document(path).text.replace("\r\n", "\n")
@@ -397,16 +423,6 @@ def _read(path: Path) -> tuple[str | None, str | None]:
 
 
 def _sha256(content: str | bytes) -> str:
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
-
-
-def png(image: Image.Image) -> bytes:
-    """A mask as a PNG."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def data_url(image: Image.Image) -> str:
-    """A mask as the language takes it in place of a file."""
-    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
+    if isinstance(content, str):
+        content = content.encode()
+    return hashlib.sha256(content).hexdigest()

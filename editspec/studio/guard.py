@@ -1,6 +1,4 @@
-"""Who may talk to the studio: this machine's browser, on the page of the studio itself, with the
-token.
-"""
+"""Admission to the studio: a browser on the studio's own page that has the token."""
 
 from __future__ import annotations
 
@@ -17,35 +15,42 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MAX_BODY = 32 * 2**20
 """Bytes of a request at most: a spec of the largest size, written as JSON."""
 
+Refusal = tuple[int, str]
+"""A status and a message."""
+
 TOO_LARGE = f"A request has at most {MAX_BODY} bytes."
 
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    # The page may load nothing and talk to nobody but this server, and no page may frame it.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    # The address of the page holds the token.
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
 
+ENCODED_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
 OPEN = ("/static/",)
-"""What is the same for everybody and needs no token."""
+"""Paths whose content is the same for everybody and needs no token."""
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Lets through what comes with the token, from the studio's own page, under a name that is this
-    machine's.
+    """A filter that admits requests of the studio's own page with the token.
 
     Attributes
     ----------
     app
-        What is guarded.
+        The application that is guarded.
     token
-        Comes as ``?token=`` or as ``Authorization: Bearer``.
+        The secret of the address; it comes as ``?token=`` or as ``Authorization: Bearer``.
     host
-        The name that the server was told to listen on. Addresses count as this machine, too: a
-        foreign page can have a name of its own lead here, but no number.
+        The name at which the server listens. Addresses count as names of this machine, too: the
+        author of a foreign page can point a domain name at this machine, but not an address.
     """
 
     app: ASGIApp
@@ -61,21 +66,17 @@ class Guard:
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    *((n.encode(), v.encode()) for n, v in HEADERS.items()),
-                ]
+                message["headers"] = [*message["headers"], *ENCODED_HEADERS]
             await send(message)
 
-        if refusal := self._refusal(scope, headers):
+        refusal = self._refuse_host(headers) or self._refuse_token(scope, headers)
+        refusal = refusal or _refuse_length(headers)
+        if refusal:
             await _answer(*refusal)(scope, receive, send_guarded)
-            return
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MAX_BODY:
-            await _answer(413, TOO_LARGE)(scope, receive, send_guarded)
             return
         seen = 0
 
+        # Content-Length may be missing, so the bytes are counted as they come.
         async def receive_limited() -> Message:
             nonlocal seen
             message = await receive()
@@ -86,28 +87,33 @@ class Guard:
 
         await self.app(scope, receive_limited, send_guarded)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
+    def _refuse_host(self, headers: Headers) -> Refusal | None:
+        """Refuse a request to a foreign name (DNS rebinding) or from a foreign page."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not self._is_own(_name_of(host)):
-            return 403, f"This is no name of the studio: {host[:80]}"
-        if origin is not None and origin.lower() not in (
-            f"http://{host}".lower(),
-            f"https://{host}".lower(),
-        ):
+        if not self._is_own(_read_name(host)):
+            return 403, f"This is not a name of the studio: {host[:80]}"
+        own_origins = (f"http://{host}".lower(), f"https://{host}".lower())
+        if origin is not None and origin.lower() not in own_origins:
             return 403, f"Another page may not talk to the studio: {origin[:80]}"
-        # A link to the page itself is fine, from wherever the printed address was clicked: it
-        # carries the token.
+        return None
+
+    def _refuse_token(self, scope: Scope, headers: Headers) -> Refusal | None:
+        """Refuse a request from another page, or without the token."""
+        # The printed address may be clicked anywhere, in a terminal or a chat. Such a link carries
+        # the token, opens the page and changes nothing.
         followed = (
             headers.get("sec-fetch-mode") == "navigate"
             and scope["method"] == "GET"
             and scope["path"] == "/"
         )
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not followed:
+        own_page = headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+        if not own_page and not followed:
             return 403, "Another page may not talk to the studio."
         if scope["path"].startswith(OPEN):
             return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         given = given or headers.get("authorization", "").removeprefix("Bearer ")
+        # Compared in constant time: the time of an answer must not tell how much was right.
         if not hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode()):
             return 401, "Open the address that editspec studio has printed: it holds the token."
         return None
@@ -123,18 +129,28 @@ class Guard:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or an address is of this machine alone."""
+    """Tell whether a name or an address reaches this machine alone."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-def _name_of(host: str) -> str:
-    """The name in a Host header, without its port and the brackets of an address."""
+def _read_name(host: str) -> str:
+    """Read the name in a Host header, without its port and the brackets of an address."""
+    host = host.lower()
     if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.rpartition(":")[0].lower() if ":" in host else host.lower()
+        return host[1:].partition("]")[0]
+    if ":" in host:
+        return host.rpartition(":")[0]
+    return host
+
+
+def _refuse_length(headers: Headers) -> Refusal | None:
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > MAX_BODY:
+        return 413, TOO_LARGE
+    return None
 
 
 def _answer(status: int, message: str) -> JSONResponse:

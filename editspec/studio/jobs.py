@@ -1,6 +1,4 @@
-"""Long work in the background: one piece at a time, with progress, and cancelled where it
-reports.
-"""
+"""Long work in the background: one piece at a time, which can be cancelled."""
 
 from __future__ import annotations
 
@@ -14,21 +12,29 @@ from typing import Any
 
 from editspec_compiler import SpecError
 from editspec_runtime.core.progress import ProgressCallback
-from editspec_runtime.errors import EditError
+from editspec_runtime.errors import MORE_MEMORY, EditError
 
-Listener = Callable[[dict[str, Any]], None]
+Event = dict[str, Any]
+"""Something that happened: its name under ``event``, and what belongs to it."""
+
+Listener = Callable[[Event], None]
+Work = Callable[[ProgressCallback], None]
 
 SECONDS_BETWEEN = 0.1
-"""Between two reports of the same task that listeners are told of."""
+"""Between two reports of a task that listeners are told of."""
+
+
+FILE_HINT = "See that the disk is not full and that you may read and write the project folder."
 
 
 class Busy(Exception):
-    """Other work is under way."""
+    """A request for work while other work is under way."""
 
 
 class Cancelled(BaseException):
-    """Raised out of the work that is cancelled. No `Exception`, so that nothing on the way takes it
-    for an error.
+    """The end of work that was cancelled.
+
+    It is not an `Exception`, so that nothing on its way takes it for an error.
     """
 
 
@@ -39,13 +45,17 @@ class Job:
     Attributes
     ----------
     kind
-        What it is: ``execute``, ``search``, …
+        ``execute``, ``search``, …
     yielding
-        Whether it is given up for other work.
+        Whether the work is given up for other work.
     what, done, total
-        How far it is.
+        The task that was reported last, its steps that are done, and all its steps.
+    cancelled
+        Whether the work is to stop at its next report.
     failure
-        What went wrong with it, once it has ended.
+        The reason for which the work failed, once it has ended.
+    ended
+        Set after the listeners were told of the end.
     """
 
     kind: str
@@ -58,24 +68,25 @@ class Job:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def as_json(self) -> dict[str, Any]:
-        """What the page is told of it."""
+        """Describe the work to the page."""
         return {"kind": self.kind, "what": self.what, "done": self.done, "total": self.total}
 
 
 class Jobs:
-    """The work of a session, on a thread of its own."""
+    """The work of a studio, on a thread of its own."""
 
     def __init__(self) -> None:
         self.listeners: list[Listener] = []
         self.job: Job | None = None
+        self.latest: Job | None = None
         self.failure: dict[str, Any] | None = None
         self._lock = threading.Lock()
 
-    def start(
-        self, kind: str, work: Callable[[ProgressCallback], None], *, yielding: bool = False
-    ) -> Job:
-        """Begin `work`, which gets a report to call. Raises `Busy` where other work is under
-        way.
+    def start(self, kind: str, work: Work, *, yielding: bool = False) -> Job:
+        """Begin `work`, which gets a progress callback.
+
+        With `yielding`, it is given up as soon as other work is started. Raises `Busy` where other
+        work is under way.
         """
         job = Job(kind, yielding)
         with self._lock:
@@ -84,11 +95,16 @@ class Jobs:
                 before.ended.wait()
             if self.job is not None:
                 raise Busy(f"{self.job.what or self.job.kind} is under way")
-            self.job, self.failure = job, None
-        # What is allowed to the command that serves (--allow-code) is allowed to its work.
-        threading.Thread(
-            target=copy_context().run, args=(self._run, job, work), name=kind, daemon=True
-        ).start()
+            if self.latest is not None:
+                # Listeners are told of its end before they are told of this beginning.
+                self.latest.ended.wait()
+            self.job, self.latest, self.failure = job, job, None
+        # A context variable holds --allow-code, and a thread begins with an empty context.
+        context = copy_context()
+        thread = threading.Thread(
+            target=context.run, args=(self._run, job, work), name=kind, daemon=True
+        )
+        thread.start()
         return job
 
     def cancel(self) -> None:
@@ -98,48 +114,67 @@ class Jobs:
             job.cancelled = True
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the work that is under way has ended; whether it has."""
-        job = self.job
+        """Wait until the latest work has ended, and tell whether it has.
+
+        Listeners were told of the end by then.
+        """
+        job = self.latest
         return job is None or job.ended.wait(seconds)
 
-    def tell(self, event: dict[str, Any]) -> None:
-        """Tell all listeners something."""
+    def tell(self, event: Event) -> None:
+        """Tell all listeners of an event."""
         for listener in list(self.listeners):
             listener(event)
 
-    def _run(self, job: Job, work: Callable[[ProgressCallback], None]) -> None:
-        told: dict[str, float] = {}
+    def _run(self, job: Job, work: Work) -> None:
+        self.tell({"event": "begun", **job.as_json()})
+        failure = _find_failure(job, work, self._report_progress(job))
+        self.job, self.failure, job.failure = None, failure, failure
+        try:
+            self.tell({"event": "ended", "kind": job.kind, "failure": failure})
+        finally:
+            # Others wait for this, whatever a listener does.
+            job.ended.set()
+
+    def _report_progress(self, job: Job) -> ProgressCallback:
+        """Make the callback that a piece of work reports to."""
+        last_told: dict[str, float] = {}
 
         def progress(what: str, done: int, total: int) -> None:
             if job.cancelled:
                 raise Cancelled
             job.what, job.done, job.total = what, done, total
             now = time.monotonic()
-            if done >= total or now - told.get(what, -1.0) >= SECONDS_BETWEEN:
-                told[what] = now
+            is_due = now - last_told.get(what, -1.0) >= SECONDS_BETWEEN
+            # The last step is always told, so that no page stays at 99 %.
+            if done >= total or is_due:
+                last_told[what] = now
                 self.tell({"event": "progress", **job.as_json()})
 
-        failure: dict[str, Any] | None = None
-        self.tell({"event": "begun", **job.as_json()})
-        try:
-            work(progress)
-        except Cancelled:
-            failure = (
-                None if job.yielding else {"message": "Cancelled.", "hint": "", "problems": []}
-            )
-        except SpecError as error:
-            failure = {"message": str(error), "hint": "", **error.as_json()}
-        except EditError as error:
-            failure = {"message": error.message, "hint": error.hint, "problems": []}
-        except (MemoryError, OSError) as error:
-            failure = {"message": str(error) or "Out of memory.", "hint": "", "problems": []}
-        except Exception as error:
-            logging.getLogger(__name__).exception("a defect of editspec")
-            failure = {
-                "message": f"{type(error).__name__}: {error}",
-                "hint": "This is a defect of editspec. Please report it.",
-                "problems": [],
-            }
-        self.job, self.failure, job.failure = None, failure, failure
-        job.ended.set()
-        self.tell({"event": "ended", "kind": job.kind, "failure": failure})
+        return progress
+
+
+def _find_failure(job: Job, work: Work, progress: ProgressCallback) -> dict[str, Any] | None:
+    """Do a piece of work, and describe why it failed; None where it did not."""
+    try:
+        work(progress)
+    except Cancelled:
+        return None if job.yielding else _describe_failure("Cancelled.")
+    except SpecError as error:
+        return _describe_failure(str(error)) | error.as_json()
+    except EditError as error:
+        return _describe_failure(error.message, error.hint)
+    except MemoryError:
+        return _describe_failure("The work does not fit into memory.", MORE_MEMORY)
+    except OSError as error:
+        file = error.filename or "A file"
+        return _describe_failure(f"{file} cannot be read or written.", FILE_HINT)
+    except Exception as error:
+        logging.getLogger(__name__).exception("a defect of editspec")
+        hint = "This is a defect of editspec. Please report it."
+        return _describe_failure(f"{type(error).__name__}: {error}", hint)
+    return None
+
+
+def _describe_failure(message: str, hint: str = "") -> dict[str, Any]:
+    return {"message": message, "hint": hint, "problems": []}

@@ -1,5 +1,6 @@
-"""What a spec whose text comes from a browser may name: files of its project folder, and what was
-opened with it.
+"""Limits of a spec whose text comes from a browser.
+
+The text may name files of its project folder, and whatever the spec named when it was opened.
 """
 
 from __future__ import annotations
@@ -9,20 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from editspec.engine.resources import locate_weights
 from editspec_compiler.document import Document
-from editspec_compiler.problems import Path as SpecPath
-from editspec_compiler.problems import Problem
+from editspec_compiler.problems import Problem, SpecPath
+from editspec_compiler.registry import family_of, spec_type
+from editspec_compiler.visit import named_files
+from editspec_runtime.codes import Code
 from editspec_runtime.errors import FileError
-from editspec_runtime.families.checkpoints import weights_path
+from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.io.downloads import is_remote
 
 NETWORK = ("family", "weights", "module", "layers", "latent_shape")
-"""The keys of ``model`` that say what is loaded; of what lies elsewhere, the digest does, too."""
+"""The keys of ``model`` that determine what is loaded, besides the digest of remote weights."""
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """What may be named.
+class Sandbox:
+    """The files and the model that a text may name.
 
     Attributes
     ----------
@@ -31,9 +35,9 @@ class Bounds:
     opened
         The spec as it was opened.
     model
-        What the spec that was opened says of its model: it may lie anywhere.
+        The model of the spec that was opened; its weights may lie anywhere.
     files
-        The files that it names, which may lie anywhere, too.
+        The files that the opened spec names; they may lie anywhere, too.
     """
 
     folder: Path
@@ -42,85 +46,82 @@ class Bounds:
     files: frozenset[Path]
 
     @staticmethod
-    def of(folder: Path, opened: Document) -> Bounds:
-        """The bounds of a project: whoever opens a spec at the command line trusts what it
-        names.
+    def around(folder: Path, opened: Document) -> Sandbox:
+        """Make the sandbox of a project.
+
+        Files that `opened` names are allowed: a person has opened it at the command line.
         """
-        files = (_resolved(folder, name) for _, name in _named(opened))
-        return Bounds(
-            folder.resolve(),
-            opened,
-            _network(opened),
-            frozenset(path for path in files if path is not None),
-        )
+        files = (_resolve(folder, name) for _, name in _find_files(opened))
+        trusted = frozenset(path for path in files if path is not None)
+        return Sandbox(folder.resolve(), opened, _find_network(opened), trusted)
 
     def problems(self, document: Document) -> list[Problem]:
-        """What a document names and may not. Nothing that it names is touched."""
+        """List the files and models that a document may not name.
+
+        No file that the document names is opened.
+        """
         found = []
-        for path, name in _named(document):
-            place = _resolved(self.folder, name)
-            if place is None or not (place in self.files or place.is_relative_to(self.folder)):
+        for path, name in _find_files(document):
+            if not self.holds(name):
                 hint = "copy the file into the folder of the spec"
-                found.append(
-                    document.problem(path, f"{name} lies outside of the project folder", hint)
-                )
-        if _network(document) != self.model and (why := self._foreign(_network(document))):
+                message = f"{name} lies outside of the project folder"
+                found.append(document.problem(path, message, hint, code=Code.OUTSIDE_OF_PROJECT))
+        network = _find_network(document)
+        if network != self.model and (refusal := self._refuse_network(network)):
             hint = "start editspec studio with a spec that has this model"
-            found.append(document.problem(("model",), why, hint))
+            found.append(document.problem(("model",), refusal, hint, code=Code.OUTSIDE_OF_PROJECT))
         return found
 
-    def _foreign(self, model: dict[str, Any]) -> str:
-        """Why a model that was not opened may not be loaded; empty where it may."""
+    def holds(self, name: str) -> bool:
+        """Tell whether a name is that of a file that may be opened."""
+        # With the links resolved: a link in the folder may lead out of it.
+        place = _resolve(self.folder, name)
+        if place is None:
+            return False
+        return place in self.files or place.is_relative_to(self.folder)
+
+    def _refuse_network(self, model: dict[str, Any]) -> str:
+        """Say why a model that was not opened may not be loaded; empty where it may."""
         weights = model.get("weights")
-        if model.get("family") == "torch" or any(
-            model.get(key) is not None for key in ("module", "layers")
-        ):
+        names_code = any(model.get(key) is not None for key in ("module", "layers"))
+        family = FAMILIES.get(str(model.get("family")))
+        if names_code or (family is not None and family.runs_code):
             return "the studio runs no network that was not opened with it"
         if not isinstance(weights, str) or weights.startswith("builtin:"):
             return ""
         if is_remote(weights):
             return "the studio fetches no weights that were not opened with it"
         try:
-            place = weights_path(weights, self.folder).resolve()
+            place = locate_weights(weights, self.folder).resolve()
         except (FileError, OSError, ValueError):
-            return f"{weights} is no file"
-        return (
-            ""
-            if place.is_relative_to(self.folder)
-            else f"{weights} lies outside of the project folder"
-        )
+            return f"{weights} is not a file"
+        if place.is_relative_to(self.folder):
+            return ""
+        return f"{weights} lies outside of the project folder"
 
 
-def _network(document: Document) -> dict[str, Any]:
+def _find_network(document: Document) -> dict[str, Any]:
+    """Collect the values that determine which network a document loads."""
     model = document.data.get("model")
     if not isinstance(model, dict):
         return {}
-    remote = isinstance(model.get("weights"), str) and is_remote(model["weights"])
-    return {key: model.get(key) for key in (*NETWORK, *(("digest",) if remote else ()))}
+    weights = model.get("weights")
+    remote = isinstance(weights, str) and is_remote(weights)
+    keys = (*NETWORK, "digest") if remote else NETWORK
+    return {key: model.get(key) for key in keys}
 
 
-def _named(document: Document) -> Iterator[tuple[SpecPath, str]]:
-    """Every file that a document names beside its weights, whether the rest of it fits the language
-    or not.
+def _find_files(document: Document) -> Iterator[tuple[SpecPath, str]]:
+    """Yield the path in the document and the name of every file except the weights.
+
+    The document need not fit the language. The compiler opens files by this walk, too, so that no
+    file is opened that was not checked.
     """
-    for path in document.positions:
-        value: Any = document.data
-        for part in path:
-            value = value[part]
-        if isinstance(value, str) and not value.startswith("data:") and _is_file(path):
-            yield path, value
+    yield from named_files(spec_type(family_of(document)), document.data)
 
 
-def _is_file(path: SpecPath) -> bool:
-    """Whether text at a path is the name of a file: of a mask, alone or in a union, or of a
-    latent.
-    """
-    words = [part for part in path if isinstance(part, str)]
-    return bool(words) and words[-1] in ("mask", "exclude", "union", "file")
-
-
-def _resolved(folder: Path, name: str) -> Path | None:
-    """Where a name leads, symbolic links followed; None where it leads nowhere."""
+def _resolve(folder: Path, name: str) -> Path | None:
+    """Resolve a name with the links on its way; None where it leads nowhere."""
     try:
         return (folder / name).resolve()
     except (OSError, ValueError, RuntimeError):

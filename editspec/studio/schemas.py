@@ -1,4 +1,4 @@
-"""What the API is sent and what it answers."""
+"""The bodies that the API is sent, and its answers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,30 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from editspec.engine.session import BuiltEdit
+from editspec.engine.built import BuiltEdit
+from editspec.engine.plan import predicted_collateral
+from editspec.modalities.image.explore import SimilarPlace
+from editspec.studio.base import Base
 from editspec.studio.draft import Draft
-from editspec.studio.engine import FRESH, Engine
+from editspec.studio.engine import Engine
 from editspec.studio.jobs import Jobs
 from editspec_compiler import Problem
+from editspec_compiler.modalities.image.schema import BoxMask, Mask
 from editspec_compiler.problems import path_text
-from editspec_compiler.schema import METHOD_FIELDS, OPTIONAL, SOLVERS, Box, Mask, Solver, fitting
+from editspec_compiler.schema import Solver
+from editspec_compiler.validation import fit
+from editspec_runtime.core.method import CONTEXT, RANK, Method
 from editspec_runtime.io.digests import digest
-from editspec_runtime.methods.least_squares import CURVE, Point
+from editspec_runtime.maths.channelwise_least_squares import CURVE, Point
+from editspec_runtime.methods.registry import DEFAULT_METHOD, METHODS
+from editspec_runtime.modalities.image.streams import REPORTS
 
 Latent = Annotated[int, Field(ge=0, lt=2**63)]
 Shift = Annotated[int, Field(ge=-8192, le=8192)]
+
+
+HIDDEN_SETTINGS = ("method", "collateral")
+"""Settings of a solver for which the page has no field."""
 
 
 class _Body(BaseModel):
@@ -26,7 +38,7 @@ class _Body(BaseModel):
 
 
 class OnRevision(_Body):
-    """A change that needs no more than the revision that it was made on."""
+    """A change that needs nothing but the revision that it was made on."""
 
     revision: int = Field(ge=0)
 
@@ -38,7 +50,7 @@ class NewText(OnRevision):
 
 
 class EditChange(OnRevision):
-    """What is to change of an edit; what is left out stays."""
+    """Fields of an edit that are to change; fields that are left out stay."""
 
     name: str | None = None
     layer: str | None = None
@@ -52,12 +64,12 @@ class PlaceChange(OnRevision):
     """A place that was painted: a data URL of a PNG, or a box in pixels."""
 
     latent: Latent
-    mask: str | Box
+    mask: str | BoxMask
     index: int | None = Field(None, ge=0)
 
 
 class Paste(_Body):
-    """Where the copied value goes: the source's mask, moved by some pixels, in an image."""
+    """A place for the copied value: an image, and a shift of the mask in pixels."""
 
     latent: Latent
     right: Shift
@@ -65,27 +77,31 @@ class Paste(_Body):
 
 
 class PasteChange(OnRevision, Paste):
-    """The same as a change of the spec."""
+    """A paste as a change of the spec."""
 
 
 class SaveRequest(OnRevision):
-    """Save, over what another program has written meanwhile or not."""
+    """A request to save.
+
+    `overwrite` allows to save over a file that another program has changed meanwhile.
+    """
 
     overwrite: bool = False
 
 
 class FoundProblem(BaseModel):
-    """One thing that is wrong, at its line and column from 1 (0 where it has no place)."""
+    """A problem with its line and column from 1, or 0 where it has no place."""
 
     message: str
     path: str
     line: int
     column: int
     hint: str
+    code: str
 
 
 class Failure(BaseModel):
-    """Why something was not done, and what to do."""
+    """The reason why something was not done, and what to do."""
 
     message: str
     hint: str
@@ -93,8 +109,10 @@ class Failure(BaseModel):
 
 
 class PlaceState(BaseModel):
-    """A source, target or context: its image by number, or in words where it has none; its mask by
-    a digest of what the spec says of it, empty where there is none.
+    """A source, a target, or a place of a context.
+
+    Its image is given by number, or in words where it has none. Its mask is given by a digest of
+    its text, empty where there is no mask.
     """
 
     latent: int | None
@@ -126,7 +144,7 @@ class CurvePoint(BaseModel):
 
 
 class EditResult(BaseModel):
-    """What Execute made of an edit."""
+    """The result of Execute for an edit."""
 
     name: str
     layer: str
@@ -142,8 +160,10 @@ class EditResult(BaseModel):
 
 
 class Results(BaseModel):
-    """What Execute made: whether of this text, the name of the generator that draws it, and each
-    edit.
+    """The result of Execute.
+
+    `current` tells whether the present text was executed; `after` names the generator that draws
+    the result.
     """
 
     current: bool
@@ -162,8 +182,10 @@ class LayerState(BaseModel):
 
 
 class ModelState(BaseModel):
-    """The model: the name of its generator, its weights, layers, image size and the streams of its
-    latents.
+    """The model.
+
+    `name` is that of its generator, `seed` the stream that the spec numbers, and `fresh_seed` a
+    stream that no edit has seen.
     """
 
     name: str
@@ -176,18 +198,20 @@ class ModelState(BaseModel):
 
 
 class SolverState(BaseModel):
-    """A solver: its settings and their defaults, and whether an edit with it has a rank and a
-    context.
+    """A solver: its settings with their defaults, and the fields of its edits.
+
+    An edit may have a rank, a context, and a curve of loss against collateral.
     """
 
     method: str
     settings: dict[str, Any]
     rank: bool
     context: bool
+    curve: bool
 
 
 class Match(BaseModel):
-    """A place like those of a context: its image, how much it responds, and a box in pixels."""
+    """A place like those of a context: its image, its response, and a box in pixels."""
 
     latent: int
     score: float
@@ -215,25 +239,12 @@ class State(BaseModel):
     failure: Failure | None
 
 
-SOLVER_STATES = [
-    SolverState(
-        method=method,
-        settings={
-            n: f.default
-            for n, f in settings.model_fields.items()
-            if n not in ("method", "collateral")
-        },
-        rank=METHOD_FIELDS[method]["rank"] == OPTIONAL,
-        context=METHOD_FIELDS[method]["context"] == OPTIONAL,
-    )
-    for method, settings in SOLVERS.items()
-]
-
-
 def state_of(draft: Draft, engine: Engine, jobs: Jobs) -> State:
-    """All that the page shows, as it is now."""
-    base, failure = engine.base(), jobs.failure
-    architecture = base.generator.architecture
+    """Describe all that the page shows now."""
+    base = engine.base()
+    found = {name: list(map(_describe_match, each)) for name, each in engine.found.items()}
+    job = jobs.job
+    edits = [_describe_edit(draft, number, edit) for number, edit in enumerate(draft.edits())]
     return State(
         revision=draft.revision,
         file=draft.file,
@@ -241,46 +252,107 @@ def state_of(draft: Draft, engine: Engine, jobs: Jobs) -> State:
         saved=draft.is_saved,
         changed_outside=draft.changed_outside,
         problems=problems_found(draft.problems()),
-        edits=[_edit_state(draft, number, edit) for number, edit in enumerate(draft.edits())],
-        model=ModelState(
-            name=base.name,
-            weights=base.said.weights,
-            digest=base.weights,
-            layers=[
-                LayerState(**{field: getattr(layer, field) for field in LayerState.model_fields})
-                for layer in architecture.layers.values()
-            ],
-            image_size=architecture.image_size,
-            seed=base.latents.seed,
-            fresh_seed=FRESH,
-        ),
-        solvers=SOLVER_STATES,
-        collateral_weight=[_rounded(point) for point in CURVE],
+        edits=edits,
+        model=_describe_model(base),
+        solvers=[_describe_solver(method) for method in METHODS.values()],
+        collateral_weight=[_round(weight) for weight in CURVE],
         can_undo=bool(draft.past),
         can_redo=bool(draft.future),
-        results=_results(draft, engine),
-        found={
-            name: [
-                Match(latent=m["latent"], score=m["score"], box=m["context"]["mask"]["box"])
-                for m in matches
-            ]
-            for name, matches in engine.found.items()
-        },
-        job=jobs.job.as_json() if jobs.job is not None else None,
-        failure=Failure(
-            message=failure["message"],
-            hint=failure["hint"],
-            problems=[FoundProblem(**problem) for problem in failure["problems"]],
-        )
-        if failure is not None
-        else None,
+        results=_describe_results(draft, engine),
+        found=found,
+        job=job.as_json() if job is not None else None,
+        failure=Failure.model_validate(jobs.failure) if jobs.failure is not None else None,
     )
 
 
-def _edit_state(draft: Draft, number: int, edit: Any) -> EditState:
-    edit = edit if isinstance(edit, dict) else {}
-    solver = fitting(Solver, edit.get("solver", "projected-gradient"))
+def problems_found(problems: Iterable[Problem]) -> list[FoundProblem]:
+    """Describe problems of the compiler."""
+    found = []
+    for problem in problems:
+        path = path_text(problem.path)
+        found.append(
+            FoundProblem(
+                message=problem.message,
+                path=path,
+                line=problem.line,
+                column=problem.column,
+                hint=problem.hint,
+                code=problem.code,
+            )
+        )
+    return found
+
+
+def _describe_model(base: Base) -> ModelState:
+    architecture = base.generator.architecture
+    layers = []
+    for layer in architecture.layers.values():
+        layers.append(
+            LayerState(
+                name=layer.name,
+                in_channels=layer.in_features,
+                out_channels=layer.out_features,
+                key_size=layer.key_size,
+                value_size=layer.value_size,
+            )
+        )
+    return ModelState(
+        name=base.name,
+        weights=base.settings.model.weights,
+        digest=base.weights,
+        layers=layers,
+        image_size=architecture.image_size,
+        seed=base.settings.latents.seed,
+        fresh_seed=REPORTS,
+    )
+
+
+def _describe_solver(method: Method) -> SolverState:
+    settings = {
+        name: field.default
+        for name, field in method.settings.model_fields.items()
+        if name not in HIDDEN_SETTINGS
+    }
+    return SolverState(
+        method=method.name,
+        settings=settings,
+        rank=RANK in method.takes,
+        context=CONTEXT in method.takes,
+        curve=method.has_curve,
+    )
+
+
+def _describe_match(place: SimilarPlace) -> Match:
+    return Match(latent=place.latent, score=place.score, box=list(place.box))
+
+
+def _describe_edit(draft: Draft, number: int, given: Any) -> EditState:
+    """Describe an edit as far as the text gives it."""
+    # The text is described while it is being typed, so that every part may be anything.
+    edit = given if isinstance(given, dict) else {}
+    solver = fit(Solver, edit.get("solver", DEFAULT_METHOD.name))
     context = edit.get("context")
+    entries = context if isinstance(context, list) else []
+    places = list(map(_describe_place, entries))
+    # type, not isinstance: True is an int, and not a rank.
+    has_rank = type(edit.get("rank")) is int
+    line, _ = draft.document().positions[("edits", number)]
+    return EditState(
+        name=str(edit.get("name", "")),
+        layer=str(edit.get("layer", "")),
+        rank=edit["rank"] if has_rank else 1,
+        solver=solver.model_dump(exclude_none=True) if solver is not None else {},
+        off=draft.is_off(number),
+        line=line,
+        source=_describe_place(edit.get("source")),
+        target=_describe_place(edit.get("target")),
+        context=[place for place in places if place is not None],
+        note=_note_of(edit),
+    )
+
+
+def _note_of(edit: dict[str, Any]) -> str:
+    """Name the parts of an edit that the page cannot show."""
     notes = []
     if edit.get("pairs") is not None:
         notes.append("several pairs of sources and targets")
@@ -288,91 +360,55 @@ def _edit_state(draft: Draft, number: int, edit: Any) -> EditState:
         notes.append("a value that is erased, not copied")
     if edit.get("observe") is not None:
         notes.append(f"observed at {edit['observe']}")
-    return EditState(
-        name=str(edit.get("name", "")),
-        layer=str(edit.get("layer", "")),
-        rank=edit["rank"] if type(edit.get("rank")) is int else 1,
-        solver=solver.model_dump(exclude_none=True) if solver is not None else {},
-        off=draft.is_off(number),
-        line=draft.document().positions[("edits", number)][0],
-        source=_place_state(edit.get("source")),
-        target=_place_state(edit.get("target")),
-        context=[state for place in context if (state := _place_state(place))]
-        if isinstance(context, list)
-        else [],
-        note=" and ".join(notes),
-    )
+    return " and ".join(notes)
 
 
-def _place_state(given: Any) -> PlaceState | None:
+def _describe_place(given: Any) -> PlaceState | None:
     if not isinstance(given, dict) or "latent" not in given:
         return None
-    latent = given["latent"]
-    number = latent if type(latent) is int and 0 <= latent < 2**63 else None
-    words = (
-        str(number)
-        if number is not None
-        else "a vector"
-        if isinstance(latent, list)
-        else "from a file"
-    )
-    mask = given.get("mask")
-    return PlaceState(
-        latent=number,
-        words=words,
-        mask=digest(mask)[:16] if fitting(Mask, mask) is not None else "",
-    )
+    latent, mask = given["latent"], given.get("mask")
+    mask_digest = ""
+    if fit(Mask, mask) is not None:
+        mask_digest = digest(mask)[:16]
+    if type(latent) is int and 0 <= latent < 2**63:
+        return PlaceState(latent=latent, words=str(latent), mask=mask_digest)
+    words = "a vector" if isinstance(latent, list) else "from a file"
+    return PlaceState(latent=None, words=words, mask=mask_digest)
 
 
-def _results(draft: Draft, engine: Engine) -> Results | None:
+def _describe_results(draft: Draft, engine: Engine) -> Results | None:
     outcome = engine.outcome
     if outcome is None:
         return None
-    return Results(
-        current=draft.executed,
-        after=outcome.after,
-        edits=[_edit_result(built, engine.known_curve(built)) for built in outcome.built],
-    )
+    edits = [_describe_result(built, engine.find_curve(built)) for built in outcome.built]
+    return Results(current=draft.executed, after=outcome.after, edits=edits)
 
 
-def _edit_result(built: BuiltEdit, curve: list[Point] | None) -> EditResult:
+def _describe_result(built: BuiltEdit, curve: list[Point] | None) -> EditResult:
+    rule, metadata = built.rule, built.patch.metadata
+    points = None
+    if curve is not None:
+        points = list(map(_describe_point, curve))
     return EditResult(
-        name=built.rule.edit,
-        layer=built.rule.layer,
-        rank=built.rule.rank,
-        method=built.rule.solver.method,
+        name=rule.name,
+        layer=rule.layer,
+        rank=rule.rank,
+        method=rule.method.method,
         status=built.status,
         loss=built.loss,
         residual=built.residual,
-        collateral=max(
-            (each["correlated"] for each in built.patch.metadata["collateral"].values()),
-            default=0.0,
-        ),
+        collateral=predicted_collateral(built.patch),
         seconds=sum(built.seconds.values()),
-        digest=built.patch.metadata["content"],
-        curve=None
-        if curve is None
-        else [
-            CurvePoint(
-                collateral_weight=_rounded(p.collateral_weight),
-                loss=p.loss,
-                collateral=p.collateral,
-            )
-            for p in curve
-        ],
+        digest=metadata["content"],
+        curve=points,
     )
 
 
-def problems_found(problems: Iterable[Problem]) -> list[FoundProblem]:
-    """Problems of the compiler as they are sent."""
-    return [
-        FoundProblem(
-            message=p.message, path=path_text(p.path), line=p.line, column=p.column, hint=p.hint
-        )
-        for p in problems
-    ]
+def _describe_point(point: Point) -> CurvePoint:
+    weight = _round(point.collateral_weight)
+    return CurvePoint(collateral_weight=weight, loss=point.loss, collateral=point.collateral)
 
 
-def _rounded(collateral_weight: float) -> float:
-    """A collateral_weight as it is written into a spec."""
+def _round(collateral_weight: float) -> float:
+    """Round a collateral weight as it is written into a spec."""
     return float(f"{collateral_weight:.3g}")

@@ -1,4 +1,4 @@
-"""From a spec's name to a studio that is served, until it is interrupted."""
+"""The server: from a spec's name to a studio that runs until it is interrupted."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ from types import FrameType
 
 import uvicorn
 
-from editspec.commands.inspect import known_architecture
-from editspec.studio.draft import NEW, Draft, held, usual
+from editspec.engine.opening import known_architecture
+from editspec.engine.resources import locate_weights
+from editspec.studio.app import make_app
+from editspec.studio.draft import NEW_SPEC, Draft, propose_rule
+from editspec.studio.draft_store import lock_spec
 from editspec.studio.engine import Engine
 from editspec.studio.guard import Guard
 from editspec.studio.jobs import Jobs
-from editspec.studio.routers import make_app
+from editspec.worlds.registry import DEFAULT_WEIGHTS
 from editspec_runtime.errors import UsageError
-from editspec_runtime.families.checkpoints import read_checkpoint, weights_path
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.io.downloads import is_remote
+from editspec_runtime.modalities.image.architecture import require_images
 
 PORT = 8642
 
 
 def new_spec(model: str, path: Path) -> str:
-    """The text of a spec that edits nothing yet. Raises `EditError` where the weights cannot be
-    used.
+    """Write a spec for `model` that edits nothing yet.
+
+    Raises `EditError` where the weights cannot be used.
     """
-    place = weights_path(model, Path())
-    architecture = known_architecture(read_checkpoint(place), place)
-    named = (
-        model
-        if model.startswith("builtin:") or is_remote(model)
-        else Path(os.path.relpath(place, path.parent)).as_posix()
-    )
-    layer, solver = usual(architecture)
-    return NEW.format(
+    place = locate_weights(model, Path())
+    architecture = require_images(known_architecture(read_weights(place), place))
+    named = model
+    if not model.startswith("builtin:") and not is_remote(model):
+        named = Path(os.path.relpath(place, path.parent)).as_posix()
+    layer, solver = propose_rule(architecture)
+    return NEW_SPEC.format(
         family=architecture.family, weights=json.dumps(named), layer=layer, solver=solver
     )
 
@@ -51,7 +54,9 @@ def serve(
     device: str,
     announce: Callable[[str], None],
 ) -> None:
-    """Open the spec at `path`, or a new one of `model`, and serve it until interrupted.
+    """Serve the spec at `path`, or a new one of `model`, until interrupted.
+
+    `announce` is called with the address, which holds the token.
 
     Raises
     ------
@@ -64,11 +69,13 @@ def serve(
             "Leave --model out, or name a SPEC that is not there yet.",
         )
     path = path.absolute()
-    new = new_spec(model or "builtin:skyline", path) if not path.exists() else ""
-    with _socket(host, port) as listening, held(path):
+    new = ""
+    if not path.exists():
+        new = new_spec(model or DEFAULT_WEIGHTS, path)
+    with _listen(host, port) as listening, lock_spec(path):
         draft, jobs = Draft.open(path, new), Jobs()
         engine = Engine(draft, jobs, device)
-        engine.base()
+        engine.base()  # Errors of the weights end the command, not a request.
         token = secrets.token_urlsafe(24)
         app = Guard(make_app(draft, engine, jobs), token, host)
         config = uvicorn.Config(
@@ -80,8 +87,9 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """A server that ends the streams of events when it is told to stop: they would keep it from
-    stopping.
+    """A server that ends the streams of events when it is told to stop.
+
+    An open stream would keep the server from stopping.
     """
 
     def __init__(self, config: uvicorn.Config, jobs: Jobs) -> None:
@@ -89,15 +97,16 @@ class _Server(uvicorn.Server):
         self.jobs = jobs
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop."""
+        """Tell the pages, and stop."""
         self.jobs.tell({"event": "stopping"})
         super().handle_exit(sig, frame)
 
 
-def _socket(host: str, port: int | None) -> socket.socket:
-    """A socket that listens: at the port that was asked for, or at the usual one, or at any."""
+def _listen(host: str, port: int | None) -> socket.socket:
+    """Listen at `port`; where it is None, at the usual port or else at any."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for number in [PORT, 0] if port is None else [port]:
+    numbers = [PORT, 0] if port is None else [port]
+    for number in numbers:
         listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -109,6 +118,6 @@ def _socket(host: str, port: int | None) -> socket.socket:
         else:
             return listening
     raise UsageError(
-        f"Nothing can listen at {host}:{number}: {failure.strerror or failure}.",
-        "Give another --port.",
-    )
+        f"Nothing can listen at {host}:{number}.",
+        "Give another --port, or an address of this machine as --host.",
+    ) from failure

@@ -1,55 +1,58 @@
-"""A layer as a memory, made visible: what a value draws, and where a key matches (paper Fig. 2)."""
+"""A layer as a memory of keys and values: pictures of a value, and of where a key matches.
+
+These are the views of the paper's Fig. 2.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from editspec_compiler.modalities.image.resolve import ValueAlone
+from editspec_compiler.modalities.image.expected import SourceValue
 from editspec_runtime.core.compatibility import Compatibility
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.modalities.image.rendering import render_images
+from editspec_runtime.modalities.image.retrieval import respond_on_map
 
 SEARCHED = 256
 """Images that a key is looked for in."""
 
 
 @torch.no_grad()
-def drawn_alone(
-    generator: Generator, layer: str, values: list[ValueAlone]
+def draw_alone(
+    generator: Generator, layer: str, values: list[SourceValue]
 ) -> tuple[Tensor, Tensor]:
-    """The images that values come from, and what each value draws by itself: two batches [n, 3,
-    size, size].
+    """Draw the images that values come from, and each value by itself.
 
-    Features elsewhere are zero, and so is the image that the layers before have drawn (paper Fig.
+    Returns two batches [n, 3, size, size]. Features elsewhere are zero, and so is the image that the layers before have drawn (paper Fig.
     2d).
     """
     whole, alone = [], []
     for value in values:
-        reached = value.reached
-        whole.append(generator.rest(layer, generator.value(layer, reached), reached.carried))
-        alone.append(
-            generator.rest(layer, value.value, generator.unpack(generator.pack(reached.carried)))
-        )
+        reached = value.trace
+        whole.append(generator.forward_from(layer, generator.layer_value(layer, reached), reached))
+        tensors = generator.carried_tensors(reached)
+        fresh = generator.trace_from_tensors(reached.key, tensors)
+        alone.append(generator.forward_from(layer, value.value, fresh))
     return torch.cat(whole), torch.cat(alone)
 
 
 @torch.no_grad()
-def matches(
+def find_matches(
     generator: Generator,
     layer: str,
     direction: Tensor,
     stream: LatentStream,
     count: int,
-    conventions: Compatibility,
+    compatibility: Compatibility,
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """The images of a stream in which a key matches best, and how well it does at each position
-    (paper Fig. 2c).
+    """Find the images of a stream in which a key matches best, and where (paper Fig. 2c).
 
     Parameters
     ----------
     direction
-        C^-1 k of the key, [in_channels]: a key k' matches as well as its product with it says.
+        C^-1 k of the key, [in_channels]: its product with a key k' says how well k' matches.
     stream, count
         Of the first `SEARCHED` items (or `count` where that is more), the `count` with the best
         match anywhere.
@@ -61,16 +64,16 @@ def matches(
         best of all, 0 for none; and which items of the stream these are.
     """
     found, latents = [], []
-    total, chunk = max(SEARCHED, count), conventions.statistics_chunk
+    total, chunk = max(SEARCHED, count), compatibility.chunk
     for start in range(0, total, chunk):
         these = stream.items(range(start, min(start + chunk, total))).to(direction)
         for latent in these:
-            key = generator.prefix(layer, latent[None]).key[0]
-            found.append(torch.einsum("ihw,i->hw", key, direction))
+            key = generator.trace(layer, latent[None]).key
+            found.append(respond_on_map(key, direction)[0])
         latents.append(these)
     maps = torch.stack(found)
     best = maps.flatten(1).amax(1)
     order = best.argsort(descending=True, stable=True)[:count]
-    images = torch.cat([generator.images(latent[None]) for latent in torch.cat(latents)[order]])
+    images = render_images(generator, torch.cat(latents)[order])
     light = (maps[order] / best.max().clamp_min(torch.finfo(maps.dtype).tiny)).clamp(0, 1)
     return images, light, order.tolist()

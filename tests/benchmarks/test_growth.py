@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks import growth
 from benchmarks.growth import Case, grown, operations, whole
-from editspec_runtime.families.open import make_generator
+from editspec_runtime.families.open import make_model
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ def test_the_share_of_the_peak(make_tiny: Callable[..., dict[str, Tensor]]) -> N
 def test_operations_are_those_of_the_convolutions_and_products_up_to_the_key(
     make_tiny: Callable[..., dict[str, Tensor]],
 ) -> None:
-    model = make_generator("stylegan2", make_tiny(channels=6, latent_size=8), device=CPU)
+    model = make_model("stylegan2", make_tiny(channels=6, latent_size=8), device=CPU)
     # layer3 is the first that sees a convolution: one of 4 x 4 positions. Before it, the mapping's
     # two products.
     mapping = 2 * 2 * 8 * 8

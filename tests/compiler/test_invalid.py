@@ -4,6 +4,7 @@ command line.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 import editspec
 from editspec.cli.main import app
+from editspec_runtime.codes import Code
 
 INVALID = Path(__file__).parents[1] / "invalid"
 EXAMPLES = sorted(path.name.removesuffix(".error") for path in INVALID.glob("*.error"))
@@ -53,6 +55,42 @@ def test_example(name: str) -> None:
     )
     assert not Path("trap").exists()
     assert not list(Path("out").rglob("*.safetensors"))
+
+
+def codes_of(name: str) -> list[str]:
+    """The codes of what is wrong with an example; none where only a build finds it."""
+    try:
+        editspec.load(name)
+    except editspec.SpecError as error:
+        return [problem["code"] for problem in error.as_json()["problems"]]
+    except editspec.EditError as error:
+        return [error.as_json()["code"]]
+    return []
+
+
+def test_every_example_has_a_code_that_says_what_is_wrong() -> None:
+    codes = {name: codes_of(name) for name in EXAMPLES}
+    assert sum(map(len, codes.values())) > len(EXAMPLES) / 2
+    for name, found in codes.items():
+        assert not {Code.SPEC, Code.ERROR} & set(found), name
+        assert set(found) <= set(Code), name
+
+
+def test_codes_are_told_in_json() -> None:
+    for name, code in (
+        ("no-such-layer.yaml", Code.LAYER_UNKNOWN),
+        ("weights-corrupt.yaml", Code.FILE),
+    ):
+        result = CliRunner().invoke(app, ["validate", name, "--json"])
+        answer = json.loads(result.stdout)["error"]
+        found = answer["problems"][0]["code"] if "problems" in answer else answer["code"]
+        assert found == code
+
+
+def test_no_two_codes_share_a_number_or_a_name() -> None:
+    parts = [code.split() for code in Code]
+    for same in zip(*parts, strict=True):
+        assert len(set(same)) == len(parts)
 
 
 RECORDS = sorted(path.stem for path in (INVALID / "records").glob("*.json"))

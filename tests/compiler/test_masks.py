@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from editspec_compiler.modalities.image.masks import MaskError, mask_area
-from editspec_compiler.schema import Box, Ellipse, Polygon, Union
+from editspec_compiler.modalities.image.schema import BoxMask, EllipseMask, PolygonMask, UnionMask
 
 HERE = Path()
 
@@ -58,7 +58,7 @@ def test_alpha_counts_except_for_the_authors() -> None:
 
 @pytest.mark.parametrize("resolution", [4, 16, 32, 64])
 def test_a_box_covers_its_share_of_every_position(resolution: int) -> None:
-    found = area(Box(box=[10, 8, 26, 31]), resolution)
+    found = area(BoxMask(box=[10, 8, 26, 31]), resolution)
     assert np.isclose(found.sum(), 16 * 23 / (64 / resolution) ** 2)
     step = 64 // resolution
     fine = np.zeros((64, 64))
@@ -67,14 +67,16 @@ def test_a_box_covers_its_share_of_every_position(resolution: int) -> None:
 
 
 def test_shapes_have_their_area() -> None:
-    ellipse = area(Ellipse(ellipse=[10, 10, 50, 30]))
+    ellipse = area(EllipseMask(ellipse=[10, 10, 50, 30]))
     assert np.isclose(ellipse.sum(), np.pi * 20 * 10, rtol=0.01)
-    triangle = area(Polygon(polygon=[[0, 0], [40, 0], [0, 40]]))
+    triangle = area(PolygonMask(polygon=[[0, 0], [40, 0], [0, 40]]))
     assert np.isclose(triangle.sum(), 800, rtol=0.02)
     assert ((ellipse > 0) & (ellipse < 1)).any()  # antialiased
-    union = area(Union(union=[Box(box=[10, 10, 50, 30]), Ellipse(ellipse=[10, 10, 50, 30])]))
-    assert np.array_equal(union, area(Box(box=[10, 10, 50, 30])))
-    apart = area(Union(union=[Box(box=[0, 0, 2, 2]), Box(box=[4, 4, 6, 6])]))
+    union = area(
+        UnionMask(union=[BoxMask(box=[10, 10, 50, 30]), EllipseMask(ellipse=[10, 10, 50, 30])])
+    )
+    assert np.array_equal(union, area(BoxMask(box=[10, 10, 50, 30])))
+    apart = area(UnionMask(union=[BoxMask(box=[0, 0, 2, 2]), BoxMask(box=[4, 4, 6, 6])]))
     assert apart.sum() == 8
 
 
@@ -94,4 +96,4 @@ def test_deep_images_keep_their_scale() -> None:
 
 
 def test_a_large_model_is_not_too_large() -> None:
-    assert np.isclose(area(Box(box=[0, 0, 512, 1024]), 16, 1024).mean(), 0.5)
+    assert np.isclose(area(BoxMask(box=[0, 0, 512, 1024]), 16, 1024).mean(), 0.5)

@@ -18,7 +18,7 @@ from PIL import Image
 from editspec_compiler import SpecError, load
 from editspec_compiler.document import parse
 from editspec_compiler.modalities.image.masks import MaskError, mask_area
-from editspec_compiler.schema import Box, Polygon
+from editspec_compiler.modalities.image.schema import BoxMask, PolygonMask
 from editspec_runtime.errors import FileError
 
 FILES = Path(__file__).parents[1] / "invalid" / "files"
@@ -144,12 +144,12 @@ def test_shapes_are_not_measured_before_the_size_of_the_image_is_known(
 def test_a_polygon_covers_what_the_box_covers() -> None:
     corners = [[8.0, 8.0], [24.0, 8.0], [24.0, 24.0], [8.0, 24.0]]
     for legacy in (False, True):
-        polygon = mask_area(Polygon(polygon=corners), Path(), 64, 64, legacy=legacy)
+        polygon = mask_area(PolygonMask(polygon=corners), Path(), 64, 64, legacy=legacy)
         assert np.array_equal(
-            polygon, mask_area(Box(box=[8, 8, 24, 24]), Path(), 64, 64, legacy=legacy)
+            polygon, mask_area(BoxMask(box=[8, 8, 24, 24]), Path(), 64, 64, legacy=legacy)
         )
     with pytest.raises(MaskError, match="no area"):
-        mask_area(Polygon(polygon=[[1, 1], [5, 5], [9, 9]]), Path(), 64, 64, legacy=False)
+        mask_area(PolygonMask(polygon=[[1, 1], [5, 5], [9, 9]]), Path(), 64, 64, legacy=False)
 
 
 @pytest.mark.parametrize("format_", ["PNG", "GIF", "BMP", "JPEG", "WEBP"])

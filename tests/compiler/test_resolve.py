@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,41 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from editspec_compiler import SpecError, load
-from editspec_compiler.modalities.image.resolve import edit_digest, resolve
-from editspec_runtime.core.compatibility import conventions
-from editspec_runtime.core.rule import Rule, read_rule
-from editspec_runtime.families.checkpoints import read_checkpoint
-from editspec_runtime.families.open import make_generator
+from editspec_compiler.digests import edit_digest
+from editspec_compiler.modalities.image.places import moment_of
+from editspec_compiler.modalities.image.resolve import compile_edit
+from editspec_runtime.core.method import KeyStatistics
+from editspec_runtime.core.rule import LayerRule, ResolvedEdit
+from editspec_runtime.families.open import make_model, read_weights
+from editspec_runtime.io.cache import default_cache
 from editspec_runtime.io.files import write
-from editspec_runtime.methods.solve import Keys, rule_directions, rule_function
+from editspec_runtime.methods.layer_problem import find_directions, rule_function
+from editspec_runtime.methods.rule_file import read_rule
+from editspec_runtime.modalities.image.compatibility import compatibility_of
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.latents import LatentStream
 
 GoldenSpec = Callable[..., dict[str, Any]]
 
 
-def compiled(data: dict[str, Any], folder: Path) -> tuple[Rule, Generator]:
+def compiled(data: dict[str, Any], folder: Path) -> tuple[LayerRule, Generator]:
+    edit, generator = resolved(data, folder)
+    (rule,) = edit.rules
+    return rule, generator
+
+
+def resolved(data: dict[str, Any], folder: Path) -> tuple[ResolvedEdit, Generator]:
     path = folder / "spec.yaml"
     path.write_text(yaml.safe_dump(data))
     loaded = load(path)
-    generator = make_generator(
+    generator = make_model(
         "stylegan2",
-        read_checkpoint(loaded.weights).generator,
+        read_weights(loaded.weights).tensors,
         precision=loaded.spec.precision,
-        conventions=conventions(loaded.spec.compatibility),
+        compatibility=compatibility_of(loaded.spec.compatibility),
     )
-    return resolve(loaded, 0, generator, "base", "parent"), generator
+    edit = compile_edit(loaded, 0, "base", "parent", moment_of(loaded, default_cache()))
+    return edit.with_rules([resolve(generator) for resolve in edit.rules]), generator
 
 
 @pytest.mark.parametrize("number", [4, 6, 7, 8])
@@ -67,8 +79,13 @@ def test_directions_are_the_authors(
     data["edits"][0]["directions"] = method
     rule, _ = compiled(data, tmp_path)
     stages = golden["sg2_stages_f64"]
-    keys = Keys(lambda: stages[f"L{number}.C.batch10"], lambda: pytest.fail("no units are ranked"))
-    found, wanted = rule_directions(rule, keys), stages[f"L{number}.D.{method}.rank{rank}"]
+    keys = KeyStatistics(
+        lambda: stages[f"L{number}.C.batch10"], lambda: pytest.fail("no units are ranked")
+    )
+    found, wanted = (
+        find_directions(rule, method, rank, keys),
+        stages[f"L{number}.D.{method}.rank{rank}"],
+    )
     # The authors' svd leaves the signs as they come; a change A D does not depend on them.
     wanted = (
         wanted * torch.sign((wanted * found).sum(1, keepdim=True)) if method == "svd" else wanted
@@ -102,9 +119,7 @@ def test_the_identity_edit_changes_no_value(
 ) -> None:
     place = {"latent": 3, "mask": {"ellipse": [9, 20, 37, 51]}}
     rule, generator = compiled(tiny_spec(layer, place, place), tmp_path)
-    value = generator.function(layer)(
-        rule.key, generator.weight(layer), rule.arguments, haloed=True
-    )
+    value = generator.function(layer)(rule.key, generator.weight(layer), rule.arguments)
     assert (value - rule.value).abs().max() < 1e-5
     other = tiny_spec(layer, {**place, "latent": 4}, place)
     rule, _ = compiled(other, tmp_path)
@@ -122,7 +137,7 @@ def test_the_paste_lands_centred_on_the_target_and_inside(
     ):
         target = {"latent": 2, "mask": {"box": box}}
         rule, _ = compiled(tiny_spec("layer9", source, target), tmp_path)
-        region = rule.provenance["region"]
+        region = rule.details["region"]
         # layer9 upsamples: its regions are in key positions, two pixels each.
         height, width = region[2] - region[0], region[3] - region[1]
         assert (height, width) == (4, 6)
@@ -142,9 +157,7 @@ def test_values_outside_of_the_mask_stay_the_targets(
     rule, generator = compiled(
         tiny_spec("layer10", source, {"latent": 2, "mask": {"box": [8, 8, 24, 24]}}), tmp_path
     )
-    under = generator.function("layer10")(
-        rule.key, generator.weight("layer10"), rule.arguments, haloed=True
-    )
+    under = generator.function("layer10")(rule.key, generator.weight("layer10"), rule.arguments)
     difference = (rule.value - under).abs().sum(1)[0]
     assert difference[-1, -1] < 1e-5  # the far corner of the triangle's box
     assert difference[0, 0] > 1e-2
@@ -196,14 +209,14 @@ def test_an_erased_value_is_that_of_a_key_without_its_units(
     function, weight = generator.function(layer), generator.weight(layer)
     key = rule.key.clone()
     key[:, list(rule.units)] = 0
-    erased = function(key, weight, rule.arguments, haloed=True)
-    own = function(rule.key, weight, rule.arguments, haloed=True)
+    erased = function(key, weight, rule.arguments)
+    own = function(rule.key, weight, rule.arguments)
     torch.testing.assert_close(rule.value, erased)
     assert (own - erased).abs().max() > 1e-2
     # Outside of the mask, and without units, nothing is erased.
     data["edits"][0]["target"] = round_
     inside, _ = compiled(data, tmp_path)
-    own = function(inside.key, weight, inside.arguments, haloed=True)
+    own = function(inside.key, weight, inside.arguments)
     assert (inside.value - own)[0, :, 0, 0].abs().max() < 1e-5
     assert (inside.value - own).abs().max() > 1e-2
     data["edits"][0]["source"] = erasing(0)
@@ -262,14 +275,14 @@ def test_pairs_are_the_rules_of_each_in_one_batch(
     ]
     assert torch.equal(joined.key, torch.cat([rule.key for rule in alone]))
     assert torch.equal(joined.value, torch.cat([rule.value for rule in alone]))
-    assert joined.provenance["region"] == [rule.provenance["region"] for rule in alone]
+    assert joined.details["region"] == [rule.details["region"] for rule in alone]
     # Without context, the targets of all pairs are it.
     assert len(joined.context_keys) == sum(len(rule.context_keys) for rule in alone)
     # Each image has its own style, and each crop its own noise.
     weight = generator.weight(layer)
-    both = generator.function(layer)(joined.key, weight, joined.arguments, haloed=True)
+    both = generator.function(layer)(joined.key, weight, joined.arguments)
     for index, rule in enumerate(alone):
-        one = generator.function(layer)(rule.key, weight, rule.arguments, haloed=True)
+        one = generator.function(layer)(rule.key, weight, rule.arguments)
         torch.testing.assert_close(both[index : index + 1], one, rtol=1e-5, atol=1e-5)
 
 
@@ -282,11 +295,9 @@ def test_an_observed_rule_sees_the_whole_map_of_the_later_layer(
     rule, generator = compiled(data, tmp_path)
     assert rule.value.shape == (4, 6, 32, 32)
     assert rule.key.shape == (4, 6, 10, 10)
-    seen = rule_function(rule, generator)(
-        rule.key, generator.weight("layer5"), rule.arguments, haloed=True
-    )
-    own = generator.value(
-        "layer8", generator.prefix("layer8", LatentStream(1, 8).items([2, 1, 4, 3]))
+    seen = rule_function(rule, generator)(rule.key, generator.weight("layer5"), rule.arguments)
+    own = generator.layer_value(
+        "layer8", generator.trace("layer8", LatentStream(1, 8).items([2, 1, 4, 3]))
     )
     torch.testing.assert_close(seen, own, rtol=1e-4, atol=1e-4)
     # Inside of the mask stands what the other image shows there; outside of it nothing changes.
@@ -295,8 +306,11 @@ def test_an_observed_rule_sees_the_whole_map_of_the_later_layer(
     )
     torch.testing.assert_close(rule.value[0, :, :, 12:], own[0, :, :, 12:], rtol=1e-4, atol=1e-4)
     assert (rule.value[0] - own[0]).abs().max() > 1e-2
-    write(tmp_path / "r.safetensors", rule.to_bytes())
-    assert read_rule(tmp_path / "r.safetensors").to_bytes() == rule.to_bytes()
+    edit, _ = resolved(data, tmp_path)
+    write(tmp_path / "r.safetensors", edit.to_bytes())
+    read = read_rule(tmp_path / "r.safetensors")
+    assert read.to_bytes() == edit.to_bytes()
+    assert read.rules[0].observe == "layer8"
 
 
 def test_an_intervention_sets_units_inside_its_mask(
@@ -339,13 +353,36 @@ def test_latents_by_number_vector_and_file_are_the_same(
 
 def test_a_rule_survives_its_file(tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     place = {"latent": 3, "mask": {"box": [8, 8, 16, 16]}}
-    rule, _ = compiled(tiny_spec("layer6", place, place), tmp_path)
-    again, _ = compiled(tiny_spec("layer6", place, place), tmp_path)
-    assert rule.to_bytes() == again.to_bytes()
-    write(tmp_path / "r.safetensors", rule.to_bytes())
+    edit, _ = resolved(tiny_spec("layer6", place, place), tmp_path)
+    again, _ = resolved(tiny_spec("layer6", place, place), tmp_path)
+    assert edit.to_bytes() == again.to_bytes()
+    write(tmp_path / "r.safetensors", edit.to_bytes())
     read = read_rule(tmp_path / "r.safetensors")
-    assert read.to_bytes() == rule.to_bytes()
-    assert read.solver == rule.solver
+    assert read.to_bytes() == edit.to_bytes()
+    assert read.method == edit.method
+
+
+def test_a_rule_of_several_layers_and_preserved_keys_survives_its_file(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    place = {"latent": 3, "mask": {"box": [8, 8, 16, 16]}}
+    edit, _ = resolved(tiny_spec("layer6", place, place), tmp_path)
+    later, _ = compiled(tiny_spec("layer8", place, {**place, "latent": 4}), tmp_path)
+    later = replace(later, preserved_keys=2 * later.context_keys, units=(3, 1))
+    both = replace(edit, rules=(*edit.rules, later))
+    write(tmp_path / "r.safetensors", both.to_bytes())
+    read = read_rule(tmp_path / "r.safetensors")
+    assert read.to_bytes() == both.to_bytes() != edit.to_bytes()
+    assert read.layers == ["layer6", "layer8"]
+    first, second = read.rules
+    assert first.preserved_keys is None
+    assert second.preserved_keys is not None
+    assert torch.equal(second.preserved_keys, 2 * later.context_keys)
+    assert second.units == (3, 1)
+    assert torch.equal(second.value, later.value)
+    assert set(second.arguments) == set(later.arguments)
+    lost = replace(both, provenance={})
+    assert read_rule(tmp_path / "r.safetensors").to_bytes() != lost.to_bytes()
 
 
 def test_the_digest_of_an_edit_is_that_of_what_it_means(

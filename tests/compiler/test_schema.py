@@ -1,17 +1,25 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import editspec
 from editspec_compiler.document import parse
-from editspec_compiler.schema import CHECKS, METHOD_FIELDS, SOLVERS, check, json_schema
+from editspec_compiler.modalities.image.schema import CHECKS
+from editspec_compiler.validation import METHOD_FIELDS, check, json_schema
+from editspec_runtime.families.registry import FAMILIES
+from editspec_runtime.methods.registry import METHODS
 
+SCHEMA = json_schema()
+SPECS = sorted((Path(__file__).parents[2] / "specs").rglob("*.yaml"))
 PLACE = {"latent": 1, "mask": "m.png"}
 LEAST: dict[str, Any] = {
     "version": 1,
@@ -70,7 +78,7 @@ def test_what_may_be_left_out_has_its_default() -> None:
     }
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_solver_by_its_name_is_its_defaults(name: str) -> None:
     import json
 
@@ -130,22 +138,49 @@ def test_whatever_is_put_anywhere_is_a_problem_with_a_place(data: st.DataObject)
         assert "does not fit" not in problem.message
 
 
+SHARED = {"version", "model", "precision", "compatibility", "edits", "checks"}
+
+
 def test_the_json_schema_knows_the_same_fields() -> None:
     schema = json_schema()
-    assert set(schema["properties"]) == set(LEAST) | {
-        "latents",
-        "statistics",
-        "precision",
-        "compatibility",
-        "checks",
-    }
-    assert schema["additionalProperties"] is False
-    solvers = schema["$defs"]["Direct"]["properties"]
-    assert "project_every" not in solvers
-    assert "project_every" in schema["$defs"]["ProjectedGradient"]["properties"]
-    for definition in schema["$defs"].values():
+    definitions = schema["$defs"]
+    families = []
+    for reference in schema["oneOf"]:
+        spec = definitions[reference["$ref"].removeprefix("#/$defs/")]
+        assert set(spec["properties"]) == SHARED | {"latents", "statistics"}
+        assert spec["additionalProperties"] is False
+        model = definitions[spec["properties"]["model"]["$ref"].removeprefix("#/$defs/")]
+        families.append(model["properties"]["family"]["const"])
+        assert ("module" in model["properties"]) == (families[-1] == "torch")
+    assert families == list(FAMILIES)
+    assert "project_every" not in definitions["Direct"]["properties"]
+    assert "project_every" in definitions["ProjectedGradient"]["properties"]
+    for definition in definitions.values():
         for field in definition.get("properties", {}).values():
-            assert "description" in field or "const" in field
+            described = definitions[field["$ref"].rpartition("/")[2]] if "$ref" in field else field
+            assert "description" in described or "const" in described
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_every_spec_fits_the_json_schema_of_one_family(path: Path) -> None:
+    data = parse(path.read_text(), path.name).data
+    jsonschema.validate(data, SCHEMA)
+    data["edits"][0]["rnak"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"family": "styelgan2", "weights": "a.pt"},
+        {"family": "stylegan2", "weights": "a.pt", "module": "a:b"},
+        {"family": "torch", "weights": "a.pt", "module": "a:b", "truncation": 0.5},
+    ],
+)
+def test_the_json_schema_tells_families_apart(model: dict[str, Any]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**LEAST, "model": model}, SCHEMA)
 
 
 def docs_table(head: str) -> tuple[list[str], dict[str, list[str]]]:
@@ -162,12 +197,13 @@ def docs_table(head: str) -> tuple[list[str], dict[str, list[str]]]:
 
 def test_the_table_of_fields_in_the_docs_is_true() -> None:
     fields, methods = docs_table(r"method")
-    assert set(methods) == set(SOLVERS) == set(METHOD_FIELDS)
+    assert set(methods) == set(METHODS)
+    assert fields == list(METHOD_FIELDS)
     settings = {"rank": 1, "context": [PLACE], "directions": "zca", "observe": "layer8"}
     for method, cells in methods.items():
         for field, cell in zip(fields, cells, strict=True):
             found = problems(with_edit(solver=method, **{field: settings[field]}))
-            assert METHOD_FIELDS[method][field] == cell, (method, field)
+            assert (field in METHODS[method].takes) == (cell == "optional"), (method, field)
             assert any(f"{method} takes no {field}" in str(problem) for problem in found) == (
                 cell == "error"
             )
@@ -219,7 +255,7 @@ def test_a_method_without_a_rank_has_no_limit() -> None:
     import json
 
     limits = {}
-    for method in SOLVERS:
+    for method in METHODS:
         spec, _ = check(parse(json.dumps(with_edit(solver=method, source={"erase": {"units": 3}}))))
         assert spec is not None
         limits[method] = spec.edits[0].rank_limit
@@ -229,7 +265,7 @@ def test_a_method_without_a_rank_has_no_limit() -> None:
 
 
 def test_an_erased_value_takes_a_context_whatever_the_method() -> None:
-    for method in SOLVERS:
+    for method in METHODS:
         assert not problems(
             with_edit(solver=method, source={"erase": {"units": 3}}, context=[PLACE])
         )
@@ -238,11 +274,20 @@ def test_an_erased_value_takes_a_context_whatever_the_method() -> None:
 
 def test_the_table_of_solvers_in_the_docs_is_true() -> None:
     fields, methods = docs_table("solver")
-    assert set(methods) == set(SOLVERS)
+    assert set(methods) == set(METHODS)
     for method, cells in methods.items():
         for field, cell in zip(fields, cells, strict=True):
-            info = SOLVERS[method].model_fields.get(field)
+            info = METHODS[method].settings.model_fields.get(field)
             wanted = (
                 "error" if info is None else "required" if info.is_required() else str(info.default)
             )
             assert cell == wanted, (method, field)
+
+
+def test_a_spec_travels_to_another_process() -> None:
+    loaded = editspec.load(Path(__file__).parents[2] / "specs" / "skyline" / "dome_to_spire.yaml")
+    again = pickle.loads(pickle.dumps(loaded.spec))
+    assert again == loaded.spec
+    assert type(again) is type(loaded.spec)
+    assert type(again.model) is type(loaded.spec.model)
+    assert [edit.solver for edit in again.edits] == [edit.solver for edit in loaded.spec.edits]

@@ -16,17 +16,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import editspec
-from editspec.commands import check as checks
-from editspec.commands.build import build as build_
-from editspec.commands.sweep import rewritten
+from editspec.commands.sweep import rewrite_winner
+from editspec.engine.checks import FAILED, judge
 from editspec.engine.session import BuildSession
+from editspec.modalities.image.measures import NO_WISH, ImageMeasures, efficacy
 from editspec_compiler import SpecError, load
-from editspec_compiler.modalities.image.resolve import ExpectedOutput, asked, edit_digest
-from editspec_compiler.schema import Place
+from editspec_compiler.digests import edit_digest
+from editspec_compiler.modalities.image.expected import ExpectedOutput, expected_outputs
+from editspec_compiler.modalities.image.places import no_moment
+from editspec_compiler.modalities.image.schema import Place
 from editspec_runtime.core.progress import no_progress
-from editspec_runtime.core.rule import read_rule
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.methods.rule_file import read_rule
 from editspec_runtime.modalities.image.latents import LatentStream
 from tests.commands import run, said
 
@@ -97,7 +99,7 @@ def pictures(*patches: object) -> Callable[..., Tensor]:
     if patches:
         said("apply", "--model", "tiny.safetensors", *patches, "-o", "edited.safetensors")
     model = StyleGAN2(
-        read_checkpoint(Path("edited.safetensors" if patches else "tiny.safetensors")).generator
+        read_weights(Path("edited.safetensors" if patches else "tiny.safetensors")).tensors
     )
 
     def draw(latent: Any) -> Tensor:
@@ -174,7 +176,7 @@ def test_efficacy_is_the_share_of_what_is_asked_for() -> None:
     def share(after: Any, wanted: Any = wanted, area: Any = area) -> float | None:
         one, other = (torch.from_numpy(picture)[None] for picture in (x, wanted))
         wish = ExpectedOutput(Place.model_validate(PLACE), one, other, torch.from_numpy(area))
-        return checks.efficacy([(wish, torch.from_numpy(after)[None])])
+        return efficacy([(wish, torch.from_numpy(after)[None])])
 
     reached = whole = 0.0
     for row in range(5):
@@ -197,17 +199,18 @@ def test_efficacy_is_the_share_of_what_is_asked_for() -> None:
 def test_what_a_rule_asks_for_is_drawn_from_its_value(folder: Path) -> None:
     """x* is the picture of the value that the solver is given, wherever the map is the rule's."""
     save(spec_of())
-    build_("spec.yaml", "out", device="cpu")
-    loaded, rule = load("spec.yaml"), read_rule(Path("out/rules/01-one.safetensors"))
-    model = StyleGAN2(read_checkpoint(Path("tiny.safetensors")).generator)
-    (wish,) = asked(loaded, 0, model)
-    top, left, bottom, right = rule.provenance["region"]
+    editspec.build("spec.yaml", "out", device="cpu")
+    loaded = load("spec.yaml")
+    (rule,) = read_rule(Path("out/rules/01-one.safetensors")).rules
+    model = StyleGAN2(read_weights(Path("tiny.safetensors")).tensors)
+    (wish,) = expected_outputs(loaded, 0, model, no_moment)
+    top, left, bottom, right = rule.details["region"]
     scale = model.layer("layer5").scale
     with torch.no_grad():
-        reached = model.prefix("layer5", LatentStream(1, 8).items([1]))
-        value = model.value("layer5", reached)
+        reached = model.trace("layer5", LatentStream(1, 8).items([1]))
+        value = model.layer_value("layer5", reached)
         value[:, :, top * scale : bottom * scale, left * scale : right * scale] = rule.value
-        torch.testing.assert_close(wish.wanted, model.rest("layer5", value, reached.carried))
+        torch.testing.assert_close(wish.wanted, model.forward_from("layer5", value, reached))
         torch.testing.assert_close(wish.before, model.images(LatentStream(1, 8).items([1])))
     assert not torch.allclose(wish.before, wish.wanted)
     assert wish.area.sum() == 64
@@ -236,7 +239,7 @@ def test_a_rule_that_asks_for_nothing_is_not_measured(folder: Path) -> None:
     edit = {**spec_of()["edits"][0], "source": same, "target": same}
     save(spec_of({"measure": "efficacy", "at_least": 0}, edits=[edit]))
     (row,) = said("check", "spec.yaml", code=1)["checks"]
-    assert (row["value"], row["detail"]) == (None, checks.NO_WISH)
+    assert (row["value"], row["detail"]) == (None, NO_WISH)
 
 
 @pytest.mark.parametrize(
@@ -302,14 +305,14 @@ def test_observing_the_layer_itself_asks_for_the_same(folder: Path) -> None:
     wishes = []
     for observe in ({}, {"observe": "layer5"}):
         save(spec_of(edits=[{**spec_of()["edits"][0], **observe}]))
-        model = StyleGAN2(read_checkpoint(Path("tiny.safetensors")).generator)
-        wishes += list(asked(load("spec.yaml"), 0, model))
+        model = StyleGAN2(read_weights(Path("tiny.safetensors")).tensors)
+        wishes += list(expected_outputs(load("spec.yaml"), 0, model, no_moment))
     torch.testing.assert_close(wishes[0].wanted, wishes[1].wanted)
 
 
 def test_retention_is_what_later_edits_leave_of_the_efficacy(folder: Path) -> None:
-    efficacy = {"measure": "efficacy", "at_least": 0}
-    spec = spec_of({"measure": "retention", "at_least": 0}, efficacy)
+    check = {"measure": "efficacy", "at_least": 0}
+    spec = spec_of({"measure": "retention", "at_least": 0}, check)
     save(spec)
     found = said("check", "spec.yaml")
     row = found["checks"][0]
@@ -322,41 +325,42 @@ def test_retention_is_what_later_edits_leave_of_the_efficacy(folder: Path) -> No
     patches = [edit["patch"] for edit in said("build", "spec.yaml", "-o", "out")["edits"]]
     draw = pictures(*patches)
     wishes = list(
-        asked(load("spec.yaml"), 0, StyleGAN2(read_checkpoint(Path("tiny.safetensors")).generator))
+        expected_outputs(
+            load("spec.yaml"),
+            0,
+            StyleGAN2(read_weights(Path("tiny.safetensors")).tensors),
+            no_moment,
+        )
     )
-    assert checks.efficacy([(wishes[0], draw(1)[None])]) == pytest.approx(
-        built * row["value"], rel=0.01
-    )
+    assert efficacy([(wishes[0], draw(1)[None])]) == pytest.approx(built * row["value"], rel=0.01)
 
 
 def test_what_is_not_finite_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(spec_of({"measure": "finite"}))
     session = BuildSession.of("spec.yaml", "cpu", no_progress)
     built = [session.edit(number) for number in range(2)]
-    measuring = checks._Measuring(session, built)
+    measuring = ImageMeasures(session, built)
     assert measuring.finite(0) == (0, "")
     patch = session.stack[0]
     (name,) = patch.parameters
     damaged = patch.coefficients[name].clone()
     damaged[0, 0, 0, 0] = float("nan")
     broken = replace(session, stack=[replace(patch, coefficients={name: damaged})])
-    assert checks._Measuring(broken, built).finite(0) == (
+    assert ImageMeasures(broken, built).finite(0) == (
         1,
         "1 numbers of the patch are not finite",
     )
-    drawn = checks.ExpectedOutput.drawn
-    monkeypatch.setattr(
-        checks.ExpectedOutput, "drawn", lambda *given: drawn(*given).log()
-    )  # of -1..1
+    draw = ExpectedOutput.draw
+    monkeypatch.setattr(ExpectedOutput, "draw", lambda *given: draw(*given).log())  # of -1..1
     count, words = measuring.finite(0)
     assert count is not None
     assert count > 1
     assert words == f"{count} numbers of the pictures are not finite"
     given = load("spec.yaml").spec.checks[0]
-    assert checks._judged(given, "one", count, words)["status"] == checks.FAILED
+    assert judge(given, "one", count, words).status == FAILED
     for value in (float("nan"), None):
-        row = checks._judged(given, "one", value, "")
-        assert (row["status"], row["value"]) == (checks.FAILED, None)
+        row = judge(given, "one", value, "")
+        assert (row.status, row.value) == (FAILED, None)
 
 
 HARD = {"measure": "efficacy", "at_least": 1}
@@ -498,7 +502,7 @@ def test_a_mask_that_vanishes_is_named_where_it_stands(folder: Path) -> None:
     edit = {**spec["edits"][0], "rank": 1, "layer": "layer2"}
     save({**spec, "compatibility": "rewriting-2020", "edits": [edit]})
     with pytest.raises(SpecError) as error:
-        checks.check("spec.yaml", device="cpu")
+        editspec.check("spec.yaml", device="cpu")
     assert (
         "checks[0].images[0].mask: nothing of this mask is left at the resolution of layer2"
         in str(error.value)
@@ -516,7 +520,7 @@ def test_a_spec_that_moves_takes_the_masks_of_its_checks_along(folder: Path) -> 
     )
     Path("below").mkdir()
     Path("below/moved.yaml").write_text(
-        rewritten(editspec.load("spec.yaml"), Path("below"), "layer5", 2)
+        rewrite_winner(editspec.load("spec.yaml"), Path("below"), "layer5", 2)
     )
     (given,) = editspec.load("below/moved.yaml").spec.checks
     assert given.model_dump()["images"][0]["mask"] == "../all.png"

@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.patches.patch import read_patch
 from tests.commands import run, said
 
@@ -30,6 +30,11 @@ COMMANDS = [
     "ci",
     "verify",
     "sign",
+    "search",
+    "compare-layers",
+    "studio",
+    "sweep",
+    "bench",
     "apply",
     "compose",
     "rebase",
@@ -109,7 +114,7 @@ def test_build_makes_what_it_says(folder: Path) -> None:
     manifest = json.loads((folder / "out/manifest.json").read_text())
     assert [edit["digest"] for edit in manifest["edits"]] == [edit["digest"] for edit in edits]
     assert "seconds" not in json.dumps(manifest)
-    parent = read_checkpoint(folder / "tiny.safetensors").digest()
+    parent = read_weights(folder / "tiny.safetensors").digest()
     for edit in edits:
         metadata = read_patch(Path(edit["patch"])).metadata
         assert metadata["parent"] == parent
@@ -182,7 +187,7 @@ def test_every_method_gives_an_ordinary_patch(folder: Path, method: str) -> None
 
 def test_ablating_no_units_changes_nothing(folder: Path) -> None:
     spec = one_edit("ablate")
-    base = read_checkpoint(folder / "tiny.safetensors").digest()
+    base = read_weights(folder / "tiny.safetensors").digest()
     for units in (0, 1):
         spec["edits"][0]["source"] = {"erase": {"units": units}}
         (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
@@ -270,9 +275,7 @@ def test_apply_gives_the_result_that_the_patch_names(folder: Path, container: st
     for count in (1, 2, 3):
         found = said("apply", "--model", container, *patches[:count], "-o", f"{count}.safetensors")
         assert found["digest"] == edits[count - 1]["result"]
-        assert (
-            read_checkpoint(folder / f"{count}.safetensors").digest() == edits[count - 1]["result"]
-        )
+        assert read_weights(folder / f"{count}.safetensors").digest() == edits[count - 1]["result"]
     assert contents(folder)[container] == before
     names = set(load_file(folder / "3.safetensors"))
     assert (
@@ -284,10 +287,10 @@ def test_apply_gives_the_result_that_the_patch_names(folder: Path, container: st
 def test_apply_refuses_what_does_not_belong(folder: Path) -> None:
     edits = said("build", "spec.yaml", "-o", "out")["edits"]
     one, two, three = [edit["patch"] for edit in edits]
-    base = read_checkpoint(folder / "tiny.safetensors").digest()
+    base = read_weights(folder / "tiny.safetensors").digest()
     run("apply", "--model", "tiny.safetensors", one, "-o", "edited.safetensors")
     save_file({n: t + 1 for n, t in load_file("tiny.safetensors").items()}, "other.safetensors")
-    other = read_checkpoint(folder / "other.safetensors").digest()
+    other = read_weights(folder / "other.safetensors").digest()
     before = contents(folder)
     for arguments, digests in (
         (("tiny.safetensors", two), (edits[0]["result"], base)),
@@ -363,7 +366,7 @@ def test_inspect_knows_every_kind(folder: Path) -> None:
         32,
     )
     assert [layer["layer"] for layer in weights["layers"]] == [f"layer{n}" for n in range(2, 9)]
-    assert weights["digest"] == read_checkpoint(folder / "tiny.safetensors").digest()
+    assert weights["digest"] == read_weights(folder / "tiny.safetensors").digest()
     assert said("inspect", patch)["name"] == "one"
     assert said("inspect", patch.replace("patches", "rules"))["kind"] == "rule"
     assert [edit["name"] for edit in said("inspect", "spec.yaml")["edits"]] == [
@@ -379,7 +382,9 @@ def test_inspect_knows_every_kind(folder: Path) -> None:
 
 
 def test_schema_and_families() -> None:
-    assert json.loads(run("schema").stdout)["title"] == "Spec"
+    schema = json.loads(run("schema").stdout)
+    families = [each["$ref"].rpartition("_")[2] for each in schema["oneOf"]]
+    assert families == ["stylegan2", "proggan", "torch"]
     assert [entry["name"] for entry in said("families")["families"]] == [
         "stylegan2",
         "proggan",

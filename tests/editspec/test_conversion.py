@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.patches.patch import read_patch
 from tests.commands import run, said
 
@@ -53,8 +53,8 @@ def test_every_container_converts_and_converts_back(tiny: dict[str, Tensor]) -> 
         digests.add(said("convert", name, f"{name}.safetensors")["digest"])
         said("convert", f"{name}.safetensors", "back.safetensors")
         assert Path("back.safetensors").read_bytes() == Path(f"{name}.safetensors").read_bytes()
-        digests.add(read_checkpoint(Path("back.safetensors")).digest())
-    assert digests == {read_checkpoint(Path("bare.safetensors")).digest()}
+        digests.add(read_weights(Path("back.safetensors")).digest())
+    assert digests == {read_weights(Path("bare.safetensors")).digest()}
     assert set(load_file("training.pt.safetensors")) == {
         *(f"g_ema.{n}" for n in tiny),
         "latent_avg",
@@ -169,14 +169,14 @@ def test_what_is_in_the_way_stays(tiny: dict[str, Tensor]) -> None:
 
 
 def test_half_precision_weights_are_computed_with_in_full(tiny: dict[str, Tensor]) -> None:
-    from editspec_runtime.families.open import make_generator
+    from editspec_runtime.families.open import make_model
 
     half = {name: tensor.half() for name, tensor in tiny.items()}
     z = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
-    images = make_generator("stylegan2", half).images(z)
+    images = make_model("stylegan2", half).images(z)
     assert images.dtype == torch.float32
     assert torch.equal(
-        images, make_generator("stylegan2", {n: t.float() for n, t in half.items()}).images(z)
+        images, make_model("stylegan2", {n: t.float() for n, t in half.items()}).images(z)
     )
 
 

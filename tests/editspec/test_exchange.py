@@ -273,7 +273,7 @@ def test_an_export_refuses_what_a_record_cannot_hold() -> None:
     written(spec | {"latents": {"sampler": "numpy-legacy"}, "edits": [edit]}, "shapes.json")
     said("export", "shapes.json", "--format", "record", "-o", "x.json")
     said("import", "x.json", "-o", "x.yaml", *ASKED)
-    first, second = (editspec.compile(name)[0] for name in ("shapes.json", "x.yaml"))
+    first, second = (editspec.compile(name).edits[0].rules[0] for name in ("shapes.json", "x.yaml"))
     assert (first.value == second.value).all()
     assert (first.context_weights == second.context_weights).all()
 
@@ -337,7 +337,9 @@ def test_interventions_become_a_spec_and_interventions_again() -> None:
     said("export", "specs/s.yaml", "--format", "record", "-o", "record-again.json")
     assert json.loads(Path("record-again.json").read_text()) == record
     said("import", "record-again.json", "-o", "again/s.yaml", *ASKED)
-    rules = [editspec.compile(f"{folder}/s.yaml")[0] for folder in ("specs", "again")]
+    rules = [
+        editspec.compile(f"{folder}/s.yaml").edits[0].rules[0] for folder in ("specs", "again")
+    ]
     assert rules[0].value.equal(rules[1].value)
     text = Path("specs/s.yaml").read_text()
     for old, new in (

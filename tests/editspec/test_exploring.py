@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import editspec
-from editspec.modalities.image.explore import compare_layers, search_images
-from editspec_runtime.core.compatibility import EDITSPEC, REWRITING_2020
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.maths.retrieval import exceeding, search
-from editspec_runtime.modalities.image.generator import Box
-from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.modalities.image.compatibility import EDITSPEC, REWRITING_2020
+from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
+from editspec_runtime.modalities.image.maps import Box
+from editspec_runtime.modalities.image.retrieval import box_around_peak, find_place
 from tests.commands import run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -55,37 +56,39 @@ def written(spec: dict[str, Any]) -> str:
 
 def test_matches_are_those_of_a_plain_loop(make_tiny: Callable[..., dict[str, Tensor]]) -> None:
     model, stream = StyleGAN2(make_tiny()), LatentStream(1, 8)
+    sample = LatentSample(stream, 40)
     direction = torch.nn.functional.normalize(
         torch.randn(1, 6, generator=torch.Generator().manual_seed(2)).double()
     )
-    found = search(model, "layer5", direction, stream, 40, 5, EDITSPEC)
+    found = search(model, "layer5", direction, sample, 5, EDITSPEC)
     best = []
     for number in range(40):
-        key = model.prefix("layer5", stream.items([number])).key[0].double()
+        key = model.trace("layer5", stream.items([number])).key[0].double()
         best.append(float((direction[0] @ key.flatten(1)).max()))
-    assert [match.latent for match in found] == sorted(range(40), key=lambda n: -best[n])[:5]
+    assert [match.item for match in found] == sorted(range(40), key=lambda n: -best[n])[:5]
     assert [match.score for match in found] == pytest.approx(
         sorted(best, reverse=True)[:5], rel=1e-5
     )
     for match in found:
         scores = torch.einsum(
             "ihw,i->hw",
-            model.prefix("layer5", stream.items([match.latent])).key[0].double(),
+            model.trace("layer5", stream.items([match.item])).key[0].double(),
             direction[0],
         )
         row, column = divmod(int(scores.argmax()), scores.shape[1])
-        assert match.place.top <= row < match.place.bottom
-        assert match.place.left <= column < match.place.right
-    share = exceeding(model, "layer5", direction, found[4].score, stream, 40, EDITSPEC)
+        place = find_place(match.responses, model.layer("layer5"))
+        assert place.top <= row < place.bottom
+        assert place.left <= column < place.right
+    share = exceeding(model, "layer5", direction, found[4].score, sample, EDITSPEC)
     assert 5 / (40 * 64) <= share < 0.1
-    assert exceeding(model, "layer5", direction, -1e9, stream, 40, EDITSPEC) == 1.0
+    assert exceeding(model, "layer5", direction, -1e9, sample, EDITSPEC) == 1.0
 
 
 def test_a_key_is_the_authors(
     golden: dict[str, dict[str, Tensor]], record: dict[str, Any], tmp_path: Path
 ) -> None:
     """C^-1 of the mean key of the query, normalised: what their interface searches with."""
-    from editspec_compiler.modalities.image.resolve import selected
+    from editspec_compiler.modalities.image.context import select_keys
     from editspec_runtime.maths.directions import mean_direction
 
     stages, wanted = golden["sg2_stages_f64"], golden["sg2_query_f64"]["L8.querykey"]
@@ -106,15 +109,15 @@ def test_a_key_is_the_authors(
         name: tensor.double()
         for name, tensor in load_file(GOLDEN / "sg2_g_ema.safetensors").items()
     }
-    model = StyleGAN2(weights, conventions=REWRITING_2020)
+    model = StyleGAN2(weights, compatibility=REWRITING_2020)
     assert loaded.spec.edits[0].query is not None
-    keys, counts = selected(loaded, 0, model, loaded.spec.edits[0].query, "query")
+    keys, counts = select_keys(loaded, 0, model, loaded.spec.edits[0].query, "query")
     found = mean_direction(stages["L8.C.batch10"], keys, counts)
     assert (found[0] - wanted.flatten()).norm() < 1e-10
 
 
 def test_the_selection_itself_matches_best(spec: dict[str, Any]) -> None:
-    found = search_images(written(spec), Path("sheet.png"), images=30, count=4)
+    found = editspec.search(written(spec), out=Path("sheet.png"), images=30, count=4).to_dict()
     # A selection in the stream that is searched is among what matches it.
     assert 7 in [match["latent"] for match in found["matches"]]
     assert [match["score"] for match in found["matches"]] == sorted(
@@ -124,11 +127,13 @@ def test_the_selection_itself_matches_best(spec: dict[str, Any]) -> None:
         assert sheet.width > 4 * 128
     # The entries are ready to be context.
     spec["edits"][0]["context"] = [match["context"] for match in found["matches"]]
-    assert len(editspec.compile(written(spec))[0].context_keys) > 4
+    assert len(editspec.compile(written(spec)).edits[0].rules[0].context_keys) > 4
     # With a query, that is what is searched for.
     other = {"latent": 12, "mask": {"box": [20, 2, 30, 12]}}
     spec["edits"][0]["query"] = other
-    assert search_images(written(spec), images=30, count=4)["matches"] != found["matches"]
+    assert (
+        editspec.search(written(spec), images=30, count=4).to_dict()["matches"] != found["matches"]
+    )
 
 
 def test_search_from_the_command_line(spec: dict[str, Any]) -> None:
@@ -162,7 +167,7 @@ def test_search_from_the_command_line(spec: dict[str, Any]) -> None:
         ),
         (("search", *asked[:4], "--layer", "layer60", *asked[6:]), 2, 'did you mean "layer6"'),
         (("search", "spec.yaml", "-o", "mine.png"), 1, "is in the way"),
-        (("layers", "spec.yaml", "--edit", "f"), 2, "there is no edit f"),
+        (("compare-layers", "spec.yaml", "--edit", "f"), 2, "there is no edit f"),
     ):
         result = run(*arguments)
         assert (result.exit_code, message in result.stderr) == (code, True), result.stderr
@@ -189,20 +194,75 @@ def test_a_layer_that_separates_is_told_from_one_that_cannot(spec: dict[str, Any
         "target": middle,
         "context": [middle, {**middle, "latent": 9}],
     }
-    rows = {row["layer"]: row for row in compare_layers(written(spec), images=30)["layers"]}
+    rows = {
+        row["layer"]: row
+        for row in editspec.compare_layers(written(spec), images=30).to_dict()["layers"]
+    }
     assert list(rows) == [f"layer{n}" for n in range(2, 9)]
     assert rows["layer6"]["context 0"] < 0.07  # 16 of 256 positions are the middle
     assert rows["layer4"]["context 0"] > 2 * rows["layer6"]["context 0"]
-    table = run("layers", "spec.yaml", "--images", 30).stdout
+    table = run("compare-layers", "spec.yaml", "--images", 30).stdout
     assert table.splitlines()[0].split("  ")[0] == "layer"
     assert len(table.splitlines()) == 8
 
 
 def test_a_box_of_positions_is_the_region_around_the_peak() -> None:
-    from editspec_runtime.maths.retrieval import _around_peak
-
     scores = torch.zeros(5, 6)
     scores[1, 1:3] = torch.tensor([4.0, 2.0])
     scores[4, 5] = 3.9  # as high, and not connected
-    assert _around_peak(scores) == Box(1, 1, 2, 3)
-    assert _around_peak(-torch.ones(2, 2)) == Box(0, 0, 2, 2)
+    assert box_around_peak(scores) == Box(1, 1, 2, 3)
+    assert box_around_peak(-torch.ones(2, 2)) == Box(0, 0, 2, 2)
+
+
+ROWS = '''
+from torch import nn
+
+
+class Rows(nn.Module):
+    """Eight positions in a row, to each of which the same linear layer is applied."""
+
+    latent_size = 6
+
+    def __init__(self):
+        super().__init__()
+        self.start = nn.Linear(6, 32)
+        self.row = nn.{row}
+        self.end = nn.Linear(24, 192)
+
+    def forward(self, latents):
+        rows = self.row(self.start(latents).reshape({shape})).flatten(1)
+        return self.end(rows).reshape(-1, 3, 8, 8)
+'''
+KINDS = {
+    "linear": {"row": "Linear(4, 3)", "shape": "-1, 8, 4"},
+    "convolution": {"row": "Conv1d(4, 3, 1)", "shape": "-1, 4, 8"},
+    "wide convolution": {"row": "Conv1d(4, 3, 3, padding=1)", "shape": "-1, 4, 8"},
+    "convolution of planes": {"row": "Conv2d(4, 3, 1)", "shape": "-1, 4, 1, 8"},
+    "transposed convolution": {"row": "ConvTranspose2d(4, 3, 1)", "shape": "-1, 4, 1, 8"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_found_in_a_row_counts_in_full(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A context that `search` proposes is about keys of the row, each of which counts once."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.py").write_text(ROWS.format(**KINDS[kind]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        save_file(runpy.run_path("rows.py")["Rows"]().state_dict(), "rows.safetensors")
+    place = {"latent": 7, "mask": {"box": [2, 0, 5, 8]}}
+    edit = {"name": "e", "layer": "row", "source": place, "target": place}
+    spec: dict[str, Any] = {
+        "version": 1,
+        "model": {"family": "torch", "module": "rows:Rows", "weights": "rows.safetensors"},
+        "statistics": {"samples": 32},
+        "edits": [edit | {"solver": {"method": "direct", "steps": 3}}],
+    }
+    with editspec.allow_code():
+        matches = editspec.search(written(spec), images=30, count=4).to_dict()["matches"]
+        spec["edits"][0]["context"] = [match["context"] for match in matches]
+        (rule,) = editspec.compile(written(spec)).edits[0].rules
+    assert len(rule.context_keys) >= len(matches)
+    assert rule.context_weights.tolist() == [1.0] * len(rule.context_keys)

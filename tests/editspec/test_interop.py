@@ -19,7 +19,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from editspec.commands.export import lora_factors
+from editspec.engine.adapters import lora_factors
 from editspec_runtime.patches.patch import apply_stack, make_patch, read_patch
 from tests.commands import run, said
 

@@ -16,11 +16,15 @@ from typer.testing import CliRunner
 
 from editspec.cli.main import app
 from editspec.modalities.image.pictures import spotlight
-from editspec.views.key_value import SEARCHED, drawn_alone, matches
+from editspec.views.key_value import SEARCHED, draw_alone, find_matches
 from editspec_compiler import load
-from editspec_compiler.modalities.image.resolve import context_of, resolve, values_alone
-from editspec_runtime.core.compatibility import EDITSPEC
+from editspec_compiler.modalities.image.context import find_context_keys
+from editspec_compiler.modalities.image.expected import find_source_values
+from editspec_compiler.modalities.image.places import moment_of
+from editspec_compiler.modalities.image.resolve import resolve_rule
 from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.io.cache import default_cache
+from editspec_runtime.modalities.image.compatibility import EDITSPEC
 from editspec_runtime.modalities.image.latents import LatentStream
 
 MakeTiny = Callable[..., dict[str, Tensor]]
@@ -55,22 +59,22 @@ def test_a_value_alone_is_zero_outside_of_its_mask(
     spec: Callable[..., Path], make_tiny: MakeTiny
 ) -> None:
     loaded, model = load(spec({})), StyleGAN2(make_tiny())
-    (value,) = values_alone(loaded, 0, model)
+    (value,) = find_source_values(loaded, 0, model, moment_of(loaded, default_cache()))
     inside = torch.zeros(16, 16, dtype=torch.bool)
     inside[4:8, 4:8] = True
     assert not value.value[:, :, ~inside].any()
-    rule = resolve(loaded, 0, model, "base", "parent")
+    rule = resolve_rule(loaded, 0, model, moment_of(loaded, default_cache()))
     torch.testing.assert_close(value.value[:, :, 4:8, 4:8], rule.value)
-    whole, alone = drawn_alone(model, "layer6", [value])
+    whole, alone = draw_alone(model, "layer6", [value])
     torch.testing.assert_close(whole, model.images(value.latent))
     assert (whole - alone).abs().max() > 0.1
     # What is drawn alone knows nothing of the image that the layers before have drawn.
-    reached = value.reached
+    reached = value.trace
     brighter = reached.carried.__class__(reached.carried.image + 1, reached.carried.styles)
     shifted = value.__class__(
         value.latent, reached.__class__(reached.key, reached.arguments, brighter), value.value
     )
-    other, same = drawn_alone(model, "layer6", [shifted])
+    other, same = draw_alone(model, "layer6", [shifted])
     torch.testing.assert_close(same, alone)
     assert (other - whole).abs().max() > 0.1
 
@@ -79,8 +83,8 @@ def test_an_erased_value_alone_lacks_its_units(
     spec: Callable[..., Path], make_tiny: MakeTiny
 ) -> None:
     loaded, model = load(spec({"source": {"erase": {"units": 2}}})), StyleGAN2(make_tiny())
-    (value,) = values_alone(loaded, 0, model)
-    rule = resolve(loaded, 0, model, "base", "parent")
+    (value,) = find_source_values(loaded, 0, model, moment_of(loaded, default_cache()))
+    rule = resolve_rule(loaded, 0, model, moment_of(loaded, default_cache()))
     torch.testing.assert_close(value.value[:, :, 4:8, 8:12], rule.value, rtol=1e-5, atol=1e-5)
 
 
@@ -89,16 +93,18 @@ def test_a_key_matches_best_where_it_comes_from(
 ) -> None:
     model = StyleGAN2(make_tiny())
     stream = LatentStream(1, 8)
-    keys, weights = context_of(load(spec({"solver": {"method": "layer"}})), 0, model)
+    keys, weights = find_context_keys(load(spec({"solver": {"method": "layer"}})), 0, model)
     assert (keys.shape, weights.tolist()) == ((16, 6), [1.0] * 16)
-    direction = model.prefix("layer6", stream.items([7])).key[0, :, 3, 5]
-    images, light, _ = matches(model, "layer6", direction / direction.norm(), stream, 4, EDITSPEC)
+    direction = model.trace("layer6", stream.items([7])).key[0, :, 3, 5]
+    images, light, _ = find_matches(
+        model, "layer6", direction / direction.norm(), stream, 4, EDITSPEC
+    )
     assert images.shape == (4, 3, 32, 32)
     # By hand: every image, every position.
     scores = torch.stack(
         [
             (
-                model.prefix("layer6", stream.items([n])).key[0]
+                model.trace("layer6", stream.items([n])).key[0]
                 * direction[:, None, None]
                 / direction.norm()
             ).sum(0)

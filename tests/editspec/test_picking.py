@@ -15,12 +15,15 @@ from typer.testing import CliRunner, Result
 
 from editspec.cli.main import app
 from editspec.engine.pareto import problem_of
-from editspec.engine.pick import with_collateral_weight
+from editspec.engine.pick import set_collateral_weight
 from editspec.engine.session import BuildSession
+from editspec.modalities.image.drawing import generator_of
 from editspec_compiler.document import parse
 from editspec_runtime.core.progress import no_progress
-from editspec_runtime.core.rule import read_rule
 from editspec_runtime.errors import UsageError
+from editspec_runtime.methods.layer_problem import find_directions
+from editspec_runtime.methods.least_squares import pose
+from editspec_runtime.methods.rule_file import read_rule
 from editspec_runtime.patches.patch import read_patch
 
 HEAD = """# Towers get spires.
@@ -88,9 +91,13 @@ def test_what_is_built_is_the_point_that_was_picked(tmp_path: Path) -> None:
 def share_of_loss(folder: Path) -> float:
     """The loss of the patch as a share of the loss before it, as least squares measures it."""
     session = BuildSession.of(folder / "spec.yaml", "cpu", no_progress)
-    problem = problem_of(
-        session, read_rule(folder / "out" / "rules" / "01-e.safetensors"), session.generator()
+    edit = read_rule(folder / "out" / "rules" / "01-e.safetensors")
+    layer_problem = problem_of(session, edit, generator_of(session))
+    assert layer_problem.statistics is not None
+    directions = find_directions(
+        layer_problem.rule, edit.directions, edit.rank, layer_problem.statistics
     )
+    problem = pose(layer_problem, directions)
     (coefficients,) = read_patch(
         folder / "out" / "patches" / "01-e.safetensors"
     ).coefficients.values()
@@ -200,7 +207,7 @@ def test_what_cannot_be_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_rest_of_the_text_stays(before: str, after: str) -> None:
     around = "version: 1  # ä\nedits:\n  - name: e\n    solver: {}\n    layer: layer6\n"
     text = around.replace("{}", before)
-    assert with_collateral_weight(parse(text, "spec.yaml"), 0, 0.5) == around.replace("{}", after)
+    assert set_collateral_weight(parse(text, "spec.yaml"), 0, 0.5) == around.replace("{}", after)
 
 
 def test_json_stays_json() -> None:
@@ -213,7 +220,7 @@ def test_json_stays_json() -> None:
             '{"collateral_weight": 1e-05, "method": "least-squares"}',
         ),
     ):
-        found = with_collateral_weight(parse(text.replace("SOLVER", before), "spec.json"), 0, 1e-5)
+        found = set_collateral_weight(parse(text.replace("SOLVER", before), "spec.json"), 0, 1e-5)
         assert found == text.replace("SOLVER", after)
 
 
@@ -224,8 +231,8 @@ def test_a_solver_that_edits_share_is_not_changed() -> None:
             UsageError,
             match=f"solver of edit {number + 1} cannot be changed in spec.yaml by itself",
         ):
-            with_collateral_weight(parse(text, "spec.yaml"), number, 0.5)
+            set_collateral_weight(parse(text, "spec.yaml"), number, 0.5)
     alone = text.replace("*s", "least-squares")
-    assert "&s {method: least-squares, collateral_weight: 0.5}" in with_collateral_weight(
+    assert "&s {method: least-squares, collateral_weight: 0.5}" in set_collateral_weight(
         parse(alone, "spec.yaml"), 0, 0.5
     )

@@ -27,7 +27,7 @@ from typer.testing import Result
 
 from editspec.engine.provenance import require_statement
 from editspec_runtime.errors import SignatureError
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import read_weights
 from tests.commands import run, said
 
 
@@ -104,7 +104,7 @@ def test_it_names_all_that_went_in_and_came_out() -> None:
     for name in ("tiny.safetensors", "mask.png", "latent.safetensors"):
         assert found[name]["digest"] == {"sha256": sha256(name)}
     assert found["tiny.safetensors"]["annotations"] == {
-        "weights": read_checkpoint(Path("tiny.safetensors")).digest()
+        "weights": read_weights(Path("tiny.safetensors")).digest()
     }
     moments = said("statistics", "spec.yaml")["statistics"]
     for moment in moments:

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import read_weights
 from tests.commands import run, said
 
 INDEX = "model.safetensors.index.json"
@@ -57,7 +57,7 @@ def test_a_spec_may_name_weights_in_several_files(form: str) -> None:
     write("tiny.safetensors")
     whole = said("build", "spec.yaml", "-o", "whole")["edits"][0]
     # The weights are the same, by their digest: nothing is to be built again.
-    write(form, digest=read_checkpoint(Path("tiny.safetensors")).digest())
+    write(form, digest=read_weights(Path("tiny.safetensors")).digest())
     said("validate", "spec.yaml")
     assert said("plan", "spec.yaml", "-o", "whole")["to_build"] == 0
     Path("spec.yaml.lock").unlink()
@@ -80,7 +80,7 @@ def test_a_spec_may_name_weights_in_several_files(form: str) -> None:
 def test_every_command_that_takes_weights_takes_them_in_several_files(form: str) -> None:
     write("tiny.safetensors")
     (edit,) = said("build", "spec.yaml", "-o", "out")["edits"]
-    digest = read_checkpoint(Path("tiny.safetensors")).digest()
+    digest = read_weights(Path("tiny.safetensors")).digest()
     found = said("inspect", form)
     assert (found["kind"], found["digest"]) == ("weights", digest)
     assert found["layers"] == said("inspect", "tiny.safetensors")["layers"]

@@ -13,9 +13,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editspec.commands import stacks
+import editspec
 from editspec_runtime.errors import EditError, PatchError
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.io.digests import tensors_digest
 from editspec_runtime.maths.metric import norm, principal_cosines, recompress, unfolded
 from editspec_runtime.patches.patch import apply_stack, read_patch
@@ -58,7 +58,7 @@ def built(
 
 
 def base() -> dict[str, Tensor]:
-    return read_checkpoint(Path("tiny.safetensors")).generator
+    return read_weights(Path("tiny.safetensors")).tensors
 
 
 def test_a_composed_patch_does_exactly_what_the_stack_does(built: list[Path]) -> None:
@@ -239,9 +239,9 @@ def test_diff_draws_pictures(built: list[Path]) -> None:
         assert same.size == weights.size
         assert same.tobytes() != weights.tobytes()
     with pytest.raises(PatchError, match="Give --model"):
-        stacks.picture_of("out", "out", Path("x.png"), None)
+        editspec.diff("out", "out", picture="x.png")
     with pytest.raises(EditError, match="in the way"):
-        stacks.picture_of("out", "out", Path("spec.yaml"), "tiny.safetensors")
+        editspec.diff("out", "out", picture="spec.yaml", model="tiny.safetensors")
 
 
 def test_audit_explains_or_shows_what_is_left(built: list[Path]) -> None:

@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
 from editspec.cli.main import app
+from editspec.engine.session import BuildSession
+from editspec.modalities.image.drawing import generator_of
+from editspec.worlds.skyline.world import LATENT_SIZE, render, scenes
 from editspec_compiler import load
+from editspec_compiler.document import parse
+from editspec_runtime.core.progress import no_progress
+from editspec_runtime.modalities.image.latents import LatentStream
 
 SPEC = """\
 # What this is for.
@@ -35,8 +42,6 @@ edits:
 
 @pytest.fixture
 def spec(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path) -> Path:
-    from PIL import Image, ImageDraw
-
     folder = tmp_path / "here"
     (folder / "masks").mkdir(parents=True)
     image = Image.new("L", (32, 32))
@@ -83,6 +88,32 @@ def test_every_layer_and_rank_is_tried_and_the_winner_is_a_spec(spec: Path, tmp_
     assert built.exit_code == 0, built.stderr
 
 
+def test_a_json_spec_that_is_indented_by_tabs_is_swept(spec: Path, tmp_path: Path) -> None:
+    data = parse(spec.read_text()).data
+    tabbed = spec.with_suffix(".json")
+    tabbed.write_text(json.dumps(data, indent="\t"))
+    found = swept(tabbed, tmp_path / "out", "--ranks", "2")
+    assert found["winner"]["rank"] == 2
+    winner = load(tmp_path / "out" / "winner.json")
+    assert winner.document.text.count("\n\t") == tabbed.read_text().count("\n\t") + 1
+    assert winner.spec.edits[-1].rank == 2
+    assert winner.spec.edits[0] == load(tabbed).spec.edits[0]
+
+
+@pytest.mark.parametrize("layers", ["layer6", "layer4,layer6"])
+def test_a_spec_that_cannot_be_rewritten_is_refused_before_the_work(
+    layers: str, spec: Path, tmp_path: Path
+) -> None:
+    text = spec.read_text().replace("layer: layer4", "layer: &l layer4")
+    spec.write_text(text.replace("layer: layer5", "layer: *l"))
+    result = CliRunner().invoke(
+        app, ["sweep", str(spec), "-o", str(tmp_path / "out"), "--layers", layers]
+    )
+    assert result.exit_code == 2
+    assert "does not let these values be changed" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_built_is_a_row_with_its_reason(spec: Path, tmp_path: Path) -> None:
     found = swept(spec, tmp_path / "out", "--ranks", "1,5000")
     assert "efficacy" in found["points"][0]
@@ -91,17 +122,40 @@ def test_what_cannot_be_built_is_a_row_with_its_reason(spec: Path, tmp_path: Pat
 
 
 def test_a_perfect_edit_judges_on_skyline(tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(
-        SPEC.format(weights="'builtin:skyline'").replace("masks/a.png", "a.png")
-    )
-    from PIL import Image
-
+    """The errors of a sweep are those of the built models, compared with rendered scenes here."""
+    text = SPEC.format(weights="'builtin:skyline'").replace("masks/a.png", "a.png")
+    (tmp_path / "spec.yaml").write_text(text)
     Image.new("L", (64, 64), 255).save(tmp_path / "a.png")
-    found = swept(
-        tmp_path / "spec.yaml", tmp_path / "out", "--ranks", "1,2", "--experiment", "dome-to-spire"
-    )
-    best = min(found["points"], key=lambda point: point["error"])
-    assert found["winner"] == {"layer": best["layer"], "rank": best["rank"]}
+    asked = ("--ranks", "1,8", "--experiment", "dome-to-spire")
+    found = swept(tmp_path / "spec.yaml", tmp_path / "out", *asked)
+    expected = {}
+    for point in found["points"]:
+        edited = tmp_path / f"rank{point['rank']}.yaml"
+        edited.write_text(
+            text.replace("layer: layer5", f"layer: layer5\n    rank: {point['rank']}")
+        )
+        expected[point["rank"]] = error_by_hand(edited)
+    assert {p["rank"]: p["error"] for p in found["points"]} == pytest.approx(expected, rel=1e-4)
+    assert abs(expected[1] - expected[8]) > 1e-3 * expected[1]  # there is something to choose
+    best = min(expected, key=expected.__getitem__)
+    assert found["winner"] == {"layer": "layer5", "rank": best}
+
+
+def error_by_hand(spec: Path) -> float:
+    """The distance of a built model to the perfect edit where it changes pixels, plus the change
+    of all other pixels."""
+    session = BuildSession.of(spec, "cpu", no_progress)
+    latents = LatentStream(4, LATENT_SIZE).items(range(8))
+    before = generator_of(session).images(latents).clamp(-1, 1)
+    for number in range(2):
+        session.edit(number)
+    after = generator_of(session).images(latents).clamp(-1, 1)
+    scene = scenes(latents)
+    original, perfect = render(scene), render(scene.with_tops("dome", "spire"))
+    asked = (perfect - original).abs().mean(1) > 0.1
+    distance = (after - perfect).abs().mean(1)[asked].mean()
+    outside = (after - before).abs().mean(1)[~asked].mean()
+    return float(distance + outside)
 
 
 @pytest.mark.parametrize(

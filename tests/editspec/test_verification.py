@@ -71,7 +71,7 @@ def test_every_flipped_bit_of_a_patch_or_the_weights_is_noticed(patches: list[Pa
     places += [(weights, rng.randrange(8 + header, weights.stat().st_size)) for _ in range(60)]
     places += [(weights, rng.choice(names)) for _ in range(40)]
     assert len(places) == 200
-    assert verify(weights, patches)["verified"]
+    assert verify(weights, patches).verified
     for path, place in places:
         whole = path.read_bytes()
         flipped = bytearray(whole)
@@ -80,7 +80,7 @@ def test_every_flipped_bit_of_a_patch_or_the_weights_is_noticed(patches: list[Pa
         with pytest.raises(EditError):
             verify(weights, patches)
         path.write_bytes(whole)
-    assert verify(weights, patches)["verified"]
+    assert verify(weights, patches).verified
 
 
 def test_the_chain_and_the_result_are_checked(patches: list[Path]) -> None:
@@ -131,8 +131,8 @@ def test_ranks_are_checked(patches: list[Path]) -> None:
 
 def test_a_rebuild_gives_identical_bytes(patches: list[Path]) -> None:
     found = verify("tiny.safetensors", patches, "spec.yaml")
-    assert found["verified"]
-    assert [patch["identical"] for patch in found["patches"]] == [True, True]
+    assert found.verified
+    assert [patch.again and patch.again.identical for patch in found.patches] == [True, True]
     assert (
         "identical bytes"
         in run("verify", *patches, "--model", "tiny.safetensors", "--spec", "spec.yaml").stdout
@@ -152,14 +152,14 @@ def save(file: str, **changed: Any) -> Path:
 
 def disturbed(path: Path, by: float) -> None:
     """Sign the patch at `path` again with coefficients that are off by a relative amount."""
-    from editspec_runtime.families.checkpoints import read_checkpoint
+    from editspec_runtime.families.open import read_weights
     from editspec_runtime.io.digests import tensors_digest
     from editspec_runtime.patches.patch import apply_stack
 
     patch = read_patch(path)
     coefficients = {name: a * (1 + by) for name, a in patch.coefficients.items()}
     result = apply_stack(
-        read_checkpoint(Path("tiny.safetensors")).generator,
+        read_weights(Path("tiny.safetensors")).tensors,
         [Patch(patch.directions, coefficients, {})],
     )
     metadata = {**unsigned(patch), "result": tensors_digest(result)}
@@ -174,11 +174,13 @@ def test_elsewhere_a_rebuild_is_compared_within_the_tolerance(
 ) -> None:
     disturbed(patches[0], by)
     found = verify("tiny.safetensors", patches[:1], "spec.yaml")
-    (patch,) = found["patches"]
-    assert patch["identical"] is False
-    assert patch["difference"] == pytest.approx(by / (1 + by), rel=0.01)
-    assert patch["angle"] < 1e-3
-    assert patch["within"] is found["verified"] is within
+    again = found.patches[0].again
+    assert again is not None
+    assert again.identical is False
+    assert again.difference == pytest.approx(by / (1 + by), rel=0.01)
+    assert again.angle is not None
+    assert again.angle < 1e-3
+    assert again.within is found.verified is within
     result = run("verify", patches[0], "--model", "tiny.safetensors", "--spec", "spec.yaml")
     assert result.exit_code == (0 if within else 1)
     assert ("NOT within" in result.stdout) is not within
@@ -195,8 +197,10 @@ def test_in_the_environment_of_the_lock_close_is_not_enough(patches: list[Path])
         lock.model_copy(update={"edits": [mine, *lock.edits[1:]]}).to_bytes()
     )
     found = verify("tiny.safetensors", patches[:1], "spec.yaml")
-    assert not found["verified"]
-    assert found["patches"][0]["same_environment"]
+    assert not found.verified
+    again = found.patches[0].again
+    assert again is not None
+    assert again.same_environment
 
 
 def test_weights_that_are_not_finite_are_named(patches: list[Path]) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from editspec.cli.main import app
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.patches.patch import read_patch
 
 ROOT = Path(__file__).parents[2]
@@ -234,7 +234,7 @@ def test_a_review_shows_plan_checks_and_pictures(runner: Runner) -> None:
         f"### Since `{base[:12]}`",
         "    dark-windows-to-lit: rank: 2 -> 3",
         "It has no lock of this spec: everything is new.",
-        "Out of date is `edits/lit.yaml.lock`",
+        "`edits/lit.yaml.lock` is out of date",
         "There is no `edits/second.yaml.lock`",
         "    ~ dark-windows-to-lit: changed, layer7",
         "| passed | efficacy | dark-windows-to-lit |",
@@ -342,8 +342,7 @@ def test_what_was_merged_is_applied(runner: Runner) -> None:
         out / "lit.yaml" / "build" / "patches" / "01-dark-windows-to-lit.safetensors"
     )
     assert (
-        read_checkpoint(out / "lit.yaml" / "edited.safetensors").digest()
-        == patch.metadata["result"]
+        read_weights(out / "lit.yaml" / "edited.safetensors").digest() == patch.metadata["result"]
     )
     assert patch.metadata["result"] in ran.summary
     assert not (out / "too much.yaml" / "edited.safetensors").exists()
@@ -363,7 +362,7 @@ def test_the_commands_alone(repository: Path) -> None:
     code, found = said("apply", "edits/lit.yaml", "-o", "out")
     assert (code, found["specs"][0]["digest"]) == (
         0,
-        read_checkpoint(Path("out/edits/lit.yaml/edited.safetensors")).digest(),
+        read_weights(Path("out/edits/lit.yaml/edited.safetensors")).digest(),
     )
     assert said("review", str(repository / "edits/lit.yaml"), "-o", "out")[0] == 2
     assert said("review", "../edits/lit.yaml", "-o", "out")[0] == 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 import editspec
-from editspec_runtime.families.open import pick_device
-from editspec_runtime.families.torch_module.network import ModuleGenerator
+from editspec_runtime.executors.devices import pick_device, reproducible_kernels
+from editspec_runtime.families.torch_module.network import TorchModule
 from editspec_runtime.families.torch_module.source import Source
 from editspec_runtime.maths.adam import Adam
 
@@ -191,15 +191,13 @@ def test_a_build_on_a_device_is_that_on_the_cpu(
     pareto = method == "least-squares"
     (here,) = editspec.build(
         tmp_path / "spec.yaml", tmp_path / "here", device="cpu", pareto=pareto
-    )
+    ).edits
     (tmp_path / "spec.yaml.lock").unlink()
     request.getfixturevalue("own_cache").joinpath("solutions").rename(tmp_path / "solutions")
     request.getfixturevalue("device")
-    (there,) = editspec.build(
-        tmp_path / "spec.yaml", tmp_path / "there", pareto=pareto
-    )
+    (there,) = editspec.build(tmp_path / "spec.yaml", tmp_path / "there", pareto=pareto).edits
     assert there.seconds["solve"] > 0
-    assert there.rule.key.device == AWAY
+    assert there.rule.rules[0].key.device == AWAY
     assert there.patch.metadata["content"] == here.patch.metadata["content"]
     assert (there.loss, there.residual) == (here.loss, here.residual)
 
@@ -226,24 +224,47 @@ class Table(nn.Module):
 def test_buffers_of_a_network_go_where_its_weights_are() -> None:
     weights = {name: tensor.double() for name, tensor in Table().state_dict().items()}
     latents = torch.ones(1, 4).double()
-    wanted = ModuleGenerator(weights, Source(Table(), "", latent_shape=(4,))).images(latents)
+    wanted = TorchModule(weights, Source(Table(), "", latent_shape=(4,))).images(latents)
     with Device():
         there = {name: tensor.to(AWAY) for name, tensor in weights.items()}
-        network = ModuleGenerator(there, Source(Table(), "", latent_shape=(4,)))
+        network = TorchModule(there, Source(Table(), "", latent_shape=(4,)))
         assert network.module.order.dtype == torch.int64
         assert network.module.scale.dtype == torch.float64
         assert torch.equal(network.images(latents.to(AWAY)).cpu(), wanted)
 
 
 def test_a_gpu_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    backends = SimpleNamespace(
-        cudnn=SimpleNamespace(), cuda=SimpleNamespace(matmul=SimpleNamespace())
-    )
-    monkeypatch.setattr(torch, "backends", backends)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     # Without one, torch.cuda.set_device refuses it.
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda:0")
     assert pick_device("cuda:1") == torch.device("cuda:1")
-    assert not backends.cudnn.allow_tf32
-    assert not backends.cuda.matmul.allow_tf32
+
+
+def test_kernels_are_reproducible_where_something_is_computed() -> None:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    def flags() -> list[bool]:
+        return [cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32]
+
+    before, gpu = flags(), torch.device("cuda:0")
+    assert before != [True, False, False, False]
+    with reproducible_kernels(torch.device("cpu")):
+        assert flags() == before
+    with reproducible_kernels(gpu):
+        assert flags() == [True, False, False, False]
+        inside, leave = Event(), Event()
+
+        def compute() -> None:
+            with reproducible_kernels(gpu):
+                inside.set()
+                leave.wait(10)
+
+        thread = Thread(target=compute)
+        thread.start()
+        assert inside.wait(10)
+    # Another thread is still computing.
+    assert flags() == [True, False, False, False]
+    leave.set()
+    thread.join()
+    assert flags() == before

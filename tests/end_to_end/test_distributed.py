@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from editspec.worlds.skyline import WEIGHTS
 from editspec_runtime.errors import FileError
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.files import read_tensors
@@ -80,7 +80,7 @@ def full_disk() -> None:
 def defect() -> None:
     from editspec_runtime.maths import moments as statistics
 
-    statistics._add_outer_products = lambda total, rows: 1 // 0
+    statistics.add_outer_products = lambda total, rows, weights: 1 // 0
 
 
 def small_bench() -> None:
@@ -209,9 +209,9 @@ def test_c_is_the_same_for_one_two_and_four(folder: Path, emptied: Callable[[], 
     assert statistics(folder, 2)["cached"]
     (kept,) = (cache / "statistics").iterdir()
     moment = read_tensors(kept)["second_moment"]
-    model = StyleGAN2(read_checkpoint(WEIGHTS).generator)
+    model = StyleGAN2(read_weights(WEIGHTS).tensors)
     with torch.no_grad():
-        key = model.prefix(
+        key = model.trace(
             "layer4", LatentStream(2, model.architecture.latent_size).items(range(600))
         ).key
     rows = key.movedim(1, -1).flatten(0, 2).double()
@@ -374,8 +374,9 @@ def test_finished_blocks_are_used(folder: Path, emptied: Callable[[], Path]) -> 
     # Another sum under the name of one that was kept: had all been computed again, nobody would
     # notice.
     kept = blocks(cache)[0]
+    other = {name: 2 * tensor for name, tensor in load_file(kept).items()}
     kept.unlink()
-    Cache(cache).tensors("blocks", kept.stem, lambda: {"sum": torch.eye(6, dtype=torch.float64)})
+    Cache(cache).tensors("blocks", kept.stem, lambda: other)
     assert statistics(folder, 2, "long.yaml")["digest"] != wanted
 
 

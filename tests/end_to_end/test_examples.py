@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from editspec.cli.main import app
-from editspec_runtime.families.torch_module.source import allow_code, from_factory
+from editspec_runtime.families.torch_module.source import from_factory
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -34,9 +34,9 @@ def example(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     if name == "mlp":
         subprocess.run([sys.executable, "train.py"], check=True, capture_output=True)
     else:
-        with allow_code(), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            module, _ = from_factory("dcgan:Generator", Path())
+            module, _ = from_factory("dcgan:Generator", Path(), allow_code=True)
         save_file(module.state_dict(), "dcgan.safetensors")
     return name
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from editspec.cli.main import app
-from editspec_runtime.core.rule import read_rule
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.proggan.network import ProgressiveGAN
-from editspec_runtime.methods.solve import loss_of
+from editspec_runtime.methods.rule_file import read_rule
+from editspec_runtime.methods.solve_edit import loss_of
 from editspec_runtime.patches.patch import read_patch
 
 CASES = {
@@ -58,7 +58,7 @@ def test_the_change_of_a_progressive_gan_is_the_authors(
     wanted = golden["pg_edits_f64"]["L6.proj.rank1.delta"]
     found = built(spec, tmp_path)
     assert (found - wanted).norm() / wanted.norm() < 1e-10
-    rule = read_rule(tmp_path / "out" / "rules" / "01-golden.safetensors")
+    (rule,) = read_rule(tmp_path / "out" / "rules" / "01-golden.safetensors").rules
     for tensor, name in ((rule.key[:, :, 1:-1, 1:-1], "goal_in"), (rule.value, "goal_out")):
         stage = golden["pg_stages_f64"][f"L6.{name}"]
         assert (tensor - stage).norm() / stage.norm() < 1e-10
@@ -101,7 +101,7 @@ def test_the_reflection_experiment_is_the_authors(
 ) -> None:
     found = built(reflection_spec(golden_spec), tmp_path)
     numbers = golden["pg_edits_f64"]
-    rule = read_rule(tmp_path / "out" / "rules" / "01-golden.safetensors")
+    (rule,) = read_rule(tmp_path / "out" / "rules" / "01-golden.safetensors").rules
     for index, state in ((0, "high"), (4, "low")):
         # They kept what was to be seen as float32.
         wanted = numbers[f"refl.{state}_target.img0.first8"]
@@ -131,9 +131,7 @@ def test_a_reflection_that_is_not_swapped_has_nothing_to_change(
 
 
 def golden_weights() -> dict[str, Tensor]:
-    return read_checkpoint(
-        Path(__file__).parents[1] / "golden" / "pg_state_dict.safetensors"
-    ).generator
+    return read_weights(Path(__file__).parents[1] / "golden" / "pg_state_dict.safetensors").tensors
 
 
 def test_without_their_quirks_the_numbers_are_others(

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from editspec.engine.lock import lock_path, read_lock
-from editspec_runtime.core.rule import read_rule
 from editspec_runtime.io.files import read_header
+from editspec_runtime.methods.rule_file import read_rule
 from editspec_runtime.patches.patch import read_patch
 
 # A server that has torch loaded forks each build at once: no half second of start-up to be killed

@@ -16,12 +16,14 @@ from typer.testing import CliRunner
 
 import editspec
 from editspec.cli.main import app
-from editspec.engine.session import BuiltEdit
+from editspec.engine.built import BuiltEdit
 from editspec.worlds.skyline import WEIGHTS
-from editspec_compiler.schema import COLLATERAL_WEIGHT
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.core.method import KeyStatistics
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.methods.least_squares import Problem
+from editspec_runtime.methods.layer_problem import LayerProblem
+from editspec_runtime.methods.least_squares import pose
+from editspec_runtime.methods.registry import COLLATERAL_WEIGHT, METHODS
 
 SPECS = Path(__file__).parents[2] / "specs" / "skyline"
 RECIPES = ("dome_to_spire", "dark_windows_to_lit", "spire_to_tree")
@@ -44,7 +46,7 @@ def spec(folder: Path, recipe: str, solver: dict[str, Any]) -> Path:
 
 
 def built(path: Path) -> BuiltEdit:
-    (edit,) = editspec.build(path, path.with_suffix(""))
+    (edit,) = editspec.build(path, path.with_suffix("")).edits
     return edit
 
 
@@ -53,15 +55,23 @@ def test_its_objective_is_not_above_that_of_projected_gradient(recipe: str, reci
     ours = built(spec(recipes, recipe, {"method": "least-squares"}))
     path = spec(recipes, recipe, {"method": "projected-gradient", "steps": 400, "project_every": 1})
     theirs = built(path)
-    ((_, layer, moment),) = editspec.statistics(path)
-    model = StyleGAN2(read_checkpoint(WEIGHTS).generator)
+    (found,) = editspec.statistics(path).moments
+    layer, moment = found.layer, found.moment
+    model = StyleGAN2(read_weights(WEIGHTS).tensors)
     parameter = model.layer(layer).parameter
 
     def objective(edit: BuiltEdit) -> float:
         directions: Tensor = edit.patch.directions[parameter]
-        problem = Problem.of(
-            model.function(layer), model.weight(layer), edit.rule, directions, moment.matrix
+        statistics = KeyStatistics(lambda: moment.matrix, lambda: pytest.fail("no sample"))
+        (rule,) = edit.rule.rules
+        layer_problem = LayerProblem(
+            rule,
+            model.function(layer),
+            model.weight(layer),
+            METHODS["least-squares"].make_settings(),
+            statistics=statistics,
         )
+        problem = pose(layer_problem, directions)
         unknowns = edit.patch.coefficients[parameter].double().flatten(1) @ problem.root
         return problem.objective(unknowns, COLLATERAL_WEIGHT).mean().item()
 

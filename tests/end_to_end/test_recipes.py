@@ -15,17 +15,17 @@ from typer.testing import CliRunner
 
 from editspec.cli.main import app
 from editspec.worlds.skyline import WEIGHTS
-from editspec.worlds.skyline.efficacy import drawn, edit_measures, edit_numbers, touched
+from editspec.worlds.skyline.efficacy import edit_measures, edit_numbers, touched
 from editspec.worlds.skyline.reader import load_reader
 from editspec.worlds.skyline.world import LATENT_SIZE, Scene, scenes
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.modalities.image.rendering import render_clamped
+from editspec_runtime.modalities.image.streams import REPORTS
 from tests.commands import said
 
 SPECS = Path(__file__).parents[2] / "specs" / "skyline"
-UNSEEN = 3
-"""The stream of the images on which an edit is judged; no recipe takes a latent from it."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def one_cache(shared_cache: Path, own_cache: Path, monkeypatch: pytest.MonkeyPat
 
 def edited(patches: list[Any], folder: Path) -> StyleGAN2:
     said("apply", "--model", "builtin:skyline", *patches, "-o", folder / "edited.safetensors")
-    return StyleGAN2(read_checkpoint(folder / "edited.safetensors").generator)
+    return StyleGAN2(read_weights(folder / "edited.safetensors").tensors)
 
 
 def numbers(
@@ -50,15 +50,15 @@ def numbers(
     """What the unedited and the edited model make of unseen scenes that the perfect edit
     changes.
     """
-    latents = LatentStream(UNSEEN, LATENT_SIZE).items(range(count))
+    latents = LatentStream(REPORTS, LATENT_SIZE).items(range(count))
     latents = latents[touched(scenes(latents), counterfactual(scenes(latents)))]
     scene, reader = scenes(latents), load_reader()
-    unedited = drawn(StyleGAN2(read_checkpoint(WEIGHTS).generator), latents)
+    unedited = render_clamped(StyleGAN2(read_weights(WEIGHTS).tensors), latents)
     return tuple(
         edit_numbers(
             edit_measures(scene, counterfactual(scene), unedited, images, reader, reader.features)
         )
-        for images in (unedited, drawn(model, latents))
+        for images in (unedited, render_clamped(model, latents))
     )
 
 
@@ -97,7 +97,7 @@ def test_three_edits_compose(tmp_path: Path) -> None:
             "-o",
             out,
         )
-        assert found["digest"] == edits[count - 1]["result"] == read_checkpoint(out).digest()
+        assert found["digest"] == edits[count - 1]["result"] == read_weights(out).digest()
 
 
 @pytest.mark.parametrize("name", ["dark_windows_to_lit", "spire_to_tree", "three_edits"])
@@ -180,21 +180,17 @@ def test_the_identity_edit_has_no_loss(layer: str, tmp_path: Path) -> None:
 
 
 def test_the_reported_loss_is_that_of_the_applied_weights(tmp_path: Path) -> None:
-    from editspec_runtime.core.rule import read_rule
+    from editspec_runtime.methods.rule_file import read_rule
 
     (edit,) = said("build", SPECS / "dome_to_spire.yaml", "-o", tmp_path / "out")["edits"]
-    rule = read_rule(tmp_path / "out/rules/01-dome-to-spire.safetensors")
-    unedited = StyleGAN2(read_checkpoint(WEIGHTS).generator)
+    (rule,) = read_rule(tmp_path / "out/rules/01-dome-to-spire.safetensors").rules
+    unedited = StyleGAN2(read_weights(WEIGHTS).tensors)
 
     def loss(model: StyleGAN2) -> float:
         def mean(value: Tensor) -> float:
             return (value - rule.value).abs().mean().item()
 
-        return mean(
-            model.function(rule.layer)(
-                rule.key, model.weight(rule.layer), rule.arguments, haloed=True
-            )
-        )
+        return mean(model.function(rule.layer)(rule.key, model.weight(rule.layer), rule.arguments))
 
     assert loss(edited([edit["patch"]], tmp_path)) == pytest.approx(edit["loss"], rel=1e-5)
     assert loss(unedited) > 1.1 * edit["loss"]

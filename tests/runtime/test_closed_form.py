@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editspec_runtime.core.rule import Rule, SolverSettings
+from editspec_runtime.core.method import KeyStatistics
+from editspec_runtime.core.model import LayerFunction
+from editspec_runtime.core.rule import LayerRule
 from editspec_runtime.maths.directions import zca_directions
-from editspec_runtime.methods.closed_form import closed_form
-from editspec_runtime.modalities.image.generator import LayerFunction
+from editspec_runtime.methods.layer_problem import LayerProblem
+from editspec_runtime.methods.least_squares import find_coefficients
+from editspec_runtime.methods.registry import METHODS
 
 OUT, IN, KEYS = 5, 7, 60
 
@@ -24,9 +27,7 @@ def random(*shape: int, seed: int) -> Tensor:
 class Linear(LayerFunction):
     """A convolution and nothing else, haloed by one position."""
 
-    def __call__(
-        self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
-    ) -> Tensor:
+    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
         kernel = weight.reshape(weight.shape[-4:])
         margin = 0 if kernel.shape[-1] == 3 else 1
         return F.conv2d(
@@ -42,12 +43,16 @@ def stored() -> Tensor:
     return random(IN, IN, seed=1) @ random(IN, KEYS, seed=2)
 
 
-def rule_of(key: Tensor, value: Tensor) -> Rule:
+def rule_of(key: Tensor, value: Tensor) -> LayerRule:
     nothing = torch.empty(0)
-    settings = SolverSettings("closed-form")
-    return Rule(
-        "e", "f", "l", "w", 1, settings, F.pad(key, (1, 1, 1, 1)), value, {}, nothing, nothing, {}
-    )
+    return LayerRule("l", "w", F.pad(key, (1, 1, 1, 1)), value, {}, nothing, nothing)
+
+
+def closed_form(weight: Tensor, rule: LayerRule, directions: Tensor, moment: Tensor) -> Tensor:
+    settings = METHODS["closed-form"].make_settings()
+    statistics = KeyStatistics(lambda: moment, lambda: pytest.fail("no sample is needed"))
+    problem = LayerProblem(rule, Linear(), weight, settings, statistics=statistics)
+    return find_coefficients(problem, directions)
 
 
 def solved(
@@ -58,7 +63,7 @@ def solved(
     weight = random(1, OUT, IN, kernel, kernel, seed=3)
     directions = zca_directions(moment, targets.T, torch.ones(targets.shape[1]), rank)
     rule = rule_of(targets[None, :, None, :], values[None, :, None, :])
-    a = closed_form(Linear(), weight, rule, directions, moment)
+    a = closed_form(weight, rule, directions, moment)
     return weight, torch.einsum("losyx,si->loiyx", a, directions), directions
 
 
@@ -110,7 +115,7 @@ def test_a_direction_orthogonal_under_the_identity_is_untouched() -> None:
     rule = rule_of(target[None, :, None, :], random(1, OUT, 1, 1, seed=5))
     weight, identity = random(1, OUT, IN, 1, 1, seed=3), torch.eye(IN, dtype=torch.float64)
     directions = zca_directions(identity, target.T, torch.ones(1), 1)
-    a = closed_form(Linear(), weight, rule, directions, identity)
+    a = closed_form(weight, rule, directions, identity)
     change = torch.einsum("losyx,si->loiyx", a, directions)[0, :, :, 0, 0]
     other = random(IN, seed=8)
     other -= target[:, 0] * (other @ target[:, 0]) / target.square().sum()

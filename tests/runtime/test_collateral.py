@@ -1,17 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.core.compatibility import EDITSPEC
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.io.cache import default_cache
-from editspec_runtime.maths.collateral import Collateral, predicted
-from editspec_runtime.maths.moments import second_moment
-from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.io.cache import Cache, default_cache
+from editspec_runtime.maths.collateral import Collateral, predict_collateral
+from editspec_runtime.maths.moment_cache import second_moment
+from editspec_runtime.modalities.image.compatibility import EDITSPEC
+from editspec_runtime.modalities.image.generator import Generator
+from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
 from editspec_runtime.patches.patch import Patch
 
 MakeTiny = Callable[..., dict[str, Tensor]]
@@ -32,8 +35,21 @@ def factors(parameter: str, rank: int = 2) -> Patch:
 
 
 def prediction(model: StyleGAN2, layer: str, change: Patch, samples: int = 20) -> Collateral:
-    moment = second_moment(model, layer, STREAM, samples, EDITSPEC, default_cache()).matrix
-    return predicted(model, layer, change, moment, STREAM, samples, EDITSPEC, default_cache())
+    return predict(model, layer, change, LatentSample(STREAM, samples))
+
+
+def predict(
+    model: StyleGAN2, layer: str, change: Patch, sample: LatentSample, cache: Cache | None = None
+) -> Collateral:
+    cache = cache or default_cache()
+    moment = second_moment(model, layer, sample, EDITSPEC, cache).matrix
+    parameter = model.layer(layer).parameter
+    coefficients = change.coefficients.get(parameter, change.deltas.get(parameter))
+    assert coefficients is not None
+    directions = change.directions.get(parameter)
+    return predict_collateral(
+        model, layer, coefficients, directions, moment, sample, EDITSPEC, cache
+    )
 
 
 @pytest.mark.parametrize("layer", ["layer5", "layer6"])
@@ -43,7 +59,7 @@ def test_the_correlated_value_is_the_measured_change_of_the_convolution(
     model = model_of(make_tiny())
     change = factors(model.layer(layer).parameter)
     found = prediction(model, layer, change)
-    key = model.prefix(layer, STREAM.items(range(20)).double()).key
+    key = model.trace(layer, STREAM.items(range(20)).double()).key
     positions = key.shape[0] * key.shape[2] * key.shape[3]
     moved = model.function(layer).convolution(key, change.delta(model.layer(layer).parameter))
     torch.testing.assert_close(
@@ -71,22 +87,38 @@ def test_few_coefficients_are_summed_by_themselves(make_tiny: MakeTiny, layer: s
     assert abs(one.correlated / one.independent - 1) > 0.01
 
 
-def test_large_maps_are_asked_for_less(
-    make_tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = model_of(make_tiny())
-    change, key = factors(model.layer("layer6").parameter), model.layer("layer6")
-    few, many = (
-        prediction(model, "layer6", change, samples=count).correlated for count in (10, 20)
-    )
-    assert few != many
-    for kept in (10 * key.in_channels * key.key_size**2, 0):
-        monkeypatch.setattr("editspec_runtime.maths.collateral.KEPT_KEYS", kept)
-        monkeypatch.setattr("editspec_runtime.maths.collateral.FEWEST", 10 if kept == 0 else 1)
-        assert prediction(model, "layer6", change, samples=20).correlated == pytest.approx(
-            few, rel=0.2
-        )
-        assert prediction(model, "layer6", change, samples=20).correlated != many
+@dataclasses.dataclass(frozen=True)
+class Counted(LatentSample):
+    """A sample that notes which of its items are asked for."""
+
+    asked: set[int] = dataclasses.field(default_factory=set)
+
+    def batches(self, model: Generator, size: int, numbers: range) -> Iterator[Tensor]:
+        self.asked.update(numbers)
+        return super().batches(model, size, numbers)
+
+
+def test_large_maps_are_asked_for_less(make_tiny: MakeTiny, tmp_path: Path) -> None:
+    model = StyleGAN2(make_tiny(size=256, channels=16))
+    # C does not depend on how many items tell the correlation: any will do.
+    change, moment = random(16, 16, 3, 3, seed=4), torch.eye(16, dtype=torch.float64)
+
+    def predict_of(layer: str, sample: LatentSample) -> Collateral:
+        cache = Cache(tmp_path)
+        return predict_collateral(model, layer, change, None, moment, sample, EDITSPEC, cache)
+
+    asked = {}
+    for layer in ("layer4", "layer14"):
+        sample = Counted(STREAM, 40)
+        found = predict_of(layer, sample)
+        count = asked[layer] = len(sample.asked)
+        assert sample.asked == set(range(count))
+        assert found == predict_of(layer, LatentSample(STREAM, count))
+        assert found != predict_of(layer, LatentSample(STREAM, count - 4))
+    assert asked["layer4"] == 40
+    # The keys of all items that are asked for fit into 64 MiB; those of the sample do not.
+    numbers = 16 * 256**2
+    assert 4 * numbers * asked["layer14"] <= 2**26 < 4 * numbers * 40
 
 
 def test_factors_and_the_full_change_predict_the_same(make_tiny: MakeTiny) -> None:
@@ -134,7 +166,7 @@ def test_keys_that_are_kept_give_the_same(
     # Keys of another layer's sample are not taken for these: the kept ones are found by what they
     # depend on.
     assert prediction(model, "layer6", change, samples=10) != first
-    monkeypatch.setattr("editspec_runtime.maths.moments.KEPT_KEYS", 0)
+    monkeypatch.setattr("editspec_runtime.maths.sampled_keys.KEPT_KEYS", 0)
     uncached = prediction(model, "layer6", change)
     assert uncached.correlated == pytest.approx(first.correlated, rel=1e-12)
     assert len(list(default_cache().root.glob("keys/*"))) == 2

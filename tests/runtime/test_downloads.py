@@ -21,10 +21,18 @@ from typer.testing import CliRunner
 
 from editspec.cli.main import app
 from editspec_runtime.errors import FileError
-from editspec_runtime.families.checkpoints import read_checkpoint, weights_path
-from editspec_runtime.io.downloads import fetch, remote
+from editspec_runtime.families.open import read_weights
+from editspec_runtime.io import downloads
+from editspec_runtime.io.cache import default_cache
+from editspec_runtime.io.downloads import Remote, fetch
+from editspec_runtime.io.places import weights_path
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def remote(address: str, pin: str | None = None) -> Remote:
+    """The file at an address, kept in the cache of the test."""
+    return downloads.parse_remote(address, default_cache(), pin)
 
 
 class Server(ThreadingHTTPServer):
@@ -132,7 +140,7 @@ def test_a_file_is_fetched_once_with_progress(server: Server, sha256: str, own_c
     assert len(server.asked) == 1
     assert seen[-1] == (len(server.content), len(server.content))
     assert files(own_cache) == ["file.safetensors"]
-    assert read_checkpoint(path).digest()
+    assert read_weights(path).digest()
 
 
 @pytest.mark.parametrize("path", ["file.safetensors", "plain.safetensors"])
@@ -189,7 +197,7 @@ def test_what_cannot_be_fetched_is_named(
         ("http://example.org/file", "is not encrypted"),
         ("https:///file", "names no host"),
         (f"{server.address}/file#sha256=12", "expected sha256= and 64"),
-        ("hf://file", "is no file of the hub"),
+        ("hf://file", "is not a file of the hub"),
     ):
         with pytest.raises(FileError, match=message):
             remote(address)
@@ -247,9 +255,10 @@ def test_a_spec_is_built_from_afar(
 
 def test_the_hub(server: Server, sha256: str, tmp_path: Path, own_cache: Path) -> None:
     code = (
-        "import json, sys\nfrom pathlib import Path\nfrom editspec_runtime.families.checkpoints import weights_path\n"
+        "import json, sys\nfrom pathlib import Path\nfrom editspec_runtime.io.places import weights_path\n"
+        "from editspec_runtime.io.cache import default_cache\n"
         "from editspec_runtime.errors import FileError\n"
-        "try:\n    print(json.dumps(str(weights_path(sys.argv[1], Path()))))\n"
+        "try:\n    print(json.dumps(str(weights_path(sys.argv[1], Path(), cache=default_cache()))))\n"
         "except FileError as error:\n    print(json.dumps({'error': str(error)}))\n"
     )
 
@@ -280,4 +289,4 @@ def test_the_hub(server: Server, sha256: str, tmp_path: Path, own_cache: Path) -
 
 
 def test_a_path_is_a_path() -> None:
-    assert weights_path("hf/model.pt", Path("x")) == Path("x/hf/model.pt")
+    assert weights_path("hf/model.pt", Path("x"), cache=default_cache()) == Path("x/hf/model.pt")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import pickle
+import stat
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,22 +13,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from editspec_runtime.errors import EditError, FileError, WeightsError
-from editspec_runtime.families.checkpoints import (
-    Checkpoint,
-    generator_part,
-    read_checkpoint,
-    weights_path,
-)
+from editspec_runtime.families.open import read_weights
+from editspec_runtime.families.registry import find_container
+from editspec_runtime.io.builtins import BUILTINS
+from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import tensors_digest
 from editspec_runtime.io.files import (
     canonical_json,
-    container,
+    detect_container,
     read_header,
     read_tensors,
+    remove_abandoned,
     safetensors_bytes,
-    sweep,
     write,
 )
+from editspec_runtime.io.places import weights_path
+from editspec_runtime.io.weights import Weights
 
 
 class Code:
@@ -59,7 +61,7 @@ def test_only_abandoned_parts_are_swept(tmp_path: Path) -> None:
     for path in (old, new, kept):
         path.touch()
     os.utime(old, (0, 0))
-    sweep(tmp_path)
+    remove_abandoned(tmp_path)
     assert not old.exists()
     assert new.exists()
     assert kept.exists()
@@ -91,9 +93,9 @@ def test_metadata_have_one_key_and_one_form() -> None:
         canonical_json(float("nan"))
 
 
-def checkpoint_of(path: Path, content: object) -> Checkpoint:
+def checkpoint_of(path: Path, content: object) -> Weights:
     torch.save(content, path)
-    return read_checkpoint(path)
+    return read_weights(path)
 
 
 def test_the_digest_does_not_depend_on_the_container(
@@ -107,7 +109,7 @@ def test_the_digest_does_not_depend_on_the_container(
     save_file(whole, tmp_path / "bare.safetensors")
     full = {"g_ema": tiny, "latent_avg": average, "g": tiny, "d": {}, "g_optim": {"lr": 0.1}}
     found = [
-        read_checkpoint(tmp_path / f"{name}.safetensors").digest() for name in ("prefixed", "bare")
+        read_weights(tmp_path / f"{name}.safetensors").digest() for name in ("prefixed", "bare")
     ]
     found.append(checkpoint_of(tmp_path / "full.pt", full).digest())
     found.append(checkpoint_of(tmp_path / "state.pt", whole).digest())
@@ -121,12 +123,12 @@ def test_names_and_other_tensors_survive(tiny: dict[str, Tensor], tmp_path: Path
         "latent_avg": torch.ones(8)
     }
     save_file(named | {"d.x": torch.arange(3)}, tmp_path / "a.safetensors")
-    checkpoint = read_checkpoint(tmp_path / "a.safetensors")
+    checkpoint = read_weights(tmp_path / "a.safetensors")
     write(tmp_path / "b.safetensors", checkpoint.to_bytes())
     again = read_tensors(tmp_path / "b.safetensors")
     assert set(again) == {*named, "d.x"}
     assert torch.equal(again["d.x"], torch.arange(3))
-    assert generator_part(again).keys() == checkpoint.generator.keys()
+    assert find_container(again).model_part(again).keys() == checkpoint.tensors.keys()
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
         checkpoint_of(path, {"g_ema": Code(trap)})
     path.write_bytes(pickle.dumps(Code(trap)))
     with pytest.raises(EditError):
-        read_checkpoint(path)
+        read_weights(path)
     assert not trap.exists()
     # The trap works: whoever unpickles it has the file.
     pickle.loads(path.read_bytes())
@@ -147,11 +149,11 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.pt"
     path.write_bytes(content)
     with pytest.raises(EditError):
-        read_checkpoint(path)
+        read_weights(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", content)
     with pytest.raises(EditError):
-        read_checkpoint(path)
+        read_weights(path)
 
 
 def test_what_holds_no_generator_is_named(tmp_path: Path) -> None:
@@ -164,14 +166,19 @@ def test_numbers_that_are_not_finite_are_named(tiny: dict[str, Tensor], tmp_path
     tiny["conv1.conv.weight"][0, 0, 0, 0, 0] = float("nan")
     save_file(tiny, tmp_path / "nan.safetensors")
     with pytest.raises(WeightsError, match=r"not finite .* conv1\.conv\.weight"):
-        read_checkpoint(tmp_path / "nan.safetensors")
+        read_weights(tmp_path / "nan.safetensors")
 
 
-def test_builtin_weights() -> None:
-    assert weights_path("builtin:skyline", Path("/x")).name == "weights.safetensors"
-    assert weights_path("a/b.pt", Path("/x")) == Path("/x/a/b.pt")
-    with pytest.raises(FileError, match="builtin:skyline"):
-        weights_path("builtin:other", Path("/x"))
+def test_builtin_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BUILTINS, "builtin:world", tmp_path / "weights.safetensors")
+
+    def locate(weights: str) -> Path:
+        return weights_path(weights, Path("/x"), cache=Cache(tmp_path))
+
+    assert locate("builtin:world") == tmp_path / "weights.safetensors"
+    assert locate("a/b.pt") == Path("/x/a/b.pt")
+    with pytest.raises(FileError, match="builtin:world"):
+        locate("builtin:other")
 
 
 @pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580])
@@ -183,9 +190,9 @@ def test_a_safetensors_header_of_any_length_is_no_pickle(tmp_path: Path, length:
             break
     assert int.from_bytes(data[:8], "little") == length
     path.write_bytes(data)
-    assert container(path) == "safetensors"
+    assert detect_container(path) == "safetensors"
     path.write_bytes(pickle.dumps({"a": 1}, protocol=length >> 8))
-    assert container(path) == "pickle"
+    assert detect_container(path) == "pickle"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -215,3 +222,21 @@ def test_half_precision_that_overflowed_is_told_from_a_training_that_diverged(
         checkpoint_of(tmp_path / "x.pt", tensors)
     with pytest.raises(WeightsError, match="earlier checkpoint"):
         checkpoint_of(tmp_path / "x.pt", {"x": torch.tensor([float("inf")])})
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_have_the_mode_of_ordinary_files(
+    mask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.umask(mask)
+    try:
+        # The mask belongs to the process: a thread that changed it would change it for all.
+        monkeypatch.setattr(os, "umask", None)
+        write(tmp_path / "file", b"content")
+        write(tmp_path / "file", b"other")
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~mask
+    assert (tmp_path / "file").read_bytes() == b"other"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

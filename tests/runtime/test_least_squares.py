@@ -10,19 +10,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editspec_runtime.core.compatibility import EDITSPEC
-from editspec_runtime.core.rule import Rule, SolverSettings
+from editspec_runtime.core.method import KeyStatistics, Settings
+from editspec_runtime.core.model import LayerFunction
+from editspec_runtime.core.rule import LayerRule
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.families.proggan.network import ProgressiveGAN
-from editspec_runtime.families.stylegan2.network import StyledConvolution, StyleGAN2
-from editspec_runtime.methods.closed_form import closed_form
-from editspec_runtime.methods.least_squares import Problem, curve, least_squares, minimise, within
-from editspec_runtime.methods.solvers import delta, rule_loss, solve
-from editspec_runtime.modalities.image.generator import Box, ChannelwiseFunction, LayerFunction
+from editspec_runtime.families.stylegan2.functions import StyledConvolution
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.maths.channelwise import ChannelwiseFunction
+from editspec_runtime.maths.channelwise_least_squares import (
+    ChannelwiseProblem,
+    minimise,
+    minimise_within,
+    trace_curve,
+)
+from editspec_runtime.maths.low_rank import delta
+from editspec_runtime.methods import projected_gradient
+from editspec_runtime.methods.layer_problem import LayerProblem
+from editspec_runtime.methods.least_squares import find_coefficients, pose
+from editspec_runtime.methods.losses import rule_loss
+from editspec_runtime.methods.registry import METHODS
+from editspec_runtime.modalities.image.maps import HALO, Box
 
 MakeTiny = Callable[..., dict[str, Tensor]]
-SETTINGS = SolverSettings.of({"method": "least-squares", "collateral_weight": 0.05})
-PROJECTED = SolverSettings("projected-gradient", 40, 0.02, 1)
+
+
+def least_squares(**values: float) -> Settings:
+    return METHODS["least-squares"].make_settings(**values)
+
+
+SETTINGS = least_squares(collateral_weight=0.05)
+PROJECTED = METHODS["projected-gradient"].make_settings(
+    steps=40, learning_rate=0.02, project_every=1
+)
 
 
 @dataclass(frozen=True)
@@ -31,20 +51,26 @@ class Task:
 
     function: LayerFunction
     weight: Tensor
-    rule: Rule
+    rule: LayerRule
     directions: Tensor
     second_moment: Tensor
 
-    def problem(self) -> Problem:
-        return Problem.of(
-            self.function, self.weight, self.rule, self.directions, self.second_moment
+    def layer_problem(self, settings: Settings = SETTINGS) -> LayerProblem:
+        statistics = KeyStatistics(
+            lambda: self.second_moment, lambda: pytest.fail("no sample is needed")
+        )
+        return LayerProblem(
+            self.rule, self.function, self.weight, settings, statistics=statistics, family="f"
         )
 
-    def solved(self, settings: SolverSettings = SETTINGS) -> Tensor:
-        rule = dataclasses.replace(self.rule, solver=settings)
+    def problem(self) -> ChannelwiseProblem:
+        return pose(self.layer_problem(), self.directions)
+
+    def solved(self, settings: Settings = SETTINGS) -> Tensor:
+        problem = self.layer_problem(settings)
         if settings is PROJECTED:
-            return solve(self.function, self.weight, rule, self.directions, EDITSPEC)
-        return least_squares(self.function, self.weight, rule, self.directions, self.second_moment)
+            return projected_gradient.find_coefficients(problem, self.directions)
+        return find_coefficients(problem, self.directions)
 
     def loss(self, coefficients: Tensor | None = None) -> float:
         change = 0.0 if coefficients is None else delta(coefficients, self.directions)
@@ -64,28 +90,16 @@ def task(
     model = StyleGAN2({name: tensor.to(dtype) for name, tensor in make_tiny(seed).items()})
     random = torch.Generator().manual_seed(seed + 100)
     z = torch.randn(10, 8, generator=random).to(dtype)
-    reached, other = (model.prefix(layer, one[None]) for one in z[:2])
+    reached, other = (model.trace(layer, one[None]) for one in z[:2])
     shape = model.layer(layer)
     box = Box(*region) if region else Box(0, 1, shape.key_size // 2 + 1, shape.key_size)
     covered = box.scaled(shape.scale)
     key, arguments = model.crop(layer, reached, box)
-    value = model.value(layer, other)[:, :, covered.rows(), covered.columns()]
-    keys = model.prefix(layer, z[2:]).key.movedim(1, -1).flatten(0, -2).double()
+    value = model.layer_value(layer, other)[:, :, covered.rows(), covered.columns()]
+    keys = model.trace(layer, z[2:]).key.movedim(1, -1).flatten(0, -2).double()
     directions = torch.linalg.qr(torch.randn(6, rank, generator=random).double())[0].T.contiguous()
-    rule = Rule(
-        "e",
-        "stylegan2",
-        layer,
-        shape.parameter,
-        rank,
-        SETTINGS,
-        key,
-        value,
-        arguments,
-        torch.empty(0),
-        torch.empty(0),
-        {},
-    )
+    nothing = torch.empty(0)
+    rule = LayerRule(layer, shape.parameter, key, value, arguments, nothing, nothing)
     return Task(
         model.function(layer),
         model.weight(layer),
@@ -99,11 +113,11 @@ def task(
 def test_the_factored_function_is_the_function(make_tiny: MakeTiny, layer: str) -> None:
     given = task(make_tiny, layer)
     rule, d = given.rule, given.directions
-    channelwise = given.function.channelwise(rule.key, given.weight, d, rule.arguments, haloed=True)
+    channelwise = given.function.channelwise(rule.key, given.weight, d, rule.arguments)
     assert channelwise is not None
     for scale in (0.0, 0.3, 3.0):
         a = scale * torch.randn(1, 6, 2, 3, 3, generator=torch.Generator().manual_seed(3)).double()
-        wanted = given.function(rule.key, given.weight + delta(a, d), rule.arguments, haloed=True)
+        wanted = given.function(rule.key, given.weight + delta(a, d), rule.arguments)
         found = channelwise(a[0].flatten(1)).view_as(wanted)
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
         if scale:
@@ -213,7 +227,7 @@ def test_its_objective_is_not_above_that_of_projected_gradient(
 @pytest.mark.parametrize("layer", ["layer5", "layer6"])
 def test_the_curve_is_monotone(make_tiny: MakeTiny, layer: str) -> None:
     given = task(make_tiny, layer)
-    points = curve(given.problem())
+    points = trace_curve(given.problem())
     for point, next_ in pairwise(points):
         assert next_.collateral_weight < point.collateral_weight
         assert next_.loss <= point.loss
@@ -237,11 +251,11 @@ def _collateral(given: Task, coefficients: Tensor) -> float:
 def test_a_budget_is_kept_and_used(make_tiny: MakeTiny) -> None:
     given = task(make_tiny)
     for budget in (1e-6, 0.003, 0.02):
-        settings = SolverSettings.of({"method": "least-squares", "collateral": budget})
+        settings = least_squares(collateral=budget)
         assert 0.98 * budget < _collateral(given, given.solved(settings)) <= budget * (1 + 1e-9)
-    free = within(given.problem(), 1e9)
+    free = minimise_within(given.problem(), 1e9)
     assert free.collateral < 1e9
-    assert free.loss == pytest.approx(curve(given.problem())[-1].loss, abs=1e-3)
+    assert free.loss == pytest.approx(trace_curve(given.problem())[-1].loss, abs=1e-3)
 
 
 def test_float32_is_near_float64(make_tiny: MakeTiny) -> None:
@@ -261,7 +275,7 @@ def test_the_same_problem_gives_the_same_bits(make_tiny: MakeTiny) -> None:
 @pytest.mark.parametrize("number", range(2, 9))
 def test_the_identity_edit_changes_nothing(make_tiny: MakeTiny, number: int) -> None:
     given = task(make_tiny, f"layer{number}")
-    value = given.function(given.rule.key, given.weight, given.rule.arguments, haloed=True)
+    value = given.function(given.rule.key, given.weight, given.rule.arguments)
     same = dataclasses.replace(given, rule=dataclasses.replace(given.rule, value=value))
     assert not same.solved().any()
     assert given.solved().any()
@@ -273,9 +287,7 @@ def test_a_crop_of_one_position_has_an_answer(
     make_tiny: MakeTiny, layer: str, collateral_weight: float
 ) -> None:
     given = task(make_tiny, layer, region=(3, 4, 4, 5))
-    found = given.solved(
-        SolverSettings.of({"method": "least-squares", "collateral_weight": collateral_weight})
-    )
+    found = given.solved(least_squares(collateral_weight=collateral_weight))
     assert found.isfinite().all()
     assert given.loss(found) < given.loss()
 
@@ -286,9 +298,7 @@ def test_a_second_moment_that_is_nearly_singular_gives_no_nan(make_tiny: MakeTin
     values[:3] *= 1e-12
     near = dataclasses.replace(given, second_moment=(vectors * values) @ vectors.T)
     for collateral_weight in (0.0, 0.05):
-        found = near.solved(
-            SolverSettings.of({"method": "least-squares", "collateral_weight": collateral_weight})
-        )
+        found = near.solved(least_squares(collateral_weight=collateral_weight))
         assert found.isfinite().all()
         assert near.loss(found) < near.loss()
 
@@ -323,23 +333,23 @@ def test_weights_that_are_zero_have_no_collateral_to_keep_to(make_tiny: MakeTiny
     assert zero.solved().isfinite().all()
     assert zero.loss(zero.solved()) < zero.loss()
     with pytest.raises(NumericalError, match="The weights of the layer are zero") as error:
-        zero.solved(SolverSettings.of({"method": "least-squares", "collateral": 0.01}))
+        zero.solved(least_squares(collateral=0.01))
     assert "collateral_weight" in error.value.hint
     with pytest.raises(NumericalError, match="The weights of the layer are zero"):
-        curve(zero.problem())
-    assert given.solved(SolverSettings.of({"method": "least-squares", "collateral": 0.01})).any()
+        trace_curve(zero.problem())
+    assert given.solved(least_squares(collateral=0.01)).any()
 
 
 class Convolution(LayerFunction):
     """A layer that is linear from key to value."""
 
+    is_channelwise = True
+
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         return F.conv2d(key, kernel, padding=1)
 
-    def __call__(
-        self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
-    ) -> Tensor:
-        return F.conv2d(key, weight[0], padding=0 if haloed else 1)
+    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
+        return F.conv2d(key, weight[0], padding=0 if HALO in arguments else 1)
 
     def channelwise(
         self,
@@ -347,10 +357,8 @@ class Convolution(LayerFunction):
         weight: Tensor,
         directions: Tensor,
         arguments: Mapping[str, Tensor],
-        *,
-        haloed: bool = False,
     ) -> ChannelwiseFunction:
-        response = self(key, weight, arguments, haloed=haloed).flatten(2)
+        response = self(key, weight, arguments).flatten(2)
         unit = torch.eye(9 * len(directions)).to(key).view(-1, len(directions), 3, 3)
         design = F.conv2d(torch.einsum("jihw,si->jshw", key, directions), unit).flatten(2).mT
         return ChannelwiseFunction(response, design, torch.zeros_like(response[:1]))
@@ -362,10 +370,8 @@ class Softmax(LayerFunction):
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
         return F.conv2d(key, kernel, padding=1)
 
-    def __call__(
-        self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
-    ) -> Tensor:
-        return F.conv2d(key, weight[0], padding=0 if haloed else 1).softmax(1)
+    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
+        return F.conv2d(key, weight[0], padding=0 if HALO in arguments else 1).softmax(1)
 
 
 def test_a_function_without_that_form_is_refused(make_tiny: MakeTiny) -> None:
@@ -384,7 +390,7 @@ def test_of_a_linear_layer_the_limit_is_the_constrained_least_squares(
     rule, d = given.rule, given.directions
 
     def answer(coefficients: Tensor) -> Tensor:
-        return given.function(rule.key, given.weight + delta(coefficients, d), {}, haloed=True)
+        return given.function(rule.key, given.weight + delta(coefficients, d), rule.arguments)
 
     # Dense: the change of all values by each coefficient, in coordinates in which tr(dW C dW^T) is
     # the norm.
@@ -396,14 +402,29 @@ def test_of_a_linear_layer_the_limit_is_the_constrained_least_squares(
     dense = torch.linalg.lstsq(turned, asked, driver="gelsd").solution.view(6, 2, 9)
     wanted = torch.linalg.solve(moment.T, dense).view(1, 6, 2, 3, 3)
     for collateral_weight, near in ((0.0, 1e-8), (1e-7, 1e-3)):
-        found = given.solved(
-            SolverSettings.of({"method": "least-squares", "collateral_weight": collateral_weight})
-        )
+        found = given.solved(least_squares(collateral_weight=collateral_weight))
         assert (found - wanted).norm() < near * wanted.norm()
-    smooth = given.solved(SolverSettings.of({"method": "least-squares", "collateral_weight": 1.0}))
+    smooth = given.solved(least_squares(collateral_weight=1.0))
     assert (smooth - wanted).norm() > 1e-2 * wanted.norm()
-    points = curve(given.problem())
+    points = trace_curve(given.problem())
     assert all(b.loss <= a.loss and b.collateral >= a.collateral for a, b in pairwise(points))
+
+
+def dense_closed_form(given: Task) -> Tensor:
+    """The closed form by a pseudo-inverse of what each coefficient adds to the values."""
+    rule, d = given.rule, given.directions
+    taps = given.weight.shape[-2:]
+    missing = rule.value - given.function(rule.key, given.weight, rule.arguments)
+    count = len(d) * taps.numel()
+    unit = torch.eye(count).to(d).view(1, count, len(d), *taps)
+    projected = torch.einsum("nihw,si->nshw", rule.key, d)
+    design = given.function(projected, unit, rule.arguments)
+    moment = torch.linalg.cholesky(d @ given.second_moment @ d.T)
+    root = torch.kron(moment.contiguous(), torch.eye(taps.numel()).to(d))
+    rows = torch.linalg.solve_triangular(root, design.movedim(1, 0).flatten(1), upper=False).T
+    solution = torch.linalg.pinv(rows) @ missing.movedim(1, 0).flatten(1).T
+    coefficients: Tensor = torch.linalg.solve_triangular(root.T, solution, upper=True).T
+    return coefficients.reshape(1, given.weight.shape[1], len(d), *taps)
 
 
 @pytest.mark.parametrize("layer", ["layer1", "layer5", "output_64x64"])
@@ -415,35 +436,24 @@ def test_of_a_progressive_gan_the_limit_is_the_closed_form(
     )
     shape, random = model.layer(layer), torch.Generator().manual_seed(4)
     latents = torch.randn(60, model.architecture.latent_size, generator=random).double()
-    reached, other = (model.prefix(layer, one[None]) for one in latents[:2])
+    reached, other = (model.trace(layer, one[None]) for one in latents[:2])
     size = shape.key_size
     box = Box(0, size // 3, size // 2 + 1, size)
     key, arguments = model.crop(layer, reached, box)
-    value = model.value(layer, other)[:, :, box.rows(), box.columns()]
-    keys = model.prefix(layer, latents[2:]).key.movedim(1, -1).flatten(0, -2)
-    directions = torch.linalg.qr(torch.randn(shape.in_channels, 2, generator=random).double())[
+    value = model.layer_value(layer, other)[:, :, box.rows(), box.columns()]
+    keys = model.trace(layer, latents[2:]).key.movedim(1, -1).flatten(0, -2)
+    directions = torch.linalg.qr(torch.randn(shape.in_features, 2, generator=random).double())[
         0
     ].T.contiguous()
-    rule = Rule(
-        "e",
-        "proggan",
-        layer,
-        shape.parameter,
-        2,
-        SETTINGS,
-        key,
-        value,
-        arguments,
-        torch.empty(0),
-        torch.empty(0),
-        {},
-    )
+    nothing = torch.empty(0)
+    rule = LayerRule(layer, shape.parameter, key, value, arguments, nothing, nothing)
     given = Task(
         model.function(layer), model.weight(layer), rule, directions, keys.T @ keys / len(keys)
     )
-    wanted = closed_form(given.function, given.weight, rule, directions, given.second_moment)
-    found = given.solved(SolverSettings.of({"method": "least-squares", "collateral_weight": 0.0}))
-    assert (found - wanted).norm() < 1e-7 * wanted.norm()
+    wanted = dense_closed_form(given)
+    for settings in (least_squares(collateral_weight=0.0), METHODS["closed-form"].make_settings()):
+        found = given.solved(settings)
+        assert (found - wanted).norm() < 1e-12 * wanted.norm()
     assert given.loss(found) < given.loss()
-    smooth = given.solved(SolverSettings.of({"method": "least-squares", "collateral_weight": 1.0}))
+    smooth = given.solved(least_squares(collateral_weight=1.0))
     assert (smooth - wanted).norm() > 1e-2 * wanted.norm()

@@ -18,18 +18,20 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from editspec_runtime.core.compatibility import EDITSPEC
-from editspec_runtime.core.rule import read_rule
 from editspec_runtime.errors import FileError, WeightsError
 from editspec_runtime.families.torch_module.exported import read_exported
-from editspec_runtime.families.torch_module.network import ModuleGenerator, kernel_of, stored_weight
-from editspec_runtime.families.torch_module.source import Points, Source, allow_code, from_factory
-from editspec_runtime.families.torch_module.trace import PointError
+from editspec_runtime.families.torch_module.functions import kernel_of, stored_weight
+from editspec_runtime.families.torch_module.network import TorchModule
+from editspec_runtime.families.torch_module.recording import PointError
+from editspec_runtime.families.torch_module.source import Points, Source, from_factory
 from editspec_runtime.io.cache import Cache
-from editspec_runtime.maths.moments import second_moment
-from editspec_runtime.methods.solvers import delta
-from editspec_runtime.modalities.image.generator import Box, Generator
-from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.maths.low_rank import delta
+from editspec_runtime.maths.moment_cache import second_moment
+from editspec_runtime.methods.rule_file import read_rule
+from editspec_runtime.modalities.image.compatibility import EDITSPEC
+from editspec_runtime.modalities.image.generator import Generator
+from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
+from editspec_runtime.modalities.image.maps import Box
 from tests.commands import run
 
 CODE = """
@@ -96,9 +98,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def network(name: str, seed: int = 0) -> nn.Module:
     """A network of the code above with random weights."""
-    with allow_code(), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module, _ = from_factory(f"nets:{name}", Path())
+        module, _ = from_factory(f"nets:{name}", Path(), allow_code=True)
         for buffer, value in (("running_mean", 0.3), ("running_var", 1.7)):
             for part in module.modules():
                 if hasattr(part, buffer):
@@ -106,10 +108,10 @@ def network(name: str, seed: int = 0) -> nn.Module:
     return module
 
 
-def generator(name: str, points: dict[str, Points] | None = None) -> ModuleGenerator:
+def generator(name: str, points: dict[str, Points] | None = None) -> TorchModule:
     module = network(name)
     weights = {key: tensor.clone() for key, tensor in module.state_dict().items()}
-    return ModuleGenerator(weights, Source(module, "code", points or {}))
+    return TorchModule(weights, Source(module, "code", points or {}))
 
 
 LATENTS = {"Pictures": 5, "Rectified": 20, "Waves": 4}
@@ -147,19 +149,19 @@ def test_prefix_value_and_rest_make_the_image(name: str, layer: str) -> None:
     plain = network(name)(z.reshape(-1, *model.latent_shape))
     whole = model.images(z)
     torch.testing.assert_close(whole if plain.ndim == 4 else whole[:, :1, 0], plain)
-    reached = model.prefix(layer, z)
-    value = model.value(layer, reached)
+    reached = model.trace(layer, z)
+    value = model.layer_value(layer, reached)
     shape = model.layer(layer)
-    assert (reached.key.shape[1], reached.key.shape[-1]) == (shape.in_channels, shape.key_size)
+    assert (reached.key.shape[1], reached.key.shape[-1]) == (shape.in_features, shape.key_size)
     assert value.shape[-1] == shape.value_size
-    torch.testing.assert_close(model.rest(layer, value, reached.carried), whole)
-    assert not torch.equal(model.rest(layer, 0 * value, reached.carried), whole)
+    torch.testing.assert_close(model.forward_from(layer, value, reached), whole)
+    assert not torch.equal(model.forward_from(layer, 0 * value, reached), whole)
     # The region of a crop is that of the whole map.
     size = shape.key_size
     region = Box(0, size // 2, 1 if value.shape[-2] == 1 else size, size)
     key, arguments = model.crop(layer, reached, region)
     covered = region.scaled(shape.scale) if value.shape[-2] > 1 else Box(0, size // 2, 1, size)
-    crop = model.function(layer)(key, model.weights[shape.parameter], arguments, haloed=True)
+    crop = model.function(layer)(key, model.weights[shape.parameter], arguments)
     assert torch.equal(crop, value[:, :, covered.rows(), covered.columns()])
 
 
@@ -167,13 +169,13 @@ def test_prefix_value_and_rest_make_the_image(name: str, layer: str) -> None:
 def test_a_weight_has_one_form(name: str, layer: str) -> None:
     model = generator(name, DECLARED[name])
     shape, kernel = model.layer(layer), model.weight(layer)
-    assert kernel.shape[:3] == (1, shape.out_channels, shape.in_channels)
+    assert kernel.shape[:3] == (1, shape.out_features, shape.in_features)
     edited = model.module.get_submodule(model.points[layer].chain[0])
     assert torch.equal(stored_weight(edited, kernel), model.weights[shape.parameter])
     assert torch.equal(kernel_of(edited, stored_weight(edited, kernel)), kernel)
     # The convolution alone is what the module does without its bias.
-    reached = model.prefix(layer, latents(name))
-    bias = edited.bias if edited.bias is not None else torch.zeros(shape.out_channels)
+    reached = model.trace(layer, latents(name))
+    bias = edited.bias if edited.bias is not None else torch.zeros(shape.out_features)
     alone = model.function(layer).convolution(reached.key, kernel[0]) + bias.reshape(-1, 1, 1)
     own = edited(model.points[layer].key.features(reached.key))
     torch.testing.assert_close(alone.flatten(2), own.reshape(*own.shape[:2], -1))
@@ -182,8 +184,8 @@ def test_a_weight_has_one_form(name: str, layer: str) -> None:
 @pytest.mark.parametrize(("name", "layer"), every_layer())
 def test_the_second_moment_is_a_mean_over_positions(name: str, layer: str, folder: Path) -> None:
     model, stream = generator(name, DECLARED[name]), LatentStream(2, LATENTS[name])
-    found = second_moment(model, layer, stream, 20, EDITSPEC, Cache(folder)).matrix
-    keys = model.prefix(layer, stream.items(range(20))).key.movedim(1, -1).flatten(0, -2).double()
+    found = second_moment(model, layer, LatentSample(stream, 20), EDITSPEC, Cache(folder)).matrix
+    keys = model.trace(layer, stream.items(range(20))).key.movedim(1, -1).flatten(0, -2).double()
     torch.testing.assert_close(found, keys.T @ keys / len(keys), rtol=1e-5, atol=1e-6)
 
 
@@ -197,13 +199,12 @@ def test_what_lies_upstream(folder: Path) -> None:
 
 def test_an_image_seen_at_a_later_layer() -> None:
     model, z = generator("Pictures"), latents("Pictures")
-    reached = model.prefix("up", z)
-    value = model.value("up", reached)
-    later = model.prefix("last", z)
-    torch.testing.assert_close(
-        model.onward("up", value, model.unpack(model.pack(reached.carried)), "last").key, later.key
-    )
-    assert not torch.equal(model.onward("up", 0 * value, reached.carried, "last").key, later.key)
+    reached = model.trace("up", z)
+    value = model.layer_value("up", reached)
+    later = model.trace("last", z)
+    fresh = model.trace_from_tensors(reached.key, model.carried_tensors(reached))
+    torch.testing.assert_close(model.forward_between("up", value, fresh, "last").key, later.key)
+    assert not torch.equal(model.forward_between("up", 0 * value, reached, "last").key, later.key)
 
 
 WRONG_POINTS = [
@@ -255,7 +256,7 @@ class Noisy(nn.Module):
 )
 def test_networks_that_are_no_generators(module: nn.Module, message: str) -> None:
     with torch.random.fork_rng(devices=[]), pytest.raises(WeightsError, match=message):
-        ModuleGenerator(*source(module))
+        TorchModule(*source(module))
 
 
 def test_weights_of_another_network_are_listed() -> None:
@@ -263,7 +264,7 @@ def test_weights_of_another_network_are_listed() -> None:
     weights, made = source(module)
     weights = {"weight": torch.ones(5, 4), "extra": torch.ones(1)}
     with pytest.raises(WeightsError) as error:
-        ModuleGenerator(weights, made)
+        TorchModule(weights, made)
     for part in (
         "bias is missing (expected 4)",
         "extra is left over",
@@ -271,7 +272,7 @@ def test_weights_of_another_network_are_listed() -> None:
     ):
         assert part in str(error.value)
     with pytest.raises(WeightsError, match="Nothing says what a latent"):
-        ModuleGenerator(*source(module, None))
+        TorchModule(*source(module, None))
 
 
 def spec_of(name: str, layer: str, **fields: Any) -> dict[str, Any]:
@@ -326,20 +327,20 @@ def test_a_module_alone_or_before_what_is_known_is_solved_by_least_squares(
     name: str, layer: str
 ) -> None:
     model = generator(name, DECLARED[name])
-    reached = model.prefix(layer, latents(name))
+    reached = model.trace(layer, latents(name))
     size, shape = model.layer(layer).key_size, model.layer(layer)
     flat = reached.key.shape[-2] == 1
     key, arguments = model.crop(layer, reached, Box(0, size // 2, 1 if flat else size, size))
     function, weight = model.function(layer), model.weight(layer)
     random = torch.Generator().manual_seed(4)
-    d = torch.linalg.qr(torch.randn(shape.in_channels, 2, generator=random))[0].T.contiguous()
-    channelwise = function.channelwise(key, weight, d, arguments, haloed=True)
+    d = torch.linalg.qr(torch.randn(shape.in_features, 2, generator=random))[0].T.contiguous()
+    channelwise = function.channelwise(key, weight, d, arguments)
     if layer in ("bent", "squashed"):
         assert channelwise is None
         return
     assert channelwise is not None
-    a = torch.randn(1, shape.out_channels, 2, *weight.shape[-2:], generator=random)
-    wanted = function(key, weight + delta(a, d), arguments, haloed=True).flatten(2)
+    a = torch.randn(1, shape.out_features, 2, *weight.shape[-2:], generator=random)
+    wanted = function(key, weight + delta(a, d), arguments).flatten(2)
     torch.testing.assert_close(channelwise(a[0].flatten(1)), wanted, rtol=1e-4, atol=1e-5)
     assert (channelwise(-a[0].flatten(1)) - wanted).abs().max() > 1e-2
     # From a spec to the patch.
@@ -370,11 +371,9 @@ def test_what_follows_a_module_is_refused_with_the_method_to_use() -> None:
 def loss_with(name: str, weights: str) -> float:
     """The loss of the rule that was built, of the network with the weights in a file."""
     (path,) = Path("out/rules").iterdir()
-    rule = read_rule(path)
-    model = ModuleGenerator(load_file(weights), Source(network(name), "code", DECLARED[name]))
-    value = model.function(rule.layer)(
-        rule.key, model.weight(rule.layer), rule.arguments, haloed=True
-    )
+    (rule,) = read_rule(path).rules
+    model = TorchModule(load_file(weights), Source(network(name), "code", DECLARED[name]))
+    value = model.function(rule.layer)(rule.key, model.weight(rule.layer), rule.arguments)
     return (rule.value - value).abs().mean().item()
 
 
@@ -439,12 +438,11 @@ def test_a_factory_that_fails_is_named() -> None:
     Path("nets.py").write_text(
         "def broken():\n    raise ValueError('no luck')\ndef number():\n    return 1\n"
     )
-    with allow_code():
-        for name, message in (("broken", "ValueError: no luck"), ("none", "AttributeError")):
-            with pytest.raises(FileError, match=message):
-                from_factory(f"nets:{name}", Path())
-        with pytest.raises(WeightsError, match=r"makes a int, expected a torch\.nn\.Module"):
-            from_factory("nets:number", Path())
+    for name, message in (("broken", "ValueError: no luck"), ("none", "AttributeError")):
+        with pytest.raises(FileError, match=message):
+            from_factory(f"nets:{name}", Path(), allow_code=True)
+    with pytest.raises(WeightsError, match=r"makes a int, expected a torch\.nn\.Module"):
+        from_factory("nets:number", Path(), allow_code=True)
 
 
 def exported(name: str, batch: int | None = None) -> Path:
@@ -478,12 +476,12 @@ def test_rectifiers_of_an_exported_network_are_known() -> None:
 def test_an_exported_network_is_the_network(name: str, batch: int | None) -> None:
     module, _ = read_exported(exported(name, batch))
     weights = dict(module.state_dict())
-    model: Generator = ModuleGenerator(weights, Source(module, "graph"))
+    model: Generator = TorchModule(weights, Source(module, "graph"))
     z, own = latents(name, 3), generator(name)
     torch.testing.assert_close(model.images(z), own.images(z))
     assert set(model.architecture.layers) == set(own.architecture.layers)
     for layer in model.architecture.layers:
-        torch.testing.assert_close(model.prefix(layer, z).key, own.prefix(layer, z).key)
+        torch.testing.assert_close(model.trace(layer, z).key, own.trace(layer, z).key)
         assert model.layer(layer) == own.layer(layer)
 
 

@@ -11,17 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from editspec_runtime.core.compatibility import EDITSPEC
-from editspec_runtime.core.rule import Rule, SolverSettings
-from editspec_runtime.families.torch_module.network import (
-    ModuleFunction,
-    ModuleGenerator,
-    Pointwise,
-)
+from editspec_runtime.core.method import KeyStatistics, Settings
+from editspec_runtime.core.rule import LayerRule
+from editspec_runtime.families.torch_module.functions import ModuleFunction, Pointwise
+from editspec_runtime.families.torch_module.network import TorchModule
 from editspec_runtime.families.torch_module.source import Points, Source
-from editspec_runtime.methods.least_squares import Problem, least_squares, minimise
-from editspec_runtime.methods.solvers import delta, rule_loss, solve
-from editspec_runtime.modalities.image.generator import Box
+from editspec_runtime.maths.channelwise_least_squares import ChannelwiseProblem, minimise
+from editspec_runtime.maths.low_rank import delta
+from editspec_runtime.methods import least_squares, projected_gradient
+from editspec_runtime.methods.layer_problem import LayerProblem
+from editspec_runtime.methods.losses import rule_loss
+from editspec_runtime.methods.registry import METHODS
+from editspec_runtime.modalities.image.maps import Box
 
 COLLATERAL_WEIGHT = 0.05
 FOLLOWERS = ("rectified", "leaky", "normalized", "normalized and rectified")
@@ -44,7 +45,7 @@ def followers(name: str) -> list[nn.Module]:
     }[name]
 
 
-def task(name: str, seed: int = 0) -> tuple[ModuleFunction, Tensor, Rule, Tensor, Tensor]:
+def task(name: str, seed: int = 0) -> tuple[ModuleFunction, Tensor, LayerRule, Tensor, Tensor]:
     """The values of one image in the place of another's: the function, its weight, the rule,
     directions, and C.
     """
@@ -55,31 +56,15 @@ def task(name: str, seed: int = 0) -> tuple[ModuleFunction, Tensor, Rule, Tensor
         ).double()
     random = torch.Generator().manual_seed(seed + 100)
     points = {"rectified": Points("0", str(len(module) - 2), "0.weight")}
-    model = ModuleGenerator(dict(module.state_dict()), Source(module, "code", points, (5, 4, 4)))
+    model = TorchModule(dict(module.state_dict()), Source(module, "code", points, (5, 4, 4)))
     z = torch.randn(10, 80, generator=random).double()
-    reached, other = (model.prefix("rectified", one[None]) for one in z[:2])
+    reached, other = (model.trace("rectified", one[None]) for one in z[:2])
     key, arguments = model.crop("rectified", reached, Box(0, 1, 3, 4))
-    value = model.value("rectified", other)[:, :, :6, 2:]
-    keys = model.prefix("rectified", z[2:]).key.movedim(1, -1).flatten(0, -2)
+    value = model.layer_value("rectified", other)[:, :, :6, 2:]
+    keys = model.trace("rectified", z[2:]).key.movedim(1, -1).flatten(0, -2)
     directions = torch.linalg.qr(torch.randn(5, 2, generator=random).double())[0].T.contiguous()
-    settings = SolverSettings.of(
-        {"method": "least-squares", "collateral_weight": COLLATERAL_WEIGHT}
-    )
     nothing = torch.empty(0)
-    rule = Rule(
-        "e",
-        "torch",
-        "rectified",
-        "0.weight",
-        2,
-        settings,
-        key,
-        value,
-        arguments,
-        nothing,
-        nothing,
-        {},
-    )
+    rule = LayerRule("rectified", "0.weight", key, value, arguments, nothing, nothing)
     return (
         model.function("rectified"),
         model.weight("rectified"),
@@ -89,13 +74,30 @@ def task(name: str, seed: int = 0) -> tuple[ModuleFunction, Tensor, Rule, Tensor
     )
 
 
+def layer_problem(
+    function: ModuleFunction, weight: Tensor, rule: LayerRule, moment: Tensor, settings: Settings
+) -> LayerProblem:
+    statistics = KeyStatistics(lambda: moment, lambda: pytest.fail("no sample is needed"))
+    return LayerProblem(rule, function, weight, settings, statistics=statistics)
+
+
+def smooth(collateral_weight: float = COLLATERAL_WEIGHT) -> Settings:
+    return METHODS["least-squares"].make_settings(collateral_weight=collateral_weight)
+
+
+def posed(
+    function: ModuleFunction, weight: Tensor, rule: LayerRule, d: Tensor, moment: Tensor
+) -> ChannelwiseProblem:
+    return least_squares.pose(layer_problem(function, weight, rule, moment, smooth()), d)
+
+
 @pytest.mark.parametrize("name", FOLLOWERS)
 def test_the_factored_function_is_the_function(name: str) -> None:
     function, weight, rule, d, _ = task(name)
-    channelwise = function.channelwise(rule.key, weight, d, rule.arguments, haloed=True)
+    channelwise = function.channelwise(rule.key, weight, d, rule.arguments)
     assert channelwise is not None
     a = torch.randn(1, 6, 2, 4, 4, generator=torch.Generator().manual_seed(3)).double()
-    wanted = function(rule.key, weight + delta(a, d), rule.arguments, haloed=True).flatten(2)
+    wanted = function(rule.key, weight + delta(a, d), rule.arguments).flatten(2)
     torch.testing.assert_close(channelwise(a[0].flatten(1)), wanted, rtol=1e-11, atol=1e-11)
     assert (channelwise(-a[0].flatten(1)) - wanted).abs().max() > 0.1
 
@@ -103,7 +105,7 @@ def test_the_factored_function_is_the_function(name: str) -> None:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", FOLLOWERS)
 def test_the_gradient_of_its_objective_is_zero(name: str, seed: int) -> None:
-    problem = Problem.of(*task(name, seed))
+    problem = posed(*task(name, seed))
 
     def gradient(unknowns: Tensor) -> Tensor:
         free = unknowns.clone().requires_grad_()
@@ -125,13 +127,12 @@ def test_the_gradient_of_its_objective_is_zero(name: str, seed: int) -> None:
 @pytest.mark.parametrize("name", FOLLOWERS)
 def test_its_objective_is_not_above_that_of_projected_gradient(name: str, seed: int) -> None:
     function, weight, rule, d, moment = task(name, seed)
-    problem = Problem.of(function, weight, rule, d, moment)
-    projected = solve(
-        function,
-        weight,
-        replace(rule, solver=SolverSettings("projected-gradient", 40, 0.02, 1)),
-        d,
-        EDITSPEC,
+    problem = posed(function, weight, rule, d, moment)
+    settings = METHODS["projected-gradient"].make_settings(
+        steps=40, learning_rate=0.02, project_every=1
+    )
+    projected = projected_gradient.find_coefficients(
+        layer_problem(function, weight, rule, moment, settings), d
     )
 
     def loss(coefficients: Tensor) -> float:
@@ -145,7 +146,10 @@ def test_its_objective_is_not_above_that_of_projected_gradient(name: str, seed: 
     ).mean()
     assert ours <= theirs
     # The objective is about the true loss: the edit makes it less, too.
-    assert loss(least_squares(function, weight, rule, d, moment)) < loss(nothing)
+    found = least_squares.find_coefficients(
+        layer_problem(function, weight, rule, moment, smooth()), d
+    )
+    assert loss(found) < loss(nothing)
 
 
 def pointwise(modules: list[nn.Module], *, channels_last: bool = False) -> Pointwise | None:
@@ -198,15 +202,15 @@ def test_a_layer_of_another_class_is_not_taken_for_torchs_own() -> None:
     function, weight, rule, d, _ = task("rectified")
     own = Doubled(5, 6, 4, 2, 1)
     other = replace(function, modules=(own, *function.modules[1:]))
-    assert other.channelwise(rule.key, weight, d, rule.arguments, haloed=True) is None
-    assert function.channelwise(rule.key, weight, d, rule.arguments, haloed=True) is not None
+    assert other.channelwise(rule.key, weight, d, rule.arguments) is None
+    assert function.channelwise(rule.key, weight, d, rule.arguments) is not None
 
 
 def test_of_a_normalized_convolution_the_limit_is_the_least_squares() -> None:
     function, weight, rule, d, moment = task("normalized")
 
     def answer(coefficients: Tensor) -> Tensor:
-        return function(rule.key, weight + delta(coefficients, d), rule.arguments, haloed=True)
+        return function(rule.key, weight + delta(coefficients, d), rule.arguments)
 
     start = torch.zeros(1, 6, 2, 4, 4).double()
     columns = torch.autograd.functional.jacobian(answer, start).flatten(0, 3).flatten(1)
@@ -217,9 +221,9 @@ def test_of_a_normalized_convolution_the_limit_is_the_least_squares() -> None:
     ).solution.view(6, 2, 16)
     wanted = torch.linalg.solve(cholesky.T, dense).view(1, 6, 2, 4, 4)
     for collateral_weight, near in ((0.0, 1e-7), (1.0, None)):
-        settings = SolverSettings.of(
-            {"method": "least-squares", "collateral_weight": collateral_weight}
+        settings = smooth(collateral_weight)
+        found = least_squares.find_coefficients(
+            layer_problem(function, weight, rule, moment, settings), d
         )
-        found = least_squares(function, weight, replace(rule, solver=settings), d, moment)
         apart = (found - wanted).norm() / wanted.norm()
         assert apart < near if near else apart > 1e-2

@@ -24,12 +24,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from editspec_runtime.errors import EditError, FileError, WeightsError
-from editspec_runtime.families import read_architecture
-from editspec_runtime.families.checkpoints import read_checkpoint
-from editspec_runtime.families.open import make_generator
+from editspec_runtime.families.open import make_model, read_weights
+from editspec_runtime.families.registry import read_architecture
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.io.files import TensorInfo
-from editspec_runtime.modalities.image.generator import Box
+from editspec_runtime.modalities.image.fields import GeneratorFields
+from editspec_runtime.modalities.image.maps import Box
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 Change = Callable[[dict[str, nn.Module]], None]
@@ -301,13 +301,14 @@ def test_images_are_those_of_the_description(
     given: dict[str, Any], truncation: float, label: int | None
 ) -> None:
     module = generator(**given)
-    weights = read_checkpoint(saved(module)).generator
-    model = make_generator("stylegan2", weights, truncation=truncation, class_label=label)
+    weights = read_weights(saved(module)).tensors
+    fields = GeneratorFields(
+        family="stylegan2", weights="", truncation=truncation, class_label=label
+    )
+    model = make_model("stylegan2", weights, fields)
     wanted = torch.stack([reference(module, z, truncation, label) for z in LATENTS])
     assert (model.images(LATENTS) - wanted).abs().max() < 1e-3
-    exact = make_generator(
-        "stylegan2", weights, precision="float64", truncation=truncation, class_label=label
-    )
+    exact = make_model("stylegan2", weights, fields, precision="float64")
     assert (exact.images(LATENTS.double()) - wanted).abs().max() < 1e-6
     # Every part of the description matters: without one of them, the images are others.
     for name in weights:
@@ -319,7 +320,7 @@ def test_images_are_those_of_the_description(
         changed = {**weights, name: 1.5 * weights[name] + 0.1}
         if name.endswith("noise_const") or name == "synthesis.conv_clamp":
             continue
-        other = make_generator("stylegan2", changed, truncation=truncation, class_label=label)
+        other = make_model("stylegan2", changed, fields)
         if truncation or not name.startswith("mapping."):
             assert (other.images(LATENTS) - wanted).abs().max() > 1e-3, name
 
@@ -327,20 +328,19 @@ def test_images_are_those_of_the_description(
 def test_the_clamp_is_seen() -> None:
     tight, loose = (generator(clamp=clamp) for clamp in (0.8, 256.0))
     images = [
-        StyleGAN2(read_checkpoint(saved(module)).generator).images(LATENTS)
-        for module in (tight, loose)
+        StyleGAN2(read_weights(saved(module)).tensors).images(LATENTS) for module in (tight, loose)
     ]
     assert (images[0] - images[1]).abs().max() > 0.1
 
 
 def test_a_checkpoint_keeps_nvidias_names(tmp_path: Path) -> None:
     module = generator(classes=3)
-    checkpoint = read_checkpoint(saved(module))
-    assert set(checkpoint.generator) == {*module.state_dict(), "synthesis.conv_clamp"}
+    checkpoint = read_weights(saved(module))
+    assert set(checkpoint.tensors) == {*module.state_dict(), "synthesis.conv_clamp"}
     assert torch.equal(
-        checkpoint.generator["mapping.fc0.weight"], module.state_dict()["mapping.fc0.weight"]
+        checkpoint.tensors["mapping.fc0.weight"], module.state_dict()["mapping.fc0.weight"]
     )
-    shape = StyleGAN2(checkpoint.generator, class_label=0).architecture
+    shape = StyleGAN2(checkpoint.tensors, class_label=0).architecture
     assert (shape.image_size, shape.latent_size, shape.classes, shape.average) == (
         32,
         8,
@@ -351,22 +351,22 @@ def test_a_checkpoint_keeps_nvidias_names(tmp_path: Path) -> None:
     assert shape.layers["layer5"].parameter == "synthesis.b16.conv0.weight"
     assert shape.layers["layer8"].parameter == "synthesis.b32.conv1.weight"
     (tmp_path / "same.safetensors").write_bytes(checkpoint.to_bytes())
-    assert read_checkpoint(tmp_path / "same.safetensors").digest() == checkpoint.digest()
-    assert set(load_file(tmp_path / "same.safetensors")) == set(checkpoint.generator)
-    other = read_checkpoint(saved(generator(classes=3, clamp=255.0)))
+    assert read_weights(tmp_path / "same.safetensors").digest() == checkpoint.digest()
+    assert set(load_file(tmp_path / "same.safetensors")) == set(checkpoint.tensors)
+    other = read_weights(saved(generator(classes=3, clamp=255.0)))
     assert other.digest() != checkpoint.digest()
 
 
 @pytest.mark.parametrize("layer", [f"layer{n}" for n in range(2, 9)])
 def test_a_haloed_crop_has_the_values_of_the_whole_map(layer: str) -> None:
-    model = StyleGAN2(read_checkpoint(saved(generator(clamp=1.0))).generator)
-    reached = model.prefix(layer, LATENTS[:1])
-    value, shape = model.value(layer, reached), model.layer(layer)
+    model = StyleGAN2(read_weights(saved(generator(clamp=1.0))).tensors)
+    reached = model.trace(layer, LATENTS[:1])
+    value, shape = model.layer_value(layer, reached), model.layer(layer)
     region = Box(1, 0, 3, 2)
     key, arguments = model.crop(layer, reached, region)
     covered = region.scaled(shape.scale)
     # A patch is applied to the checkpoint's own tensor, so the function takes that, too.
-    crop = model.function(layer)(key, model.weights[shape.parameter], arguments, haloed=True)
+    crop = model.function(layer)(key, model.weights[shape.parameter], arguments)
     torch.testing.assert_close(
         crop, value[:, :, covered.rows(), covered.columns()], rtol=1e-5, atol=1e-5
     )
@@ -379,11 +379,11 @@ def test_without_noise_and_with_old_pickle_protocols() -> None:
             getattr(part, kind).pop(name, None)
     for protocol in (3, 4, 5):
         Path("old.pkl").write_bytes(pickle.dumps({"G_ema": module}, protocol=protocol))
-        model = make_generator("stylegan2", read_checkpoint(Path("old.pkl")).generator)
+        model = make_model("stylegan2", read_weights(Path("old.pkl")).tensors)
         wanted = torch.stack([reference(module, z) for z in LATENTS])
         assert (model.images(LATENTS) - wanted).abs().max() < 1e-3
     Path("alone.pkl").write_bytes(pickle.dumps(module))
-    assert read_checkpoint(Path("alone.pkl")).digest() == read_checkpoint(Path("old.pkl")).digest()
+    assert read_weights(Path("alone.pkl")).digest() == read_weights(Path("old.pkl")).digest()
 
 
 class Code:
@@ -397,7 +397,7 @@ def test_code_is_refused_by_name_and_never_run() -> None:
     module = generator()
     module.mapping.callback = Code()  # type: ignore[union-attr]
     with pytest.raises(FileError, match=r"builtins\.exec.*not executed"):
-        read_checkpoint(saved(module))
+        read_weights(saved(module))
     for content in (
         {"G_ema": Code()},
         Code(),
@@ -406,7 +406,7 @@ def test_code_is_refused_by_name_and_never_run() -> None:
     ):
         Path("evil.pkl").write_bytes(pickle.dumps(content))
         with pytest.raises(FileError, match="was not executed"):
-            read_checkpoint(Path("evil.pkl"))
+            read_weights(Path("evil.pkl"))
     assert not Path("ran").exists()
     pickle.loads(pickle.dumps(Code()))  # the trap works
     assert Path("ran").exists()
@@ -419,7 +419,7 @@ def test_code_inside_of_a_storage_is_not_run() -> None:
 
     Path("evil.pkl").write_bytes(pickle.dumps({"G_ema": Nested()}))
     with pytest.raises(FileError, match="not a readable pickle"):
-        read_checkpoint(Path("evil.pkl"))
+        read_weights(Path("evil.pkl"))
     assert not Path("ran").exists()
 
 
@@ -488,15 +488,15 @@ def test_damage_is_named() -> None:
     ):
         Path("bad.pkl").write_bytes(damaged)
         with pytest.raises(EditError, match=r"bad\.pkl"):
-            read_checkpoint(Path("bad.pkl"))
+            read_weights(Path("bad.pkl"))
     Path("network.safetensors").write_bytes(whole)
     with pytest.raises(
         FileError, match=r"is a pickle file by its content.*\n.*Rename it to end in \.pkl"
     ):
-        read_checkpoint(Path("network.safetensors"))
+        read_weights(Path("network.safetensors"))
     torch.save({"x": torch.ones(1)}, "x.safetensors")
     with pytest.raises(FileError, match="is a torch file by its content"):
-        read_checkpoint(Path("x.safetensors"))
+        read_weights(Path("x.safetensors"))
 
 
 def change_architecture(parts: dict[str, nn.Module]) -> None:
@@ -528,18 +528,18 @@ def test_what_computes_otherwise_is_refused(change: Change, message: str) -> Non
     module = generator()
     change(dict(module.named_modules()))
     with pytest.raises(WeightsError, match=message):
-        read_checkpoint(saved(module))
+        read_weights(saved(module))
 
 
 def test_what_is_no_generator_is_named() -> None:
     for content, found in (({"D": None}, "found D"), ([1], "found list"), ({}, "found nothing")):
         Path("x.pkl").write_bytes(pickle.dumps(content))
         with pytest.raises(WeightsError, match=found):
-            read_checkpoint(Path("x.pkl"))
+            read_weights(Path("x.pkl"))
 
 
 def test_everything_that_does_not_fit_is_named_by_nvidias_names() -> None:
-    weights = read_checkpoint(saved(generator())).generator
+    weights = read_weights(saved(generator())).tensors
     infos = {name: TensorInfo("F32", tuple(tensor.shape)) for name, tensor in weights.items()}
     for name in ("synthesis.b4.const", "mapping.fc0.weight", "synthesis.b16.torgb.bias"):
         fewer = {key: info for key, info in infos.items() if key != name}

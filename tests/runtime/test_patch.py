@@ -207,12 +207,12 @@ def test_a_change_is_turned_where_the_checkpoint_has_the_input_first() -> None:
     )
     plain = Patch({"w": directions}, {"w": coefficients}, {"layouts": {"w": "o i y x"}})
     turned = Patch({"w": directions}, {"w": coefficients}, {"layouts": {"w": "i o y x"}})
-    assert torch.equal(turned.stored("w"), plain.stored("w").transpose(0, 1))
+    assert torch.equal(turned.stored_change("w"), plain.stored_change("w").transpose(0, 1))
     for patch, rows in ((plain, 3), (turned, 5)):
-        whole, row = patch.stored("w").reshape(-1), 240 // rows
+        whole, row = patch.stored_change("w").reshape(-1), 240 // rows
         assert patch.rows("w") == rows
         parts = [patch.part("w", begin, begin + row) for begin in range(0, 240, row)]
         assert torch.equal(torch.cat(parts), whole)
     weights = {"w": torch.zeros(5, 3, 4, 4, dtype=torch.float64)}
-    assert torch.equal(apply_stack(weights, [turned])["w"], turned.stored("w"))
-    assert not torch.equal(apply_stack(weights, [plain])["w"], turned.stored("w"))
+    assert torch.equal(apply_stack(weights, [turned])["w"], turned.stored_change("w"))
+    assert not torch.equal(apply_stack(weights, [plain])["w"], turned.stored_change("w"))

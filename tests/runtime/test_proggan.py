@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.core.compatibility import REWRITING_2020
 from editspec_runtime.errors import WeightsError
-from editspec_runtime.families import read_architecture
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.proggan.network import ProgressiveGAN
+from editspec_runtime.families.registry import read_architecture
 from editspec_runtime.io.cache import default_cache
 from editspec_runtime.io.files import TensorInfo
-from editspec_runtime.maths.moments import second_moment
-from editspec_runtime.modalities.image.generator import Box
-from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.maths.moment_cache import second_moment
+from editspec_runtime.modalities.image.compatibility import REWRITING_2020
+from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
+from editspec_runtime.modalities.image.maps import Box
 
 LAYERS = [*(f"layer{n}" for n in range(1, 11)), "output_64x64"]
 Golden = dict[str, dict[str, Tensor]]
@@ -49,11 +49,11 @@ def test_second_moments_and_directions_are_the_authors(
 ) -> None:
     stages, stream = golden["pg_stages_f64"], LatentStream(1, 40, "numpy-legacy")
     found = second_moment(
-        model, f"layer{number}", stream, 64, REWRITING_2020, default_cache()
+        model, f"layer{number}", LatentSample(stream, 64), REWRITING_2020, default_cache()
     ).matrix
     assert relative(found, stages[f"L{number}.C"]) < 1e-10
     fewer = second_moment(
-        model, f"layer{number}", stream, 60, REWRITING_2020, default_cache()
+        model, f"layer{number}", LatentSample(stream, 60), REWRITING_2020, default_cache()
     ).matrix
     assert relative(fewer, stages[f"L{number}.C"]) > 1e-4
 
@@ -62,26 +62,28 @@ def test_second_moments_and_directions_are_the_authors(
 def test_prefix_value_and_rest_make_the_image(
     model: ProgressiveGAN, latents: Tensor, layer: str
 ) -> None:
-    reached = model.prefix(layer, latents[:2])
-    value = model.value(layer, reached)
+    reached = model.trace(layer, latents[:2])
+    value = model.layer_value(layer, reached)
     shape = model.layer(layer)
-    assert value.shape == (2, shape.out_channels, shape.value_size, shape.value_size)
-    assert reached.key.shape == (2, shape.in_channels, shape.key_size, shape.key_size)
-    assert torch.equal(model.rest(layer, value, reached.carried), model.images(latents[:2]))
+    assert value.shape == (2, shape.out_features, shape.value_size, shape.value_size)
+    assert reached.key.shape == (2, shape.in_features, shape.key_size, shape.key_size)
+    assert torch.equal(model.forward_from(layer, value, reached), model.images(latents[:2]))
     assert torch.equal(
-        model.finished(layer, model.output(layer, value), reached.carried),
+        model.forward_from_output(layer, model.layer_output(layer, value), reached),
         model.images(latents[:2]),
     )
-    assert not torch.equal(model.finished(layer, value, reached.carried), model.images(latents[:2]))
-    assert not torch.equal(model.rest(layer, 0 * value, reached.carried), model.images(latents[:2]))
+    assert not torch.equal(
+        model.forward_from_output(layer, value, reached), model.images(latents[:2])
+    )
+    assert not torch.equal(model.forward_from(layer, 0 * value, reached), model.images(latents[:2]))
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_haloed_crop_has_the_values_of_the_whole_map(
     model: ProgressiveGAN, latents: Tensor, layer: str
 ) -> None:
-    reached = model.prefix(layer, latents[:1])
-    value, shape = model.value(layer, reached), model.layer(layer)
+    reached = model.trace(layer, latents[:1])
+    value, shape = model.layer_value(layer, reached), model.layer(layer)
     size = shape.key_size
     for region in (
         Box(0, 0, size, size),
@@ -89,7 +91,7 @@ def test_a_haloed_crop_has_the_values_of_the_whole_map(
         Box(size // 2, 0, size, 1),
     ):
         key, arguments = model.crop(layer, reached, region)
-        crop = model.function(layer)(key, model.weight(layer), arguments, haloed=True)
+        crop = model.function(layer)(key, model.weight(layer), arguments)
         covered = region.scaled(shape.scale)
         torch.testing.assert_close(crop, value[:, :, covered.rows(), covered.columns()])
 
@@ -98,7 +100,7 @@ def test_a_haloed_crop_has_the_values_of_the_whole_map(
 def test_every_layer_is_linear_from_key_to_value(
     model: ProgressiveGAN, latents: Tensor, layer: str
 ) -> None:
-    one, other = (model.prefix(layer, z[None]).key for z in latents[:2])
+    one, other = (model.trace(layer, z[None]).key for z in latents[:2])
     function, weight = model.function(layer), model.weight(layer)
     both = function(2 * one - 3 * other, weight, {})
     torch.testing.assert_close(
@@ -162,6 +164,6 @@ def test_other_weights_are_refused(golden: Golden) -> None:
 def test_a_pth_holds_the_same_generator(golden: Golden, tmp_path: Path, wrapped: bool) -> None:
     state = golden["pg_state_dict"]
     torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "g.pth")
-    read = read_checkpoint(tmp_path / "g.pth")
-    assert set(read.generator) == set(state)
-    assert all(torch.equal(read.generator[name], tensor) for name, tensor in state.items())
+    read = read_weights(tmp_path / "g.pth")
+    assert set(read) == set(state)
+    assert all(torch.equal(read[name], tensor) for name, tensor in state.items())

@@ -7,18 +7,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.core.compatibility import EDITSPEC, REWRITING_2020
-from editspec_runtime.core.rule import Rule, SolverSettings
+from editspec_runtime.core.compatibility import Compatibility
+from editspec_runtime.core.method import Change, Settings
+from editspec_runtime.core.rule import LayerRule
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.methods.solvers import delta, rule_loss, solve
-from editspec_runtime.modalities.image.generator import Box
+from editspec_runtime.maths.low_rank import delta
+from editspec_runtime.methods import direct, projected_gradient, registry
+from editspec_runtime.methods.layer_problem import LayerProblem, require_better
+from editspec_runtime.methods.losses import rule_loss
+from editspec_runtime.modalities.image.compatibility import EDITSPEC, REWRITING_2020
+from editspec_runtime.modalities.image.maps import Box
 
 MakeTiny = Callable[..., dict[str, Tensor]]
-METHODS = {
-    "projected-gradient": SolverSettings("projected-gradient", 60, 0.05, 10),
-    "direct": SolverSettings("direct", 60, 0.05, None),
-}
+METHODS = {"projected-gradient": projected_gradient, "direct": direct}
+
+
+def settings(method: str, steps: int = 60, learning_rate: float = 0.05) -> Settings:
+    given = {"steps": steps, "learning_rate": learning_rate}
+    return registry.METHODS[method].make_settings(**given)
 
 
 def problem(
@@ -28,49 +35,48 @@ def problem(
     *,
     identity: bool = False,
     region: Box | None = None,
-) -> tuple[StyleGAN2, Rule]:
+) -> tuple[StyleGAN2, LayerProblem]:
     """A rule on a tiny model: the values of one image in the place of another's."""
     model = StyleGAN2(weights)
     dtype = weights["input.input"].dtype
     z = torch.randn(2, 8, generator=torch.Generator().manual_seed(4)).to(dtype)
-    reached, other = (model.prefix(layer, one[None]) for one in z)
+    reached, other = (model.trace(layer, one[None]) for one in z)
     shape = model.layer(layer)
     region = region or Box(0, 1, shape.key_size // 2 + 1, shape.key_size)
     covered = region.scaled(shape.scale)
     key, arguments = model.crop(layer, reached, region)
-    value = model.value(layer, reached if identity else other)[
+    value = model.layer_value(layer, reached if identity else other)[
         :, :, covered.rows(), covered.columns()
     ]
-    rule = Rule(
-        "e",
-        "stylegan2",
-        layer,
-        shape.parameter,
-        2,
-        METHODS[method],
-        key,
-        value,
-        arguments,
-        torch.empty(0),
-        torch.empty(0),
-        {},
-    )
-    return model, rule
+    nothing = torch.empty(0)
+    rule = LayerRule(layer, shape.parameter, key, value, arguments, nothing, nothing)
+    return model, LayerProblem(rule, model.function(layer), model.weight(layer), settings(method))
 
 
-def directions(rule: Rule, rank: int = 2) -> Tensor:
-    random = torch.randn(rule.key.shape[1], rank, generator=torch.Generator().manual_seed(5)).to(
-        rule.key
-    )
+def directions(task: LayerProblem, rank: int = 2) -> Tensor:
+    key, generator = task.rule.key, torch.Generator().manual_seed(5)
+    random = torch.randn(key.shape[1], rank, generator=generator).to(key)
     return torch.linalg.qr(random)[0].T.contiguous()
 
 
-def solved(model: StyleGAN2, rule: Rule, d: Tensor) -> Tensor:
-    return delta(solve(model.function(rule.layer), model.weight(rule.layer), rule, d, EDITSPEC), d)
+def solve(task: LayerProblem, d: Tensor, compatibility: Compatibility = EDITSPEC) -> Tensor:
+    """A of the change, by the method that the settings name; refused where it is none."""
+    task = dataclasses.replace(task, compatibility=compatibility)
+    coefficients = METHODS[task.settings.method].find_coefficients(task, d)
+    require_better(task, Change(d, coefficients))
+    return coefficients
 
 
-def loss(model: StyleGAN2, rule: Rule, change: Tensor | float = 0.0) -> float:
-    return rule_loss(model.function(rule.layer), rule, model.weight(rule.layer) + change).item()
+def solved(task: LayerProblem, d: Tensor) -> Tensor:
+    return delta(solve(task, d), d)
+
+
+def loss(task: LayerProblem, change: Tensor | float = 0.0) -> float:
+    return rule_loss(task.function, task.rule, task.weight + change).item()
+
+
+def with_settings(task: LayerProblem, **changes: float) -> LayerProblem:
+    return dataclasses.replace(task, settings=task.settings.model_copy(update=changes))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -79,10 +85,10 @@ def test_the_rule_holds_better_and_only_in_its_directions(
     make_tiny: MakeTiny, layer: str, method: str
 ) -> None:
     weights = {name: tensor.double() for name, tensor in make_tiny().items()}
-    model, rule = problem(weights, layer, method)
-    d = directions(rule)
-    change = solved(model, rule, d)
-    assert loss(model, rule, change) < 0.95 * loss(model, rule)
+    _, task = problem(weights, layer, method)
+    d = directions(task)
+    change = solved(task, d)
+    assert loss(task, change) < 0.95 * loss(task)
     # As a matrix over input channels the change has the rank of D, and a key orthogonal to D does
     # not see it.
     matrix = change[0].movedim(1, -1).reshape(-1, d.shape[1])
@@ -96,12 +102,12 @@ def test_the_rule_holds_better_and_only_in_its_directions(
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("number", range(2, 9))
 def test_the_identity_edit_has_no_loss(make_tiny: MakeTiny, number: int, method: str) -> None:
-    model, rule = problem(make_tiny(), f"layer{number}", method, identity=True)
-    short = dataclasses.replace(rule, solver=dataclasses.replace(rule.solver, steps=5))
-    change = solved(model, short, directions(rule))
-    assert loss(model, rule, change) < 1e-6
-    model, other = problem(make_tiny(), f"layer{number}", method)
-    assert loss(model, other) > 1e-2
+    _, task = problem(make_tiny(), f"layer{number}", method, identity=True)
+    short = with_settings(task, steps=5)
+    change = solved(short, directions(task))
+    assert loss(task, change) < 1e-6
+    _, other = problem(make_tiny(), f"layer{number}", method)
+    assert loss(other) > 1e-2
 
 
 @pytest.mark.parametrize("haloed", [True, False])
@@ -111,7 +117,7 @@ def test_what_is_computed_of_the_key_once_changes_no_number(
 ) -> None:
     weights = {name: tensor.double() for name, tensor in make_tiny().items()}
     model = StyleGAN2(weights)
-    reached = model.prefix(
+    reached = model.trace(
         layer, torch.randn(3, 8, generator=torch.Generator().manual_seed(4)).double()
     )
     shape = model.layer(layer)
@@ -130,92 +136,85 @@ def test_what_is_computed_of_the_key_once_changes_no_number(
         return value.detach(), free.grad
 
     for scale in (1.0, 0.3):
-        wanted = value_and_gradient(lambda w: function(key, w, arguments, haloed=haloed), scale)
+        wanted = value_and_gradient(lambda w: function(key, w, arguments), scale)
         for found, expected in zip(
-            value_and_gradient(function.bound(key, arguments, haloed=haloed), scale),
+            value_and_gradient(function.with_key(key, arguments), scale),
             wanted,
             strict=True,
         ):
             torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
     # Of another key it is another function.
-    other = function.bound(1.01 * key, arguments, haloed=haloed)(weight)
-    assert (other - function(key, weight, arguments, haloed=haloed)).abs().max() > 1e-3
+    other = function.with_key(1.01 * key, arguments)(weight)
+    assert (other - function(key, weight, arguments)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("layer", ["layer5", "layer6"])
 def test_direct_is_adam_on_the_coefficients(make_tiny: MakeTiny, layer: str) -> None:
     weights = {name: tensor.double() for name, tensor in make_tiny().items()}
-    model, rule = problem(weights, layer, "direct")
-    d, function, weight = directions(rule), model.function(layer), model.weight(layer)
+    _, task = problem(weights, layer, "direct")
+    d = directions(task)
     plain = torch.zeros(1, 6, 2, 3, 3).double().requires_grad_()
-    adam = torch.optim.Adam([plain], lr=rule.solver.learning_rate)
-    for _ in range(rule.solver.steps):
+    adam = torch.optim.Adam([plain], lr=task.settings.learning_rate)
+    for _ in range(task.settings.steps):
         adam.zero_grad()
-        rule_loss(function, rule, weight + delta(plain, d)).backward()
+        rule_loss(task.function, task.rule, task.weight + delta(plain, d)).backward()
         adam.step()
-    found = solve(function, weight, rule, d, REWRITING_2020)
+    found = solve(task, d, REWRITING_2020)
     assert (found - plain).norm() < 1e-9 * plain.norm()
-    shorter = dataclasses.replace(rule, solver=dataclasses.replace(rule.solver, steps=59))
-    assert (
-        solve(function, weight, shorter, d, REWRITING_2020) - plain
-    ).norm() > 1e-4 * plain.norm()
+    shorter = solve(with_settings(task, steps=59), d, REWRITING_2020)
+    assert (shorter - plain).norm() > 1e-4 * plain.norm()
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("layer", ["layer5", "layer6"])
 def test_a_crop_of_one_position_has_an_answer(make_tiny: MakeTiny, layer: str, method: str) -> None:
-    model, rule = problem(make_tiny(), layer, method, region=Box(3, 4, 4, 5))
-    change = solved(model, rule, directions(rule))
+    _, task = problem(make_tiny(), layer, method, region=Box(3, 4, 4, 5))
+    change = solved(task, directions(task))
     assert change.isfinite().all()
-    assert loss(model, rule, change) < 0.9 * loss(model, rule)
+    assert loss(task, change) < 0.9 * loss(task)
 
 
 def test_the_best_iterate_is_returned(make_tiny: MakeTiny) -> None:
-    model, rule = problem(make_tiny(), "layer6", "direct")
-    rough = dataclasses.replace(
-        rule, solver=dataclasses.replace(rule.solver, learning_rate=1.0, steps=5)
-    )
-    d = directions(rule)
-    function, weight = model.function("layer6"), model.weight("layer6")
-    best = solve(function, weight, rough, d, EDITSPEC)
-    last = solve(function, weight, rough, d, REWRITING_2020)
-    assert loss(model, rule, delta(best, d)) < loss(model, rule)
-    assert loss(model, rule, delta(best, d)) < loss(model, rule, delta(last, d))
+    _, task = problem(make_tiny(), "layer6", "direct")
+    rough = with_settings(task, learning_rate=1.0, steps=5)
+    d = directions(task)
+    best, last = solve(rough, d), solve(rough, d, REWRITING_2020)
+    assert loss(task, delta(best, d)) < loss(task)
+    assert loss(task, delta(best, d)) < loss(task, delta(last, d))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_edit_that_would_change_nothing_is_named(make_tiny: MakeTiny, method: str) -> None:
-    model, rule = problem(make_tiny(), "layer6", method)
-    wild = dataclasses.replace(rule, solver=dataclasses.replace(rule.solver, learning_rate=20.0))
-    d = directions(rule)
-    function, weight = model.function("layer6"), model.weight("layer6")
+    _, task = problem(make_tiny(), "layer6", method)
+    wild = with_settings(task, learning_rate=20.0)
+    d = directions(task)
     with pytest.raises(NumericalError, match="would change nothing"):
-        solve(function, weight, wild, d, EDITSPEC)
-    last = solve(function, weight, wild, d, REWRITING_2020)
-    assert loss(model, rule, delta(last, d)) > loss(model, rule)
+        solve(wild, d)
+    last = solve(wild, d, REWRITING_2020)
+    assert loss(task, delta(last, d)) > loss(task)
 
 
 def test_a_rule_within_reach_is_met(make_tiny: MakeTiny) -> None:
     weights = {name: tensor.double() for name, tensor in make_tiny().items()}
-    model, rule = problem(weights, "layer6", "direct")
-    d = directions(rule)
+    _, task = problem(weights, "layer6", "direct")
+    d = directions(task)
     wanted = 0.3 * torch.randn(1, 6, 2, 3, 3, generator=torch.Generator().manual_seed(8)).double()
-    function, weight = model.function("layer6"), model.weight("layer6")
-    value = function(rule.key, weight + delta(wanted, d), rule.arguments, haloed=True)
-    settings = SolverSettings("direct", 1500, 0.01, None)
-    rule = dataclasses.replace(rule, value=value, solver=settings)
-    assert loss(model, rule, solved(model, rule, d)) < 0.02 * loss(model, rule)
+    value = task.function(task.rule.key, task.weight + delta(wanted, d), task.rule.arguments)
+    reachable = dataclasses.replace(task.rule, value=value)
+    task = dataclasses.replace(task, rule=reachable, settings=settings("direct", 1500, 0.01))
+    assert loss(task, solved(task, d)) < 0.02 * loss(task)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_problem_gives_the_same_bits(make_tiny: MakeTiny, method: str) -> None:
-    model, rule = problem(make_tiny(), "layer6", method)
-    assert torch.equal(solved(model, rule, directions(rule)), solved(model, rule, directions(rule)))
+    _, task = problem(make_tiny(), "layer6", method)
+    assert torch.equal(solved(task, directions(task)), solved(task, directions(task)))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_loss_that_is_not_finite_is_named(make_tiny: MakeTiny, method: str) -> None:
-    model, rule = problem(make_tiny(), "layer6", method)
-    broken = dataclasses.replace(rule, value=rule.value * float("nan"))
+    _, task = problem(make_tiny(), "layer6", method)
+    unreal = dataclasses.replace(task.rule, value=task.rule.value * float("nan"))
+    broken = dataclasses.replace(task, rule=unreal)
     with pytest.raises(NumericalError, match="The loss is nan after 0 steps"):
-        solved(model, broken, directions(rule))
+        solved(broken, directions(task))

@@ -4,19 +4,34 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.core.compatibility import EDITSPEC, REWRITING_2020, Compatibility
+from editspec_runtime.core import compatibility as core_compatibility
+from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.errors import OutOfMemory
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.io.cache import Cache
-from editspec_runtime.maths.moments import SecondMoment, second_moment
-from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.maths.moment_cache import Blocks, CachedMoment, second_moment
+from editspec_runtime.maths.moments import SecondMomentEstimator
+from editspec_runtime.maths.sampled_keys import forward_batch
+from editspec_runtime.modalities.image.compatibility import (
+    EDITSPEC,
+    REWRITING_2020,
+    ImageCompatibility,
+)
+from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
+
+if TYPE_CHECKING:
+    from editspec_runtime.core.model import Model
+    from editspec_runtime.core.sample import Sample
 
 MakeTiny = Callable[..., dict[str, Tensor]]
+SAMPLE = LatentSample(LatentStream(2, 8), 40)
 
 
 def measured(
@@ -25,11 +40,11 @@ def measured(
     layer: str = "layer5",
     samples: int = 20,
     seed: int = 2,
-    conventions: Compatibility = EDITSPEC,
-) -> SecondMoment:
-    model = StyleGAN2(weights, conventions=conventions)
+    compatibility: ImageCompatibility = EDITSPEC,
+) -> CachedMoment:
+    model = StyleGAN2(weights, compatibility=compatibility)
     stream = LatentStream(seed, model.architecture.latent_size)
-    return second_moment(model, layer, stream, samples, conventions, Cache(cache))
+    return second_moment(model, layer, LatentSample(stream, samples), compatibility, Cache(cache))
 
 
 @pytest.mark.parametrize("number", [4, 6, 7, 8])
@@ -37,10 +52,10 @@ def test_it_is_the_authors(
     golden: dict[str, dict[str, Tensor]], tmp_path: Path, number: int
 ) -> None:
     weights = {name: tensor.double() for name, tensor in golden["sg2_g_ema"].items()}
-    model = StyleGAN2(weights, conventions=REWRITING_2020)
+    model = StyleGAN2(weights, compatibility=REWRITING_2020)
     stream = LatentStream(1, 64, "numpy-legacy")
     found = second_moment(
-        model, f"layer{number}", stream, 64, REWRITING_2020, Cache(tmp_path)
+        model, f"layer{number}", LatentSample(stream, 64), REWRITING_2020, Cache(tmp_path)
     ).matrix
     wanted = golden["sg2_stages_f64"][f"L{number}.C.batch10"]
     assert (found - wanted).norm() / wanted.norm() < 1e-12
@@ -53,7 +68,7 @@ def test_it_is_the_mean_of_all_outer_products(tiny: dict[str, Tensor], tmp_path:
     weights = {name: tensor.double() for name, tensor in tiny.items()}
     found = measured(weights, tmp_path, samples=5).matrix
     model = StyleGAN2(weights)
-    keys = model.prefix("layer5", LatentStream(2, 8).items(range(5)).double()).key
+    keys = model.trace("layer5", LatentStream(2, 8).items(range(5)).double()).key
     outer = torch.zeros(6, 6, dtype=torch.float64)
     for image in keys:
         for y in range(image.shape[1]):
@@ -66,17 +81,17 @@ def test_it_is_the_mean_of_all_outer_products(tiny: dict[str, Tensor], tmp_path:
 
 
 @pytest.mark.parametrize("layer", ["layer2", "layer3", "layer6", "layer7"])
-@pytest.mark.parametrize("conventions", [EDITSPEC, REWRITING_2020])
+@pytest.mark.parametrize("compatibility", [EDITSPEC, REWRITING_2020])
 def test_keys_alone_are_those_on_the_way_to_the_image(
-    tiny: dict[str, Tensor], layer: str, conventions: Compatibility
+    tiny: dict[str, Tensor], layer: str, compatibility: ImageCompatibility
 ) -> None:
     model = StyleGAN2(
-        {name: tensor.double() for name, tensor in tiny.items()}, conventions=conventions
+        {name: tensor.double() for name, tensor in tiny.items()}, compatibility=compatibility
     )
     stream = LatentStream(2, 8)
-    keys = model.keys(layer)
+    keys = model.key_maps(layer)
     first = keys(stream.items(range(5)).double())
-    wanted = model.prefix(layer, stream.items(range(5)).double()).key
+    wanted = model.trace(layer, stream.items(range(5)).double()).key
     assert (first - wanted).norm() < 1e-13 * wanted.norm()
     # Memory is used again within a call, never across calls: an earlier map stays, and the weights
     # do.
@@ -97,7 +112,7 @@ def test_the_cache_knows_what_c_depends_on(make_tiny: MakeTiny, tmp_path: Path) 
         measured(weights, tmp_path, seed=3),
         measured(weights, tmp_path, samples=21),
         measured(weights, tmp_path, layer="layer6"),
-        measured(weights, tmp_path, conventions=REWRITING_2020),
+        measured(weights, tmp_path, compatibility=REWRITING_2020),
         measured({**weights, "convs.1.conv.weight": 2 * weights["convs.1.conv.weight"]}, tmp_path),
         measured({**weights, "noises.noise_1": -weights["noises.noise_1"]}, tmp_path),
     ):
@@ -143,18 +158,16 @@ def test_two_processes_may_compute_it_at_once(tiny: dict[str, Tensor], tmp_path:
 
 
 def test_forward_batches_shrink_with_the_maps(make_tiny: MakeTiny) -> None:
-    from editspec_runtime.maths.moments import LARGEST_MAPS, forward_batch
-
     small, large = StyleGAN2(make_tiny(size=32)), StyleGAN2(make_tiny(size=1024, channels=8))
-    assert forward_batch(small, "layer8", EDITSPEC) == 16
-    assert forward_batch(large, "layer8", EDITSPEC) == 16
+    assert forward_batch(small, "layer8", SAMPLE, EDITSPEC) == 16
+    assert forward_batch(large, "layer8", SAMPLE, EDITSPEC) == 16
     # A layer cannot have a larger batch than one that it comes after.
-    batches = [forward_batch(large, name, EDITSPEC) for name in large.architecture.layers]
+    batches = [forward_batch(large, name, SAMPLE, EDITSPEC) for name in large.architecture.layers]
     assert batches == sorted(batches, reverse=True)
-    assert batches[-1] == LARGEST_MAPS // (8 * 1024**2) == 8
+    assert batches[-1] == 8
     # The authors' noise goes by the place in the batch: theirs stays.
-    authors = StyleGAN2(make_tiny(size=1024, channels=8), conventions=REWRITING_2020)
-    assert forward_batch(authors, "layer18", REWRITING_2020) == 10
+    authors = StyleGAN2(make_tiny(size=1024, channels=8), compatibility=REWRITING_2020)
+    assert forward_batch(authors, "layer18", SAMPLE, REWRITING_2020) == 10
 
 
 class Cramped(StyleGAN2):
@@ -163,8 +176,8 @@ class Cramped(StyleGAN2):
     fitting = 4
     message = "CUDA out of memory. Tried to allocate 20.00 MiB"
 
-    def keys(self, layer: str) -> Callable[[Tensor], Tensor]:
-        key_of = super().keys(layer)
+    def key_maps(self, layer: str) -> Callable[[Tensor], Tensor]:
+        key_of = super().key_maps(layer)
 
         def fitting(latents: Tensor) -> Tensor:
             if len(latents) > self.fitting:
@@ -181,8 +194,8 @@ class Small(StyleGAN2):
 
     fitting = 6 * 16 * 16
 
-    def key_tiles(self, layer: str, tiles: int) -> Callable[[Tensor], Iterator[Tensor]]:
-        tiles_of = super().key_tiles(layer, tiles)
+    def map_tiles(self, layer: str, tiles: int) -> Callable[[Tensor], Iterator[Tensor]]:
+        tiles_of = super().map_tiles(layer, tiles)
         tried.append((tiles, 0))
 
         def fitting(latents: Tensor) -> Iterator[Tensor]:
@@ -215,10 +228,12 @@ def test_where_memory_ends_maps_are_split_before_batches(
     stream = LatentStream(2, 8)
     small = type("Small", (Small,), {"fitting": fitting})(weights)
     tried.clear()
-    found = second_moment(small, "layer9", stream, 16, EDITSPEC, Cache(tmp_path / "small"))
+    found = second_moment(
+        small, "layer9", LatentSample(stream, 16), EDITSPEC, Cache(tmp_path / "small")
+    )
     assert tried == order
     whole = second_moment(
-        StyleGAN2(weights), "layer9", stream, 16, EDITSPEC, Cache(tmp_path / "whole")
+        StyleGAN2(weights), "layer9", LatentSample(stream, 16), EDITSPEC, Cache(tmp_path / "whole")
     )
     assert (found.matrix - whole.matrix).norm() < 1e-12 * whole.matrix.norm()
     # The split is in the key, and the same split gives the same bits; one that was not needed
@@ -228,7 +243,9 @@ def test_where_memory_ends_maps_are_split_before_batches(
         for kind in ("small", "whole")
     ]
     assert (names[0] == names[1]) is (len(order) == 1)
-    again = second_moment(small, "layer9", stream, 16, EDITSPEC, Cache(tmp_path / "again"))
+    again = second_moment(
+        small, "layer9", LatentSample(stream, 16), EDITSPEC, Cache(tmp_path / "again")
+    )
     assert torch.equal(again.matrix, found.matrix)
     assert {path.name for path in (tmp_path / "again" / "statistics").iterdir()} == names[0]
 
@@ -240,9 +257,9 @@ def test_batches_of_the_authors_noise_are_split_in_space_alone(
     stream = LatentStream(2, 8)
 
     def moment(kind: type[StyleGAN2], cache: str) -> Tensor:
-        model = kind(weights, conventions=REWRITING_2020)
+        model = kind(weights, compatibility=REWRITING_2020)
         return second_moment(
-            model, "layer9", stream, 20, REWRITING_2020, Cache(tmp_path / cache)
+            model, "layer9", LatentSample(stream, 20), REWRITING_2020, Cache(tmp_path / cache)
         ).matrix
 
     tried.clear()
@@ -250,7 +267,7 @@ def test_batches_of_the_authors_noise_are_split_in_space_alone(
     assert tried == [(1, 10), (2, 10)]
     whole = moment(StyleGAN2, "whole")
     assert (found - whole).norm() < 1e-12 * whole.norm()
-    with pytest.raises(OutOfMemory, match="layer9, 10 latents at a time in 4 tiles, do not fit"):
+    with pytest.raises(OutOfMemory, match="layer9, 10 items at a time in 4 tiles, do not fit"):
         moment(type("Small", (Small,), {"fitting": 6}), "none")
 
 
@@ -258,9 +275,11 @@ def test_where_memory_ends_smaller_batches_are_taken_and_named(
     tiny: dict[str, Tensor], tmp_path: Path
 ) -> None:
     stream = LatentStream(2, 8)
-    whole = second_moment(StyleGAN2(tiny), "layer5", stream, 40, EDITSPEC, Cache(tmp_path)).matrix
+    whole = second_moment(
+        StyleGAN2(tiny), "layer5", LatentSample(stream, 40), EDITSPEC, Cache(tmp_path)
+    ).matrix
     cramped = second_moment(
-        Cramped(tiny), "layer5", stream, 40, EDITSPEC, Cache(tmp_path / "cramped")
+        Cramped(tiny), "layer5", LatentSample(stream, 40), EDITSPEC, Cache(tmp_path / "cramped")
     )
     torch.testing.assert_close(cramped.matrix, whole, rtol=1e-6, atol=1e-9)
     # The batch is in the key: what may have other bits has another name.
@@ -271,7 +290,7 @@ def test_where_memory_ends_smaller_batches_are_taken_and_named(
     assert len(names[0]) == len(names[1]) == 1
     assert names[0] != names[1]
     assert second_moment(
-        Cramped(tiny), "layer5", stream, 40, EDITSPEC, Cache(tmp_path / "cramped")
+        Cramped(tiny), "layer5", LatentSample(stream, 40), EDITSPEC, Cache(tmp_path / "cramped")
     ).cached
 
 
@@ -279,15 +298,16 @@ def test_where_memory_ends_for_good_it_is_said(tiny: dict[str, Tensor], tmp_path
     class Full(Cramped):
         fitting = 0
 
-    with pytest.raises(OutOfMemory, match="layer5, 1 latents at a time, do not fit into memory"):
-        second_moment(Full(tiny), "layer5", LatentStream(2, 8), 40, EDITSPEC, Cache(tmp_path))
-    # The authors' noise goes by the place in the batch: no smaller one is taken.
-    with pytest.raises(OutOfMemory, match="layer5, 10 latents"):
+    with pytest.raises(OutOfMemory, match="layer5, 1 items at a time, do not fit into memory"):
         second_moment(
-            Full(tiny, conventions=REWRITING_2020),
+            Full(tiny), "layer5", LatentSample(LatentStream(2, 8), 40), EDITSPEC, Cache(tmp_path)
+        )
+    # The authors' noise goes by the place in the batch: no smaller one is taken.
+    with pytest.raises(OutOfMemory, match="layer5, 10 items"):
+        second_moment(
+            Full(tiny, compatibility=REWRITING_2020),
             "layer5",
-            LatentStream(2, 8),
-            40,
+            LatentSample(LatentStream(2, 8), 40),
             REWRITING_2020,
             Cache(tmp_path),
         )
@@ -296,33 +316,45 @@ def test_where_memory_ends_for_good_it_is_said(tiny: dict[str, Tensor], tmp_path
         message = "something else"
 
     with pytest.raises(RuntimeError, match="something else"):
-        second_moment(Broken(tiny), "layer5", LatentStream(2, 8), 40, EDITSPEC, Cache(tmp_path))
+        second_moment(
+            Broken(tiny), "layer5", LatentSample(LatentStream(2, 8), 40), EDITSPEC, Cache(tmp_path)
+        )
 
 
-def test_many_columns_are_added_up_as_few(make_tiny: MakeTiny) -> None:
-    from editspec_runtime.maths.moments import _add_outer_products
-
+def test_many_columns_are_added_up_as_few() -> None:
     rows = torch.randn(5000, 300, generator=torch.Generator().manual_seed(0))
-    total = torch.zeros(300, 300, dtype=torch.float64)
-    _add_outer_products(total, rows)
-    wanted = rows.double().T @ rows.double()
-    torch.testing.assert_close(total.triu(), wanted.triu(), rtol=1e-12, atol=1e-9)
-    # Below the diagonal no more than the bands that touch it is computed.
-    assert (total[130:, :120] == 0).all()
+    estimator = SecondMomentEstimator(300)
+    estimator.update(rows)
+    found = estimator.estimate()
+    wanted = rows.double().T @ rows.double() / 5000
+    torch.testing.assert_close(found.matrix, wanted, rtol=1e-12, atol=1e-12)
+    assert found.weight == 5000
+    # Below the diagonal no more than the tiles that touch it is computed.
+    assert (estimator.sums[130:300, :120] == 0).all()
 
 
 def test_a_sample_is_a_thousand_blocks_at_the_most(tiny: dict[str, Tensor], tmp_path: Path) -> None:
-    from editspec_runtime.maths.moments import _Blocks
-
     for samples, size, count in ((20, 256, 1), (1000, 256, 4), (10_000_000, 9776, 1023)):
-        blocks = _Blocks(
-            StyleGAN2(tiny),
-            "layer5",
-            LatentStream(2, 8),
-            samples,
-            EDITSPEC,
-            16,
-            Cache(tmp_path),
-            print,
-        )
+        sample = LatentSample(LatentStream(2, 8), samples)
+        blocks = Blocks(StyleGAN2(tiny), "layer5", sample, 16, Cache(tmp_path))
         assert (blocks.size, len(blocks.starts())) == (size, count)
+
+
+def batch_of(positions: int | None, longest: int | None = None) -> int:
+    """The forward batch of a model with a layer of 4096 features, for a sample of texts."""
+    layer = Layer("mlp", "mlp.weight", 4096, 1024, positions, positions)
+    model = SimpleNamespace(architecture=Architecture("text", {"mlp": layer}))
+    sample = SimpleNamespace(longest=longest)
+    return forward_batch(
+        cast("Model", model), "mlp", cast("Sample", sample), core_compatibility.EDITSPEC
+    )
+
+
+def test_batches_follow_from_positions_not_from_squares() -> None:
+    # A row of 512 tokens has 2^21 numbers: sixteen are half of what a batch may have.
+    assert batch_of(512) == 16
+    # A map of 512 x 512 positions has 2^30, which is more than a batch may have.
+    assert batch_of(512**2) == 1
+    # Where items differ, the longest one counts.
+    assert batch_of(None, longest=512) == 16
+    assert batch_of(None, longest=4096) == 4

@@ -5,6 +5,7 @@ dtype.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from editspec.commands.apply import apply
 from editspec_runtime.errors import EditError, FileError, NumericalError, PatchError
 from editspec_runtime.io.digests import tensors_digest
 from editspec_runtime.patches import streaming
-from editspec_runtime.patches.patch import Patch, apply_stack, make_patch, rounded
+from editspec_runtime.patches.patch import Patch, apply_stack, make_patch, round_once
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -114,7 +115,7 @@ def test_streaming_gives_what_memory_gives(dtype: torch.dtype, prefix: str, tmp_
         tmp_path / "base.safetensors", saved(stack, tmp_path), tmp_path / "out.safetensors"
     )
     wanted = apply_stack(before, stack)
-    assert applied.result == stack[-1].metadata["result"] == tensors_digest(wanted)
+    assert applied.digest == stack[-1].metadata["result"] == tensors_digest(wanted)
     found = load_file(tmp_path / "out.safetensors")
     assert set(found) == {prefix + name for name in before} | set(others)
     for name, tensor in wanted.items():
@@ -176,14 +177,16 @@ def test_rounding_by_way_of_float32_would_round_twice() -> None:
     values = torch.tensor(
         [tie + 2**-40, tie - 2**-40, -tie - 2**-40, tie, 1.0, 0.0, 3e38, 1e300], dtype=torch.float64
     )
-    found = rounded(values, torch.bfloat16)
+    found = round_once(values, torch.bfloat16)
     assert found[:6].tolist() == [1 + 2**-7, 1.0, -1 - 2**-7, 1.0, 1.0, 0.0]
     assert values.to(torch.bfloat16)[0] == 1.0  # what torch does
     assert found[7].isinf()
     half = torch.tensor([1 + 2**-11 + 2**-40], dtype=torch.float64)
-    assert rounded(half, torch.float16).item() == 1 + 2**-10
+    assert round_once(half, torch.float16).item() == 1 + 2**-10
     many = normal(10_000).double() * 1e-3
-    assert rounded(many, torch.bfloat16).tolist() == [to_bfloat16(value) for value in many.tolist()]
+    assert round_once(many, torch.bfloat16).tolist() == [
+        to_bfloat16(value) for value in many.tolist()
+    ]
 
 
 def test_shards_and_their_index(tmp_path: Path) -> None:
@@ -193,7 +196,7 @@ def test_shards_and_their_index(tmp_path: Path) -> None:
     paths = saved(stack, tmp_path)
     for model in (tmp_path / "model", tmp_path / "model" / "model.safetensors.index.json"):
         for _ in range(2):  # its own output may be made again
-            assert apply(model, paths, tmp_path / "out").result == stack[-1].metadata["result"]
+            assert apply(model, paths, tmp_path / "out").digest == stack[-1].metadata["result"]
     index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
     found: dict[str, Tensor] = {}
     for file in sorted(set(index["weight_map"].values())):
@@ -256,9 +259,10 @@ def test_dry_and_scaled(tmp_path: Path) -> None:
     files = sorted(tmp_path.iterdir())
     dry = apply(tmp_path / "base.safetensors", paths, None)
     assert sorted(tmp_path.iterdir()) == files
-    assert dry == apply(tmp_path / "base.safetensors", paths, tmp_path / "out.safetensors")
+    done = apply(tmp_path / "base.safetensors", paths, tmp_path / "out.safetensors")
+    assert dry == replace(done, out=None)
     scaled = apply(tmp_path / "base.safetensors", paths, tmp_path / "half.safetensors", scale=0.5)
-    assert scaled.result != dry.result
+    assert scaled.digest != dry.digest
     assert scaled.changed["bias"] == pytest.approx(dry.changed["bias"] / 2)
     wanted = apply_stack(before, stack, 0.5)
     assert all(

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec_runtime.core.compatibility import REWRITING_2020
 from editspec_runtime.errors import WeightsError
-from editspec_runtime.families import read_architecture
+from editspec_runtime.families.registry import read_architecture
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.io.files import TensorInfo
-from editspec_runtime.modalities.image.generator import Box
+from editspec_runtime.modalities.image.compatibility import REWRITING_2020
+from editspec_runtime.modalities.image.maps import HALO, Box
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 
@@ -25,7 +25,7 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def authors(golden: dict[str, dict[str, Tensor]]) -> StyleGAN2:
-    return StyleGAN2(golden["sg2_g_ema"], conventions=REWRITING_2020)
+    return StyleGAN2(golden["sg2_g_ema"], compatibility=REWRITING_2020)
 
 
 def test_images_are_the_authors(authors: StyleGAN2, golden: dict[str, dict[str, Tensor]]) -> None:
@@ -58,10 +58,10 @@ def test_keys_and_values_are_the_authors(
     authors: StyleGAN2, golden: dict[str, dict[str, Tensor]], number: int
 ) -> None:
     stages, layer = golden["sg2_stages_f32"], f"layer{number}"
-    reached = authors.prefix(layer, stages["z"][3:4])
+    reached = authors.trace(layer, stages["z"][3:4])
     assert relative(reached.key, stages[f"L{number}.img3.k"]) < 1e-5
     assert relative(reached.arguments["style"], stages[f"L{number}.img3.style"]) < 1e-5
-    assert relative(authors.value(layer, reached), stages[f"L{number}.img3.v"]) < 1e-5
+    assert relative(authors.layer_value(layer, reached), stages[f"L{number}.img3.v"]) < 1e-5
 
 
 def test_mapping_in_float64(golden: dict[str, dict[str, Tensor]]) -> None:
@@ -79,28 +79,29 @@ def test_prefix_value_and_rest_make_the_image(
     golden: dict[str, dict[str, Tensor]], layer: str
 ) -> None:
     model, z = StyleGAN2(golden["sg2_g_ema"]), golden["sg2_stages_f32"]["z"][:2]
-    reached = model.prefix(layer, z)
+    reached = model.trace(layer, z)
     whole = model.images(z)
-    assert torch.equal(model.rest(layer, model.value(layer, reached), reached.carried), whole)
+    assert torch.equal(model.forward_from(layer, model.layer_value(layer, reached), reached), whole)
     assert not torch.equal(
-        model.rest(layer, 0 * model.value(layer, reached), reached.carried), whole
+        model.forward_from(layer, 0 * model.layer_value(layer, reached), reached), whole
     )
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_haloed_crop_has_the_values_of_the_whole_map(make_tiny: MakeTiny, layer: str) -> None:
     model = StyleGAN2(make_tiny(size=64))
-    reached = model.prefix(layer, torch.randn(1, 8, generator=torch.Generator().manual_seed(0)))
-    value, shape = model.value(layer, reached), model.layer(layer)
+    reached = model.trace(layer, torch.randn(1, 8, generator=torch.Generator().manual_seed(0)))
+    value, shape = model.layer_value(layer, reached), model.layer(layer)
     size = shape.key_size
     for region in (Box(0, 0, size, size), Box(0, 1, 2, 3), Box(size - 2, size - 3, size, size)):
         key, arguments = model.crop(layer, reached, region)
-        crop = model.function(layer)(key, model.weight(layer), arguments, haloed=True)
+        crop = model.function(layer)(key, model.weight(layer), arguments)
         covered = region.scaled(shape.scale)
         torch.testing.assert_close(
             crop, value[:, :, covered.rows(), covered.columns()], rtol=1e-5, atol=1e-5
         )
         # Without the halo the edge is wrong: that is the authors' tight crop.
+        del arguments[HALO]
         tight = model.function(layer)(key[:, :, 1:-1, 1:-1], model.weight(layer), arguments)
         if region != Box(0, 0, size, size):
             assert (tight - crop).abs().max() > 1e-3
@@ -110,7 +111,7 @@ def test_an_image_does_not_depend_on_its_place_in_the_batch(make_tiny: MakeTiny)
     model, z = StyleGAN2(make_tiny()), torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
     moved = model.images(z.roll(2, 0)).roll(-2, 0)
     torch.testing.assert_close(moved, model.images(z), rtol=0, atol=1e-5)
-    authors = StyleGAN2(make_tiny(), conventions=REWRITING_2020)
+    authors = StyleGAN2(make_tiny(), compatibility=REWRITING_2020)
     assert (authors.images(z.roll(2, 0)).roll(-2, 0) - authors.images(z)).abs().max() > 1e-2
 
 
@@ -121,7 +122,7 @@ def test_every_size_is_read_from_the_tensors(make_tiny: MakeTiny, size: int, cha
     assert (model.architecture.image_size, model.architecture.latent_size) == (size, 5)
     assert model.images(torch.ones(1, 5)).shape == (1, 3, size, size)
     last = list(model.architecture.layers.values())[-1]
-    assert (last.value_size, last.in_channels, last.scale) == (size, channels, 1)
+    assert (last.value_size, last.in_features, last.scale) == (size, channels, 1)
 
 
 def test_1024_pixels(make_tiny: MakeTiny) -> None:

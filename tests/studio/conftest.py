@@ -17,15 +17,19 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image, ImageDraw
 
+from editspec.studio.app import make_app
 from editspec.studio.draft import Draft
 from editspec.studio.engine import Engine
 from editspec.studio.guard import Guard
 from editspec.studio.jobs import Jobs
-from editspec.studio.routers import make_app
 from editspec.studio.server import new_spec
 
 TOKEN = "t0ken"
-PAGE = Path(__file__).parents[2] / "editspec" / "studio" / "page"
+
+PATIENCE = 600
+"""Seconds after which a wait for something that has to happen is given up."""
+
+PAGE = Path(__file__).parents[2] / "editspec" / "studio" / "web"
 
 
 class Studio:
@@ -57,7 +61,7 @@ class Studio:
     def run(self, path: str, **body: Any) -> Any:
         """The state after a piece of work has ended."""
         self.call("POST", path, body, 202)
-        assert self.jobs.wait(120)
+        assert self.jobs.wait(PATIENCE)
         return self.call("GET", "spec")
 
     def make_edit(
@@ -90,7 +94,7 @@ def page_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the page's sources with all that its package-lock.json names installed beside
     them.
     """
-    folder = tmp_path_factory.mktemp("studio") / "page"
+    folder = tmp_path_factory.mktemp("studio") / "web"
     shutil.copytree(PAGE, folder, ignore=shutil.ignore_patterns("node_modules"))
     npm = shutil.which("npm")
     installed = (

@@ -4,6 +4,7 @@ command line builds.
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import pytest
@@ -19,22 +21,29 @@ import torch
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import booleans
+from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor
 from typer.testing import CliRunner
 
+import editspec
 from editspec.cli.main import app as cli
-from editspec.studio.draft import held
+from editspec.studio.draft_store import lock_spec
 from editspec.studio.guard import MAX_BODY, Guard
 from editspec.studio.jobs import Busy, Jobs
 from editspec.studio.server import serve
-from editspec.studio.spec_editor import OFF
+from editspec.studio.yaml_blocks import OFF
 from editspec_compiler import SpecError
 from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.errors import EditError, UsageError
-from editspec_runtime.families.torch_module.source import allow_code, from_factory
+from editspec_runtime.families.torch_module.source import from_factory
 from editspec_runtime.io.files import read_header
 
 Make = Callable[..., Any]
+
+PATIENCE = 600
+"""Seconds after which a wait for something that has to happen is given up."""
+
 SPEC = Path(__file__).parents[2] / "specs" / "skyline" / "three_edits.yaml"
 
 
@@ -142,6 +151,33 @@ def test_no_path_leads_out_of_the_folder(studio: Any, place: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        "erase: {latent: 1, mask: in.png}, latent: 1, mask: ../secret.png",
+        "latent: 1, mask: ../secret.png, erase: {latent: 1, mask: in.png}",
+        "latent: 1, mask: {union: [../secret.png]}, unknown: 1",
+        "latent: 1, mask: {box: [1, 1, 9, 9], union: [../secret.png]}",
+        "latent: 1, mask: {exclude: ../secret.png, box: [1, 1, 9, 9]}",
+    ],
+)
+def test_no_path_leads_out_by_a_source_that_is_two_things(studio: Any, source: str) -> None:
+    """A place is read although the rest of its edit is wrong, so it is checked by itself."""
+    image = Image.new("L", (64, 64), 255)
+    image.save(studio.path.parent.parent / "secret.png")
+    image.save(studio.path.parent / "in.png")
+    edit = f"{{name: e, layer: layer7, source: {{{source}}}}}"
+    text = f'version: 1\nmodel: {{family: stylegan2, weights: "builtin:skyline"}}\nedits:\n  - {edit}\n'
+    studio.call("PUT", "spec", {"text": text})
+    for method, request in (
+        ("GET", "edits/0/masks/source"),
+        ("GET", "edits/0/scenes/source"),
+        ("POST", "edits/0/composite"),
+    ):
+        answer = studio.client.request(method, f"/api/{request}")
+        assert answer.status_code in (404, 422), answer.content[:80]
+
+
+@pytest.mark.parametrize(
     "model",
     [
         '{family: stylegan2, weights: "https://127.0.0.1:1/w.safetensors#sha256=' + "0" * 64 + '"}',
@@ -159,9 +195,9 @@ def test_no_text_starts_foreign_code_or_a_download(
         raise AssertionError(f"reached: {arguments}")
 
     for name in (
-        "editspec_runtime.families.checkpoints.fetch",
-        "editspec.engine.session.from_factory",
-        "editspec.engine.session.read_exported",
+        "editspec_runtime.io.places.fetch",
+        "editspec_runtime.families.torch_module.make.from_factory",
+        "editspec_runtime.families.torch_module.make.read_exported",
     ):
         monkeypatch.setattr(name, never)
     (studio.path.parent / "evil.py").write_text("raise SystemExit('ran')")
@@ -288,7 +324,7 @@ def test_masks_in_the_text_become_files(make_studio: Make) -> None:
     studio = make_studio()
     studio.make_edit()
     from_file = studio.draft.text
-    url = studio.engine.shifted(studio.draft.edits()[0]["source"]["mask"], 0, 0)
+    url = studio.engine.shift_mask(studio.draft.edits()[0]["source"]["mask"], 0, 0)
     name = studio.draft.edits()[0]["source"]["mask"]
     text = "# mine\n" + from_file.replace(name, f"'{url}'")
     studio.call("PUT", "spec", {"text": text})
@@ -317,7 +353,7 @@ def test_the_draft_survives_the_server(make_studio: Make) -> None:
     studio.make_edit(context=(8,))
     before = studio.run("execute")
     again = make_studio()
-    assert again.jobs.wait(60)
+    assert again.jobs.wait(PATIENCE)
     after = again.call("GET", "spec")
     assert after["text"] == before["text"]
     assert after["revision"] == before["revision"]
@@ -368,33 +404,84 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:
 
 
 def test_one_studio_at_a_time(studio: Any) -> None:
-    with held(studio.path), pytest.raises(UsageError, match="another studio"):
-        held(studio.path)
+    with lock_spec(studio.path), pytest.raises(UsageError, match="another studio"):
+        lock_spec(studio.path)
 
 
 def test_work_is_cancelled_where_it_reports() -> None:
-    jobs, reached = Jobs(), []
+    jobs, begun, is_cancelled, finished = Jobs(), Event(), Event(), []
 
     def work(progress: ProgressCallback) -> None:
-        for step in range(1000):
-            progress("counting", step, 1000)
-            reached.append(step)
-            time.sleep(0.005)
+        progress("counting", 1, 2)
+        begun.set()
+        assert is_cancelled.wait(PATIENCE)
+        progress("counting", 2, 2)
+        finished.append("work")
 
     jobs.start("count", work)
     with pytest.raises(Busy):
         jobs.start("other", work)
-    while len(reached) < 3:
-        time.sleep(0.005)
+    assert begun.wait(PATIENCE)
     jobs.cancel()
-    assert jobs.wait(5)
-    assert len(reached) < 900
+    is_cancelled.set()
+    assert jobs.wait(PATIENCE)
+    assert finished == []
     assert jobs.failure is not None
     assert jobs.failure["message"] == "Cancelled."
-    jobs.start("curve", work, yielding=True)
-    jobs.start("other", lambda progress: None)  # for which the curve is given up
-    assert jobs.wait(5)
+
+
+def test_work_that_yields_is_given_up_for_other_work() -> None:
+    jobs, finished = Jobs(), []
+
+    def count_forever(progress: ProgressCallback) -> None:
+        for step in itertools.count():
+            progress("counting", step, step + 1)
+            time.sleep(0.001)
+
+    jobs.start("curve", count_forever, yielding=True)
+    jobs.start("other", lambda progress: finished.append("other"))
+    assert jobs.wait(PATIENCE)
+    assert finished == ["other"]
     assert jobs.failure is None
+
+
+def test_the_end_of_work_is_told_before_the_wait_for_it_ends_and_before_the_next_begins() -> None:
+    jobs, told, may_end = Jobs(), [], Event()
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "ended" and event["kind"] == "first":
+            assert may_end.wait(PATIENCE)
+        told.append((event["event"], event["kind"]))
+
+    jobs.listeners.append(listen)
+    jobs.start("first", lambda progress: None)
+    while jobs.job is not None:
+        time.sleep(0.001)
+    assert not jobs.wait(0)
+    Timer(0.1, may_end.set).start()
+    jobs.start("second", lambda progress: None)
+    assert jobs.wait(PATIENCE)
+    assert told == [
+        ("begun", "first"),
+        ("ended", "first"),
+        ("begun", "second"),
+        ("ended", "second"),
+    ]
+
+
+def test_work_without_memory_or_disk_says_what_to_do() -> None:
+    jobs = Jobs()
+    for error in (MemoryError(), OSError(28, "No space left on device", "rules")):
+
+        def work(progress: ProgressCallback, error: BaseException = error) -> None:
+            raise error
+
+        jobs.start("count", work)
+        assert jobs.wait(PATIENCE)
+        assert jobs.failure is not None
+        assert jobs.failure["message"]
+        assert jobs.failure["hint"]
+        assert "No space left" not in jobs.failure["message"]
 
 
 def test_cancelled_work_leaves_what_was_there(studio: Any) -> None:
@@ -406,7 +493,7 @@ def test_cancelled_work_leaves_what_was_there(studio: Any) -> None:
     studio.call("POST", "execute", {}, 202)
     studio.call("POST", "execute", {}, 409)
     studio.call("POST", "cancel")
-    assert studio.jobs.wait(60)
+    assert studio.jobs.wait(PATIENCE)
     state = studio.call("GET", "spec")
     assert state["failure"]["message"] == "Cancelled."
     assert state["results"] == first | {"current": False}
@@ -440,22 +527,46 @@ def test_export_writes_the_patches(studio: Any) -> None:
     assert "editspec.patch" in read_header(patch).metadata["editspec"]
 
 
-def test_the_api_keeps_to_its_schema(studio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No input that the schema allows, nor one that it does not, makes the server fail."""
-    studio.make_edit(context=(8,))
-    text = studio.draft.text
-    # Long work is tested above; here it is what the requests are made of that counts.
-    monkeypatch.setattr(studio.jobs, "start", lambda kind, work, yielding=False: None)
-    monkeypatch.setattr(studio.engine, "heat", lambda number, latent: b"")
+SMALL = """\
+version: 1
+model: {family: stylegan2, weights: tiny.safetensors}
+statistics: {samples: 16}
+edits:
+  - name: edit-1
+    layer: layer6
+    source: {latent: 5, mask: {box: [4, 4, 12, 12]}}
+    target: {latent: 6, mask: {box: [2, 2, 10, 10]}}
+    context: [{latent: 7, mask: {box: [4, 4, 12, 12]}}]
+    solver: least-squares
+"""
+
+
+def test_the_api_keeps_to_its_schema(
+    make_studio: Make, make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path
+) -> None:
+    """No input that the schema allows, nor one that it does not, makes the server or its work fail.
+
+    The model is tiny, so that all work is done, and done to its end.
+    """
+    save_file(make_tiny(size=16), tmp_path / "tiny.safetensors")
+    studio = make_studio(SMALL)
+    ended: list[dict[str, Any]] = []
+    studio.jobs.listeners.append(ended.append)
+    assert studio.run("execute")["results"]["current"]
     schema = schemathesis.openapi.from_dict(studio.call("GET", "openapi.json"))
     operations = [result.ok() for result in schema.exclude(path="/api/events").get_all_operations()]
     assert len(operations) > 20
-    answers = {status for operation in operations for status in _fuzz(studio, text, operation)}
+    answers = {status for operation in operations for status in _fuzz(studio, SMALL, operation)}
     assert {200, 202, 404, 409, 422} <= answers
+    done = [event for event in ended if event["event"] == "ended"]
+    defects = [event for event in done if "defect" in (event["failure"] or {}).get("hint", "")]
+    assert defects == []
+    succeeded = {event["kind"] for event in done if event["failure"] is None}
+    assert succeeded == {"execute", "search", "heat map", "curve", "export"}
 
 
 def _fuzz(studio: Any, text: str, operation: Any) -> set[int]:
-    """The answers to requests that are made up, half of them about what is there."""
+    """Send made-up requests, half of them about what is there, and return the answers' statuses."""
     answers = set()
 
     @settings(
@@ -466,35 +577,32 @@ def _fuzz(studio: Any, text: str, operation: Any) -> set[int]:
         suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(), there=booleans())
-    def sent(case: Any, there: bool) -> None:
+    def send(case: Any, there: bool) -> None:
         studio.draft.change(text)
         body, query = case.body, dict(case.query or {})
         if there:
-            case.path_parameters |= {
-                name: 0 for name in ("number",) if name in case.path_parameters
-            }
-            if isinstance(body, dict):
-                body |= {"revision": studio.draft.revision} if "revision" in body else {}
-            query |= {"revision": studio.draft.revision} if "revision" in query else {}
+            if "number" in case.path_parameters:
+                case.path_parameters["number"] = 0
+            if isinstance(body, dict) and "revision" in body:
+                body["revision"] = studio.draft.revision
+            if "revision" in query:
+                query["revision"] = studio.draft.revision
+        headers = {
+            name: value
+            for name, value in (case.headers or {}).items()
+            if name.lower() not in ("host", "authorization")
+        }
+        sent = {} if type(body).__name__ == "NotSet" else {"json": body}
         answer = studio.client.request(
-            case.method,
-            case.formatted_path,
-            params=query or None,
-            headers={
-                k: v
-                for k, v in (case.headers or {}).items()
-                if k.lower() not in ("host", "authorization")
-            },
-            **({} if type(body).__name__ == "NotSet" else {"json": body}),
+            case.method, case.formatted_path, params=query or None, headers=headers, **sent
         )
+        assert studio.jobs.wait(PATIENCE)
         assert answer.status_code < 500, (case, answer.text)
-        assert str(answer.status_code) in operation.definition.raw["responses"], (
-            case,
-            answer.status_code,
-        )
+        documented = operation.definition.raw["responses"]
+        assert str(answer.status_code) in documented, (case, answer.status_code)
         answers.add(answer.status_code)
 
-    sent()
+    send()
     return answers
 
 
@@ -504,14 +612,14 @@ def test_a_network_of_others_is_run_where_that_is_allowed(
     monkeypatch.chdir(tmp_path)
     example = SPEC.parents[2] / "examples" / "dcgan"
     (tmp_path / "dcgan.py").write_text((example / "dcgan.py").read_text())
-    with allow_code(), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module, _ = from_factory("dcgan:Generator", tmp_path)
+        module, _ = from_factory("dcgan:Generator", tmp_path, allow_code=True)
     save_file(module.state_dict(), "dcgan.safetensors")
     text = (example / "spec.yaml").read_text().replace("steps: 300", "steps: 5")
     with pytest.raises(EditError, match="is code that is not part of editspec"):
         make_studio(text).engine.base()
-    with allow_code():
+    with editspec.allow_code():
         studio = make_studio(text)
         name = studio.call("GET", "spec")["model"]["name"]
         before = studio.call("GET", f"images/{name}/1/3").content

@@ -20,7 +20,7 @@ def test_the_bundle_is_what_the_sources_give(page_sources: Path) -> None:
     made = {path.name: path.read_bytes() for path in (page_sources.parent / "static").iterdir()}
     kept = {path.name: path.read_bytes() for path in (STUDIO / "static").iterdir()}
     assert made == kept, (
-        "the sources have changed: npm ci && npm run build in editspec/studio/page, and commit static"
+        "the sources have changed: npm ci && npm run build in editspec/studio/web, and commit static"
     )
     source = page_sources / "src" / "studio.css"
     source.write_text(source.read_text().replace("44px", "45px"))
@@ -36,5 +36,5 @@ def test_the_page_names_no_other_server() -> None:
 
 def test_the_lock_names_no_registry() -> None:
     assert "://" not in re.sub(
-        r'"url": "[^"]*"', "", (STUDIO / "page" / "package-lock.json").read_text()
+        r'"url": "[^"]*"', "", (STUDIO / "web" / "package-lock.json").read_text()
     )

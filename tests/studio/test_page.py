@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from editspec_runtime.io.digests import digest
+
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, Locator, Page, Route
 
 SIZE = 64
+
+PATIENCE = 300
+"""Seconds to wait for something that has to happen."""
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +60,7 @@ class Served:
     def open(self) -> Page:
         """One more tab."""
         page = self.browser.new_page(viewport={"width": 1280, "height": 720})
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(self.url)
         page.locator(".tile img").first.wait_for()
@@ -64,7 +70,7 @@ class Served:
         """End the server as Ctrl+C does."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
         assert self.process.stdout is not None
         self.process.stdout.close()
 
@@ -73,8 +79,8 @@ class Served:
         self.page.evaluate(
             "() => Promise.all([...document.images].map(image => image.decode().catch(() => 0)))"
         )
-        self.page.wait_for_timeout(250)
-        self.page.screenshot(path=self.shots / f"{name}.png")
+        # Transitions are shown at their ends.
+        self.page.screenshot(path=self.shots / f"{name}.png", animations="disabled")
 
     def button(self, name: str) -> Locator:
         """A button by its label."""
@@ -115,32 +121,38 @@ class Served:
 
     def expect(self, pattern: str) -> None:
         """Wait until the spec on the page holds a pattern."""
-        for _ in range(150):
-            if re.search(pattern, self.text()):
-                return
-            self.page.wait_for_timeout(100)
-        raise AssertionError(f"{pattern} is not in\n{self.text()}")
+        wait_until(self.page, lambda: bool(re.search(pattern, self.text())), pattern)
 
-    def mask(self) -> set[tuple[int, int]]:
-        """The pixels of the source's mask, from its file."""
+    def mask_name(self) -> str:
+        """Read the name of the source's mask in the spec."""
         found = re.search(r"source: .*mask: (masks/\S+\.png)", self.text())
-        assert found
-        image = np.asarray(Image.open(self.folder / found[1]))
+        assert found, self.text()
+        return found[1]
+
+    def mask(self, before: str = "") -> set[tuple[int, int]]:
+        """Read the pixels of the source's mask, once it is another one than `before`.
+
+        The page has it by then, too, and the next stroke is painted on it.
+        """
+        wait_until(self.page, lambda: self.mask_name() != before, f"a mask after {before}")
+        name = self.mask_name()
+        shown = digest(name)[:16]
+        self.page.locator(f".canvas[data-mask='{shown}']").wait_for()
+        image = np.asarray(Image.open(self.folder / name))
         return {(int(x), int(y)) for y, x in np.argwhere(image > 127)}
 
-    def changed_mask(self, before: set[tuple[int, int]]) -> set[tuple[int, int]]:
-        """The same, once it is another."""
-        for _ in range(50):
-            if self.mask() != before:
-                break
-            self.page.wait_for_timeout(100)
-        return self.mask()
+    def zoom_in(self) -> None:
+        """Turn the wheel one step towards the pixel under the mouse, which stays where it is."""
+        canvas = self.page.locator(".canvas")
+        before = canvas.get_attribute("data-scale")
+        self.page.mouse.wheel(0, -120)
+        wait_until(self.page, lambda: canvas.get_attribute("data-scale") != before, "a zoom")
 
     def execute(self) -> str:
         """Execute, and the start of the digest of the last patch."""
         self.page.get_by_role("button", name=re.compile("^Execute")).click()
         done = self.page.locator(".figures:not(.stale)")
-        done.wait_for(timeout=60_000)
+        done.wait_for()
         return done.locator("dt:has-text('Patch') + dd").inner_text()
 
     def build(self) -> list[str]:
@@ -160,6 +172,14 @@ class Served:
         made = subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
         return [edit["digest"] for edit in json.loads(made.stdout)["edits"]]
+
+
+def wait_until(page: Page, condition: Callable[[], bool], what: str) -> None:
+    """Wait until a condition holds, for as long as a slow machine may need."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        page.wait_for_timeout(50)
 
 
 @pytest.fixture
@@ -219,12 +239,11 @@ def test_from_an_empty_start_to_an_edit_that_the_command_line_builds(
     studio.drag((8, 8), (22, 26))
     studio.expect("context:\n *- {latent: 0")
     studio.page.get_by_text("Search similar places").click()
-    for _ in range(3):
-        studio.page.locator("[data-key^='found-']").first.click(timeout=30_000)
-        studio.page.wait_for_timeout(200)
-    studio.expect(r"(- \{latent: \d+, mask.*\n.*){4}")
-    studio.button("Heat map of the key").click()
-    studio.page.wait_for_timeout(600)
+    for count in (2, 3, 4):
+        studio.page.locator("[data-key^='found-']").first.click()
+        studio.expect(rf"(- \{{latent: \d+, mask.*\n.*){{{count}}}")
+    with studio.page.expect_response(re.compile("/heat/")):
+        studio.button("Heat map of the key").click()
     studio.shot("3-heat-map")
     studio.button("Heat map of the key").click()
     shown = studio.execute()
@@ -328,17 +347,20 @@ def test_two_tabs_show_the_same_and_do_not_overwrite_each_other(
     studio = serve()
     other = studio.open()
     copy_and_paste(studio)
-    other.get_by_label("Text of the spec").evaluate("area => area.value")
-    for _ in range(50):
-        if other.get_by_label("Text of the spec").input_value() == studio.text():
-            break
-        other.wait_for_timeout(100)
-    assert other.get_by_label("Text of the spec").input_value() == studio.text()
-    # While a text is being typed here, the spec is changed there.
     area = other.get_by_label("Text of the spec")
+    wait_until(other, lambda: area.input_value() == studio.text(), "the same text in both tabs")
+    held: list[Route] = []
+
+    def hold_text(route: Route) -> None:
+        held.append(route) if route.request.method == "PUT" else route.continue_()
+
+    # While a text that was typed here is on its way, the spec is changed there.
+    other.route(re.compile("/api/spec"), hold_text)
     area.evaluate("area => { area.value += '# typed\\n'; area.dispatchEvent(new Event('input')); }")
+    wait_until(other, lambda: bool(held), "the text that was typed")
     studio.button("Raise the rank").click()
     studio.expect("rank: 5")
+    held[0].continue_()
     other.get_by_text("changed elsewhere").wait_for()
     assert "rank: 5" in studio.text()
     assert "typed" not in studio.text()
@@ -353,26 +375,26 @@ def test_every_tool_paints_the_pixels_that_it_covers_at_any_zoom(
     studio.button("Box (R)").click()
     studio.drag((10, 12), (30, 40))
     studio.expect("source: {latent: 1, mask")
-    assert studio.mask() == {(x, y) for x in range(10, 30) for y in range(12, 40)}
+    before, box = studio.mask(), studio.mask_name()
+    assert before == {(x, y) for x in range(10, 30) for y in range(12, 40)}
     studio.button("Eraser (E)").click()
     studio.page.mouse.move(*studio.at(20.5, 20.5))
     for _ in range(3):
-        studio.page.mouse.wheel(
-            0, -120
-        )  # towards the pixel under the mouse, which stays where it is
-    studio.page.wait_for_timeout(100)
-    before = studio.mask()
+        studio.zoom_in()
     studio.page.mouse.down()
     studio.page.mouse.up()
-    erased = before - studio.changed_mask(before)
+    erased = before - studio.mask(box)
     assert (20, 20) in erased
     assert all((x - 20) ** 2 + (y - 20) ** 2 <= 9 for x, y in erased)
+    with_a_hole = studio.mask_name()
     studio.button("Undo (Ctrl+Z)").click()
-    assert studio.changed_mask(before - erased) == before
+    assert studio.mask(with_a_hole) == before
     studio.button("Show the whole image (0)").click()
     studio.button("Ellipse (O)").click()
     studio.drag((40, 40), (60, 50))
-    ellipse = studio.changed_mask(before) - before
+    after = studio.mask(box)
+    assert before < after
+    ellipse = after - before
     assert ellipse == {
         (x, y)
         for x in range(40, 60)
@@ -406,13 +428,9 @@ def test_it_is_usable_with_a_keyboard_alone(serve: Callable[..., Served]) -> Non
     first = studio.text()
     studio.page.locator(".canvas").focus()
     keyboard.press("ArrowDown")
-    for _ in range(50):
-        if studio.text() != first:
-            break
-        studio.page.wait_for_timeout(100)
-    assert studio.text() != first
+    wait_until(studio.page, lambda: studio.text() != first, "what is pasted to move")
     keyboard.press("Control+Enter")
-    studio.page.locator(".figures:not(.stale)").wait_for(timeout=60_000)
+    studio.page.locator(".figures:not(.stale)").wait_for()
     keyboard.press("Control+s")
     studio.page.locator(".is-saved").wait_for()
     assert (studio.folder / "edits.yaml").exists()
@@ -434,7 +452,7 @@ def test_nothing_serious_stands_in_the_way_of_anyone(
     studio.expect("context:")
     studio.execute()
     studio.page.get_by_text("Compute the curve").click()
-    studio.page.locator(".curve").wait_for(timeout=60_000)
+    studio.page.locator(".curve").wait_for()
     studio.page.get_by_label("Strength").press("ArrowLeft")
     studio.expect("solver: {method: least-squares, collateral_weight: ")
     studio.page.locator(".figures:not(.stale)").wait_for()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
+
+from editspec_runtime.io.outputs import IN_THE_WAY, Output
 
 MARK = "editspec"
 COLUMNS = 8
@@ -59,7 +63,7 @@ def heat(images: Tensor, light: Tensor) -> Tensor:
     return 2 * (grey * (1 - covered) + colour * covered) - 1
 
 
-def stacked(pictures: list[Image.Image]) -> Image.Image:
+def stack_pictures(pictures: list[Image.Image]) -> Image.Image:
     """Pictures below each other."""
     whole = Image.new(
         "RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white"
@@ -75,6 +79,18 @@ def to_image(image: Tensor) -> Image.Image:
     """An image [3, h, w] in -1..1 with 8 bits a channel."""
     levels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """Encode an image as a small PNG without a mark."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def data_url(image: Image.Image) -> str:
+    """Encode an image as a data URL, which stands in a spec or a page in place of a file."""
+    return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode()
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -93,3 +109,24 @@ def is_own_picture(path: Path) -> bool:
             return MARK in image.info
     except (OSError, UnidentifiedImageError, ValueError):
         return False
+
+
+def arrange(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one size side by side, in rows of up to `COLUMNS`."""
+    width, height = pictures[0].size
+    columns = min(COLUMNS, len(pictures))
+    rows = -(-len(pictures) // columns)
+    size = (GAP + columns * (width + GAP), GAP + rows * (height + GAP))
+    sheet = Image.new("RGB", size, "white")
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        sheet.paste(picture, (GAP + column * (width + GAP), GAP + row * (height + GAP)))
+    return sheet
+
+
+PICTURE = Output(is_own_picture, f"{IN_THE_WAY}editspec did not make it.")
+
+
+def require_free_picture(out: Path) -> None:
+    """Raise a `FileError` where something lies at `out` that is not a picture of editspec."""
+    PICTURE.require_free(out)

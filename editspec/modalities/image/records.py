@@ -12,24 +12,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from editspec.engine.opening import fetch_weights, known_architecture
+from editspec.engine.resources import locate_weights
+from editspec.modalities.image.interventions import INTERVENED, find_windows
 from editspec_compiler import LoadedSpec, Problem, SpecError, load
 from editspec_compiler.modalities.image.masks import mask_image
 from editspec_compiler.modalities.image.records import Intervention, Record, Region, read_record
-from editspec_compiler.problems import Path as SpecPath
-from editspec_compiler.schema import ContextPlace, Copied, Edit, Mask, Pair, Place, Scene, near
+from editspec_compiler.modalities.image.schema import (
+    ContextPlace,
+    Copied,
+    ImageEdit,
+    ImagePair,
+    Mask,
+    Place,
+    Scene,
+    image_spec,
+)
+from editspec_compiler.problems import SpecPath
+from editspec_compiler.validation import suggest
+from editspec_runtime.codes import Code
 from editspec_runtime.errors import EditError, FileError
-from editspec_runtime.families import FAMILIES
-from editspec_runtime.families.checkpoints import weights_path
+from editspec_runtime.families.open import read_weights
+from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.io.files import require_file, write
+from editspec_runtime.io.outputs import kept_file
+from editspec_runtime.methods.registry import DEFAULT_METHOD, REFLECTIONS
+from editspec_runtime.modalities.image.architecture import require_images
 
 AUTHORS = """\
 latents: {seed: 1, sampler: numpy-legacy}    # the authors' stream: their image numbers
 statistics: {samples: 1000, seed: 1}         # and their sample of it
 """
-SOLVER = "{method: projected-gradient, steps: 2001, learning_rate: 0.05, project_every: 10}    # the authors' defaults"
-SWAP_SOLVER = "{method: low-rank, steps: 10000, learning_rate: 0.01, project_every: 10}    # the authors' defaults"
+COMMENT = "    # the authors' defaults"
+SOLVER = f"{{method: {DEFAULT_METHOD.name}, steps: 2001, learning_rate: 0.05, project_every: 10}}"
+SOLVER += COMMENT
+SWAP_SOLVER = (
+    f"{{method: {REFLECTIONS.name}, steps: 10000, learning_rate: 0.01, project_every: 10}}"
+)
+SWAP_SOLVER += COMMENT
 BRIGHT, DIM = 10.0, -5.0
-"""What the authors set the units of windows to, to have them bright and dark (paper section
+"""Values of the units of windows at which the authors had them bright and dark (paper section
 5.3).
 """
 
@@ -39,7 +61,7 @@ UNITS = 30
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of one record: the spec and what the record meant, or why there is none."""
+    """An imported record: its spec and its meaning, or why there is none."""
 
     record: Path
     spec: Path
@@ -47,7 +69,7 @@ class Imported:
     error: SpecError | EditError | None = None
 
 
-def import_records(
+def read_records(
     records: Path, out: Path, *, family: str, weights: str, layer: str, compatibility: bool = False
 ) -> list[Imported]:
     """Write the spec of a record to `out`, or the specs of all records in a folder to the folder
@@ -81,7 +103,7 @@ def import_records(
 
 @dataclass(frozen=True)
 class _Target:
-    """What no record says: the model and the layer."""
+    """The model and the layer, which no record names."""
 
     family: str
     weights: str
@@ -105,19 +127,30 @@ def _checked_weights(family: str, weights: str, layer: str) -> str:
     """`weights`, if they can be read and have the layer. Raises what is wrong with the command
     line.
     """
-    from editspec.commands.inspect import known_architecture
-    from editspec_runtime.families.checkpoints import read_checkpoint
-
     if family not in FAMILIES:
         raise SpecError(
-            "--family", [Problem(f"there is no family {family}", hint=near(family, list(FAMILIES)))]
+            "--family",
+            [
+                Problem(
+                    f"there is no family {family}",
+                    hint=suggest(family, list(FAMILIES)),
+                    code=Code.OPTION_UNFIT,
+                )
+            ],
         )
-    path = weights_path(weights, Path())
+    path = locate_weights(weights, Path())
     require_file(path)
-    layers = list(known_architecture(read_checkpoint(path), path, family).layers)
+    layers = list(known_architecture(read_weights(path), path, family).layers)
     if layer not in layers:
         raise SpecError(
-            "--layer", [Problem(f"there is no {layer} in {weights}", hint=near(layer, layers))]
+            "--layer",
+            [
+                Problem(
+                    f"there is no {layer} in {weights}",
+                    hint=suggest(layer, layers),
+                    code=Code.OPTION_UNFIT,
+                )
+            ],
         )
     return weights
 
@@ -143,43 +176,45 @@ def _import(record: Path, spec: Path, masks: Path, target: _Target) -> Imported:
 
 
 def _swap_text(name: str, interventions: list[Intervention], target: _Target, masks: _Masks) -> str:
-    """The reflection experiment: what one state of the windows reflects is to be seen with the
-    other state.
+    """The edit of the reflection experiment: the reflection of one state of the windows is to be
+    seen with the other state.
     """
-    from editspec.modalities.image import interventions as switches
-
-    units, later = switches.unsaid(
+    units, observed = find_windows(
         target.weights, target.family, target.layer, interventions, target.compatibility
     )
     lines = [
         f"  - name: {_quoted(name)}",
         f"    layer: {target.layer}",
         "    rank: 1",
-        f"    observe: {later}",
+        f"    observe: {observed}",
         "    # No record names the units that are switched: these respond most to the interventions' masks.",
         f"    # {BRIGHT:g} switches them on and {DIM:g} off, as the authors did; one of the two is the record's value.",
         "    pairs:",
     ]
+
+    def write_scene(one: Intervention, value: float, units: str) -> str:
+        intervention = f"layer: {INTERVENED}, units: {units}, value: {value:g}"
+        mask = masks.name(one.switched)
+        return f"latent: {one.image}, intervene: {{{intervention}, mask: {mask}}}"
+
+    shown = f"&windows {units}"  # the units are written once, and meant by name from there on
     for recorded in (False, True):
         for one in interventions:
-            own, other = (
-                (one.value, _opposite(one.value)) if recorded else (_opposite(one.value), one.value)
-            )
-
-            def scene(value: float, units: str = "*windows", one: Intervention = one) -> str:
-                switch = f"layer: {switches.SWITCHED}, units: {units}, value: {value:g}"
-                return f"latent: {one.image}, intervene: {{{switch}, mask: {masks.name(one.switched)}}}"
-
-            first = f"&windows {units}" if len(lines) == 7 else "*windows"
+            own, other = one.value, _opposite(one.value)
+            if not recorded:
+                own, other = other, own
+            source = write_scene(one, other, shown)
+            shown = "*windows"
+            goal = write_scene(one, own, shown)
             lines += [
-                f"      - source: {{{scene(other, first)}}}",
-                f"        target: {{{scene(own)}, mask: {masks.name(one.reverted)}}}",
+                f"      - source: {{{source}}}",
+                f"        target: {{{goal}, mask: {masks.name(one.reverted)}}}",
             ]
     return "\n".join([*lines, f"    solver: {SWAP_SOLVER}", ""])
 
 
 def _opposite(value: float) -> float:
-    """What windows are switched to in the other of their two states; a record holds the one that
+    """The value of windows in the other of their two states; a record holds the one that
     was last looked at.
     """
     return DIM if value > 0 else BRIGHT
@@ -241,14 +276,9 @@ def _keep(path: Path, data: bytes) -> None:
     """Write a file unless it is there already as it should be. Raises `FileError` where another is
     in the way.
     """
-    if path.exists():
-        if path.is_file() and path.read_bytes() == data:
-            return
-        raise FileError(
-            f"{path} is in the way: it is not what the record gives.",
-            "Remove it, or give another name.",
-        )
-    write(path, data)
+    kept_file(data).require_free(path)
+    if not path.exists():
+        write(path, data)
 
 
 def export_record(spec: Path | str, out: Path) -> str:
@@ -272,7 +302,7 @@ def export_record(spec: Path | str, out: Path) -> str:
     return edit.name
 
 
-def _edit_record(loaded: LoadedSpec, edit: Edit) -> dict[str, Any]:
+def _edit_record(loaded: LoadedSpec, edit: ImageEdit) -> dict[str, Any]:
     """The record of an edit of one source and one target."""
 
     def entry(scene: Copied | Place) -> list[Any]:
@@ -293,29 +323,29 @@ def _edit_record(loaded: LoadedSpec, edit: Edit) -> dict[str, Any]:
     return record
 
 
-def _intervention_record(loaded: LoadedSpec, edit: Edit) -> dict[str, Any]:
+def _intervention_record(loaded: LoadedSpec, edit: ImageEdit) -> dict[str, Any]:
     """The interventions of an edit that swaps two states: first every image with the other value,
     then with its own.
     """
     pairs = edit.pairs or []
     record = {}
     for pair in pairs[len(pairs) // 2 :]:
-        switched = pair.target.intervene
-        assert switched is not None
+        intervention = pair.target.intervene
+        assert intervention is not None
         record[str(pair.target.latent)] = {
-            "value": str(switched.value),
-            "intervention": _data_url(loaded, switched.mask),
+            "value": str(intervention.value),
+            "intervention": _data_url(loaded, intervention.mask),
             "revert": _data_url(loaded, pair.target.mask),
         }
     return record
 
 
-def _recordable(loaded: LoadedSpec) -> Edit:
+def _recordable(loaded: LoadedSpec) -> ImageEdit:
     """The edit of a spec that a record can hold. Raises a `SpecError` that lists what it cannot."""
-    spec, problems = loaded.spec, []
+    spec, problems = image_spec(loaded.spec), []
 
     def refuse(path: SpecPath, message: str, hint: str) -> None:
-        problems.append(loaded.document.problem(path, message, hint))
+        problems.append(loaded.document.problem(path, message, hint, code=Code.RECORD_UNFIT))
 
     if len(spec.edits) > 1:
         refuse(
@@ -365,42 +395,35 @@ def _recordable(loaded: LoadedSpec) -> Edit:
     return edit
 
 
-def _swaps(pairs: list[Pair]) -> bool:
-    """Whether pairs are what the import of interventions writes: two states, each the source of the
-    other.
-    """
-    from editspec.modalities.image.interventions import SWITCHED
+def _swaps(pairs: list[ImagePair]) -> bool:
+    """Whether pairs are those that the import of interventions writes.
 
+    These are two states of every image, each the source of the other: first every image with the
+    other value, then with its own.
+    """
     half = len(pairs) // 2
-    images = [pair.target.latent for pair in pairs[half:]]
-    if len(pairs) % 2 or len({str(image) for image in images}) < half:
+    images = {str(pair.target.latent) for pair in pairs[half:]}
+    if len(pairs) % 2 or len(images) < half:
         return False
-    for first, second in zip(pairs[:half], pairs[half:], strict=True):
-        sources = [pair.source for pair in (first, second) if isinstance(pair.source, Copied)]
-        scenes: list[Scene] = [first.target, second.target, *sources]
-        switches = [scene.intervene for scene in scenes if scene.intervene is not None]
-        if (
-            len(switches) < 4
-            or any(source.mask is not None for source in sources)
-            or switches[0].layer != SWITCHED
-        ):
-            return False
-        if (
-            len({str(scene.latent) for scene in scenes}) > 1
-            or type(second.target.latent) is not int
-        ):
-            return False
-        if len({str((each.layer, each.units, each.mask)) for each in switches}) > 1:
-            return False
-        own, other = switches[1].value, _opposite(switches[1].value)
-        if [each.value for each in switches] != [
-            other,
-            own,
-            own,
-            other,
-        ] or first.target.mask != second.target.mask:
-            return False
-    return True
+    return all(map(_swap_states, pairs[:half], pairs[half:]))
+
+
+def _swap_states(first: ImagePair, second: ImagePair) -> bool:
+    """Whether two pairs swap the two states of one image, and write into one mask."""
+    sources = [pair.source for pair in (first, second) if isinstance(pair.source, Copied)]
+    scenes: list[Scene] = [first.target, second.target, *sources]
+    interventions = [scene.intervene for scene in scenes if scene.intervene is not None]
+    if len(interventions) < 4 or any(source.mask is not None for source in sources):
+        return False
+    if interventions[0].layer != INTERVENED:
+        return False
+    latents = {str(scene.latent) for scene in scenes}
+    places = {str((each.layer, each.units, each.mask)) for each in interventions}
+    if len(latents) > 1 or len(places) > 1 or type(second.target.latent) is not int:
+        return False
+    own, other = interventions[1].value, _opposite(interventions[1].value)
+    values = [each.value for each in interventions]
+    return values == [other, own, own, other] and first.target.mask == second.target.mask
 
 
 def _data_url(loaded: LoadedSpec, mask: Mask) -> str:
@@ -428,11 +451,8 @@ def _data_url(loaded: LoadedSpec, mask: Mask) -> str:
 
 
 def _image_size(loaded: LoadedSpec) -> int:
-    if loaded.architecture is not None:
-        return loaded.architecture.image_size
-    from editspec.commands.inspect import known_architecture
-    from editspec.engine.session import fetched
-    from editspec_runtime.families.checkpoints import read_checkpoint
-
-    path = fetched(loaded)
-    return known_architecture(read_checkpoint(path), path, loaded.spec.model.family).image_size
+    architecture = loaded.architecture
+    if architecture is None:
+        path = fetch_weights(loaded)
+        architecture = known_architecture(read_weights(path), path, loaded.spec.model.family)
+    return require_images(architecture).image_size

@@ -12,22 +12,9 @@ from torch import Tensor
 
 from editspec.worlds.skyline.reader import ATTRIBUTES, Reader, truth
 from editspec.worlds.skyline.world import Scene, changed, part_mask, reflection, render, windows
-from editspec_runtime.modalities.image.generator import Generator
 
 Features = Callable[[Tensor], list[Tensor]]
 """Pictures [n, 3, h, w] -> feature maps [n, c, h', w'], by which pictures are compared."""
-
-LARGEST_BATCH = 2**20
-"""Pixels that are drawn at a time: 16 pictures of 256 x 256, one of 1024 x 1024."""
-
-
-@torch.no_grad()
-def drawn(generator: Generator, latents: Tensor) -> Tensor:
-    """The generator's pictures of `latents`, clamped to -1..1 as a picture file would clamp
-    them.
-    """
-    batch = max(1, min(16, LARGEST_BATCH // generator.architecture.image_size**2))
-    return torch.cat([generator.images(some).clamp(-1, 1) for some in torch.split(latents, batch)])
 
 
 @torch.no_grad()
@@ -144,7 +131,7 @@ def _read_as_changed(original: Scene, counterfactual: Scene, found: dict[str, Te
 
 @torch.no_grad()
 def readings(scene: Scene, images: Tensor, reader: Reader) -> dict[str, Tensor]:
-    """What pictures [n, 3, 64, 64] show, [n] float64 each.
+    """The texts and lights that pictures [n, 3, 64, 64] show, [n] float64 each.
 
     ``middle_watermark`` and ``bottom_watermark``: 1 where the text is read; ``window_light`` and
     ``pond_light``: mean brightness where the windows of the scene are, and where the pond would

@@ -21,12 +21,13 @@ from torch import Tensor
 from editspec.worlds.skyline import WEIGHTS
 from editspec.worlds.skyline.reader import ATTRIBUTES, Reader, load_reader, truth
 from editspec.worlds.skyline.world import LATENT_SIZE, render, scenes
-from editspec_runtime.families.checkpoints import read_checkpoint
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.io.files import canonical_json, write
 from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.modalities.image.streams import EVALUATION
 
-HELD_OUT = LatentStream(seed=64, size=LATENT_SIZE)
+HELD_OUT = LatentStream(seed=EVALUATION, size=LATENT_SIZE)
 """The latents of the evaluation. The training draws its own from another generator, so no latent is
 in both.
 """
@@ -42,7 +43,7 @@ Draw = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Target:
-    """What a number has to reach: at most or at least `bound`."""
+    """A limit that a number has to keep: at most or at least `bound`."""
 
     bound: float
     at_most: bool = False
@@ -140,7 +141,7 @@ def main() -> None:
         "--grid", type=Path, help="where to write rendered beside generated pictures"
     )
     options = arguments.parse_args()
-    draw = StyleGAN2(read_checkpoint(options.weights).generator).images
+    draw = StyleGAN2(read_weights(options.weights).tensors).images
     numbers = measure(draw, load_reader(), HELD_OUT.items(range(options.count)))
     print(markdown(numbers) if options.markdown else canonical_json(numbers))
     if options.grid:

@@ -25,7 +25,7 @@ ATTRIBUTES = {
     "middle_watermark": 2,
     "bottom_watermark": 2,
 }
-"""What is read, and among how many classes; the classes are those of `Scene`."""
+"""Attributes that are read, each with the number of its classes; the classes are those of `Scene`."""
 
 
 class Reader(nn.Module):
@@ -67,5 +67,5 @@ def load_reader() -> Reader:
 
 
 def truth(scene: Scene) -> dict[str, Tensor]:
-    """What the reader should read, [n] integers of each attribute."""
+    """The classes that a perfect reader reads, [n] integers of each attribute."""
     return {name: getattr(scene, name).long() for name in ATTRIBUTES}

@@ -22,7 +22,7 @@ from torch import Tensor
 LATENT_SIZE = 128
 SIZE = 64
 TOPS = ("dome", "spire", "battlements", "tree")
-"""What a tower can end in. A tree never occurs by itself: it is there for counterfactuals."""
+"""The tops of a tower. A tree never occurs by itself: it is there for counterfactuals."""
 
 GLYPHS = {
     "S": "01110 10001 10000 01110 00001 10001 01110",
@@ -102,7 +102,7 @@ class Scene:
         return Scene(**{name: value[items] for name, value in vars(self).items()})
 
     def replace(self, **attributes: float | str | Tensor) -> Scene:
-        """The same scenes with attributes overridden: one value for all of them, a tensor [n], or
+        """The scenes with attributes overridden: one value for all of them, a tensor [n], or
         the name of a top.
         """
         return dataclasses.replace(
@@ -110,7 +110,7 @@ class Scene:
         )
 
     def with_tops(self, old: str, new: str) -> Scene:
-        """The same scenes with every `old` tower top turned into a `new` one."""
+        """The scenes with every `old` tower top turned into a `new` one."""
         was, becomes = TOPS.index(old), TOPS.index(new)
         return dataclasses.replace(
             self,
@@ -280,12 +280,12 @@ def church(canvas: _Canvas, scene: Scene) -> None:
 
 
 def left_top(canvas: _Canvas, scene: Scene) -> None:
-    """What the left tower ends in."""
+    """Draw the top of the left tower."""
     _top(canvas, scene, 15, _left(scene), scene.left_top)
 
 
 def right_top(canvas: _Canvas, scene: Scene) -> None:
-    """What the right tower ends in."""
+    """Draw the top of the right tower."""
     _top(canvas, scene, 49, _right(scene), scene.right_top)
 
 

@@ -1,167 +1,191 @@
-"""A rule: what the compiler makes of one edit, and the solvers consume."""
+"""Rules: the compiler makes them of an edit, and the methods solve them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from editspec_runtime.core.method import Settings
+from editspec_runtime.io.files import safetensors_bytes
 
-from editspec_runtime.errors import FileError
-from editspec_runtime.io.files import (
-    read_editspec_metadata,
-    read_header,
-    read_tensors,
-    safetensors_bytes,
-)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from editspec_runtime.core.model import Model
 
 FORMAT = "editspec.rule"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
-class SolverSettings:
-    """How a rule is solved.
+class LayerRule:
+    """K* -> V* of one weight, and the context in which it holds.
 
     Attributes
     ----------
-    method
-        A method of the language, such as ``projected-gradient`` (paper section 3.4) or ``direct``
-        (Eqn. 17 and 18).
-    steps
-        Steps of Adam.
-    learning_rate
-        Its rate.
-    project_every
-        Steps between projections into the directions; of no meaning for ``direct``.
-    project_gradient
-        Whether every gradient is projected, too.
-    collateral_weight, collateral
-        Of ``least-squares``: the weight of the predicted collateral, or how much of it there may
-        be.
-
-    What a method does not know is None.
-    """
-
-    method: str = "projected-gradient"
-    steps: int = 2001
-    learning_rate: float = 0.05
-    project_every: int | None = 10
-    project_gradient: bool | None = None
-    collateral_weight: float | None = None
-    collateral: float | None = None
-
-    @staticmethod
-    def of(settings: Mapping[str, Any]) -> SolverSettings:
-        """Settings of a method by their names; those that are not given are None."""
-        return SolverSettings(
-            **{field.name: None for field in fields(SolverSettings)} | dict(settings)
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """The settings that the method knows, as plain values."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One or more K* -> V*, the context in which it holds, and everything that its layer's function
-    needs.
-
-    Attributes
-    ----------
-    edit, family, layer, parameter
-        The edit's name, the family, the layer, and the weight that changes, by its name in the
-        checkpoint.
-    rank
-        How many directions the change may have; None for a method without a limit.
-    solver
-        How it is solved.
+    layer, parameter
+        The layer, and the weight that changes, by its name in the checkpoint.
     key
-        K*, haloed: [n, in_channels, h + 2, w + 2]. The outer ring only lends the convolution its
-        surroundings. Of ``all-weights``, which starts at the latent, z: [n, latent_size].
+        K*, as the layer's function takes it: of images [n, in, h, w], with a ring of surroundings
+        where `arguments` say so. Of a method that needs outputs, what the model takes, [n, ...].
     value
-        V*: [n, out_channels, h * scale, w * scale]. Of ``all-weights`` the composited images, [n,
-        3, size, size].
+        V*, as the layer's function gives it. Of a method that needs outputs, the wanted outputs.
     arguments
-        What the layer's function takes beside key and weight, for this region. Of ``all-weights``,
-        ``area`` [n, 1, size, size]: how much each pixel of an image counts.
+        The arguments of the layer's function besides key and weight. Of a method that needs
+        outputs, ``area``: how much each number of an output counts.
     context_keys, context_weights
-        [m, in_channels] and [m], positive; m is 0 for a method without directions.
-    provenance
-        Digests: ``base``, ``parent`` (the weights that this rule was resolved on) and ``edit``; and
-        the settings that the tensors depend on.
-    directions
-        How the context's keys give the directions D; None for a method without them.
-    units
-        The units of the key that V* does without; none where it was copied.
+        [m, in] and [m], positive. m is 0 for a method without directions.
+    preserved_keys
+        Keys whose values must stay, [p, in]; None where none are named.
     observe
-        The later layer at whose output V* is; None where it is at that of the edited layer.
+        The later layer at whose output V* is; None where V* is at that of `layer`.
+    units
+        The units of the key that V* does without; none where V* was copied.
+    details
+        Plain values that the modality says of the rule, such as the ``region`` of a map.
     """
 
-    edit: str
-    family: str
     layer: str
     parameter: str
-    rank: int | None
-    solver: SolverSettings
     key: Tensor
     value: Tensor
     arguments: Mapping[str, Tensor]
     context_keys: Tensor
     context_weights: Tensor
-    provenance: Mapping[str, Any]
-    directions: str | None = "zca"
-    units: tuple[int, ...] = ()
+    preserved_keys: Tensor | None = None
     observe: str | None = None
+    units: tuple[int, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_bytes(self) -> bytes:
-        """The rule as a safetensors file; equal rules give equal bytes."""
-        tensors = {
-            "target.key": self.key,
-            "target.value": self.value,
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by their names in the rule's file, without the number of the rule."""
+        named = {
+            "key": self.key,
+            "value": self.value,
             "context.key": self.context_keys,
             "context.weight": self.context_weights,
-        } | {f"target.{name}": tensor for name, tensor in self.arguments.items()}
-        names = ("edit", "family", "layer", "parameter", "rank", "directions", "units", "observe")
-        metadata = {name: getattr(self, name) for name in names}
-        return safetensors_bytes(
-            tensors,
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                **metadata,
-                "solver": self.solver.as_json(),
-                "provenance": dict(self.provenance),
+        }
+        if self.preserved_keys is not None:
+            named["preserved.key"] = self.preserved_keys
+        return named | {f"argument.{name}": tensor for name, tensor in self.arguments.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the tensors, as plain values."""
+        return {
+            "layer": self.layer,
+            "parameter": self.parameter,
+            "observe": self.observe,
+            "units": list(self.units),
+            "details": dict(self.details),
+        }
+
+    @staticmethod
+    def from_parts(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerRule:
+        """The rule that `to_json` and `tensors` describe. Raises `KeyError` and `TypeError`."""
+        prefix = "argument."
+        return LayerRule(
+            **{**values, "units": tuple(values["units"])},
+            key=tensors["key"],
+            value=tensors["value"],
+            arguments={
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
             },
+            context_keys=tensors["context.key"],
+            context_weights=tensors["context.weight"],
+            preserved_keys=tensors.get("preserved.key"),
         )
 
 
-def read_rule(path: Path) -> Rule:
-    """Read a rule file. Raises `FileError` where it is missing, damaged or no rule."""
-    metadata: dict[str, Any] = read_editspec_metadata(read_header(path), path)
-    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
-        raise FileError(f"{path} is not a rule of version {VERSION}.")
-    tensors = read_tensors(path)
-    try:
-        return Rule(
-            edit=metadata["edit"],
-            family=metadata["family"],
-            layer=metadata["layer"],
-            parameter=metadata["parameter"],
-            rank=metadata["rank"],
-            solver=SolverSettings.of(metadata["solver"]),
-            directions=metadata["directions"],
-            units=tuple(metadata["units"]),
-            observe=metadata["observe"],
-            key=tensors.pop("target.key"),
-            value=tensors.pop("target.value"),
-            context_keys=tensors.pop("context.key"),
-            context_weights=tensors.pop("context.weight"),
-            arguments={name.removeprefix("target."): tensor for name, tensor in tensors.items()},
-            provenance=metadata["provenance"],
+LazyRule = Callable[["Model"], LayerRule]
+"""Makes the rule of a layer on the model that the rules before it left."""
+
+
+@dataclass(frozen=True)
+class CompiledEdit:
+    """An edit whose rules are still to be resolved.
+
+    Attributes
+    ----------
+    name, family
+        The edit's name, and the family of the model.
+    rules
+        A rule for each weight that changes, in the order of computation.
+    method
+        The method, as the settings that the spec gives it.
+    rank
+        How many directions the change of each weight may have; None for a method without a limit.
+    directions
+        How the context's keys give the directions D; None for a method without them.
+    provenance
+        Digests: ``base``, ``parent`` (the weights that the edit is compiled for) and ``edit``; and
+        the settings that the tensors depend on.
+    """
+
+    name: str
+    family: str
+    rules: Sequence[LazyRule]
+    method: Settings
+    rank: int | None
+    directions: str | None
+    provenance: Mapping[str, Any]
+
+    def with_rules(self, rules: Sequence[LayerRule]) -> ResolvedEdit:
+        """The edit with its rules resolved."""
+        return ResolvedEdit(
+            self.name,
+            self.family,
+            tuple(rules),
+            self.method,
+            self.rank,
+            self.directions,
+            self.provenance,
         )
-    except (KeyError, TypeError) as error:
-        raise FileError(f"{path} is a rule with parts missing or unknown: {error}.") from error
+
+
+@dataclass(frozen=True)
+class ResolvedEdit:
+    """An edit whose rules are resolved: the content of a rule file.
+
+    The attributes are those of `CompiledEdit`.
+    """
+
+    name: str
+    family: str
+    rules: tuple[LayerRule, ...]
+    method: Settings
+    rank: int | None
+    directions: str | None
+    provenance: Mapping[str, Any]
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of the layers that change."""
+        return [rule.layer for rule in self.rules]
+
+    @property
+    def layer(self) -> str:
+        """The names of the layers that change, in one word."""
+        return ",".join(self.layers)
+
+    def to_bytes(self) -> bytes:
+        """The edit as a safetensors file; equal edits give equal bytes."""
+        tensors = {
+            f"{number}.{name}": tensor
+            for number, rule in enumerate(self.rules)
+            for name, tensor in rule.tensors().items()
+        }
+        metadata = {
+            "format": FORMAT,
+            "version": VERSION,
+            "name": self.name,
+            "family": self.family,
+            "rules": [rule.to_json() for rule in self.rules],
+            "solver": self.method.as_json(),
+            "rank": self.rank,
+            "directions": self.directions,
+            "provenance": dict(self.provenance),
+        }
+        return safetensors_bytes(tensors, metadata)

@@ -28,8 +28,9 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from editspec_runtime import __version__
+from editspec_runtime.core.executor import Executor, InProcess
 from editspec_runtime.errors import EditError, WorkerError
-from editspec_runtime.families.open import pick_device
+from editspec_runtime.executors.devices import pick_device, reproducible_kernels
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,52 +48,16 @@ GONE = "A worker has ended before its work was done."
 START_AGAIN = "What it or the launcher printed may say why. Start again: what is done already is kept in the cache."
 
 
-def spread(
-    function: Callable[[Item], Result], items: Sequence[Item], device: torch.device | None = None
-) -> Iterator[Result]:
-    """What `function` gives for every item, in the order of the items: over all processes, where
-    there are several.
-
-    Parameters
-    ----------
-    function
-        Must pickle, as its results must; it reports nothing on the way. Within it, nothing is
-        spread any further.
-    items
-        The first process does items 0, n, 2n, … of n processes, the next one 1, n + 1, …
-    device
-        Where the work is done; helpers take the GPU of their ``LOCAL_RANK`` where it is a GPU.
-        Default: the CPU.
-
-    Raises
-    ------
-    EditError
-        As `function` does, in whatever process; of another one, it is named.
-    WorkerError
-        A helper has ended, computes in another environment, or met a defect.
-    """
-    if _team is None or len(items) < 2:
-        yield from map(function, items)
-    else:
-        yield from _team.lead(function, items, device or torch.device("cpu"))
-
-
-def processes() -> int:
-    """How many processes `spread` has."""
-    return 1 if _team is None else _team.size
-
-
 @contextmanager
-def leading() -> Iterator[None]:
-    """In the first of several processes: within this, work is spread; afterwards the helpers end
-    with its exit code.
+def leading() -> Iterator[Executor]:
+    """In the first of several processes, give the executor of all of them.
+
+    Afterwards the helpers end with the exit code of this process.
     """
-    global _team
-    team = _Team.met()
+    team = _Team.meet()
     code = 0
-    _team = team
     try:
-        yield
+        yield team
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
@@ -100,7 +65,6 @@ def leading() -> Iterator[None]:
         code = 1
         raise
     finally:
-        _team = None
         with suppress(RuntimeError):  # the helpers are gone already
             team.tell("end", code)
             # The way to them may end with this process.
@@ -111,7 +75,7 @@ def leading() -> Iterator[None]:
 def help_out() -> int:
     """In any other process: do what the first one spreads until it ends, and give its exit code."""
     try:
-        team = _Team.met()
+        team = _Team.meet()
         code = team.serve()
     except KeyboardInterrupt:
         return 130
@@ -154,16 +118,56 @@ class _Shape:
 
 @dataclass
 class _Team:
-    """The processes of a run, as one of them sees them."""
+    """The processes of a run, as one of them sees them; the first one has their executor.
+
+    Attributes
+    ----------
+    store
+        The way to say something to all of them.
+    rank, size
+        The number of this process, and how many there are.
+    device
+        Where this one computes; None until the first work is spread.
+    said
+        How many messages there were.
+    busy
+        Whether this process computes an item: within one, nothing is spread any further.
+    """
 
     store: Store
     rank: int
     size: int
     device: torch.device | None = None
     said: int = 0
+    busy: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InProcess, ()
+
+    @property
+    def workers(self) -> int:
+        """How many processes `map` has."""
+        return 1 if self.busy else self.size
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        device: torch.device | None = None,
+    ) -> Iterator[Result]:
+        """Yield what `function` gives for every item, in order, over all processes.
+
+        The first process does items 0, n, 2n, … of n processes, the next one 1, n + 1, … Helpers
+        take the GPU of their ``LOCAL_RANK`` where `device` is a GPU. Raises as `Executor.map`; an
+        error of a helper names it.
+        """
+        if self.busy or len(items) < 2:
+            yield from map(function, items)
+        else:
+            yield from self.lead(function, items, device or torch.device("cpu"))
 
     @staticmethod
-    def met() -> _Team:
+    def meet() -> _Team:
         """Find the others by the launcher's variables."""
         try:
             store, rank, size = next(rendezvous("env://", timeout=MEETING))
@@ -183,7 +187,7 @@ class _Team:
         self.store.set(str(self.said), json.dumps([what, details]))
         self.said += 1
 
-    def heard(self) -> tuple[str, Any]:
+    def hear(self) -> tuple[str, Any]:
         """What the first process says next."""
         key = str(self.said)
         self.store.wait([key], PATIENCE)
@@ -194,14 +198,14 @@ class _Team:
     def lead(
         self, function: Callable[[Item], Result], items: Sequence[Item], device: torch.device
     ) -> Iterator[Result]:
-        """`spread`, in the first process."""
+        """Spread the items, in the first process."""
         try:
             if self.device is None:
                 self.tell("join", {"device": device.type, "threads": torch.get_num_threads()})
                 self.connect(device)
             assert self.device is not None
             self.tell("job")
-            dist.broadcast_object_list([_packed((function, items))], src=0)
+            dist.broadcast_object_list([_pack((function, items))], src=0)
         except RuntimeError as error:
             raise WorkerError(GONE, START_AGAIN) from error
         for start in range(0, len(items), self.size):
@@ -209,21 +213,21 @@ class _Team:
             count = min(self.size, len(items) - start)
             outcome = self.outcome(function, items[start])
             try:
-                outcomes = self.gathered(outcome, count)
+                outcomes = self.gather(outcome, count)
             except RuntimeError as error:
                 raise WorkerError(GONE, START_AGAIN) from error
             for rank, each in enumerate(outcomes):
                 if isinstance(each, _Failure):
-                    raise each.error if rank == 0 else _named(each.error, rank)
+                    raise each.error if rank == 0 else _name_worker(each.error, rank)
                 yield each
 
     def serve(self) -> int:
         """Do what the first process says, until it says that it ends, and with which exit code."""
-        function: Callable[[Any], Any] = _nothing
+        function: Callable[[Any], Any] = _do_nothing
         items: Sequence[Any] = ()
         unfit: _Failure | None = None
         while True:
-            what, details = self.heard()
+            what, details = self.hear()
             if what == "end":
                 self.store.set(f"end/{self.rank}", "")
                 return int(details)
@@ -234,14 +238,14 @@ class _Team:
                 packed: list[Any] = [None]
                 dist.broadcast_object_list(packed, src=0)
                 try:
-                    (function, items), unfit = _unpacked(packed[0], self.device), None
+                    (function, items), unfit = _unpack(packed[0], self.device), None
                 except Exception as error:
                     unfit = _Failure.of(error)
             else:
                 number = details + self.rank
                 # Every helper answers in every round; where there is no item left for it, its
                 # answer counts nothing.
-                self.gathered(
+                self.gather(
                     unfit
                     or (self.outcome(function, items[number]) if number < len(items) else None)
                 )
@@ -287,21 +291,21 @@ class _Team:
 
     def outcome(self, function: Callable[[Item], Result], item: Item) -> Result | _Failure:
         """What the function gives or raises, in this process alone."""
-        global _team
-        before, _team = _team, None
+        self.busy = True
         try:
-            return function(item)
+            with reproducible_kernels(self.device or torch.device("cpu")):
+                return function(item)
         except Exception as error:
             return _Failure(error) if self.rank == 0 else _Failure.of(error)
         finally:
-            _team = before
+            self.busy = False
 
-    def gathered(self, outcome: Any, count: int = 0) -> list[Any]:
+    def gather(self, outcome: Any, count: int = 0) -> list[Any]:
         """The outcomes of ranks 0 … count - 1 in the first process; nothing in the others. Tensors
         go by themselves.
         """
         alone = isinstance(outcome, Tensor)
-        announced = _Shape(outcome.shape, outcome.dtype) if alone else _packed(outcome)
+        announced = _Shape(outcome.shape, outcome.dtype) if alone else _pack(outcome)
         if self.rank:
             dist.gather_object(announced, None, dst=0)
             if alone:
@@ -316,26 +320,22 @@ class _Team:
                 dist.recv(received, src=rank)
                 outcomes.append(received)
             else:
-                outcomes.append(_unpacked(each, self.device))
+                outcomes.append(_unpack(each, self.device))
         return outcomes
 
 
-_team: _Team | None = None
-"""The processes of this run, in the first of them and outside of `spread`; else None."""
-
-
-def _packed(value: object) -> bytes:
+def _pack(value: object) -> bytes:
     """A value for another process of this run."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
 
 
-def _nothing(item: Any) -> None:
+def _do_nothing(item: Any) -> None:
     """What there is to do before there is a job."""
 
 
-def _unpacked(data: bytes, device: torch.device | None) -> Any:
+def _unpack(data: bytes, device: torch.device | None) -> Any:
     """A value of another process of this run, what was on its GPU on the GPU of this one."""
     own = device if device is not None and device.type == "cuda" else torch.device("cpu")
 
@@ -382,7 +382,7 @@ def _require_same(found: list[dict[str, str]]) -> None:
         )
 
 
-def _named(error: Exception, rank: int) -> Exception:
+def _name_worker(error: Exception, rank: int) -> Exception:
     """An error of a helper, as the first process raises it."""
     if isinstance(error, EditError):
         error.message = f"worker {rank}: {error.message}"

@@ -38,27 +38,31 @@ def tensor_digest(tensor: Tensor) -> str:
     """SHA-256 of the little-endian bytes of a tensor, as 64 hexadecimal digits."""
     import torch
 
+    # As bytes: numpy does not know bfloat16.
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the list [name, safetensors dtype, shape, SHA-256 of the bytes], sorted by name.
+    """SHA-256 of the rows of tensors, sorted by name.
 
-    Of a generator's tensors this is the digest of weights of the patch format: it does not depend
-    on the container.
+    A row is [name, safetensors dtype, shape, SHA-256 of the bytes]. Of a model's tensors this is
+    the digest of weights of the patch format: it does not depend on the container.
     """
     return rows_digest(tensor_row(name, tensor) for name, tensor in tensors.items())
 
 
 def tensor_row(name: str, tensor: Tensor) -> Row:
-    """What the digest of weights says of one tensor: name, safetensors dtype, shape, SHA-256 of the
-    bytes.
-    """
+    """Hash the bytes of a tensor, and make its row in the digest of weights."""
+    return make_row(name, tensor, tensor_digest(tensor))
+
+
+def make_row(name: str, tensor: Tensor, sha256: str) -> Row:
+    """Make the row of a tensor in the digest of weights from the `sha256` of its bytes."""
     dtype = SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")]
-    return name, dtype, list(tensor.shape), tensor_digest(tensor)
+    return name, dtype, list(tensor.shape), sha256
 
 
 def rows_digest(rows: Iterable[Row]) -> str:
-    """The digest of weights from what it says of each tensor, in any order."""
+    """The digest of weights from the rows of its tensors, in any order."""
     return digest(sorted(rows))

@@ -1,8 +1,8 @@
-"""Weights that lie elsewhere: https with the digest of the file, and the Hugging Face hub. Imports
-no torch.
+"""Weights that lie elsewhere: https addresses and the Hugging Face hub.
 
-A file is fetched once into the cache. What arrives is kept when the line breaks, and the next try
-goes on from there; nothing lies under the final name before its digest is right.
+A file is fetched once into the cache. The bytes that arrived are kept when the connection breaks,
+and the next try goes on from there. Nothing lies under the final name before its digest is right.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from editspec_runtime.errors import FileError
-from editspec_runtime.io.cache import default_cache
+from editspec_runtime.io.cache import Cache
 
 SCHEMES = ("https://", "http://", "hf://")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -35,7 +35,7 @@ def is_remote(weights: str) -> bool:
 
 
 def is_offline() -> bool:
-    """Whether nothing may be fetched: ``$EDITSPEC_OFFLINE`` is set, to anything but 0."""
+    """Whether nothing may be fetched: ``$EDITSPEC_OFFLINE`` is set to anything but 0."""
     return os.environ.get("EDITSPEC_OFFLINE", "0") not in ("", "0")
 
 
@@ -48,110 +48,127 @@ class Remote:
     address
         ``https://…``, or ``hf://org/repo/path@revision``.
     sha256
-        What its bytes must be; None for a file of the hub that no digest pins.
+        The digest that its bytes must have; None for a file of the hub that no digest pins.
+    cache
+        The cache that keeps the file.
     """
 
     address: str
     sha256: str | None
+    cache: Cache
 
     @property
     def path(self) -> Path:
-        """Where it lies, or will lie, in the cache, under its own name."""
-        name = (
-            PurePosixPath(urllib.parse.urlsplit(self.address).path.partition("@")[0]).name
-            or "weights"
-        )
+        """The place of the file in the cache, under its own name."""
+        place = urllib.parse.urlsplit(self.address).path.partition("@")[0]
+        name = PurePosixPath(place).name or "weights"
         key = self.sha256 or hashlib.sha256(self.address.encode()).hexdigest()
-        return default_cache().root / "weights" / key / name
+        return self.cache.root / "weights" / key / name
 
 
-def remote(weights: str, pin: str | None = None) -> Remote:
-    """What ``weights:`` names, with the digest from its ``#sha256=…`` or from a spec's ``digest:
-    sha256:…``.
+def parse_remote(weights: str, cache: Cache, pin: str | None = None) -> Remote:
+    """The remote file that ``weights:`` names.
 
-    Raises `FileError` where the address is wrong, or an https address comes without a digest.
+    Its digest comes from ``#sha256=…`` at the end of the address, or from `pin`, a spec's
+    ``digest: sha256:…``. Raises `FileError` where the address is wrong, or an https address comes
+    without a digest.
     """
     address, _, fragment = weights.partition("#")
-    found = re.fullmatch(r"sha256=([0-9a-f]{64})", fragment) if fragment else None
-    if fragment and found is None:
-        raise FileError(
-            f"{weights} ends in {fragment}, expected sha256= and 64 hexadecimal digits."
-        )
-    pinned = pin.removeprefix("sha256:") if pin is not None and pin.startswith("sha256:") else None
-    sha256 = found[1] if found else pinned
+    sha256 = None
+    if fragment:
+        sha256 = _read_fragment(weights, fragment)
+    elif pin is not None and pin.startswith("sha256:"):
+        sha256 = pin.removeprefix("sha256:")
     if address.startswith("hf://"):
         _hub_parts(address)
-        return Remote(address, sha256)
+        return Remote(address, sha256, cache)
     parts = urllib.parse.urlsplit(address)
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         raise FileError(f"{address} is not encrypted.", "Give the https address.")
     if not parts.hostname:
-        raise FileError(f"{address} names no host.")
+        raise FileError(f"{address} names no host.", "Write https://HOST/PATH.")
     if sha256 is None:
         raise FileError(
             f"{address} has no digest, and what lies at an address may change.",
-            "Write digest: sha256:… beside weights in the spec, or #sha256=… at the end of the address.",
+            "Write digest: sha256:… beside weights in the spec, or #sha256=… at the end of the "
+            "address.",
         )
-    return Remote(address, sha256)
+    return Remote(address, sha256, cache)
+
+
+def _read_fragment(weights: str, fragment: str) -> str:
+    """The digest in ``sha256=…``. Raises `FileError` where the fragment is anything else."""
+    found = re.fullmatch(r"sha256=([0-9a-f]{64})", fragment)
+    if found is None:
+        raise FileError(
+            f"{weights} ends in {fragment}, expected sha256= and 64 hexadecimal digits.",
+            "sha256sum FILE prints these digits.",
+        )
+    return found[1]
 
 
 def fetch(source: Remote, progress: Progress = lambda done, total: None) -> Path:
-    """The file in the cache, fetched where it is not there yet.
+    """Fetch a file into the cache, unless the cache holds it, and return its place.
 
-    Raises `FileError` where it cannot be fetched: offline, no such file, a line that breaks,
-    another digest, a redirection to another host.
+    Raises `FileError` where the file cannot be fetched: offline, no such file, a connection that
+    breaks, another digest, a redirection to another host.
     """
     if source.path.is_file():
         return source.path
     if is_offline():
         raise FileError(
-            f"{source.address} is not in the cache, and nothing may be fetched (EDITSPEC_OFFLINE is set).",
+            f"{source.address} is not in the cache, and nothing may be fetched (EDITSPEC_OFFLINE "
+            "is set).",
             f"Fetch it once with a connection, or put the file at {source.path}.",
         )
     from filelock import FileLock
 
     source.path.parent.mkdir(parents=True, exist_ok=True)
+    # Of two processes that want one file, the second one waits for the first one's.
     with FileLock(source.path.parent / "lock"):
-        if not source.path.is_file():
-            arrived = (
-                _from_hub(source)
-                if source.address.startswith("hf://")
-                else _from_web(source, progress)
-            )
-            _require_digest(source, arrived)
-            arrived.replace(source.path)
+        if source.path.is_file():
+            return source.path
+        if source.address.startswith("hf://"):
+            arrived = _fetch_from_hub(source)
+        else:
+            arrived = _fetch_from_web(source, progress)
+        _require_digest(source, arrived)
+        arrived.replace(source.path)
     return source.path
 
 
-def _from_web(source: Remote, progress: Progress) -> Path:
-    """The file, still under a name of its own; goes on where an earlier try broke off."""
+def _fetch_from_web(source: Remote, progress: Progress) -> Path:
+    """Fetch a file under a name of its own, from where an earlier try broke off."""
     import urllib.error
     import urllib.request
 
     class SameHost(urllib.request.HTTPRedirectHandler):
-        """Follows a redirection on the same host, and refuses any other."""
+        """A handler that follows a redirection on the same host, and refuses any other."""
 
         def redirect_request(self, request: Any, *rest: Any) -> Any:
+            # Whoever wrote the address trusts this host, and no other.
             new = urllib.parse.urlsplit(urllib.parse.urljoin(request.full_url, rest[-1]))
             if (new.scheme, new.netloc) != urllib.parse.urlsplit(request.full_url)[:2]:
+                place = f"{new.scheme}://{new.netloc}{new.path}"
                 raise FileError(
-                    f"{request.full_url} redirects elsewhere, to {new.scheme}://{new.netloc}{new.path}.",
+                    f"{request.full_url} redirects elsewhere, to {place}.",
                     "Give that address, if it is the one you trust.",
                 )
             return super().redirect_request(request, *rest)
 
     part = source.path.with_name(f".{source.path.name}.partial")
     begun = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(
-        source.address, headers={"Range": f"bytes={begun}-"} if begun else {}
-    )
+    request = urllib.request.Request(source.address)
+    if begun:
+        request.add_header("Range", f"bytes={begun}-")
     try:
         with urllib.request.build_opener(SameHost).open(request, timeout=TIMEOUT) as answer:
             # A server that knows no ranges sends the whole file again.
             begun = begun if answer.status == 206 else 0
             total = begun + int(answer.headers.get("Content-Length") or 0)
             done = begun
-            with part.open("ab" if begun else "wb") as file:
+            mode = "ab" if begun else "wb"
+            with part.open(mode) as file:
                 while block := answer.read(CHUNK):
                     file.write(block)
                     done += len(block)
@@ -163,31 +180,28 @@ def _from_web(source: Remote, progress: Progress) -> Path:
                 f"{source.address} is shorter than what an earlier try had fetched.", "Try again."
             ) from error
         raise FileError(
-            f"{source.address} cannot be fetched: the server says {error.code} {error.reason}."
+            f"{source.address} cannot be fetched: the server says {error.code}.",
+            "Check the address, and whether the file is open to everybody.",
         ) from error
-    except (
-        OSError
-    ) as error:  # urllib's URLError, a time-out and a line that breaks are all of this kind
-        raise _broken(source, part, str(getattr(error, "reason", error))) from error
+    # urllib's URLError, a time-out and a connection that breaks are all of this kind.
+    except OSError as error:
+        raise _interruption(source, part, "the connection failed or broke") from error
     if done < total:
-        raise _broken(source, part, f"it ends after {done} of {total} bytes")
+        raise _interruption(source, part, f"it ends after {done} of {total} bytes")
     return part
 
 
-def _broken(source: Remote, part: Path, why: str) -> FileError:
+def _interruption(source: Remote, part: Path, why: str) -> FileError:
+    """The error of a download that broke off, with a hint that says how much is kept."""
     kept = part.stat().st_size if part.is_file() else 0
-    hint = (
-        f"What arrived ({kept} bytes) is kept; try again to go on from there."
-        if kept
-        else "Try again."
-    )
+    hint = "Check the address and the connection, and try again."
+    if kept:
+        hint = f"What arrived ({kept} bytes) is kept; try again to go on from there."
     return FileError(f"{source.address} cannot be fetched: {why}.", hint)
 
 
 def _require_digest(source: Remote, arrived: Path) -> None:
-    """Raise a `FileError`, and throw away what arrived, unless it has the digest that was asked
-    for.
-    """
+    """Remove what arrived and raise a `FileError`, unless it has the digest of `source`."""
     if source.sha256 is None:
         return
     with arrived.open("rb") as file:
@@ -200,10 +214,8 @@ def _require_digest(source: Remote, arrived: Path) -> None:
         )
 
 
-def _from_hub(source: Remote) -> Path:
-    """A copy of a file of the hub, through the hub's own library and cache, under a name of its
-    own.
-    """
+def _fetch_from_hub(source: Remote) -> Path:
+    """Fetch a file of the hub by its own library and cache, under a name of its own."""
     repository, file, revision = _hub_parts(source.address)
     try:
         import huggingface_hub
@@ -213,11 +225,14 @@ def _from_hub(source: Remote) -> Path:
         ) from error
     try:
         found = huggingface_hub.hf_hub_download(
-            repository, file, revision=revision, cache_dir=default_cache().root / "hub"
+            repository, file, revision=revision, cache_dir=source.cache.root / "hub"
         )
     except Exception as error:  # the library meets trouble with errors of many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FileError(f"{source.address} cannot be fetched: {reason}") from error
+        raise FileError(
+            f"{source.address} cannot be fetched from the hub.",
+            "Check the repository, the file and the revision, the connection, and for a closed "
+            "repository your login (huggingface-cli login).",
+        ) from error
     part = source.path.with_name(f".{source.path.name}.partial")
     part.unlink(missing_ok=True)
     try:
@@ -228,12 +243,14 @@ def _from_hub(source: Remote) -> Path:
 
 
 def _hub_parts(address: str) -> tuple[str, str, str]:
-    """Repository, file and revision of ``hf://org/repo/path/to/file@revision``; the revision may be
-    left out: main.
+    """Repository, file and revision of ``hf://org/repo/path/to/file@revision``.
+
+    A revision that is left out is ``main``.
     """
     found = re.fullmatch(r"hf://([^/@]+/[^/@]+)/([^@]+?)(?:@(.+))?", address)
     if found is None:
         raise FileError(
-            f"{address} is no file of the hub.", "Write hf://organisation/repository/file@revision."
+            f"{address} is not a file of the hub.",
+            "Write hf://organisation/repository/file@revision.",
         )
     return found[1], found[2], found[3] or "main"

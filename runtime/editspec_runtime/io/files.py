@@ -1,7 +1,8 @@
 """The one place that reads foreign files, and the one that writes.
 
-Reading never runs code that a file brings and names what is wrong with it; writing goes beside the
-final name and is renamed, so that nothing half-written ever lies under a final name.
+Reading never runs code that a file brings, and names what is wrong with the file. Writing goes to a
+name of its own beside the final one and is renamed, so that nothing half-written ever lies under a
+final name.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-import tempfile
+import secrets
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -35,9 +36,7 @@ LEGACY_TORCH = bytes.fromhex("6cfc9c46f9206aa85019")
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What the header of a safetensors file says of one tensor: its dtype (``F32``, ``BF16``, …)
-    and shape.
-    """
+    """The dtype (``F32``, ``BF16``, …) and the shape of a tensor in a safetensors file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -56,15 +55,26 @@ def require_file(path: Path) -> None:
     try:
         directory, there = path.is_dir(), path.exists()
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise FileError(f"{path} cannot be read: {error.strerror}.") from error
+        raise FileError(
+            f"{path} cannot be read: {error.strerror}.",
+            "Check the name, and who may enter its folder.",
+        ) from error
     if directory:
-        raise FileError(f"{path} is a directory, and a file was expected.")
+        raise FileError(
+            f"{path} is a directory, and a file was expected.", "Give a file that lies in it."
+        )
     if not there:
-        raise FileError(f"{path} does not exist.")
+        raise FileError(
+            f"{path} does not exist.", "Check the name, and the folder that it is given from."
+        )
     if not path.is_file():
-        raise FileError(f"{path} is not an ordinary file.")
+        raise FileError(
+            f"{path} is not an ordinary file.", "Copy its content to a file, and give that."
+        )
     if not os.access(path, os.R_OK):
-        raise FileError(f"{path} cannot be read: permission denied.")
+        raise FileError(
+            f"{path} cannot be read: permission denied.", "Give yourself permission to read it."
+        )
 
 
 def begins_with(path: Path, mark: bytes) -> bool:
@@ -75,52 +85,49 @@ def begins_with(path: Path, mark: bytes) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """Names, dtypes, shapes and metadata of a safetensors file, without its tensors and without
-    torch.
+    """Read the header of a safetensors file, without its tensors and without torch.
 
-    Raises `FileError` where the file is missing, a directory, truncated or no safetensors file.
+    Raises `FileError` where the file is missing, a directory, truncated or not a safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
     require_file(path)
     try:
         with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            tensors = {
-                name: TensorInfo(s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()
-            }
+            tensors = {}
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                entry = file.get_slice(name)
+                tensors[name] = TensorInfo(entry.get_dtype(), tuple(entry.get_shape()))
             return Header(tensors, dict(file.metadata() or {}))
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise _unreadable(path, "a whole safetensors file") from error
 
 
-def read_spans(path: Path) -> dict[str, tuple[int, int]]:
-    """Where the bytes of each tensor of a safetensors file lie: name -> begin and end, in the order
-    of the file.
+def read_offsets(path: Path) -> dict[str, tuple[int, int]]:
+    """Begin and end of the bytes of each tensor of a safetensors file, by name.
 
-    Raises `FileError` as `read_header` does, which has checked that these are sound.
+    Tensors come in the order of their bytes, and offsets count from the beginning of the file.
+    Raises `FileError` as `read_header` does.
     """
+    # The library checks that the offsets are sound, and does not give them.
     read_header(path)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
-    spans = {
-        name: tuple(entry["data_offsets"])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
-    return {
-        name: (8 + length + begin, 8 + length + end)
-        for name, (begin, end) in sorted(spans.items(), key=_place)
-    }
-
-
-def _place(entry: tuple[str, tuple[int, ...]]) -> tuple[int, ...]:
-    return entry[1]
+    start = 8 + length
+    offsets = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            offsets[name] = (start + begin, start + end)
+    return dict(sorted(offsets.items(), key=lambda item: item[1]))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. Raises `FileError` as `read_header` does."""
+    """Read the tensors of a safetensors file to the CPU.
+
+    Raises `FileError` as `read_header` does.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -128,14 +135,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise _unreadable(path, "a whole safetensors file") from error
 
 
 def read_torch(path: Path) -> object:
-    """What a ``.pt`` file holds, read with ``weights_only=True``: tensors and plain containers,
-    never code.
+    """Read a ``.pt`` file with ``weights_only=True``: plain containers and tensors.
 
-    Raises `FileError` where the file is missing, damaged, or holds anything else.
+    Code is never run. Raises `FileError` where the file is missing, damaged, or holds anything
+    else.
     """
     import argparse
 
@@ -150,21 +157,20 @@ def read_torch(path: Path) -> object:
     except Exception as error:  # torch's reader meets damage with errors of many kinds
         foreign = re.search(r"(?:GLOBAL|global|Unsupported class) ([\w.]+)", str(error))
         if foreign is None:
-            raise _unreadable(
-                path, "a readable torch checkpoint"
-            ) from error  # torch says nothing to people here
+            raise _unreadable(path, "a readable torch checkpoint") from error
         raise FileError(
-            f"{path} holds more than tensors and plain containers ({foreign[1]}), and such a file can run code when "
-            "it is read. It was not executed.",
-            "Save the generator's state dict alone (or as .safetensors) in the environment that made the file.",
+            f"{path} holds more than tensors and plain containers ({foreign[1]}), and such a file "
+            "can run code when it is read. It was not executed.",
+            "Save the generator's state dict alone (or as .safetensors) in the environment that "
+            "made the file.",
         ) from error
 
 
 def read_pickle(path: Path) -> object:
-    """What a ``.pkl`` file holds: plain containers, tensors, and modules as data
-    (`pickles.Module`); never code.
+    """Read a ``.pkl`` file: plain containers, tensors, and modules as data.
 
-    Raises `FileError` where the file is missing, damaged, or holds anything else, which is named.
+    Modules are `pickles.Module`, and code is never run. Raises `FileError` where the file is
+    missing, damaged, or holds anything else, which is named.
     """
     from editspec_runtime.io import pickles
 
@@ -175,26 +181,26 @@ def read_pickle(path: Path) -> object:
             return pickles.load(file)
     except pickles.ForeignGlobal as error:
         raise FileError(
-            f"{path} holds more than a generator, plain containers and tensors ({error.name}), and such a file can run "
-            "code when it is read. It was not executed.",
-            "A pickle of stylegan2-ada-pytorch or of the stylegan3 repository was expected; of any other model, save "
-            "the generator's state dict (or a .safetensors) in the environment that made the file.",
+            f"{path} holds more than a generator, plain containers and tensors ({error.name}), and "
+            "such a file can run code when it is read. It was not executed.",
+            "Pickles of NVIDIA's generators are read. Of any other model, save the generator's "
+            "state dict (or a .safetensors) in the environment that made the file.",
         ) from error
     except Exception as error:  # the unpickler meets damage with errors of many kinds
-        raise _unreadable(path, "a readable pickle", _first_line(error)) from error
+        raise _unreadable(path, "a readable pickle") from error
 
 
-def container(path: Path) -> str:
-    """What a file of weights is by its first bytes: ``safetensors``, ``torch`` or ``pickle``; empty
-    where unknown.
+def detect_container(path: Path) -> str:
+    """Tell the kind of a file of weights by its first bytes; empty where unknown.
 
-    A ``.pt`` of the time before torch 1.6 is a pickle that begins with a number of torch's own.
+    The kinds are ``safetensors``, ``torch`` and ``pickle``. A ``.pt`` of the time before torch 1.6
+    is a pickle that begins with a number of torch's own.
     """
     require_file(path)
     with path.open("rb") as file:
         head = file.read(32)
-    # First: the length of a safetensors header may begin with the very bytes that a pickle begins
-    # with.
+    # This test comes first: the length of a safetensors header may begin with the very bytes that
+    # a pickle begins with.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**30:
         return "safetensors"
     if head.startswith(b"PK\x03\x04") or (head[:1] == b"\x80" and LEGACY_TORCH in head):
@@ -205,8 +211,9 @@ def container(path: Path) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of the bytes of a file, as 64 hexadecimal digits. Raises `FileError` where it is
-    missing.
+    """SHA-256 of the bytes of a file, as 64 hexadecimal digits.
+
+    Raises `FileError` where the file is missing.
     """
     require_file(path)
     with path.open("rb") as file:
@@ -214,35 +221,36 @@ def file_digest(path: Path) -> str:
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> bytes:
-    """A safetensors file whose metadata is the one key ``editspec``, holding canonical JSON.
-
-    One key only: with two or more the library writes them in an order that differs from process to
-    process.
-    """
+    """A safetensors file whose metadata is the one key ``editspec``, holding canonical JSON."""
     from safetensors.torch import save
 
+    # One key only: the library writes two or more in an order that differs from process to process.
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return save(plain, {"editspec": canonical_json(metadata)})
 
 
 def read_editspec_metadata(header: Header, path: Path) -> dict[str, object]:
-    """The JSON under the metadata key ``editspec``; empty where there is none. Raises `FileError`
-    if damaged.
+    """Read the JSON under the metadata key ``editspec``; empty where there is none.
+
+    Raises `FileError` where the metadata are damaged.
     """
     try:
         metadata = json.loads(header.metadata.get("editspec", "{}"))
     except json.JSONDecodeError as error:
         raise FileError(
-            f"{path}: its metadata is not JSON ({error}); the file is damaged."
+            f"{path} is damaged: its metadata is not JSON.", "Copy or build it again."
         ) from error
     if not isinstance(metadata, dict):
-        raise FileError(f"{path}: its metadata is not a JSON object; the file is damaged.")
+        raise FileError(
+            f"{path} is damaged: its metadata is not a JSON object.", "Copy or build it again."
+        )
     return metadata
 
 
 def canonical_json(value: object) -> str:
-    """ASCII JSON with sorted keys and no spaces: equal values give equal text. NaN and infinity are
-    errors.
+    """ASCII JSON with sorted keys and no spaces: equal values give equal text.
+
+    Raises `ValueError` for NaN and infinity.
     """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
@@ -250,47 +258,45 @@ def canonical_json(value: object) -> str:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write `data` at once, as `writing` does."""
-    with writing(path) as file:
+    """Write `data` at once, as `open_output` does."""
+    with open_output(path) as file:
         file.write(data)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path` that is renamed once it is written: a reader sees the old file or the
-    new, never a part.
+def open_output(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that is renamed to `path` once it is written.
 
-    Where the block raises, nothing is left. Raises `FileError` where the folder is missing or
-    cannot be written, or a directory lies at `path`.
+    A reader sees the old file or the new one, never a part. Where the block raises, nothing is
+    left. Raises `FileError` where the folder cannot be made or written, or a directory lies at
+    `path`.
     """
     if path.is_dir():
-        raise FileError(f"{path} is a directory, and a file was to be written there.")
+        raise FileError(
+            f"{path} is a directory, and a file was to be written there.", "Give another name."
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
-        )
-        os.close(descriptor)
+        part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+        # An ordinary file: the system takes away what the mask of the process forbids.
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
-        raise FileError(f"Cannot write {path}: {error.strerror or error}.") from error
-    part = Path(name)
+        raise _unwritable(path, error) from error
     try:
         with part.open("w+b") as file:
             yield file
+            # On the disk before the new name is: a power cut leaves the old file or the new one.
             file.flush()
             os.fsync(file.fileno())
-        part.chmod(0o666 & ~_umask())
         part.replace(path)
     except OSError as error:
-        raise FileError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise _unwritable(path, error) from error
     finally:
         part.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what writes that were killed left beside their final names, once nobody can still be
-    writing it.
-    """
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed writes left in a folder more than `ABANDONED` seconds ago."""
     for part in folder.rglob(".*.part"):
         try:
             if time.time() - part.stat().st_mtime > ABANDONED:
@@ -299,16 +305,12 @@ def sweep(folder: Path) -> None:
             continue
 
 
-def _umask() -> int:
-    # mkstemp makes files that only their owner can read; ours are ordinary files. There is no call
-    # that only reads the mask, so it is set and put back.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
-def _damaged(path: Path, error: Exception) -> FileError:
-    return _unreadable(path, "a whole safetensors file", _first_line(error))
+def _unwritable(path: Path, error: OSError) -> FileError:
+    """The error of a file that cannot be written, with the system's reason."""
+    return FileError(
+        f"Cannot write {path}: {error.strerror or error}.",
+        "Check the room on the disk and who may write there, or give another place.",
+    )
 
 
 STAND_INS = {
@@ -321,24 +323,18 @@ STAND_INS = {
         "Download the file itself: what was saved is the page about it, or one that says no.",
     ),
 }
-"""What often lies where a file of weights should, by how it begins; what it is, and what to do."""
+"""Names and hints for files that often lie where weights should, by their first bytes."""
 
 
-def _unreadable(path: Path, wanted: str, reason: str = "") -> FileError:
-    """The error of a file that is not `wanted`, with the `reason` of the library that read it,
-    where it says one.
-    """
+def _unreadable(path: Path, wanted: str) -> FileError:
+    """The error of a file that is not `wanted`, such as ``a readable pickle``."""
     with path.open("rb") as file:
         head = file.read(64)
     for mark, (what, hint) in STAND_INS.items():
         if head.startswith(mark):
             return FileError(f"{path} is not {wanted}: {what}.", hint)
-    said = "" if not reason and head else f": {reason or 'it is empty'}"
+    reason = "" if head else ": it is empty"
     return FileError(
-        f"{path} is not {wanted}{said}.",
+        f"{path} is not {wanted}{reason}.",
         "It is truncated, corrupt, or of another format. Copy or build it again.",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

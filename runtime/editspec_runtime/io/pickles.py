@@ -1,4 +1,4 @@
-"""Reading pickles that bring their own code, and running none of it.
+"""A reader of pickles that bring their own code, which runs none of it.
 
 NVIDIA's training saves a generator as a pickle in which every module is a record of its class's
 name, its source code and its attributes. Only the attributes are rebuilt: plain containers and
@@ -21,8 +21,9 @@ from torch import Tensor
 
 
 class ForeignGlobal(Exception):
-    """A pickle asks for a global that is no plain container and no tensor; `name` is
-    ``module.name``.
+    """A global that a pickle asks for, and that is neither a plain container nor a tensor.
+
+    `name` is ``module.name``.
     """
 
     def __init__(self, name: str) -> None:
@@ -46,8 +47,9 @@ class Module:
     attributes: dict[str, Any]
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """The module and all below it, with the names that they have in a state dict, each ending
-        in a dot.
+        """Yield the module and all below it, each with its prefix in a state dict.
+
+        A prefix is empty, or ends in a dot.
         """
         yield prefix, self
         for name, child in self._members("_modules").items():
@@ -59,12 +61,11 @@ class Module:
         named = {}
         for prefix, module in self.walk():
             hidden = module.attributes.get("_non_persistent_buffers_set") or ()
-            buffers = {
-                name: tensor
-                for name, tensor in module._members("_buffers").items()
-                if name not in hidden
-            }
-            for name, tensor in (module._members("_parameters") | buffers).items():
+            members = module._members("_parameters")
+            for name, tensor in module._members("_buffers").items():
+                if name not in hidden:
+                    members[name] = tensor
+            for name, tensor in members.items():
                 if isinstance(tensor, Tensor):
                     named[f"{prefix}{name}"] = tensor.detach()
         return named
@@ -76,8 +77,14 @@ class Module:
 
 @dataclass
 class NumberKind:
-    """The type of one of numpy's numbers as data: its code, such as ``f8``, and the order of its
-    bytes.
+    """The type of one of numpy's numbers as data.
+
+    Attributes
+    ----------
+    code
+        Kind and bytes, such as ``f8``.
+    order
+        The order of the bytes: ``<``, ``>``, ``=`` or ``|``.
     """
 
     code: str
@@ -87,10 +94,10 @@ class NumberKind:
         self.order = str(state[1])
 
     def read(self, data: bytes) -> bool | int | float:
-        """The number whose bytes are `data`."""
-        if not (
-            re.fullmatch("b1|[iu][1248]|f[248]", self.code) and self.order in ("<", ">", "=", "|")
-        ):
+        """Read the number whose bytes are `data`."""
+        # numpy gets no other text: a type of objects would take the bytes for addresses.
+        plain = re.fullmatch("b1|[iu][1248]|f[248]", self.code)
+        if plain is None or self.order not in ("<", ">", "=", "|"):
             raise pickle.UnpicklingError(
                 f"it holds a number of the type {self.order}{self.code}"[:80]
             )
@@ -99,7 +106,7 @@ class NumberKind:
 
 
 def load(file: BinaryIO) -> object:
-    """What a pickle holds: plain containers, numbers, tensors and `Module`.
+    """Read a pickle of plain containers, numbers, tensors and `Module`.
 
     Raises `ForeignGlobal` for anything else, and whatever the standard unpickler raises for damage.
     """
@@ -107,8 +114,9 @@ def load(file: BinaryIO) -> object:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds nothing but what its own methods build: a global is looked up in a table and never
-    imported.
+    """An unpickler that looks globals up in a table, and imports none.
+
+    Nothing is built but what its own methods build.
     """
 
     def __init__(self, file: BinaryIO) -> None:

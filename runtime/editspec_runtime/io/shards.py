@@ -1,6 +1,4 @@
-"""Weights as they are stored in safetensors: one file, or several with an index. Imports no
-torch.
-"""
+"""Weights as they are stored in safetensors files; imports no torch."""
 
 from __future__ import annotations
 
@@ -11,21 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from editspec_runtime.errors import FileError
-from editspec_runtime.io.files import TensorInfo, read_header, read_spans, require_file
+from editspec_runtime.io.files import TensorInfo, read_header, read_offsets, require_file
 
 INDEX = ".safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A safetensors file: where it lies, its own metadata, and its tensors in the order of their
-    bytes.
+    """A safetensors file of stored weights.
+
+    Attributes
+    ----------
+    path
+        The file.
+    metadata
+        Its metadata as they are written.
+    tensors
+        Its tensors by name, in the order of their bytes.
+    offsets
+        Begin and end of the bytes of each tensor, from the beginning of the file.
     """
 
     path: Path
     metadata: Mapping[str, str]
     tensors: Mapping[str, TensorInfo]
-    spans: Mapping[str, tuple[int, int]]
+    offsets: Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -37,9 +45,9 @@ class Stored:
     files
         The files.
     index
-        Of several files their index: its name and what its metadata say; None for one file.
+        Name and metadata of the index of several files; None for one file.
     metadata
-        What editspec wrote of these weights, if it did.
+        What editspec wrote of these weights; empty where it wrote nothing.
     """
 
     files: tuple[StoredFile, ...]
@@ -55,10 +63,10 @@ def is_sharded(path: Path) -> bool:
         return False
 
 
-def stored(path: Path) -> Stored:
-    """Look at a safetensors file, an index of several, or the folder of an index.
+def read_stored(path: Path) -> Stored:
+    """Read the headers of a safetensors file, or of all files of an index or its folder.
 
-    Raises `FileError` where one is missing or damaged, or the index and the files say different
+    Raises `FileError` where a file is missing or damaged, or the index and the files say different
     things.
     """
     if not is_sharded(path):
@@ -66,22 +74,35 @@ def stored(path: Path) -> Stored:
         return Stored((file,), None, _editspec(file.metadata.get("editspec"), path))
     index = _index_path(path)
     require_file(index)
-    try:
-        content = json.loads(index.read_text())
-        named = {str(name): str(file) for name, file in content["weight_map"].items()}
-        metadata = dict(content.get("metadata", {}))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise FileError(f"{index} is no index of safetensors files: {error}.") from error
+    named, metadata = _read_index(index)
+    # A name with a folder in it would have files read that nobody gave.
     outside = sorted(file for file in set(named.values()) if Path(file).name != file)
     if outside:
-        raise FileError(f"{index} names files outside its folder: {', '.join(outside)}.")
+        raise FileError(
+            f"{index} names files outside its folder: {', '.join(outside)}.",
+            "Put all files into the folder of the index.",
+        )
     files = tuple(_stored_file(index.parent / file) for file in sorted(set(named.values())))
     for file in files:
-        if set(file.tensors) != {name for name, where in named.items() if where == file.path.name}:
+        expected = {name for name, where in named.items() if where == file.path.name}
+        if set(file.tensors) != expected:
             raise FileError(
                 f"{index} and {file.path} do not name the same tensors.", "Get both of one version."
             )
     return Stored(files, (index.name, metadata), _editspec(metadata.get("editspec"), index))
+
+
+def _read_index(index: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """The file of each tensor by its name, and the metadata of the index."""
+    try:
+        content = json.loads(index.read_text())
+        named = {str(name): str(file) for name, file in content["weight_map"].items()}
+        return named, dict(content.get("metadata", {}))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise FileError(
+            f"{index} is not an index of safetensors files.",
+            "An index is JSON with a weight_map from tensors to files. Get it again.",
+        ) from error
 
 
 def _index_path(path: Path) -> Path:
@@ -90,22 +111,27 @@ def _index_path(path: Path) -> Path:
     found = sorted(path.glob(f"*{INDEX}"))
     if len(found) != 1:
         raise FileError(
-            f"{path} is a folder with {len(found)} indices of safetensors files, expected one."
+            f"{path} is a folder with {len(found)} indices of safetensors files, expected one.",
+            "Give the index itself.",
         )
     return found[0]
 
 
 def _stored_file(path: Path) -> StoredFile:
     header = read_header(path)
-    spans = read_spans(path)
-    return StoredFile(path, header.metadata, {name: header.tensors[name] for name in spans}, spans)
+    offsets = read_offsets(path)
+    tensors = {name: header.tensors[name] for name in offsets}
+    return StoredFile(path, header.metadata, tensors, offsets)
 
 
 def _editspec(text: object, path: Path) -> dict[str, Any]:
+    """The metadata of ours in the `text` of a file's metadata; empty where there are none."""
+    if not isinstance(text, str):
+        return {}
     try:
-        found = json.loads(text) if isinstance(text, str) else {}
+        found = json.loads(text)
     except ValueError as error:
         raise FileError(
-            f"{path}: its metadata is not JSON ({error}); the file is damaged."
+            f"{path} is damaged: its metadata is not JSON.", "Copy or build it again."
         ) from error
     return found if isinstance(found, dict) else {}

@@ -1,26 +1,29 @@
-"""How much a patch changes what it was not meant for: predicted from the second moment of the keys
-(paper Eqn. 12).
+"""How much a change does to what it was not meant for, predicted from the keys of a sample.
+
+The prediction is the second moment of the keys under the change (paper Eqn. 12).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from editspec_runtime.core.compatibility import Compatibility
+from editspec_runtime.core.model import Convolutional, Keys, MappedKeys, MappedModel, Model
+from editspec_runtime.core.sample import Sample
 from editspec_runtime.io.cache import Cache
-from editspec_runtime.maths.moments import KEPT_KEYS, kept_key_maps
-from editspec_runtime.modalities.image.generator import Generator, unit_kernels
-from editspec_runtime.modalities.image.latents import LatentStream
-from editspec_runtime.patches.patch import Patch
+from editspec_runtime.maths.channelwise import unit_kernels
+from editspec_runtime.maths.metric import energy
+from editspec_runtime.maths.sampled_keys import KEPT_KEYS, kept_key_maps, keys_of_sample
 
 SAMPLES, FEWEST = 100, 8
-"""Latents that the correlation of taps is taken from: every position counts, so that few are
-enough. As many as have `KEPT_KEYS` numbers, not fewer than the fewest: so the keys are there when
-the next rule of the layer asks.
+"""Items that the correlation of taps is taken from: every position counts, so that few are enough.
+As many as have `KEPT_KEYS` numbers, not fewer than the fewest: so the keys are there when the next
+rule of the layer asks.
 """
 
 
@@ -33,9 +36,9 @@ class Collateral:
     independent
         tr(dW C dW^T) / tr(W C W^T), the taps of a kernel taken as independent.
     correlated
-        The same change with the correlation between the taps' keys, in units of tr(W C W^T), too.
+        The change with the correlation between the taps' keys, in units of tr(W C W^T), too.
     energy
-        tr(W C W^T), per position of the key map.
+        tr(W C W^T), per position of the keys.
     """
 
     independent: float
@@ -48,74 +51,116 @@ class Collateral:
 
 
 @torch.no_grad()
-def predicted(
-    generator: Generator,
+def predict_collateral(
+    model: Model,
     layer: str,
-    change: Patch,
+    coefficients: Tensor,
+    directions: Tensor | None,
     second_moment: Tensor,
-    stream: LatentStream,
-    samples: int,
-    conventions: Compatibility,
+    sample: Sample,
+    compatibility: Compatibility,
     cache: Cache,
 ) -> Collateral:
-    """What `change` does to the linear output of `layer` on the keys of a sample.
+    """What a change does to the linear output of `layer` on the keys of a sample.
 
     Parameters
     ----------
-    generator
+    model
         The model before the change.
-    change
-        Factors or the full change of the layer's parameter.
+    coefficients, directions
+        A [out, s, kh, kw] or [out, s], and D [s, in]. Without D, the whole change, [..., out, in,
+        kh, kw] or [out, in].
     second_moment
-        C, [in_channels, in_channels] float64.
-    stream, samples
-        The sample that C was taken over; of it the first `SAMPLES` or fewer tell how neighbouring
-        keys correlate. Only the projections D k of the keys are needed, however many channels the
-        layer has.
+        C, [in, in] float64.
+    sample
+        The sample that C was taken over. Of it the first `SAMPLES` items or fewer tell how
+        neighbouring keys correlate. Only the projections D k of the keys are needed, however many
+        features the layer has.
     cache
         Where keys that are small are kept from one rule to the next.
     """
-    parameter = generator.layer(layer).parameter
-    weight = generator.weight(layer)
-    kernel = weight.reshape(weight.shape[-4:])
-    if parameter in change.deltas:
-        delta = change.deltas[parameter]
-        delta = delta.transpose(0, 1) if generator.layer(layer).axes.startswith("i") else delta
-        coefficients, directions = delta.reshape(kernel.shape), None
-        moment = second_moment
-    else:
-        coefficients, directions = (
-            change.coefficients[parameter],
-            change.directions[parameter].to(kernel),
-        )
-        moment = directions.double().cpu() @ second_moment @ directions.double().cpu().T
-    energy = _energy(kernel, second_moment)
+    weight = model.weight(layer)
+    whole = energy(weight, second_moment)
     if not bool(coefficients.any()):
-        return Collateral(0.0, 0.0, energy)
-    coefficients = coefficients.to(kernel)
+        return Collateral(0.0, 0.0, whole)
+    shape = model.architecture.layers[layer]
+    inputs = shape.in_features if directions is None else len(directions)
+    taps = weight.shape[-2:] if weight.ndim > 2 else ()
+    coefficients = coefficients.to(weight).reshape(shape.out_features, inputs, *taps)
+    moment = second_moment
+    if directions is not None:
+        directions = directions.to(weight)
+        wide = directions.double().cpu()
+        moment = wide @ second_moment @ wide.T
+    independent = energy(coefficients.cpu(), moment)
+    correlated = _mean_square(
+        model, layer, coefficients, directions, _few(model, layer, sample), compatibility, cache
+    )
+    if not whole:
+        return Collateral(0.0, 0.0, whole)
+    return Collateral(independent / whole, correlated / whole, whole)
+
+
+def _few(model: Model, layer: str, sample: Sample) -> Sample:
+    """The items that the correlation of taps is taken from."""
+    shape = model.architecture.layers[layer]
+    numbers = shape.key_numbers or shape.in_features * (sample.longest or 1)
+    return sample.first(min(SAMPLES, max(FEWEST, KEPT_KEYS // numbers)))
+
+
+def _mean_square(
+    model: Model,
+    layer: str,
+    coefficients: Tensor,
+    directions: Tensor | None,
+    sample: Sample,
+    compatibility: Compatibility,
+    cache: Cache,
+) -> float:
+    """The mean over positions of the square of what a change adds to the linear output."""
     # Where there are fewer coefficients than outputs: what each adds by itself, and how they go
     # together.
     few = coefficients[0].numel() < len(coefficients)
-    response = unit_kernels(coefficients.shape[1:], kernel) if few else coefficients
-    function = generator.function(layer)
-    samples = min(samples, SAMPLES, max(FEWEST, KEPT_KEYS // generator.layer(layer).key_numbers))
-    total, positions = torch.zeros((), dtype=torch.float64), 0
-    for key in kept_key_maps(generator, layer, stream, samples, conventions, cache):
-        seen = key if directions is None else torch.einsum("nihw,si->nshw", key, directions)
-        rows = function.convolution(seen, response).movedim(1, 0).flatten(1).double()
+    response = unit_kernels(coefficients.shape[1:], coefficients) if few else coefficients
+    function = model.function(layer)
+    if isinstance(function, Convolutional) and isinstance(model, MappedKeys):
+        maps = kept_key_maps(cast("MappedModel", model), layer, sample, compatibility, cache)
+        answers = _answers_of_maps(function, maps, response, directions)
+    else:
+        keys = keys_of_sample(model, layer, sample, compatibility)
+        answers = _answers_of_rows(keys, response.flatten(1), directions)
+    total, positions = torch.zeros((), dtype=torch.float64), 0.0
+    for rows, count in answers:
         total = total + (rows @ rows.T if few else rows.square().sum()).cpu()
-        positions += key.shape[0] * key.shape[2] * key.shape[3]
+        positions += count
     if few:
         rows = coefficients.double().cpu().flatten(1)
         total = ((rows @ total) * rows).sum()
-    return Collateral(
-        _energy(coefficients, moment) / energy if energy else 0.0,
-        float(total) / positions / energy if energy else 0.0,
-        energy,
-    )
+    return float(total) / positions
 
 
-def _energy(kernel: Tensor, moment: Tensor) -> float:
-    """tr(W M W^T) over all taps of a kernel [out, c, kh, kw] and a moment [c, c]."""
-    rows = kernel.double().cpu().movedim(1, -1).reshape(-1, len(moment))
-    return float(((rows @ moment) * rows).sum())
+def _answers_of_maps(
+    function: Convolutional, maps: Iterator[Tensor], response: Tensor, directions: Tensor | None
+) -> Iterator[tuple[Tensor, float]]:
+    """Yield what kernels [m, s, kh, kw] answer to key maps, [m, p] float64, and the key positions."""
+    for key in maps:
+        seen = key if directions is None else torch.einsum("nihw,si->nshw", key, directions)
+        answer = function.convolution(seen, response)
+        yield answer.movedim(1, 0).flatten(1).double(), key.shape[0] * key.shape[2] * key.shape[3]
+
+
+def _answers_of_rows(
+    batches: Iterator[Keys], response: Tensor, directions: Tensor | None
+) -> Iterator[tuple[Tensor, float]]:
+    """Yield what a matrix [m, s] answers to keys, [m, p] float64, and the weight of the keys.
+
+    Each answer is multiplied by the root of its key's weight, so that its square counts by it.
+    """
+    for keys in batches:
+        rows, weight = keys.rows()
+        seen = rows if directions is None else rows @ directions.T
+        answer = (seen @ response.T).double()
+        if weight is None:
+            yield answer.T, float(len(rows))
+        else:
+            yield (answer * weight.double().sqrt()[:, None]).T, float(weight.double().sum())

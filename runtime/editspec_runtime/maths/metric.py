@@ -1,8 +1,7 @@
-"""Changes of a weight in the metric of the second moment C: |M|^2 = tr(M C M^T) = E |M k|^2 over
-the keys k.
+"""Changes of a weight in the metric of the second moment C: |M|^2 = tr(M C M^T) = E |M k|^2.
 
-A change is unfolded into a matrix [out * kh * kw, in], whose rows answer one key each; the taps of
-a kernel are taken as independent.
+The mean is over the keys k. A change is unfolded into a matrix [out * kh * kw, in], whose rows
+answer one key each; the taps of a kernel are taken as independent.
 """
 
 from __future__ import annotations
@@ -14,15 +13,28 @@ import torch
 from torch import Tensor
 
 from editspec_runtime.maths.directions import inverse_root
-from editspec_runtime.patches.patch import Patch
 
 
 def unfolded(weight: Tensor) -> Tensor:
     """[..., out, in, kh, kw] or [out, in] -> [out * kh * kw, in], float64 on the CPU."""
-    weight = weight.detach().cpu().double()
+    return _unfold(weight.detach().cpu())
+
+
+def _unfold(weight: Tensor) -> Tensor:
+    weight = weight.double()
     if weight.ndim > 2:
         weight = weight.reshape(-1, *weight.shape[-3:]).movedim(1, -1)
     return weight.reshape(-1, weight.shape[-1])
+
+
+def energy(weight: Tensor, moment: Tensor) -> float:
+    """tr(W C W^T) of a weight [..., out, in, kh, kw] or [out, in], C [in, in] float64.
+
+    The mean square of what the weight answers to a key, added up over outputs and taps. Computed
+    where C is.
+    """
+    rows = _unfold(weight.detach().to(moment.device))
+    return inner(rows, rows, moment)
 
 
 def folded(matrix: Tensor, shape: torch.Size) -> Tensor:
@@ -65,13 +77,9 @@ def principal_cosines(first: Tensor, second: Tensor, moment: Tensor | None = Non
     return cosines
 
 
-def row_space(patch: Patch, parameter: str) -> Tensor:
-    """The directions in which a patch changes a parameter, [s, n]: its D, or the row space of a
-    change without one.
-    """
-    if parameter in patch.directions:
-        return patch.directions[parameter].detach().cpu().double()
-    _, values, right = torch.linalg.svd(unfolded(patch.delta(parameter)), full_matrices=False)
+def row_space(change: Tensor) -> Tensor:
+    """The directions [s, in] that span the rows of a change [..., out, in, kh, kw] or [out, in]."""
+    _, values, right = torch.linalg.svd(unfolded(change), full_matrices=False)
     space: Tensor = right[values > values[0] * max(right.shape) * torch.finfo(values.dtype).eps]
     return space
 

@@ -1,6 +1,4 @@
-"""Where a key matches: the images and places of a latent stream at which a layer sees most of a
-direction.
-"""
+"""Where a key matches: the items and positions of a sample at which a layer sees a direction."""
 
 from __future__ import annotations
 
@@ -11,104 +9,98 @@ import torch
 from torch import Tensor
 
 from editspec_runtime.core.compatibility import Compatibility
-from editspec_runtime.maths.moments import key_maps
-from editspec_runtime.modalities.image.generator import Box, Generator
-from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.core.model import Keys, Model
+from editspec_runtime.core.sample import Sample
+from editspec_runtime.maths.sampled_keys import keys_of_sample
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Match:
-    """One image that matches.
+    """One item that matches.
 
     Attributes
     ----------
-    latent
-        Its number in the stream.
+    item
+        Its number in the sample.
     score
         The most that any of its positions has of the direction.
-    place
-        The positions around that one, connected to it, that have at least half as much.
+    responses
+        How much each of its positions has, [positions] float64; minus infinity for padding.
     """
 
-    latent: int
+    item: int
     score: float
-    place: Box
+    responses: Tensor
+
+
+def respond(keys: Tensor, direction: Tensor) -> Tensor:
+    """How much each key has of a direction: [n, positions] of keys [n, positions, in_features].
+
+    With C^-1 k as the direction [in_features], this says where a key k matches.
+    """
+    return torch.einsum("npi,i->np", keys, direction.to(keys))
 
 
 @torch.no_grad()
 def search(
-    generator: Generator,
+    model: Model,
     layer: str,
     direction: Tensor,
-    stream: LatentStream,
-    images: int,
+    sample: Sample,
     count: int,
-    conventions: Compatibility,
+    compatibility: Compatibility,
     progress: Progress = lambda done, total: None,
 ) -> list[Match]:
-    """The `count` images of items 0 … `images` - 1 whose best position has most of `direction` [1,
-    in_channels].
+    """Find the `count` items of a sample whose best position has most of a direction.
 
-    As in the notebook of the paper's authors, an image is ranked by the maximum over its positions;
-    of equal ones the first comes first.
+    As in the notebook of the paper's authors, an item is ranked by the maximum over its positions;
+    of equal ones the first comes first. `direction` is [1, in_features].
     """
-    found: list[Match] = []
-    for scores in _score_maps(generator, layer, direction, stream, images, conventions):
-        for each in scores:
-            found.append(Match(len(found), float(each.max()), _around_peak(each)))
-        progress(len(found), images)
-    return sorted(found, key=lambda match: -match.score)[:count]
+    best: list[Match] = []
+    done = 0
+    for responses, _ in _responses(model, layer, direction, sample, compatibility):
+        for each in responses:
+            best.append(Match(done, float(each.max()), each))
+            done += 1
+        # A stable sort: of equal ones the first stays first. No more are kept than are wanted.
+        best = sorted(best, key=lambda match: -match.score)[:count]
+        progress(done, sample.count)
+    return best
 
 
 @torch.no_grad()
 def exceeding(
-    generator: Generator,
+    model: Model,
     layer: str,
     direction: Tensor,
     threshold: float,
-    stream: LatentStream,
-    images: int,
-    conventions: Compatibility,
+    sample: Sample,
+    compatibility: Compatibility,
 ) -> float:
-    """The share of all positions of items 0 … `images` - 1 that have at least `threshold` of
-    `direction`.
+    """The share of all positions of a sample that have at least `threshold` of a direction.
+
+    Positions count by their weights. `direction` is [1, in_features].
     """
-    above = positions = 0
-    for scores in _score_maps(generator, layer, direction, stream, images, conventions):
-        above += int((scores >= threshold).sum())
-        positions += scores.numel()
-    return above / positions
+    above = total = 0.0
+    for responses, weight in _responses(model, layer, direction, sample, compatibility):
+        above += float(weight[responses >= threshold].sum())
+        total += float(weight.sum())
+    return above / total
 
 
-def _score_maps(
-    generator: Generator,
-    layer: str,
-    direction: Tensor,
-    stream: LatentStream,
-    images: int,
-    conventions: Compatibility,
-) -> Iterator[Tensor]:
-    """How much each position has of the direction, chunk by chunk: [chunk, h, w] float64."""
-    for key in key_maps(generator, layer, stream, images, conventions):
-        yield torch.einsum("nihw,i->nhw", key, direction[0].to(key)).double().cpu()
+def _responses(
+    model: Model, layer: str, direction: Tensor, sample: Sample, compatibility: Compatibility
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield responses and weights of all positions, batch by batch: [batch, positions] float64."""
+    for keys in keys_of_sample(model, layer, sample, compatibility):
+        weight = _weight_of(keys)
+        responses = respond(keys.values, direction[0]).double().cpu()
+        yield responses.masked_fill(weight == 0, -torch.inf), weight
 
 
-def _around_peak(scores: Tensor) -> Box:
-    """The positions connected to the highest of `scores` [h, w] that have at least half as much."""
-    peak = scores.max()
-    inside = scores >= (peak / 2 if peak > 0 else peak)
-    region = scores == peak
-    while True:
-        rows, columns = region.clone(), region.clone()
-        rows[1:] |= region[:-1]
-        rows[:-1] |= region[1:]
-        columns[:, 1:] |= region[:, :-1]
-        columns[:, :-1] |= region[:, 1:]
-        grown = (rows | columns) & inside
-        if torch.equal(grown, region):
-            break
-        region = grown
-    rows_, columns_ = torch.nonzero(region, as_tuple=True)
-    return Box(int(rows_.min()), int(columns_.min()), int(rows_.max()) + 1, int(columns_.max()) + 1)
+def _weight_of(keys: Keys) -> Tensor:
+    if keys.weight is None:
+        return torch.ones(keys.values.shape[:2], dtype=torch.float64)
+    return keys.weight.double().cpu()

@@ -1,27 +1,32 @@
-"""Patches: the change of one edit in one file, bound to the weights it was solved on; and stacks of
-them.
-"""
+"""Patches, each the change of one edit bound to its base, and stacks of patches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
+from editspec_runtime.core.method import Change
 from editspec_runtime.errors import NumericalError, PatchError
-from editspec_runtime.io.digests import digest, rows_digest, tensor_row, tensors_digest
+from editspec_runtime.io.digests import digest, tensors_digest
 from editspec_runtime.io.files import (
     read_editspec_metadata,
     read_header,
     read_tensors,
     safetensors_bytes,
 )
+from editspec_runtime.io.outputs import PATCH_FORMAT
+from editspec_runtime.io.weights import Weights
+from editspec_runtime.maths.low_rank import exact_delta
+from editspec_runtime.maths.metric import row_space
 
-FORMAT = "editspec.patch"
+OTHER_MODEL = "The patch is of another model: give the weights that it was built for."
+
+FORMAT = PATCH_FORMAT
 VERSION = 1
 FIELDS = (
     "base",
@@ -42,8 +47,7 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Patch:
-    """The change of one or more parameters, each of them low-rank or, by a solver without a rank
-    limit, full.
+    """The change of one or more parameters, each of them low-rank or full.
 
     Attributes
     ----------
@@ -52,8 +56,8 @@ class Patch:
     coefficients
         A of each parameter by its name: [out, s, kh, kw] for a convolution, [out, s] for a matrix.
     metadata
-        What the file says of the patch, ``content`` included: name, family, layer, layouts, rank,
-        solver, and the digests ``edit``, ``base``, ``parent`` and ``result``.
+        The metadata of the file: name, family, layer, layouts, rank, solver, and the digests
+        ``edit``, ``base``, ``parent``, ``result`` and ``content``.
     deltas
         The full change of each parameter that has no factors, in the shape of the checkpoint.
     """
@@ -72,6 +76,29 @@ class Patch:
             parts[suffix][name.removesuffix(suffix)] = tensor
         return Patch(parts[".D"], parts[".A"], metadata, parts[".delta"])
 
+    @staticmethod
+    def of_changes(changes: Mapping[str, Change]) -> Patch:
+        """The patch that makes these changes of weights, by name, without metadata."""
+        directions, coefficients, deltas = {}, {}, {}
+        for name, change in changes.items():
+            if change.full is not None:
+                deltas[name] = change.full
+                continue
+            assert change.directions is not None
+            assert change.coefficients is not None
+            directions[name] = change.directions
+            coefficients[name] = change.coefficients
+        return Patch(directions, coefficients, {}, deltas)
+
+    def to_changes(self) -> dict[str, Change]:
+        """The changes of weights that the patch makes, by name."""
+        changes = {}
+        for name, directions in self.directions.items():
+            changes[name] = Change(directions, self.coefficients[name])
+        for name, delta in self.deltas.items():
+            changes[name] = Change(full=delta)
+        return changes
+
     @property
     def parameters(self) -> list[str]:
         """The parameters that change, by name."""
@@ -84,76 +111,76 @@ class Patch:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of the file: ``P.D`` and ``P.A``, or ``P.delta``, for each parameter P."""
-        parts = {".D": self.directions, ".A": self.coefficients, ".delta": self.deltas}
-        return {
-            name + suffix: tensor for suffix, part in parts.items() for name, tensor in part.items()
-        }
+        tensors = {}
+        for suffix, part in (
+            (".D", self.directions),
+            (".A", self.coefficients),
+            (".delta", self.deltas),
+        ):
+            for name, tensor in part.items():
+                tensors[name + suffix] = tensor
+        return tensors
 
     def delta(self, parameter: str) -> Tensor:
-        """The full change of a parameter, [out, in, kh, kw], [out, in] or that of the checkpoint,
-        float64 on the CPU.
+        """Compute the full change of a parameter, float64 on the CPU.
 
-        delta[o, i, y, x] = sum over s of A[o, s, y, x] D[s, i] by separate multiplications and
-        additions, s ascending: a matrix product would give other bits on other devices.
+        [out, in, kh, kw] or [out, in] from factors, delta[o, i, y, x] = sum over s of
+        A[o, s, y, x] D[s, i]; else in the shape of the checkpoint.
         """
         if parameter in self.deltas:
             return self.deltas[parameter].detach().cpu().double()
-        directions = self.directions[parameter].detach().cpu().double()
-        coefficients = self.coefficients[parameter].detach().cpu().double()
-        taps = (1,) * (coefficients.ndim - 2)
-        total = torch.zeros(
-            coefficients.shape[0], directions.shape[1], *coefficients.shape[2:], dtype=torch.float64
-        )
-        for index, direction in enumerate(directions):
-            total += coefficients[:, index, None] * direction.reshape(1, -1, *taps)
-        return total
+        # By separate multiplications and additions, s ascending: a matrix product would give other
+        # bits on other devices.
+        return exact_delta(self.coefficients[parameter], self.directions[parameter])
 
-    def stored(self, parameter: str) -> Tensor:
+    def row_space(self, parameter: str) -> Tensor:
+        """The directions in which a parameter changes, [s, in] float64.
+
+        D, or for a full change an orthonormal basis of its rows.
+        """
+        if parameter in self.directions:
+            return self.directions[parameter].detach().cpu().double()
+        return row_space(self.delta(parameter))
+
+    def stored_change(self, parameter: str) -> Tensor:
         """The full change with its axes in the order of the checkpoint, float64 on the CPU."""
         change = self.delta(parameter)
-        return (
-            change.transpose(0, 1)
-            if parameter in self.directions and self._turned(parameter)
-            else change
-        )
+        if parameter in self.directions and self._is_transposed(parameter):
+            return change.transpose(0, 1)
+        return change
 
-    def _turned(self, parameter: str) -> bool:
-        """Whether the checkpoint has the input channels before the output channels, as transposed
-        convolutions do.
-        """
+    def _is_transposed(self, parameter: str) -> bool:
+        """Whether the checkpoint has the input axis of a parameter before its output axis."""
+        # The weights of transposed convolutions lie so.
         return str(self.metadata.get("layouts", {}).get(parameter, "")).startswith("i")
 
     def rows(self, parameter: str) -> int:
-        """In how many equal parts along its first axis the change of a parameter can be asked
-        for.
-        """
+        """The number of equal parts along its first axis that `part` gives of a change."""
         if parameter in self.deltas:
             return self.deltas[parameter].numel()
-        if self._turned(parameter):
+        if self._is_transposed(parameter):
             return self.directions[parameter].shape[1]
         return self.coefficients[parameter].shape[0]
 
     def numbers(self, parameter: str) -> int:
-        """How many numbers of a parameter it changes: all."""
+        """The number of numbers in a parameter that changes."""
         if parameter in self.deltas:
             return self.deltas[parameter].numel()
         return self.coefficients[parameter][:, 0].numel() * self.directions[parameter].shape[1]
 
     def part(self, parameter: str, begin: int, end: int) -> Tensor:
-        """The numbers `begin` to `end` of the flattened `stored`, [end - begin]; of factors, of
-        whole rows only.
+        """The numbers `begin` to `end` of the flattened `stored_change`, [end - begin].
+
+        Of factors, begin and end are those of whole `rows`.
         """
         if parameter in self.deltas:
             return self.deltas[parameter].detach().cpu().reshape(-1)[begin:end].double()
         coefficients, directions = self.coefficients[parameter], self.directions[parameter]
-        if self._turned(parameter):
+        if self._is_transposed(parameter):
             row = coefficients[:, 0].numel()
-            columns = directions[:, begin // row : end // row]
-            return (
-                Patch({parameter: columns}, self.coefficients, self.metadata)
-                .stored(parameter)
-                .reshape(-1)
-            )
+            columns = {parameter: directions[:, begin // row : end // row]}
+            part = Patch(columns, self.coefficients, self.metadata)
+            return part.stored_change(parameter).reshape(-1)
         row = directions.shape[1] * coefficients[0, 0].numel()
         rows = {parameter: coefficients[begin // row : end // row]}
         return Patch({parameter: directions}, rows, {}).delta(parameter).reshape(-1)
@@ -170,16 +197,11 @@ def make_patch(
     metadata: Mapping[str, Any],
     deltas: Mapping[str, Tensor] | None = None,
 ) -> Patch:
-    """A patch whose metadata are completed by format, version, layouts and the digest of its
-    content.
-    """
-    unsigned = Patch(
-        directions,
-        coefficients,
-        {**metadata, "format": FORMAT, "version": VERSION, "layouts": dict(layouts)},
-        deltas or {},
-    )
-    return replace(unsigned, metadata={**unsigned.metadata, "content": content_digest(unsigned)})
+    """Make a patch, and add format, version, layouts and content digest to its metadata."""
+    own = {"format": FORMAT, "version": VERSION, "layouts": dict(layouts)}
+    unsigned = Patch(directions, coefficients, {**metadata, **own}, deltas or {})
+    signed = {**unsigned.metadata, "content": content_digest(unsigned)}
+    return replace(unsigned, metadata=signed)
 
 
 def content_digest(patch: Patch) -> str:
@@ -194,97 +216,182 @@ def read_patch(path: Path) -> Patch:
     Raises
     ------
     FileError
-        The file is missing, damaged or no safetensors file.
+        The file is missing, damaged or not a safetensors file.
     PatchError
-        It is no patch of this version, or was changed after it was written.
+        The file is not a patch of this version, or was changed after it was written.
     """
     header = read_header(path)
     metadata: dict[str, Any] = read_editspec_metadata(header, path)
     if metadata.get("format") != FORMAT:
-        raise PatchError(f"{path} is not a patch: its metadata do not say format {FORMAT}.")
+        raise PatchError(
+            f"{path} is not a patch: its metadata do not say format {FORMAT}.",
+            "editspec build writes patches into the folder edits of a build.",
+        )
     if metadata.get("version") != VERSION:
         raise PatchError(
-            f"{path} is a patch of version {metadata.get('version')}; this editspec reads {VERSION}."
+            f"{path} is a patch of version {metadata.get('version')}; this editspec reads "
+            f"{VERSION}.",
+            "Build it again, or read it with the editspec that wrote it.",
         )
     missing = sorted(set(FIELDS) - set(metadata))
+    if missing:
+        raise _damage(path, f"it lacks {', '.join(missing)}")
     tensors = read_tensors(path)
-    if missing or not _whole(set(tensors)):
-        raise _damaged(
-            path,
-            f"it lacks {', '.join(missing)}"
-            if missing
-            else "its tensors are not D and A, or delta",
-        )
+    if not _is_complete(set(tensors)):
+        raise _damage(path, "its tensors are not D and A, or delta")
     patch = Patch.of(tensors, metadata)
+    # The digest is of the values; the bytes must be those that these values give, so that two files
+    # of one patch are never different.
     if content_digest(patch) != metadata["content"] or patch.to_bytes() != path.read_bytes():
-        raise _damaged(path, "its content is not the one that it was signed with")
-    if not all(bool(t.isfinite().all()) for t in tensors.values()):
-        raise _damaged(path, "it holds numbers that are not finite")
+        raise _damage(path, "its content is not the one that it was signed with")
+    for tensor in tensors.values():
+        if not bool(tensor.isfinite().all()):
+            raise _damage(path, "it holds numbers that are not finite")
     return patch
 
 
+@overload
+def apply_stack(base: Weights, patches: Iterable[Patch], scale: float = ...) -> Weights: ...
+@overload
 def apply_stack(
-    base: Mapping[str, Tensor], patches: Iterable[Patch], scale: float = 1.0
-) -> dict[str, Tensor]:
-    """The weights after a whole stack, whose changes may be multiplied by a `scale`.
+    base: dict[str, Tensor], patches: Iterable[Patch], scale: float = ...
+) -> dict[str, Tensor]: ...
+def apply_stack(
+    base: Weights | dict[str, Tensor], patches: Iterable[Patch], scale: float = 1.0
+) -> Weights | dict[str, Tensor]:
+    """Apply a whole stack to weights, its changes multiplied by a `scale`.
 
     The deltas are added up in float64 in stack order, then to W, and rounded once to the
-    parameter's dtype: the same bytes on every device. Undoing a patch means applying the stack
-    without it to the base, never subtracting.
+    parameter's dtype: the same bytes on every device. To undo a patch, apply the stack without the
+    patch to the base. Subtracting the patch would leave a rounding error.
 
     Raises `PatchError` for a parameter that the weights lack or whose shape does not fit.
     """
     totals: dict[str, Tensor] = {}
     for patch in patches:
-        _add(totals, patch)
-    scaled = {name: total * scale if scale != 1.0 else total for name, total in totals.items()}
-    return dict(base) | {name: _rounded(base, name, total) for name, total in scaled.items()}
+        _add_change(totals, patch)
+    if scale != 1.0:
+        totals = {name: total * scale for name, total in totals.items()}
+    changes = {name: _apply_total(base, name, total) for name, total in totals.items()}
+    if isinstance(base, Weights):
+        return base.with_changes(changes)
+    return base | changes
 
 
-def stack_results(base: Mapping[str, Tensor], patches: Iterable[Patch]) -> Iterator[str]:
-    """The digest of the weights after each patch of a stack; what a patch does not touch is hashed
-    once.
-    """
-    rows = {name: tensor_row(name, tensor) for name, tensor in base.items()}
-    totals: dict[str, Tensor] = {}
+def stack_results(base: Weights, patches: Iterable[Patch]) -> Iterator[str]:
+    """Yield the digest of the weights after each patch of a stack."""
+    stacked, stack = StackedWeights(base), list[Patch]()
     for patch in patches:
-        _add(totals, patch)
-        rows |= {
-            name: tensor_row(name, _rounded(base, name, totals[name])) for name in patch.parameters
-        }
-        yield rows_digest(rows.values())
+        stack.append(patch)
+        yield stacked.apply(stack).digest()
 
 
-def _add(totals: dict[str, Tensor], patch: Patch) -> None:
+class StackedWeights:
+    """The weights after a stack that grows patch by patch, which is applied once.
+
+    The bits are those of `apply_stack`. Weights after a patch share all tensors and hashes that
+    the patch does not change with the weights before it, also where they are computed with.
+
+    Parameters
+    ----------
+    base
+        The weights that the stack starts from.
+    """
+
+    def __init__(self, base: Weights) -> None:
+        self.base = base
+        # Replaced as a whole: another thread may read it meanwhile.
+        self._state: tuple[tuple[Patch, ...], dict[str, Tensor], Weights] = ((), {}, base)
+        self._placed: dict[tuple[str, torch.device | None], tuple[Weights, Weights]] = {}
+
+    def apply(self, stack: Sequence[Patch]) -> Weights:
+        """The weights after a stack.
+
+        Raises `PatchError` and `NumericalError` as `apply_stack` does.
+        """
+        applied, totals, weights = self._state
+        extended = len(stack) >= len(applied) and all(map(_same_change, applied, stack))
+        if not extended:
+            applied, totals, weights = (), {}, self.base
+        totals = dict(totals)
+        for patch in stack[len(applied) :]:
+            _add_change(totals, patch)
+            changes = {}
+            # From the base each time: weights are rounded once, whatever the length of the stack.
+            for name in patch.parameters:
+                changes[name] = _apply_total(self.base, name, totals[name])
+            weights = weights.with_changes(changes)
+        self._state = tuple(stack), totals, weights
+        return weights
+
+    def place(self, stack: Sequence[Patch], precision: str, device: torch.device | None) -> Weights:
+        """The weights after a stack in a precision and on a device, as a model takes them."""
+        weights = self.apply(stack)
+        before, placed = self._placed.get((precision, device), (None, None))
+        if before is None or placed is None:
+            placed = weights.place(precision, device)
+        else:
+            # Only what changed since goes to the device.
+            changed = [name for name in weights if before.tensors[name] is not weights[name]]
+            changes = weights.part(changed).place(precision, device)
+            placed = placed.with_part(changes)
+        self._placed[precision, device] = weights, placed
+        return placed
+
+
+def _same_change(first: Patch, second: Patch) -> bool:
+    """Whether two patches hold the very same tensors, whatever they say of themselves."""
+    kinds = (
+        (first.directions, second.directions),
+        (first.coefficients, second.coefficients),
+        (first.deltas, second.deltas),
+    )
+    for ones, others in kinds:
+        if ones.keys() != others.keys():
+            return False
+        if any(ones[name] is not others[name] for name in ones):
+            return False
+    return True
+
+
+def _add_change(totals: dict[str, Tensor], patch: Patch) -> None:
     """Add a patch's deltas to the totals of a stack, in place."""
     for name in patch.parameters:
-        change = patch.stored(name)
-        totals[name] = totals[name] + change if name in totals else change
+        change = patch.stored_change(name)
+        if name in totals:
+            change = totals[name] + change
+        totals[name] = change
 
 
-def _rounded(base: Mapping[str, Tensor], name: str, total: Tensor) -> Tensor:
+def _apply_total(base: Mapping[str, Tensor], name: str, total: Tensor) -> Tensor:
     """A parameter after a stack whose deltas sum up to `total`."""
-    if name not in base or base[name].numel() != total.numel():
-        found = "lack it" if name not in base else f"have {list(base[name].shape)}"
+    shape = tuple(base[name].shape) if name in base else None
+    if shape is None or base[name].numel() != total.numel():
         raise PatchError(
-            f"The patch changes {name} {list(total.shape)}, and these weights {found}."
+            f"The patch changes {name} {list(total.shape)}, and these weights {say_found(shape)}.",
+            OTHER_MODEL,
         )
     weight = base[name]
-    return stored_as(name, weight.cpu().double() + total.reshape(weight.shape), weight.dtype)
+    return round_parameter(name, weight.cpu().double() + total.reshape(weight.shape), weight.dtype)
 
 
-def stored_as(parameter: str, exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """Float64 numbers of a parameter rounded once to the `dtype` in which it is stored.
+def say_found(shape: tuple[int, ...] | None) -> str:
+    """Say what weights have in the place of a parameter; a `shape` of None: nothing."""
+    return "lack it" if shape is None else f"have {list(shape)}"
 
-    Raises `NumericalError` where they are no numbers, or lie beyond what `dtype` holds, such as
-    65504 in float16.
+
+def round_parameter(parameter: str, exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round the `exact` float64 numbers of a parameter once to the `dtype` of its file.
+
+    Raises `NumericalError` where numbers are NaN, or lie beyond what `dtype` holds, such as 65504
+    in float16.
     """
     if bool(exact.isnan().any()):
         raise NumericalError(
             f"The edit leaves numbers in {parameter} that are not finite.",
             "Check the patches with editspec verify.",
         )
-    stored = rounded(exact, dtype)
+    stored = round_once(exact, dtype)
     if not bool(stored.isfinite().all()):
         kind = str(dtype).removeprefix("torch.")
         raise NumericalError(
@@ -295,26 +402,26 @@ def stored_as(parameter: str, exact: Tensor, dtype: torch.dtype) -> Tensor:
     return stored
 
 
-def rounded(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """Float64 numbers rounded once to `dtype`, ties to even.
-
-    torch goes from float64 to 16 bits by way of float32, and so rounds twice. Here float32 is
-    reached by rounding to odd, after which the second rounding gives what one alone would have
-    given.
-    """
+def round_once(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round float64 numbers once to `dtype`, ties to even."""
     if dtype not in (torch.bfloat16, torch.float16):
         return exact.to(dtype)
+    # torch goes from float64 to 16 bits by way of float32, and so rounds twice: a number just above
+    # a tie becomes the tie, and then goes the wrong way. Rounding to odd on the way to float32
+    # keeps it off the tie, so that the second rounding gives what one alone would have given.
     nearest = exact.float()
     bits = nearest.view(torch.int32)
     inexact = nearest.double() != exact
     beyond = nearest.double().abs() > exact.abs()
+    # Toward zero first (one bit pattern less where rounding went beyond), then the last bit is set.
     odd = torch.where(inexact & nearest.isfinite(), (bits - beyond.int()) | 1, bits)
     return odd.view(torch.float32).to(dtype)
 
 
 def require_chain(base: str, patches: Sequence[Patch]) -> None:
-    """Raise a `PatchError` unless each patch was solved on what lies before it: first the base,
-    then each result.
+    """Raise a `PatchError` unless each patch was solved on the weights before it.
+
+    For the first patch these weights are the `base`, then each time the result of the patch before.
     """
     expected, place = base, "these weights"
     for patch in patches:
@@ -333,29 +440,30 @@ def require_chain(base: str, patches: Sequence[Patch]) -> None:
         expected, place = patch.metadata["result"], f"the weights after {patch.name}"
 
 
-def _whole(names: set[str]) -> bool:
-    """Whether these are the names of a patch's tensors: each parameter has D and A, or delta, and
-    never both.
-    """
+def _is_complete(names: set[str]) -> bool:
+    """Whether these are the names of a patch's tensors: D and A, or delta, of each parameter."""
     factors = {name.removesuffix(".D") for name in names if name.endswith(".D")}
     deltas = {name.removesuffix(".delta") for name in names if name.endswith(".delta")}
-    wanted = {f"{name}.{factor}" for name in factors for factor in "AD"} | {
-        f"{name}.delta" for name in deltas
-    }
+    wanted = set()
+    for name in factors:
+        wanted |= {f"{name}.A", f"{name}.D"}
+    for name in deltas:
+        wanted.add(f"{name}.delta")
     return names == wanted and not factors & deltas
 
 
 def _hint(base: str, patches: Sequence[Patch], stranger: Patch) -> str:
+    """Say what to do about a patch that does not fit its place in a stack."""
     parent = stranger.metadata["parent"]
     if stranger.metadata["base"] != base:
         return f"Its stack starts from weights {stranger.metadata['base']}: give those as the base."
-    before = next((p.name for p in patches if p.metadata["result"] == parent), None)
     if parent == base:
         return "It comes first in its stack: give the patches in the order of their edits."
-    if before:
-        return f"It comes after {before}: give the patches in the order of their edits."
+    for patch in patches:
+        if patch.metadata["result"] == parent:
+            return f"It comes after {patch.name}: give the patches in the order of their edits."
     return "A patch before it is missing: give the whole stack, in the order of the edits."
 
 
-def _damaged(path: Path, reason: str) -> PatchError:
+def _damage(path: Path, reason: str) -> PatchError:
     return PatchError(f"{path} is a damaged patch: {reason}.", "Do not use it; build it again.")

@@ -1,6 +1,4 @@
-"""Apply a stack of patches to weights of any size: one pass, a few MiB at a time, from safetensors
-to safetensors.
-"""
+"""Apply a stack of patches to safetensors of any size, in one pass, part by part."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,18 +20,19 @@ import torch
 from torch import Tensor
 
 from editspec_runtime.errors import FileError, PatchError, WeightsError
-from editspec_runtime.families.checkpoints import generator_names
 from editspec_runtime.io.digests import SAFETENSORS_DTYPES, Row, rows_digest
-from editspec_runtime.io.files import TensorInfo, canonical_json, writing
+from editspec_runtime.io.files import TensorInfo, canonical_json, open_output
 from editspec_runtime.io.shards import Stored, StoredFile
-from editspec_runtime.patches.patch import Patch, stored_as
+from editspec_runtime.io.weights import Container
+from editspec_runtime.patches.patch import OTHER_MODEL, Patch, round_parameter, say_found
 
 CHUNK = 2**16
 """Bytes that are read, hashed and written at a time; more are slower to write."""
 
 WORKERS = min(4, os.cpu_count() or 1)
-"""Tensors that are copied at a time: hashing takes longer than reading and writing, and one hash
-cannot be divided.
+"""Tensors that are copied at a time.
+
+Hashing takes longer than reading and writing, and one hash cannot be divided.
 """
 
 NUMBERS = 2**17
@@ -44,14 +43,14 @@ DTYPES = {name: getattr(torch, dtype) for dtype, name in SAFETENSORS_DTYPES.item
 
 @dataclass(frozen=True)
 class Applied:
-    """What applying a stack did (or, dry, would do).
+    """The effect of applying a stack, written or not.
 
     Attributes
     ----------
     base, result
         The digests of the weights before and after.
     changed
-        For each parameter that changes the norm of its change relative to its own.
+        The norm of each change relative to the norm of its parameter, by name.
     """
 
     base: str
@@ -66,6 +65,7 @@ def apply_stored(
     metadata: Callable[[str, str], Mapping[str, object]],
     accept: Callable[[str, str], None],
     scale: float = 1.0,
+    container: Container | None = None,
 ) -> Applied:
     """Apply a stack to stored weights in one pass, as `apply_stack` does it to tensors in memory.
 
@@ -78,13 +78,15 @@ def apply_stored(
     out
         A file for one file, a folder for several; None to write nothing.
     metadata
-        From the digests of base and result to what the output says of itself; of the same length
-        whatever they are.
+        From the digests of base and result to the metadata of the output, whose length must not
+        depend on the digests.
     accept
         Called with the digests of base and result before anything gets its final name; raises to
         refuse.
     scale
-        By which the sum of all changes is multiplied.
+        The factor by which the sum of all changes is multiplied.
+    container
+        The names around those of the model in the files. Default: none.
 
     Raises
     ------
@@ -95,55 +97,107 @@ def apply_stored(
     FileError
         Something cannot be read or written.
     """
-    tensors = {name: info for file in weights.files for name, info in file.tensors.items()}
-    names = generator_names(tensors)
+    container = container or Container()
+    tensors: dict[str, TensorInfo] = {}
+    for file in weights.files:
+        tensors |= file.tensors
+    names = container.model_names(tensors)
     stored_names = {own: name for name, own in names.items()}
     _require_fit(stack, {own: tensors[name] for own, name in stored_names.items()})
-    changes = {
-        stored_names[parameter]: [patch for patch in stack if parameter in patch.parameters]
-        for parameter in {parameter for patch in stack for parameter in patch.parameters}
-    }
-    rows: tuple[list[Row], list[Row]] = ([], [])
-    changed: dict[str, float] = {}
+    changes: dict[str, list[Patch]] = {}
+    for patch in stack:
+        for parameter in patch.parameters:
+            changes.setdefault(stored_names[parameter], []).append(patch)
+    run = _Run(names, changes, scale)
+    # The digests are known at the end, and the header lies at the beginning: it is written with
+    # digests of the same length first.
     placeholder = canonical_json(metadata("0" * 64, "0" * 64))
-
-    def digests() -> tuple[str, str]:
-        return rows_digest(rows[0]), rows_digest(rows[1])
-
     with ThreadPoolExecutor(WORKERS) as pool, _output(weights, out) as place:
         for number, file in enumerate(weights.files):
             own = {"editspec": placeholder} if weights.index is None else {}
-            passes = [
-                _Changed(names[name], info, changes[name], scale) if name in changes else None
-                for name, info in file.tensors.items()
-            ]
-            with writing(place(file)) if place else nullcontext() as target:
-                said_at, places = _write_header(target, file, own) if target else (None, [])
-                into = [(Path(target.name), at) for at in places] if target else repeat(None)
-                hashes = pool.map(_copied, repeat(file), file.tensors, passes, into)
-                for (name, info), pair in zip(file.tensors.items(), hashes, strict=True):
-                    if (parameter := names.get(name)) is not None:
-                        for list_, hash_ in zip(rows, pair, strict=True):
-                            list_.append((parameter, info.dtype, list(info.shape), hash_))
-                changed |= {pass_.parameter: pass_.relative() for pass_ in passes if pass_}
+            with open_output(place(file)) if place else nullcontext() as target:
+                said_at = run.copy_file(pool, file, target, own)
                 if number == len(weights.files) - 1:
-                    accept(*digests())
+                    accept(*run.digests())
                 if target and said_at is not None:
                     target.seek(said_at)
-                    target.write(json.dumps(canonical_json(metadata(*digests()))).encode())
-        base, result = digests()
+                    target.write(json.dumps(canonical_json(metadata(*run.digests()))).encode())
+        base, result = run.digests()
         if place and weights.index is not None:
             index_name, index_metadata = weights.index
             said = {**index_metadata, "editspec": canonical_json(metadata(base, result))}
             weight_map = {name: file.path.name for file in weights.files for name in file.tensors}
             content = {"metadata": said, "weight_map": weight_map}
-            with writing(place(None, index_name)) as target:
+            with open_output(place(None, index_name)) as target:
                 target.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-    return Applied(base, result, dict(sorted(changed.items())))
+    return Applied(base, result, dict(sorted(run.changed.items())))
 
 
-class _Changed:
-    """Turns the bytes of a parameter into those after a stack, part by part."""
+class _Run:
+    """One pass over weights, and the digest rows and changes that it has found.
+
+    Parameters
+    ----------
+    names
+        The names of the model's tensors by their names in the files.
+    changes
+        The patches that change a tensor, by its name in the files.
+    scale
+        The factor of all changes.
+    """
+
+    def __init__(
+        self, names: Mapping[str, str], changes: Mapping[str, Sequence[Patch]], scale: float
+    ) -> None:
+        self.names, self.changes, self.scale = names, changes, scale
+        self.rows_before: list[Row] = []
+        self.rows_after: list[Row] = []
+        self.changed: dict[str, float] = {}
+
+    def digests(self) -> tuple[str, str]:
+        """The digests of the weights so far, before and after."""
+        return rows_digest(self.rows_before), rows_digest(self.rows_after)
+
+    def copy_file(
+        self,
+        pool: ThreadPoolExecutor,
+        file: StoredFile,
+        target: BinaryIO | None,
+        own: Mapping[str, str],
+    ) -> int | None:
+        """Copy a file with its changes to `target`, or only hash it where `target` is None.
+
+        `own` are metadata to add to the header. Returns where the text of ``editspec`` begins in
+        it; None where there is none.
+        """
+        said_at: int | None = None
+        into: Iterable[tuple[Path, int] | None] = repeat(None)
+        if target:
+            said_at, places = _write_header(target, file, own)
+            into = [(Path(target.name), at) for at in places]
+        passes = [self._change_of(name, info) for name, info in file.tensors.items()]
+        hashes = pool.map(_copy_tensor, repeat(file), file.tensors, passes, into)
+        for (name, info), (before, after) in zip(file.tensors.items(), hashes, strict=True):
+            parameter = self.names.get(name)
+            # Tensors beside the model are copied, and are not part of its digest.
+            if parameter is not None:
+                shape = list(info.shape)
+                self.rows_before.append((parameter, info.dtype, shape, before))
+                self.rows_after.append((parameter, info.dtype, shape, after))
+        for change in passes:
+            if change:
+                self.changed[change.parameter] = change.relative()
+        return said_at
+
+    def _change_of(self, name: str, info: TensorInfo) -> _ParameterChange | None:
+        """The change of a tensor by its name in the file; None where it stays as it is."""
+        if name not in self.changes:
+            return None
+        return _ParameterChange(self.names[name], info, self.changes[name], self.scale)
+
+
+class _ParameterChange:
+    """The function from the bytes of a parameter to those after a stack, part by part."""
 
     def __init__(
         self, parameter: str, info: TensorInfo, stack: Sequence[Patch], scale: float
@@ -152,7 +206,9 @@ class _Changed:
         self.dtype: torch.dtype = DTYPES[info.dtype]
         if not self.dtype.is_floating_point:
             raise WeightsError(
-                f"{parameter} holds {info.dtype} values, and a patch changes floating point numbers."
+                f"{parameter} holds {info.dtype} values, and a patch changes floating point "
+                "numbers.",
+                "Give the weights in float32, float16 or bfloat16.",
             )
         total = max(1, torch.Size(info.shape).numel())
         # Factors give whole rows only; numbers of a full change can be asked for one by one.
@@ -172,37 +228,41 @@ class _Changed:
             change = patch.part(self.parameter, self.begin, end)
             total = change if total is None else total + change
         assert total is not None
-        total = total * self.scale if self.scale != 1.0 else total
+        if self.scale != 1.0:
+            total = total * self.scale
         self.squares[0] += float(before.square().sum())
         self.squares[1] += float(total.square().sum())
         self.begin = end
-        after = stored_as(self.parameter, before + total, self.dtype)
+        after = round_parameter(self.parameter, before + total, self.dtype)
         return after.view(torch.uint8).numpy().data
 
     def relative(self) -> float:
-        return (
-            float((self.squares[1] / self.squares[0]) ** 0.5)
-            if self.squares[0]
-            else float(self.squares[1] > 0)
-        )
+        """The norm of the change over that of the parameter; 1 for a change of zeros."""
+        before, change = self.squares
+        if before:
+            return float((change / before) ** 0.5)
+        return float(change > 0)
 
 
 def _require_fit(stack: Sequence[Patch], tensors: Mapping[str, TensorInfo]) -> None:
+    """Raise a `PatchError` unless every parameter of a stack is there and of its size."""
     for patch in stack:
         for parameter in patch.parameters:
-            shape = list(tensors[parameter].shape) if parameter in tensors else None
+            shape = tensors[parameter].shape if parameter in tensors else None
             numbers = patch.numbers(parameter)
             if shape is None or torch.Size(shape).numel() != numbers:
-                found = "lack it" if shape is None else f"have {shape}"
                 raise PatchError(
-                    f"Patch {patch.name} changes {parameter} ({numbers} numbers), and these weights {found}."
+                    f"Patch {patch.name} changes {parameter} ({numbers} numbers), and these "
+                    f"weights {say_found(shape)}.",
+                    OTHER_MODEL,
                 )
 
 
 @contextmanager
 def _output(weights: Stored, out: Path | None) -> Iterator[Callable[..., Path] | None]:
-    """Where the files go: a function of the file (or a name); the folder of several gets its name
-    at the end.
+    """The place of each output file, as a function of the file or a name; None for no output.
+
+    The folder of several files gets its name at the end.
     """
     if out is None:
         yield None
@@ -229,14 +289,20 @@ def _output(weights: Stored, out: Path | None) -> Iterator[Callable[..., Path] |
 def _write_header(
     target: BinaryIO, file: StoredFile, own: Mapping[str, str]
 ) -> tuple[int | None, list[int]]:
-    """Write the header of a file; where the text of ``editspec`` in it begins, and the bytes of
-    each tensor.
+    """Write the header of a file.
+
+    Returns where the text of ``editspec`` begins in it (None where there is none), and where the
+    bytes of each tensor begin.
     """
-    metadata = {**{name: text for name, text in file.metadata.items() if name != "editspec"}, **own}
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    metadata = dict(file.metadata)
+    metadata.pop("editspec", None)
+    metadata.update(own)
+    header: dict[str, Any] = {}
+    if metadata:
+        header["__metadata__"] = dict(sorted(metadata.items()))
     places, place = [], 0
     for name, info in file.tensors.items():
-        begin, end = file.spans[name]
+        begin, end = file.offsets[name]
         header[name] = {
             "dtype": info.dtype,
             "shape": list(info.shape),
@@ -245,17 +311,23 @@ def _write_header(
         places.append(place)
         place += end - begin
     text = json.dumps(header, separators=(",", ":")).encode()
+    # The format wants the tensors to begin at a multiple of 8.
     text += b" " * (-len(text) % 8)
     target.write(len(text).to_bytes(8, "little") + text)
-    # What is written at other places is written through other handles.
+    # The tensors are written through other handles, which must not come before the header.
     target.flush()
-    _reserve(target, 8 + len(text) + place)
-    said_at = 8 + text.index(b'"editspec":') + len(b'"editspec":') if own else None
-    return said_at, [8 + len(text) + place for place in places]
+    start = 8 + len(text)
+    _reserve(target, start + place)
+    said_at = None
+    if own:
+        mark = b'"editspec":'
+        said_at = 8 + text.index(mark) + len(mark)
+    return said_at, [start + place for place in places]
 
 
 def _reserve(target: BinaryIO, size: int) -> None:
-    """Take the room for a file at once: a full disk shows now, and writing takes half the time."""
+    """Take the room for a file at once."""
+    # A full disk shows now, and writing takes half the time.
     if not hasattr(os, "posix_fallocate"):
         return
     try:
@@ -266,21 +338,21 @@ def _reserve(target: BinaryIO, size: int) -> None:
 
 
 def _send_off(target: BinaryIO, begin: int, size: int) -> None:
-    """Have the disk begin with what was written, while the next tensor is hashed; and not crowd out
-    other caches.
-    """
+    """Have the disk begin with what was written, and drop it from the system's cache."""
+    # The disk works while the next tensor is hashed, and other files stay in the cache.
     target.flush()
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(target.fileno(), begin, size, os.POSIX_FADV_DONTNEED)
 
 
-def _copied(
-    file: StoredFile, name: str, change: _Changed | None, into: tuple[Path, int] | None
+def _copy_tensor(
+    file: StoredFile, name: str, change: _ParameterChange | None, into: tuple[Path, int] | None
 ) -> tuple[str, str]:
-    """Copy a tensor's bytes, changed or not, to a place in a file; the SHA-256 of them before and
-    after.
+    """Copy a tensor's bytes with their `change`, if any, to a place in a file.
+
+    Returns the SHA-256 of the bytes before and after. Without a place, they are only hashed.
     """
-    begin, end = file.spans[name]
+    begin, end = file.offsets[name]
     before, after = hashlib.sha256(), hashlib.sha256()
     step = change.step if change else CHUNK
     buffer = memoryview(bytearray(min(step, end - begin)))
@@ -292,7 +364,10 @@ def _copied(
         for at in range(begin, end, step):
             piece = buffer[: min(step, end - at)]
             if source.readinto(piece) != len(piece):
-                raise FileError(f"{file.path} became shorter while it was read.")
+                raise FileError(
+                    f"{file.path} became shorter while it was read.",
+                    "Apply the patches again when nothing writes to it.",
+                )
             before.update(piece)
             result = piece
             if change:
@@ -302,4 +377,5 @@ def _copied(
                 target.write(result)
         if target and into:
             _send_off(target, into[1], end - begin)
+    # Unchanged bytes are hashed once.
     return before.hexdigest(), (after if change else before).hexdigest()

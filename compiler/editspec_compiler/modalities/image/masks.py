@@ -8,14 +8,20 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, UnidentifiedImageError
 
-from editspec_compiler.document import unreadable
-from editspec_compiler.schema import Box, Ellipse, Mask, Polygon, Union
+from editspec_compiler.document import reading_problem
+from editspec_compiler.modalities.image.schema import (
+    BoxMask,
+    EllipseMask,
+    Mask,
+    PolygonMask,
+    UnionMask,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL.ImageFile import ImageFile
 
 MAX_PIXELS = 64 * 2**20
@@ -52,10 +58,10 @@ def mask_image(mask: Mask, folder: Path, image_size: int, *, legacy: bool) -> Im
         or empty.
     """
     if isinstance(mask, str):
-        image = _opened(mask, folder, legacy=legacy)
+        image = _open_mask(mask, folder, legacy=legacy)
     else:
         scale = 1 if legacy else max(1, min(8, 4096 // image_size))
-        image = _drawn(mask, folder, image_size, scale, legacy=legacy)
+        image = _draw_mask(mask, folder, image_size, scale, legacy=legacy)
     if image.getbbox() is None:
         raise MaskError(
             "the mask is empty: nothing in it is white and opaque", "paint the region that is meant"
@@ -70,8 +76,6 @@ def mask_area(
 
     Raises `MaskError` as `mask_image` does. What is left may be empty where the mask is small.
     """
-    import numpy as np
-
     image = mask_image(mask, folder, image_size, legacy=legacy)
     size = (resolution, resolution)
     if legacy:
@@ -83,26 +87,26 @@ def mask_area(
     return np.asarray(image.convert("F").resize(size, filter_), dtype=np.float64).clip(0, 255) / 255
 
 
-def _opened(mask: str, folder: Path, *, legacy: bool) -> Image.Image:
+def _open_mask(mask: str, folder: Path, *, legacy: bool) -> Image.Image:
     """The image of a file name or data URL, decoded."""
     if mask.startswith("data:"):
-        return _read("the data URL", io.BytesIO(_data(mask)), legacy=legacy)
+        return _decode_file("the data URL", io.BytesIO(_decode_url(mask)), legacy=legacy)
     path = folder / mask
-    if why := unreadable(path):
+    if why := reading_problem(path):
         raise MaskError(why, "paths are relative to the spec")
     with path.open("rb") as file:
-        return _read(str(path), file, legacy=legacy)
+        return _decode_file(str(path), file, legacy=legacy)
 
 
-def _read(name: str, file: BinaryIO, *, legacy: bool) -> Image.Image:
+def _decode_file(name: str, file: BinaryIO, *, legacy: bool) -> Image.Image:
+    """Decode an image file; `name` stands in messages. Raises `MaskError`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of large images, which are refused, and of odd palettes
-            image = _square(Image.open(file, formats=FORMATS), name)
+            # Of large images, which are refused, and of odd palettes.
+            warnings.simplefilter("ignore")
+            image = _require_square(Image.open(file, formats=FORMATS), name)
             image.load()
-            return _decoded(image, legacy=legacy)
+            return _to_grey(image, legacy=legacy)
     except MaskError:
         raise
     except Image.DecompressionBombError as error:
@@ -113,7 +117,7 @@ def _read(name: str, file: BinaryIO, *, legacy: bool) -> Image.Image:
         raise MaskError(f"{name} is a damaged image: {error}", "save it again") from error
 
 
-def _square(image: ImageFile, name: str) -> ImageFile:
+def _require_square(image: ImageFile, name: str) -> ImageFile:
     """The image, of which only the header has been read so far, if it can be a mask."""
     if image.width * image.height > MAX_PIXELS:
         raise MaskError(
@@ -127,7 +131,7 @@ def _square(image: ImageFile, name: str) -> ImageFile:
     return image
 
 
-def _data(url: str) -> bytes:
+def _decode_url(url: str) -> bytes:
     head, _, text = url.partition(",")
     if not head.startswith("data:image/") or not head.endswith(";base64"):
         raise MaskError("a data URL of a mask begins with data:image/png;base64,")
@@ -137,7 +141,8 @@ def _data(url: str) -> bytes:
         raise MaskError(f"the data URL is not base64: {error}") from error
 
 
-def _decoded(image: Image.Image, *, legacy: bool) -> Image.Image:
+def _to_grey(image: Image.Image, *, legacy: bool) -> Image.Image:
+    """The image as 8-bit grey: white and opaque is inside. `legacy` drops alpha and takes red."""
     if legacy:
         return image.convert("RGB").getchannel(0)
     if image.mode.startswith("I"):
@@ -148,45 +153,53 @@ def _decoded(image: Image.Image, *, legacy: bool) -> Image.Image:
     return image.convert("L")
 
 
-def _drawn(mask: Mask, folder: Path, size: int, scale: int, *, legacy: bool) -> Image.Image:
-    """Shapes as an image of `scale` times the size of the generator's."""
+def _draw_mask(mask: Mask, folder: Path, size: int, scale: int, *, legacy: bool) -> Image.Image:
+    """Draw a mask as an image of `scale` times the size of the generator's."""
     side = size * scale
     if isinstance(mask, str):
-        return _opened(mask, folder, legacy=legacy).resize((side, side), Image.Resampling.BILINEAR)
-    image = Image.new("L", (side, side))
-    draw = ImageDraw.Draw(image)
-    if isinstance(mask, Union):
+        image = _open_mask(mask, folder, legacy=legacy)
+        return image.resize((side, side), Image.Resampling.BILINEAR)
+    if isinstance(mask, UnionMask):
+        image = Image.new("L", (side, side))
         for part in mask.union:
-            image = ImageChops.lighter(image, _drawn(part, folder, size, scale, legacy=legacy))
-    elif isinstance(mask, Polygon):
-        _require_inside([n for point in mask.polygon for n in point], size)
-        image = _polygon([(x * scale, y * scale) for x, y in mask.polygon], side)
-        if image.getbbox() is None:
-            raise MaskError("the polygon has no area", "give corners that do not lie on one line")
-    elif isinstance(mask, (Box, Ellipse)):
-        corners = mask.box if isinstance(mask, Box) else mask.ellipse
-        _require_inside(corners, size)
-        left, top, right, bottom = (round(corner * scale) for corner in corners)
-        if right <= left or bottom <= top:
-            raise MaskError(
-                f"[{', '.join(f'{c:g}' for c in corners)}] has no area",
-                "the order is left, top, right, bottom",
-            )
-        # PIL counts the right and the bottom edge in.
-        (draw.rectangle if isinstance(mask, Box) else draw.ellipse)(
-            (left, top, right - 1, bottom - 1), fill=255
-        )
+            drawn = _draw_mask(part, folder, size, scale, legacy=legacy)
+            image = ImageChops.lighter(image, drawn)
+        return image
+    if isinstance(mask, PolygonMask):
+        return _draw_polygon(mask, size, scale)
+    return _draw_rectangle(mask, size, scale)
+
+
+def _draw_polygon(mask: PolygonMask, size: int, scale: int) -> Image.Image:
+    for point in mask.polygon:
+        _require_inside(point, size)
+    image = _fill_polygon([(x * scale, y * scale) for x, y in mask.polygon], size * scale)
+    if image.getbbox() is None:
+        raise MaskError("the polygon has no area", "give corners that do not lie on one line")
     return image
 
 
-def _polygon(points: list[tuple[float, float]], side: int) -> Image.Image:
+def _draw_rectangle(mask: BoxMask | EllipseMask, size: int, scale: int) -> Image.Image:
+    """Draw a rectangle, or the ellipse inside of it."""
+    corners = mask.box if isinstance(mask, BoxMask) else mask.ellipse
+    _require_inside(corners, size)
+    left, top, right, bottom = (round(corner * scale) for corner in corners)
+    if right <= left or bottom <= top:
+        numbers = ", ".join(f"{corner:g}" for corner in corners)
+        raise MaskError(f"[{numbers}] has no area", "the order is left, top, right, bottom")
+    image = Image.new("L", (size * scale, size * scale))
+    draw = ImageDraw.Draw(image)
+    paint = draw.rectangle if isinstance(mask, BoxMask) else draw.ellipse
+    paint((left, top, right - 1, bottom - 1), fill=255)  # PIL counts both ends in
+    return image
+
+
+def _fill_polygon(points: list[tuple[float, float]], side: int) -> Image.Image:
     """The pixels whose centres lie inside a polygon, by the even-odd rule.
 
     PIL's own polygon draws the outline, too, which would spill over into the neighbouring
     positions.
     """
-    import numpy as np
-
     rows = np.arange(side) + 0.5
     crossings = np.zeros((side, side + 1), dtype=np.uint8)
     for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):

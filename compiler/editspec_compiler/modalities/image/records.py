@@ -16,10 +16,10 @@ from typing import Any
 
 from editspec_compiler.document import Document, kind, read_document
 from editspec_compiler.modalities.image.masks import MaskError, mask_image
-from editspec_compiler.problems import Path as RecordPath
-from editspec_compiler.problems import Problem, SpecError
-from editspec_compiler.schema import near
-from editspec_runtime.core.compatibility import LEGACY_LENGTH
+from editspec_compiler.problems import Problem, SpecError, SpecPath
+from editspec_compiler.validation import suggest
+from editspec_runtime.codes import Code
+from editspec_runtime.modalities.image.compatibility import LEGACY_LENGTH
 
 FIELDS = ("object", "paste", "key", "query")
 
@@ -115,7 +115,7 @@ class _Reader:
                 self._problem(
                     (name,),
                     f"unknown key {name} in an edit record",
-                    near(name, list(FIELDS)),
+                    suggest(name, list(FIELDS)),
                     at_key=True,
                 )
         parts = {
@@ -148,7 +148,7 @@ class _Reader:
                 continue
             for key in entry:
                 if key not in ("value", "intervention", "revert"):
-                    hint = near(key, ["value", "intervention", "revert"])
+                    hint = suggest(key, ["value", "intervention", "revert"])
                     self._problem(
                         (name, key), f"unknown key {key} in an intervention", hint, at_key=True
                     )
@@ -162,7 +162,7 @@ class _Reader:
                 )
         return None if self.problems else found
 
-    def _region(self, path: RecordPath) -> Region | None:
+    def _region(self, path: SpecPath) -> Region | None:
         given: Any = self.document.data
         for part in path:
             given = given[part]
@@ -174,12 +174,15 @@ class _Reader:
         if type(image) is not int or image < 0:
             self._problem((*path, 0), f"expected an image number, 0 or more, found {kind(image)}")
         elif image >= LEGACY_LENGTH:
-            message = f"image {image} lies beyond the authors' stream, which ends at {LEGACY_LENGTH - 1} here"
+            message = (
+                f"image {image} lies beyond the authors' stream, which ends at "
+                f"{LEGACY_LENGTH - 1} here"
+            )
             self._problem((*path, 0), message, "their notebook numbers 1000 images")
         mask = self._mask((*path, 1), given[1])
         return None if self.problems or mask is None else Region(image, mask)
 
-    def _mask(self, path: RecordPath, given: Any) -> str | None:
+    def _mask(self, path: SpecPath, given: Any) -> str | None:
         if not isinstance(given, str) or not given.startswith("data:"):
             found = "nothing" if given is None else kind(given)
             self._problem(
@@ -193,7 +196,7 @@ class _Reader:
             return None
         return given
 
-    def _number(self, path: RecordPath, given: Any) -> float | None:
+    def _number(self, path: SpecPath, given: Any) -> float | None:
         # The notebook writes numbers of its form fields as text.
         try:
             value = float(given)
@@ -205,9 +208,10 @@ class _Reader:
         return value
 
     def _problem(
-        self, path: RecordPath, message: str, hint: str = "", *, at_key: bool = False
+        self, path: SpecPath, message: str, hint: str = "", *, at_key: bool = False
     ) -> None:
-        self.problems.append(self.document.problem(path, message, hint, at_key=at_key))
+        problem = self.document.problem(path, message, hint, code=Code.RECORD_UNFIT, at_key=at_key)
+        self.problems.append(problem)
 
 
 MEANINGS = {

@@ -1,4 +1,4 @@
-"""What the paper measured, and what stands in its place on Skyline: which edit, which rows, which
+"""The experiments of the paper, and their stand-ins on Skyline: which edit, which rows, which
 published numbers.
 """
 
@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import editspec
 from editspec.worlds.skyline.world import Scene
+
+PACKAGE = Path(__file__).parents[3]
+"""The folder of the package `editspec`."""
 
 OURS = "projected-gradient"
 """The row that the others are compared with."""
@@ -40,7 +42,7 @@ TITLES = {
 
 def folder() -> Path:
     """Where the specs of the experiments lie: in the package, or beside it in a checkout."""
-    package = Path(editspec.__file__).parent
+    package = PACKAGE
     inside = package / "specs" / "skyline" / "paper"
     return inside if inside.is_dir() else package.parent / "specs" / "skyline" / "paper"
 

@@ -51,11 +51,11 @@ def feature_maps(generator: Generator, latents: Tensor) -> list[Tensor]:
             for layer in generator.architecture.layers.values()
             if layer.value_size == size
         ][-1]
-        maps.append(generator.value(layer, generator.prefix(layer, latents)))
+        maps.append(generator.layer_value(layer, generator.trace(layer, latents)))
     return maps
 
 
-def propagated(
+def propagate_edit(
     example: Example, features: Sequence[Tensor], image: Tensor, *, laplace: bool
 ) -> Tensor:
     """The edit of an example carried over to another image.

@@ -1,104 +1,231 @@
-"""The results of a bench for people: Markdown, and a picture of the same images in every row."""
+"""The results of a bench: values, plain data for JSON, and Markdown."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from editspec.engine.result import CommandResult
+from editspec.worlds.skyline.bench.experiments import OURS
 
-from editspec.modalities.image.pictures import GAP, to_image
+FORMAT = "editspec.bench"
 
-LABEL = 280
-CELL = 96
+SETTINGS = ("layer", "rank", "steps")
+"""The settings of a row that are printed."""
 
+COLUMNS = {
+    "efficacy": ".1%",
+    "read": ".1%",
+    "outside": ".4f",
+    "perceptual": ".4f",
+    "distance": ".3f",
+    "closer_than_ours": ".1%",
+    "middle": "d",
+    "bottom": "d",
+    "correlation": "+.2f",
+    "n": "d",
+    "seconds": ".2f",
+}
+"""The columns of a table in their order, and how their numbers are printed."""
 
-def markdown(result: dict[str, Any]) -> str:
-    """The tables as Markdown: our numbers, and the paper's beside them."""
-    lines = [
-        "# The paper's tables on Skyline",
-        "",
-        f"{result['images']:,} images at the most; n is printed. Features of {result['features']['name']} "
-        f"(`{result['features']['digest']}`), base weights `{result['base']}`.",
-        "",
-        "efficacy: of the pixels that the perfect edit changes, the share that ends closer to it than to the original. "
-        "read: the share of the images with something to change whose attributes are read as changed. outside: mean "
-        "absolute change of all other pixels, -1..1. perceptual: the same in features. distance: to the perfect edit, "
-        "over the pixels that it changes. closer: the share of the images with something to change that end closer to "
-        "the perfect edit than ours do. seconds: for the edit, its statistics left out; of propagation, for an image.",
-    ]
-    for table in result["tables"]:
-        lines += ["", f"## {table['place']}: {table['title']}", "", *_rows(table["rows"])]
-    if "succession" in result:
-        lines += ["", "## Figure 1: a succession of edits", "", *_retention(result["succession"])]
-    return "\n".join(lines) + "\n"
+HEADINGS = {"closer_than_ours": "closer"}
+"""Headings that are not the names of their columns."""
 
-
-def picture(rows: list[tuple[str, Tensor]]) -> Image.Image:
-    """Rows of pictures [n, 3, size, size] in -1..1, each with its name."""
-    size = CELL + GAP
-    page = Image.new(
-        "RGB",
-        (LABEL + max(len(images) for _, images in rows) * size, len(rows) * size + GAP),
-        "white",
-    )
-    draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(13)
-    for row, (label, images) in enumerate(rows):
-        y = GAP + row * size
-        draw.text((LABEL - 2 * GAP, y + CELL // 2), label, fill="black", font=font, anchor="rm")
-        for column, image in enumerate(images):
-            tile = to_image(image).resize((CELL, CELL), Image.Resampling.LANCZOS)
-            page.paste(tile, (LABEL + column * size, y))
-    return page
+LEGEND = (
+    "efficacy: of the pixels that the perfect edit changes, the share that ends closer to it than"
+    " to the original. read: the share of the images with something to change whose attributes are"
+    " read as changed. outside: mean absolute change of all other pixels, -1..1. perceptual: the"
+    " same in features. distance: to the perfect edit, over the pixels that it changes. closer: the"
+    " share of the images with something to change that end closer to the perfect edit than ours"
+    " do. seconds: for the edit, its statistics left out; of propagation, for an image."
+)
 
 
-def _rows(rows: list[dict[str, Any]]) -> list[str]:
-    ours = [
-        ("efficacy", ".1%"),
-        ("read", ".1%"),
-        ("outside", ".4f"),
-        ("perceptual", ".4f"),
-        ("distance", ".3f"),
-        ("closer_than_ours", ".1%"),
-        ("middle", "d"),
-        ("bottom", "d"),
-        ("correlation", "+.2f"),
-        ("n", "d"),
-        ("seconds", ".2f"),
-    ]
-    columns = [(name, form) for name, form in ours if any(name in row for row in rows)]
-    published = list(dict.fromkeys(name for row in rows for name in row["published"]))
-    names = ["method", "layer", "rank", "steps", *(_heading(name) for name, _ in columns)]
-    names += [f"paper: {name}" for name in published]
-    lines = ["| " + " | ".join(names) + " |", "|---" * 4 + "|---:" * (len(names) - 4) + "|"]
-    for row in rows:
-        cells = [
-            row["title"],
-            *(str(row["settings"].get(name, "–")) for name in ("layer", "rank", "steps")),
-        ]
-        cells += [
-            "–" if row.get(name) is None else format(row[name], form) for name, form in columns
-        ]
-        cells += [row["published"].get(name, "") for name in published]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+@dataclass(frozen=True)
+class RowResult:
+    """The measures of one way to make an edit.
 
+    Attributes
+    ----------
+    row, title
+        Its name, and that of the paper.
+    n
+        Images that were measured.
+    numbers
+        As `edit_numbers` names them; of some experiments, more.
+    seconds
+        What the edit took, statistics left out; of propagation, what one image took.
+    settings
+        Layer, rank and settings of the solver.
+    published
+        The paper's numbers by column, as it prints them.
+    """
 
-def _heading(name: str) -> str:
-    return {"closer_than_ours": "closer"}.get(name, name)
+    row: str
+    title: str
+    n: int
+    numbers: Mapping[str, float]
+    seconds: float | None
+    settings: Mapping[str, Any]
+    published: Mapping[str, str]
 
-
-def _retention(succession: dict[str, Any]) -> list[str]:
-    names = succession["edits"]
-    lines = [
-        "| efficacy of | " + " | ".join(f"after {name}" for name in names) + " |",
-        "|---" * (len(names) + 1) + "|",
-    ]
-    for name in names:
-        found = {
-            entry["after"]: entry for entry in succession["retention"] if entry["edit"] == name
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``bench.json`` holds them."""
+        return {
+            "row": self.row,
+            "title": self.title,
+            "n": self.n,
+            **self.numbers,
+            "seconds": self.seconds,
+            "settings": dict(self.settings),
+            "published": dict(self.published),
         }
-        cells = [f"{found[after]['efficacy']:.1%}" if after in found else "" for after in names]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """The measures of one experiment."""
+
+    experiment: str
+    place: str
+    title: str
+    rows: tuple[RowResult, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``bench.json`` holds them."""
+        return {
+            "experiment": self.experiment,
+            "place": self.place,
+            "title": self.title,
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How well one edit shows after another, which follows it or is itself."""
+
+    edit: str
+    after: str
+    n: int
+    numbers: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``bench.json`` holds them."""
+        return {"edit": self.edit, "after": self.after, "n": self.n, **self.numbers}
+
+
+@dataclass(frozen=True)
+class SuccessionResult:
+    """The efficacy of edits after those that follow them."""
+
+    place: str
+    edits: tuple[str, ...]
+    retention: tuple[Retention, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``bench.json`` holds them."""
+        return {
+            "place": self.place,
+            "edits": list(self.edits),
+            "retention": [entry.to_dict() for entry in self.retention],
+        }
+
+
+@dataclass(frozen=True)
+class BenchResult(CommandResult):
+    """The measures of a bench.
+
+    Attributes
+    ----------
+    images
+        How many images a row is measured on, at the most.
+    base
+        The digest of the unedited weights.
+    features, features_digest
+        By which the perceptual change is measured: their name, and what they are.
+    tables
+        One of every experiment.
+    succession
+        None until it is measured.
+    """
+
+    images: int
+    base: str
+    features: str
+    features_digest: str
+    tables: tuple[TableResult, ...] = ()
+    succession: SuccessionResult | None = field(default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``bench.json``."""
+        whole = {
+            "format": FORMAT,
+            "version": 1,
+            "images": self.images,
+            "base": self.base,
+            "features": {"name": self.features, "digest": self.features_digest},
+            "ours": OURS,
+            "tables": [table.to_dict() for table in self.tables],
+        }
+        if self.succession is not None:
+            whole["succession"] = self.succession.to_dict()
+        return whole
+
+    def to_text(self) -> str:
+        """The tables as Markdown: our numbers, and the paper's next to them."""
+        lines = [
+            "# The paper's tables on Skyline",
+            "",
+            f"{self.images:,} images at the most; n is printed. "
+            f"Features of {self.features} (`{self.features_digest}`), base weights `{self.base}`.",
+            "",
+            LEGEND,
+        ]
+        for table in self.tables:
+            lines += ["", f"## {table.place}: {table.title}", "", *_table_lines(table.rows)]
+        if self.succession is not None:
+            title = "## Figure 1: a succession of edits"
+            lines += ["", title, "", *_retention_lines(self.succession)]
+        return "\n".join(lines) + "\n"
+
+
+def _table_lines(rows: Sequence[RowResult]) -> list[str]:
+    values = [row.to_dict() for row in rows]
+    columns = {
+        name: form for name, form in COLUMNS.items() if any(name in value for value in values)
+    }
+    published = list(dict.fromkeys(name for row in rows for name in row.published))
+    names = ["method", *SETTINGS, *(HEADINGS.get(name, name) for name in columns)]
+    names += [f"paper: {name}" for name in published]
+    left = 1 + len(SETTINGS)
+    lines = [_line(names), "|---" * left + "|---:" * (len(names) - left) + "|"]
+    for row, value in zip(rows, values, strict=True):
+        cells = [row.title, *(str(row.settings.get(name, "–")) for name in SETTINGS)]
+        cells += [_format_cell(value.get(name), form) for name, form in columns.items()]
+        cells += [row.published.get(name, "") for name in published]
+        lines.append(_line(cells))
     return lines
+
+
+def _retention_lines(succession: SuccessionResult) -> list[str]:
+    names = succession.edits
+    found = {(entry.edit, entry.after): entry for entry in succession.retention}
+    headings = ["efficacy of", *(f"after {name}" for name in names)]
+    lines = [_line(headings), "|---" * len(headings) + "|"]
+    for edit in names:
+        cells = [edit]
+        for after in names:
+            entry = found.get((edit, after))
+            cells.append("" if entry is None else f"{entry.numbers['efficacy']:.1%}")
+        lines.append(_line(cells))
+    return lines
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _format_cell(value: Any, form: str) -> str:
+    return "–" if value is None else format(value, form)

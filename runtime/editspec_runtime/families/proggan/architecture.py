@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from editspec_runtime.core.architecture import Architecture, Layer, wrong_numbers
+from editspec_runtime.core.architecture import wrong_numbers
 from editspec_runtime.errors import WeightsError
 from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.modalities.image.architecture import ImageArchitecture, image_layer
 
 
-def read_architecture(tensors: Mapping[str, TensorInfo]) -> Architecture:
+def read_architecture(tensors: Mapping[str, TensorInfo]) -> ImageArchitecture:
     """The layout of a Progressive GAN generator.
 
     Raises `WeightsError` listing every tensor that is missing or of another shape.
@@ -47,11 +48,13 @@ def read_architecture(tensors: Mapping[str, TensorInfo]) -> Architecture:
         out_channels, in_channels = tensors[f"{name}.conv.weight"].shape[:2]
         # The key is the input of the convolution: where a layer upsamples, that comes before.
         key_size = 1 if number == 1 else size
-        layers[name] = Layer(
-            name, f"{name}.conv.weight", in_channels, out_channels, key_size, size, True
+        layers[name] = image_layer(
+            name, f"{name}.conv.weight", in_channels, out_channels, key_size, size, linear=True
         )
-    layers[output] = Layer(output, f"{output}.conv.weight", out_channels, 3, size, size, True)
-    return Architecture("proggan", layers, size, layers["layer1"].in_channels)
+    layers[output] = image_layer(
+        output, f"{output}.conv.weight", out_channels, 3, size, size, linear=True
+    )
+    return ImageArchitecture("proggan", layers, size, layers["layer1"].in_features)
 
 
 def resolution(number: int) -> int:

@@ -16,19 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editspec_runtime.core.architecture import Layer
-from editspec_runtime.core.compatibility import EDITSPEC, Compatibility
+from editspec_runtime.core.model import LayerFunction, Trace
 from editspec_runtime.families.proggan.architecture import read_architecture
 from editspec_runtime.io.files import TensorInfo
-from editspec_runtime.maths.tiles import key_tiles, most_tiles, split_layers
-from editspec_runtime.modalities.image.generator import (
-    Box,
-    ChannelwiseFunction,
-    Generator,
-    LayerFunction,
-    LayerInput,
-    unit_kernels,
-)
+from editspec_runtime.maths.channelwise import ChannelwiseFunction, unit_kernels
+from editspec_runtime.modalities.image.architecture import ImageLayer
+from editspec_runtime.modalities.image.compatibility import EDITSPEC, ImageCompatibility
+from editspec_runtime.modalities.image.generator import Generator
+from editspec_runtime.modalities.image.maps import HALO, Box, halo_of
+from editspec_runtime.modalities.image.tiles import most_tiles, split_layers, tiles_of_rows
 
 SLOPE = 0.2
 
@@ -39,11 +35,9 @@ class Convolution(LayerFunction):
 
     padding: int
 
-    def __call__(
-        self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor], *, haloed: bool = False
-    ) -> Tensor:
+    def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
         kernel = weight.reshape(weight.shape[-4:])
-        if not haloed:
+        if HALO not in arguments:
             return F.conv2d(key, kernel, padding=self.padding)
         if self.padding == 0:  # of a 1x1 convolution, which needs no surroundings
             return F.conv2d(key[:, :, 1:-1, 1:-1], kernel)
@@ -62,13 +56,11 @@ class Convolution(LayerFunction):
         weight: Tensor,
         directions: Tensor,
         arguments: Mapping[str, Tensor],
-        *,
-        haloed: bool = False,
     ) -> ChannelwiseFunction:
-        response = self(key, weight, arguments, haloed=haloed).flatten(2)
+        response = self(key, weight, arguments).flatten(2)
         unit = unit_kernels((len(directions), *weight.shape[-2:]), key)
         projected = torch.einsum("jihw,si->jshw", key, directions)
-        design = self(projected, unit, arguments, haloed=haloed).flatten(2).mT
+        design = self(projected, unit, arguments).flatten(2).mT
         return ChannelwiseFunction(response, design, torch.zeros_like(response[:1]))
 
 
@@ -82,7 +74,7 @@ class ProgressiveGAN(Generator):
         ``output_HxW.…``.
     truncation, class_label
         Of no meaning here: there is no w, and there are no classes.
-    conventions
+    compatibility
         Whether crops are haloed.
 
     Raises
@@ -95,65 +87,69 @@ class ProgressiveGAN(Generator):
         self,
         weights: Mapping[str, Tensor],
         truncation: float = 1.0,
-        conventions: Compatibility = EDITSPEC,
+        compatibility: ImageCompatibility = EDITSPEC,
         class_label: int | None = None,
     ) -> None:
         self.weights = weights
         self.architecture = read_architecture(
             {name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()}
         )
-        self.conventions = conventions
+        self.compatibility = compatibility
 
     def images(self, latents: Tensor) -> Tensor:
         first = "layer1"
-        return self.rest(first, self.value(first, self.prefix(first, latents)), None)
+        trace = self.trace(first, latents)
+        return self.forward_from(first, self.layer_value(first, trace), trace)
 
-    def prefix(self, layer: str, latents: Tensor) -> LayerInput:
-        reached = self._enter("layer1", latents[:, :, None, None])
-        if layer == "layer1":
-            return reached
-        return self.onward(
-            "layer1", self.output("layer1", self.value("layer1", reached)), None, layer
-        )
+    def trace(self, layer: str, latents: Tensor) -> Trace:
+        first = "layer1"
+        trace = self._enter(first, latents[:, :, None, None])
+        if layer == first:
+            return trace
+        output = self.layer_output(first, self.layer_value(first, trace))
+        return self.forward_between(first, output, trace, layer)
 
     def most_tiles(self, layer: str) -> int:
         return most_tiles(self.layer(layer))
 
-    def key_tiles(self, layer: str, tiles: int) -> Callable[[Tensor], Iterator[Tensor]]:
+    def map_tiles(self, layer: str, tiles: int) -> Callable[[Tensor], Iterator[Tensor]]:
         # The first layer makes a map of a single position, by a convolution of its own kind.
         if tiles == 1 or layer == "layer1":
-            return super().key_tiles(layer, tiles)
+            return super().map_tiles(layer, tiles)
         layers = split_layers(list(self.architecture.layers.values())[1:], self.layer(layer), tiles)
-        start = self.keys(layers[0].name)
+        start = self.key_maps(layers[0].name)
 
-        def advance(before: Layer, after: Layer, key: Tensor, first: int, last: int) -> Tensor:
-            value = self.function(before.name)(key, self.weight(before.name), {}, haloed=True)
-            return self._enter(after.name, self.output(before.name, value)).key
+        def advance(
+            before: ImageLayer, after: ImageLayer, key: Tensor, first: int, last: int
+        ) -> Tensor:
+            value = self.function(before.name)(key, self.weight(before.name), {HALO: halo_of(key)})
+            return self._enter(after.name, self.layer_output(before.name, value)).key
 
-        return lambda latents: key_tiles(start(latents), layers, tiles, advance)
+        return lambda latents: tiles_of_rows(start(latents), layers, tiles, advance)
 
-    def onward(self, start: str, output: Tensor, carried: Any, layer: str) -> LayerInput:
+    def forward_between(self, start: str, output: Tensor, trace: Trace, layer: str) -> Trace:
         names = list(self.architecture.layers)
         for name in names[names.index(start) + 1 : names.index(layer)]:
-            output = self.output(name, self.value(name, self._enter(name, output)))
+            output = self.layer_output(name, self.layer_value(name, self._enter(name, output)))
         return self._enter(layer, output)
 
-    def pack(self, carried: Any) -> dict[str, Tensor]:
+    def carried_tensors(self, trace: Trace) -> dict[str, Tensor]:
         return {}
 
-    def unpack(self, tensors: Mapping[str, Tensor]) -> Any:
-        return None
+    def trace_from_tensors(self, key: Tensor, tensors: Mapping[str, Tensor]) -> Trace:
+        return Trace(key, {}, None)
 
-    def rest(self, layer: str, value: Tensor, carried: Any) -> Tensor:
-        return self.finished(layer, self.output(layer, value), carried)
+    def forward_from(self, layer: str, value: Tensor, trace: Trace) -> Tensor:
+        return self.forward_from_output(layer, self.layer_output(layer, value), trace)
 
-    def finished(self, layer: str, output: Tensor, carried: Any) -> Tensor:
+    def forward_from_output(self, layer: str, output: Tensor, trace: Trace) -> Tensor:
         last = list(self.architecture.layers)[-1]
         if layer != last:
-            output = self.output(last, self.value(last, self.onward(layer, output, carried, last)))
+            later = self.forward_between(layer, output, trace, last)
+            output = self.layer_output(last, self.layer_value(last, later))
         return output.clamp(-1, 1)
 
-    def output(self, layer: str, value: Tensor) -> Tensor:
+    def layer_output(self, layer: str, value: Tensor) -> Tensor:
         # Scale, bias, and the activation that the last layer lacks.
         _, _, channels, taps, _ = self.weight(layer).shape
         last = layer.startswith("output")
@@ -164,13 +160,13 @@ class ProgressiveGAN(Generator):
     def function(self, layer: str) -> Convolution:
         return Convolution({"layer1": 3}.get(layer, 0 if layer.startswith("output") else 1))
 
-    def crop(
-        self, layer: str, reached: LayerInput, region: Box
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.conventions.halo:
-            key = F.pad(reached.key, (1, 1, 1, 1))
-            return key[:, :, region.top : region.bottom + 2, region.left : region.right + 2], {}
-        return F.pad(reached.key[:, :, region.rows(), region.columns()], (1, 1, 1, 1)), {}
+    def crop(self, layer: str, trace: Trace, region: Box) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.compatibility.halo:
+            key = F.pad(trace.key, (1, 1, 1, 1))
+            key = key[:, :, region.top : region.bottom + 2, region.left : region.right + 2]
+        else:
+            key = F.pad(trace.key[:, :, region.rows(), region.columns()], (1, 1, 1, 1))
+        return key, {HALO: halo_of(key)}
 
     def upstream(self, layer: str) -> dict[str, Tensor]:
         names = list(self.architecture.layers)
@@ -181,19 +177,19 @@ class ProgressiveGAN(Generator):
         return list(self.weights)
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> ProgressiveGAN:
-        return ProgressiveGAN(weights, conventions=self.conventions)
+        return ProgressiveGAN(weights, compatibility=self.compatibility)
 
-    def settings(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         return {"family": self.architecture.family}
 
     def weight(self, layer: str) -> Tensor:
         return self.weights[self.layer(layer).parameter][None]
 
-    def _enter(self, layer: str, features: Tensor) -> LayerInput:
+    def _enter(self, layer: str, features: Tensor) -> Trace:
         """The input of a layer's convolution: each position of length 1, and doubled where the
         layer upsamples.
         """
         key = features * torch.rsqrt(features.square().mean(1, keepdim=True) + 1e-8)
         if self.layer(layer).key_size > key.shape[-1]:
             key = F.interpolate(key, scale_factor=2, mode="nearest")
-        return LayerInput(key, {}, None)
+        return Trace(key, {}, None)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from editspec_runtime.core.architecture import Architecture, Layer, wrong_numbers
+from editspec_runtime.core.architecture import wrong_numbers
 from editspec_runtime.errors import WeightsError
 from editspec_runtime.families.stylegan2.nvidia import is_nvidia, nvidia_name, nvidia_shape
 from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.modalities.image.architecture import ImageArchitecture, image_layer
 
 MARKS = ("style.1.weight", "input.input", "conv1.conv.weight")
 """By these a StyleGAN2 generator is known."""
 
 
-def read_architecture(tensors: Mapping[str, TensorInfo]) -> Architecture:
+def read_architecture(tensors: Mapping[str, TensorInfo]) -> ImageArchitecture:
     """The layout of a StyleGAN2 generator whose tensors are named as inside ``g_ema``, or as in
     NVIDIA's ``G_ema``.
 
@@ -44,7 +45,7 @@ def read_architecture(tensors: Mapping[str, TensorInfo]) -> Architecture:
         value_size = 2 ** ((number + 3) // 2)
         key_size = value_size // 2 if upsamples(number) else value_size
         axes = "o i y x" if is_nvidia(tensors) else "1 o i y x"
-        layer = Layer(
+        layer = image_layer(
             f"layer{number}", parameter, in_channels, out_channels, key_size, value_size, axes=axes
         )
         layers[layer.name] = layer
@@ -53,7 +54,7 @@ def read_architecture(tensors: Mapping[str, TensorInfo]) -> Architecture:
     )
     latent_size = tensors[name("style.1.weight")].shape[1] - embedded
     average = name("latent_avg") if name("latent_avg") in tensors else None
-    return Architecture("stylegan2", layers, layer.value_size, latent_size, classes, average)
+    return ImageArchitecture("stylegan2", layers, layer.value_size, latent_size, classes, average)
 
 
 def upsamples(number: int) -> bool:

@@ -1,6 +1,4 @@
-"""The generator in a pickle of NVIDIA's training: its tensors, and what images depend on beside
-them.
-"""
+"""The generator in a pickle of NVIDIA's training: its tensors, and what else images depend on."""
 
 from __future__ import annotations
 
@@ -12,19 +10,21 @@ from torch import Tensor
 
 from editspec_runtime.errors import WeightsError
 from editspec_runtime.families.stylegan2.nvidia import CLAMP
+from editspec_runtime.io.files import read_pickle
 from editspec_runtime.io.pickles import Module
 
 LINEAR = (".affine.", ".embed.")
 """Modules without an activation, by the ends of their names."""
 
 
-def generator(content: object, path: Path) -> dict[str, Tensor]:
+def read_pickled(path: Path) -> dict[str, Tensor]:
     """The tensors of ``G_ema`` (or of the generator alone), and the clamp of its activations where
     it has one.
 
-    `content` is what `files.read_pickle` gave. Raises `WeightsError` where there is no generator in
-    it, or one that computes otherwise than the StyleGAN2 that is known here.
+    Raises `FileError` where the file is damaged or holds code, and `WeightsError` where it holds
+    no generator, or one that computes otherwise than the StyleGAN2 that is known here.
     """
+    content = read_pickle(path)
     module = content.get("G_ema") if isinstance(content, dict) else content
     if not isinstance(module, Module):
         found = (

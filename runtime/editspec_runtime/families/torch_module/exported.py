@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from editspec_runtime.errors import FileError, WeightsError
 from editspec_runtime.io.files import require_file
@@ -42,6 +42,11 @@ HARMLESS = {"target": OPERATORS, "expr_str": SIZE, "guards_code": GUARD}
 """What the texts of a graph that torch looks up or evaluates may be, by their keys; symbols are
 written x.
 """
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.pt2`` file. Raises as `read_exported` does."""
+    return dict(read_exported(path)[0].state_dict())
 
 
 def read_exported(path: Path) -> tuple[nn.Module, str]:
@@ -100,19 +105,19 @@ def _require_harmless(archive: zipfile.ZipFile, path: Path) -> bytes:
             if key in HARMLESS and not (
                 isinstance(part, str) and HARMLESS[key].fullmatch(SYMBOL.sub("x", part))
             ):
-                raise _refused(path, str(part))
+                raise _refusal(path, str(part))
     for name in archive.namelist():
         if not ENTRY.fullmatch(name):
-            raise _refused(path, name)
+            raise _refusal(path, name)
         if name.endswith("_config.json") and any(
             key == "use_pickle" and value for key, value in _entries(json.loads(archive.read(name)))
         ):
-            raise _refused(path, f"a pickle in {name}")
+            raise _refusal(path, f"a pickle in {name}")
         if name.endswith(".pt"):
             try:
                 torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
             except Exception as error:
-                raise _refused(path, name) from error
+                raise _refusal(path, name) from error
     return text
 
 
@@ -127,7 +132,7 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
             yield from _entries(part)
 
 
-def _refused(path: Path, what: str) -> FileError:
+def _refusal(path: Path, what: str) -> FileError:
     return FileError(
         f"{path} holds more than operators of torch and tensors ({what[:80]}). It was not executed.",
         "Export the network alone, without custom operators and without the training around it.",
@@ -139,13 +144,13 @@ def _restore_layers(module: nn.Module) -> None:
     rectifiers.
     """
     for name, part in list(module.named_modules()):
-        made = _layer(part)
+        made = _make_layer(part)
         if made is not None:
             parent, _, last = name.rpartition(".")
             setattr(module.get_submodule(parent), last, made)
 
 
-def _layer(part: nn.Module) -> nn.Module | None:
+def _make_layer(part: nn.Module) -> nn.Module | None:
     """The layer or the rectifier that a module of one operator is; None for any other."""
     graph = getattr(part, "graph", None)
     calls = (
@@ -176,9 +181,9 @@ def _layer(part: nn.Module) -> nn.Module | None:
             weight.shape[1] * groups,
             weight.shape[0],
             size,
-            _t(stride),
-            _t(padding),
-            _t(dilation),
+            _as_tuple(stride),
+            _as_tuple(padding),
+            _as_tuple(dilation),
             groups,
         )
     elif target == "aten.conv_transpose2d.input":
@@ -188,11 +193,11 @@ def _layer(part: nn.Module) -> nn.Module | None:
             weight.shape[0],
             weight.shape[1] * groups,
             tuple(weight.shape[2:]),
-            _t(stride),
-            _t(padding),
-            _t(output_padding),
+            _as_tuple(stride),
+            _as_tuple(padding),
+            _as_tuple(output_padding),
             groups,
-            dilation=_t(dilation),
+            dilation=_as_tuple(dilation),
         )
     else:
         return None
@@ -201,5 +206,5 @@ def _layer(part: nn.Module) -> nn.Module | None:
     return made.eval()
 
 
-def _t(option: Any) -> Any:
+def _as_tuple(option: Any) -> Any:
     return option if isinstance(option, (int, str)) else tuple(option)

@@ -1,6 +1,4 @@
-"""Where the network of the family ``torch`` comes from: a factory in foreign code, which has to be
-allowed.
-"""
+"""The source of a network: a factory in foreign code, which has to be allowed to run."""
 
 from __future__ import annotations
 
@@ -8,30 +6,18 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from editspec_runtime.errors import CodeError, FileError, WeightsError
-
-_allowed: ContextVar[bool] = ContextVar("allowed", default=False)
-
-
-@contextmanager
-def allow_code() -> Iterator[None]:
-    """Within this, ``model.module`` may be imported: code of others runs, with all that you may
-    do.
-    """
-    token = _allowed.set(True)
-    try:
-        yield
-    finally:
-        _allowed.reset(token)
 
 
 @dataclass(frozen=True)
@@ -83,20 +69,20 @@ class Source:
         """
         if self.remake is None:
             return super().__reduce__()
-        return _remade, (self.remake, self.code, self.points, self.latent_shape)
+        return _remake_source, (self.remake, self.code, self.points, self.latent_shape)
 
 
-def _remade(
+def _remake_source(
     remake: Callable[[], tuple[nn.Module, str]],
     code: str,
     points: Mapping[str, Points],
     latent_shape: tuple[int, ...] | None,
 ) -> Source:
-    """A source as the first process of a run has it, whose code is allowed to run here as it is
-    there.
+    """Make a source of the first process of a run again, in another one.
+
+    What `remake` was allowed to run there, it is allowed to run here.
     """
-    with allow_code():
-        module, found = remake()
+    module, found = remake()
     if found != code:
         raise CodeError(
             "The code of the network is another here than in the first process of the run."
@@ -104,43 +90,89 @@ def _remade(
     return Source(module, code, points, latent_shape, remake)
 
 
-def from_factory(name: str, folder: Path) -> tuple[nn.Module, str]:
-    """The network that ``package.module:factory`` makes, and the digest of the file that the
-    factory is in.
+def from_factory(name: str, folder: Path, *, allow_code: bool = False) -> tuple[nn.Module, str]:
+    """The network that ``package.module:factory`` makes, and the digest of the factory's file.
 
-    Modules are looked for in `folder` first. Raises `CodeError` where foreign code is not allowed,
-    `FileError` where it cannot be imported, `WeightsError` where the factory makes no network.
+    A module that lies in `folder` is imported from there; every other one, modules that the first
+    one imports from its own folder included, is looked for in `folder` and then where Python looks.
+    ``sys.path`` is afterwards what it was.
+
+    Parameters
+    ----------
+    name
+        The factory, which is called without arguments.
+    folder
+        The folder of the spec.
+    allow_code
+        Whether foreign code may run, with all that its user may do.
+
+    Raises
+    ------
+    CodeError
+        Foreign code is not allowed.
+    FileError
+        The factory cannot be imported, or fails.
+    WeightsError
+        The factory makes something other than a network.
     """
-    if not _allowed.get():
+    if not allow_code:
         raise CodeError(
-            f"{name} is code that is not part of editspec, and importing it runs it with all that you may do.",
-            "Read it, and give --allow-code if you trust it (in Python: with editspec.allow_code(): …). A file of "
-            "torch.export (weights: network.pt2) needs no code.",
+            f"{name} is code that is not part of editspec, and importing it runs it with all that "
+            "you may do.",
+            "Read it, and give --allow-code if you trust it (in Python: with "
+            "editspec.allow_code(): …). A file of torch.export (weights: network.pt2) needs no "
+            "code.",
         )
-    package, _, attribute = name.partition(":")
-    # A module of the same name that another spec brought is not this one's.
-    beside = any((folder / f"{package.partition('.')[0]}{end}").exists() for end in ("", ".py"))
-    if beside and package in sys.modules and not _lies_in(sys.modules[package], folder):
-        del sys.modules[package]
-    sys.path.insert(0, str(folder.resolve()))
+    module_name, _, attribute = name.partition(":")
     try:
-        importlib.invalidate_caches()
-        factory = getattr(importlib.import_module(package), attribute)
-        module = factory()
+        factory = getattr(_import_from(folder.resolve(), module_name), attribute)
+        network = factory()
     except Exception as error:  # foreign code may raise anything
         raise FileError(
             f"{name} cannot be used: {type(error).__name__}: {error}.",
-            "It is imported from the folder of the spec or from what is installed, and called without arguments.",
+            "It is imported from the folder of the spec or from what is installed, and called "
+            "without arguments.",
         ) from error
-    finally:
-        sys.path.remove(str(folder.resolve()))
-    if not isinstance(module, nn.Module):
-        raise WeightsError(f"{name} makes a {type(module).__name__}, expected a torch.nn.Module.")
+    if not isinstance(network, nn.Module):
+        raise WeightsError(f"{name} makes a {type(network).__name__}, expected a torch.nn.Module.")
     source = inspect.getsourcefile(inspect.unwrap(factory))
     code = Path(source).read_bytes() if source else name.encode()
-    return module.eval(), hashlib.sha256(code).hexdigest()
+    return network.eval(), hashlib.sha256(code).hexdigest()
 
 
-def _lies_in(module: object, folder: Path) -> bool:
+def _import_from(folder: Path, name: str) -> ModuleType:
+    """Import a module, which is looked for in `folder` first."""
+    first = name.partition(".")[0]
+    beside = (folder / first).exists() or (folder / f"{first}.py").exists()
+    # A module of the same name that another spec brought is not this one's.
+    if beside and name in sys.modules and not _lies_in(sys.modules[name], folder):
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    finder = _FolderFinder(folder)
+    sys.meta_path.insert(0, finder)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _FolderFinder(MetaPathFinder):
+    """Finds modules in a folder, for the thread that made it alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+        self.thread = threading.get_ident()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        # Modules within a package are found by the package's own path.
+        built_in = fullname in sys.builtin_module_names
+        if path is not None or built_in or threading.get_ident() != self.thread:
+            return None
+        return PathFinder.find_spec(fullname, [self.folder], target)
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
     file = getattr(module, "__file__", None)
-    return file is not None and folder.resolve() in Path(file).resolve().parents
+    return file is not None and folder in Path(file).resolve().parents

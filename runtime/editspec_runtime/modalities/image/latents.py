@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from editspec_runtime.core.compatibility import LEGACY_LENGTH
 from editspec_runtime.errors import EditError
+from editspec_runtime.modalities.image.compatibility import LEGACY_LENGTH
+from editspec_runtime.modalities.image.generator import Generator
 
 
 @dataclass(frozen=True)
@@ -64,3 +66,29 @@ class LatentStream:
             if number in wanted:
                 found[number] = row
         return [found[number] for number in numbers]
+
+
+@dataclass(frozen=True)
+class LatentSample:
+    """The first items of a stream of latents, as a `Sample` of a generator's inputs."""
+
+    stream: LatentStream
+    count: int
+
+    @property
+    def longest(self) -> None:
+        """None: the layers of generators say how many positions they have."""
+        return None
+
+    def first(self, count: int) -> LatentSample:
+        """The sample of the first `count` items, or of all where there are fewer."""
+        return replace(self, count=min(count, self.count))
+
+    def fingerprint(self) -> list[Any]:
+        """Sampler, seed, length of a latent, number of items."""
+        return [self.stream.sampler, self.stream.seed, self.stream.size, self.count]
+
+    def batches(self, model: Generator, size: int, numbers: range) -> Iterator[Tensor]:
+        """Yield the latents of these `numbers`, `size` at a time, as `model` takes them."""
+        for start in range(0, len(numbers), size):
+            yield model.to_model(self.stream.items(numbers[start : start + size]))

@@ -1,0 +1,28 @@
+"""Digests of edits: what the bits of an edit depend on. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+
+from editspec_compiler.references import LoadedSpec
+from editspec_runtime.io.digests import digest
+
+OTHERS = {"version", "model", "edits", "checks"}
+"""The keys of a spec that have no effect on an edit, or count in another way."""
+
+
+def edit_digest(loaded: LoadedSpec, number: int) -> str:
+    """The digest of an edit: its text with all defaults, shared settings, and the files it names.
+
+    `number` counts from 0. The digest has 64 hexadecimal digits.
+    """
+    spec = loaded.spec
+    text = {
+        "edit": spec.edits[number].model_dump(mode="json", exclude={"query"}),
+        **spec.model.digest_text(),
+        **spec.model_dump(mode="json", exclude=OTHERS),
+    }
+    files = {}
+    for name, path in loaded.files(number).items():
+        files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digest({"text": text, "files": files})

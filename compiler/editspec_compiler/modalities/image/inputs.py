@@ -1,0 +1,35 @@
+"""Masks and latents of a loaded spec as arrays, with errors at their places. Imports no torch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from editspec_compiler.modalities.image.latents import read_latent
+from editspec_compiler.modalities.image.masks import MaskError, mask_area
+from editspec_compiler.modalities.image.schema import LatentFile, Mask
+from editspec_compiler.problems import SpecPath
+from editspec_compiler.references import LoadedSpec
+from editspec_runtime.codes import Code
+from editspec_runtime.errors import FileError
+
+
+def spec_mask(
+    loaded: LoadedSpec, mask: Mask, where: SpecPath, image_size: int, resolution: int
+) -> NDArray[np.float64]:
+    """The area of a mask of a spec, [resolution, resolution]. Raises `SpecError` at `where`."""
+    legacy = loaded.spec.compatibility is not None
+    try:
+        return mask_area(mask, loaded.folder, image_size, resolution, legacy=legacy)
+    except MaskError as error:
+        raise loaded.error(where, error.message, error.hint, Code.MASK_UNFIT) from error
+
+
+def spec_latent(
+    loaded: LoadedSpec, latent: list[float] | LatentFile, where: SpecPath, size: int
+) -> NDArray[np.float32]:
+    """A latent that a spec gives as numbers or in a file, [size]. Raises `SpecError` at `where`."""
+    try:
+        return read_latent(latent, loaded.folder, size)
+    except FileError as error:
+        raise loaded.error(where, error.message, error.hint, Code.LATENT_UNFIT) from error

@@ -1,0 +1,162 @@
+"""Images as a modality of the language. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from editspec_compiler.document import Document
+from editspec_compiler.modalities.image.latents import read_latent
+from editspec_compiler.modalities.image.masks import MaskError, mask_image
+from editspec_compiler.modalities.image.schema import (
+    CHECKS,
+    INTERVENTION,
+    LATENT,
+    MASK,
+    Efficacy,
+    ImageSpec,
+    Intervention,
+    Latent,
+    Latents,
+    Mask,
+    Scene,
+    UnionMask,
+    image_spec,
+)
+from editspec_compiler.problems import Problem, SpecPath
+from editspec_compiler.registry import Surroundings
+from editspec_compiler.schema import AnySpec, Check
+from editspec_compiler.validation import fit, suggest
+from editspec_compiler.visit import Item
+from editspec_runtime.codes import Code
+from editspec_runtime.core.architecture import Layer
+from editspec_runtime.core.fields import FieldProblem
+from editspec_runtime.core.method import OUTPUTS
+from editspec_runtime.errors import FileError
+from editspec_runtime.methods.registry import method_of
+from editspec_runtime.modalities.image.architecture import ImageArchitecture
+from editspec_runtime.modalities.image.compatibility import LEGACY_LENGTH
+
+
+class ImageModality:
+    """Images that a generator draws from latents; places in them are masks."""
+
+    name = "image"
+    spec: type[AnySpec] = ImageSpec
+    checks: Mapping[str, type[Check]] = CHECKS
+    expected: Mapping[str, str] = {
+        LATENT: "a number in the latent stream, a list of numbers, or {file: …, key: …}",
+        MASK: (
+            "an image file, a data URL, or one of {box: …}, {ellipse: …}, {polygon: …}, {union: …}"
+        ),
+    }
+
+    def problems(self, document: Document, spec: AnySpec) -> Iterator[Problem]:
+        """Interventions that a method does not see, and checks that do not say which edit."""
+        images = image_spec(spec)
+        for number, edit in enumerate(images.edits):
+            method = method_of(edit.solver)
+            scenes = [scene for pair in edit.sides for scene in (pair.source, pair.target)]
+            changes = [each.intervene for each in scenes if isinstance(each, Scene)]
+            if OUTPUTS in method.needs and any(change is not None for change in changes):
+                message, hint = f"{method.name} takes no intervene", "take another method"
+                where = ("edits", number)
+                yield document.problem(where, message, hint, code=Code.METHOD_FIELD)
+        for index, check in enumerate(images.checks):
+            named = isinstance(check, Efficacy) and check.images is not None
+            if named and check.edit is None and len(images.edits) > 1:
+                message = "images says where, and nothing says which of the edits is to show there"
+                hint = "write edit: and its name"
+                yield document.problem(
+                    ("checks", index, "images"), message, hint, code=Code.CHECK_UNFIT, at_key=True
+                )
+
+    def references(self, item: Item, surroundings: Surroundings) -> Iterator[Problem]:
+        """Open a mask or a latent, and say what is wrong with it."""
+        if item.role == MASK:
+            yield from _mask_problems(item, surroundings)
+        if item.role == LATENT:
+            yield from _latent_problems(item, surroundings)
+
+    def edit_problems(
+        self, path: SpecPath, items: list[Item], layer: Layer, surroundings: Surroundings
+    ) -> Iterator[Problem]:
+        """Find interventions at layers that do not exist or do not come before the edited one."""
+        architecture = surroundings.architecture
+        assert isinstance(architecture, ImageArchitecture)
+        for item in items:
+            change = fit(Intervention, item.value) if item.role == INTERVENTION else None
+            if change is None:
+                continue
+            found = intervention_problem(change, architecture, layer.name)
+            if found is not None:
+                yield surroundings.document.misfit(item.path, found)
+
+
+IMAGE = ImageModality()
+
+
+def _image_architecture(surroundings: Surroundings) -> ImageArchitecture | None:
+    architecture = surroundings.architecture
+    return architecture if isinstance(architecture, ImageArchitecture) else None
+
+
+def _mask_problems(item: Item, surroundings: Surroundings) -> Iterator[Problem]:
+    mask, architecture = fit(Mask, item.value), _image_architecture(surroundings)
+    if mask is None or isinstance(mask, UnionMask):  # whose parts come by themselves
+        return
+    # Shapes are in pixels of an image whose size a .pt checkpoint does not tell yet; files need no
+    # size.
+    if architecture is None and not isinstance(mask, str):
+        return
+    size = architecture.image_size if architecture is not None else 0
+    document = surroundings.document
+    legacy = document.data.get("compatibility") is not None
+    try:
+        mask_image(mask, surroundings.folder, size, legacy=legacy)
+    except MaskError as error:
+        yield document.problem(item.path, error.message, error.hint, code=Code.MASK_UNFIT)
+
+
+def _latent_problems(item: Item, surroundings: Surroundings) -> Iterator[Problem]:
+    latent, document = fit(Latent, item.value), surroundings.document
+    if latent is None:
+        return
+    if isinstance(latent, int):
+        latents = fit(Latents, document.data.get("latents") or {})
+        if latents is not None and latents.sampler == "numpy-legacy" and latent >= LEGACY_LENGTH:
+            message = (
+                f"latent {latent} lies beyond the numpy-legacy stream, which ends at "
+                f"{LEGACY_LENGTH - 1}"
+            )
+            hint = "use the default sampler, whose items are drawn one by one"
+            yield document.problem(item.path, message, hint, code=Code.LATENT_UNFIT)
+        return
+    architecture = _image_architecture(surroundings)
+    size = architecture.latent_size if architecture is not None else None
+    try:
+        read_latent(latent, surroundings.folder, size)
+    except FileError as error:
+        yield document.problem(item.path, error.message, error.hint, code=Code.LATENT_UNFIT)
+
+
+def intervention_problem(
+    change: Intervention, architecture: ImageArchitecture, edited: str
+) -> FieldProblem | None:
+    """Find what is wrong with an intervention in an edit of the layer `edited`; None: nothing."""
+    code = Code.INTERVENTION_UNFIT
+    names = list(architecture.layers)
+    if change.layer not in names:
+        message = f"there is no {change.layer} in these weights"
+        hint = suggest(change.layer, names)
+        return FieldProblem(("layer",), message, hint, Code.LAYER_UNKNOWN)
+    before = names[: names.index(edited)]
+    if change.layer not in before:
+        hint = f"the layers before it: {', '.join(before)}" if before else "edit a later layer"
+        message = f"{change.layer} does not come before {edited}, which is edited"
+        return FieldProblem(("layer",), message, hint, code)
+    channels = architecture.layers[change.layer].out_features
+    beyond = [unit for unit in change.units if unit >= channels]
+    if beyond:
+        message = f"{change.layer} has {channels} units, and there is no unit {beyond[0]}"
+        return FieldProblem(("units",), message, f"units are 0 to {channels - 1}", code)
+    return None

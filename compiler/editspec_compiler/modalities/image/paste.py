@@ -1,0 +1,185 @@
+"""Copy, paste and erase on maps: the wanted value of a pair, before it is cropped.
+
+It works as the paper's interface does (section 4): the values under the source's mask are pasted
+into the target's value map, centred on the target's mask. The rectangle that they cover is the
+target K* -> V*. An erased value (section 5.2) is the layer's output at the target where some units
+of its key are zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editspec_compiler.modalities.image.places import Resolver, bounds_of, lay_on
+from editspec_compiler.modalities.image.schema import Copied, ImagePair, Place
+from editspec_compiler.problems import SpecPath
+from editspec_compiler.schema import Erase
+from editspec_runtime.core.method import OUTPUTS
+from editspec_runtime.core.model import Trace
+from editspec_runtime.methods.registry import method_of
+from editspec_runtime.modalities.image.compatibility import compatibility_of
+from editspec_runtime.modalities.image.maps import Box
+
+
+@dataclass(frozen=True)
+class WantedMap:
+    """One K* -> V* before it is cropped.
+
+    Attributes
+    ----------
+    latent
+        The target's latent, [1, latent_size].
+    trace
+        All that reaches the edited layer there.
+    value
+        The wanted value map of the edited or the observed layer, [1, channels, size, size].
+    covered
+        The part of that map that the rule is about.
+    """
+
+    latent: Tensor
+    trace: Trace
+    value: Tensor
+    covered: Box
+
+
+@dataclass(frozen=True)
+class Side:
+    """One K* -> V* of a rule.
+
+    Attributes
+    ----------
+    region
+        Its part of the key map; of a method that needs outputs, of the image.
+    key, value
+        K* and V*, each a batch of one.
+    arguments
+        The arguments of the layer's function there.
+    """
+
+    region: Box
+    key: Tensor
+    value: Tensor
+    arguments: dict[str, Tensor]
+
+
+def make_side(resolver: Resolver, pair: ImagePair, path: SpecPath, units: tuple[int, ...]) -> Side:
+    """Resolve a pair to K* -> V*. `path` is where it stands below the edit."""
+    wanted = make_wanted_map(resolver, pair, path, units)
+    if OUTPUTS in method_of(resolver.edit.solver).needs:
+        return composite_image(resolver, pair, path, wanted)
+    return _crop(resolver, wanted)
+
+
+def make_wanted_map(
+    resolver: Resolver, pair: ImagePair, path: SpecPath, units: tuple[int, ...]
+) -> WantedMap:
+    """The value map that a pair asks for; `units` are what an erased value does without."""
+    if isinstance(pair.source, Erase):
+        return _erase(resolver, pair, path, units)
+    return _copy(resolver, pair.source, pair.target, path)
+
+
+def _copy(resolver: Resolver, source: Copied, target: Place, path: SpecPath) -> WantedMap:
+    """The target's value map with the source's values pasted into it."""
+    size = resolver.generator.layer(resolver.observed).value_size
+    values = resolver.value(resolver.trace(source, *path, "source"))
+    latent = resolver.latent(target, *path, "target")
+    trace = resolver.trace(target, *path, "target")
+    value, covered = _paste(resolver, values, resolver.value(trace), source, target, size, path)
+    return WantedMap(latent, trace, value, covered)
+
+
+def _erase(
+    resolver: Resolver, pair: ImagePair, path: SpecPath, units: tuple[int, ...]
+) -> WantedMap:
+    """The target's value map where, inside of its mask, the layer saw a key without `units`."""
+    size = resolver.generator.layer(resolver.observed).value_size
+    latent = resolver.latent(pair.target, *path, "target")
+    trace = resolver.trace(pair.target, *path, "target")
+    key = trace.key.clone()
+    key[:, list(units)] = 0
+    erased = resolver.value(trace, key)
+    area = lay_on(erased, resolver.area(pair.target.mask, size, *path, "target", "mask"))
+    if compatibility_of(resolver.loaded.spec.compatibility).erase_everywhere:
+        return WantedMap(latent, trace, erased, Box(0, 0, size, size))
+    value = resolver.value(trace)
+    return WantedMap(latent, trace, torch.lerp(value, erased, area.to(value)), bounds_of(area))
+
+
+def _paste(
+    resolver: Resolver,
+    source: Tensor,
+    target: Tensor,
+    copied_from: Copied,
+    pasted_to: Place,
+    size: int,
+    path: SpecPath,
+) -> tuple[Tensor, Box]:
+    """A map [1, c, size, size] with values of another pasted into it, and where that is.
+
+    What lies under the source's mask goes to the middle of the target's mask. Without a mask of the
+    source, what lies under the target's mask comes from the same place.
+    """
+    target_area = lay_on(target, resolver.area(pasted_to.mask, size, *path, "target", "mask"))
+    if copied_from.mask is None:
+        return torch.lerp(target, source, target_area.to(target)), bounds_of(target_area)
+    source_area = lay_on(target, resolver.area(copied_from.mask, size, *path, "source", "mask"))
+    copied = bounds_of(source_area)
+    alpha = source_area[copied.rows(), copied.columns()].to(target)
+    clip = source[:, :, copied.rows(), copied.columns()]
+    pasted = _centre(copied, bounds_of(target_area), size)
+    value = target.clone()
+    under = value[:, :, pasted.rows(), pasted.columns()]
+    value[:, :, pasted.rows(), pasted.columns()] = (1 - alpha) * under + alpha * clip
+    return value, pasted
+
+
+def _centre(copied: Box, target: Box, size: int) -> Box:
+    """A box of the size of `copied` with the centre of `target`, moved inside of a map."""
+    height, width = copied.bottom - copied.top, copied.right - copied.left
+    top = min(max((target.top + target.bottom) // 2 - height // 2, 0), size - height)
+    left = min(max((target.left + target.right) // 2 - width // 2, 0), size - width)
+    return Box(top, left, top + height, left + width)
+
+
+def _crop(resolver: Resolver, wanted: WantedMap) -> Side:
+    """The region of the key map that a paste covers, with K* (haloed) and V* there.
+
+    Where a later layer is observed, what is pasted there has its causes all over the map: the
+    region is all of it.
+    """
+    edit, generator, trace = resolver.edit, resolver.generator, wanted.trace
+    shape = generator.layer(edit.layer)
+    if edit.observe is not None:
+        whole = Box(0, 0, shape.key_size, shape.key_size)
+        key, arguments = generator.crop(edit.layer, trace, whole)
+        return Side(whole, key, wanted.value, arguments | generator.carried_tensors(trace))
+    region = wanted.covered.aligned(shape.scale)
+    covered = region.scaled(shape.scale)
+    key, arguments = generator.crop(edit.layer, trace, region)
+    return Side(region, key, wanted.value[:, :, covered.rows(), covered.columns()], arguments)
+
+
+def composite_image(resolver: Resolver, pair: ImagePair, path: SpecPath, wanted: WantedMap) -> Side:
+    """The composited image x* of Eqn. 3 in place of a value, and where in it the loss counts.
+
+    What is copied is composited from the pixels of the two images. What is erased has pixels only
+    behind the layer. K* is the latent [1, latent_size], V* is x* [1, 3, size, size], and the
+    argument ``area`` [1, 1, size, size] is 1 in the region.
+    """
+    edit, generator = resolver.edit, resolver.generator
+    size = generator.architecture.image_size
+    if isinstance(pair.source, Erase):
+        image = generator.forward_from(edit.layer, wanted.value, wanted.trace)
+        covered = wanted.covered.scaled(size // generator.layer(edit.layer).value_size)
+    else:
+        source = generator.images(resolver.latent(pair.source, *path, "source"))
+        target = generator.images(resolver.latent(pair.target, *path, "target"))
+        image, covered = _paste(resolver, source, target, pair.source, pair.target, size, path)
+    area = torch.zeros_like(image[:, :1])
+    area[:, :, covered.rows(), covered.columns()] = 1
+    return Side(covered, wanted.latent, image, {"area": area})

@@ -1,0 +1,205 @@
+"""Places of a spec on a model: latents, areas of masks, and what reaches a layer there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from editspec_compiler.modalities.image.inputs import spec_latent, spec_mask
+from editspec_compiler.modalities.image.modality import intervention_problem
+from editspec_compiler.modalities.image.schema import (
+    ContextPlace,
+    ImageEdit,
+    ImagePair,
+    Intervention,
+    Latent,
+    Mask,
+    Place,
+    Scene,
+    image_spec,
+)
+from editspec_compiler.problems import SpecPath
+from editspec_compiler.references import LoadedSpec
+from editspec_runtime.codes import Code
+from editspec_runtime.core.model import Trace
+from editspec_runtime.io.cache import Cache
+from editspec_runtime.maths.moment_cache import second_moment
+from editspec_runtime.methods.registry import method_of
+from editspec_runtime.modalities.image.compatibility import compatibility_of
+from editspec_runtime.modalities.image.generator import Generator
+from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
+from editspec_runtime.modalities.image.maps import Box
+
+LayerMoment = Callable[[Generator, str], Tensor]
+"""Gives C of a layer of a model, [in_features, in_features] float64. Only erased values need it."""
+
+
+def moment_of(loaded: LoadedSpec, cache: Cache) -> LayerMoment:
+    """C over the sample of a spec, from `cache` or computed."""
+    return partial(_compute_moment, loaded, cache)
+
+
+def _compute_moment(loaded: LoadedSpec, cache: Cache, generator: Generator, layer: str) -> Tensor:
+    spec = image_spec(loaded.spec)
+    compatibility = compatibility_of(spec.compatibility)
+    size = generator.architecture.latent_size
+    stream = LatentStream(spec.statistics.seed, size, spec.latents.sampler)
+    sample = LatentSample(stream, spec.statistics.samples)
+    return second_moment(generator, layer, sample, compatibility, cache).matrix
+
+
+def no_moment(generator: Generator, layer: str) -> Tensor:
+    """The moment of what needs none."""
+    raise AssertionError("nothing here ranks units")
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """An edit on a model: what all its parts share while they are resolved.
+
+    Attributes
+    ----------
+    loaded
+        The checked spec.
+    generator
+        The model as the edits before left it.
+    number
+        The edit's number, from 0.
+    moment
+        Gives C of a layer where a source erases units.
+    root
+        The place in the spec that paths are below, where it is not the edit: a place of a check.
+    """
+
+    loaded: LoadedSpec
+    generator: Generator
+    number: int
+    moment: LayerMoment = no_moment
+    root: SpecPath | None = None
+
+    @property
+    def edit(self) -> ImageEdit:
+        """The edit that is resolved."""
+        return image_spec(self.loaded.spec).edits[self.number]
+
+    @property
+    def path(self) -> SpecPath:
+        """The place in the spec that paths are below."""
+        return self.root or ("edits", self.number)
+
+    @property
+    def observed(self) -> str:
+        """The layer at whose output values are compared."""
+        return self.edit.observe or self.edit.layer
+
+    def takes(self, field: str) -> bool:
+        """Whether the edit's method takes a field of the edit."""
+        return field in method_of(self.edit.solver).takes
+
+    def sides(self) -> list[tuple[ImagePair, SpecPath]]:
+        """Every pair of source and target, and its path below the edit."""
+        if self.edit.pairs is None:
+            return [(pair, ()) for pair in self.edit.sides]
+        return [(pair, ("pairs", index)) for index, pair in enumerate(self.edit.pairs)]
+
+    def trace(self, scene: Scene, *path: str | int) -> Trace:
+        """What reaches the edited layer for a scene, of one image alone.
+
+        Raises `SpecError` where an intervention does not fit.
+        """
+        latent, change = self.latent(scene, *path), scene.intervene
+        if change is None:
+            return self.generator.trace(self.edit.layer, latent)
+        return self._trace_changed(latent, change, *path, "intervene")
+
+    def _trace_changed(self, latent: Tensor, change: Intervention, *path: str | int) -> Trace:
+        """What reaches the edited layer where an earlier layer's units are set to a value."""
+        generator, layer = self.generator, change.layer
+        problem = intervention_problem(change, generator.architecture, self.edit.layer)
+        if problem is not None:
+            raise self.loaded.misfit((*self.path, *path), problem)
+        trace = generator.trace(layer, latent)
+        output = generator.layer_output(layer, generator.layer_value(layer, trace))
+        size = generator.layer(layer).value_size
+        area = self.area(change.mask, size, *path, "mask").to(output)
+        output[:, change.units] = (1 - area) * output[:, change.units] + area * change.value
+        return generator.forward_between(layer, output, trace, self.edit.layer)
+
+    def value(self, trace: Trace, key: Tensor | None = None) -> Tensor:
+        """The value map of the edited layer, or the output of the layer that is observed.
+
+        `key` replaces the layer's own key [1, in_features, height, width].
+        """
+        generator, layer = self.generator, self.edit.layer
+        key = trace.key if key is None else key
+        value = generator.function(layer)(key, generator.weight(layer), trace.arguments)
+        if self.edit.observe is None:
+            return value
+        return generator.output_at(layer, value, trace, self.edit.observe)
+
+    def latent(self, scene: Scene, *path: str | int) -> Tensor:
+        """The latent of a scene, [1, latent_size] in the precision of the model."""
+        return self.vector(scene.latent, *path, "latent")
+
+    def vector(self, given: Latent, *path: str | int) -> Tensor:
+        """A latent of the language, [1, latent_size] in the precision of the model."""
+        latents, size = (
+            image_spec(self.loaded.spec).latents,
+            self.generator.architecture.latent_size,
+        )
+        if isinstance(given, int):
+            latent = LatentStream(latents.seed, size, latents.sampler).items([given])
+        else:
+            vector = spec_latent(self.loaded, given, (*self.path, *path), size)
+            latent = torch.from_numpy(vector)[None]
+        return latent.to(self.generator.weight(self.edit.layer))
+
+    def area(self, mask: Mask, resolution: int, *path: str | int) -> Tensor:
+        """The area of a mask, [resolution, resolution] float64 in 0..1.
+
+        Raises `SpecError` where nothing of it is left at this resolution.
+        """
+        area = self._mask_area(mask, resolution, *path)
+        self._require_some(area, "of this mask", *path)
+        return area
+
+    def context_area(self, place: Place, resolution: int, *path: str | int) -> Tensor:
+        """The area of a place of the context: its mask without what it excludes, as `area`."""
+        area = self.area(place.mask, resolution, *path, "mask")
+        if isinstance(place, ContextPlace) and place.exclude is not None:
+            area = area * (1 - self._mask_area(place.exclude, resolution, *path, "exclude"))
+            self._require_some(area, "of the mask outside of what it excludes", *path, "exclude")
+        return area
+
+    def _mask_area(self, mask: Mask, resolution: int, *path: str | int) -> Tensor:
+        size = self.generator.architecture.image_size
+        return torch.from_numpy(spec_mask(self.loaded, mask, (*self.path, *path), size, resolution))
+
+    def _require_some(self, area: Tensor, what: str, *path: str | int) -> None:
+        if bool((area > 0).any()):
+            return
+        layer, size = self.edit.layer, len(area)
+        raise self.loaded.error(
+            (*self.path, *path),
+            f"nothing {what} is left at the resolution of {layer}, {size}x{size}",
+            "paint a larger region, or edit a layer of higher resolution",
+            Code.MASK_VANISHES,
+        )
+
+
+def lay_on(map_: Tensor, area: Tensor) -> Tensor:
+    """An area [size, size] as it lies on a map [..., height, size].
+
+    On a map of a single row, it is the mean of each column, [1, size].
+    """
+    return area if map_.shape[-2] == len(area) else area.mean(0, keepdim=True)
+
+
+def bounds_of(area: Tensor) -> Box:
+    """The smallest box that holds every position with some area."""
+    rows, columns = torch.nonzero(area > 0, as_tuple=True)
+    return Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)

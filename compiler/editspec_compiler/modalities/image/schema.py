@@ -1,0 +1,264 @@
+"""What the language says about images: latents, masks, interventions. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from editspec_compiler.schema import (
+    AnySpec,
+    Check,
+    Edit,
+    Erase,
+    Finite,
+    Pair,
+    PatchSize,
+    PredictedCollateral,
+    Retention,
+    Spec,
+    SpecHead,
+    TargetError,
+    choose_tag,
+    measures_of,
+)
+from editspec_compiler.visit import FILE, Role
+from editspec_runtime.core.fields import Count, Natural, Number, Part
+from editspec_runtime.errors import UsageError
+from editspec_runtime.modalities.image.streams import SPECS, STATISTICS
+
+LATENT, MASK, INTERVENTION = "latent", "mask", "intervention"
+"""The roles of values that this modality looks up."""
+
+Corners = Annotated[list[Number], Field(min_length=4, max_length=4)]
+Point = Annotated[list[Number], Field(min_length=2, max_length=2)]
+
+
+class LatentFile(Part):
+    """A latent in a file."""
+
+    file: Annotated[str, Role(FILE)] = Field(
+        description="A .safetensors or .npy file, relative to the spec."
+    )
+    key: str | None = Field(
+        None, description="The tensor's name; may be left out where the file holds one tensor."
+    )
+
+
+def _latent_tag(given: Any) -> str | None:
+    keys = {"file": "@latent-file", "key": "@latent-file"}
+    return choose_tag(given, {int: "@number", list: "@vector"}, keys)
+
+
+Latent = Annotated[
+    Annotated[Natural, Tag("@number")]
+    | Annotated[list[Number], Tag("@vector")]
+    | Annotated[LatentFile, Tag("@latent-file")],
+    Discriminator(_latent_tag),
+    Role(LATENT),
+]
+
+
+class BoxMask(Part):
+    """A rectangle."""
+
+    box: Corners = Field(description="[left, top, right, bottom] in output pixels.")
+
+
+class EllipseMask(Part):
+    """The ellipse inside a rectangle."""
+
+    ellipse: Corners = Field(description="[left, top, right, bottom] in output pixels.")
+
+
+class PolygonMask(Part):
+    """A polygon."""
+
+    polygon: list[Point] = Field(description="[[x, y], …] in output pixels.", min_length=3)
+
+
+class UnionMask(Part):
+    """Everything that lies in any of several masks."""
+
+    union: list[Mask] = Field(description="The masks.", min_length=1)
+
+
+def _mask_tag(given: Any) -> str | None:
+    keys = {"box": "@box", "ellipse": "@ellipse", "polygon": "@polygon", "union": "@union"}
+    return choose_tag(given, {str: "@image"}, keys)
+
+
+Mask = Annotated[
+    Annotated[str, Tag("@image"), Role(FILE)]
+    | Annotated[BoxMask, Tag("@box")]
+    | Annotated[EllipseMask, Tag("@ellipse")]
+    | Annotated[PolygonMask, Tag("@polygon")]
+    | Annotated[UnionMask, Tag("@union")],
+    Discriminator(_mask_tag),
+    Role(MASK),
+]
+UnionMask.model_rebuild()
+
+
+class Intervention(Part):
+    """Units that are set to a value while an image is drawn."""
+
+    layer: str = Field(
+        description="At the output of which layer; one before the layer that is edited."
+    )
+    units: list[Natural] = Field(min_length=1, description="Which channels of that output, from 0.")
+    value: Number = Field(description="What they are set to.")
+    mask: Mask = Field(description="Where: an image file, a data URL, or shapes in output pixels.")
+
+
+class Scene(Part):
+    """A generated image."""
+
+    latent: Latent = Field(
+        description="Which image: a number in the latent stream, a vector, or a file."
+    )
+    intervene: Annotated[Intervention, Role(INTERVENTION)] | None = Field(
+        None, description="Units that are set to a value while it is drawn."
+    )
+
+
+class Copied(Scene):
+    """A value that is copied from an image."""
+
+    mask: Mask | None = Field(
+        None,
+        description=(
+            "Where in it; the values then go to the middle of the target. Default: the target's "
+            "own place."
+        ),
+    )
+
+
+class Place(Scene):
+    """A region of a generated image."""
+
+    mask: Mask = Field(
+        description="Where in it: an image file, a data URL, or shapes in output pixels."
+    )
+
+
+class ContextPlace(Place):
+    """A region in which the new rule holds; several may lie in the same image."""
+
+    weight: Number = Field(1.0, gt=0, description="How much its keys count, beside the mask.")
+    exclude: Mask | None = Field(None, description="What is cut out of the mask.")
+
+
+def _source_tag(given: Any) -> str:
+    return choose_tag(given, {}, {"erase": "@erasing"}) or "@copied"
+
+
+Source = Annotated[
+    Annotated[Copied, Tag("@copied")] | Annotated[Erase, Tag("@erasing")],
+    Discriminator(_source_tag),
+]
+
+ImagePair = Pair[Place, Source]
+
+
+class ImageEdit(Edit[Place, Source, list[ContextPlace]]):
+    """One rule change."""
+
+
+class Images(Part):
+    """Images, and what in them an edit is meant to change."""
+
+    latents: list[Latent] = Field(
+        min_length=1, description="Which images: numbers in the latent stream, or vectors."
+    )
+    mask: Mask | None = Field(
+        None, description="What in them is left out of the measure. Default: nothing."
+    )
+
+
+class Places(Part):
+    """The same region of several images."""
+
+    latents: list[Latent] = Field(
+        min_length=1, description="Which images: numbers in the latent stream, or vectors."
+    )
+    mask: Mask = Field(
+        description="Where in them: an image file, a data URL, or shapes in output pixels."
+    )
+
+
+class Efficacy(Check):
+    """How much of what the rule asks for comes out in pictures, right after its edit."""
+
+    measure: Literal["efficacy"] = Field(description="What is measured.")
+    images: list[Places] | None = Field(
+        None, min_length=1, description="Which images. Default: the edit's targets."
+    )
+    at_least: Number = Field(ge=0, le=1, description="The smallest share that passes.")
+
+
+class Collateral(Check):
+    """How much pictures change outside of what is meant to change: by all edits together, or by
+    one.
+    """
+
+    OF_ALL: ClassVar[bool] = True
+
+    measure: Literal["collateral"] = Field(description="What is measured.")
+    edit: str | None = Field(None, description="Of which edit; default: of all edits together.")
+    images: list[Images] = Field(min_length=1, description="Which images.")
+    at_most: Number = Field(
+        ge=0, description="The largest mean absolute change of a pixel that passes."
+    )
+
+
+AnyCheck = (
+    TargetError | Efficacy | Collateral | PredictedCollateral | Retention | PatchSize | Finite
+)
+CHECKS = measures_of(*AnyCheck.__args__)
+"""The checks of images by the names of their measures."""
+
+
+class Latents(Part):
+    """The stream that integer latents index."""
+
+    seed: Natural = Field(SPECS, lt=2**32, description="Names the stream.")
+    sampler: Literal["keyed", "numpy-legacy"] = Field(
+        "keyed", description="numpy-legacy is the authors' stream."
+    )
+
+
+class Statistics(Part):
+    """The sample that the second moment of the keys is taken over."""
+
+    samples: Count = Field(1000, description="How many latents.")
+    seed: Natural = Field(
+        STATISTICS, lt=2**32, description="Names their stream; the sampler is that of latents."
+    )
+
+
+class ImageInputs(SpecHead):
+    """The images that a spec works on."""
+
+    latents: Latents = Field(Latents(), description="The stream that integer latents index.")
+    statistics: Statistics = Field(
+        Statistics(), description="The sample for the second moment of the keys."
+    )
+
+
+class ImageSpec(Spec[ImageEdit, Annotated[AnyCheck, Field(discriminator="measure")]], ImageInputs):
+    """An edit spec: which rules of a generative model change, and how."""
+
+    compatibility: Literal["rewriting-2020"] | None = Field(
+        None, description="Do as the paper's own code does."
+    )
+
+
+def image_spec(spec: AnySpec) -> ImageSpec:
+    """A spec as one of images. Raises `UsageError` where its family does not draw images."""
+    if not isinstance(spec, ImageSpec):
+        raise UsageError(
+            f"The family {spec.model.family} does not draw images.",
+            "Commands that draw, search or compare images are for families of images.",
+        )
+    return spec

@@ -1,0 +1,214 @@
+"""Commands for finding and seeing edits: render, search, compare-layers, studio, sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import editspec
+from editspec.cli.options import (
+    AllowCode,
+    ContactSheet,
+    Debug,
+    Device,
+    EditName,
+    Json,
+    OutFolder,
+    OutPicture,
+    SpecArgument,
+    Threads,
+)
+from editspec.cli.output import answer, running
+from editspec.worlds.registry import DEFAULT_WEIGHTS
+from editspec_runtime.errors import UsageError
+from editspec_runtime.modalities.image.streams import REPORTS, SPECS
+
+
+def render(
+    spec: SpecArgument,
+    out: OutPicture,
+    value: Annotated[
+        bool, typer.Option("--value", help="Draw what each edit's value shows alone.")
+    ] = False,
+    key: Annotated[
+        bool, typer.Option("--key", help="Show where the key of each edit's context matches.")
+    ] = False,
+    count: Annotated[int, typer.Option("--count", min=1, max=256, help="How many images.")] = 16,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Their latent stream.")
+    ] = REPORTS,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    debug: Debug = False,
+) -> None:
+    """Draw images before and after the edits of a spec, or what its edits are made of."""
+    with running(False, debug, threads) as progress:
+        result = editspec.render(
+            spec,
+            out,
+            value=value,
+            key=key,
+            count=count,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+        answer(result, as_json=False)
+
+
+def search(
+    spec: Annotated[
+        Path | None, typer.Argument(metavar="[SPEC]", help="A spec; or say the selection below.")
+    ] = None,
+    edit: EditName = None,
+    latent: Annotated[
+        int | None, typer.Option("--latent", min=0, metavar="N", help="An image of the stream.")
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option("--mask", metavar="MASK", help="A file, or {box: [...]}.")
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", metavar="LAYER", help="Whose keys are compared.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", metavar="WEIGHTS", help="Without SPEC.")
+    ] = DEFAULT_WEIGHTS,
+    family: Annotated[
+        str | None,
+        typer.Option("--family", metavar="NAME", help="Without SPEC; default: found by names."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Without SPEC: the stream.")
+    ] = SPECS,
+    images: Annotated[
+        int, typer.Option("--images", min=1, help="How many images are searched.")
+    ] = 1000,
+    count: Annotated[int, typer.Option("--count", min=1, max=256, help="How many matches.")] = 12,
+    out: ContactSheet = None,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find the images that match a selection best, as entries of a context and as a contact
+    sheet.
+    """
+    with running(as_json, debug, threads) as progress:
+        result = editspec.search(
+            spec,
+            edit=edit,
+            latent=latent,
+            mask=mask,
+            layer=layer,
+            model=model,
+            family=family,
+            seed=seed,
+            images=images,
+            count=count,
+            out=out,
+            device=device,
+            progress=progress,
+        )
+        answer(result, as_json)
+
+
+def compare_layers(
+    spec: SpecArgument,
+    edit: EditName = None,
+    images: Annotated[
+        int, typer.Option("--images", min=2, help="How many images stand for everything.")
+    ] = 100,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show for every layer how well it tells the selections of an edit from everything else."""
+    with running(as_json, debug, threads) as progress:
+        result = editspec.compare_layers(
+            spec, edit=edit, images=images, device=device, progress=progress
+        )
+        answer(result, as_json)
+
+
+def studio(
+    spec: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SPEC]", help="A spec, new or not; default: edits.yaml here."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="WEIGHTS", help="Of a new spec; default: builtin:skyline."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=0, max=65535, help="Where to listen; 0: any port that is free."),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Listen on the network, too: whoever has the URL may edit.",
+        ),
+    ] = "127.0.0.1",
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    debug: Debug = False,
+) -> None:
+    """Copy, paste and choose context in the browser; what is done there is a spec. Prints the URL
+    to open.
+    """
+    with running(False, debug, threads):
+        editspec.studio(spec, model=model, port=port, host=host, device=device)
+
+
+def sweep(
+    spec: SpecArgument,
+    out: OutFolder,
+    layers: Annotated[str, typer.Option("--layers", metavar="L,L,…", help="Layers to try.")] = "",
+    ranks: Annotated[str, typer.Option("--ranks", metavar="R,R,…", help="Ranks to try.")] = "",
+    experiment: Annotated[
+        str | None,
+        typer.Option("--experiment", metavar="NAME", help="Judge by a perfect edit of the bench."),
+    ] = None,
+    images: Annotated[int, typer.Option("--images", min=8, help="How many images judge.")] = 200,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build the last edit at several layers and ranks; a table, a picture, and the best of them as
+    a spec.
+    """
+    with running(as_json, debug, threads) as progress:
+        result = editspec.sweep(
+            spec,
+            out,
+            layers=[layer for layer in layers.split(",") if layer],
+            ranks=_parse_ranks(ranks),
+            experiment=experiment,
+            images=images,
+            device=device,
+            progress=progress,
+        )
+        answer(result, as_json)
+
+
+def _parse_ranks(given: str) -> list[int]:
+    """The whole numbers of a list with commas. Raises `UsageError` for anything else."""
+    try:
+        numbers = [int(number) for number in given.split(",") if number]
+    except ValueError:
+        numbers = [0]
+    if any(number < 1 for number in numbers):
+        raise UsageError(
+            f"--ranks takes whole numbers from 1 with commas between, such as 1,2,4; found {given}."
+        )
+    return numbers

@@ -1,0 +1,121 @@
+"""Commands on files of many kinds: inspect, import, export, convert, schema, families."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import editspec
+from editspec.cli.options import AllowCode, Debug, Family, Json
+from editspec.cli.output import answer, report_errors, running
+
+
+def inspect(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A spec, a rule, a patch or weights.")
+    ],
+    family: Family = None,
+    allow_code: AllowCode = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a file is and what is in it."""
+    with report_errors(as_json, debug):
+        answer(editspec.inspect(file, family), as_json)
+
+
+def import_records(
+    record: Annotated[
+        Path, typer.Argument(metavar="RECORD", help="A record, or a folder of records.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", metavar="SPEC", help="The spec; of a folder, a folder of specs."
+        ),
+    ],
+    family: Annotated[str, typer.Option("--family", metavar="NAME", help="What the weights are.")],
+    weights: Annotated[
+        str, typer.Option("--weights", metavar="WEIGHTS", help="What model.weights is to be.")
+    ],
+    layer: Annotated[
+        str, typer.Option("--layer", metavar="LAYER", help="The layer that the edit changes.")
+    ],
+    compatibility: Annotated[
+        bool,
+        typer.Option(
+            "--compatibility", help="For the numbers of the authors' code: its quirks, too."
+        ),
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make specs of edit records that were made in the authors' notebook."""
+    with report_errors(as_json, debug):
+        result = editspec.import_records(
+            record, out, family=family, weights=weights, layer=layer, compatibility=compatibility
+        )
+        answer(result, as_json)
+
+
+def export(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="SPEC|PATCH...", help="A spec, or patches in their order."),
+    ],
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="record|peft|delta|full",
+            help="A record of SPEC, or of PATCH... a LoRA, the changes, the changed parameters.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", metavar="OUT", help="Where it goes: a file; of peft, a folder."
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="BASE", help="For full: what PATCH... start from."),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make of a spec an edit record for the authors' notebook, or of patches what other tools
+    load.
+    """
+    with report_errors(as_json, debug):
+        answer(editspec.export(files, format, out, model=model), as_json)
+
+
+def convert(
+    weights: Annotated[
+        str, typer.Argument(metavar="IN", help="A checkpoint: .pt, .pth, .pkl or .safetensors.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="Where the weights go.")],
+    family: Family = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the generator of a checkpoint as safetensors, with the names and the digest that it
+    has.
+    """
+    with running(as_json, debug) as progress:
+        answer(editspec.convert(weights, out, family, progress=progress), as_json)
+
+
+def schema(debug: Debug = False) -> None:
+    """Print the JSON Schema of the language, for editors."""
+    with report_errors(False, debug):
+        answer(editspec.schema(), as_json=False)
+
+
+def families(as_json: Json = False, debug: Debug = False) -> None:
+    """List the families of generators, and what each can load."""
+    with report_errors(as_json, debug):
+        answer(editspec.families(), as_json)

@@ -1,0 +1,94 @@
+"""Commands in groups: ``ci`` for continuous integration, ``bench`` for measuring methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import editspec
+from editspec.cli.options import (
+    AllowCode,
+    Debug,
+    Device,
+    Json,
+    OutFolder,
+    SpecArguments,
+    Threads,
+)
+from editspec.cli.output import answer, running
+
+bench = typer.Typer(
+    name="bench",
+    help="Measure methods where the perfect edit is known.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+ci = typer.Typer(
+    name="ci",
+    help="What continuous integration does with specs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@bench.command()
+def paper(
+    out: OutFolder,
+    images: Annotated[
+        int, typer.Option("--images", min=8, help="How many images a row is measured on.")
+    ] = 10_000,
+    backbone: Annotated[
+        Path | None,
+        typer.Option("--backbone", metavar="FILE", help="Other features, saved by torch.export."),
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure the paper's tables on Skyline: bench.json, bench.md and pictures in DIR. Interrupted,
+    it goes on.
+    """
+    with running(as_json, debug, threads) as progress:
+        result = editspec.bench_paper(
+            out, images=images, backbone=backbone, device=device, progress=progress
+        )
+        answer(result, as_json)
+
+
+@ci.command()
+def review(
+    specs: SpecArguments,
+    out: OutFolder,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="REVISION", help="Say what has changed since its locks."),
+    ] = None,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Validate, plan, build, check and draw specs: DIR/summary.md, and a folder for each."""
+    with running(as_json, debug, threads) as progress:
+        result = editspec.ci_review(specs, out, base=base, device=device, progress=progress)
+        answer(result, as_json)
+
+
+@ci.command()
+def apply(
+    specs: SpecArguments,
+    out: OutFolder,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build and check specs, and apply those that pass: DIR/summary.md, and a folder for each."""
+    with running(as_json, debug, threads) as progress:
+        result = editspec.ci_apply(specs, out, device=device, progress=progress)
+        answer(result, as_json)

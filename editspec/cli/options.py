@@ -1,0 +1,83 @@
+"""The options of the commands, each declared once. Imports nothing that takes long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from editspec.engine.resources import allow_code
+
+
+def _allow_code(context: typer.Context, allowed: bool) -> None:
+    if allowed:
+        context.with_resource(allow_code())
+
+
+# Arguments
+
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="The edit spec, YAML or JSON.")]
+SpecArguments = Annotated[
+    list[Path], typer.Argument(metavar="SPEC...", help="Edit specs, below the working folder.")
+]
+StackArguments = Annotated[
+    list[Path], typer.Argument(metavar="PATCH...", help="The whole stack, in order.")
+]
+
+# Where things are, and where they go
+
+OutFolder = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The output folder.")]
+BuildFolder = Annotated[
+    Path | None, typer.Option("-o", "--out", metavar="DIR", help="The folder of the build.")
+]
+OutPicture = Annotated[
+    Path, typer.Option("-o", "--out", metavar="OUT.png", help="Where the picture goes.")
+]
+ContactSheet = Annotated[
+    Path | None, typer.Option("-o", "--out", metavar="OUT.png", help="A contact sheet.")
+]
+Base = Annotated[
+    str,
+    typer.Option("--model", metavar="BASE", help="builtin:skyline, or a checkpoint's path."),
+]
+JUnit = Annotated[
+    Path | None, typer.Option("--junit", metavar="FILE", help="Write the checks as JUnit XML.")
+]
+Markdown = Annotated[
+    Path | None, typer.Option("--markdown", metavar="FILE", help="Write the checks as Markdown.")
+]
+
+# What is meant
+
+EditName = Annotated[
+    str | None, typer.Option("--edit", metavar="NAME", help="Which edit; default: the first.")
+]
+Family = Annotated[
+    str | None,
+    typer.Option(
+        "--family", metavar="NAME", help="What the weights are; default: found by their names."
+    ),
+]
+
+# How the work is done
+
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Import model.module, which runs code of others.",
+        callback=_allow_code,
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")
+]
+
+# How it is told
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -1,0 +1,88 @@
+"""``editspec audit``: whether patches explain the difference of two checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from editspec.engine.differences import ChangedShape, ChangedTensor, compare_weights
+from editspec.engine.resources import locate_weights
+from editspec.engine.result import DONE, FAILED, CommandResult
+from editspec_runtime.families.open import read_weights
+from editspec_runtime.patches.patch import apply_stack, read_patch, require_chain
+
+
+@dataclass(frozen=True)
+class AuditResult(CommandResult):
+    """A verdict on the difference of two checkpoints.
+
+    Attributes
+    ----------
+    explained
+        Applying the patches to the base gives the edited weights bit for bit.
+    untouched
+        The two are the same weights.
+    base, edited
+        Their digests.
+    patches
+        The names of the patches.
+    unexplained
+        Each tensor that the patches leave otherwise. A few singular values are another low-rank
+        edit, many are training.
+    added, removed
+        The tensors that only the edited weights or only the base have.
+    """
+
+    explained: bool
+    untouched: bool
+    base: str
+    edited: str
+    patches: tuple[str, ...]
+    unexplained: dict[str, ChangedShape | ChangedTensor]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """1 where the patches do not explain the difference."""
+        return DONE if self.explained else FAILED
+
+    def to_text(self) -> str:
+        """The verdict, then each tensor that is left."""
+        names = ", ".join(self.patches) or "no patch"
+        verdict = "explained" if self.explained else "NOT explained"
+        lines = [f"{self.base[:12]} -> {self.edited[:12]}: {verdict} by {names}"]
+        if self.untouched:
+            lines.append("the edited weights are the base itself")
+        lines += [f"+ {name}" for name in self.added] + [f"- {name}" for name in self.removed]
+        lines += [change.to_line(name) for name, change in self.unexplained.items()]
+        return "\n".join(lines)
+
+
+def audit(base: str | Path, edited: str | Path, patches: Sequence[Path | str] = ()) -> AuditResult:
+    """Say whether the difference of two checkpoints is the one that the given patches make.
+
+    Raises
+    ------
+    PatchError
+        The patches do not start from `base`, or do not follow one another.
+    FileError, WeightsError
+        A file is missing or damaged.
+    """
+    before = read_weights(locate_weights(str(base), Path()))
+    after = read_weights(locate_weights(str(edited), Path()))
+    stack = [read_patch(Path(path)) for path in patches]
+    first, second = before.digest(), after.digest()
+    require_chain(first, stack)
+    left = compare_weights(apply_stack(before, stack), after)
+    return AuditResult(
+        explained=left.same,
+        untouched=first == second,
+        base=first,
+        edited=second,
+        patches=tuple(patch.name for patch in stack),
+        unexplained=left.changed,
+        added=left.added,
+        removed=left.removed,
+    )

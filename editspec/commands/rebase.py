@@ -1,0 +1,138 @@
+"""``editspec rebase``: a stack whose patches were dropped, moved, or brought to another base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from editspec.engine.folder import BuildFolder
+from editspec.engine.resources import locate_weights
+from editspec.engine.result import CommandResult
+from editspec.engine.session import BuildSession
+from editspec_compiler import LoadedSpec, load
+from editspec_runtime.core.progress import ProgressCallback, no_progress
+from editspec_runtime.errors import PatchError, UsageError
+from editspec_runtime.families.open import read_weights
+from editspec_runtime.io.weights import Weights
+from editspec_runtime.patches.patch import Patch, make_patch, read_patch, stack_results
+
+
+@dataclass(frozen=True)
+class RebaseResult(CommandResult):
+    """The stack as it is now."""
+
+    patches: tuple[Patch, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The digests of each patch."""
+        names = ("name", "content", "parent", "result")
+        return {
+            "patches": [{name: patch.metadata[name] for name in names} for patch in self.patches]
+        }
+
+    def to_text(self) -> str:
+        """One line a patch."""
+        return "\n".join(
+            f"{patch.name}: weights {patch.metadata['result']}" for patch in self.patches
+        )
+
+
+def rebase(
+    patches: Sequence[Path | str],
+    model: str | Path,
+    out: Path | str,
+    *,
+    spec: Path | str | LoadedSpec | None = None,
+    keep_deltas: bool = False,
+    device: str = "auto",
+    progress: ProgressCallback = no_progress,
+) -> RebaseResult:
+    """Make a stack of these patches in this order on `model`, and write it to `out`/patches.
+
+    Parameters
+    ----------
+    patches
+        The stack as it is to be.
+    model
+        The base that it is to have.
+    out
+        A new or empty folder, or that of an earlier build.
+    spec
+        Solve each edit of it on the weights that it now stands on. Patches before which nothing
+        changed are taken as they are.
+    keep_deltas
+        Keep the changes as they are: each patch gets its new parent and result, and nothing is
+        solved.
+
+    Raises
+    ------
+    UsageError
+        Both or neither of `spec` and `keep_deltas` are given.
+    PatchError
+        A patch does not fit the weights, or is of no edit of the spec.
+    FileError
+        Something else lies at `out`.
+    """
+    if (spec is not None) is keep_deltas:
+        raise UsageError(
+            "Patches are either solved again or kept.",
+            "give --spec SPEC to solve again, or --keep-deltas",
+        )
+    stack = [read_patch(Path(path)) for path in patches]
+    checkpoint = read_weights(locate_weights(str(model), Path()))
+    if spec is None:
+        made = _keep_deltas(stack, checkpoint)
+    else:
+        made = _solve_again(stack, checkpoint, spec, device, progress)
+    names = [f"{number:02d}-{patch.name}.safetensors" for number, patch in enumerate(made, 1)]
+    folder = BuildFolder.prepare(Path(out), names)
+    for number, patch in enumerate(made):
+        folder.keep(folder.patch(number), patch.to_bytes())
+    folder.finish([_manifest_entry(patch) for patch in made], rules=False)
+    return RebaseResult(tuple(made))
+
+
+def _manifest_entry(patch: Patch) -> dict[str, Any]:
+    metadata = patch.metadata
+    return {"name": patch.name, "digest": metadata["content"], "result": metadata["result"]}
+
+
+def _keep_deltas(stack: Sequence[Patch], checkpoint: Weights) -> list[Patch]:
+    """Patches of the same changes with new parents and results."""
+    base = parent = checkpoint.digest()
+    made = []
+    for patch, result in zip(stack, stack_results(checkpoint, stack), strict=True):
+        left_out = ("content", "format", "version", "layouts")
+        metadata = {name: part for name, part in patch.metadata.items() if name not in left_out}
+        metadata |= {"base": base, "parent": parent, "result": result}
+        layouts = patch.metadata["layouts"]
+        made.append(
+            make_patch(patch.directions, patch.coefficients, layouts, metadata, patch.deltas)
+        )
+        parent = result
+    return made
+
+
+def _solve_again(
+    stack: Sequence[Patch],
+    checkpoint: Weights,
+    spec: Path | str | LoadedSpec,
+    device: str,
+    progress: ProgressCallback,
+) -> list[Patch]:
+    loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
+    edits = {edit.name: edit for edit in loaded.spec.edits}
+    strangers = [patch.name for patch in stack if patch.name not in edits]
+    if strangers:
+        raise PatchError(
+            f"The spec has no edits {', '.join(strangers)}.",
+            "Give the spec of these patches, or --keep-deltas.",
+        )
+    chosen = loaded.spec.model_copy(update={"edits": [edits[patch.name] for patch in stack]})
+    session = BuildSession.of(replace(loaded, spec=chosen), device, progress)
+    if session.base != checkpoint.digest():
+        session = replace(session, checkpoint=checkpoint, base=checkpoint.digest(), lock=None)
+        session.steps = [replace(step, status="changed") for step in session.steps]
+    return [session.edit(number).patch for number in range(len(stack))]

@@ -1,0 +1,140 @@
+"""``editspec search``: images that match a selection best, as entries of a context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from editspec.engine.opening import known_architecture
+from editspec.engine.resources import locate_weights
+from editspec.engine.result import CommandResult
+from editspec.modalities.image.drawing import generator_of
+from editspec.modalities.image.explore import (
+    SimilarPlace,
+    draw_places,
+    find_similar_places,
+    open_at_edit,
+    selection_spec,
+    spec_stream,
+)
+from editspec.modalities.image.pictures import png_bytes, require_free_picture
+from editspec.worlds.registry import DEFAULT_WEIGHTS
+from editspec_compiler import LoadedSpec, Problem, SpecError
+from editspec_runtime.codes import Code
+from editspec_runtime.core.progress import ProgressCallback, no_progress
+from editspec_runtime.families.open import read_weights
+from editspec_runtime.io.files import write
+from editspec_runtime.modalities.image.streams import SPECS
+
+
+@dataclass(frozen=True)
+class SearchResult(CommandResult):
+    """The images that match a selection, the best first.
+
+    Attributes
+    ----------
+    edit, layer
+        The edit whose selection it is, and the layer whose keys were compared.
+    images
+        How many were searched.
+    matches
+        Those that were found.
+    """
+
+    edit: str
+    layer: str
+    images: int
+    matches: tuple[SimilarPlace, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The matches as plain values, each with the entry that makes it context."""
+        matches = [match.to_dict() for match in self.matches]
+        return {"edit": self.edit, "layer": self.layer, "images": self.images, "matches": matches}
+
+    def to_text(self) -> str:
+        """The matches as entries of a context, ready for a spec."""
+        head = f"# what {self.edit} sees most of at {self.layer}, of {self.images} images"
+        return "\n".join([head, *(match.to_text() for match in self.matches)])
+
+
+def search(
+    spec: Path | str | LoadedSpec | None = None,
+    *,
+    edit: str | None = None,
+    latent: int | None = None,
+    mask: str | None = None,
+    layer: str | None = None,
+    model: str = DEFAULT_WEIGHTS,
+    family: str | None = None,
+    seed: int = SPECS,
+    images: int = 1000,
+    count: int = 12,
+    out: Path | str | None = None,
+    device: str = "auto",
+    progress: ProgressCallback = no_progress,
+) -> SearchResult:
+    """Find the images that match a selection best.
+
+    The selection is that of an edit of `spec`: its query, else its context, else its target. It may
+    be said without a spec, too, by `latent`, `mask` and `layer`. Its key is C^-1 k of the mean key,
+    as in the notebook of the paper's authors.
+
+    Parameters
+    ----------
+    spec, edit
+        A spec, and the edit of it. Default: the first edit.
+    latent, mask, layer
+        Without a spec: the image, the place in it (a file, a data URL, or shapes as JSON or YAML),
+        and the layer whose keys are compared.
+    model, family, seed
+        Without a spec: the weights, their family (default: the first that their names fit), and
+        their latent stream.
+    images, count
+        How many images of the stream are searched, and how many are found.
+    out
+        A contact sheet with the places marked.
+
+    Raises
+    ------
+    SpecError
+        The spec is wrong, or has no such edit, or the selection is said twice or by halves.
+    FileError
+        Something that editspec did not make lies at `out`.
+    """
+    selection = {"--latent": latent, "--mask": mask, "--layer": layer}
+    missing = [name for name, value in selection.items() if value is None]
+    if spec is not None and len(missing) < len(selection):
+        raise _wrong_use("a SPEC and --latent, --mask or --layer exclude each other")
+    if spec is None:
+        if latent is None or mask is None or layer is None:
+            raise _wrong_use(f"without a SPEC, {' and '.join(missing)} must be given")
+        spec = selection_spec(
+            family=family or _find_family(model),
+            weights=model,
+            latent=latent,
+            mask=mask,
+            layer=layer,
+            stream={"seed": seed},
+        )
+    if out is not None:
+        require_free_picture(Path(out))
+    session, number = open_at_edit(spec, edit, device, progress)
+    wanted = session.loaded.spec.edits[number]
+    with session.computing():
+        generator = generator_of(session)
+        matches = find_similar_places(session, number, generator, images, count)
+        if out is not None:
+            sheet = draw_places(generator, spec_stream(session, generator), matches)
+            write(Path(out), png_bytes(sheet))
+    return SearchResult(wanted.name, wanted.layer, images, tuple(matches))
+
+
+def _find_family(weights: str) -> str:
+    """The family of weights, by the names of their tensors. Raises `WeightsError`."""
+    path = locate_weights(weights)
+    return known_architecture(read_weights(path), path).family
+
+
+def _wrong_use(message: str) -> SpecError:
+    return SpecError("command line", [Problem(message, code=Code.OPTION_UNFIT)])

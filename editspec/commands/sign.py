@@ -1,0 +1,33 @@
+"""``editspec sign``: a signature over the patches and the provenance of a build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from editspec.engine.provenance import sign_folder
+from editspec.engine.result import CommandResult
+
+
+@dataclass(frozen=True)
+class SignResult(CommandResult):
+    """The signature of a build folder: a sigstore bundle."""
+
+    signature: Path
+
+    def to_text(self) -> str:
+        """Where the signature lies."""
+        return str(self.signature)
+
+
+def sign(folder: Path | str, key: Path | str) -> SignResult:
+    """Sign the patches and the statement of a build folder with a private key (PEM).
+
+    Raises
+    ------
+    UsageError
+        The package model-signing is not installed.
+    SignatureError
+        The folder holds no statement, or one of other patches; or the key cannot be used.
+    """
+    return SignResult(sign_folder(Path(folder), Path(key)))

@@ -1,0 +1,146 @@
+"""``editspec validate``: specs and all that they name, and their locks. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from editspec.engine.failures import error_dict, error_text
+from editspec.engine.lock import input_changes, lock_path, read_lock
+from editspec.engine.result import DONE, FAILED, WRONG_USE, CommandResult
+from editspec_compiler import LoadedSpec, SpecError, load
+from editspec_runtime.errors import EditError
+
+
+@dataclass(frozen=True)
+class ValidEdit:
+    """One edit of a spec; `rank` is None where its method has none."""
+
+    name: str
+    layer: str
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class ValidFile:
+    """One file without problems.
+
+    Attributes
+    ----------
+    file
+        A spec, or a lock by itself.
+    edits, checks
+        The edits of a spec, and the names of its checks.
+    lock
+        All that has changed since the lock; None where there is no lock.
+    locked
+        How many edits a lock by itself has; None for a spec.
+    """
+
+    file: Path
+    edits: tuple[ValidEdit, ...] = ()
+    checks: tuple[str, ...] = ()
+    lock: tuple[str, ...] | None = None
+    locked: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The file as plain values."""
+        if self.locked is not None:
+            return {"valid": True}
+        return {
+            "valid": True,
+            "edits": [vars(edit) for edit in self.edits],
+            "checks": list(self.checks),
+            "lock": None if self.lock is None else list(self.lock),
+        }
+
+    def to_text(self) -> str:
+        """The file for people."""
+        if self.locked is not None:
+            return f"{self.file}: the lock of {self.locked} edits, no problems"
+        counted = f"{len(self.edits)} edits"
+        if self.checks:
+            counted += f", {len(self.checks)} checks"
+        lines = [f"{self.file}: {counted}, no problems"]
+        if self.lock:
+            lines.append(f"{lock_path(self.file)} is out of date:")
+            lines += [f"  {change}" for change in self.lock]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ValidateResult(CommandResult):
+    """The files without problems, and the errors of all others."""
+
+    files: tuple[ValidFile, ...]
+    errors: tuple[SpecError | EditError, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """Whether no file has a problem."""
+        return not self.errors
+
+    @property
+    def exit_code(self) -> int:
+        """Of several files, that of a wrong spec before that of anything else."""
+        if self.valid:
+            return DONE
+        wrong = any(isinstance(error, SpecError) for error in self.errors)
+        return WRONG_USE if wrong else FAILED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Of one file its own values, of several a list."""
+        if self.errors:
+            return {"error": {"specs": [error_dict(error) for error in self.errors]}}
+        if len(self.files) == 1:
+            return self.files[0].to_dict()
+        entries = [{"spec": str(file.file), **file.to_dict()} for file in self.files]
+        return {"valid": True, "specs": entries}
+
+    def to_text(self) -> str:
+        """The errors; where there are none, each file."""
+        if self.errors:
+            return "\n".join(error_text(error) for error in self.errors)
+        return "\n".join(file.to_text() for file in self.files)
+
+
+def validate(specs: Path | str | LoadedSpec | Sequence[Path | str]) -> ValidateResult:
+    """Check specs and everything that they name, and whether their locks are theirs.
+
+    A lock may be given by itself, too.
+
+    Raises
+    ------
+    SpecError, EditError
+        Where one file is given and has problems. Of several, the result holds the errors.
+    """
+    if isinstance(specs, (Path, str, LoadedSpec)):
+        return ValidateResult((_validate(specs),))
+    if len(specs) == 1:
+        return ValidateResult((_validate(specs[0]),))
+    files: list[ValidFile] = []
+    errors: list[SpecError | EditError] = []
+    for spec in specs:
+        try:
+            files.append(_validate(spec))
+        except (SpecError, EditError) as error:
+            errors.append(error)
+    return ValidateResult(tuple(files), tuple(errors))
+
+
+def _validate(spec: Path | str | LoadedSpec) -> ValidFile:
+    if not isinstance(spec, LoadedSpec):
+        path = Path(spec)
+        if path.suffix == ".lock" and (alone := read_lock(path)):
+            return ValidFile(path, locked=len(alone.edits))
+        spec = load(path)
+    lock = read_lock(lock_path(spec.path))
+    changes = None
+    if lock is not None:
+        # The weights may be large: whether they are those of the lock, plan and build tell.
+        changes = tuple(input_changes(spec, lock.weights, lock))
+    edits = tuple(ValidEdit(e.name, e.layer, e.rank_limit) for e in spec.spec.edits)
+    checks = tuple(check.name or check.measure for check in spec.spec.checks)
+    return ValidFile(spec.path, edits, checks, changes)

@@ -1,0 +1,87 @@
+"""Patches as adapters of peft: a LoRA for every weight that changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editspec_runtime.errors import PatchError
+from editspec_runtime.patches.patch import Patch
+
+ADAPTER, CONFIGURATION = "adapter_model.safetensors", "adapter_config.json"
+"""The two files that peft keeps an adapter in."""
+
+ADAPTABLE = {
+    ("o", "i"): "nn.Linear",
+    ("o", "i", "x"): "nn.Conv1d",
+    ("o", "i", "y", "x"): "nn.Conv2d",
+}
+"""The axes of the weights that peft has a LoRA for, and the module whose weight has them."""
+
+
+def lora_factors(patch: Patch, parameter: str) -> tuple[Tensor, Tensor]:
+    """The change of a parameter as B A: A [r, in] and B [out, r].
+
+    Of a convolution, the taps of the weight stand behind A, and as many taps of 1 behind B. A change A' D of s directions has r = s times the number of taps: A has each row of D at each
+    tap alone, and B is A' (paper Eqn. 17). A change without a rank limit has r = out: A is the
+    change, and B the identity. Both are exact.
+    """
+    axes = _axes(patch, parameter)
+    if parameter in patch.deltas:
+        delta = patch.deltas[parameter]
+        a = delta.reshape(delta.shape[delta.ndim - len(axes) :])
+        b = torch.eye(len(a), dtype=a.dtype)
+    else:
+        directions, coefficients = patch.directions[parameter], patch.coefficients[parameter]
+        taps = coefficients.shape[coefficients.ndim - len(axes) + 2 :]
+        (rank, channels), count = directions.shape, taps.numel()
+        placed = directions.new_zeros(rank, count, channels, count)
+        placed.diagonal(dim1=1, dim2=3).copy_(directions[:, :, None])
+        a = placed.reshape(rank * count, channels, *taps)
+        b = coefficients.reshape(len(coefficients), rank * count)
+    return a, b.reshape(*b.shape, *(1,) * (len(axes) - 2))
+
+
+def adapter_configuration(ranks: dict[str, int]) -> dict[str, Any]:
+    """The configuration of an adapter, whose alpha is its rank: nothing is scaled."""
+    largest = max(ranks.values())
+    patterns = {f"^{re.escape(module)}": rank for module, rank in ranks.items()}
+    return {
+        "peft_type": "LORA",
+        "base_model_name_or_path": None,
+        "task_type": None,
+        "inference_mode": True,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "lora_dropout": 0.0,
+        # As an expression, as a plain name would mean every module whose name ends with it.
+        "target_modules": "|".join(re.escape(module) for module in ranks),
+        "r": largest,
+        "lora_alpha": largest,
+        "rank_pattern": patterns,
+        "alpha_pattern": patterns,
+    }
+
+
+def adaptable_axes(stack: Sequence[Patch], parameter: str) -> tuple[str, ...]:
+    """The axes of a parameter. Raises a `PatchError` where peft has no LoRA for it."""
+    patch = next(patch for patch in stack if parameter in patch.parameters)
+    axes = _axes(patch, parameter)
+    if parameter.endswith(".weight") and axes in ADAPTABLE:
+        return axes
+    what = "no weight of a linear layer or a convolution"
+    if axes[0] == "i":
+        what = "a transposed convolution"
+    raise PatchError(
+        f"{patch.name} changes {parameter}, which is {what}, and peft has no LoRA for that.",
+        "Export it with --format delta or --format full.",
+    )
+
+
+def _axes(patch: Patch, parameter: str) -> tuple[str, ...]:
+    """The axes of a parameter without those that are always 1."""
+    return tuple(axis for axis in str(patch.metadata["layouts"][parameter]).split() if axis != "1")

@@ -1,0 +1,18 @@
+"""Errors as text and as plain values. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from editspec_compiler import SpecError
+from editspec_runtime.errors import EditError
+
+
+def error_text(error: SpecError | EditError) -> str:
+    """The error for people; a spec's errors name their places themselves."""
+    return str(error) if isinstance(error, SpecError) else f"error: {error}"
+
+
+def error_dict(error: SpecError | EditError) -> dict[str, Any]:
+    """The error as plain values."""
+    return error.as_json()

@@ -1,0 +1,70 @@
+"""The registry of modality engines: what a modality adds to a build session, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from editspec_compiler import LoadedSpec
+from editspec_runtime.core.compatibility import Compatibility
+from editspec_runtime.core.rule import CompiledEdit
+from editspec_runtime.core.sample import Sample
+from editspec_runtime.families.registry import find_family
+
+if TYPE_CHECKING:
+    from editspec.engine.built import BuiltEdit
+    from editspec.engine.measures import Measures
+    from editspec.engine.session import BuildSession
+
+Moment = Callable[[Any, str], Tensor]
+"""Gives C of a layer of a model, [in, in] float64."""
+
+
+class ModalityEngine(Protocol):
+    """What a build session asks its modality for."""
+
+    def compatibility(self, name: str | None) -> Compatibility:
+        """How the numbers are made where papers leave it open, by a spec's ``compatibility``."""
+
+    def sample(self, loaded: LoadedSpec, model: Any) -> Sample:
+        """The inputs that the second moment of the keys is taken over."""
+
+    def compile(
+        self, loaded: LoadedSpec, number: int, base: str, parent: str, moment: Moment
+    ) -> CompiledEdit:
+        """Compile edit `number` of a spec.
+
+        `base` and `parent` are the digests of the weights that the stack starts from and of those
+        that the edit is solved on. `moment` is asked where a source needs C. Raises `SpecError`.
+        """
+
+    def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> Measures:
+        """What the checks of a spec can measure on a stack that is built."""
+
+
+ENGINES: dict[str, str] = {}
+"""``module:object`` of the engine of each modality, imported when a session needs it."""
+
+
+def register_engine(modality: str, place: str) -> None:
+    """Enter the engine of a modality; `place` is ``module:object``."""
+    ENGINES[modality] = place
+
+
+register_engine("image", "editspec.modalities.image.engine:ENGINE")
+
+
+def engine_of(family: str) -> ModalityEngine:
+    """The engine of a family's modality. Raises `WeightsError` for an unknown family."""
+    return _load_engine(ENGINES[find_family(family).modality])
+
+
+@cache
+def _load_engine(place: str) -> ModalityEngine:
+    module, _, name = place.partition(":")
+    engine: ModalityEngine = getattr(import_module(module), name)
+    return engine

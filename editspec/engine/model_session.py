@@ -1,0 +1,195 @@
+"""A spec with its model and the statistics of its keys, as the patches on the stack leave them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import Any, Self, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from editspec.engine.built import time_stage
+from editspec.engine.modality_registry import ModalityEngine, engine_of
+from editspec_compiler import LoadedSpec, SpecError
+from editspec_runtime.codes import Code
+from editspec_runtime.core.compatibility import Compatibility
+from editspec_runtime.core.executor import IN_PROCESS, Executor
+from editspec_runtime.core.fields import FieldError
+from editspec_runtime.core.method import KeyStatistics
+from editspec_runtime.core.model import Model
+from editspec_runtime.core.progress import ProgressCallback
+from editspec_runtime.core.sample import Sample
+from editspec_runtime.executors.devices import reproducible_kernels
+from editspec_runtime.families.open import make_model
+from editspec_runtime.families.origin import Origin
+from editspec_runtime.families.registry import read_fields
+from editspec_runtime.io.cache import Cache
+from editspec_runtime.io.weights import Weights
+from editspec_runtime.maths.moment_cache import (
+    CachedMoment,
+    find_second_moment,
+    second_moment,
+)
+from editspec_runtime.maths.sampled_keys import key_sample
+from editspec_runtime.patches.patch import Patch, StackedWeights
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def on_device(method: Method) -> Method:
+    """A function of a session that computes with reproducible kernels."""
+
+    @wraps(method)
+    def compute(session: ModelSession, *arguments: Any, **named: Any) -> Any:
+        with session.computing():
+            return method(session, *arguments, **named)
+
+    return cast(Method, compute)
+
+
+@dataclass
+class ModelSession:
+    """A spec with its model under a stack of patches.
+
+    Attributes
+    ----------
+    loaded
+        The checked spec.
+    checkpoint, base
+        The unedited weights, and their digest.
+    device, cache, progress, executor, allow_code
+        With what the work is done.
+    stack
+        The patches so far.
+    model, applied
+        Made when they are first needed: the model of the first weights, and the weights of a stack.
+    """
+
+    loaded: LoadedSpec
+    checkpoint: Weights
+    base: str
+    device: torch.device
+    cache: Cache
+    progress: ProgressCallback
+    stack: list[Patch] = field(default_factory=list)
+    model: Model | None = None
+    applied: StackedWeights | None = None
+    allow_code: bool = False
+    executor: Executor = IN_PROCESS
+
+    @property
+    def stacked(self) -> StackedWeights:
+        """The weights with the stack applied; sessions of the same weights share them."""
+        if self.applied is None or self.applied.base is not self.checkpoint:
+            self.applied = StackedWeights(self.checkpoint)
+        return self.applied
+
+    @property
+    def modality(self) -> ModalityEngine:
+        """The engine of the family's modality."""
+        return engine_of(self.loaded.spec.model.family)
+
+    @property
+    def compatibility(self) -> Compatibility:
+        """How the numbers are made where the paper leaves it open."""
+        return self.modality.compatibility(self.loaded.spec.compatibility)
+
+    def require_layers(self) -> None:
+        """Find a layer that the model lacks before any work is done: of a .pt checkpoint, only now
+        is it known.
+        """
+        try:
+            model = self.current_model()
+        except FieldError as error:
+            where = ("model", *error.path)
+            raise self.loaded.error(where, error.message, error.hint, Code.MODULE_UNFIT) from error
+        document, layers = self.loaded.document, model.architecture.layers
+        problems = [
+            document.problem(
+                ("edits", number, "layer"),
+                f"there is no {edit.layer} in these weights",
+                f"known here: {', '.join(layers)}",
+                code=Code.LAYER_UNKNOWN,
+            )
+            for number, edit in enumerate(self.loaded.spec.edits)
+            if edit.layer not in layers
+        ]
+        fields = read_fields(self.loaded.spec.model)
+        for found in fields.problems_with(model.architecture):
+            problems.append(document.misfit(("model",), found))
+        if problems:
+            raise SpecError(document.file, problems, document.text)
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Within this, kernels on the session's device always give the same bits."""
+        return reproducible_kernels(self.device)
+
+    def after(self, count: int) -> Self:
+        """The session with the first `count` edits alone on the stack."""
+        return replace(self, stack=self.stack[:count])
+
+    def current_model(self) -> Model:
+        """The model as the edits so far left it."""
+        spec = self.loaded.spec
+        weights = self.stacked.place(self.stack, spec.precision, self.device)
+        if self.model is None:
+            self.model = make_model(
+                spec.model.family,
+                weights,
+                read_fields(spec.model),
+                origin=Origin(self.loaded.weights, self.loaded.path.parent, self.allow_code),
+                precision=spec.precision,
+                device=self.device,
+                compatibility=self.compatibility,
+            )
+            return self.model
+        return self.model.with_weights(weights)
+
+    def sample(self, model: Model) -> Sample:
+        """The inputs that statistics are taken over."""
+        return self.modality.sample(self.loaded, model)
+
+    def find_moment(self, model: Model, layer: str) -> Tensor | None:
+        """C of a layer [n, n] where it is in the cache."""
+        sample = self.sample(model)
+        found = find_second_moment(model, layer, sample, self.compatibility, self.cache)
+        return None if found is None else found.matrix
+
+    @on_device
+    def second_moment(self, model: Model, layer: str) -> CachedMoment:
+        """C of a layer, from the cache or computed."""
+        return second_moment(
+            model,
+            layer,
+            self.sample(model),
+            self.compatibility,
+            self.cache,
+            lambda done, total: self.progress(f"statistics of {layer}", done, total),
+            self.executor,
+        )
+
+    def moment(self, model: Model, layer: str) -> Tensor:
+        """C of a layer, [in_features, in_features] float64, from the cache or computed."""
+        return self.second_moment(model, layer).matrix
+
+    def keys(self, model: Model, layer: str, seconds: dict[str, float]) -> KeyStatistics:
+        """C and a sample of the keys of a layer, computed when they are asked for."""
+
+        def moment() -> Tensor:
+            with time_stage(seconds, "statistics"):
+                return self.second_moment(model, layer).matrix
+
+        def sample() -> Tensor:
+            with time_stage(seconds, "statistics"):
+                return key_sample(
+                    model,
+                    layer,
+                    self.sample(model),
+                    self.compatibility,
+                    self.cache,
+                )
+
+        return KeyStatistics(moment, sample)

@@ -1,0 +1,256 @@
+"""The plan of a build: its steps, their cost, and the edits that are in each other's way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from torch import Tensor
+
+from editspec.engine.lock import removed_edits
+from editspec.engine.model_session import on_device
+from editspec.engine.result import CommandResult
+from editspec.engine.session import BuildSession
+from editspec_compiler.schema import AnyEdit
+from editspec_runtime.core.method import OUTPUTS, KeyStatistics
+from editspec_runtime.core.model import Model
+from editspec_runtime.errors import NumericalError
+from editspec_runtime.maths.metric import cosine, principal_cosines, unfolded
+from editspec_runtime.methods.layer_problem import find_directions
+from editspec_runtime.methods.registry import method_of
+from editspec_runtime.patches.patch import Patch
+
+OVERLAPPING = 0.5
+"""The cosine between two edits' directions, under C, from which they are said to overlap."""
+
+UNDOING = -0.5
+"""The cosine between two edits' changes, under C, down to which one is said to undo the other."""
+
+SIGNS = {"new": "+", "changed": "~", "dependent": "~", "missing": "+", "up to date": " "}
+
+
+@dataclass(frozen=True)
+class PlannedEdit:
+    """One edit of a plan.
+
+    Attributes
+    ----------
+    name, layer
+        The edit's.
+    status, because
+        What there is to do, and why.
+    samples
+        Items that the second moment will be taken over; 0 where it is cached.
+    steps
+        Steps that the solver will take.
+    collateral
+        The predicted E |dW k|^2 / E |W k|^2, where the patch is there.
+    """
+
+    name: str
+    layer: str
+    status: str
+    because: tuple[str, ...]
+    samples: int
+    steps: int
+    collateral: float | None
+
+    def to_lines(self) -> list[str]:
+        """The edit for people, reasons below it."""
+        line = f"{SIGNS[self.status]} {self.name}: {self.status}, {self.layer}"
+        if self.status != "up to date":
+            samples = f"{self.samples} samples" if self.samples else "statistics cached"
+            line += f", {samples}, {self.steps} steps"
+        if self.collateral is not None:
+            line += f", predicted collateral {self.collateral:.2e}"
+        return [line, *(f"    {reason}" for reason in self.because)]
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Two edits of one layer.
+
+    Attributes
+    ----------
+    edits, layer
+        The names of both, and their layer.
+    kind
+        Whether their directions overlap, or the second undoes the first.
+    overlap
+        The largest cosine between their directions under C; None before they are built.
+    cosine
+        The cosine between their changes under C; None before they are built.
+    """
+
+    edits: tuple[str, str]
+    layer: str
+    kind: str
+    overlap: float | None
+    cosine: float | None
+
+    def to_line(self) -> str:
+        """The conflict for people."""
+        overlap = "overlap known once they are built"
+        if self.overlap is not None:
+            overlap = f"overlap {self.overlap:.2f}"
+        return f"! {' and '.join(self.edits)}: {self.kind} ({self.layer}, {overlap})"
+
+
+@dataclass(frozen=True)
+class Plan(CommandResult):
+    """All that a build would do.
+
+    Attributes
+    ----------
+    edits
+        In the order of the spec.
+    removed
+        Edits of the lock that the spec no longer has.
+    conflicts
+        Pairs of edits of one layer.
+    to_build
+        How many edits a build would build.
+    """
+
+    edits: tuple[PlannedEdit, ...]
+    removed: tuple[str, ...]
+    conflicts: tuple[Conflict, ...]
+    to_build: int
+
+    def to_text(self) -> str:
+        """The plan for people."""
+        lines = []
+        for edit in self.edits:
+            lines += edit.to_lines()
+        lines += [f"- {name}: no longer in the spec" for name in self.removed]
+        lines += [conflict.to_line() for conflict in self.conflicts]
+        if self.to_build:
+            lines.append(f"{self.to_build} of {len(self.edits)} edits to build")
+        else:
+            lines.append("nothing to build")
+        return "\n".join(lines)
+
+
+def make_plan(session: BuildSession) -> Plan:
+    """The plan of a session in which nothing has been built yet. Solves nothing."""
+    views = []
+    blocked: list[str] = []
+    for number in range(len(session.loaded.spec.edits)):
+        views.append(_view(session, number, blocked))
+    pairs = (_conflict(session, *pair) for pair in combinations(views, 2))
+    return Plan(
+        edits=tuple(view.planned for view in views),
+        removed=tuple(removed_edits(session.loaded, session.lock)),
+        conflicts=tuple(conflict for conflict in pairs if conflict is not None),
+        to_build=sum(not step.current for step in session.steps),
+    )
+
+
+def predicted_collateral(patch: Patch) -> float:
+    """E |dW k|^2 / E |W k|^2 over all keys, the correlation of taps included.
+
+    Of several layers, the largest.
+    """
+    layers = patch.metadata["collateral"].values()
+    return max((layer["correlated"] for layer in layers), default=0.0)
+
+
+@dataclass(frozen=True)
+class _View:
+    """All that is known of one edit before a build; None for what is not known yet."""
+
+    number: int
+    planned: PlannedEdit
+    parameters: list[str]
+    moment: Tensor | None
+    directions: Tensor | None
+    patch: Patch | None
+
+
+@on_device
+def _view(session: BuildSession, number: int, blocked: list[str]) -> _View:
+    """Look at edit `number`.
+
+    `blocked` are the parameters that edits still to be built will change; it grows.
+    """
+    edit, step = session.loaded.spec.edits[number], session.steps[number]
+    model = session.current_model()
+    parameters = [model.architecture.layers[edit.layer].parameter]
+    # An edit that is still to be built below the layer changes its keys, and so C and D.
+    known = not set(blocked) & set(model.upstream(edit.layer))
+    moment = session.find_moment(model, edit.layer) if known else None
+    directions = patch = collateral = None
+    samples = steps = 0
+    if step.current:
+        patch = session.edit(number).patch
+        collateral = predicted_collateral(patch)
+        if patch.parameters == parameters:
+            directions = patch.row_space(parameters[0])
+        parameters = patch.parameters
+    else:
+        steps = getattr(edit.solver, "steps", 0)
+        samples = session.sample(model).count if moment is None else 0
+        if OUTPUTS in method_of(edit.solver).needs:
+            parameters = list(model.weights)
+        elif moment is not None:
+            directions = _directions(session, number, model, moment)
+        blocked += parameters
+    planned = PlannedEdit(
+        edit.name, edit.layer, step.status, tuple(step.because), samples, steps, collateral
+    )
+    return _View(number, planned, parameters, moment, directions, patch)
+
+
+def _directions(session: BuildSession, number: int, model: Model, moment: Tensor) -> Tensor | None:
+    """The directions D [s, in] that edit `number` will have.
+
+    None where they cannot be had without a sample of keys.
+    """
+
+    def sample() -> Tensor:
+        raise NumericalError("No keys are drawn for a plan.")
+
+    try:
+        rule = session.rule(number, model)
+        if rule.directions is None or len(rule.rules) != 1:
+            return None
+        keys = KeyStatistics(lambda: moment, sample)
+        return find_directions(rule.rules[0], rule.directions, rule.rank, keys)
+    except NumericalError:
+        return None  # where the numbers are bad, the build says so, and what to do about it
+
+
+def _conflict(session: BuildSession, first: _View, second: _View) -> Conflict | None:
+    """How two edits of one layer are in each other's way; None for edits of different layers."""
+    shared = [name for name in first.parameters if name in second.parameters]
+    if not shared:
+        return None
+    moment = second.moment if second.moment is not None else first.moment
+    overlap = undone = None
+    if moment is not None and len(shared) == 1:
+        if first.directions is not None and second.directions is not None:
+            overlap = float(principal_cosines(first.directions, second.directions, moment)[0])
+        if first.patch is not None and second.patch is not None:
+            changes = [unfolded(patch.delta(shared[0])) for patch in (first.patch, second.patch)]
+            undone = cosine(changes[0], changes[1], moment)
+    edits = session.loaded.spec.edits
+    before, after = edits[first.number], edits[second.number]
+    if _swapped(before, after) or (undone is not None and undone <= UNDOING):
+        kind = "the second undoes the first"
+    elif overlap is not None and overlap >= OVERLAPPING:
+        kind = "their directions overlap"
+    else:
+        kind = "the same layer"
+    return Conflict((before.name, after.name), after.layer, kind, overlap, undone)
+
+
+def _swapped(before: AnyEdit, after: AnyEdit) -> bool:
+    """Whether one edit copies from where the other pastes, and the other way round."""
+
+    def sides(edit: AnyEdit) -> list[dict[str, Any] | None]:
+        places = (edit.source, edit.target)
+        return [None if place is None else place.model_dump(exclude_none=True) for place in places]
+
+    there, back = sides(before), sides(after)
+    return None not in there and there == back[::-1]

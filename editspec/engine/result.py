@@ -1,0 +1,46 @@
+"""The result of a command: text, JSON and exit code are derived from it. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+DONE, FAILED, WRONG_USE, TO_BUILD, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes of the command line."""
+
+
+class CommandResult:
+    """The base of all results; each is a frozen dataclass."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain values, which ``--json`` prints."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+    @abstractmethod
+    def to_text(self) -> str:
+        """The result for people."""
+
+    def to_terminal(self, width: int) -> str:
+        """The result for a terminal that is `width` characters wide and shows colours."""
+        return self.to_text()
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command."""
+        return DONE
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses as dicts by field, tuples as lists, paths as text; all else as it is."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value)]
+        return {name: to_plain(getattr(value, name)) for name in fields}
+    if isinstance(value, Mapping):
+        return {name: to_plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value

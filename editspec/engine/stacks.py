@@ -1,0 +1,73 @@
+"""Stacks of patches as they lie in files: read, and held against each other and their base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from editspec_runtime.errors import PatchError
+from editspec_runtime.io.files import read_editspec_metadata, read_header
+from editspec_runtime.patches.patch import FORMAT, Patch, read_patch, require_chain
+
+
+def read_chain(patches: Sequence[Path | str]) -> list[Patch]:
+    """Read patches that follow one another.
+
+    Raises a `PatchError` where one was solved on other weights than the one before it leaves.
+    """
+    stack = [read_patch(Path(path)) for path in patches]
+    for before, after in pairwise(stack):
+        if after.metadata["parent"] != before.metadata["result"]:
+            raise PatchError(
+                f"Patch {after.name} was solved on weights {after.metadata['parent']}, "
+                f"and {before.name} leaves {before.metadata['result']}.",
+                "Give patches that follow one another, in their order.",
+            )
+    return stack
+
+
+def find_stack(path: Path) -> list[Patch] | None:
+    """The patches at a path: a patch, or the folder of a build. None where weights lie there."""
+    if path.is_dir() and (path / "patches").is_dir():
+        return [read_patch(file) for file in sorted((path / "patches").glob("*.safetensors"))]
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    metadata = read_editspec_metadata(read_header(path), path)
+    return [read_patch(path)] if metadata.get("format") == FORMAT else None
+
+
+def changed_parameters(stack: Sequence[Patch]) -> list[str]:
+    """The names of all parameters that a stack changes, sorted."""
+    return sorted({name for patch in stack for name in patch.parameters})
+
+
+def require_belonging(
+    path: Path, metadata: Mapping[str, Any], base: str, stack: Sequence[Patch]
+) -> None:
+    """Raise a `PatchError` unless a stack was built on these weights.
+
+    `metadata` is that of the file of weights at `path`, and `base` the digest of the weights.
+    """
+    if metadata.get("patches") and stack and stack[0].metadata["parent"] != base:
+        raise PatchError(
+            f"{path} holds weights {base} that editspec edited already "
+            f"(from {metadata['base']}), and patch {stack[0].name} was solved on weights "
+            f"{stack[0].metadata['parent']}.",
+            "Give the unedited base, and the whole stack of patches.",
+        )
+    require_chain(base, stack)
+
+
+def require_named(result: str, stack: Sequence[Patch], scale: float = 1.0) -> None:
+    """Raise a `PatchError` unless the result is the one that the last patch names.
+
+    No patch names a scaled result.
+    """
+    if stack and scale == 1.0 and result != stack[-1].metadata["result"]:
+        raise PatchError(
+            f"The result has digest {result}, and patch {stack[-1].name} names "
+            f"{stack[-1].metadata['result']}.",
+            "The patches are not what was built; build them again.",
+        )

@@ -1,0 +1,131 @@
+"""All that the checks of a spec of images measure on a stack of patches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from editspec.engine.checks import Value
+from editspec.engine.measures import Measures, count_not_finite
+from editspec.modalities.image.drawing import generator_of
+from editspec_compiler.modalities.image.expected import (
+    ExpectedOutput,
+    expected_outputs,
+    find_check_images,
+)
+from editspec_compiler.modalities.image.schema import Collateral, Efficacy
+from editspec_compiler.schema import Retention
+
+ROUNDING = 1e-6
+"""The mean change of a pixel up to which a rule is said to ask for none."""
+
+NOT_MEASURED = "there is nothing to measure: "
+NO_WISH = NOT_MEASURED + "inside of the masks the rule asks for no change"
+
+
+@dataclass(frozen=True)
+class ImageMeasures(Measures):
+    """The measures of a stack that is built: each gives a value and a remark."""
+
+    def measure(self, number: int, edit: str | None) -> Value:
+        """The value of check `number` of the spec for an edit; None: for all edits together."""
+        check = self.session.loaded.spec.checks[number]
+        if isinstance(check, Collateral):
+            return self.collateral(number, edit)
+        assert edit is not None
+        if isinstance(check, Efficacy):
+            return self.efficacy(self.numbers[edit], None if check.images is None else number)
+        if isinstance(check, Retention):
+            return self.retention(self.numbers[edit])
+        return super().measure(number, edit)
+
+    def expected(self, number: int, check: int | None = None) -> Iterator[ExpectedOutput]:
+        """The pictures that edit `number` asks for; of a check with images of its own, those."""
+        before, loaded = generator_of(self.session.after(number)), self.session.loaded
+        return expected_outputs(loaded, number, before, self.session.moment, check)
+
+    def share(self, number: int, wishes: Iterable[ExpectedOutput], count: int) -> float | None:
+        """The efficacy of edit `number` once `count` edits are applied."""
+        model = generator_of(self.session.after(count))
+        return efficacy((each, each.draw(self.session.loaded, number, model)) for each in wishes)
+
+    def efficacy(self, number: int, check: int | None) -> Value:
+        """The share of the asked-for change that comes out."""
+        share = self.share(number, self.expected(number, check), number + 1)
+        return share, NO_WISH if share is None else ""
+
+    def retention(self, number: int) -> Value:
+        """The share of the efficacy that is left after all edits."""
+        wishes = list(self.expected(number))
+        built = self.share(number, wishes, number + 1)
+        left = self.share(number, wishes, len(self.built))
+        if built is None or left is None:
+            return None, NO_WISH
+        if built == 0:
+            return None, NOT_MEASURED + "the edit had no efficacy that it could keep"
+        return left / built, f"efficacy {built:.3g}, and {left:.3g} after all edits"
+
+    @torch.no_grad()
+    def collateral(self, check: int, edit: str | None) -> Value:
+        """The mean change of the pixels outside of the masks of a check."""
+        first, last = 0, len(self.built)
+        if edit is not None:
+            first = self.numbers[edit]
+            last = first + 1
+        before = generator_of(self.session.after(first))
+        after = generator_of(self.session.after(last))
+        change, pixels = 0.0, 0.0
+        for latent, counts in find_check_images(self.session.loaded, check, before):
+            moved = (after.images(latent) - before.images(latent)).double().abs().mean(1)[0].cpu()
+            change += float((counts * moved).sum())
+            pixels += float(counts.sum())
+        if not pixels:
+            return None, NOT_MEASURED + "the masks leave no pixel"
+        return change / pixels, ""
+
+    def finite(self, number: int) -> Value:
+        """How many numbers are not finite: of the patch, else of the pictures of its targets.
+
+        A patch that is not finite draws no pictures, and what is applied is finite, or
+        `apply_stack` says so.
+        """
+        of_patch, remark = super().finite(number)
+        if of_patch:
+            return of_patch, remark
+        model = generator_of(self.session.after(number + 1))
+        count = sum(
+            count_not_finite(each.draw(self.session.loaded, number, model))
+            for each in self.expected(number)
+        )
+        return count, f"{count} numbers of the pictures are not finite" if count else ""
+
+
+@torch.no_grad()
+def efficacy(pictures: Iterable[tuple[ExpectedOutput, Tensor]]) -> float | None:
+    """How much of what a rule asks for comes out, 0 to 1.
+
+    None where the rule asks for nothing but rounding. With x the picture before the edit, x* the
+    picture that the rule asks for, y the picture after it, |.| the mean over the colours and a how
+    much of a pixel lies in the place, over all pixels p of all pictures:
+
+        sum a_p |x*_p - x_p| [ |y_p - x*_p| < |y_p - x_p| ]  /  sum a_p |x*_p - x_p|
+
+    that is the share of the pixels that end closer to what the rule asks for than to what was
+    there, each counted by how much the rule asks it to change.
+    """
+    reached = whole = pixels = 0.0
+    for each, after in pictures:
+        x, wanted, y = (picture.double().cpu() for picture in (each.before, each.wanted, after))
+        weight = each.area * _distance(wanted, x)
+        reached += float((weight * (_distance(y, wanted) < _distance(y, x))).sum())
+        whole += float(weight.sum())
+        pixels += float(each.area.sum())
+    return None if whole <= ROUNDING * pixels else reached / whole
+
+
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    """Between two pictures [1, 3, size, size], pixel by pixel: [size, size]."""
+    return (one - other).abs().mean(1)[0]

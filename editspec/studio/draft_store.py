@@ -1,0 +1,114 @@
+"""The folder beside a spec in which its draft survives the server."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from editspec_runtime.errors import FileError, UsageError
+from editspec_runtime.io.files import write
+
+FORMAT, VERSION = "editspec.studio", 1
+
+
+@dataclass(frozen=True)
+class StoredDraft:
+    """A draft in the form in which it is kept.
+
+    Attributes
+    ----------
+    text, revision
+        The text of the spec, and how often it was changed.
+    past, future
+        The texts that undo and redo go to.
+    saved
+        The SHA-256 of the spec's file as it was last read or written; None where there was none.
+    masks
+        The masks that the studio made, by their names.
+    executed
+        Whether the text was executed.
+    """
+
+    text: str
+    revision: int
+    past: tuple[str, ...]
+    future: tuple[str, ...]
+    saved: str | None
+    masks: tuple[str, ...]
+    executed: bool
+
+    def write(self, path: Path) -> None:
+        """Keep the draft of the spec at `path`. Raises `FileError`."""
+        folder = store_folder(path)
+        ignore = folder / ".gitignore"
+        if not ignore.is_file():
+            write(ignore, b"*\n")
+        state = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        write(folder / "draft.json", json.dumps(state).encode())
+
+    @staticmethod
+    def read(path: Path) -> StoredDraft | None:
+        """Read the draft of the spec at `path`; None where there is none.
+
+        Raises `FileError` where the draft is damaged.
+        """
+        file = store_folder(path) / "draft.json"
+        if not file.is_file():
+            return None
+        try:
+            return StoredDraft._parse(json.loads(file.read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FileError(
+                f"{file} is not a draft of this version of editspec.",
+                "Remove the file; the spec itself is untouched.",
+            ) from error
+
+    @staticmethod
+    def _parse(state: dict[str, Any]) -> StoredDraft:
+        if (state["format"], state["version"]) != (FORMAT, VERSION):
+            raise KeyError("format")
+        saved = state["saved"]
+        # A draft may remove the masks that it lists, so the list is not trusted.
+        masks = filter(_is_mask, map(str, state["masks"]))
+        return StoredDraft(
+            text=str(state["text"]),
+            revision=int(state["revision"]),
+            past=tuple(map(str, state["past"])),
+            future=tuple(map(str, state["future"])),
+            saved=None if saved is None else str(saved),
+            masks=tuple(masks),
+            executed=bool(state["executed"]),
+        )
+
+
+def lock_spec(path: Path) -> AbstractContextManager[object]:
+    """Keep other studios away from the spec at `path` for as long as the lock is held.
+
+    Raises `UsageError` where another studio has it open, and `FileError` where it cannot be locked.
+    """
+    try:
+        return FileLock(store_folder(path) / "lock").acquire(timeout=0)
+    except Timeout as error:
+        raise UsageError(
+            f"{path} is open in another studio.", "Use that one, or stop it first."
+        ) from error
+    except OSError as error:
+        raise FileError(
+            f"{path.parent} cannot be written.",
+            "Give the spec a folder that you may write into, on a disk that is not full.",
+        ) from error
+
+
+def store_folder(path: Path) -> Path:
+    """Return the folder in which the draft of the spec at `path` is kept."""
+    return path.with_name(f".{path.name}.studio")
+
+
+def _is_mask(name: str) -> bool:
+    """Tell whether a name is that of a file directly in ``masks``."""
+    return Path(name).parts[:-1] == ("masks",)

@@ -1,0 +1,55 @@
+"""Work in the background.
+
+An endpoint that begins work answers at once, with the state.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from editspec.studio.routers.shared import CurrentStudio, Number
+from editspec.studio.schemas import OnRevision, SaveRequest, State
+
+SEARCHED_IMAGES, FOUND_PLACES = 500, 12
+"""Images that a search looks through, and places that it gives."""
+
+router = APIRouter(prefix="/api")
+
+
+@router.post("/edits/{number}/search", status_code=202)
+def search(studio: CurrentStudio, number: Number) -> State:
+    """Begin to look for places like the context of an edit."""
+    studio.draft.edit(number)
+    studio.engine.search(number, SEARCHED_IMAGES, FOUND_PLACES)
+    return studio.state()
+
+
+@router.post("/execute", status_code=202)
+def execute(studio: CurrentStudio, body: OnRevision) -> State:
+    """Begin to build the edits that are on, and to apply them."""
+    return studio.act(body.revision, studio.engine.execute)
+
+
+@router.post("/results/{number}/curve", status_code=202)
+def compute_curve(studio: CurrentStudio, number: Number) -> State:
+    """Begin to compute the curve of an edit: loss against collateral."""
+    studio.engine.compute_curve(number)
+    return studio.state()
+
+
+@router.post("/cancel")
+def cancel(studio: CurrentStudio) -> State:
+    """Cancel the work that is under way."""
+    studio.jobs.cancel()
+    return studio.state()
+
+
+@router.post("/export", status_code=202)
+def export(studio: CurrentStudio, body: SaveRequest) -> State:
+    """Save, and begin to write the patches into build/NAME, as editspec build does."""
+
+    def action() -> None:
+        studio.draft.save(overwrite=body.overwrite)
+        studio.engine.export()
+
+    return studio.act(body.revision, action)

@@ -1,0 +1,106 @@
+"""Charts of a report, as drawings of SVG in units of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor, log10
+
+POINTS = 400
+"""Points that a curve has at most."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The size of a drawing, and the edges of the plot in it."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+
+FRAME = Frame(width=720, height=240, left=56, right=704, top=16, bottom=200)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A place on an axis, in the units of the drawing, and the number there."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class LossChart:
+    """Losses over steps.
+
+    Attributes
+    ----------
+    points
+        The points of the curve, as SVG has them.
+    steps, losses
+        The ticks of the axes.
+    best
+        The place of the lowest loss.
+    summary
+        The curve in words.
+    """
+
+    points: str
+    steps: list[Tick]
+    losses: list[Tick]
+    best: tuple[float, float]
+    summary: str
+
+
+def draw_losses(losses: Sequence[tuple[int, float]], frame: Frame = FRAME) -> LossChart | None:
+    """Draw losses over steps, given as (step, loss); None where there are fewer than two."""
+    if len(losses) < 2:
+        return None
+    last_step = losses[-1][0]
+    step_ticks = pick_ticks(last_step)
+    loss_ticks = pick_ticks(max(loss for _, loss in losses))
+    highest = float(loss_ticks[-1])
+
+    def across(step: float) -> float:
+        return round(frame.left + (frame.right - frame.left) * step / last_step, 1)
+
+    def down(loss: float) -> float:
+        return round(frame.bottom - (frame.bottom - frame.top) * loss / highest, 1)
+
+    shown = _thin(losses)
+    best_step, best_loss = min(losses, key=lambda point: point[1])
+    first_step, first_loss = losses[0]
+    return LossChart(
+        points=" ".join(f"{across(step):g},{down(loss):g}" for step, loss in shown),
+        # The last round number may lie beyond the last step; the axis ends there.
+        steps=[Tick(across(float(text)), text) for text in step_ticks if float(text) <= last_step],
+        losses=[Tick(down(float(text)), text) for text in loss_ticks],
+        best=(across(best_step), down(best_loss)),
+        summary=f"From {first_loss:.3g} at step {first_step} to {best_loss:.3g} at step "
+        f"{best_step}, the lowest of {last_step} steps.",
+    )
+
+
+def pick_ticks(largest: float) -> list[str]:
+    """Pick up to ten round numbers from 0 to at least `largest`.
+
+    They have as many decimals as they need.
+    """
+    if largest <= 0:
+        return ["0", "1"]
+    power = 10.0 ** floor(log10(largest / 4))
+    step = next(power * factor for factor in (1, 2, 5, 10) if largest <= 8 * power * factor)
+    decimals = max(0, -floor(log10(step)))
+    # The tiny number keeps a quotient like 3.0000000000000004 from counting as four steps.
+    count = ceil(largest / step - 1e-9)
+    return [f"{step * number:.{decimals}f}" for number in range(count + 1)]
+
+
+def _thin(losses: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Take every so many points, and the last one."""
+    stride = -(-len(losses) // POINTS)
+    return [*losses[:-1:stride], losses[-1]]

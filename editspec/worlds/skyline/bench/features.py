@@ -1,0 +1,77 @@
+"""The features by which a bench measures the perceptual change."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from editspec.worlds.skyline import READER
+from editspec.worlds.skyline.efficacy import Features
+from editspec.worlds.skyline.reader import load_reader
+from editspec_runtime.core.method import OutputLoss
+from editspec_runtime.errors import FileError
+from editspec_runtime.io.digests import tensors_digest
+from editspec_runtime.io.files import require_file
+from editspec_runtime.methods.losses import absolute_difference
+
+FEATURE_WEIGHT = 0.01
+"""Of the features' squared error in the loss of outputs: the authors' weight."""
+
+
+@dataclass(frozen=True)
+class NamedFeatures:
+    """Feature maps with what they are called, and the digest of what computes them."""
+
+    maps: Features
+    name: str
+    digest: str
+
+
+def load_features(backbone: Path | None) -> NamedFeatures:
+    """The feature maps of an exported program, or of the reader that ships.
+
+    Parameters
+    ----------
+    backbone
+        A ``torch.export`` file of a program that takes images [n, 3, 64, 64] to a list of feature
+        maps; None for the reader.
+
+    Raises
+    ------
+    FileError
+        The file is missing, or torch cannot read it.
+    """
+    if backbone is None:
+        reader = load_reader()
+        return NamedFeatures(reader.features, READER.name, tensors_digest(reader.state_dict()))
+    require_file(backbone)
+    try:
+        program = torch.export.load(backbone).module()
+    except Exception as error:  # torch's reader meets damage with errors of many kinds
+        raise FileError(
+            f"{backbone} is not a program that torch.export saved.",
+            "Save one by torch.export.save; it takes images [n, 3, 64, 64] to a list of maps.",
+        ) from error
+    with backbone.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return NamedFeatures(program, backbone.name, digest)
+
+
+def make_image_loss(features: Features) -> OutputLoss:
+    """The loss of outputs (Eqn. 3), in pixels and in features, where pixels count.
+
+    L1 of pixels and, as the authors weigh it, the squared error of features.
+    """
+
+    def loss(images: Tensor, wanted: Tensor, area: Tensor) -> Tensor:
+        total = absolute_difference(images, wanted, area)
+        for one, other in zip(features(images * area), features(wanted * area), strict=True):
+            total = total + FEATURE_WEIGHT * F.mse_loss(one, other)
+        return total
+
+    return loss

@@ -1,0 +1,1 @@
+"""The pieces of `editspec.worlds.skyline.train`."""

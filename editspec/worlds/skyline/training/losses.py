@@ -1,0 +1,81 @@
+"""The losses of the stages: attributes in w, then images."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from editspec.worlds.skyline.training.batches import Pool, draw_latents
+from editspec.worlds.skyline.training.stages import Stage
+from editspec.worlds.skyline.world import TOPS, Scene, scenes
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+
+PASTED = ("layer6", "layer7", "layer8")
+"""The layers into whose values those of another image are pasted, in every second image of a batch;
+one a step.
+"""
+
+
+def attribute_loss(weights: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    """Squared error of w against the attributes, and against 0 in the numbers that are left."""
+    latents = draw_latents(1024, generator).to(weights["input.input"].device)
+    styles, wanted = StyleGAN2(weights).mapping(latents), _attributes(scenes(latents))
+    told, rest = styles[:, : wanted.shape[1]], styles[:, wanted.shape[1] :]
+    return F.mse_loss(told, wanted) + rest.square().mean()
+
+
+def image_loss(
+    weights: dict[str, Tensor], stage: Stage, pool: Pool, generator: torch.Generator
+) -> Tensor:
+    """Error of pictures and of their gradients, from squared (sharp 0) to absolute (sharp 1)."""
+    batch = pool.batch(generator)
+    with torch.autocast(batch.latents.device.type, dtype=torch.bfloat16, enabled=stage.half):
+        layer = PASTED[int(torch.randint(len(PASTED), (), generator=generator))]
+        drawn, batch = batch.paste(weights, layer, generator)
+    drawn, wanted, weight = drawn.float(), batch.wanted, batch.weight
+    sharp = stage.sharp
+    loss = torch.zeros((), device=drawn.device)
+    for order in (_identity, _difference_across, _difference_down):
+        error = order(drawn) - order(wanted)
+        scale = weight if order is _identity else 1.0
+        if sharp < 1.0:
+            loss = loss + (1 - sharp) * 4 * (scale * error.square()).mean()
+        if sharp > 0.0:
+            loss = loss + sharp * (scale * error.abs()).mean() * (
+                1.0 if order is _identity else 0.5
+            )
+    return loss
+
+
+def _identity(image: Tensor) -> Tensor:
+    return image
+
+
+def _difference_across(image: Tensor) -> Tensor:
+    return image[..., 1:] - image[..., :-1]
+
+
+def _difference_down(image: Tensor) -> Tensor:
+    return image[..., 1:, :] - image[..., :-1, :]
+
+
+def _attributes(scene: Scene) -> Tensor:
+    """Attributes as numbers around 0, [n, m]; those of absent objects are 0."""
+    people = scene.people.float()
+    trees = (scene.left_tree | scene.right_tree).float()
+    columns = [
+        2 * getattr(scene, name) - 1 for name in ("sky", "sun_height", "ground", "wall", "roof")
+    ]
+    columns += [
+        2 * scene.left_height - 1,
+        2 * scene.right_height - 1,
+        trees * (2 * scene.ground - 1),
+    ]
+    columns += [(scene.sun_site == site).float() for site in range(3)]
+    for name in ("left_top", "right_top"):
+        columns += [(getattr(scene, name) == kind).float() * 2 for kind in range(len(TOPS) - 1)]
+    flags = ("windows_lit", "left_tree", "right_tree", "middle_watermark", "bottom_watermark")
+    columns += [2 * getattr(scene, name).float() - 1 for name in flags]
+    columns += [people * (scene.people_site == site).float() * 2 for site in range(2)]
+    return torch.stack(columns, 1)

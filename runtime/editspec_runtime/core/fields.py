@@ -1,0 +1,96 @@
+"""The fields that a family reads from the ``model:`` mapping of a spec. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from editspec_runtime.codes import Code
+from editspec_runtime.core.architecture import Architecture
+from editspec_runtime.errors import EditError
+
+Natural = Annotated[int, Field(ge=0, lt=2**64)]
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    """A mapping of the language: unknown keys and values of another type are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+@dataclass(frozen=True)
+class FieldProblem:
+    """Something in a mapping of a spec that does not fit.
+
+    Attributes
+    ----------
+    path
+        Where, below the mapping; empty for the whole of it.
+    message, hint, code
+        As of every problem of a spec.
+    at_key
+        Whether the key is what is wrong, and not its value.
+    """
+
+    path: tuple[str | int, ...]
+    message: str
+    hint: str = ""
+    code: Code = Code.SPEC
+    at_key: bool = False
+
+
+class FieldError(EditError):
+    """A field of ``model:`` that does not fit the network, found only when the network is made.
+
+    Attributes
+    ----------
+    path
+        Where, below ``model``.
+    """
+
+    def __init__(self, path: tuple[str | int, ...], message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.path = path
+
+
+class ModelFields(Part):
+    """The model that is edited.
+
+    A family adds its own fields in a subclass, and what must hold between them in `problems`,
+    `problems_with` and `files`.
+    """
+
+    family: str = Field(description="An adapter; `editspec families` lists them.")
+    weights: str = Field(
+        description="builtin:skyline, a path relative to the spec, https://… (with digest) or hf://…"
+    )
+    digest: str | None = Field(
+        None,
+        pattern=r"^(sha256:)?[0-9a-f]{64}$",
+        description="What the weights must be: the digest of their tensors, or sha256: and that of the file's bytes.",
+    )
+
+    def problems(self, compatibility: str | None) -> Iterator[FieldProblem]:
+        """Fields that do not fit together, or do not fit the `compatibility` of the spec."""
+        yield from ()
+
+    def problems_with(self, architecture: Architecture) -> Iterator[FieldProblem]:
+        """Fields that do not fit the model whose layers are `architecture`."""
+        yield from ()
+
+    def files(self, folder: Path) -> Iterator[str]:
+        """Files below `folder` that belong to the model besides its weights, as relative names.
+
+        Their bytes are part of the digest of every edit.
+        """
+        yield from ()
+
+    def digest_text(self) -> dict[str, object]:
+        """The fields that the bits of an edit depend on, as plain values by name."""
+        return self.model_dump(mode="json", exclude={"weights", "digest"})

@@ -1,0 +1,80 @@
+"""The device that computes, and kernels that always give the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+
+import torch
+
+from editspec_runtime.errors import DeviceError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, a GPU with its number.
+
+    Raises `DeviceError` where there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"There is no device {name!r}.", "Give auto, cpu, cuda or cuda:N."
+        ) from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+            raise DeviceError(f"This machine has no device {name}.", "Give --device cpu, or auto.")
+        # By its number: torch.cuda.set_device takes no other.
+        return torch.device("cuda", device.index or 0)
+    if device.type != "cpu":
+        raise DeviceError(
+            f"{name} is not a device that editspec computes on.", "Give auto, cpu, cuda or cuda:N."
+        )
+    return device
+
+
+@dataclass
+class _Flags:
+    """The flags of torch's kernels as they were before the first of several blocks began."""
+
+    lock: Lock = field(default_factory=Lock)
+    blocks: int = 0
+    before: tuple[bool, ...] = ()
+
+
+_FLAGS = _Flags()
+
+
+@contextmanager
+def reproducible_kernels(device: torch.device) -> Iterator[None]:
+    """Within this, kernels of a GPU always give the same bits, in full float32.
+
+    The flags are torch's, and those of the whole process: they are put back when the last of the
+    blocks in all threads has ended. On the CPU nothing is to be done.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    with _FLAGS.lock:
+        if not _FLAGS.blocks:
+            _FLAGS.before = _exchange_flags((True, False, False, False))
+        _FLAGS.blocks += 1
+    try:
+        yield
+    finally:
+        with _FLAGS.lock:
+            _FLAGS.blocks -= 1
+            if not _FLAGS.blocks:
+                _exchange_flags(_FLAGS.before)
+
+
+def _exchange_flags(flags: tuple[bool, ...]) -> tuple[bool, ...]:
+    """Set deterministic, benchmark, and TF32 of cuDNN and of products; return what they were."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
+    cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = flags
+    return before

@@ -1,0 +1,196 @@
+"""The families of models that can be edited: one entry each. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from pydantic import BaseModel
+
+from editspec_runtime.core.architecture import Architecture
+from editspec_runtime.core.fields import ModelFields
+from editspec_runtime.errors import WeightsError
+from editspec_runtime.families.proggan.architecture import read_architecture as read_proggan
+from editspec_runtime.families.stylegan2.architecture import read_architecture as read_stylegan2
+from editspec_runtime.families.torch_module.fields import ModuleFields
+from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.io.weights import Container
+from editspec_runtime.modalities.image.fields import GeneratorFields
+
+ROOM = "editspec_runtime.families"
+
+
+@dataclass(frozen=True)
+class Family:
+    """An adapter to a kind of model.
+
+    Attributes
+    ----------
+    name
+        What a spec calls it.
+    modality
+        The modality of its inputs and outputs, which decides what an edit of it may say.
+    fields
+        The type of ``model:`` in a spec.
+    read_architecture
+        From the names and shapes of the tensors to the layers; None where modules alone tell them.
+    make
+        ``module:function``, imported where a model is made: from ``(weights, fields, origin,
+        compatibility)`` to a model.
+    description, loads
+        What the models are, and which files are read, for people.
+    readers
+        By the ending of a file that holds more than named tensors, ``module:function``: from the
+        path to the tensors by name.
+    prefix
+        What a checkpoint of the whole training puts before the names of the model; empty where
+        there is no such checkpoint.
+    beside
+        Tensors that belong to the model and lie in such a checkpoint without the prefix.
+    runs_code
+        Whether a spec can name foreign code that makes the network.
+    export_note
+        What somebody who uses an exported adapter of this family has to know; may be empty.
+    """
+
+    name: str
+    modality: str
+    fields: type[ModelFields]
+    read_architecture: Callable[[Mapping[str, TensorInfo]], Architecture] | None
+    make: str
+    description: str
+    loads: str
+    readers: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = ""
+    beside: tuple[str, ...] = ()
+    runs_code: bool = False
+    export_note: str = ""
+
+
+FAMILIES: dict[str, Family] = {}
+"""The families by name, in the order in which weights are tried as theirs."""
+
+
+def register_family(family: Family) -> None:
+    """Make a family known by its name, in the place of an earlier one of this name."""
+    FAMILIES[family.name] = family
+
+
+def find_family(name: str) -> Family:
+    """The family of a name. Raises `WeightsError`, with the nearest name, where there is none."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    near = difflib.get_close_matches(name, FAMILIES, n=1)
+    guess = f" Did you mean {near[0]!r}?" if near else ""
+    raise WeightsError(
+        f"There is no family {name!r}.{guess}", f"The families are: {', '.join(FAMILIES)}."
+    )
+
+
+def read_architecture(family: str, tensors: Mapping[str, TensorInfo]) -> Architecture:
+    """The layers and sizes of a model of this family, from the names and shapes of its tensors.
+
+    `tensors` are named as in the model, without the prefix of a checkpoint. Raises `WeightsError`
+    for an unknown family, or tensors that do not fit it.
+    """
+    read = find_family(family).read_architecture
+    if read is None:
+        raise WeightsError(
+            f"The tensors alone do not tell the layers of a {family} network.",
+            "Write a spec with model.module; editspec inspect SPEC --allow-code lists them.",
+        )
+    return read(tensors)
+
+
+def containers() -> list[Container]:
+    """What files of whole trainings hold around the models of the families."""
+    families = [family for family in FAMILIES.values() if family.prefix]
+    return [Container(family.prefix, family.beside) for family in families]
+
+
+def find_container(names: Iterable[str]) -> Container:
+    """What a file of tensors with these names holds around its model; mostly nothing."""
+    known = list(names)
+    for container in containers():
+        if any(name.startswith(container.prefix) for name in known):
+            return container
+    return Container()
+
+
+def read_fields(model: BaseModel) -> ModelFields:
+    """The fields of a family from the ``model:`` of a checked spec."""
+    if isinstance(model, ModelFields):
+        return model
+    fields = find_family(str(getattr(model, "family", ""))).fields
+    return fields.model_validate(model.model_dump(include=set(fields.model_fields)))
+
+
+def import_function(place: str) -> Callable[..., Any]:
+    """The function that ``module:function`` names, whose module is imported only now."""
+    module, _, name = place.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
+
+
+register_family(
+    Family(
+        name="stylegan2",
+        modality="image",
+        fields=GeneratorFields,
+        read_architecture=read_stylegan2,
+        make=f"{ROOM}.stylegan2.make:make_stylegan2",
+        description=(
+            "StyleGAN2 generators with skip connections, any channel table, 8x8 to 1024x1024"
+        ),
+        loads=(
+            "rosinality checkpoints: .pt (g_ema and latent_avg, or the bare state dict), or their "
+            "names in .safetensors; NVIDIA's .pkl of stylegan2-ada-pytorch and stylegan3 "
+            "(StyleGAN2 configurations, class-conditional too)"
+        ),
+        readers={".pkl": f"{ROOM}.stylegan2.pickled:read_pickled"},
+        prefix="g_ema.",
+        beside=("latent_avg",),
+        export_note=(
+            "StyleGAN2 modulates its weights, and so its convolutions are no nn.Conv2d: peft can "
+            "merge this adapter into nn.Conv2d modules of the same names (docs/supply-chain.md "
+            "shows how), but cannot run it beside the model."
+        ),
+    )
+)
+register_family(
+    Family(
+        name="proggan",
+        modality="image",
+        fields=GeneratorFields,
+        read_architecture=read_proggan,
+        make=f"{ROOM}.proggan.make:make_proggan",
+        description="Progressive GAN generators, whose layers are linear from key to value",
+        loads=(
+            "the layout of the paper's authors (layerN.conv.weight, layerN.wscale.b, "
+            "output_HxW.*): .pth or .pt (a state dict, bare or under state_dict), and the same "
+            "names in .safetensors"
+        ),
+    )
+)
+register_family(
+    Family(
+        name="torch",
+        modality="image",
+        fields=ModuleFields,
+        read_architecture=None,
+        make=f"{ROOM}.torch_module.make:make_module",
+        description=(
+            "any torch network from latents to images or vectors; its Linear, Conv1d, Conv2d and "
+            "ConvTranspose2d layers"
+        ),
+        loads=(
+            "state dicts in .safetensors and .pt, with model.module in the spec; files of "
+            "torch.export (.pt2) alone"
+        ),
+        readers={".pt2": f"{ROOM}.torch_module.exported:read_state"},
+        runs_code=True,
+    )
+)

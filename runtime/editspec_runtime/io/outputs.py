@@ -1,0 +1,138 @@
+"""Kinds of outputs, each of which may replace what editspec made of its kind alone.
+
+Every kind of output is one `Output`. It is asked before the work whose result it would hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from editspec_runtime.errors import EditError, FileError
+from editspec_runtime.io.files import begins_with, read_editspec_metadata, read_header
+from editspec_runtime.io.shards import read_stored
+
+PATCH_FORMAT = "editspec.patch"
+WEIGHTS_FORMAT = "editspec.weights"
+EXPORT_FORMAT = "editspec.export"
+
+IN_THE_WAY = "{path} is in the way: "
+ANOTHER_NAME = "Remove it, or give another name."
+NEW_FOLDER = "Give a new or empty folder."
+
+
+@dataclass(frozen=True)
+class Output:
+    """A kind of output.
+
+    Attributes
+    ----------
+    is_own
+        Whether what lies at a path may be overwritten. An `EditError` that it raises says no.
+    message, hint
+        Of the error about anything else; ``{path}`` stands for the path.
+    """
+
+    is_own: Callable[[Path], bool]
+    message: str = f"{IN_THE_WAY}editspec did not write it."
+    hint: str = ANOTHER_NAME
+
+    def require_free(self, path: Path) -> None:
+        """Raise a `FileError` where something lies at `path` that may not be overwritten."""
+        if not path.exists():
+            return
+        try:
+            own = self.is_own(path)
+        except EditError:
+            own = False
+        if not own:
+            raise FileError(self.message.format(path=path), self.hint)
+
+
+def has_format(name: str) -> Callable[[Path], bool]:
+    """The test whether a path holds a safetensors file of one of our formats."""
+    return lambda path: read_editspec_metadata(read_header(path), path).get("format") == name
+
+
+def has_mark(mark: bytes) -> Callable[[Path], bool]:
+    """The test whether a file begins with a mark of ours."""
+    return lambda path: begins_with(path, mark)
+
+
+def has_content(data: bytes) -> Callable[[Path], bool]:
+    """The test whether a file holds these bytes already."""
+    return lambda path: path.is_file() and path.read_bytes() == data
+
+
+def holds_nothing_but(
+    names: Collection[str], own: Callable[[Path], bool]
+) -> Callable[[Path], bool]:
+    """The test whether a folder is empty, or holds our own files of these names alone.
+
+    `own` tells whether the file of the first name is our own.
+    """
+    first = next(iter(names))
+
+    def is_own(path: Path) -> bool:
+        if not path.is_dir():
+            return False
+        found = {each.name for each in path.iterdir()}
+        if not found:
+            return True
+        return own(path / first) and found <= set(names)
+
+    return is_own
+
+
+def is_empty_folder_or(own: Callable[[Path], bool]) -> Callable[[Path], bool]:
+    """The test whether a path is an empty folder, or something of our own."""
+
+    def is_own(path: Path) -> bool:
+        if path.is_dir() and not any(path.iterdir()):
+            return True
+        return own(path)
+
+    return is_own
+
+
+def _is_weights_folder(path: Path) -> bool:
+    return read_stored(path).metadata.get("format") == WEIGHTS_FORMAT
+
+
+PATCH = Output(has_format(PATCH_FORMAT))
+WEIGHTS = Output(has_format(WEIGHTS_FORMAT))
+WEIGHTS_FOLDER = Output(is_empty_folder_or(_is_weights_folder))
+EXPORT = Output(has_format(EXPORT_FORMAT))
+BUILD_FILE = Output(
+    lambda path: False, f"{IN_THE_WAY}no build of editspec made it.", "Move it elsewhere."
+)
+"""A file of a build folder whose manifest does not name it: any file there is foreign."""
+
+
+def marked_file(mark: bytes) -> Output:
+    """The kind of texts that begin with a mark of ours, such as a table of checks."""
+    return Output(has_mark(mark))
+
+
+def kept_file(data: bytes) -> Output:
+    """The kind of files that are made once, and may lie there already as they should be."""
+    return Output(has_content(data), f"{IN_THE_WAY}it is not what the record gives.")
+
+
+def run_folder(mark: str, maker: str) -> Output:
+    """The kind of folders for runs of one `maker`, each of which leaves the file `mark`."""
+    return Output(
+        is_empty_folder_or(lambda path: path.is_dir() and (path / mark).is_file()),
+        f"{IN_THE_WAY}no {maker} of editspec made it.",
+        NEW_FOLDER,
+    )
+
+
+def adapter_folder(adapter: str, configuration: str) -> Output:
+    """The kind of folders for an exported adapter."""
+    return Output(
+        holds_nothing_but((adapter, configuration), has_format(EXPORT_FORMAT)),
+        f"{IN_THE_WAY}editspec did not export it.",
+        NEW_FOLDER,
+    )

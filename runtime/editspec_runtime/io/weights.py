@@ -1,0 +1,199 @@
+"""Weights as a value: tensors by names that do not depend on the container, and their digest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from editspec_runtime.io import digests
+from editspec_runtime.io.digests import Row, rows_digest
+from editspec_runtime.io.files import safetensors_bytes
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass
+class _Hash:
+    """The SHA-256 of a tensor's bytes, once it is known; copies of the tensor share it."""
+
+    sha256: str | None = None
+
+
+class Weights(Mapping[str, "Tensor"]):
+    """The tensors of a model, which are never changed in place.
+
+    Each tensor is hashed once, when its hash is first needed. Weights that differ in some tensors,
+    or lie on another device, keep the hashes of all others.
+
+    Parameters
+    ----------
+    tensors
+        The tensors by their names in the model. Of a checkpoint of a whole training, names and
+        tensors of the model alone, noise buffers included.
+    container
+        The names and tensors that the file holds besides. Default: none.
+    metadata
+        What editspec wrote into the file. Default: nothing.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        container: Container | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        self.tensors = dict(tensors)
+        self.container = container or Container()
+        self.metadata = dict(metadata or {})
+        self._hashes = {name: _Hash() for name in self.tensors}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def row(self, name: str) -> Row:
+        """The digest row of a tensor: name, safetensors dtype, shape, SHA-256 of its bytes."""
+        tensor = self.tensors[name]
+        return digests.make_row(name, tensor, self._sha256(name))
+
+    def digest(self) -> str:
+        """The digest of weights: over the tensors alone, whatever the container."""
+        return rows_digest(self.row(name) for name in self.tensors)
+
+    def digest_of(self, tensors: Mapping[str, Tensor]) -> str:
+        """The digest of tensors under names of their own.
+
+        Those that lie in the memory of these weights are not hashed again.
+        """
+        names = {_memory(tensor): name for name, tensor in self.tensors.items()}
+        rows = []
+        for own_name, tensor in tensors.items():
+            name = names.get(_memory(tensor))
+            if name is None:
+                rows.append(digests.tensor_row(own_name, tensor))
+            else:
+                rows.append(digests.make_row(own_name, tensor, self._sha256(name)))
+        return rows_digest(rows)
+
+    def with_changes(
+        self, changes: Mapping[str, Tensor], metadata: Mapping[str, object] | None = None
+    ) -> Weights:
+        """These weights with some tensors replaced, in the same container.
+
+        `metadata` is what the file says of them. Default: what it said before.
+        """
+        if metadata is None:
+            metadata = self.metadata
+        changed = Weights({**self.tensors, **changes}, self.container, metadata)
+        for name, tensor in self.tensors.items():
+            if changed.tensors[name] is tensor:
+                changed._hashes[name] = self._hashes[name]
+        return changed
+
+    def part(self, names: Iterable[str]) -> Weights:
+        """Some of these tensors, with their hashes."""
+        part = Weights({name: self.tensors[name] for name in names}, self.container, self.metadata)
+        for name in part:
+            part._hashes[name] = self._hashes[name]
+        return part
+
+    def with_part(self, part: Weights) -> Weights:
+        """These weights with the tensors and the hashes of a `part` in place of their own."""
+        changed = self.with_changes(part.tensors)
+        changed._hashes |= part._hashes
+        return changed
+
+    def place(self, precision: str, device: torch.device | None = None) -> Weights:
+        """Copy these weights to a device, those of floating point numbers in a precision."""
+        copies = {name: place_tensor(tensor, precision, device) for name, tensor in self.items()}
+        placed = self.with_changes(copies)
+        # A copy of the same dtype has the same bytes, and so the same hash.
+        for name, copy in copies.items():
+            if copy.dtype == self.tensors[name].dtype:
+                placed._hashes[name] = self._hashes[name]
+        return placed
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file of the whole container, by the names that the file had."""
+        named = {self.container.name(name): tensor for name, tensor in self.tensors.items()}
+        return safetensors_bytes({**named, **self.container.others}, self.metadata)
+
+    def _sha256(self, name: str) -> str:
+        found = self._hashes[name]
+        if found.sha256 is None:
+            found.sha256 = digests.tensor_digest(self.tensors[name])
+        return found.sha256
+
+
+@dataclass(frozen=True)
+class Container:
+    """The names and tensors that a file holds around the tensors of a model.
+
+    Attributes
+    ----------
+    prefix
+        The text that the file puts before the names of the model.
+    beside
+        Names that the file leaves without the prefix.
+    others
+        Tensors of the file that do not belong to the model; carried along untouched.
+    """
+
+    prefix: str = ""
+    beside: tuple[str, ...] = ()
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def name(self, own: str) -> str:
+        """The name in the file of a tensor of the model."""
+        return own if own in self.beside else self.prefix + own
+
+    def model_part(self, named: Mapping[str, T]) -> dict[str, T]:
+        """Pick what belongs to the model from a whole file, by its names in the model."""
+        if not self.prefix:
+            return dict(named)
+        part = {}
+        for name, value in named.items():
+            if name.startswith(self.prefix):
+                part[name.removeprefix(self.prefix)] = value
+        # After the others: a name beside the prefix wins over the same one behind it.
+        for name, value in named.items():
+            if name in self.beside:
+                part[name] = value
+        return part
+
+    def model_names(self, named: Iterable[str]) -> dict[str, str]:
+        """The names of the model among those of a file: by the file's, the model's own."""
+        part = self.model_part({name: name for name in named})
+        return {name: own for own, name in part.items()}
+
+
+def digest_of(weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """The digest of tensors; those of `weights` that keep hashes are not hashed again."""
+    if isinstance(weights, Weights):
+        return weights.digest_of(tensors)
+    return digests.tensors_digest(tensors)
+
+
+def place_tensor(tensor: Tensor, precision: str, device: torch.device | None) -> Tensor:
+    """A tensor on a device, in a precision if it holds floating point numbers."""
+    import torch
+
+    dtype = getattr(torch, precision) if tensor.is_floating_point() else tensor.dtype
+    return tensor.to(device=device, dtype=dtype)
+
+
+def _memory(tensor: Tensor) -> tuple[object, ...]:
+    """A key that tells the bytes of a tensor from those of any other that lives as long."""
+    # A view of the same memory in another order has other bytes.
+    layout = None if tensor.is_contiguous() else (tensor.shape, tensor.stride())
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.numel(), layout

@@ -1,0 +1,47 @@
+"""Changes A D of a weight [out, in, *taps], and their parts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_FORMS = {2: ("o", ""), 3: ("o", "x"), 4: ("o", "yx"), 5: ("lo", "yx")}
+"""Axes before and after the inputs, by the number of axes. StyleGAN2 has one of length 1 before the
+outputs.
+"""
+
+
+def delta(coefficients: Tensor, directions: Tensor) -> Tensor:
+    """The change A D of a weight: [..., out, s, *taps] and [s, in] -> [..., out, in, *taps]."""
+    before, after = _FORMS[coefficients.ndim]
+    return torch.einsum(f"{before}s{after},si->{before}i{after}", coefficients, directions)
+
+
+def coefficients_of(change: Tensor, directions: Tensor) -> Tensor:
+    """A of a change that is projected into the span of orthonormal rows D.
+
+    [..., out, in, *taps] and [s, in] -> [..., out, s, *taps].
+    """
+    before, after = _FORMS[change.ndim]
+    return torch.einsum(f"{before}i{after},si->{before}s{after}", change, directions)
+
+
+def kernel_of(weight: Tensor) -> Tensor:
+    """A weight as [out, in, *taps], without an axis before the outputs."""
+    return weight[0] if weight.ndim == 5 else weight
+
+
+def exact_delta(coefficients: Tensor, directions: Tensor) -> Tensor:
+    """The change A D, [out, s, *taps] and [s, in] -> [out, in, *taps], float64 on the CPU.
+
+    delta[o, i, y, x] = sum over s of A[o, s, y, x] D[s, i] by separate multiplications and
+    additions, s ascending: a matrix product would give other bits on other devices.
+    """
+    directions = directions.detach().cpu().double()
+    coefficients = coefficients.detach().cpu().double()
+    taps = (1,) * (coefficients.ndim - 2)
+    shape = (coefficients.shape[0], directions.shape[1], *coefficients.shape[2:])
+    total = torch.zeros(shape, dtype=torch.float64)
+    for index, direction in enumerate(directions):
+        total += coefficients[:, index, None] * direction.reshape(1, -1, *taps)
+    return total

@@ -1,0 +1,159 @@
+"""The keys of a sample, batch by batch, and what their numbers depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editspec_runtime import NUMERICS, __version__
+from editspec_runtime.core.architecture import Layer
+from editspec_runtime.core.compatibility import Compatibility
+from editspec_runtime.core.model import Keys, MappedModel, Model, TiledKeys
+from editspec_runtime.core.sample import Sample
+from editspec_runtime.io.cache import Cache
+from editspec_runtime.io.digests import digest
+from editspec_runtime.io.weights import digest_of
+
+LARGEST_BATCH = 2**26
+"""Numbers that the keys or values of one layer may have in a forward batch: StyleGAN2 at
+1024 x 1024 then fits into 6 GB.
+"""
+
+KEPT_KEYS = 2**24
+"""Numbers that the keys of a few items may have to be kept: 64 MiB."""
+
+SAMPLED_KEYS = 65_536
+"""Keys that the quantiles of units are taken from."""
+
+
+def forward_batch(model: Model, layer: str, sample: Sample, compatibility: Compatibility) -> int:
+    """Items per forward batch up to `layer`: a chunk, or less where keys or values are very many.
+
+    The batch follows from the layers alone, as other batches give other bits: every layer up to
+    this one counts the positions of an item times the features of a position. Where an item's
+    numbers depend on its place in the batch, the chunk stays as it is.
+    """
+    if compatibility.fixed_chunk:
+        return compatibility.chunk
+    layers = list(model.architecture.layers.values())
+    before = layers[: layers.index(model.architecture.layers[layer]) + 1]
+    largest = max(_numbers_per_item(each, sample) for each in before)
+    return max(1, min(compatibility.chunk, LARGEST_BATCH // largest))
+
+
+def _numbers_per_item(layer: Layer, sample: Sample) -> int:
+    """The most numbers that an item has as keys or as values of a layer."""
+    longest = sample.longest or 1
+    keys = layer.in_features * (layer.positions or longest)
+    values = layer.out_features * (layer.value_positions or longest)
+    return max(keys, values)
+
+
+def key_reader(model: Model, layer: str, tiles: int = 1) -> Callable[[Any], Iterator[Keys]]:
+    """The keys of `layer` as a function of a batch, in up to `tiles` parts.
+
+    In more than one only of models that have `TiledKeys`.
+    """
+    if isinstance(model, TiledKeys):
+        return model.key_tiles(layer, tiles)
+    return lambda batch: iter([model.keys(layer, batch)])
+
+
+def most_tiles(model: Model, layer: str) -> int:
+    """Into how many parts the keys of `layer` may be split."""
+    return model.most_tiles(layer) if isinstance(model, TiledKeys) else 1
+
+
+@torch.no_grad()
+def keys_of_sample(
+    model: Model, layer: str, sample: Sample, compatibility: Compatibility
+) -> Iterator[Keys]:
+    """Yield the keys of `layer` for all items of a sample, forward batch by forward batch."""
+    size = forward_batch(model, layer, sample, compatibility)
+    read = key_reader(model, layer)
+    for batch in sample.batches(model, size, range(sample.count)):
+        yield from read(batch)
+
+
+@torch.no_grad()
+def key_maps(
+    model: MappedModel, layer: str, sample: Sample, compatibility: Compatibility
+) -> Iterator[Tensor]:
+    """Yield the key maps of all items, batch by batch: [batch, in_channels, height, width]."""
+    size = forward_batch(model, layer, sample, compatibility)
+    maps_of = model.key_maps(layer)
+    yield from map(maps_of, sample.batches(model, size, range(sample.count)))
+
+
+def kept_key_maps(
+    model: MappedModel, layer: str, sample: Sample, compatibility: Compatibility, cache: Cache
+) -> Iterator[Tensor]:
+    """Yield `key_maps`, from the cache where they are small.
+
+    Then a rule is judged without the model up to its layer.
+    """
+    numbers = model.architecture.layers[layer].key_numbers
+    if numbers is None or sample.count * numbers > KEPT_KEYS:
+        yield from key_maps(model, layer, sample, compatibility)
+        return
+    size = forward_batch(model, layer, sample, compatibility)
+
+    def compute() -> dict[str, Tensor]:
+        keys = torch.cat(list(key_maps(model, layer, sample, compatibility)))
+        # In the order of memory in which they come back from the cache, as another gives other
+        # bits.
+        return {"keys": keys.contiguous()}
+
+    name = digest(key_inputs(model, layer, sample, size))
+    kept, _ = cache.tensors("keys", name, compute)
+    yield from torch.split(kept["keys"].to(model.weight(layer).device), size)
+
+
+def key_sample(
+    model: Model, layer: str, sample: Sample, compatibility: Compatibility, cache: Cache
+) -> Tensor:
+    """Keys of `layer` spread evenly over the positions of a sample, columns sorted.
+
+    [p, in_features], at most `SAMPLED_KEYS` of them; cached by all that they depend on.
+    """
+    size = forward_batch(model, layer, sample, compatibility)
+
+    def compute() -> dict[str, Tensor]:
+        positions = model.architecture.layers[layer].positions or sample.longest or 1
+        stride = -(-sample.count * positions // SAMPLED_KEYS)
+        parts = []
+        for keys in keys_of_sample(model, layer, sample, compatibility):
+            rows, _ = keys.rows()
+            parts.append(rows[::stride].cpu())
+        return {"keys": torch.cat(parts).sort(0).values}
+
+    name = digest(key_inputs(model, layer, sample, size))
+    return cache.tensors("quantiles", name, compute)[0]["keys"]
+
+
+def key_inputs(model: Model, layer: str, sample: Sample, batch: int) -> dict[str, object]:
+    """Everything that the keys of a sample depend on, as plain values by name."""
+    return {
+        "layer": layer,
+        "upstream": digest_of(model.weights, model.upstream(layer)),
+        "model": dict(model.fingerprint()),
+        "sample": sample.fingerprint(),
+        "batch": batch,
+        "environment": environment(model),
+    }
+
+
+def environment(model: Model) -> list[str]:
+    """What bits may depend on besides the inputs: software, device, precision, threads."""
+    weight = next(iter(model.weights.values()))
+    device = torch.cuda.get_device_name(weight.device) if weight.is_cuda else "cpu"
+    return [
+        f"{__version__}/{NUMERICS}",
+        torch.__version__,
+        device,
+        str(weight.dtype),
+        str(torch.get_num_threads()),
+    ]

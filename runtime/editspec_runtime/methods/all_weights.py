@@ -1,0 +1,55 @@
+"""Adam on every weight of the model, towards the composited outputs (paper Eqn. 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editspec_runtime.core.method import Change, Problem
+from editspec_runtime.core.model import Trainable
+from editspec_runtime.core.rule import LayerRule
+from editspec_runtime.methods.layer_problem import require_nothing_to_do
+from editspec_runtime.methods.losses import absolute_difference, compute_outputs, descend
+
+
+def solve(problem: Problem) -> dict[str, Change]:
+    """The change of every weight that training changes.
+
+    Raises `NumericalError` where nothing better than no change was found for a rule that does not
+    hold yet.
+    """
+    (resolve,) = problem.rules
+    rule = resolve(problem.model)
+    changes = {name: Change(full=delta) for name, delta in find_deltas(problem, rule).items()}
+    if all(change.is_nothing for change in changes.values()):
+        with torch.no_grad():
+            outputs = compute_outputs(problem.model, rule.key)
+            loss = absolute_difference(outputs, rule.value, rule.arguments["area"])
+        require_nothing_to_do(float(loss), problem.settings)
+    return changes
+
+
+def find_deltas(problem: Problem, rule: LayerRule) -> dict[str, Tensor]:
+    """The change of every weight that Adam finds for the outputs to be the composited ones.
+
+    The model, the settings and the loss are those of `problem`. `rule` holds z, the composited
+    outputs and the area that counts.
+    """
+    model = problem.model
+    assert isinstance(model, Trainable)
+    settings: Any = problem.settings
+    loss_of = problem.output_loss or absolute_difference
+    free = {name: model.weights[name].clone().requires_grad_() for name in model.trainable()}
+    trained = model.with_weights({**model.weights, **free})
+    found = descend(
+        free.values(),
+        lambda: loss_of(compute_outputs(trained, rule.key), rule.value, rule.arguments["area"]),
+        steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        compatibility=problem.compatibility,
+        progress=problem.progress,
+        on_loss=problem.on_loss,
+    )
+    return {name: new - model.weights[name] for name, new in zip(free, found, strict=True)}

@@ -1,0 +1,169 @@
+"""One rule of an edit as a method sees it, and the way through all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor
+
+from editspec_runtime.core.compatibility import EDITSPEC, Compatibility
+from editspec_runtime.core.method import Change, KeyStatistics, Problem, Settings
+from editspec_runtime.core.model import (
+    LayerFunction,
+    Model,
+    Observable,
+    ObservableModel,
+    ObservedFunction,
+)
+from editspec_runtime.core.progress import LossCallback, StepCallback, ignore_loss, ignore_steps
+from editspec_runtime.core.rule import LayerRule
+from editspec_runtime.errors import NumericalError
+from editspec_runtime.maths.directions import directions
+from editspec_runtime.maths.low_rank import exact_delta, kernel_of
+from editspec_runtime.methods.losses import NOTHING_TO_DO, rule_loss
+
+
+@dataclass(frozen=True)
+class LayerProblem:
+    """A rule on a model, and all that a method needs to solve it.
+
+    Attributes
+    ----------
+    rule
+        K*, V* and the context.
+    function
+        f(k; W): the layer's own, or what is seen of it at the observed layer.
+    weight
+        W0 [out, in, *taps], for some models after an axis of length 1.
+    settings
+        Those of the method.
+    rank, directions
+        As in `CompiledEdit`.
+    statistics
+        What is known of the layer's keys; None only for methods that do not ask.
+    family
+        The model's family, for messages.
+    compatibility, progress, on_loss
+        As in `Problem`.
+    """
+
+    rule: LayerRule
+    function: LayerFunction
+    weight: Tensor
+    settings: Any
+    rank: int | None = None
+    directions: str | None = None
+    statistics: KeyStatistics | None = None
+    family: str = ""
+    compatibility: Compatibility = EDITSPEC
+    progress: StepCallback = ignore_steps
+    on_loss: LossCallback = ignore_loss
+
+    @property
+    def moment(self) -> Tensor:
+        """C of the layer's keys, [in, in] float64."""
+        assert self.statistics is not None
+        return self.statistics.moment()
+
+
+def rule_function(rule: LayerRule, model: Model) -> LayerFunction:
+    """f(k; W) of a rule: the layer's own function, or what is seen of it at the observed layer."""
+    if rule.observe is None:
+        return model.function(rule.layer)
+    assert isinstance(model, Observable)
+    return ObservedFunction(cast(ObservableModel, model), rule.layer, rule.observe)
+
+
+def find_directions(
+    rule: LayerRule, kind: str | None, rank: int | None, statistics: KeyStatistics
+) -> Tensor:
+    """D of a rule, [rank, in] in the precision of the rule."""
+    assert kind is not None
+    assert rank is not None
+    keys, weights = rule.context_keys.cpu(), rule.context_weights.cpu()
+    found = directions(kind, statistics.moment(), keys, weights, rank, statistics.sample)
+    return found.to(rule.value)
+
+
+def layer_problem(problem: Problem, rule: LayerRule, model: Model) -> LayerProblem:
+    """A rule of an edit on the model that the rules before it left."""
+    return LayerProblem(
+        rule,
+        rule_function(rule, model),
+        model.weight(rule.layer),
+        problem.settings,
+        problem.rank,
+        problem.directions,
+        problem.statistics(model, rule.layer),
+        model.architecture.family,
+        problem.compatibility,
+        problem.progress,
+        problem.on_loss,
+    )
+
+
+def solve_each(
+    problem: Problem, solve_layer: Callable[[LayerProblem], Change]
+) -> dict[str, Change]:
+    """The changes of an edit whose rules are solved one after the other.
+
+    Each rule is resolved on the model that the rules before it left. Raises `NumericalError` where
+    nothing better than no change was found for a rule that does not hold yet.
+    """
+    model, changes = problem.model, dict[str, Change]()
+    for number, resolve in enumerate(problem.rules, start=1):
+        rule = resolve(model)
+        each = layer_problem(problem, rule, model)
+        change = solve_layer(each)
+        require_better(each, change)
+        changes[rule.parameter] = change
+        if number < len(problem.rules):
+            model = with_change(model, rule, change)
+    return changes
+
+
+def solve_in_directions(
+    problem: Problem, find_coefficients: Callable[[LayerProblem, Tensor], Tensor]
+) -> dict[str, Change]:
+    """The changes of an edit whose coefficients A are found for directions D that are given."""
+
+    def solve_layer(each: LayerProblem) -> Change:
+        assert each.statistics is not None
+        found = find_directions(each.rule, each.directions, each.rank, each.statistics)
+        return Change(found, kernel_of(find_coefficients(each, found)))
+
+    return solve_each(problem, solve_layer)
+
+
+def require_better(problem: LayerProblem, change: Change) -> None:
+    """Raise a `NumericalError` where a change is none, and the rule does not hold yet."""
+    if not change.is_nothing:
+        return
+    loss = rule_loss(problem.function, problem.rule, problem.weight.detach())
+    require_nothing_to_do(float(loss), problem.settings)
+
+
+def require_nothing_to_do(loss: float, settings: Settings) -> None:
+    """Raise a `NumericalError` where `loss`, of no change, says that a rule does not hold yet."""
+    if loss > NOTHING_TO_DO:
+        raise NumericalError(
+            f"{settings.method} finds nothing better than the unedited weights: the edit would "
+            "change nothing.",
+            f"{settings.hint()}, give context that holds the target, or edit another layer.",
+        )
+
+
+def with_change(model: Model, rule: LayerRule, change: Change) -> Model:
+    """The model with the weight of a rule changed, added in float64 and rounded once."""
+    old = model.weight(rule.layer)
+    if change.full is not None:
+        delta = change.full.detach().cpu().double()
+        new = model.weights[rule.parameter].cpu().double() + delta
+    else:
+        assert change.coefficients is not None
+        assert change.directions is not None
+        delta = exact_delta(change.coefficients, change.directions)
+        new = model.to_checkpoint(rule.layer, old.cpu().double() + delta.view(old.shape))
+    return model.with_weights({**model.weights, rule.parameter: new.to(old)})

@@ -1,0 +1,44 @@
+"""Reading a rule file, whose method the registry knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from editspec_runtime.core.rule import FORMAT, VERSION, LayerRule, ResolvedEdit
+from editspec_runtime.errors import FileError
+from editspec_runtime.io.files import read_editspec_metadata, read_header, read_tensors
+from editspec_runtime.methods.registry import settings_of
+
+
+def read_rule(path: Path) -> ResolvedEdit:
+    """Read a rule file: an edit with its rules resolved.
+
+    Raises `FileError` where the file is missing, damaged, or not a rule of this version.
+    """
+    metadata: dict[str, Any] = read_editspec_metadata(read_header(path), path)
+    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+        raise FileError(f"{path} is not a rule of version {VERSION}.")
+    tensors: list[dict[str, Tensor]] = [{} for _ in metadata.get("rules", [])]
+    try:
+        for name, tensor in read_tensors(path).items():
+            number, _, part = name.partition(".")
+            tensors[int(number)][part] = tensor
+        rules = [
+            LayerRule.from_parts(values, parts)
+            for values, parts in zip(metadata["rules"], tensors, strict=True)
+        ]
+        return ResolvedEdit(
+            name=metadata["name"],
+            family=metadata["family"],
+            rules=tuple(rules),
+            method=settings_of(metadata["solver"]),
+            rank=metadata["rank"],
+            directions=metadata["directions"],
+            provenance=metadata["provenance"],
+        )
+    except (KeyError, IndexError, TypeError, ValueError, ValidationError) as error:
+        raise FileError(f"{path} is a rule with parts missing or unknown: {error}.") from error

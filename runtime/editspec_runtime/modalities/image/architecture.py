@@ -1,0 +1,137 @@
+"""The shape of a generator of images: maps of features, latents, classes. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from editspec_runtime.core.architecture import Architecture, Layer
+from editspec_runtime.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLayer(Layer):
+    """A layer whose keys and values are the positions of maps. `image_layer` makes one.
+
+    Attributes
+    ----------
+    key_size, value_size
+        Width of the key map and of the value map, in positions.
+    row
+        Whether a map is a single row; else it is square.
+    """
+
+    positions: int
+    value_positions: int
+    key_size: int
+    value_size: int
+    row: bool = False
+
+    def facts(self) -> dict[str, str]:
+        """The parameter, and channels and positions from key to value."""
+        return {
+            "layer": self.name,
+            "parameter": self.parameter,
+            "channels": f"{self.in_features} -> {self.out_features}",
+            "positions": (
+                f"{self.key_size}x{self.key_size} -> {self.value_size}x{self.value_size}"
+            ),
+        }
+
+    @property
+    def key_numbers(self) -> int:
+        """Numbers of a key map."""
+        return self.in_features * self.positions
+
+    @property
+    def value_numbers(self) -> int:
+        """Numbers of a value map."""
+        return self.out_features * self.value_positions
+
+    @property
+    def scale(self) -> int:
+        """Value positions per key position along one axis: 2 where the layer upsamples, else 1."""
+        return self.value_size // self.key_size
+
+    @property
+    def key_shape(self) -> tuple[int, int]:
+        """Height and width of the key map."""
+        return (1 if self.row else self.key_size), self.key_size
+
+    @property
+    def value_shape(self) -> tuple[int, int]:
+        """Height and width of the value map."""
+        return (1 if self.row else self.value_size), self.value_size
+
+
+def image_layer(
+    name: str,
+    parameter: str,
+    in_channels: int,
+    out_channels: int,
+    key_size: int,
+    value_size: int,
+    *,
+    linear: bool = False,
+    axes: str = "o i y x",
+    row: bool = False,
+) -> ImageLayer:
+    """Make a layer from its channels and the width of its maps."""
+    return ImageLayer(
+        name,
+        parameter,
+        in_channels,
+        out_channels,
+        positions=key_size if row else key_size**2,
+        value_positions=value_size if row else value_size**2,
+        linear=linear,
+        axes=axes,
+        key_size=key_size,
+        value_size=value_size,
+        row=row,
+    )
+
+
+def require_images(architecture: Architecture) -> ImageArchitecture:
+    """An architecture as one of images. Raises `UsageError` where its family draws no images."""
+    if not isinstance(architecture, ImageArchitecture):
+        raise UsageError(
+            f"The family {architecture.family} does not draw images.",
+            "Commands that draw, search or compare images are for families of images.",
+        )
+    return architecture
+
+
+@dataclass(frozen=True)
+class ImageArchitecture(Architecture):
+    """The layers of a generator, the size of its images and the length of its latents.
+
+    Attributes
+    ----------
+    image_size
+        Height and width of an image.
+    latent_size
+        Numbers in a latent.
+    classes
+        How many classes the generator is conditioned on; 0 where on none.
+    average
+        The tensor that holds the mean of w, by its name in the checkpoint; None where there is none
+        to truncate to.
+    """
+
+    layers: Mapping[str, ImageLayer]
+    image_size: int
+    latent_size: int
+    classes: int = 0
+    average: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """The sizes, and whether classes and truncation are there."""
+        return {
+            "image_size": self.image_size,
+            "latent_size": self.latent_size,
+            "classes": self.classes,
+            "truncation": "possible" if self.average else "impossible: no mean of w",
+            **self.details,
+        }

@@ -1,0 +1,87 @@
+"""How the numbers of image generators are made: our way, or the authors' (``rewriting-2020``).
+
+Imports no torch before `positional_noise` is called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from editspec_runtime.core.compatibility import Compatibility
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+LEGACY_LENGTH = 1_000_000
+"""Items of the ``numpy-legacy`` latent stream that can be asked for: it can only be drawn from its
+beginning.
+"""
+
+
+@dataclass(frozen=True)
+class ImageCompatibility(Compatibility):
+    """One way in which the numbers of an image generator are made.
+
+    Attributes
+    ----------
+    positional_noise
+        Whether noise is drawn by position in the batch and by the size of the map, crops included;
+        else it is the checkpoint's.
+    halo
+        Whether a target region is evaluated with the ring of keys that its convolution needs; else
+        with zeros around it.
+    legacy_masks
+        Whether masks are decoded without alpha, as 8-bit numbers.
+    truncation
+        Whether a truncation that a spec asks for is applied.
+    erase_everywhere
+        Whether a value is erased on the whole map; else inside of the target's mask.
+    """
+
+    positional_noise: bool = False
+    halo: bool = True
+    legacy_masks: bool = False
+    truncation: bool = True
+    erase_everywhere: bool = False
+
+
+EDITSPEC = ImageCompatibility()
+"""Our way."""
+
+REWRITING_2020 = ImageCompatibility(
+    chunk=10,
+    fixed_chunk=True,
+    keep_best=False,
+    states_added=True,
+    positional_noise=True,
+    halo=False,
+    legacy_masks=True,
+    truncation=False,
+    erase_everywhere=True,
+)
+"""The way of the paper's authors (Bau et al. 2020)."""
+
+
+def compatibility_of(name: str | None) -> ImageCompatibility:
+    """The way that a spec's ``compatibility`` names; ours where it names none."""
+    return {None: EDITSPEC, "rewriting-2020": REWRITING_2020}[name]
+
+
+def image_compatibility(given: Compatibility) -> ImageCompatibility:
+    """The way as image generators take it; ours where `given` says nothing of images."""
+    return given if isinstance(given, ImageCompatibility) else EDITSPEC
+
+
+def positional_noise(batch: int, height: int, width: int) -> Tensor:
+    """The authors' noise, [batch, 1, height, width] float32.
+
+    Sample j of a batch gets row j, and a crop gets other noise than the whole map.
+    """
+    # Here, as a spec is checked without numpy and torch.
+    import numpy as np
+    import torch
+
+    rows = np.random.RandomState(0).randn(batch, height * width).astype(np.float32)
+    return torch.from_numpy(rows).view(batch, 1, height, width)

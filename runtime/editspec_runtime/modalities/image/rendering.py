@@ -1,0 +1,42 @@
+"""Images of latents."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from editspec_runtime.modalities.image.generator import Generator
+
+LARGEST_BATCH = 2**20
+"""Pixels that are drawn at a time: 16 images of 256 x 256, one of 1024 x 1024."""
+
+
+def render_images(generator: Generator, latents: Tensor, *, batch: int = 1) -> Tensor:
+    """Images [n, 3, size, size] of latents [n, latent_size], not clamped.
+
+    The images are in the precision and on the device of the generator. The result is
+    differentiable in the weights: call this under `torch.no_grad` where no gradient is needed.
+
+    Parameters
+    ----------
+    generator
+        The model that draws.
+    latents
+        On any device, in any precision.
+    batch
+        Latents that are drawn together. Other batches give other last bits, and under the
+        authors' compatibility other noise, which goes by the place in a batch: hence one.
+    """
+    latents = generator.to_model(latents)
+    return torch.cat([generator.images(some) for some in torch.split(latents, batch)])
+
+
+@torch.no_grad()
+def render_clamped(generator: Generator, latents: Tensor) -> Tensor:
+    """Images of latents as a picture file holds them: clamped to -1..1, [n, 3, size, size].
+
+    For measures over many images: they are drawn in batches of up to 16.
+    """
+    fitting = LARGEST_BATCH // generator.architecture.image_size**2
+    batch = max(1, min(16, fitting))
+    return render_images(generator, latents, batch=batch).clamp(-1, 1)

@@ -1,0 +1,90 @@
+"""What texts add to a build session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from editspec.engine.built import BuiltEdit
+from editspec.engine.checks import Value
+from editspec.engine.measures import Measures
+from editspec.engine.modality_registry import Moment
+from editspec.engine.session import BuildSession
+from editspec_compiler import LoadedSpec
+from editspec_compiler.digests import edit_digest
+from editspec_runtime.core.compatibility import EDITSPEC, Compatibility
+from editspec_runtime.core.rule import CompiledEdit, LayerRule
+from tests.toy_text.language import Probability, TextPlace
+from tests.toy_text.network import LETTERS, RandomTexts, Toy, encode
+
+
+class TextMeasures(Measures):
+    """The measures of every modality, and the probability of a letter."""
+
+    def measure(self, number: int, edit: str | None) -> Value:
+        """A value and a remark."""
+        check = self.session.loaded.spec.checks[number]
+        if not isinstance(check, Probability):
+            return super().measure(number, edit)
+        assert edit is not None
+        model = self.session.after(self.numbers[edit] + 1).current_model()
+        outputs = model.outputs(encode([check.place.text]))
+        return float(outputs[0, check.place.letter, LETTERS.index(check.of)]), ""
+
+
+class TextEngine:
+    """Texts of letters."""
+
+    def compatibility(self, name: str | None) -> Compatibility:
+        """Our way alone."""
+        return EDITSPEC
+
+    def sample(self, loaded: LoadedSpec, model: Toy) -> RandomTexts:
+        """Random texts, as ``statistics`` says."""
+        statistics = loaded.spec.statistics
+        return RandomTexts(statistics.seed, statistics.texts)
+
+    def compile(
+        self, loaded: LoadedSpec, number: int, base: str, parent: str, moment: Moment
+    ) -> CompiledEdit:
+        """The target's key gets the source's value."""
+        edit = loaded.spec.edits[number]
+
+        def resolve(model: Toy) -> LayerRule:
+            precision = getattr(torch, loaded.spec.precision)
+            places = edit.context or [edit.target]
+            context = torch.cat([key_of(model, edit.layer, place)[0] for place in places])
+            key = key_of(model, edit.layer, edit.target)
+            value = key_of(model, edit.layer, edit.source) @ model.weight(edit.layer).mT
+            return LayerRule(
+                layer=edit.layer,
+                parameter=model.architecture.layers[edit.layer].parameter,
+                key=key.to(precision),
+                value=value.to(precision),
+                arguments={},
+                context_keys=context.to(precision),
+                context_weights=torch.ones(len(context), dtype=precision),
+            )
+
+        return CompiledEdit(
+            name=edit.name,
+            family=loaded.spec.model.family,
+            rules=[resolve],
+            method=edit.solver,
+            rank=edit.rank_limit,
+            directions=edit.directions,
+            provenance={"base": base, "parent": parent, "edit": edit_digest(loaded, number)},
+        )
+
+    def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> TextMeasures:
+        """What the checks of a toy's spec measure."""
+        return TextMeasures(session, built)
+
+
+def key_of(model: Toy, layer: str, place: TextPlace) -> torch.Tensor:
+    """The key of a layer at a letter, [1, 1, in]."""
+    return model.trace(layer, encode([place.text])).key[:, place.letter, None]
+
+
+ENGINE = TextEngine()

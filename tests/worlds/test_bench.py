@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from editspec.cli.main import app
+from editspec.worlds.skyline.bench import experiments, run
+from editspec.worlds.skyline.bench.tables import BenchResult
+from editspec_compiler import load
+
+PLACE = {"latent": 3, "mask": {"box": [8, 4, 24, 30]}}
+
+
+def edit(name: str, method: str) -> dict[str, Any]:
+    limited = method != "all-weights" and method != "layer"
+    return {
+        "name": name,
+        "layer": "layer8",
+        "source": {**PLACE, "latent": 4},
+        "target": PLACE,
+        "solver": {
+            "method": method,
+            "steps": 3,
+            "learning_rate": 0.0005 if method == "all-weights" else 0.005,
+        },
+    } | ({"rank": 1} if limited else {})
+
+
+def write_spec(path: Path, edits: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    spec = {
+        "version": 1,
+        "model": {"family": "stylegan2", "weights": "builtin:skyline"},
+        "statistics": {"samples": 64},
+        "edits": edits,
+    }
+    path.write_text(yaml.safe_dump(spec))
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bench of one experiment whose edits take a few steps; gives the folder to write into."""
+    specs = tmp_path / "specs"
+    for row in ("projected-gradient", "layer", "all-weights"):
+        write_spec(specs / "dome-to-spire" / f"{row}.yaml", [edit(row, row)])
+    write_spec(
+        specs / "succession.yaml", [edit(name, "direct") for name in ("one", "two", "three")]
+    )
+    monkeypatch.setattr(experiments, "folder", lambda: specs)
+    monkeypatch.setattr(run, "specs_folder", lambda: specs)
+    monkeypatch.setattr(
+        run, "EXPERIMENTS", {"dome-to-spire": experiments.EXPERIMENTS["dome-to-spire"]}
+    )
+    return tmp_path / "out"
+
+
+def bench(out: Path, *more: str) -> dict[str, Any]:
+    result = CliRunner().invoke(
+        app, ["bench", "paper", "-o", str(out), "--images", "8", "--json", *more]
+    )
+    assert result.exit_code == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_every_row_is_measured_and_a_second_run_measures_nothing(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = bench(small)
+    (table,) = first["tables"]
+    rows = {row["row"]: row for row in table["rows"]}
+    assert list(rows) == [
+        "projected-gradient",
+        "layer",
+        "all-weights",
+        "propagated-copying",
+        "propagated-laplace",
+        "unmodified",
+    ]
+    for row in rows.values():
+        assert row["n"] == 8
+        assert {"efficacy", "outside", "distance", "seconds"} <= set(row)
+    assert rows["unmodified"]["outside"] == 0 < rows["layer"]["outside"]
+    assert rows["projected-gradient"]["published"]["% changed"] == "92.03"
+    assert {(entry["edit"], entry["after"]) for entry in first["succession"]["retention"]} == {
+        ("one", "one"),
+        ("one", "two"),
+        ("one", "three"),
+        ("two", "two"),
+        ("two", "three"),
+        ("three", "three"),
+    }
+    assert json.loads((small / "bench.json").read_text()) == first
+    assert (
+        "| Our method (projected gradient descent) | layer8 | 1 | 3 |"
+        in (small / "bench.md").read_text()
+    )
+    assert (small / "dome-to-spire.png").exists()
+    assert (small / "succession.png").exists()
+
+    def measured(*given: Any) -> Any:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(run, "readings", measured)
+    assert bench(small) == first
+
+
+def test_an_interrupted_bench_goes_on(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(what: str, done: int, total: int) -> None:
+        if "measuring propagated-copying" in what:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run.bench_paper(small, images=8, progress=stop)
+    solved: list[str] = []
+    whole = run.bench_paper(small, images=8, progress=lambda what, done, total: solved.append(what))
+    assert not any(
+        "solving projected-gradient" in what or "solving layer" in what for what in solved
+    )
+    other = run.bench_paper(small.with_name("other"), images=8)
+
+    def numbers(result: BenchResult) -> list[dict[str, Any]]:
+        rows = [row for table in result.to_dict()["tables"] for row in table["rows"]]
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+    assert numbers(whole) == numbers(other)
+
+
+def test_other_features_are_used_and_named(small: Path, tmp_path: Path) -> None:
+    class Halves(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+            return [torch.nn.functional.avg_pool2d(images, 2)]
+
+    shapes = {"images": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(Halves(), (torch.zeros(2, 3, 64, 64),), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "halves.pt2")
+    other = bench(small, "--backbone", str(tmp_path / "halves.pt2"))
+    assert other["features"]["name"] == "halves.pt2"
+    result = CliRunner().invoke(app, ["bench", "paper", "-o", str(small), "--images", "8"])
+    assert result.exit_code == 1
+    assert "a folder of its own for each backbone" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["nothing.pt2", "text.pt2"])
+def test_a_backbone_that_cannot_be_read(name: str, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.pt2").write_text("no program")
+    arguments = ["bench", "paper", "-o", str(small), "--backbone", str(tmp_path / name)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert name in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    result = CliRunner().invoke(app, ["bench", "paper", "-o", str(tmp_path), "--images", "8"])
+    assert result.exit_code == 1
+    assert "in the way" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_every_experiment_has_its_specs() -> None:
+    for experiment in experiments.EXPERIMENTS.values():
+        specs = experiment.specs()
+        rows = set(experiment.published) - {*experiments.PROPAGATED, experiments.UNMODIFIED}
+        assert rows <= set(specs)
+        for path in specs.values():
+            assert load(path).spec.edits
+    assert len(load(experiments.folder() / "succession.yaml").spec.edits) == len(
+        experiments.SUCCESSION
+    )

@@ -1,0 +1,106 @@
+"""Edits made by hand out of rendered scenes, and what judges and sweeps make of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from editspec.commands.sweep import SweepPoint, pick_winner
+from editspec.worlds.registry import WORLDS, find_experiment
+from editspec.worlds.skyline.world import LATENT_SIZE, render, scenes
+from editspec_runtime.errors import UsageError
+from editspec_runtime.modalities.image.latents import LatentStream
+
+LATENTS = LatentStream(12, LATENT_SIZE).items(range(24))
+SPIRES = scenes(LATENTS).with_tops("dome", "spire")
+
+
+def half_made() -> Tensor:
+    """The perfect edit in the left half of every picture, and none in the right half."""
+    return torch.cat(
+        [render(SPIRES)[..., :32], render(scenes(LATENTS))[..., 32:]],
+        dim=3,
+    )
+
+
+def spoiled() -> Tensor:
+    """The perfect edit, with a lower third of every picture that nobody asked to change."""
+    images = render(SPIRES)
+    images[:, :, 44:] *= 0.2
+    return images
+
+
+EDITS = {
+    "perfect": lambda: render(SPIRES),
+    "half made": half_made,
+    "spoiled": spoiled,
+    "none": lambda: render(scenes(LATENTS)),
+}
+
+
+def measure_by_hand(edited: Tensor) -> dict[str, float]:
+    """Efficacy, change outside and error, picture by picture and pixel by pixel."""
+    before, wanted = render(scenes(LATENTS)).numpy(), render(SPIRES).numpy()
+    closer = asked = 0
+    distances, changes = [], []
+    for image, original, perfect in zip(edited.numpy(), before, wanted, strict=True):
+        for row, column in np.ndindex(64, 64):
+            pixel, was, goal = (each[:, row, column] for each in (image, original, perfect))
+            if np.abs(goal - was).mean() > 0.1:
+                asked += 1
+                closer += np.abs(pixel - goal).mean() < np.abs(pixel - was).mean()
+                distances.append(np.abs(pixel - goal).mean())
+            else:
+                changes.append(np.abs(pixel - was).mean())
+    outside = float(np.mean(changes))
+    return {
+        "efficacy": closer / asked,
+        "outside": outside,
+        "error": float(np.mean(distances)) + outside,
+    }
+
+
+@pytest.fixture(scope="module")
+def judge() -> Any:
+    _, make_judge = find_experiment("dome-to-spire")
+    return make_judge(LATENTS, render(scenes(LATENTS)))
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_judge_measures_what_is_counted_by_hand(name: str, judge: Any) -> None:
+    edited = EDITS[name]()
+    found, counted = judge(edited), measure_by_hand(edited)
+    assert {kind: found[kind] for kind in counted} == pytest.approx(counted, abs=1e-6)
+
+
+def test_the_perfect_edit_wins_and_a_spoiled_one_loses(judge: Any) -> None:
+    points = {name: SweepPoint(name, 1, judge(edit())) for name, edit in EDITS.items()}
+    assert pick_winner(list(points.values())) is points["perfect"]
+    # Both do all that was asked; what one of them did besides must decide.
+    assert points["spoiled"].numbers["efficacy"] == 1
+    del points["perfect"]
+    errors = {name: measure_by_hand(EDITS[name]())["error"] for name in points}
+    assert pick_winner(list(points.values())).layer == min(errors, key=errors.__getitem__)
+    fair, foul = SweepPoint("fair", 1, judge(render(SPIRES))), points["spoiled"]
+    assert pick_winner([foul, fair]) is fair
+
+
+def test_another_experiment_wants_another_edit() -> None:
+    """Spires are not what `dome-to-tree` asks for: there, the edit to trees wins."""
+    _, make_judge = find_experiment("dome-to-tree")
+    judge = make_judge(LATENTS, render(scenes(LATENTS)))
+    trees = render(scenes(LATENTS).with_tops("dome", "tree"))
+    points = [SweepPoint("spires", 1, judge(render(SPIRES))), SweepPoint("trees", 1, judge(trees))]
+    assert pick_winner(points).layer == "trees"
+
+
+def test_an_experiment_is_found_by_its_name_alone() -> None:
+    for world in WORLDS.values():
+        for name in world.load_experiments():
+            assert find_experiment(name)[0] is world
+    with pytest.raises(UsageError, match="There is no experiment dome-to-moon"):
+        find_experiment("dome-to-moon")
