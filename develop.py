@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Sets up what a job needs, and does it: ``python3 develop.py demo`` or ``python3 develop.py test``.
+"""Set up what a job needs, and do it: ``python3 develop.py demo`` or ``python3 develop.py test``.
 
-Needs Python 3.11 and pip, nothing else; installs into .venv beside this file. The tests of pages need a Chromium, too:
-on Debian, root gets one installed where there is none.
+Needs Python 3.11 and pip, nothing else; installs into .venv beside this file. The tests of pages
+need a Chromium, too: on Debian, root gets one installed where there is none.
 """
 
 import os
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def browser() -> dict[str, str]:
-    """What tells the tests which Chromium to open pages with; nothing where there is none and none can be installed."""
+    """The variable that tells the tests which Chromium opens pages; empty where there is none."""
     named = os.environ.get("EDITSPEC_BROWSER") or next(
         filter(None, map(shutil.which, BROWSERS)), None
     )

@@ -1,7 +1,7 @@
-"""Apply a patch to a checkpoint of 4 GB, against cp of the same file: ``python benchmarks/apply.py
-[FOLDER]``.
+"""A patch applied to 4 GB against cp: ``python benchmarks/apply.py [FOLDER]``.
 
-Prints the time of both, each with its sync, and the peak memory of the process that applies.
+Both read the same file. Prints the time of both, each with its sync, and the peak memory of the
+process that applies.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ TENSORS, ROWS, COLUMNS = 200, 2560, 2048
 CHILD = """
 import json, os, resource, subprocess, sys, time
 from editspec.commands.apply import apply
-what, base, patch, out = sys.argv[1:]
+work, base, patch, out = sys.argv[1:]
 begun = time.perf_counter()
-if what == "cp":
+if work == "cp":
     subprocess.run(["cp", base, out], check=True)
     os.sync()
 else:
@@ -37,49 +37,50 @@ seconds, used = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_
 peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 print(json.dumps({"seconds": seconds, "cpu": used.ru_utime + used.ru_stime, "peak": peak}))
 """
-"""cp runs in such a process, too, so that both begin in the same state: on a virtual machine,
-memory that was freed seconds ago costs more to take than memory that was freed just now.
+"""The program of the child process.
+
+cp runs in such a process, too, so that both begin in the same state: on a virtual machine, memory
+that was freed seconds ago costs more to take than memory that was freed just now.
 """
 
 RUNS = 5
 
 
 def main() -> None:
+    """Measure several times, and print each run and the median of the ratios."""
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
         base, patch = Path(folder, "base.safetensors"), Path(folder, "patch.safetensors")
-        make(base, patch)
+        write_inputs(base, patch)
+        bound = 1.5 * ROWS * COLUMNS * 4 / 2**20 + 300
         ratios = []
         for attempt in range(RUNS):
-            copied, applied = (
-                measured(what, base, patch, Path(folder, "out.safetensors"))
-                for what in ("cp", "apply")
-            )
+            out = Path(folder, "out.safetensors")
+            copied = measure("cp", base, patch, out)
+            applied = measure("apply", base, patch, out)
             ratios.append(applied["seconds"] / copied["seconds"])
-            size = ROWS * COLUMNS * 4 / 2**20
             print(
-                f"run {attempt + 1}: {base.stat().st_size / 1e9:.2f} GB; cp and sync {copied['seconds']:.2f} s; "
-                f"apply and sync {applied['seconds']:.2f} s ({ratios[-1]:.2f} times; {applied['cpu']:.1f} s of CPU); "
-                f"peak {applied['peak'] / 1024:.0f} MiB, the bound is {1.5 * size + 300:.0f} MiB",
+                f"run {attempt + 1}: {base.stat().st_size / 1e9:.2f} GB; "
+                f"cp and sync {copied['seconds']:.2f} s; "
+                f"apply and sync {applied['seconds']:.2f} s ({ratios[-1]:.2f} times; "
+                f"{applied['cpu']:.1f} s of CPU); "
+                f"peak {applied['peak'] / 1024:.0f} MiB, the bound is {bound:.0f} MiB",
                 flush=True,
             )
         print(f"median of the ratios: {statistics.median(ratios):.2f}; the bound is 1.5")
 
 
-def measured(what: str, base: Path, patch: Path, out: Path) -> dict[str, float]:
-    """How long cp or apply takes, each with its sync."""
+def measure(work: str, base: Path, patch: Path, out: Path) -> dict[str, float]:
+    """Measure the seconds and the memory of ``cp`` or ``apply``, each with its sync."""
     os.sync()
-    command = [sys.executable, "-c", CHILD, what, base, patch, out]
-    found: dict[str, float] = json.loads(
-        subprocess.run(command, check=True, capture_output=True).stdout
-    )
+    command = [sys.executable, "-c", CHILD, work, *map(str, (base, patch, out))]
+    result = subprocess.run(command, check=True, capture_output=True)
+    found: dict[str, float] = json.loads(result.stdout)
     out.unlink()
     return found
 
 
-def make(base: Path, patch: Path) -> None:
-    """A checkpoint written tensor by tensor, and a patch of one of its tensors that belongs to
-    it.
-    """
+def write_inputs(base: Path, patch: Path) -> None:
+    """Write a checkpoint tensor by tensor, and a patch of one of its tensors."""
     header, size = {}, ROWS * COLUMNS * 4
     for number in range(TENSORS):
         offsets = [number * size, (number + 1) * size]
@@ -113,7 +114,7 @@ def make(base: Path, patch: Path) -> None:
         "parent": rows_digest(before),
         "result": rows_digest(after),
     }
-    said = {
+    provenance = {
         "name": "edit",
         "family": "none",
         "layer": "layer",
@@ -122,8 +123,10 @@ def make(base: Path, patch: Path) -> None:
         "edit": "0" * 64,
     }
     name = f"layer{TENSORS // 2}.weight"
-    made = make_patch({name: directions}, {name: coefficients}, {name: "o i"}, {**said, **digests})
-    patch.write_bytes(made.to_bytes())
+    edit = make_patch(
+        {name: directions}, {name: coefficients}, {name: "o i"}, {**provenance, **digests}
+    )
+    patch.write_bytes(edit.to_bytes())
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""The efficacy of checks beside that against the perfect edit: ``python benchmarks/efficacy.py``.
+"""Efficacy by checks and by the perfect edit: ``python benchmarks/efficacy.py``.
 
-What each recipe asks for is looked for in the pictures of every recipe's model, and in those of the
-unedited one.
+The change that each recipe asks for is measured in the images of every recipe's model, and in those
+of the unedited one.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,8 @@ import yaml
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import generator_of
 from editspec.modalities.image.measures import efficacy
-from editspec.worlds.skyline.efficacy import touched
-from editspec.worlds.skyline.world import LATENT_SIZE, Scene, changed, render, scenes
+from editspec.worlds.skyline.efficacy import find_changed_scenes
+from editspec.worlds.skyline.world import LATENT_SIZE, Scene, find_changed_pixels, render, scenes
 from editspec_compiler.document import parse
 from editspec_compiler.modalities.image.expected import expected_outputs
 from editspec_compiler.modalities.image.places import no_moment
@@ -30,44 +31,48 @@ SPECS = Path(__file__).parents[1] / "specs" / "skyline"
 IMAGES = 60
 
 
-def lit(scene: Scene) -> Scene:
+def light_windows(scene: Scene) -> Scene:
+    """Light the windows of scenes; the reflection stays."""
     return scene.replace(windows_lit=1, reflection=scene.reflection)
 
 
-RECIPES = {
+RECIPES: dict[str, tuple[Callable[[Scene], Scene], str]] = {
     "dome_to_spire": (lambda scene: scene.with_tops("dome", "spire"), "masks/towers.png"),
-    "dark_windows_to_lit": (lit, "masks/windows.png"),
+    "dark_windows_to_lit": (light_windows, "masks/windows.png"),
     "spire_to_tree": (lambda scene: scene.with_tops("spire", "tree"), "masks/left-tower.png"),
 }
 
 
 def main() -> None:
+    """Measure each recipe in each model, and print a table."""
     latents = LatentStream(SWEEPS, LATENT_SIZE).items(range(4 * IMAGES))
     models = {}
     for name in RECIPES:
         session = BuildSession.of(load(SPECS / f"{name}.yaml"), "cpu", no_progress)
         session.edit(0)
-        models["unedited"] = replace(session, stack=[]).generator()
+        models["unedited"] = generator_of(replace(session, stack=[]))
         models[name] = generator_of(session)
-    print(
-        "| what is asked for | of the model | check | against the perfect edit |\n|---|---|---:|---:|"
-    )
+    print("| change asked for | model | check | against the perfect edit |")
+    print("|---|---|---:|---:|")
     for name, (counterfactual, mask) in RECIPES.items():
-        to_change = touched(scenes(latents), counterfactual(scenes(latents)))
+        to_change = find_changed_scenes(scenes(latents), counterfactual(scenes(latents)))
         chosen = latents[to_change][:IMAGES]
         before, after = render(scenes(chosen)), render(counterfactual(scenes(chosen)))
-        loaded = with_check(name, chosen, mask)
-        wishes = list(expected_outputs(loaded, 0, models["unedited"], no_moment, 0))
+        loaded = load_with_check(name, chosen, mask)
+        wanted = list(expected_outputs(loaded, 0, models["unedited"], no_moment, 0))
         for other, model in models.items():
-            drawn = [wish.draw(loaded, 0, model) for wish in wishes]
-            measured = efficacy(zip(wishes, drawn, strict=True))
-            edited, differs = torch.cat(drawn), changed(before, after)
-            closer = differs & ((edited - after).abs().mean(1) < (edited - before).abs().mean(1))
-            print(f"| `{name}` | `{other}` | {measured:.3f} | {closer.sum() / differs.sum():.3f} |")
+            drawn = [output.draw(loaded, 0, model) for output in wanted]
+            measured = efficacy(zip(wanted, drawn, strict=True))
+            edited, differs = torch.cat(drawn), find_changed_pixels(before, after)
+            to_after = (edited - after).abs().mean(1)
+            to_before = (edited - before).abs().mean(1)
+            closer = differs & (to_after < to_before)
+            share = closer.sum() / differs.sum()
+            print(f"| `{name}` | `{other}` | {measured:.3f} | {share:.3f} |")
 
 
-def with_check(name: str, latents: torch.Tensor, mask: str) -> LoadedSpec:
-    """A recipe whose one check is of these images."""
+def load_with_check(name: str, latents: torch.Tensor, mask: str) -> LoadedSpec:
+    """Load a recipe with one check, of the images of `latents` [n, latent_size]."""
     spec = yaml.safe_load((SPECS / f"{name}.yaml").read_text())
     images = {"latents": latents.tolist(), "mask": mask}
     spec["checks"] = [{"measure": "efficacy", "at_least": 0, "images": [images]}]

@@ -1,4 +1,4 @@
-"""Figures of benchmarks, each with its aim; or why a benchmark could not run."""
+"""Figures of benchmarks, and the error of a benchmark that cannot run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Figure:
     Attributes
     ----------
     name
-        What was measured.
+        A name of the quantity.
     value, unit
-        The number.
+        The number and its unit.
     aim
-        What it is to reach, such as ``at least 20``; empty where there is no aim.
+        The value to reach, such as ``at least 20``; empty where there is no aim.
     reached
-        Whether it did; None where there is no aim.
+        Whether the aim was reached; None where there is no aim.
     details
-        What the number was made of, by name.
+        The numbers behind the value, by name.
     """
 
     name: str
@@ -39,19 +39,24 @@ class Figure:
 
     @staticmethod
     def at_least(name: str, value: float, least: float, **details: Any) -> Figure:
-        """How many times as fast, and whether that is enough."""
+        """Make the figure of a ratio of speeds that is to reach `least`."""
         return Figure(name, value, "times", f"at least {least:g}", value >= least, details)
 
 
 class CannotRun(Exception):
-    """A benchmark has no place to run here, and says why."""
+    """A benchmark that cannot run on this machine; the message says why."""
 
 
-def timed(job: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
-    """The seconds of a job, and what it gives; on a GPU until the last of it is done."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
+def measure_seconds(job: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
+    """Measure the seconds of a job by the clock, and return them with its result."""
+    _wait_for(device)
     begun = time.perf_counter()
     result = job()
-    wait()
+    _wait_for(device)
     return time.perf_counter() - begun, result
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done its work; a CPU has done it already."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,11 +1,12 @@
-"""Images of a StyleGAN2 by its original implementation and by editspec: ``python
-benchmarks/originals.py CHECKOUT``.
+"""StyleGAN2 by its originals: ``python benchmarks/originals.py CHECKOUT``.
+
+Their images are compared with those by editspec.
 
 CHECKOUT is a folder with the sources of stylegan2-ada-pytorch, of the stylegan3 repository or of
-rosinality's stylegan2-pytorch, which are no part of this project. Their generators are made with
-random weights and saved as their training saves them; the file is read by editspec, and both draw
-the same latents on the CPU, where the originals use no operator of their own. Their training files
-import scipy, too. Prints the largest difference of any pixel.
+rosinality's stylegan2-pytorch, which are not part of this project. Their generators are made with
+random weights and saved as their training saves them. editspec reads the file, and both draw the
+same latents on the CPU, where the originals use no operator of their own. The training files of the
+originals import scipy. Prints the largest difference of any pixel.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pickle
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ ROSINALITY: dict[str, dict[str, Any]] = {
 }
 
 
-def nvidia(
+def draw_by_nvidia(
     file: Path,
     size: int,
     base: int = 32768,
@@ -63,8 +65,9 @@ def nvidia(
     count: int = 3,
     more: dict[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Latents and images of a generator of NVIDIA's, which is left in `file` as their training
-    leaves it.
+    """Draw by a generator of NVIDIA's, and save it as their training does.
+
+    Returns latents [count, latent] and images [count, 3, size, size].
     """
     dnnlib = importlib.import_module("dnnlib")
     third = Path(sys.path[0], "training", "networks_stylegan2.py").is_file()
@@ -86,7 +89,7 @@ def nvidia(
         mapping_kwargs=dnnlib.EasyDict(num_layers=mlp),
         **(synthesis if third else {"synthesis_kwargs": dnnlib.EasyDict(synthesis)}),
     )
-    _every_term(generator)
+    _randomize_zeros(generator)
     generator.mapping.w_avg.copy_(0.1 * torch.randn(style))
     discriminator = networks.Discriminator(
         c_dim=classes, img_resolution=size, img_channels=3, channel_base=1024, channel_max=32
@@ -111,7 +114,7 @@ def nvidia(
     return latents, images
 
 
-def rosinality(
+def draw_by_rosinality(
     file: Path,
     size: int,
     style: int = 512,
@@ -120,18 +123,16 @@ def rosinality(
     psi: float = 1.0,
     count: int = 3,
 ) -> tuple[Tensor, Tensor]:
-    """Latents and images of a generator of rosinality's, which is left in `file` as its training
-    leaves it.
+    """Draw by a generator of rosinality's, and save it as its training does.
+
+    Returns latents [count, 512] and images [count, 3, size, size].
     """
-    # The operators for a GPU, which are compiled where they are imported; a CPU does without.
-    extension = importlib.import_module("torch.utils.cpp_extension")
+    # Its operators for a GPU are compiled on import; a CPU needs none of them.
+    extension: Any = importlib.import_module("torch.utils.cpp_extension")
     extension.load = lambda *_, **__: None
-    generator = (
-        importlib.import_module("model")
-        .Generator(size, style, mlp, channel_multiplier=multiplier)
-        .eval()
-    )
-    _every_term(generator)
+    module = importlib.import_module("model")
+    generator = module.Generator(size, style, mlp, channel_multiplier=multiplier).eval()
+    _randomize_zeros(generator)
     average, latents = 0.1 * torch.randn(style), torch.randn(count, style)
     torch.save(
         {"g": generator.state_dict(), "g_ema": generator.state_dict(), "latent_avg": average}, file
@@ -142,8 +143,11 @@ def rosinality(
     return latents, images
 
 
-def _every_term(generator: nn.Module) -> None:
-    """Draw what a new network has at zero or one: biases and strengths of noise."""
+def _randomize_zeros(generator: nn.Module) -> None:
+    """Add noise to the parameters that a new network has at zero or one.
+
+    These are biases and strengths of noise; at zero, a wrong term would not show.
+    """
     generator.requires_grad_(False)
     for name, parameter in generator.named_parameters():
         if name.endswith(("noise_strength", "noise.weight", "bias")):
@@ -154,31 +158,30 @@ def _every_term(generator: nn.Module) -> None:
 @torch.no_grad()
 def main() -> None:
     """Compare and print; exit code 1 where a pixel differs by more than 1e-3."""
-    warnings.simplefilter("ignore")  # of what the originals ask of older versions of torch
+    # The originals use functions that newer versions of torch warn of.
+    warnings.simplefilter("ignore")
     sys.path.insert(0, sys.argv[1])
-    original, cases = (
-        (rosinality, ROSINALITY) if Path(sys.argv[1], "model.py").is_file() else (nvidia, NVIDIA)
-    )
+    draw: Callable[..., tuple[Tensor, Tensor]] = draw_by_nvidia
+    cases, ending = NVIDIA, "pkl"
+    if Path(sys.argv[1], "model.py").is_file():
+        draw, cases, ending = draw_by_rosinality, ROSINALITY, "pt"
     largest = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "original.pt" if original is rosinality else "original.pkl")
+        file = Path(folder, f"original.{ending}")
         for name, case in cases.items():
             torch.manual_seed(0)
-            latents, wanted = original(file, **case)
-            model = make_model(
-                "stylegan2",
-                read_weights(file).tensors,
-                GeneratorFields(
-                    family="stylegan2",
-                    weights=str(file),
-                    truncation=case.get("psi", 1.0),
-                    class_label=case.get("label"),
-                ),
+            latents, wanted = draw(file, **case)
+            fields = GeneratorFields(
+                family="stylegan2",
+                weights=str(file),
+                truncation=case.get("psi", 1.0),
+                class_label=case.get("label"),
             )
+            model = make_model("stylegan2", read_weights(file).tensors, fields)
             difference = float((model.images(latents) - wanted).abs().max())
+            highest = float(wanted.abs().max())
             print(
-                f"{case['size']:4d} pixels, {name}: {difference:.1e} of {float(wanted.abs().max()):.0f}",
-                flush=True,
+                f"{case['size']:4d} pixels, {name}: {difference:.1e} of {highest:.0f}", flush=True
             )
             largest = max(largest, difference)
     print(f"largest difference: {largest:.1e}")

@@ -1,8 +1,7 @@
-"""A spec of one edit in a folder of its own, and what ``editspec build --json`` says of it: seconds
-per stage.
+"""A spec of one edit in a folder, and the seconds per stage of its build.
 
-The command is a process as anyone starts it. Its second moment is in the cache after the first
-build; what it solved is forgotten before each one.
+The seconds are those of ``editspec build --json``, run as a process of its own. The second moment
+is in the cache after the first build. The solution is removed from the cache before each build.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from editspec_runtime.core.progress import no_progress
 from editspec_runtime.io.cache import Cache
 
 SOLVED = ("solutions", "losses", "patches", "rules")
-"""What the cache holds of an edit that was solved."""
+"""The folders of the cache that hold solved edits."""
 
 
-def forget(cache: Cache) -> None:
-    """Remove what was solved from a cache; second moments stay."""
+def forget_solutions(cache: Cache) -> None:
+    """Remove the solved edits from a cache; second moments stay."""
     for kind in SOLVED:
         shutil.rmtree(cache.root / kind, ignore_errors=True)
 
@@ -40,11 +39,11 @@ class Project:
     Attributes
     ----------
     folder
-        Where the spec, its build and its cache lie.
+        The folder of the spec, its build and its cache.
     spec
-        The spec as plain data, but for the solver.
+        The spec as plain data, without the solver.
     device
-        Where it is built, as ``--device`` says it.
+        The device of the build, as ``--device`` names it.
     """
 
     folder: Path
@@ -53,17 +52,19 @@ class Project:
 
     @property
     def patch(self) -> Path:
-        """The patch of the last build."""
+        """The path of the patch of the last build."""
         (path,) = (self.folder / "out" / "patches").iterdir()
         return path
 
     def build(self, solver: Mapping[str, Any]) -> dict[str, Any]:
-        """What the command says of the edit with this solver: ``seconds`` by stage, ``loss`` and
-        the rest.
+        """Build with a solver, and return the entry of the edit in the JSON.
+
+        The entry has ``seconds`` by stage, ``loss`` and others.
         """
-        forget(self.cache)
+        forget_solutions(self.cache)
         shutil.rmtree(self.folder / "out", ignore_errors=True)
-        path = self.written(solver)
+        path = self.write_spec(solver)
+        # The lock of another solver would refuse this one.
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
         options = ["--json", "--device", self.device, "--threads", str(torch.get_num_threads())]
         result = subprocess.run(
@@ -78,17 +79,17 @@ class Project:
         (edit,) = json.loads(result.stdout)["edits"]
         return dict(edit)
 
-    def session(self, solver: Mapping[str, Any]) -> BuildSession:
-        """The same in this process, with the same cache."""
-        return BuildSession.of(self.written(solver), self.device, no_progress, cache=self.cache)
+    def open_session(self, solver: Mapping[str, Any]) -> BuildSession:
+        """Open a session on the spec in this process, with the cache of the builds."""
+        return BuildSession.of(self.write_spec(solver), self.device, no_progress, cache=self.cache)
 
     @property
     def cache(self) -> Cache:
-        """Where its second moment is kept."""
+        """The cache that keeps the second moment."""
         return Cache(self.folder / "cache")
 
-    def written(self, solver: Mapping[str, Any]) -> Path:
-        """The spec with this solver as a file."""
+    def write_spec(self, solver: Mapping[str, Any]) -> Path:
+        """Write the spec with a solver, and return the path of its file."""
         (edit,) = self.spec["edits"]
         path = self.folder / "spec.json"
         path.write_text(json.dumps({**self.spec, "edits": [{**edit, "solver": solver}]}))

@@ -1,9 +1,10 @@
-"""All benchmarks in one run: ``python -m benchmarks.run [--quick] [-o DIR] [MODULE…]``.
+"""All benchmarks in one run.
 
-Every ratio is of two things measured in turn in this run. Writes performance.json and
-performance.md into DIR (default: out/benchmarks), prints the Markdown, and says of what could not
-run why. A module of benchmarks/ takes part by its name in `MODULES` and a tuple `BENCHMARKS` of
-functions, each of which takes `quick` and yields figures, or raises `CannotRun`.
+The command is ``python -m benchmarks.run [--quick] [-o DIR] [MODULE…]``. Both sides of a ratio are
+measured in turn in one run. The run writes performance.json and performance.md into DIR (default:
+out/benchmarks) and prints the Markdown, which also says which benchmarks could not run and why. A
+module of benchmarks/ takes part by its name in `MODULES` and a tuple `BENCHMARKS` of functions,
+each of which takes `quick` and yields figures, or raises `CannotRun`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ MODULES = ("solvers", "scale", "growth")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Run the benchmarks that the command line names, and write their figures."""
+    parser = argparse.ArgumentParser(description="Run the benchmarks, and write their figures.")
     parser.add_argument(
         "modules", nargs="*", choices=[*MODULES, []], metavar="MODULE", help=", ".join(MODULES)
     )
@@ -39,16 +41,17 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("out/benchmarks"), metavar="DIR")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
+        # An empty cache: what an earlier run has solved would cost nothing.
         os.environ["EDITSPEC_CACHE"] = cache
-        result = measured(given.modules or list(MODULES), given.quick)
+        result = run_modules(given.modules or list(MODULES), given.quick)
     given.out.mkdir(parents=True, exist_ok=True)
     write(given.out / "performance.json", (json.dumps(result, indent=2) + "\n").encode())
-    write(given.out / "performance.md", markdown(result).encode())
-    print(markdown(result))
+    write(given.out / "performance.md", format_markdown(result).encode())
+    print(format_markdown(result))
 
 
-def measured(modules: list[str], quick: bool) -> dict[str, Any]:
-    """The figures of some modules, and what could not run."""
+def run_modules(modules: list[str], quick: bool) -> dict[str, Any]:
+    """Run the benchmarks of some modules; give their figures and what could not run."""
     figures: list[Figure] = []
     missing: dict[str, str] = {}
     begun = time.perf_counter()
@@ -61,7 +64,7 @@ def measured(modules: list[str], quick: bool) -> dict[str, Any]:
             except CannotRun as why:
                 missing[name] = str(why)
     return {
-        "machine": machine(),
+        "machine": describe_machine(),
         "quick": quick,
         "seconds": round(time.perf_counter() - begun, 1),
         "figures": [asdict(figure) for figure in figures],
@@ -69,8 +72,8 @@ def measured(modules: list[str], quick: bool) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """The machine in general terms."""
+def describe_machine() -> dict[str, Any]:
+    """Describe the machine in general terms."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cores": os.cpu_count(),
@@ -83,31 +86,44 @@ def machine() -> dict[str, Any]:
     }
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The same as a page."""
-    said = ", ".join(
-        f"{name} {value}" for name, value in result["machine"].items() if value is not None
-    )
-    lines = [f"{said}; {'quick, ' if result['quick'] else ''}{result['seconds']} s in all.", ""]
+def format_markdown(result: dict[str, Any]) -> str:
+    """Format a result of `run_modules` as Markdown."""
+    lines = [_describe_run(result), ""]
     lines += ["| figure | measured | aim | reached |", "|---|---:|---|---|"]
-    for figure in result["figures"]:
-        reached = {True: "yes", False: "**no**", None: ""}[figure["reached"]]
-        lines.append(
-            f"| {figure['name']} | {figure['value']:.3g} {figure['unit']} | {figure['aim']} | {reached} |"
-        )
-    lines += [
-        "",
-        *(f"Could not run: {name}: {why}." for name, why in result["could_not_run"].items()),
-        "",
-    ]
+    lines += [_format_row(figure) for figure in result["figures"]]
+    lines.append("")
+    lines += [f"Could not run: {name}: {why}." for name, why in result["could_not_run"].items()]
+    lines.append("")
     for figure in result["figures"]:
         if figure["details"]:
-            details = ", ".join(
-                f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}"
-                for n, v in figure["details"].items()
-            )
-            lines.append(f"- {figure['name']}: {details}")
+            lines.append(f"- {figure['name']}: {_format_values(figure['details'])}")
     return "\n".join(lines) + "\n"
+
+
+def _describe_run(result: dict[str, Any]) -> str:
+    """Describe the machine, the mode and the duration of a run."""
+    parts = []
+    for name, value in result["machine"].items():
+        if value is not None:
+            parts.append(f"{name} {value}")
+    mode = "quick, " if result["quick"] else ""
+    return f"{', '.join(parts)}; {mode}{result['seconds']} s in all."
+
+
+def _format_row(figure: dict[str, Any]) -> str:
+    """Format a figure as a row of the table."""
+    reached = {True: "yes", False: "**no**", None: ""}[figure["reached"]]
+    value = f"{figure['value']:.3g} {figure['unit']}"
+    return f"| {figure['name']} | {value} | {figure['aim']} | {reached} |"
+
+
+def _format_values(values: dict[str, Any]) -> str:
+    """Format named values, numbers with four digits."""
+    parts = []
+    for name, value in values.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        parts.append(f"{name} {shown}")
+    return ", ".join(parts)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Second moments, start-up and several processes.
 
-Second moments are timed by what one thread computes, start-up by what a process computes and by the
-clock, several processes by the clock; the best of several turns counts.
+Second moments are timed by the processor time of one thread, start-up by the processor time of a
+process and by the clock, and several processes by the clock. The best of several turns counts.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.figures import Figure, timed
-from benchmarks.projects import forget
-from benchmarks.stylegan2_1024 import weights as stylegan2_weights
+from benchmarks.figures import Figure, measure_seconds
+from benchmarks.projects import forget_solutions
+from benchmarks.stylegan2_1024 import make_weights
+from editspec.worlds.registry import DEFAULT_WEIGHTS
 from editspec.worlds.skyline import WEIGHTS
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.stylegan2.network import StyleGAN2
@@ -30,14 +31,15 @@ from editspec_runtime.io.cache import Cache
 from editspec_runtime.maths.moment_cache import second_moment
 from editspec_runtime.modalities.image.compatibility import EDITSPEC
 from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
+from editspec_runtime.modalities.image.streams import STATISTICS
 
 PRODUCTS = ("convolution", "conv", "mm", "addmm", "matmul", "bmm", "linear", "mkldnn")
 """Parts of the names of torch's operators that convolve and multiply matrices."""
 
 RULE = """
 version: 1
-model: {family: stylegan2, weights: "builtin:skyline"}
-statistics: {samples: %d}
+model: {family: stylegan2, weights: "%(weights)s"}
+statistics: {samples: %(samples)d}
 edits:
   - name: dome-to-spire
     layer: layer7
@@ -48,113 +50,108 @@ edits:
 """
 
 
-def models() -> dict[str, StyleGAN2]:
-    """The generators whose `layer8` is measured."""
-    random = StyleGAN2(stylegan2_weights(256))
+def make_models() -> dict[str, StyleGAN2]:
+    """Make the generators whose `layer8` is measured."""
     return {
         "Skyline": StyleGAN2(read_weights(WEIGHTS).tensors),
-        "StyleGAN2-256, random weights": random,
+        "StyleGAN2-256, random weights": StyleGAN2(make_weights(256)),
     }
 
 
 def moments(quick: bool) -> Iterator[Figure]:
-    """The second moment at layer8, beside that of whole images with the layer watched, on one
-    thread.
-    """
+    """Measure C of layer8 against C from whole images, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for name, model in models().items():
-            # A whole image of StyleGAN2-256 takes seconds: fewer of them, and both by the latent.
+        for name, model in make_models().items():
+            # A whole image of StyleGAN2-256 takes seconds, so fewer are drawn; both times are per
+            # latent.
             samples, few = (256, 64) if name == "Skyline" else (64, 16)
-            stream = LatentStream(2, model.architecture.latent_size)
-            turns = [
-                (
-                    computing(prefix, model, stream, samples) / samples,
-                    computing(hooked, model, stream, few) / few,
-                )
-                for _ in range(3 if quick else 7)
-            ]
-            ours, whole = (min(each) for each in zip(*turns, strict=True))
-            one, other = prefix(model, stream, few), hooked(model, stream, few)
+            stream = LatentStream(STATISTICS, model.architecture.latent_size)
+            ours, whole = [], []
+            for _ in range(3 if quick else 7):
+                ours.append(time_thread(moment_from_keys, model, stream, samples) / samples)
+                whole.append(time_thread(moment_from_images, model, stream, few) / few)
+            one = moment_from_keys(model, stream, few)
+            other = moment_from_images(model, stream, few)
             yield Figure.at_least(
                 f"{name}: C from keys, against whole images",
-                whole / ours,
+                min(whole) / min(ours),
                 3,
-                latents_a_second=1 / ours,
+                latents_a_second=1 / min(ours),
                 difference=float((one - other).norm() / other.norm()),
             )
-            share = 100 * share_of_products(model, stream, samples)
+            share = 100 * measure_share_of_products(model, stream, samples)
             yield Figure(f"{name}: time of C in products", share, "%", "at least 90", share >= 90)
     finally:
         torch.set_num_threads(threads)
 
 
-def prefix(model: StyleGAN2, stream: LatentStream, samples: int) -> Tensor:
-    """C as `statistics` takes it."""
+def moment_from_keys(model: StyleGAN2, stream: LatentStream, samples: int) -> Tensor:
+    """Compute C as the command ``statistics`` does, from the layers up to the key."""
     with tempfile.TemporaryDirectory() as cache:
         sample = LatentSample(stream, samples)
         return second_moment(model, "layer8", sample, EDITSPEC, Cache(Path(cache))).matrix
 
 
 @torch.no_grad()
-def hooked(model: StyleGAN2, stream: LatentStream, samples: int) -> Tensor:
-    """C from whole images, in batches too, read where they pass the layer of the same network."""
+def moment_from_images(model: StyleGAN2, stream: LatentStream, samples: int) -> Tensor:
+    """Compute C from whole images, as a hook on the layer would."""
     seen: list[Tensor] = []
     enter = model._enter
 
-    def watched(layer: str, *arguments: Any) -> Any:
+    def record_key(layer: str, *arguments: Any) -> Any:
         reached = enter(layer, *arguments)
         if layer == "layer8":
             seen.append(reached.key)
         return reached
 
     total, positions = torch.zeros(()).double(), 0
-    model._enter = watched  # type: ignore[method-assign]
+    model._enter = record_key  # type: ignore[method-assign, assignment]
     try:
         for start in range(0, samples, 16):
             model.images(stream.items(range(start, min(start + 16, samples))))
             rows = seen.pop().movedim(1, -1).flatten(0, 2).double()
             total, positions = total + rows.T @ rows, positions + len(rows)
     finally:
+        # Removes the attribute of the object, so that the method of the class is found again.
         del model._enter
     return total / positions
 
 
-def share_of_products(model: StyleGAN2, stream: LatentStream, samples: int) -> float:
-    """The share of the CPU's time within operators that they spend in convolutions and matrix
-    products.
-    """
+def measure_share_of_products(model: StyleGAN2, stream: LatentStream, samples: int) -> float:
+    """Measure the share of convolutions and products in the time of operators."""
     with profile(activities=[ProfilerActivity.CPU]) as found:
-        prefix(model, stream, samples)
-    times = {
-        event.key: event.self_cpu_time_total
-        for event in found.key_averages()
-        if event.key.startswith("aten::")
-    }
-    products = sum(spent for name, spent in times.items() if any(part in name for part in PRODUCTS))
-    return products / sum(times.values())
+        moment_from_keys(model, stream, samples)
+    products = total = 0.0
+    for event in found.key_averages():
+        if not event.key.startswith("aten::"):
+            continue
+        total += event.self_cpu_time_total
+        if any(part in event.key for part in PRODUCTS):
+            products += event.self_cpu_time_total
+    return products / total
 
 
-def computing(work: Callable[..., Any], *arguments: Any) -> float:
-    """How long one thread computes for some work, whoever else uses the machine."""
+def time_thread(work: Callable[..., Any], *arguments: Any) -> float:
+    """Measure the processor time of some work, which other programs do not change."""
     begun = time.process_time()
     work(*arguments)
     return time.process_time() - begun
 
 
 def startup(quick: bool) -> Iterator[Figure]:
-    """How long commands take as processes; a build with C cached, beside `import torch`."""
+    """Measure commands as processes, and a build with C cached against `import torch`."""
     turns = 3 if quick else 7
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "rule.yaml").write_text(RULE % 1000)
+        write_rule(folder, 1000)
         command = [sys.executable, "-m", "editspec"]
         run(folder, [*command, "build", "rule.yaml", "-o", "warm"])
         best: dict[str, tuple[float, float]] = {}
         for turn in range(turns):
             (folder / "rule.yaml.lock").unlink(missing_ok=True)
-            forget(Cache(folder / "cache"))
+            forget_solutions(Cache(folder / "cache"))
             for label, arguments in (
                 ("import torch", [sys.executable, "-c", "import torch"]),
                 ("build", [*command, "build", "rule.yaml", "-o", f"out-{turn}"]),
@@ -165,20 +162,14 @@ def startup(quick: bool) -> Iterator[Figure]:
                 ("families", [*command, "families"]),
                 ("inspect SPEC", [*command, "inspect", "rule.yaml"]),
             ):
-                before = os.times()
-                spent, _ = timed(partial(run, folder, arguments), torch.device("cpu"))
-                after = os.times()
-                computed = (
-                    after.children_user
-                    + after.children_system
-                    - before.children_user
-                    - before.children_system
-                )
+                before = children_seconds()
+                job = partial(run, folder, arguments)
+                spent, _ = measure_seconds(job, torch.device("cpu"))
+                computed = children_seconds() - before
                 least = best.get(label, (1e9, 1e9))
                 best[label] = (min(least[0], spent), min(least[1], computed))
-    above, computed = (
-        one - other for one, other in zip(best["build"], best["import torch"], strict=True)
-    )
+    above = best["build"][0] - best["import torch"][0]
+    computed = best["build"][1] - best["import torch"][1]
     yield Figure(
         "build with C cached, above import torch",
         above,
@@ -199,16 +190,22 @@ def startup(quick: bool) -> Iterator[Figure]:
             )
 
 
+def children_seconds() -> float:
+    """Return the processor time of all processes that this one has waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def scaling(quick: bool) -> Iterator[Figure]:
-    """The statistics of Skyline's `layer7` by 1 and by 2 processes of one thread each."""
+    """Measure C of Skyline's layer7 by 1 and by 2 processes of one thread."""
     samples = 1024 if quick else 4096
-    rows = []
+    seconds: list[float] = []
+    digests: set[str] = set()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "rule.yaml").write_text(RULE % samples)
+        write_rule(folder, samples)
         for count in (1, 2):
-            # In the process, what is spread is timed alone: without start-up, and without the
-            # environment.
+            # Timed within the process, so that start-up does not count.
             launcher = [
                 sys.executable,
                 "-m",
@@ -222,22 +219,20 @@ def scaling(quick: bool) -> Iterator[Figure]:
                 folder, [*launcher, "timed.py"], EDITSPEC_CACHE=str(folder / f"cache-{count}")
             )
             spent, digest = out.split()[-2:]
-            rows.append(
-                {"processes": count, "latents": samples, "seconds": float(spent), "digest": digest}
-            )
-    one, two = rows
-    assert one["digest"] == two["digest"]
-    times = {"one": one["seconds"], "two": two["seconds"], "load": os.getloadavg()[0]}
-    yield Figure(
-        "C by two processes, against one", one["seconds"] / two["seconds"], "times", details=times
-    )
+            seconds.append(float(spent))
+            digests.add(digest)
+    # The number of processes must not change a bit of C.
+    assert len(digests) == 1
+    one, two = seconds
+    details = {"one": one, "two": two, "load": os.getloadavg()[0]}
+    yield Figure("C by two processes, against one", one / two, "times", details=details)
 
 
 TIMED = """
 import os, sys, time
 from editspec_runtime.executors import processes as distributed
 if int(os.environ["RANK"]) > 0:
-    sys.exit(distributed.help_out())
+    sys.exit(distributed.serve_first_process())
 
 def work():
     from editspec.commands.statistics import statistics
@@ -251,13 +246,19 @@ if os.environ["WORLD_SIZE"] == "1":
     work()
 else:
     from editspec.engine.resources import use_executor
-    with distributed.leading() as executor, use_executor(executor):
+    with distributed.lead_processes() as executor, use_executor(executor):
         work()
 """
 
 
+def write_rule(folder: Path, samples: int) -> None:
+    """Write a spec of one rule on Skyline into a folder, as rule.yaml."""
+    text = RULE % {"weights": DEFAULT_WEIGHTS, "samples": samples}
+    (folder / "rule.yaml").write_text(text)
+
+
 def run(folder: Path, arguments: list[str], **variables: str) -> str:
-    """The output of a command."""
+    """Run a command in a folder, and return its output."""
     environment = {"EDITSPEC_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         arguments,

@@ -1,5 +1,6 @@
-"""How long the parts of a build take on Skyline: ``python benchmarks/skyline.py``. Prints
-Markdown.
+"""Seconds of the parts of a build on Skyline: ``python benchmarks/skyline.py``.
+
+Prints Markdown.
 """
 
 from __future__ import annotations
@@ -13,26 +14,26 @@ import torch
 import yaml
 
 from editspec import build
+from editspec.worlds.registry import DEFAULT_WEIGHTS
 
-SPEC = """
+SPEC = f"""
 version: 1
-model: {family: stylegan2, weights: "builtin:skyline"}
+model: {{family: stylegan2, weights: "{DEFAULT_WEIGHTS}"}}
 edits:
   - name: dome-to-spire
     layer: layer8
-    source: {latent: 0, mask: {box: [8, 4, 22, 30]}}
-    target: {latent: 1, mask: {box: [8, 4, 22, 30]}}
-    solver: {method: projected-gradient}
+    source: {{latent: 0, mask: {{box: [8, 4, 22, 30]}}}}
+    target: {{latent: 1, mask: {{box: [8, 4, 22, 30]}}}}
+    solver: {{method: projected-gradient}}
 """
 
 
 def main() -> None:
-    print(
-        f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, {torch.get_num_threads()} threads\n"
-    )
-    print(
-        "| layer | solver | 1,000 latents of statistics | one rule of 2001 steps |\n|---|---|---|---|"
-    )
+    """Build each layer by each solver, and print the seconds as a table."""
+    cores = f"{os.cpu_count()} cores ({platform.machine()})"
+    print(f"{cores}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    print("| layer | solver | 1,000 latents of statistics | one rule of 2001 steps |")
+    print("|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EDITSPEC_CACHE"] = folder + "/cache"
         for layer in ("layer6", "layer8", "layer10"):

@@ -1,14 +1,14 @@
-"""Solvers against the yardstick, the paper's own loop: the same rule, C cached, in turn in one run.
+"""Solvers against the yardstick, the paper's own loop.
 
-A solver's seconds are what ``editspec build --json`` says of its stages; the yardstick is no
-command and is timed here.
+Both solve one rule, with C cached, in turn in one run. A solver's seconds are those of the stages
+in ``editspec build --json``; the yardstick is not a command, and is timed here.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks import yardstick
-from benchmarks.figures import CannotRun, Figure, timed
+from benchmarks.figures import CannotRun, Figure, measure_seconds
 from benchmarks.projects import Project
-from benchmarks.stylegan2_1024 import weights
+from benchmarks.stylegan2_1024 import make_weights
 from editspec.modalities.image.drawing import generator_of
+from editspec.worlds.registry import DEFAULT_WEIGHTS
 from editspec_runtime.core.method import KeyStatistics
 from editspec_runtime.core.rule import LayerRule, ResolvedEdit
 from editspec_runtime.families.stylegan2.functions import StyledConvolution
@@ -42,7 +43,7 @@ STAGES = ("compile", "statistics", "solve")
 
 @dataclass(frozen=True)
 class Task:
-    """A project, and its rule with all that solves it."""
+    """A project and its rule, with the layer that the rule changes."""
 
     name: str
     project: Project
@@ -59,37 +60,34 @@ class Task:
 
     @staticmethod
     def of(name: str, project: Project) -> Task:
-        """The task of a project's only edit, solved as the paper does. Computes its second
-        moment.
-        """
-        session = project.session(PAPER)
+        """Make the task of a project's only edit, with its second moment."""
+        session = project.open_session(PAPER)
         generator = generator_of(session)
         rule = session.rule(0, generator)
-        function, moment = (
-            generator.function(rule.layer),
-            session.second_moment(generator, rule.layer).matrix,
-        )
+        function = generator.function(rule.layer)
+        moment = session.second_moment(generator, rule.layer).matrix
         assert isinstance(function, StyledConvolution)
         return Task(name, project, function, generator.weight(rule.layer), rule, moment)
 
     def directions(self) -> Tensor:
-        """D, from C and the context's keys."""
+        """Compute the directions D [rank, in] from C and the context's keys."""
         rank = self.edit.rank
         assert rank is not None
         context, counts = self.rule.context_keys.cpu(), self.rule.context_weights.cpu()
         return zca_directions(self.second_moment, context, counts, rank).to(self.weight)
 
-    def built(self, solver: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
-        """The entry of the edit in the command's JSON, and the change that it made."""
+    def build(self, solver: Mapping[str, Any]) -> tuple[dict[str, Any], Tensor]:
+        """Build by the command; return the entry of the edit in its JSON, and the change."""
         edit = self.project.build(solver)
         patch, name = read_patch(self.project.patch), self.rule.parameter
         return edit, delta(patch.coefficients[name][None], patch.directions[name]).to(self.weight)
 
     def loss(self, change: Tensor) -> float:
+        """Compute the loss of the rule after a change of the weight."""
         return rule_loss(self.function, self.rule, self.weight + change).item()
 
     def collateral(self, change: Tensor, directions: Tensor) -> float:
-        """tr(dW C dW^T) / tr(W C W^T)."""
+        """Compute the collateral of a change, tr(dW C dW^T) / tr(W C W^T)."""
         settings = METHODS["least-squares"].make_settings()
         statistics = KeyStatistics(lambda: self.second_moment, lambda: self.second_moment[:0])
         problem = pose(
@@ -101,22 +99,26 @@ class Task:
 
 
 def solvers(quick: bool) -> Iterator[Figure]:
-    """Each solver against the yardstick."""
-    for task in (large, skyline):
+    """Compare each solver with the yardstick."""
+    turns = 1 if quick else 3
+    for make_task in (make_large_task, make_skyline_task):
         with tempfile.TemporaryDirectory() as folder:
-            yield from compared(task(Path(folder)), 1 if quick else 3)
+            yield from compare(make_task(Path(folder)), turns)
 
 
 def on_a_gpu(quick: bool) -> Iterator[Figure]:
-    """The comparison on a GPU."""
+    """Compare each solver with the yardstick on a GPU."""
     if not torch.cuda.is_available():
-        raise CannotRun("no GPU here")
+        raise CannotRun("there is no GPU")
     with tempfile.TemporaryDirectory() as folder:
-        yield from compared(large(Path(folder), "cuda"), 3)
+        yield from compare(make_large_task(Path(folder), "cuda"), 3)
 
 
-def compared(task: Task, turns: int) -> Iterator[Figure]:
-    """The yardstick beside each solver, in turn; of what is short, a turn has three builds."""
+def compare(task: Task, turns: int) -> Iterator[Figure]:
+    """Compare each solver with the yardstick, in turn.
+
+    A turn has three builds of a solver that takes little time.
+    """
     d, device = task.directions(), task.weight.device
     plain: list[float] = []
     edits: dict[str, list[dict[str, Any]]] = {
@@ -125,37 +127,33 @@ def compared(task: Task, turns: int) -> Iterator[Figure]:
         "least-squares": [],
     }
     for _ in range(turns):
-        seconds, theirs = timed(
+        seconds, theirs = measure_seconds(
             lambda: yardstick.solve(task.function, task.weight, task.rule, task.edit.method, d),
             device,
         )
         plain.append(seconds)
         for solver, builds in ((PAPER, 1), (DIRECT, 3), (SMOOTH, 3)):
             for _ in range(builds):
-                edits[solver["method"]].append(task.built(solver)[0])
+                entry, _ = task.build(solver)
+                edits[str(solver["method"])].append(entry)
     whole = statistics.median(plain)
-    spent = {
-        method: {
-            stage: statistics.median(edit["seconds"][stage] for edit in those) for stage in STAGES
-        }
-        for method, those in edits.items()
-    }
     budget, unedited = task.collateral(theirs, d), task.loss(0 * theirs)
-    beside = {
+    yardstick_details = {
         "yardstick_seconds": whole,
         "yardstick_loss": task.loss(theirs),
         "unedited_loss": unedited,
     }
     for method, least in (("projected-gradient", 2), ("direct", 20), ("least-squares", 300)):
+        spent = median_seconds(edits[method])
         yield Figure.at_least(
             f"{method}, {task.name}",
-            whole / spent[method]["solve"],
+            whole / spent["solve"],
             least,
-            **spent[method],
+            **spent,
             loss=edits[method][-1]["loss"],
-            **beside,
+            **yardstick_details,
         )
-    _, equal = task.built({"method": "least-squares", "collateral": budget})
+    _, equal = task.build({"method": "least-squares", "collateral": budget})
     above = task.loss(equal) - task.loss(theirs)
     yield Figure(
         f"least-squares at the yardstick's collateral, {task.name}: its loss above the yardstick's",
@@ -167,11 +165,21 @@ def compared(task: Task, turns: int) -> Iterator[Figure]:
     )
 
 
-def large(folder: Path, device: str = "cpu") -> Task:
-    """StyleGAN2-256 at layer 8 (512 channels, 32 x 32), random weights: the values of one image
-    where another's are.
+def median_seconds(edits: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Compute the median seconds of each stage over several builds of an edit."""
+    seconds = {}
+    for stage in STAGES:
+        seconds[stage] = statistics.median(edit["seconds"][stage] for edit in edits)
+    return seconds
+
+
+def make_large_task(folder: Path, device: str = "cpu") -> Task:
+    """Make a task on layer8 of StyleGAN2-256 with random weights.
+
+    The layer has 512 channels of 32 x 32 positions. The rule asks for the values of one image in
+    the place of another's.
     """
-    save_file(weights(256), folder / "base.safetensors")
+    save_file(make_weights(256), folder / "base.safetensors")
     box = {"box": [80, 80, 152, 152]}
     edit = {
         "name": "e",
@@ -182,14 +190,14 @@ def large(folder: Path, device: str = "cpu") -> Task:
     }
     model = {"family": "stylegan2", "weights": "base.safetensors"}
     spec = {"version": 1, "model": model, "statistics": {"samples": 24}, "edits": [edit]}
-    name = "StyleGAN2-256 layer8 rank 1" + (
-        f", {torch.cuda.get_device_name()}" if device != "cpu" else ""
-    )
+    name = "StyleGAN2-256 layer8 rank 1"
+    if device != "cpu":
+        name += f", {torch.cuda.get_device_name()}"
     return Task.of(name, Project(folder, spec, device))
 
 
-def skyline(folder: Path) -> Task:
-    """One dome of Skyline becomes a spire, rank 1."""
+def make_skyline_task(folder: Path) -> Task:
+    """Make a task on Skyline: one dome becomes a spire, rank 1."""
     box = {"box": [8, 4, 22, 30]}
     edit = {
         "name": "dome-to-spire",
@@ -197,10 +205,9 @@ def skyline(folder: Path) -> Task:
         "source": {"latent": 1268, "mask": box},
         "target": {"latent": 1932, "mask": box},
     }
-    model = {"family": "stylegan2", "weights": "builtin:skyline"}
-    return Task.of(
-        "Skyline layer6 rank 1", Project(folder, {"version": 1, "model": model, "edits": [edit]})
-    )
+    model = {"family": "stylegan2", "weights": DEFAULT_WEIGHTS}
+    project = Project(folder, {"version": 1, "model": model, "edits": [edit]})
+    return Task.of("Skyline layer6 rank 1", project)
 
 
 BENCHMARKS = (solvers, on_a_gpu)

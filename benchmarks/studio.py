@@ -1,8 +1,8 @@
-"""How fast the studio is, in a browser, on Skyline: ``python benchmarks/studio.py [CHROMIUM]``.
+"""Speed of the studio in a browser: ``python benchmarks/studio.py [CHROMIUM]``.
 
-Prints the time from the opening of the page to its first image, from a movement of the mouse to the
-frame that shows the stroke, and from Execute to its result, with the second moment of the layer in
-the cache.
+The studio shows Skyline. Prints the time from the opening of the page to its first image, from a
+movement of the mouse to the frame that shows the stroke, and from Execute to its result, with the
+second moment of the layer in the cache.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from playwright.sync_api import Page, sync_playwright
 RECIPE = Path(__file__).parents[1] / "specs" / "skyline" / "dome_to_spire.yaml"
 RANKS = (1, 4, 8, 16)
 RUNS = 5
+"""The runs of Execute that count, by rank."""
 
 STROKES = """() => {
     window.delays = [];
-    // The page has asked for its frame before this listener does, and paints in it first.
+    // The listener of the page asks for a frame first, so its painting is done by then.
     document.querySelector(".canvas").addEventListener("pointermove", event => {
         requestAnimationFrame(() => window.delays.push(performance.now() - event.timeStamp));
     });
@@ -44,6 +45,7 @@ EXECUTE = """() => new Promise(done => {
 
 
 def main() -> None:
+    """Measure all three times, and print them."""
     browser_path = sys.argv[1] if len(sys.argv) > 1 else shutil.which("chromium")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         shutil.copytree(RECIPE.parent / "masks", Path(folder, "masks"))
@@ -52,7 +54,7 @@ def main() -> None:
         assert solver is not None
         spec = Path(folder, "edits.yaml")
         spec.write_text(text.replace(solver[0], "    solver: least-squares\n"))
-        command = [sys.executable, "-m", "editspec", "studio", spec, "--port", "0"]
+        command = [sys.executable, "-m", "editspec", "studio", str(spec), "--port", "0"]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert server.stdout is not None
         url = server.stdout.readline().strip()
@@ -60,25 +62,27 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 720})
         try:
             print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {browser.version}")
-            print(f"first image: {first_image(page, url):.2f} s after the page was opened")
-            delays = strokes(page)
+            seconds_to_image = time_first_image(page, url)
+            print(f"first image: {seconds_to_image:.2f} s after the page was opened")
+            delays = time_strokes(page)
+            median, slow = statistics.median(delays), sorted(delays)[int(0.95 * len(delays))]
             print(
-                f"brush: the stroke is in its frame {statistics.median(delays):.1f} ms after the mouse has moved "
-                f"(median of {len(delays)}; the slowest of twenty, {sorted(delays)[int(0.95 * len(delays))]:.1f} ms)"
+                f"brush: the stroke is in its frame {median:.1f} ms after the mouse has moved "
+                f"(median of {len(delays)}; the slowest of twenty, {slow:.1f} ms)"
             )
             for rank in RANKS:
-                seconds = [execute(page, rank) for _ in range(RUNS + 1)][1:]
-                print(
-                    f"Execute, least-squares, rank {rank}: {statistics.median(seconds):.2f} s (median of {RUNS})"
-                )
+                # The first run does not count: it computes the second moment.
+                seconds = [time_execute(page, rank) for _ in range(RUNS + 1)][1:]
+                median = statistics.median(seconds)
+                print(f"Execute, least-squares, rank {rank}: {median:.2f} s (median of {RUNS})")
         finally:
             browser.close()
             server.terminate()
             server.wait()
 
 
-def first_image(page: Page, url: str) -> float:
-    """Seconds until an image of the gallery is there."""
+def time_first_image(page: Page, url: str) -> float:
+    """Measure the seconds until an image of the gallery is shown."""
     begun = time.perf_counter()
     page.goto(url)
     image = page.locator(".tile img").first
@@ -87,8 +91,8 @@ def first_image(page: Page, url: str) -> float:
     return time.perf_counter() - begun
 
 
-def strokes(page: Page) -> list[float]:
-    """Milliseconds from each movement of the mouse to the end of the painting of its frame."""
+def time_strokes(page: Page) -> list[float]:
+    """Measure the milliseconds from each movement of the mouse to its frame."""
     page.get_by_role("button", name="Brush (B)").click()
     page.evaluate(STROKES)
     box = page.locator(".canvas").bounding_box()
@@ -107,21 +111,23 @@ def strokes(page: Page) -> list[float]:
     return found
 
 
-def execute(page: Page, rank: int) -> float:
-    """Seconds from Execute to the figures of its result."""
+def time_execute(page: Page, rank: int) -> float:
+    """Measure the seconds from Execute to the figures of its result."""
     area = page.get_by_label("Text of the spec")
     text = re.sub(r"rank: \d+", f"rank: {rank}", area.input_value())
-    text = re.sub(
-        r"solver: .*", f"solver: {{method: least-squares, collateral_weight: {fresh():.6f}}}", text
-    )
+    solver = f"{{method: least-squares, collateral_weight: {new_weight():.6f}}}"
+    text = re.sub(r"solver: .*", f"solver: {solver}", text)
     area.fill(text)
     page.wait_for_timeout(1200)
     milliseconds: float = page.evaluate(EXECUTE)
     return milliseconds / 1000
 
 
-def fresh() -> float:
-    """A collateral_weight that no run had before: what is solved once is not solved again."""
+def new_weight() -> float:
+    """Return a collateral weight that no run had before.
+
+    The cache would answer a second time.
+    """
     return 0.02 + (time.time() % 1000) / 1e6
 
 

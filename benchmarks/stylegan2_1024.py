@@ -1,10 +1,10 @@
-"""Memory of every command at a StyleGAN2 of 1024 x 1024 pixels on a CPU: ``python -m
-benchmarks.stylegan2_1024``.
+"""Memory of every command for StyleGAN2-1024.
 
-Makes random weights with the channels of configuration F, runs every command of the table in
-docs/performance.md in a process of its own, and prints its greatest memory beside the bound that
-the table states. Needs 2 GB of disk. With the word ``bands`` behind it, it takes C of 16 latents at
-layer18 in several numbers of bands instead.
+``python -m benchmarks.stylegan2_1024 [tiles]`` makes random weights with the channels of
+configuration F, runs every command of the table in docs/performance.md in a process of its own on
+the CPU, and prints the peak memory of the command beside the limit that the table states. It needs
+2 GB of disk. With ``tiles``, it takes C of 16 latents at layer18 in several numbers of tiles
+instead.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 
 TABLE = Path(__file__).parents[1] / "docs" / "performance.md"
 LAYERS = ("layer10", "layer18")
 SAMPLES = {"layer10": 16, "layer18": 4}
-"""Of C; its memory is that of one forward batch, which is 16 latents at layer10 and 2 at
-layer18.
+"""The latents of C by layer; more of them take no more memory.
+
+The memory of C is that of one forward batch: 16 latents at layer10 and 2 at layer18.
 """
 
 COLD = ("statistics", "lock")
@@ -41,12 +42,14 @@ child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
 _, status, usage = os.wait4(child, 0)
 print(os.waitstatus_to_exitcode(status), usage.ru_maxrss, usage.ru_utime + usage.ru_stime)
 """
-"""Linux counts what a process was before it became another program: it is started by a small one,
-not by this one.
+"""A small program that starts the command, and prints its exit code, memory and seconds.
+
+Linux counts the memory of a process from before it becomes another program, so a large one such as
+this must not start the command itself.
 """
 
 
-C_IN_BANDS = """
+C_IN_TILES = """
 import sys
 from pathlib import Path
 from safetensors.torch import load_file
@@ -56,60 +59,69 @@ from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
 from editspec_runtime.maths.moment_cache import Blocks
 from editspec_runtime.maths.sampled_keys import forward_batch
+from editspec_runtime.modalities.image.streams import STATISTICS
 model = StyleGAN2(load_file("base.safetensors"))
-sample, cache = LatentSample(LatentStream(2, 512), 16), Cache(Path("cache"))
+sample, cache = LatentSample(LatentStream(STATISTICS, 512), 16), Cache(Path("cache"))
 batch = forward_batch(model, "layer18", sample, EDITSPEC)
 Blocks(model, "layer18", sample, batch, cache, int(sys.argv[1])).estimate()
 """
-"""C as it is taken where memory ends, without waiting for the end."""
+"""A program that takes C as `second_moment` does where memory runs out."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A command and its bounds.
+    """A command and the limits of its memory.
 
     Attributes
     ----------
     command
-        As the table has it: files are words in capitals.
-    bounds
-        MiB by the layer that is edited; empty where the table says in words why there is none.
+        The command in the words of the table; words in capitals are files.
+    limits
+        MiB by the layer that is edited; empty where the table says why there is none.
     mark
-        What stands behind the command: ``*`` where it takes long, so that only the benchmark runs
-        it.
+        ``*`` for a command that takes long, which only the benchmark runs.
     """
 
     command: str
-    bounds: dict[str, int]
+    limits: dict[str, int]
     mark: str
 
 
-def rows() -> list[Row]:
-    """The table of the docs."""
+def read_rows() -> list[Row]:
+    """Read the table of the docs."""
     found = []
     for line in TABLE.read_text().partition("\n## Memory\n")[2].splitlines():
-        if match := re.match(r"\| `([^`]+)`(\*?) \|([^|]*)\|([^|]*)\|", line):
-            command, mark, *cells = match.groups()
-            bounds = {
-                layer: int(cell) for layer, cell in zip(LAYERS, cells, strict=True) if cell.strip()
-            }
-            found.append(Row(command, bounds, mark))
+        match = re.match(r"\| `([^`]+)`(\*?) \|([^|]*)\|([^|]*)\|", line)
+        if match is None:
+            continue
+        command, mark, *cells = match.groups()
+        limits = {}
+        for layer, cell in zip(LAYERS, cells, strict=True):
+            if cell.strip():
+                limits[layer] = int(cell)
+        found.append(Row(command, limits, mark))
     return found
 
 
-def peak(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> float:
-    """The greatest memory of a process, or of one that it waited for, in MiB; pages of files that
-    it maps count.
+def measure_peak(
+    command: list[str], folder: Path, environment: dict[str, str] | None = None
+) -> float:
+    """Run a command, and return its peak memory in MiB.
+
+    Pages of mapped files count. Of the command and the processes that it waits for, the largest
+    counts.
     """
-    return used(command, folder, environment)[0]
+    mebibytes, _ = measure_usage(command, folder, environment)
+    return mebibytes
 
 
-def used(
+def measure_usage(
     command: list[str], folder: Path, environment: dict[str, str] | None = None
 ) -> tuple[float, float]:
-    """The memory of `peak`, and the seconds of a processor that a command takes.
+    """Run a command, and return its peak memory and its processor time.
 
-    Raises `RuntimeError` with what it wrote to stderr where it fails.
+    The memory is in MiB, the time in seconds. Raises `RuntimeError` with the output on stderr where
+    the command fails.
     """
     result = subprocess.run(
         [sys.executable, "-S", "-c", LAUNCHER, *command],
@@ -124,8 +136,8 @@ def used(
     return kibibytes / 2**10, seconds
 
 
-def weights(size: int = 1024) -> dict[str, Tensor]:
-    """Random weights of a generator of `size` pixels by the names inside ``g_ema``."""
+def make_weights(size: int = 1024) -> dict[str, Tensor]:
+    """Make random weights of `size` pixels by the names inside ``g_ema``."""
     random = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -164,7 +176,7 @@ def weights(size: int = 1024) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Workplace:
-    """A folder with all that the commands of the table name."""
+    """A folder with all files that the commands of the table name."""
 
     folder: Path
 
@@ -177,7 +189,7 @@ class Workplace:
             PrivateFormat,
         )
 
-        named = weights()
+        named = make_weights()
         save_file(named, self.folder / "base.safetensors")
         torch.save({"g_ema": named}, self.folder / "base.pt")
         for layer in LAYERS:
@@ -214,8 +226,8 @@ class Workplace:
         }
         (self.folder / name).write_text(json.dumps(spec | more))
 
-    def peak(self, row: Row, layer: str) -> float:
-        """Memory that the command of a row takes where `layer` is edited, in MiB."""
+    def measure_peak(self, row: Row, layer: str) -> float:
+        """Run the command of a row on an edit of `layer`, and return its peak in MiB."""
         own = re.sub(r"\W+", "-", f"{layer} {row.command}")
         files = {
             "SPEC": f"{layer}.json",
@@ -236,31 +248,37 @@ class Workplace:
         command, *arguments = [files.get(word, word) for word in shlex.split(row.command)]
         cache = own if command in COLD else layer
         environment = {"EDITSPEC_CACHE": str(self.folder / f"cache-{cache}")}
-        return peak(
-            [sys.executable, "-m", "editspec", command, *arguments], self.folder, environment
-        )
+        whole = [sys.executable, "-m", "editspec", command, *arguments]
+        return measure_peak(whole, self.folder, environment)
 
 
 def main() -> None:
-    """Measure all and print it as a table."""
+    """Measure all commands, or the numbers of tiles, and print a table."""
     with tempfile.TemporaryDirectory() as name:
         place = Workplace(Path(name))
         place.prepare()
-        if sys.argv[1:] == ["bands"]:
-            print("| bands | MiB | seconds |\n|---:|---:|---:|")
-            for bands in (1, 2, 4, 8, 32):
-                mebibytes, seconds = used(
-                    [sys.executable, "-c", C_IN_BANDS, str(bands)], place.folder
-                )
-                print(f"| {bands} | {mebibytes:.0f} | {seconds:.1f} |", flush=True)
-            return
-        print("| command | layer | MiB | bound |\n|---|---|---:|---:|")
-        for row in rows():
-            for layer, bound in row.bounds.items():
-                print(
-                    f"| `{row.command}` | {layer} | {place.peak(row, layer):.0f} | {bound} |",
-                    flush=True,
-                )
+        if sys.argv[1:] == ["tiles"]:
+            print_tiles(place)
+        else:
+            print_commands(place)
+
+
+def print_tiles(place: Workplace) -> None:
+    """Print the memory and the seconds of C by the number of tiles."""
+    print("| tiles | MiB | seconds |\n|---:|---:|---:|")
+    for tiles in (1, 2, 4, 8, 32):
+        command = [sys.executable, "-c", C_IN_TILES, str(tiles)]
+        mebibytes, seconds = measure_usage(command, place.folder)
+        print(f"| {tiles} | {mebibytes:.0f} | {seconds:.1f} |", flush=True)
+
+
+def print_commands(place: Workplace) -> None:
+    """Print the peak memory of every command beside its limit."""
+    print("| command | layer | MiB | limit |\n|---|---|---:|---:|")
+    for row in read_rows():
+        for layer, limit in row.limits.items():
+            mebibytes = place.measure_peak(row, layer)
+            print(f"| `{row.command}` | {layer} | {mebibytes:.0f} | {limit} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The yardstick: the paper's own way to solve a rule of StyleGAN2, as a plain loop.
+"""The yardstick: the paper's own way to solve a rule, as a plain loop.
 
-2001 steps of Adam on the whole weight, the change projected into the directions every ten steps and
-at the end, the demodulation from one kernel per image, the last iterate returned: what the authors'
-code does, step by step, with nothing taken from our solvers. Under ``compatibility:
-rewriting-2020`` ``projected-gradient`` gives the same change; ``tests/benchmarks`` holds both
-against each other.
+The loop does step by step what the authors' code does for StyleGAN2, and shares no code with our
+solvers: 2001 steps of Adam on the whole weight, the change projected into the directions every ten
+steps and at the end, the demodulation from one kernel per image, and the last iterate as the
+result. Under ``compatibility: rewriting-2020``, ``projected-gradient`` gives the same change, which
+``tests/benchmarks`` verifies.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ from editspec_runtime.families.stylegan2.functions import (
 )
 
 
-def value_of(function: StyledConvolution, rule: LayerRule, weight: Tensor) -> Tensor:
-    """f(K*; W) of a haloed key: convolution, demodulation by a kernel [n, out, in, 3, 3] of each
-    image, the rest.
+def compute_value(function: StyledConvolution, rule: LayerRule, weight: Tensor) -> Tensor:
+    """Compute the layer's value f(K*; W) of the rule's haloed key.
+
+    Takes a weight [1, out, in, 3, 3] and gives values [n, out, height, width]. The demodulation is
+    computed from a kernel [n, out, in, 3, 3] per image (StyleGAN2, Karras et al. 2020, eq. 3).
     """
     kernel = weight * (1 / math.sqrt(weight[0, 0].numel()))
     if function.blur is None:
         value = F.conv2d(rule.key, kernel[0])
     else:
+        # A layer that doubles the resolution convolves by the transpose, and blurs.
         wide = F.conv_transpose2d(rule.key, kernel[0].transpose(0, 1), stride=2, padding=1)
         value = filter_channels(wide, function.blur, padding=0)
     modulated = kernel * rule.arguments["style"][:, None, :, None, None]
@@ -41,10 +44,8 @@ def value_of(function: StyledConvolution, rule: LayerRule, weight: Tensor) -> Te
     return F.leaky_relu(value, SLOPE) * GAIN
 
 
-def projected(change: Tensor, directions: Tensor) -> Tensor:
-    """A change [1, out, in, 3, 3] of a weight, projected at every tap into the span of D [s,
-    in].
-    """
+def project(change: Tensor, directions: Tensor) -> Tensor:
+    """Project a change [1, out, in, 3, 3] at every tap into the span of D [s, in]."""
     rows = change.permute(0, 1, 3, 4, 2)
     return (rows @ directions.T @ directions).permute(0, 1, 4, 2, 3)
 
@@ -52,17 +53,19 @@ def projected(change: Tensor, directions: Tensor) -> Tensor:
 def solve(
     function: StyledConvolution, weight: Tensor, rule: LayerRule, settings: Any, directions: Tensor
 ) -> Tensor:
-    """W - W0 after the last step and its projection, [1, out, in, 3, 3]; steps and rate are those
-    of projected gradient descent's `settings`.
+    """Solve a rule; return W - W0 [1, out, in, 3, 3] after the last projection.
+
+    Steps and rate are those of `settings`, the settings of ``projected-gradient``.
     """
     free = weight.clone().requires_grad_()
     adam = torch.optim.Adam([free], lr=settings.learning_rate)
     for step in range(settings.steps):
         adam.zero_grad()
-        loss = (rule.value - value_of(function, rule, free)).abs().mean()
+        # The mean absolute difference, as in the code of the authors.
+        loss = (rule.value - compute_value(function, rule, free)).abs().mean()
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
         if step % settings.project_every == 0 or step == settings.steps - 1:
             with torch.no_grad():
-                free.copy_(weight + projected(free - weight, directions))
+                free.copy_(weight + project(free - weight, directions))
     return (free - weight).detach()

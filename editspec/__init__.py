@@ -1,11 +1,11 @@
 """editspec: a declarative edit-spec compiler for generative models.
 
-The functions are the commands of the command line, by the same names and with the same arguments:
-``ci review`` is `ci_review`, and ``import``, which Python keeps for itself, is `import_records`.
-Each gives a frozen result with `to_dict` and `to_text`. `open` gives a model in Python.
+The functions are the commands of the command line, with the same names and arguments: ``ci review``
+is `ci_review`, and ``import``, which is a keyword of Python, is `import_records`. Each returns a
+frozen result with `to_dict` and `to_text`. `open` opens a model in Python.
 
-Importing this package imports neither the compiler nor torch; the first use of a function imports
-all that it needs.
+Importing this package imports neither the compiler nor torch. The first use of a function imports
+all that the function needs.
 """
 
 from importlib import import_module
@@ -88,6 +88,7 @@ __all__ = [
     "verify",
 ]
 
+# ``module:attribute`` of each name, so that a name is imported when it is first used.
 _PLACES = {
     **{function_name(command): place for command, place in COMMANDS.items()},
     "LoadedSpec": "editspec_compiler:LoadedSpec",

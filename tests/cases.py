@@ -30,6 +30,7 @@ from editspec_runtime.families.proggan.network import ProgressiveGAN
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.families.torch_module.network import TorchModule
 from editspec_runtime.families.torch_module.source import Points, Source
+from editspec_runtime.io.files import TensorInfo
 from editspec_runtime.maths.channelwise import is_channelwise
 from editspec_runtime.methods.registry import METHODS
 from editspec_runtime.modalities.image.compatibility import EDITSPEC
@@ -47,6 +48,27 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "all-weights": {"steps": 5, "learning_rate": 1e-4},
 }
 """Settings under which a tiny problem is solved in a moment."""
+
+
+def draw_normal(*shape: int, seed: int = 0) -> Tensor:
+    """Draw normal numbers of a shape in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def draw_normal_f32(*shape: int, seed: int = 0) -> Tensor:
+    """Draw normal numbers of a shape in float32."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> float:
+    """The norm of a difference over the norm of what is wanted."""
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def tensor_infos(weights: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
+    """Weights as the header of a float32 file describes them."""
+    return {name: TensorInfo("F32", tuple(tensor.shape)) for name, tensor in weights.items()}
 
 
 def tiny_stylegan2(
@@ -225,7 +247,7 @@ class _LazyRule:
         trace, other = (model.trace(layer, latent[None]) for latent in latents)
         size = shape.key_size
         region = Box(0, 1, size // 2 + 1, size)
-        covered = region.scaled(shape.scale)
+        covered = region.scale_up(shape.scale)
         key, arguments = model.crop(layer, trace, region)
         context = trace.key[0, :, region.rows(), region.columns()].flatten(1).T
         weights = context.new_ones(len(context))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from typer.testing import CliRunner, Result
@@ -20,3 +21,12 @@ def said(*arguments: object, code: int = 0) -> Any:
     result = run(*arguments, "--json")
     assert result.exit_code == code, result.stderr
     return json.loads(result.stdout)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """The bytes of all files below a folder, by their paths in it."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }

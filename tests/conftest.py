@@ -1,6 +1,4 @@
-"""Fixtures that more than one test uses: golden numbers, a tiny generator, an empty cache, a
-browser.
-"""
+"""Fixtures that more than one file uses: golden numbers, tiny weights, a browser."""
 
 from __future__ import annotations
 
@@ -40,9 +38,7 @@ def record() -> dict[str, Any]:
 
 @pytest.fixture
 def golden_spec(record: dict[str, Any]) -> Any:
-    """Makes the golden edit as a spec (plain data): layer, rank, solver settings, and of which
-    golden generator.
-    """
+    """A function that makes the golden edit as a spec, as plain data."""
 
     def make(
         layer: str, solver: dict[str, Any], rank: int = 1, family: str = "stylegan2"
@@ -82,6 +78,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return cache
 
 
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that is empty for every file of tests."""
+    return tmp_path_factory.mktemp("shared-cache")
+
+
+@pytest.fixture
+def one_cache(shared_cache: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache for all tests of a file, in place of an empty one for every test."""
+    monkeypatch.setenv("EDITSPEC_CACHE", str(shared_cache))
+
+
 @pytest.fixture(autouse=True)
 def same_threads() -> Iterator[None]:
     """Leave the number of threads as it was."""
@@ -92,8 +100,7 @@ def same_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium: the one that EDITSPEC_BROWSER names, which develop.py sets, else
-    Debian's.
+    """A headless Chromium: the one that EDITSPEC_BROWSER names, else Debian's.
 
     Of a module, not of the session: playwright keeps an event loop running, and other tests may run
     their own.
@@ -102,7 +109,10 @@ def browser() -> Iterator[Browser]:
 
     executable = os.environ.get("EDITSPEC_BROWSER") or shutil.which("chromium")
     if executable is None:
-        missing = "no Chromium to open pages with: apt-get install chromium, or set EDITSPEC_BROWSER to one"
+        missing = (
+            "no Chromium to open pages with:"
+            " apt-get install chromium, or set EDITSPEC_BROWSER to one"
+        )
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     with sync_playwright() as playwright:
         # Chromium refuses to sandbox itself as root, and /dev/shm is small in containers.
@@ -115,9 +125,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def make_tiny() -> Callable[..., dict[str, Tensor]]:
-    """Makes random weights of a StyleGAN2 with a handful of channels: seed, size, channels,
-    latent_size.
-    """
+    """A function that makes random weights of a StyleGAN2 with few channels."""
     return tiny_stylegan2
 
 

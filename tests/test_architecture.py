@@ -16,11 +16,25 @@ FOLDERS = {
     "editspec_compiler": ROOT / "compiler" / "editspec_compiler",
     "editspec_runtime": ROOT / "runtime" / "editspec_runtime",
 }
-LAZY = {
-    "compiler/editspec_compiler/__init__.py",  # a name of the package at a time
-    "runtime/editspec_runtime/io/files.py",  # containers of torch, for files of torch
+DEFERRED = {
+    # Commands that read no tensors start without torch.
+    "runtime/editspec_runtime/io/digests.py": {"torch"},
+    "runtime/editspec_runtime/io/files.py": {"safetensors", "torch"},
+    "runtime/editspec_runtime/io/weights.py": {"torch"},
+    "runtime/editspec_runtime/modalities/image/compatibility.py": {"numpy", "torch"},
+    # Only weights from elsewhere need them; one of them is optional.
+    "runtime/editspec_runtime/io/downloads.py": {"filelock", "huggingface_hub", "urllib"},
+    # Only the bench needs it, and it is optional.
+    "editspec/worlds/skyline/bench/propagation.py": {"cv2"},
 }
-"""Modules outside of the command line that import modules of ours within functions."""
+"""Packages of others that functions outside of the command line import, and why."""
+
+BY_NAME = {
+    "runtime/editspec_runtime/core/method.py",  # an entry of the registry of methods
+    "editspec/worlds/world.py",  # an entry of the registry of worlds
+    "runtime/editspec_runtime/families/torch_module/source.py",  # code that a spec names
+}
+"""Modules besides registries and ``__init__`` that import modules by their names."""
 
 LINES = 500
 """How long a file may be, but for the schema's and those that are still to be taken apart."""
@@ -68,29 +82,69 @@ def test_an_import_that_goes_up_would_be_seen(tmp_path: Path) -> None:
     assert "editspec_compiler is not allowed to import editspec_runtime" in result.stdout
 
 
-def imports_within_functions(source: str) -> set[str]:
-    """The packages of ours that functions of a module import."""
-    found = set()
+def nodes_within_functions(source: str) -> Iterator[ast.AST]:
+    """All that stands in the functions and methods of a module."""
     for function in ast.walk(ast.parse(source)):
-        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from ast.walk(function)
+
+
+def imports_within_functions(source: str) -> set[str]:
+    """The packages that functions of a module import."""
+    found = set()
+    for node in nodes_within_functions(source):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+def imports_by_name(source: str) -> bool:
+    """Whether functions of a module import modules whose names are values."""
+    calls = [node for node in nodes_within_functions(source) if isinstance(node, ast.Call)]
+    names = {ast.unparse(call.func).rpartition(".")[2] for call in calls}
+    return bool(names & {"import_module", "__import__"})
+
+
+def test_functions_import_in_the_command_line_and_registries_alone() -> None:
+    deferred: dict[str, set[str]] = {}
+    by_name = set()
+    for name, path in modules():
+        if name.startswith("editspec/cli/"):
             continue
-        for node in ast.walk(function):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            found |= {name.split(".")[0] for name in names}
-    return found & set(FOLDERS)
+        source = path.read_text()
+        if found := imports_within_functions(source):
+            deferred[name] = found
+        if imports_by_name(source) and "registry" not in path.stem and path.stem != "__init__":
+            by_name.add(name)
+    assert deferred == DEFERRED
+    assert not set(FOLDERS) & set().union(*deferred.values())
+    assert by_name == BY_NAME
 
 
-def test_functions_import_nothing_of_ours() -> None:
-    assert imports_within_functions("def f():\n    import editspec.cli.main")
-    assert imports_within_functions("def f():\n    from editspec_compiler import load")
-    found = {
-        name
-        for name, path in modules()
-        if imports_within_functions(path.read_text()) and not name.startswith("editspec/cli/")
+@pytest.mark.parametrize(
+    ("line", "package"),
+    [
+        ("import editspec.cli.main", "editspec"),
+        ("from editspec_compiler import load", "editspec_compiler"),
+        ("from torch.nn import Linear as L", "torch"),
+    ],
+)
+def test_an_import_within_a_function_would_be_seen(line: str, package: str) -> None:
+    assert imports_within_functions(f"class A:\n  async def f():\n    if a:\n      {line}") == {
+        package
     }
-    assert found == LAZY
+    assert not imports_within_functions(f"{line}\nif a:\n    {line}\nclass A:\n    {line}")
+
+
+@pytest.mark.parametrize(
+    "call", ["import_module(n)", "importlib.import_module(n)", "__import__(n)"]
+)
+def test_an_import_by_name_would_be_seen(call: str) -> None:
+    assert imports_by_name(f"def f(n):\n    return {call}.main")
+    assert imports_by_name(f"f = lambda n: {call}")
+    assert not imports_by_name(f"main = {call}")
 
 
 def test_imports_are_absolute() -> None:

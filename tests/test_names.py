@@ -1,4 +1,4 @@
-"""The name of a family, a modality or a method stands in its own folder and its registry line alone.
+"""The names of families, modalities and methods stand in their own places alone.
 
 Specs, docs and tests are free to name them; a world's experiments are specs.
 """
@@ -18,7 +18,7 @@ from editspec_runtime.methods.registry import METHODS
 ROOT = Path(__file__).parents[1]
 PRODUCT = [ROOT / "editspec", ROOT / "compiler", ROOT / "runtime"]
 FREE = ("registry.py", "/worlds/", "/methods/", "/families/", "/modalities/")
-"""Parts of paths: registries, folders of what has a name, and worlds, whose experiments are specs."""
+"""Parts of paths: registries, folders of named things, worlds with their specs."""
 
 COMMON = {"layer", "direct", "torch", "image"}
 """Names that are words of their own: of these, only comparisons with a field that holds a name."""

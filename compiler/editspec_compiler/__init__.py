@@ -1,10 +1,10 @@
-"""The compiler of editspec: spec text -> checked spec -> rule tensors. `load` imports no torch;
-`resolve` does.
+"""The compiler of editspec: spec text -> checked spec -> rule tensors.
 
-Importing this package imports no module of it but `problems`: the command line starts without the
-language.
+`load` imports no torch; `resolve` does. Importing this package imports `problems` alone, so that
+the command line starts without the language.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from editspec_compiler.problems import Problem, SpecError
@@ -17,7 +17,5 @@ __all__ = ["LoadedSpec", "Problem", "SpecError", "load"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from editspec_compiler import references
-
-        return getattr(references, name)
+        return getattr(import_module("editspec_compiler.references"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,15 +8,27 @@ from editspec_compiler.references import LoadedSpec
 from editspec_runtime.io.digests import digest
 
 OTHERS = {"version", "model", "edits", "checks"}
-"""The keys of a spec that have no effect on an edit, or count in another way."""
+"""The keys of a spec that have no effect on an edit, or are hashed in another way."""
 
 
 def edit_digest(loaded: LoadedSpec, number: int) -> str:
-    """The digest of an edit: its text with all defaults, shared settings, and the files it names.
+    """Hash an edit: its text with all defaults, shared settings, and its files.
 
-    `number` counts from 0. The digest has 64 hexadecimal digits.
+    Parameters
+    ----------
+    loaded
+        The checked spec.
+    number
+        The edit's number, from 0.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
     """
     spec = loaded.spec
+    # A query is only searched for. A checked spec holds its defaults, so that writing one out, or
+    # a comment, changes no digest.
     text = {
         "edit": spec.edits[number].model_dump(mode="json", exclude={"query"}),
         **spec.model.digest_text(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,47 +21,57 @@ from editspec_runtime.core.fields import FieldProblem
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.files import require_file
 
+# A spec may come from a stranger, by a pull request or a browser. Whatever it holds, reading it
+# takes little time and memory.
 MAX_BYTES = 16 * 2**20
 MAX_NODES = 50_000
-MAX_DIGITS = 1000
+MAX_DIGITS = 1000  # the time to read an integer grows with the square of its digits
 TAG = "tag:yaml.org,2002:"
 
 
 class _CoreLoader(yaml.SafeLoader):
-    """pyyaml's reader with the scalars of YAML 1.2: ``5e-1`` is a number, ``on`` is text, ``010``
-    is ten.
+    """The reader of pyyaml with the scalars of YAML 1.2.
+
+    ``5e-1`` is a number, ``on`` is text, ``010`` is ten.
     """
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - pyyaml's own name
+    # Empty, so that no rule of YAML 1.1 is inherited. The name is that of pyyaml.
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
     nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node as pyyaml does, and count it."""
         self.nodes += 1
+        # Counted while the text is read: a text of many nodes is refused before it fills memory.
         if self.nodes > 2 * MAX_NODES:  # keys are nodes, too
-            raise _TooMany(problem_mark=self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise _TooMany(problem_mark=mark)
         return super().compose_node(parent, index)
 
 
 class _JsonLoader(_CoreLoader):
-    """The same for JSON, whose keys may be long and stand on another line than their colon."""
+    """The reader of JSON, whose keys may be long and lie lines before their colon."""
 
     def stale_possible_simple_keys(self) -> None:
-        pass
+        """Keep every possible key, which pyyaml drops after a line or 1024 characters."""
 
 
 class _TooMany(yaml.MarkedYAMLError):
-    pass
+    """More nodes than a spec may have."""
 
 
+# The core schema of YAML 1.2: a scalar without quotes is of the first kind whose pattern fits.
+# pyyaml looks patterns up by the first character of the scalar.
+_FLOAT = (
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(inf|Inf|INF)"
+    r"|\.(nan|NaN|NAN)"
+)
 for _name, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
+    ("float", _FLOAT, list("-+.0123456789")),
 ):
     _CoreLoader.add_implicit_resolver(TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
 
@@ -81,7 +91,7 @@ class Document:
     positions
         Line and column, from 1, of every value, by its path.
     keys
-        The same of every key.
+        Line and column, from 1, of every key, by the path of its value.
     problems
         What is wrong with the text, where the rest of it could still be read: keys given twice,
         foreign tags.
@@ -103,51 +113,58 @@ class Document:
         code: Code = Code.SPEC,
         at_key: bool = False,
     ) -> Problem:
-        """A problem at a path, or at what is nearest above it."""
+        """Make a problem at a path, or at the nearest place above it that the text has."""
         near = path
         while near not in self.positions:
             near = near[:-1]
-        line, column = self.keys.get(path, self.positions[near]) if at_key else self.positions[near]
+        line, column = self.positions[near]
+        if at_key:
+            line, column = self.keys.get(path, (line, column))
         return Problem(message, path, line, column, hint, code)
 
     def misfit(self, path: SpecPath, found: FieldProblem) -> Problem:
-        """A problem of the mapping at a path."""
+        """Make a problem of the mapping at a path."""
         where = (*path, *found.path)
         return self.problem(where, found.message, found.hint, code=found.code, at_key=found.at_key)
 
 
 def read_document(path: Path) -> Document:
-    """Read a spec file. Raises `SpecError` where it cannot be read as a mapping at all."""
+    """Read a spec file.
+
+    Raises `SpecError` where it cannot be read as a mapping at all.
+    """
     name = str(path)
     try:
         require_file(path)
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)  # never more, whatever the file is
     except (FileError, OSError) as error:
-        raise SpecError(name, [Problem(str(error), code=Code.FILE_UNREADABLE)]) from error
+        raise SpecError(name, [_unreadable(path, error)]) from error
     if len(raw) > MAX_BYTES:
         message = f"a spec of more than {MAX_BYTES} bytes, which is the most"
-        raise SpecError(
-            name,
-            [Problem(message, hint="keep masks in files of their own", code=Code.TEXT_TOO_LARGE)],
-        )
+        hint = "keep masks in files of their own"
+        raise SpecError(name, [Problem(message, hint=hint, code=Code.TEXT_TOO_LARGE)])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = raw[: error.start]
-        line = before.count(b"\n") + 1
-        message = (
-            f"byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8, and a spec is UTF-8 text"
-        )
-        raise SpecError(
-            name,
-            [
-                Problem(
-                    message, (), line, len(before) - before.rfind(b"\n"), code=Code.TEXT_NOT_UTF8
-                )
-            ],
-        ) from error
+        raise SpecError(name, [_encoding_problem(raw, error.start)]) from error
     return parse(text, name)
+
+
+def _unreadable(path: Path, error: FileError | OSError) -> Problem:
+    if isinstance(error, FileError):
+        hint = error.hint or "give the path of a file that you may read"
+        return Problem(error.message, hint=hint, code=Code.FILE_UNREADABLE)
+    hint = "give the path of a file that you may read"
+    return Problem(f"{path} cannot be read", hint=hint, code=Code.FILE_UNREADABLE)
+
+
+def _encoding_problem(raw: bytes, index: int) -> Problem:
+    """Say which byte of a spec is not UTF-8, and where it is."""
+    before = raw[:index]
+    line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+    message = f"byte {index} (0x{raw[index]:02x}) is not UTF-8, and a spec is UTF-8 text"
+    return Problem(message, (), line, column, "save the file as UTF-8", Code.TEXT_NOT_UTF8)
 
 
 def parse(text: str, file: str = "<spec>") -> Document:
@@ -156,65 +173,56 @@ def parse(text: str, file: str = "<spec>") -> Document:
     Raises `SpecError` where the text cannot be read as a mapping at all.
     """
     if file.endswith(".json"):
-        try:
-            json.loads(text)
-        except json.JSONDecodeError as error:
-            raise SpecError(
-                file,
-                [
-                    Problem(
-                        f"not JSON: {error.msg}",
-                        (),
-                        *_place(text, error.pos),
-                        code=Code.TEXT_SYNTAX,
-                    )
-                ],
-                text,
-            ) from error
-        except RecursionError as error:
-            raise SpecError(
-                file, [Problem("nested too deeply", code=Code.TEXT_NESTED)], text
-            ) from error
+        _require_json(text, file)
     try:
         node = compose(text, file)
         reading = _Reading()
         data = reading.read(node, ()) if node is not None else None
     except RecursionError as error:
-        raise SpecError(
-            file, [Problem("nested too deeply", code=Code.TEXT_NESTED)], text
-        ) from error
+        raise SpecError(file, [_nesting_problem()], text) from error
     except yaml.YAMLError as error:
         raise SpecError(file, [_syntax_problem(error, text)], text) from error
     if node is None:
-        raise SpecError(
-            file,
-            [
-                Problem(
-                    "the spec is empty",
-                    hint="the least spec has version, model and edits",
-                    code=Code.TEXT_EMPTY,
-                )
-            ],
-            text,
-        )
+        hint = "the least spec has version, model and edits"
+        problem = Problem("the spec is empty", hint=hint, code=Code.TEXT_EMPTY)
+        raise SpecError(file, [problem], text)
     if not isinstance(data, dict):
-        found = reading.problems or [
-            Problem(
-                f"expected a mapping of keys to values, found {kind(data)}",
-                (),
-                1,
-                1,
-                code=Code.TEXT_NOT_A_MAPPING,
-            )
-        ]
-        raise SpecError(file, found, text)
+        message = f"expected a mapping of keys to values, found {kind(data)}"
+        hint = "begin with a key and its value, such as version: 1"
+        problem = Problem(message, (), 1, 1, hint, Code.TEXT_NOT_A_MAPPING)
+        raise SpecError(file, reading.problems or [problem], text)
     return Document(file, text, data, reading.positions, reading.keys, tuple(reading.problems))
 
 
-def compose(text: str, file: str) -> yaml.Node | None:
-    """The nodes of a text, whose marks say where everything stands; None where it is empty.
+def _require_json(text: str, file: str) -> None:
+    """Raise `SpecError` where a text is not JSON.
 
-    Raises `yaml.YAMLError`.
+    The text is read as YAML afterwards, which takes more than JSON and tells where things stand.
+    """
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        line, column = _place(text, error.pos)
+        message = "from here on, the text is not JSON"
+        hint = (
+            "JSON has double quotes around every key and text, commas between entries and none "
+            "behind the last"
+        )
+        problem = Problem(message, (), line, column, hint, Code.TEXT_SYNTAX)
+        raise SpecError(file, [problem], text) from error
+    except RecursionError as error:
+        raise SpecError(file, [_nesting_problem()], text) from error
+
+
+def _nesting_problem() -> Problem:
+    hint = "write lists and mappings with fewer levels"
+    return Problem("nested too deeply", hint=hint, code=Code.TEXT_NESTED)
+
+
+def compose(text: str, file: str) -> yaml.Node | None:
+    """Return the nodes of a text, whose marks say where everything stands.
+
+    An empty text has none. Raises `yaml.YAMLError`.
     """
     as_json = file.endswith(".json")
     # JSON may be indented with tabs, YAML may not; within JSON's strings there are none.
@@ -226,8 +234,14 @@ def compose(text: str, file: str) -> yaml.Node | None:
     return node
 
 
+def entries(data: Mapping[str, Any], key: str) -> list[Any]:
+    """Return the list at a key of plain data; empty where there is none."""
+    found = data.get(key)
+    return found if isinstance(found, list) else []
+
+
 def kind(value: Any) -> str:
-    """What a plain value is, in words."""
+    """Describe a plain value in words."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -240,7 +254,7 @@ def kind(value: Any) -> str:
 
 
 def reading_problem(path: Path) -> str:
-    """Why a file that a spec names cannot be read, in words; empty where it can."""
+    """Say why a file that a spec names cannot be read; empty where it can."""
     try:
         require_file(path)
     except FileError as error:
@@ -259,23 +273,24 @@ class _Reading:
         self.positions: dict[SpecPath, tuple[int, int]] = {}
         self.keys: dict[SpecPath, tuple[int, int]] = {}
         self.problems: list[Problem] = []
-        self.open: set[int] = set()
+        self.open: set[int] = set()  # the nodes that are being read, by id
         self.visits = 0
 
     def read(self, node: yaml.Node, path: SpecPath) -> Any:
-        place = (node.start_mark.line + 1, node.start_mark.column + 1)
+        """Read a node and all below it; what cannot be read is None, and a problem."""
+        place = _start(node)
         self.positions.setdefault(path, place)  # of a key that is here twice, the first counts
         self.visits += 1
-        if self.visits > MAX_NODES or id(node) in self.open:
-            if self.visits <= MAX_NODES:
-                self.problems.append(
-                    Problem("an alias that contains itself", path, *place, code=Code.TEXT_ALIAS)
-                )
-            elif self.visits == MAX_NODES + 1:
+        # Aliases make a small text stand for any number of values: what is visited is counted, and
+        # not what is written.
+        if self.visits > MAX_NODES:
+            if self.visits == MAX_NODES + 1:
                 message = f"more than {MAX_NODES} values once aliases are written out"
-                self.problems.append(
-                    Problem(message, (), *place, "write fewer aliases", Code.TEXT_ALIAS)
-                )
+                self._problem((), place, message, "write fewer aliases", Code.TEXT_ALIAS)
+            return None
+        if id(node) in self.open:
+            message, hint = "an alias that contains itself", "write out what is meant in its place"
+            self._problem(path, place, message, hint, Code.TEXT_ALIAS)
             return None
         self.open.add(id(node))
         try:
@@ -287,37 +302,32 @@ class _Reading:
                 return self._read_scalar(node, path)
         finally:
             self.open.discard(id(node))
-        tag = node.tag.replace(TAG, "!!")
-        self.problems.append(
-            Problem(
-                f"the tag {tag} is not part of the language",
-                path,
-                *place,
-                "leave the tag out",
-                Code.TEXT_TAG,
-            )
-        )
+        message = f"the tag {node.tag.replace(TAG, '!!')} is not part of the language"
+        self._problem(path, place, message, "leave the tag out", Code.TEXT_TAG)
         return None
+
+    def _problem(
+        self, path: SpecPath, place: tuple[int, int], message: str, hint: str, code: Code
+    ) -> None:
+        self.problems.append(Problem(message, path, *place, hint, code))
 
     def _read_mapping(self, node: yaml.MappingNode, path: SpecPath) -> dict[str, Any]:
         found: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            place = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            place = _start(key_node)
             if self.visits > MAX_NODES:
                 break
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != TAG + "str":
-                self.problems.append(
-                    Problem(
-                        "a key must be text", path, *place, "put it in quotes", Code.KEY_NOT_TEXT
-                    )
+                self._problem(
+                    path, place, "a key must be text", "put it in quotes", Code.KEY_NOT_TEXT
                 )
                 continue
             key = _read_text(key_node.value)
             value = self.read(value_node, (*path, key))
             if key in found:
                 message = f"the key {key} is here twice; it was first given in line {lines[key]}"
-                self.problems.append(Problem(message, (*path, key), *place, code=Code.KEY_TWICE))
+                self._problem((*path, key), place, message, "keep one of the two", Code.KEY_TWICE)
                 continue
             found[key], lines[key], self.keys[(*path, key)] = value, place[0], place
         return found
@@ -326,17 +336,15 @@ class _Reading:
         try:
             return SCALARS[node.tag](node.value)
         except (ValueError, KeyError):
-            place = (node.start_mark.line + 1, node.start_mark.column + 1)
-            name = node.tag.removeprefix(TAG)
-            self.problems.append(
-                Problem(
-                    f"{kind(node.value)} is no {name} that can be read",
-                    path,
-                    *place,
-                    code=Code.SCALAR_UNREADABLE,
-                )
-            )
+            message = f"{kind(node.value)} is not {SCALAR_WORDS[node.tag]} that can be read"
+            hint = "leave the tag out, or write a shorter number"
+            self._problem(path, _start(node), message, hint, Code.SCALAR_UNREADABLE)
             return None
+
+
+def _start(node: yaml.Node) -> tuple[int, int]:
+    """Return the line and column, from 1, where a node begins."""
+    return node.start_mark.line + 1, node.start_mark.column + 1
 
 
 def _read_integer(text: str) -> int:
@@ -366,59 +374,91 @@ SCALARS: dict[str, Callable[[str], Any]] = {
 }
 
 
+SCALAR_WORDS = {
+    TAG + "null": "a null",
+    TAG + "bool": "a truth value",
+    TAG + "int": "a whole number",
+    TAG + "float": "a number",
+    TAG + "str": "text",
+}
+"""The kinds of scalars in words, by their tags."""
+
+SYNTAX = (
+    ("could not find expected ':'", "this key has no colon behind it", "write key: value"),
+    (
+        "mapping values are not allowed",
+        "a colon stands where no key can be",
+        "put text with a colon in quotes, and every key on a line of its own",
+    ),
+    (
+        "but got ':'",
+        "a colon stands where a list or a mapping in brackets goes on",
+        "separate entries by commas, and put text with a colon in quotes",
+    ),
+    (
+        "expected ',' or",
+        "a list or a mapping in brackets does not go on here",
+        "separate entries by commas, and close every bracket",
+    ),
+    ("expected <block end>", "this line is not indented as those before it", "align the keys"),
+    ("found character '\\t'", "a tab stands at the beginning of a line", "indent with spaces"),
+    ("undefined alias", "no anchor has the name of this alias", "write &NAME before the value"),
+    ("duplicate anchor", "an anchor of this name is there already", "take another name"),
+    ("end of stream", "the text ends inside of quotes or brackets", "close what is open"),
+    ("escape character", "there is no such escape in double quotes", "write two backslashes"),
+    ("cannot start any token", "a value cannot begin with this character", "put it in quotes"),
+)
+"""A mark in pyyaml's message, which nobody is shown; what is wrong in our words; and a hint."""
+
+
 def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if isinstance(error, yaml.reader.ReaderError):
         line, column = _place(text, error.position)
         message = f"the character U+{ord(text[error.position]):04X} must not stand in a spec"
-        return Problem(
-            message, (), line, column, "write it as an escape in double quotes", Code.TEXT_SYNTAX
-        )
-    what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    context = getattr(error, "context", None)
-    if mark is None:
-        return Problem(f"not YAML: {what}", code=Code.TEXT_SYNTAX)
+        hint = "write it as an escape in double quotes"
+        return Problem(message, (), line, column, hint, Code.TEXT_SYNTAX)
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    place: tuple[int, int] = (0, 0)
+    if mark is not None:
+        place = (mark.line + 1, mark.column + 1)
     if isinstance(error, _TooMany):
-        return Problem(
-            f"more than {MAX_NODES} values",
-            (),
-            mark.line + 1,
-            mark.column + 1,
-            "keep vectors in files",
-            Code.TEXT_TOO_LARGE,
-        )
-    if context == "expected a single document in the stream":
-        return Problem(
-            "a spec is one document, and another begins here",
-            (),
-            mark.line + 1,
-            mark.column + 1,
-            code=Code.TEXT_SYNTAX,
-        )
-    message = f"not YAML: {what}" + (f" ({context})" if context else "")
-    return Problem(message, (), mark.line + 1, mark.column + 1, code=Code.TEXT_SYNTAX)
+        message, hint = f"more than {MAX_NODES} values", "keep vectors in files"
+        return Problem(message, (), *place, hint, Code.TEXT_TOO_LARGE)
+    if getattr(error, "context", None) == "expected a single document in the stream":
+        message = "a spec is one document, and another begins here"
+        hint = "leave the line --- out, or write another file"
+        return Problem(message, (), *place, hint, Code.TEXT_SYNTAX)
+    message, hint = "from here on, the text cannot be read", "put text with signs in quotes"
+    for mark_text, words, what_to_do in SYNTAX:
+        if mark_text in str(error):
+            message, hint = words, what_to_do
+            break
+    return Problem(f"not YAML: {message}", (), *place, hint, Code.TEXT_SYNTAX)
 
 
 def _place(text: str, index: int) -> tuple[int, int]:
-    """Line and column, from 1, of a character."""
+    """Return the line and column, from 1, of a character."""
     *_, last = lines = LINE_BREAK.split(text[:index])
     return len(lines), len(last) + 1
 
 
 class _CoreDumper(yaml.SafeDumper):
-    """pyyaml's writer with the scalars of YAML 1.2: what it leaves unquoted is read back as what it
-    was.
+    """The writer of pyyaml with the scalars of YAML 1.2.
+
+    What it leaves without quotes is read back as what it was.
     """
 
     yaml_implicit_resolvers = _CoreLoader.yaml_implicit_resolvers
 
     def ignore_aliases(self, data: Any) -> bool:
+        """Write every value out, even where two places share one object."""
         return True
 
 
 def dump(data: Any) -> str:
-    """Plain data as YAML that `parse` reads back: keys in their order, the innermost mappings on
-    one line.
+    """Write plain data as YAML that `parse` reads back.
+
+    Keys keep their order. The innermost mappings are on one line.
     """
     return yaml.dump(
         data,

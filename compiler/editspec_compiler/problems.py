@@ -57,56 +57,83 @@ class SpecError(Exception):
 
     def __init__(self, file: str, problems: Iterable[Problem], text: str = "") -> None:
         self.file = file
-        self.problems = sorted(
-            set(problems), key=lambda problem: (problem.line, problem.column, problem.message)
-        )
+        # A set: the language and the look-up of what is named may find the same mistake.
+        self.problems = sorted(set(problems), key=_order)
         self.text = text
         super().__init__(str(self))
 
     def __str__(self) -> str:
+        # As YAML counts lines, and not as `str.splitlines` does: else another line is shown.
         lines = LINE_BREAK.split(self.text) if self.text else []
         return "\n".join(self._render(problem, lines) for problem in self.problems)
 
     def as_json(self) -> dict[str, Any]:
-        """The problems as plain values."""
-        problems = [
-            asdict(problem) | {"path": path_text(problem.path), "code": str(problem.code)}
-            for problem in self.problems
-        ]
+        """Return the problems as plain values."""
+        problems = []
+        for problem in self.problems:
+            written = {"path": path_text(problem.path), "code": str(problem.code)}
+            problems.append(asdict(problem) | written)
         return {"file": self.file, "problems": problems}
 
     def _render(self, problem: Problem, lines: list[str]) -> str:
-        place = f"{self.file}:{problem.line}:{problem.column}" if problem.line else self.file
-        where = f"{path_text(problem.path)}: " if problem.path else ""
+        place, where = self.file, ""
+        if problem.line:
+            place = f"{self.file}:{problem.line}:{problem.column}"
+        if problem.path:
+            where = f"{path_text(problem.path)}: "
         text = visible(f"{place}: {where}{problem.message}")
         if 0 < problem.line <= len(lines):
             line, column = _window(lines[problem.line - 1], problem.column)
             number = str(problem.line)
             text += f"\n  {number} | {line}\n  {' ' * len(number)} | {' ' * (column - 1)}^"
-        return text + (f"\n  hint: {visible(problem.hint)}" if problem.hint else "")
+        if problem.hint:
+            text += f"\n  hint: {visible(problem.hint)}"
+        return text
+
+
+def _order(problem: Problem) -> tuple[int, int, str]:
+    return problem.line, problem.column, problem.message
 
 
 def path_text(path: SpecPath) -> str:
-    """A path as people write it: ``edits[0].source.mask``."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(
-        "."
-    )
+    """Write a path as people do: ``edits[0].source.mask``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.lstrip(".")
 
 
 def visible(text: str) -> str:
-    """Text without what would steer a terminal or break the line: such characters as they are
-    escaped in Python.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Escape all that would steer a terminal or break the line, as Python does."""
+    return "".join(map(_escape, text))
+
+
+def _escape(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 def _window(line: str, column: int, width: int = 100) -> tuple[str, int]:
-    """The part of a long line (a data URL, say) around a column, and the column in that part."""
+    """Cut a long line (a data URL, say) around a column.
+
+    Returns the part, and the column in it.
+    """
     # One character for one, so that the caret stays in place.
-    line = "".join(
-        c if c.isprintable() else " " if c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line
-    )
-    start = max(0, column - 1 - width // 2) if column > width else 0
+    line = "".join(map(_stand_in, line))
+    start = 0
+    if column > width:
+        start = max(0, column - 1 - width // 2)
     part = line[start : start + width]
-    tail = "…" if start + width < len(line) else ""
-    return ("…" + part[1:] if start else part) + tail, column - start
+    if start:
+        part = "…" + part[1:]
+    if start + width < len(line):
+        part += "…"
+    return part, column - start
+
+
+def _stand_in(character: str) -> str:
+    """Return a printable character of the same width."""
+    if character.isprintable():
+        return character
+    return " " if character == "\t" else "\N{REPLACEMENT CHARACTER}"

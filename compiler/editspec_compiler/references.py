@@ -1,4 +1,4 @@
-"""Look up what a spec names: weights, layers, and what its modality knows. Imports no torch."""
+"""Look up what a spec names: weights, layers, files. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from editspec_compiler.document import Document, read_document, reading_problem
+from editspec_compiler.document import Document, entries, read_document, reading_problem
 from editspec_compiler.problems import Problem, SpecError, SpecPath
 from editspec_compiler.registry import (
     Surroundings,
@@ -19,7 +19,7 @@ from editspec_compiler.registry import (
 )
 from editspec_compiler.schema import AnySpec, Erase, ErasedUnits, Solver
 from editspec_compiler.validation import check, fit, suggest
-from editspec_compiler.visit import named_files, visit
+from editspec_compiler.visit import find_files, visit
 from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import FieldProblem, ModelFields
@@ -28,7 +28,7 @@ from editspec_runtime.errors import EditError, FileError, WeightsError
 from editspec_runtime.families.registry import FAMILIES, find_container, read_architecture
 from editspec_runtime.io.cache import Cache, default_cache
 from editspec_runtime.io.downloads import is_remote
-from editspec_runtime.io.files import read_header
+from editspec_runtime.io.files import TensorInfo, read_header
 from editspec_runtime.io.places import container_of, weights_path
 from editspec_runtime.io.shards import INDEX, is_sharded, read_stored
 from editspec_runtime.methods.registry import METHODS, method_of, methods_taking
@@ -61,31 +61,33 @@ class LoadedSpec:
 
     @property
     def folder(self) -> Path:
-        """The folder that names of files are relative to."""
+        """Folder that names of files are relative to."""
         return self.path.parent
 
     def error(
         self, path: SpecPath, message: str, hint: str = "", code: Code = Code.SPEC
     ) -> SpecError:
-        """An error at a place of the spec, for what only a later stage can find."""
+        """Make an error at a place of the spec, for what only a later stage can find."""
         problem = self.document.problem(path, message, hint, code=code)
         return SpecError(self.document.file, [problem], self.document.text)
 
     def misfit(self, path: SpecPath, found: FieldProblem) -> SpecError:
-        """An error about a mapping at a path of the spec, as `error`."""
+        """Make an error about a mapping at a path of the spec."""
         problem = self.document.misfit(path, found)
         return SpecError(self.document.file, [problem], self.document.text)
 
     def check_files(self) -> list[str]:
-        """The files that the checks name, as the spec names them; no edit depends on them."""
-        found = (named_files(type(check), check) for check in self.spec.checks)
-        return sorted({name for each in found for _, name in each})
+        """Names of the files of the checks, on which no edit depends, in order."""
+        names: set[str] = set()
+        for each in self.spec.checks:
+            names.update(name for _, name in find_files(type(each), each))
+        return sorted(names)
 
     def files(self, number: int) -> dict[str, Path]:
-        """The files besides the weights that edit `number` depends on, by the names in the spec."""
+        """Files that edit `number` depends on, besides the weights, by their names."""
         edit, model = self.spec.edits[number], self.spec.model
         edit = edit.model_copy(update={"query": None})  # which has no effect
-        names = {name for _, name in named_files(type(edit), edit)}
+        names = {name for _, name in find_files(type(edit), edit)}
         names.update(model.files(self.folder))
         files = {name: self.folder / name for name in sorted(names)}
         if model.weights in files:
@@ -115,12 +117,16 @@ def load(path: Path | str, cache: Cache | None = None) -> LoadedSpec:
 
 
 def load_document(document: Document, path: Path, cache: Cache | None = None) -> LoadedSpec:
-    """The spec that a document holds, as `load`; what it names is looked for beside `path`."""
+    """Check a document as `load` does.
+
+    Files that the document names are relative to the folder of `path`.
+    """
     spec, unfit = check(document)
     problems = list(document.problems)
     problems += [problem for problem in unfit if not _lies_in(problem.path, document.problems)]
     references = _References(document, path.parent, cache or default_cache())
     problems += references.problems()
+    # A spec that is wrong is told first: its author can mend it, whatever the weights are.
     if problems or spec is None:
         raise SpecError(document.file, problems, document.text)
     if references.damage is not None:
@@ -128,12 +134,13 @@ def load_document(document: Document, path: Path, cache: Cache | None = None) ->
     return LoadedSpec(path, document, spec, references.weights, references.architecture)
 
 
+# Where the text itself is wrong at a place, what the language finds there only follows from that.
 def _lies_in(path: SpecPath, others: Iterable[Problem]) -> bool:
     return any(path[: len(other.path)] == other.path for other in others)
 
 
 def unit_problem(erased: ErasedUnits, layer: Layer) -> FieldProblem | None:
-    """Find whether more units are erased than the key of a layer has; None: no."""
+    """Say that more units are erased than the key of a layer has; or None."""
     most = layer.in_features
     if erased.units <= most:
         return None
@@ -142,7 +149,7 @@ def unit_problem(erased: ErasedUnits, layer: Layer) -> FieldProblem | None:
 
 
 def observe_problem(observe: str, architecture: Architecture, edited: str) -> FieldProblem | None:
-    """Find what is wrong with the layer that an edit of `edited` observes; None: nothing."""
+    """Find what is wrong with the observed layer of an edit of `edited`; or None."""
     names = list(architecture.layers)
     if observe not in names:
         message = f"there is no {observe} in these weights"
@@ -155,7 +162,7 @@ def observe_problem(observe: str, architecture: Architecture, edited: str) -> Fi
 
 
 def nonlinear_problem(layer: Layer) -> FieldProblem | None:
-    """Find whether a layer is not linear, so that it has no closed form; None: it is linear."""
+    """Say that a layer is not linear and has no closed form; None where it is linear."""
     if layer.linear:
         return None
     message = f"{layer.name} is not linear from key to value, so that there is no closed form"
@@ -165,14 +172,14 @@ def nonlinear_problem(layer: Layer) -> FieldProblem | None:
 
 
 class _References:
-    """Looks up what a document names, part by part: a mistake in one part hides none in another.
+    """Look-up of what a document names, where no mistake hides another.
 
     Attributes
     ----------
     weights, architecture
         As in `LoadedSpec`, once `problems` has been asked for.
     damage
-        What is wrong with the weights, which is not a problem of the spec; then, too.
+        What is wrong with the weights, which is not a problem of the spec; after `problems`, too.
     """
 
     def __init__(self, document: Document, folder: Path, cache: Cache) -> None:
@@ -185,16 +192,18 @@ class _References:
         self.damage: EditError | None = None
 
     def problems(self) -> list[Problem]:
-        """Everything that a document names and that does not exist or does not fit."""
+        """Find everything that a document names and that does not exist or does not fit."""
         data, modality, spec = self.document.data, modality_of(self.family), spec_type(self.family)
         fields = self._fields(data.get("model"))
-        found = [] if fields is None else list(self._model(fields))
+        found: list[Problem] = []
+        if fields is not None:  # first: what layers and latents may be follows from the weights
+            found += self._model(fields)
         items = list(visit(spec, data))
         surroundings = Surroundings(self.document, self.folder, self.architecture)
+        # The document and not the checked spec is walked: it may fit the language only in part.
         for item in items:
             found += modality.references(item, surroundings)
-        edits = data.get("edits")
-        for number, edit in enumerate(edits if isinstance(edits, list) else []):
+        for number, edit in enumerate(entries(data, "edits")):
             path: SpecPath = ("edits", number)
             layer = self._layer(edit)
             if isinstance(edit, dict):
@@ -205,7 +214,7 @@ class _References:
         return found
 
     def _fields(self, given: Any) -> ModelFields | None:
-        """The fields of the model as far as the family has them; None where they do not fit."""
+        """Read the fields of the model that the family has; None where they do not fit."""
         fields = fields_of(self.family)
         if not isinstance(given, dict):
             return None
@@ -216,10 +225,8 @@ class _References:
     def _model(self, model: ModelFields) -> Iterator[Problem]:
         problem = self.document.problem
         if model.family not in FAMILIES:
-            hint, message = (
-                suggest(model.family, list(FAMILIES)),
-                f"there is no family {model.family}",
-            )
+            message = f"there is no family {model.family}"
+            hint = suggest(model.family, list(FAMILIES))
             yield problem(("model", "family"), message, hint, code=Code.FAMILY_UNKNOWN)
         try:
             self.weights = _weights_file(model, self.folder, self.cache)
@@ -243,22 +250,27 @@ class _References:
                 where = ("model", "digest")
                 yield self.document.problem(where, message, hint, code=Code.WEIGHTS_PIN)
                 return
+            # Before the header is read: bytes that are not those of the pin are not looked into.
             _require_bytes(self.weights, model.digest)
         readable = sharded or container_of(self.weights) == "safetensors"
         family = FAMILIES.get(model.family)
         if not readable or family is None or family.read_architecture is None:
             return
         files = read_stored(self.weights).files if sharded else [read_header(self.weights)]
-        named = {name: info for file in files for name, info in file.tensors.items()}
+        named: dict[str, TensorInfo] = {}
+        for file in files:
+            named.update(file.tensors)
         tensors = find_container(named).model_part(named)
         self.architecture = read_architecture(model.family, tensors)
         for found in model.problems_with(self.architecture):
             yield self.document.misfit(("model",), found)
 
     def _layer(self, edit: Any) -> Layer | None:
-        """The layer that an edit names; None where there is none, or it is not known yet."""
-        name = edit.get("layer") if isinstance(edit, dict) else None
-        if self.architecture is None or not isinstance(name, str):
+        """Find the layer that an edit names; None where it is none, or not known yet."""
+        if self.architecture is None or not isinstance(edit, dict):
+            return None
+        name = edit.get("layer")
+        if not isinstance(name, str):
             return None
         return self.architecture.layers.get(name)
 
@@ -279,23 +291,26 @@ class _References:
             found.append(nonlinear_problem(layer))
         if isinstance(observe, str):
             found.append(observe_problem(observe, architecture, layer.name))
-        yield from (self.document.misfit(path, each) for each in found if each is not None)
+        for each in found:
+            if each is not None:
+                yield self.document.misfit(path, each)
         yield from self._units(path, edit, layer)
 
     def _units(self, path: SpecPath, edit: dict[str, Any], layer: Layer) -> Iterator[Problem]:
         """Find sources that erase more units than the layer has."""
-        pairs = edit.get("pairs")
         sides = [(path, edit)]
-        for index, pair in enumerate(pairs if isinstance(pairs, list) else []):
+        for index, pair in enumerate(entries(edit, "pairs")):
             sides.append(((*path, "pairs", index), pair))
         for where, side in sides:
-            source = fit(Erase, side.get("source")) if isinstance(side, dict) else None
+            if not isinstance(side, dict):
+                continue
+            source = fit(Erase, side.get("source"))
             if source is not None and (found := unit_problem(source.erase, layer)):
                 yield self.document.misfit((*where, "source", "erase"), found)
 
 
 def _weights_file(model: ModelFields, folder: Path, cache: Cache) -> Path:
-    """The file that ``weights:`` names, or the folder of several.
+    """Find the file that ``weights:`` names, or the folder of several.
 
     Raises `FileError` where it cannot be read; what is remote is not fetched.
     """

@@ -20,12 +20,12 @@ from editspec_compiler.schema import AnySpec, Check
 from editspec_compiler.visit import Item
 from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import ModelFields
-from editspec_runtime.families.registry import FAMILIES
+from editspec_runtime.families.registry import FAMILIES, Family
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the parts of a document are looked up in.
+    """Document, folder and model in which the parts of a document are looked up.
 
     Attributes
     ----------
@@ -43,23 +43,23 @@ class Surroundings:
 
 
 class Modality(Protocol):
-    """What the language is about where families share their kind of inputs and outputs."""
+    """Language of the families that share their kind of inputs and outputs.
+
+    An instance is entered by `register_modality`; `editspec.engine.modality_registry` holds the
+    other half, which needs torch.
+    """
 
     @property
     def name(self) -> str:
-        """The name that families give."""
-
-    @property
-    def spec(self) -> type[AnySpec]:
-        """The spec with the modality's places, sources, inputs and checks."""
+        """Name that families give."""
 
     @property
     def checks(self) -> Mapping[str, type[Check]]:
-        """The classes of checks by their measures."""
+        """Classes of checks by their measures."""
 
     @property
     def expected(self) -> Mapping[str, str]:
-        """What a value may be, in words, by the role of its union."""
+        """Values that are accepted, in words, by the role of their union."""
 
     def problems(self, document: Document, spec: AnySpec) -> Iterator[Problem]:
         """Find what does not fit in a spec whose every part fits the language."""
@@ -76,50 +76,80 @@ class Modality(Protocol):
         """
 
 
-MODALITIES: dict[str, str] = {}
-"""Where each modality is defined, ``module:attribute``, by its name."""
+@dataclass(frozen=True)
+class ModalityPlaces:
+    """The parts of a modality, each as ``module:attribute``.
+
+    Attributes
+    ----------
+    spec
+        The type of its specs: enough for the JSON Schema, which opens no masks and no arrays.
+    modality
+        The `Modality`, which opens what a spec names.
+    """
+
+    spec: str
+    modality: str
 
 
-def register_modality(name: str, place: str) -> None:
-    """Enter a modality; `place` is ``module:attribute``, which is imported when it is needed."""
-    MODALITIES[name] = place
+MODALITIES: dict[str, ModalityPlaces] = {}
+"""The places of each modality by its name."""
 
 
-register_modality("image", "editspec_compiler.modalities.image.modality:IMAGE")
+def register_modality(name: str, spec: str, modality: str) -> None:
+    """Enter a modality.
+
+    `spec` and `modality` are those of `ModalityPlaces`; a module is imported when it is needed.
+    """
+    MODALITIES[name] = ModalityPlaces(spec, modality)
+
+
+_IMAGE = "editspec_compiler.modalities.image"
+register_modality("image", f"{_IMAGE}.schema:ImageSpec", f"{_IMAGE}.modality:IMAGE")
 
 
 @cache
-def _import(place: str) -> Modality:
+def _import(place: str) -> Any:
     module, _, attribute = place.partition(":")
-    modality: Modality = getattr(importlib.import_module(module), attribute)
-    return modality
+    return getattr(importlib.import_module(module), attribute)
 
 
 def modality_of(family: str) -> Modality:
-    """The modality of a family; of an unknown one, that of the first family that is registered."""
-    known = FAMILIES.get(family) or next(iter(FAMILIES.values()))
-    return _import(MODALITIES[known.modality])
+    """Return the modality of a family; of an unknown family, that of the first one."""
+    modality: Modality = _import(MODALITIES[_known(family).modality].modality)
+    return modality
 
 
 def fields_of(family: str) -> type[ModelFields]:
-    """The fields of ``model:`` of a family; of an unknown one, those of the first family."""
-    return (FAMILIES.get(family) or next(iter(FAMILIES.values()))).fields
+    """Return the fields of ``model:`` of a family; of an unknown one, of the first."""
+    return _known(family).fields
+
+
+def _known(family: str) -> Family:
+    # A spec with a misspelt family is checked as one of the first family: all else that is wrong
+    # is told at once, besides the name.
+    return FAMILIES.get(family) or next(iter(FAMILIES.values()))
 
 
 def family_of(document: Document) -> str:
-    """The family that a document names; empty where it names none."""
+    """Return the family that a document names; empty where it names none."""
     model = document.data.get("model")
-    family = model.get("family") if isinstance(model, dict) else None
+    if not isinstance(model, dict):
+        return ""
+    family = model.get("family")
     return family if isinstance(family, str) else ""
 
 
 def spec_type(family: str) -> type[AnySpec]:
-    """The spec of a family: that of its modality, with the fields of ``model:`` of the family.
+    """Return the type of a spec of a family.
 
-    An unknown family has the spec of the first one that is registered.
+    The type is that of the modality, with the fields of ``model:`` of the family. An unknown family
+    has the type of the first one that is registered.
     """
     name = family if family in FAMILIES else next(iter(FAMILIES))
-    return _make_spec(name, FAMILIES[name].fields, modality_of(name).spec)
+    family_entry = FAMILIES[name]
+    base: type[AnySpec] = _import(MODALITIES[family_entry.modality].spec)
+    return _make_spec(name, family_entry.fields, base)
 
 
 @cache
@@ -143,7 +173,7 @@ def _make_spec(family: str, fields: type[ModelFields], base: type[AnySpec]) -> t
         __doc__=base.__doc__,
         model=model,
     )
-    # Pickle looks for a class in its module, where these are not.
+    # Specs go to other processes, and pickle looks for a class in its module, where these are not.
     for made, part in ((named, "model"), (spec, None)):
         setattr(made, "__reduce__", partialmethod(_reduce, family, part))  # noqa: B010 - for mypy
     return spec
@@ -156,10 +186,10 @@ def _reduce(
 
 
 def _restore(family: str, part: str | None, state: dict[Any, Any]) -> BaseModel:
-    """A spec of a family, or one `part` of it, in another process."""
+    """Make a spec of a family again in another process, or one `part` of it."""
     made: Any = spec_type(family)
     if part is not None:
         made = made.model_fields[part].annotation
-    value: BaseModel = made.__new__(made)
+    value: BaseModel = made.__new__(made)  # checked once; validating again could add defaults
     value.__setstate__(state)
     return value

@@ -1,4 +1,4 @@
-"""Change values in the text of a spec; layout, comments and all else stay as they were written.
+"""Change values in the text of a spec, and keep its layout and comments.
 
 This is the one way to change a spec's text. It works on YAML and on JSON, however they are
 indented. What it gives is read again: it holds exactly the changes, or an error is raised.
@@ -17,6 +17,7 @@ import yaml
 
 from editspec_compiler.document import compose, parse
 from editspec_compiler.problems import SpecError, SpecPath
+from editspec_runtime.codes import Code
 from editspec_runtime.errors import UsageError
 
 PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]*")
@@ -24,12 +25,14 @@ PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]*")
 
 
 class RewriteError(UsageError):
-    """A text that cannot be changed at one place alone, such as a value that others share."""
+    """Text that cannot be changed at one place alone, such as a shared value."""
+
+    code = Code.REWRITE_UNFIT
 
 
 @dataclass(frozen=True)
 class Put:
-    """A value that goes to a place of a spec.
+    """Value that goes to a place of a spec.
 
     Attributes
     ----------
@@ -54,7 +57,7 @@ class Put:
 
 
 def rewrite(text: str, file: str, puts: Sequence[Put]) -> str:
-    """The text of a spec in which every value of `puts` stands at its place.
+    """Put every value of `puts` at its place in the text of a spec.
 
     Parameters
     ----------
@@ -78,24 +81,34 @@ def rewrite(text: str, file: str, puts: Sequence[Put]) -> str:
         # A set: where aliases give two paths one node, both changes are the same piece of text.
         pieces = {writer.piece(put) for put in puts}
         changed = _replace(text, pieces)
+        # Whatever went wrong on the way, no other change of the spec than the wanted one gets out.
         if parse(changed, file).data == wanted:
             return changed
     except (yaml.YAMLError, SpecError, LookupError, TypeError):
         pass
-    raise RewriteError(f"{file} does not let these values be changed by themselves.")
+    raise RewriteError(
+        f"{file} does not let these values be changed by themselves.",
+        "Write them out where aliases, merges or multi-line text stand for them, or edit the file.",
+    )
 
 
 def node_at(root: yaml.Node | None, path: Sequence[str | int]) -> yaml.Node | None:
-    """The node at a path below another; None where there is none."""
+    """Find the node at a path below another; None where there is none."""
     node = root
     for part in path:
-        if isinstance(part, int) and isinstance(node, yaml.SequenceNode):
-            node = node.value[part] if part < len(node.value) else None
-        elif isinstance(part, str) and isinstance(node, yaml.MappingNode):
-            node = next((value for key, value in node.value if key.value == part), None)
-        else:
-            return None
+        node = _child(node, part)
     return node
+
+
+def _child(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
+    if isinstance(part, int) and isinstance(node, yaml.SequenceNode):
+        return node.value[part] if part < len(node.value) else None
+    if isinstance(part, str) and isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == part:
+                found: yaml.Node = value
+                return found
+    return None
 
 
 _Piece = tuple[int, int, str]
@@ -103,6 +116,7 @@ _Piece = tuple[int, int, str]
 
 
 def _replace(text: str, pieces: Iterable[_Piece]) -> str:
+    # From the end, so that the places of the pieces before stay right.
     for begin, end, words in sorted(pieces, reverse=True):
         text = text[:begin] + words + text[end:]
     return text
@@ -114,6 +128,7 @@ def _put(data: Any, put: Put) -> None:
     holder, owner = data, None
     for part in above:
         holder, owner = holder[part], holder
+    # A bare value, such as a method's name, becomes the mapping that it is short for.
     if put.short and not isinstance(holder, dict):
         holder = {put.short: holder}
         owner[above[-1]] = holder  # type: ignore[index]
@@ -123,7 +138,7 @@ def _put(data: Any, put: Put) -> None:
 
 
 class _Writer:
-    """Finds the pieces of a text that changes touch."""
+    """Finder of the pieces of a text that changes touch."""
 
     def __init__(self, text: str, file: str) -> None:
         self.text = text
@@ -131,7 +146,7 @@ class _Writer:
         self.root = compose(text, file)
 
     def piece(self, put: Put) -> _Piece:
-        """The piece of text that makes a change."""
+        """Return the piece of text that makes a change."""
         node = node_at(self.root, put.path)
         if node is not None:
             return self._over(node, put.value)
@@ -150,10 +165,12 @@ class _Writer:
 
     def _over(self, node: yaml.Node, value: Any) -> _Piece:
         begin, end = node.start_mark.index, _end(node)
+        # Whoever put a value in quotes keeps them.
         quoted = isinstance(node, yaml.ScalarNode) and bool(node.style)
         words = json.dumps(value, ensure_ascii=False) if quoted else self._value(value)
-        nothing_there = begin == end  # `key:` alone, whose value is null
-        return begin, end, f" {words}" if nothing_there else words
+        if begin == end:  # `key:` alone, whose value is null
+            words = f" {words}"
+        return begin, end, words
 
     def _insert(self, holder: yaml.MappingNode, setting: str, after: str | None) -> _Piece:
         if not holder.value:
@@ -169,6 +186,7 @@ class _Writer:
             if not before.strip():  # a line for every key
                 glue = f",{self._newline()}{before}{setting}"
             return end, end, glue
+        # In block style, on a line of its own, behind a comment at the end of the line before.
         line = end + len(self.text[end:].partition("\n")[0].rstrip("\r"))
         indent = " " * holder.value[0][0].start_mark.column
         return line, line, f"{self._newline()}{indent}{setting}"
@@ -182,6 +200,7 @@ class _Writer:
     def _value(self, value: Any) -> str:
         if self.as_json:
             return json.dumps(value, ensure_ascii=False)
+        # In brackets, which fit any indentation.
         if isinstance(value, dict):
             fields = (f"{self._key(name)}: {self._value(part)}" for name, part in value.items())
             return f"{{{', '.join(fields)}}}"
@@ -193,12 +212,13 @@ class _Writer:
 
 
 def _is_text(plain: str) -> bool:
-    """Whether YAML reads a plain scalar as text, and not as a number, say."""
+    """Return whether YAML reads a plain scalar as text, and not as a number, say."""
     return bool(parse(f"value: {plain}").data["value"] == plain)
 
 
 def _end(node: yaml.Node) -> int:
-    """Where a node ends: pyyaml lets a mapping in block style end where the next thing begins."""
+    """Find the end of a node in the text."""
+    # pyyaml lets a mapping in block style end where the next thing begins, behind comments.
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         return _end(last[1] if isinstance(node, yaml.MappingNode) else last)

@@ -1,4 +1,4 @@
-"""The language as far as every modality shares it. Imports no torch.
+"""The part of the language that every modality shares. Imports no torch.
 
 A modality says what a place, a source and a context are, and makes its own `Edit` and `Spec` of
 those here. `registry.spec_type` gives the spec of a family.
@@ -28,7 +28,7 @@ CheckT = TypeVar("CheckT")
 
 
 def choose_tag(given: Any, by_type: dict[type, str], by_key: dict[str, str]) -> str | None:
-    """The tag of the union member that is meant, by the type of a value or by a key that it has."""
+    """Choose the tag of a union member by a value's type, or by a key that it has."""
     if isinstance(given, BaseModel):
         keys = set(type(given).model_fields)
     elif isinstance(given, dict):
@@ -50,13 +50,14 @@ class ErasedUnits(Part):
     """The units that an erased value does without."""
 
     units: int = Field(
-        ge=0, description="How many: those of the key that respond most to the context."
+        ge=0, description="The number of units: those of the key that respond most to the context."
     )
 
 
 class Erase(Part):
-    """A value without some units: the layer's output at the target where these units of its key are
-    zero.
+    """Value without some units (paper section 5.2).
+
+    It is the layer's output at the target where these units of its key are zero.
     """
 
     erase: ErasedUnits = Field(description="Which units (paper section 5.2).")
@@ -140,7 +141,7 @@ class Edit(Part, Generic[PlaceT, SourceT, ContextT]):
 
     @property
     def sides(self) -> list[Pair[PlaceT, SourceT]]:
-        """The pairs of source and target: those of `pairs`, or the one that stands alone."""
+        """Pairs of source and target: those of `pairs`, or the one that stands alone."""
         if self.pairs is not None:
             return self.pairs
         assert self.source is not None
@@ -149,24 +150,29 @@ class Edit(Part, Generic[PlaceT, SourceT, ContextT]):
 
     @property
     def rank_limit(self) -> int | None:
-        """The rank that the change may have, None where there is no limit.
+        """Rank that the change may have; None where there is no limit.
 
-        Of a method that needs erased units, it is the number of units.
+        A method that needs erased units has the number of units as its limit.
         """
         method = method_of(self.solver)
         if ERASED_UNITS not in method.needs:
             return self.rank if RANK in method.takes else None
-        sources = [pair.source for pair in self.sides]
-        return next((each.erase.units for each in sources if isinstance(each, Erase)), None)
+        for pair in self.sides:
+            if isinstance(pair.source, Erase):
+                return pair.source.erase.units
+        return None
 
     @property
     def erases(self) -> bool:
-        """Whether any value is one without some units."""
+        """True where a source is a value without some units."""
         return any(isinstance(pair.source, Erase) for pair in self.sides)
 
 
 class Check(Part):
-    """Something that must hold of the result. A subclass has a literal field ``measure``."""
+    """Condition that must hold of the result.
+
+    A subclass has a literal field ``measure``.
+    """
 
     OF_ALL: ClassVar[bool] = False
     """Whether the measure is of all edits together where the check names none."""
@@ -188,23 +194,27 @@ class Check(Part):
     )
 
     def bound(self) -> tuple[str, float]:
-        """The side and the limit of what passes: ``at most`` or ``at least``; at most 0 where the
-        check names no limit.
+        """Return the side, ``at most`` or ``at least``, and the limit of what passes.
+
+        A check that names no limit passes at most 0.
         """
         least: float | None = getattr(self, "at_least", None)
         if least is not None:
             return "at least", least
         return "at most", getattr(self, "at_most", 0)
 
-    def checked(self, names: Sequence[str]) -> list[str | None]:
-        """The edits that the check is about, of all names; None stands for all edits together."""
+    def select_edits(self, names: Sequence[str]) -> list[str | None]:
+        """Select the edits that the check is about, of all `names`.
+
+        None stands for all edits together.
+        """
         if self.edit is not None or self.OF_ALL:
             return [self.edit]
         return list(names[:-1] if self.BEFORE_LAST else names)
 
 
 class TargetError(Check):
-    """The loss of the rule with the weights right after its edit, as `build` reports it."""
+    """Loss of the rule with the weights right after its edit, as in `build`."""
 
     measure: Literal["target-error"] = Field(description="What is measured.")
     at_most: Number = Field(ge=0, description="The largest loss that passes.")
@@ -218,7 +228,7 @@ class PredictedCollateral(Check):
 
 
 class Retention(Check):
-    """How much of an edit's efficacy is left after all later edits."""
+    """Share of an edit's efficacy that is left after all later edits."""
 
     BEFORE_LAST: ClassVar[bool] = True
 
@@ -234,15 +244,13 @@ class PatchSize(Check):
 
 
 class Finite(Check):
-    """Whether all numbers are finite: the patch, the weights after it, and the outputs for the
-    targets.
-    """
+    """Numbers that are finite: the patch, the weights after it, the targets' outputs."""
 
     measure: Literal["finite"] = Field(description="What is measured.")
 
 
 def measures_of(*checks: type[Check]) -> dict[str, type[Check]]:
-    """Classes of checks by the names of their measures."""
+    """Return classes of checks by the names of their measures."""
     found = {}
     for each in checks:
         (measure,) = get_args(each.model_fields["measure"].annotation)
@@ -251,7 +259,7 @@ def measures_of(*checks: type[Check]) -> dict[str, type[Check]]:
 
 
 class SpecHead(Part):
-    """What a spec begins with."""
+    """The version and the model, with which a spec begins."""
 
     version: Annotated[Literal[1], BeforeValidator(_require_integer)] = Field(
         description="The version of the language."
@@ -276,10 +284,10 @@ class Spec(SpecHead, Generic[EditT, CheckT]):
         [], description="What must hold of the result; of no effect on it."
     )
 
-    def checked(self, check: Check) -> list[str | None]:
-        """The edits that a check is about, one by one; None stands for all edits together."""
+    def edits_of(self, check: Check) -> list[str | None]:
+        """Return the edits that a check is about; None stands for all edits together."""
         edits: Sequence[Any] = self.edits
-        return check.checked([edit.name for edit in edits])
+        return check.select_edits([edit.name for edit in edits])
 
 
 AnyEdit = Edit[Any, Any, Any]

@@ -1,4 +1,4 @@
-"""Checks a document against the language, and says in its own words what does not fit.
+"""Check a document against the language, and say in words what does not fit.
 
 Imports no torch.
 """
@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 
-from editspec_compiler.document import Document, kind
+from editspec_compiler.document import Document, entries, kind
 from editspec_compiler.problems import Problem, SpecPath
 from editspec_compiler.registry import (
     Modality,
@@ -46,18 +46,25 @@ from editspec_runtime.methods.registry import (
 
 
 def check(document: Document) -> tuple[AnySpec | None, list[Problem]]:
-    """The spec that a document holds, or None, and everything that does not fit the language."""
+    """Read the spec that a document holds, and find all that does not fit.
+
+    The spec is None where it cannot be read.
+    """
     family = family_of(document)
     modality = modality_of(family)
     try:
         spec = spec_type(family).model_validate(document.data)
     except ValidationError as error:
+        # What follows from several fields is looked for all the same: both are told at once.
         words = _Words(document, family, modality)
         problems = [words.problem(details) for details in error.errors(include_url=False)]
         return None, problems + _incomplete_edits(document)
+    # Not by a validator of pydantic, which would run only once all fields of an edit fit.
     if problems := _incomplete_edits(document):
         return None, problems
-    found = [document.misfit(("model",), each) for each in spec.model.problems(spec.compatibility)]
+    found: list[Problem] = []
+    for each in spec.model.problems(spec.compatibility):
+        found.append(document.misfit(("model",), each))
     for find in (_doubled_names, _foreign_fields, _contradictions, _unfit_checks):
         found += find(document, spec)
     found += modality.problems(document, spec)
@@ -65,7 +72,10 @@ def check(document: Document) -> tuple[AnySpec | None, list[Problem]]:
 
 
 def fit(part: Any, given: Any) -> Any:
-    """`given` as a part of the language, a model or an annotation; None where it does not fit."""
+    """Read `given` as a part of the language; None where it does not fit.
+
+    `part` is a model or an annotation.
+    """
     try:
         return _adapter(part).validate_python(given)
     except ValidationError:
@@ -78,7 +88,7 @@ def _adapter(part: Any) -> TypeAdapter[Any]:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of the language, for editors: one of the specs of all families."""
+    """Return the JSON Schema of the language: one of the specs of all families."""
     types = [spec_type(family) for family in FAMILIES]
     references, schema = models_json_schema([(each, "validation") for each in types])
     one_of = [references[each, "validation"] for each in types]
@@ -87,10 +97,10 @@ def json_schema() -> dict[str, Any]:
 
 
 def suggest(wanted: str, known: list[str]) -> str:
-    """A hint that names the nearest of the known words, and all of them."""
+    """Write a hint that names the nearest of the known words, and all of them."""
+    hint = f"known here: {', '.join(known)}"
     close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-    meant = f'did you mean "{close[0]}"? ' if close else ""
-    return f"{meant}known here: {', '.join(known)}"
+    return f'did you mean "{close[0]}"? {hint}' if close else hint
 
 
 def _doubled_names(document: Document, spec: AnySpec) -> Iterator[Problem]:
@@ -105,10 +115,9 @@ def _doubled_names(document: Document, spec: AnySpec) -> Iterator[Problem]:
 
 
 def _incomplete_edits(document: Document) -> list[Problem]:
-    """Edits that lack a source or a target, or have them besides pairs."""
+    """Find edits that lack a source or a target, or have them besides pairs."""
     problems = []
-    edits = document.data.get("edits")
-    for number, edit in enumerate(edits if isinstance(edits, list) else []):
+    for number, edit in enumerate(entries(document.data, "edits")):
         if not isinstance(edit, dict):
             continue
         for field in ("source", "target"):
@@ -120,7 +129,7 @@ def _incomplete_edits(document: Document) -> list[Problem]:
                 problems.append(document.problem(where, message, hint, code=Code.KEY_MISSING))
             elif given and pairs:
                 hint = f"move {field} into pairs, as an entry {{source: …, target: …}}"
-                message = f"{field} stands beside pairs"
+                message = f"{field} and pairs are both given"
                 problems.append(
                     document.problem(where, message, hint, code=Code.SIDES_DOUBLE, at_key=True)
                 )
@@ -128,13 +137,14 @@ def _incomplete_edits(document: Document) -> list[Problem]:
 
 
 METHOD_FIELDS = (RANK, CONTEXT, DIRECTIONS, OBSERVE)
-"""The fields of an edit that not every method takes. An erased value takes a context whatever the
-method: it ranks the units.
+"""The fields of an edit that not every method takes.
+
+An erased value takes a context whatever the method: the context ranks the units.
 """
 
 
 def _foreign_fields(document: Document, spec: AnySpec) -> Iterator[Problem]:
-    """The fields of edits that their solver methods do not take."""
+    """Find fields of edits that their solver methods do not take."""
     for number, edit in enumerate(spec.edits):
         where, method = ("edits", number), method_of(edit.solver)
         copies = not all(isinstance(pair.source, Erase) for pair in edit.sides)
@@ -144,6 +154,7 @@ def _foreign_fields(document: Document, spec: AnySpec) -> Iterator[Problem]:
             yield document.problem((*where, "source"), message, hint, code=Code.METHOD_NEEDS)
         for field in METHOD_FIELDS:
             ranks_units = field == CONTEXT and edit.erases
+            # A field that is written out counts even where it has the default: it has no effect.
             if field not in edit.model_fields_set or field in method.takes or ranks_units:
                 continue
             message = f"{method.name} takes no {field}"
@@ -159,17 +170,19 @@ def _foreign_fields(document: Document, spec: AnySpec) -> Iterator[Problem]:
 
 
 def _contradictions(document: Document, spec: AnySpec) -> Iterator[Problem]:
-    """The solvers whose settings contradict each other."""
+    """Find solvers whose settings contradict each other."""
     for number, edit in enumerate(spec.edits):
         if contradiction := edit.solver.contradiction():
             field, message = contradiction
             where = ("edits", number, "solver", field)
-            yield document.problem(where, message, code=Code.METHOD_SETTINGS, at_key=True)
+            hint = "keep the setting that is meant, and leave the other out"
+            yield document.problem(where, message, hint, code=Code.METHOD_SETTINGS, at_key=True)
 
 
 def _unfit_checks(document: Document, spec: AnySpec) -> Iterator[Problem]:
-    """The checks of edits that do not exist, that cannot be measured, or that look the same."""
-    names, first = [edit.name for edit in spec.edits], dict[tuple[str, str | None], int]()
+    """Find checks of unknown edits, checks without a measure, and checks given twice."""
+    names = [edit.name for edit in spec.edits]
+    first: dict[tuple[str, str | None], int] = {}
     for number, check in enumerate(spec.checks):
         path = ("checks", number)
         if check.edit is not None and check.edit not in names:
@@ -178,14 +191,15 @@ def _unfit_checks(document: Document, spec: AnySpec) -> Iterator[Problem]:
             yield document.problem(where, message, hint, code=Code.CHECK_EDIT_UNKNOWN)
             continue
         if check.BEFORE_LAST and (len(names) == 1 or check.edit == names[-1]):
-            where = (*path, "edit") if check.edit is not None else (*path, "measure")
+            key = "edit" if check.edit is not None else "measure"
             message = (
                 f"no edit comes after {names[-1]}, so that there is nothing that it could be "
                 "kept through"
             )
             hint = "name an earlier edit, or leave the check out"
-            yield document.problem(where, message, hint, code=Code.CHECK_UNFIT)
-        for edit in spec.checked(check):
+            yield document.problem((*path, key), message, hint, code=Code.CHECK_UNFIT)
+        # A row of the report is known by its name and its edit.
+        for edit in spec.edits_of(check):
             row = (check.name or check.measure, edit)
             if row in first:
                 message = (
@@ -200,7 +214,7 @@ def _unfit_checks(document: Document, spec: AnySpec) -> Iterator[Problem]:
 
 @dataclass(frozen=True)
 class _Place:
-    """A place that pydantic names, as the types of the language have it.
+    """Place that pydantic names, as the types of the language have it.
 
     Attributes
     ----------
@@ -212,22 +226,30 @@ class _Place:
         The role of the values at this place; empty where they have none.
     union
         The members of the union at this place; empty where there is none.
+    description
+        The words of the language about the nearest field around this place.
     """
 
     path: SpecPath
     owner: type[BaseModel] | None
     role: str
     union: tuple[Any, ...]
+    description: str
 
 
 def _locate(part: Any, location: tuple[int | str, ...]) -> _Place:
-    """Follow a location of pydantic through the types, which say where a part of it is a tag."""
+    """Follow a location of pydantic through the types.
+
+    Only the types say which parts of a location are tags of unions, and no keys of the spec.
+    """
     path: list[int | str] = []
+    description = ""
     owner: type[BaseModel] | None = None
     part, marks = _strip(part, ())
     for step in location:
         members = _members(part)
         if members and isinstance(step, str):
+            # pydantic names the tag of a member on the way; in the spec there is no such key.
             chosen = member_by_tag(members, step) or member_by_word(members, marks, step)
             if chosen is not None:
                 part, marks = _strip(chosen, ())
@@ -237,17 +259,20 @@ def _locate(part: Any, location: tuple[int | str, ...]) -> _Place:
         if isinstance(part, type) and issubclass(part, BaseModel):
             owner = part
             field = part.model_fields.get(str(step))
-            part, marks = (None, ()) if field is None else _strip(field.annotation, marks_of(field))
+            part, marks = None, ()
+            if field is not None:
+                part, marks = _strip(field.annotation, marks_of(field))
+                description = field.description or ""
         elif typing.get_origin(part) in (list, dict):
             part, marks = _strip(typing.get_args(part)[-1], ())
         else:
             part, marks = None, ()
     role = next((mark.name for mark in marks if isinstance(mark, Role)), "")
-    return _Place(tuple(path), owner, role, _members(part))
+    return _Place(tuple(path), owner, role, _members(part), description)
 
 
 def _strip(part: Any, marks: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """A type without its annotations and without None, and the marks in its annotations."""
+    """Take the annotations and None off a type; return it with the marks of both."""
     while True:
         if typing.get_origin(part) is Annotated:
             part, *more = typing.get_args(part)
@@ -261,7 +286,7 @@ def _strip(part: Any, marks: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _members(part: Any) -> tuple[Any, ...]:
-    """The members of a union; nothing of another type."""
+    """Return the members of a union; none where a type is not a union."""
     return typing.get_args(part) if is_union(part) else ()
 
 
@@ -278,27 +303,54 @@ WANTED = {
 }
 """The value that was expected, by pydantic's name of the error."""
 
-BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-BOUND_ERRORS = ("greater_than_equal", "greater_than", "less_than_equal", "less_than")
+LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+LIMIT_ERRORS = ("greater_than_equal", "greater_than", "less_than_equal", "less_than")
+
+LENGTHS = {"too_short": ("at least", "min_length"), "too_long": ("at most", "max_length")}
 
 PATTERNS = {
     "0-9a-f": ("a digest", "64 hexadecimal digits, or sha256: and 64 of them"),
     ":[": ("package.module:factory", "letters, digits, '.', '_' and '-'"),
     "": ("a name that can be part of a file's", "letters, digits, '.', '_' and '-'"),
 }
-"""By a mark in the pattern: the text that it wants, and a hint."""
+"""By a mark in the pattern: the text that it wants, and a hint. The empty mark fits any pattern."""
+
+
+@dataclass(frozen=True)
+class _KeyWords:
+    """Key whose word says which member of a union a mapping is.
+
+    Attributes
+    ----------
+    key, name
+        The key, and what people call it.
+    known
+        The words that it may have.
+    wanted
+        What may stand in the place of the mapping, in words.
+    """
+
+    key: str
+    name: str
+    known: list[str]
+    wanted: str
+
+    @property
+    def code(self) -> Code:
+        """Code of a word that is not known."""
+        return Code.METHOD_UNKNOWN if self.key == "method" else Code.MEASURE_UNKNOWN
 
 
 @dataclass(frozen=True)
 class _Words:
-    """Says pydantic's errors in words of the language, at their places."""
+    """Translator of pydantic's errors to words of the language, at their places."""
 
     document: Document
     family: str
     modality: Modality
 
     def problem(self, details: ErrorDetails) -> Problem:
-        """An error of pydantic as a problem."""
+        """Translate an error of pydantic."""
         what, given, context = details["type"], details["input"], details.get("ctx", {})
         place = _locate(spec_type(self.family), details["loc"])
         if what == "extra_forbidden":
@@ -311,14 +363,13 @@ class _Words:
         if what in ("union_tag_not_found", "union_tag_invalid"):
             return self._union_problem(place, given)
         message, hint, code = _misfit(what, given, context)
+        hint = hint or place.description
         return self.document.problem(place.path, message, hint, code=code)
 
     def _unknown_key(self, place: _Place) -> Problem:
         key, owner = str(place.path[-1]), _owner(place)
-        if owner in (
-            fields_of(self.family),
-            spec_type(self.family).model_fields["model"].annotation,
-        ):
+        named = spec_type(self.family).model_fields["model"].annotation
+        if owner in (fields_of(self.family), named):
             takers = [name for name, each in FAMILIES.items() if key in each.fields.model_fields]
             if takers:
                 return self._foreign_key(place.path, key, takers)
@@ -331,7 +382,7 @@ class _Words:
         return self.document.problem(place.path, message, hint, code=Code.KEY_UNKNOWN, at_key=True)
 
     def _foreign_key(self, path: SpecPath, key: str, takers: list[str]) -> Problem:
-        """A key of ``model:`` that other families have."""
+        """Make the problem of a key of ``model:`` that other families have."""
         message = f"the family {self.family} takes no {key}"
         if len(takers) == 1:
             message = f"{key} is for the family {takers[0]}"
@@ -341,38 +392,34 @@ class _Words:
     def _union_problem(self, place: _Place, given: Any) -> Problem:
         members = [each for each in place.union if isinstance(each, type)]
         if members and all(issubclass(each, Settings) for each in members):
-            wanted = "expected a method or its settings"
-            return self._word_problem(
-                place.path, given, "method", "solver method", list(METHODS), wanted
-            )
+            words = _KeyWords("method", "solver method", list(METHODS), "a method or its settings")
+            return self._word_problem(place.path, given, words)
         if members and all(issubclass(each, Check) for each in members):
-            measures = list(self.modality.checks)
-            wanted = "expected a mapping"
-            return self._word_problem(place.path, given, "measure", "measure", measures, wanted)
+            words = _KeyWords("measure", "measure", list(self.modality.checks), "a mapping")
+            return self._word_problem(place.path, given, words)
         wanted = f"expected {self.modality.expected[place.role]}"
         if isinstance(given, dict) and given:
             key = str(next(iter(given)))
             message = f"{wanted}; found the key {key}"
             hint = suggest(key, _keys_of(place.union))
             return self.document.problem(place.path, message, hint, code=Code.KEY_UNKNOWN)
-        message = f"{wanted}; found {kind(given)}"
-        return self.document.problem(place.path, message, code=Code.TYPE_WRONG)
+        message, hint = f"{wanted}; found {kind(given)}", place.description
+        return self.document.problem(place.path, message, hint, code=Code.TYPE_WRONG)
 
-    def _word_problem(
-        self, path: SpecPath, given: Any, key: str, name: str, known: list[str], wanted: str
-    ) -> Problem:
-        """A mapping whose `key` is missing or none of the known words, or something else."""
-        problem = self.document.problem
+    def _word_problem(self, path: SpecPath, given: Any, words: _KeyWords) -> Problem:
+        """Say that a mapping, its key or a known word at the key is missing."""
+        problem, known = self.document.problem, f"known here: {', '.join(words.known)}"
         if not isinstance(given, dict):
-            return problem(path, f"{wanted}, found {kind(given)}", code=Code.TYPE_WRONG)
-        if key not in given:
-            hint = f"known here: {', '.join(known)}"
-            return problem(path, f"{key} is missing", hint, code=Code.KEY_MISSING)
-        word = str(given[key])
-        quoted = f'"{word}"' if name != key else word
-        hint = suggest(word, known)
-        message = f"there is no {name} {quoted}"
-        return problem((*path, key), message, hint, code=Code.METHOD_UNKNOWN)
+            message = f"expected {words.wanted}, found {kind(given)}"
+            hint = f"write {words.key}: and its name; {known}"
+            return problem(path, message, hint, code=Code.TYPE_WRONG)
+        if words.key not in given:
+            return problem(path, f"{words.key} is missing", known, code=Code.KEY_MISSING)
+        word = str(given[words.key])
+        quoted = f'"{word}"' if words.name != words.key else word
+        message = f"there is no {words.name} {quoted}"
+        hint = suggest(word, words.known)
+        return problem((*path, words.key), message, hint, code=words.code)
 
 
 def _owner(place: _Place) -> type[BaseModel]:
@@ -381,42 +428,44 @@ def _owner(place: _Place) -> type[BaseModel]:
 
 
 def _keys_of(members: tuple[Any, ...]) -> list[str]:
-    """The keys of the mappings among the members of a union."""
-    models = (_strip(member, ())[0] for member in members)
-    found = [list(each.model_fields) for each in models if hasattr(each, "model_fields")]
-    return [key for keys in found for key in keys]
+    """Return the keys of the mappings among the members of a union."""
+    keys: list[str] = []
+    for member in members:
+        plain, _ = _strip(member, ())
+        keys.extend(getattr(plain, "model_fields", ()))
+    return keys
 
 
 def _misfit(what: str, given: Any, context: dict[str, Any]) -> tuple[str, str, Code]:
-    """What does not fit in words, a hint, and the code."""
+    """Say in words what does not fit; return a hint, if there is one, and the code."""
     if what == "float_type" and type(given) is int:
-        return "too large for a number", "", Code.VALUE_OUT_OF_RANGE
+        # pydantic takes whole numbers for numbers, but for those that no double can hold.
+        return "too large for a number", "write a smaller number", Code.VALUE_OUT_OF_RANGE
     if what in WANTED:
+        # The strict types of the language take no text for a number.
         digits = isinstance(given, str) and given.lstrip("+-").isdigit()
         hint = "take the quotes off" if what == "int_type" and digits else ""
         return f"expected {WANTED[what]}, found {kind(given)}", hint, Code.TYPE_WRONG
     if what == "literal_error":
         return _misspelt(given, context["expected"].replace("'", ""))
-    if what in BOUND_ERRORS:
-        name = next(name for name in BOUNDS if name in context)
+    if what in LIMIT_ERRORS:
+        name = next(name for name in LIMITS if name in context)
         found = kind(given).removeprefix("the number ")
-        message = f"must be {BOUNDS[name]} {context[name]}, found {found}"
+        message = f"must be {LIMITS[name]} {context[name]}, found {found}"
         return message, "", Code.VALUE_OUT_OF_RANGE
-    if what in ("too_short", "too_long"):
-        bound, key = (
-            ("at least", "min_length") if what == "too_short" else ("at most", "max_length")
-        )
-        message = f"must have {bound} {context[key]} entries, found {context['actual_length']}"
+    if what in LENGTHS:
+        side, key = LENGTHS[what]
+        message = f"must have {side} {context[key]} entries, found {context['actual_length']}"
         return message, "", Code.LENGTH_WRONG
     if what == "string_pattern_mismatch":
         mark = next(mark for mark in PATTERNS if mark in context["pattern"])
         wanted, hint = PATTERNS[mark]
         return f"{kind(given)} is not {wanted}", hint, Code.NAME_UNFIT
-    return f"does not fit: {what.replace('_', ' ')}", "", Code.SPEC
+    return "does not fit the language", "", Code.SPEC
 
 
 def _misspelt(given: Any, expected: str) -> tuple[str, str, Code]:
-    """A word that is none of those expected, which are given as ``a, b or c``."""
+    """Describe a word that is none of `expected`, which reads ``a, b or c``."""
     message = f"expected {expected}, found {kind(given)}"
     words = expected.replace(" or ", ", ").split(", ")
     hint = ""
@@ -424,5 +473,6 @@ def _misspelt(given: Any, expected: str) -> tuple[str, str, Code]:
         hint = "take the quotes off"
     elif isinstance(given, str):
         close = difflib.get_close_matches(given, words, n=1, cutoff=0.5)
-        hint = f'did you mean "{close[0]}"?' if close else ""
+        if close:
+            hint = f'did you mean "{close[0]}"?'
     return message, hint, Code.WORD_UNKNOWN

@@ -1,4 +1,6 @@
-"""One walk over a spec that finds all that it names: files, and what a modality looks up.
+"""One walk over a spec that finds all that it names.
+
+These are files, and the values that a modality looks up.
 
 Types say what a value is: `Role` in an annotation marks it. The walk follows values and types side
 by side, so that it finds the same things in a checked spec and in a document that does not fit
@@ -21,7 +23,7 @@ from editspec_compiler.problems import SpecPath
 
 @dataclass(frozen=True)
 class Role:
-    """Marks in a type annotation what values of the type are.
+    """Mark in a type annotation that says what values of the type are.
 
     The role `FILE` is that of text that names a file, relative to the spec. Other roles are the
     modality's.
@@ -53,7 +55,7 @@ class Item:
 
 
 def visit(part: Any, given: Any, path: SpecPath = ()) -> Iterator[Item]:
-    """Every value with a role in a part of the language, outer ones first.
+    """Find every value with a role in a part of the language, outer ones first.
 
     Parameters
     ----------
@@ -67,11 +69,15 @@ def visit(part: Any, given: Any, path: SpecPath = ()) -> Iterator[Item]:
     yield from _visit(part, (), given, path)
 
 
-def named_files(part: Any, given: Any, path: SpecPath = ()) -> Iterator[tuple[SpecPath, str]]:
-    """Every name of a file in a part of the language, with its path; takes what `visit` takes."""
+def find_files(part: Any, given: Any, path: SpecPath = ()) -> Iterator[tuple[SpecPath, str]]:
+    """Find every name of a file in a part of the language, with its path.
+
+    The parameters are those of `visit`.
+    """
     for item in visit(part, given, path):
-        inline = isinstance(item.value, str) and item.value.startswith("data:")
-        if item.role == FILE and isinstance(item.value, str) and not inline:
+        if item.role != FILE or not isinstance(item.value, str):
+            continue
+        if not item.value.startswith("data:"):
             yield item.path, item.value
 
 
@@ -99,7 +105,7 @@ def _visit(part: Any, marks: tuple[Any, ...], given: Any, path: SpecPath) -> Ite
 
 def _visit_fields(model: type[BaseModel], given: Any, path: SpecPath) -> Iterator[Item]:
     if isinstance(given, BaseModel):
-        model = type(given)
+        model = type(given)  # of a checked spec the subclass, which may have more fields
     elif not isinstance(given, dict):
         return
     for name, field in model.model_fields.items():
@@ -120,19 +126,19 @@ def _visit_member(
 
 
 def is_union(part: Any) -> bool:
-    """Whether a type is a union, ``X | None`` among them."""
+    """Return whether a type is a union, such as ``X | None``."""
     return typing.get_origin(part) in (typing.Union, types.UnionType)
 
 
 def marks_of(field: FieldInfo) -> tuple[Any, ...]:
-    """The metadata of a field's annotation, its discriminator among it."""
+    """Return the metadata of a field's annotation, with its discriminator."""
     if field.discriminator is None:
         return tuple(field.metadata)
     return (*field.metadata, field)
 
 
 def choose_member(members: tuple[Any, ...], marks: tuple[Any, ...], given: Any) -> Any:
-    """The member of a union that a value is meant to be; None where none is.
+    """Choose the member of a union that a value is meant to be; None where none is.
 
     Parameters
     ----------
@@ -151,29 +157,31 @@ def choose_member(members: tuple[Any, ...], marks: tuple[Any, ...], given: Any) 
         return _member_by_key(members, discriminator, given)
     if discriminator is not None:
         return member_by_tag(members, discriminator(given))
-    # A union of one that is discriminated and None: `Mask | None`.
-    nested = [member for member in members if isinstance(given, _plain_type(member))]
-    return nested[0] if nested else None
+    # A union without a discriminator: the first member whose plain type the value has.
+    return next((each for each in members if isinstance(given, _plain_type(each))), None)
 
 
 def member_by_tag(members: tuple[Any, ...], tag: Any) -> Any:
-    """The member of a union that has a tag; None where none has."""
+    """Find the member of a union that has a tag; None where none has."""
     for member in members:
-        marks = typing.get_args(member)[1:] if typing.get_origin(member) is Annotated else ()
+        if typing.get_origin(member) is not Annotated:
+            continue
+        _, *marks = typing.get_args(member)
         if any(isinstance(mark, Tag) and mark.tag == tag for mark in marks):
             return member
     return None
 
 
 def member_by_word(members: tuple[Any, ...], marks: tuple[Any, ...], word: Any) -> Any:
-    """The model that a discriminating key tells by a word; None where there is none."""
+    """Find the model that a word at the discriminating key means; or None."""
     key = _discriminator(marks)
     if not isinstance(key, str):
         return None
     for member in members:
-        if member is not type(None) and word in typing.get_args(
-            member.model_fields[key].annotation
-        ):
+        if member is type(None):
+            continue
+        words = typing.get_args(member.model_fields[key].annotation)
+        if word in words:
             return member
     return None
 
@@ -186,13 +194,15 @@ def _member_by_key(members: tuple[Any, ...], key: str, given: Any) -> Any:
 
 
 def _discriminator(marks: tuple[Any, ...]) -> Any:
-    """The function or the name of the key that tells the members of a union apart; None: none."""
+    """Find the function, or the name of the key, that tells members apart; or None."""
     for mark in marks:
-        told = mark.discriminator if isinstance(mark, (FieldInfo, Discriminator)) else None
-        if isinstance(told, Discriminator):
-            told = told.discriminator
-        if told is not None:
-            return told
+        if not isinstance(mark, (FieldInfo, Discriminator)):
+            continue
+        found = mark.discriminator
+        if isinstance(found, Discriminator):  # a field holds one of its own
+            found = found.discriminator
+        if found is not None:
+            return found
     return None
 
 

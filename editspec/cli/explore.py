@@ -1,4 +1,4 @@
-"""Commands for finding and seeing edits: render, search, compare-layers, studio, sweep."""
+"""Commands that explore: render, search, compare-layers, studio, sweep."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from editspec.cli.options import (
     SpecArgument,
     Threads,
 )
-from editspec.cli.output import answer, running
+from editspec.cli.output import answer, run_command
 from editspec.worlds.registry import DEFAULT_WEIGHTS
 from editspec_runtime.errors import UsageError
 from editspec_runtime.modalities.image.streams import REPORTS, SPECS
@@ -45,7 +45,7 @@ def render(
     debug: Debug = False,
 ) -> None:
     """Draw images before and after the edits of a spec, or what its edits are made of."""
-    with running(False, debug, threads) as progress:
+    with run_command(False, debug, threads) as progress:
         result = editspec.render(
             spec,
             out,
@@ -61,7 +61,7 @@ def render(
 
 def search(
     spec: Annotated[
-        Path | None, typer.Argument(metavar="[SPEC]", help="A spec; or say the selection below.")
+        Path | None, typer.Argument(metavar="[SPEC]", help="A spec; or a selection, as below.")
     ] = None,
     edit: EditName = None,
     latent: Annotated[
@@ -71,7 +71,7 @@ def search(
         str | None, typer.Option("--mask", metavar="MASK", help="A file, or {box: [...]}.")
     ] = None,
     layer: Annotated[
-        str | None, typer.Option("--layer", metavar="LAYER", help="Whose keys are compared.")
+        str | None, typer.Option("--layer", metavar="LAYER", help="The layer whose keys count.")
     ] = None,
     model: Annotated[
         str, typer.Option("--model", metavar="WEIGHTS", help="Without SPEC.")
@@ -94,10 +94,8 @@ def search(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Find the images that match a selection best, as entries of a context and as a contact
-    sheet.
-    """
-    with running(as_json, debug, threads) as progress:
+    """Find the images that match a selection best, as entries of a context."""
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.search(
             spec,
             edit=edit,
@@ -128,8 +126,8 @@ def compare_layers(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show for every layer how well it tells the selections of an edit from everything else."""
-    with running(as_json, debug, threads) as progress:
+    """Compare how well the layers tell the selections of an edit from all else."""
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.compare_layers(
             spec, edit=edit, images=images, device=device, progress=progress
         )
@@ -162,10 +160,8 @@ def studio(
     threads: Threads = None,
     debug: Debug = False,
 ) -> None:
-    """Copy, paste and choose context in the browser; what is done there is a spec. Prints the URL
-    to open.
-    """
-    with running(False, debug, threads):
+    """Edit a spec in the browser by copy, paste and context. Prints the URL to open."""
+    with run_command(False, debug, threads):
         editspec.studio(spec, model=model, port=port, host=host, device=device)
 
 
@@ -184,10 +180,8 @@ def sweep(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Build the last edit at several layers and ranks; a table, a picture, and the best of them as
-    a spec.
-    """
-    with running(as_json, debug, threads) as progress:
+    """Build the last edit at several layers and ranks, and find the best of them."""
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.sweep(
             spec,
             out,
@@ -209,6 +203,7 @@ def _parse_ranks(given: str) -> list[int]:
         numbers = [0]
     if any(number < 1 for number in numbers):
         raise UsageError(
-            f"--ranks takes whole numbers from 1 with commas between, such as 1,2,4; found {given}."
+            f"--ranks takes whole numbers from 1 with commas between; found {given}.",
+            "Give ranks as in --ranks 1,2,4.",
         )
     return numbers

@@ -1,4 +1,4 @@
-"""Commands on files of many kinds: inspect, import, export, convert, schema, families."""
+"""Commands on files: inspect, import, export, convert, schema, families."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 import editspec
 from editspec.cli.options import AllowCode, Debug, Family, Json
-from editspec.cli.output import answer, report_errors, running
+from editspec.cli.output import answer, report_errors, run_command
 
 
 def inspect(
@@ -21,7 +21,7 @@ def inspect(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a file is and what is in it."""
+    """Show the kind of a file and its contents."""
     with report_errors(as_json, debug):
         answer(editspec.inspect(file, family), as_json)
 
@@ -36,9 +36,11 @@ def import_records(
             "-o", "--out", metavar="SPEC", help="The spec; of a folder, a folder of specs."
         ),
     ],
-    family: Annotated[str, typer.Option("--family", metavar="NAME", help="What the weights are.")],
+    family: Annotated[
+        str, typer.Option("--family", metavar="NAME", help="The family of the weights.")
+    ],
     weights: Annotated[
-        str, typer.Option("--weights", metavar="WEIGHTS", help="What model.weights is to be.")
+        str, typer.Option("--weights", metavar="WEIGHTS", help="The model.weights of the spec.")
     ],
     layer: Annotated[
         str, typer.Option("--layer", metavar="LAYER", help="The layer that the edit changes.")
@@ -86,9 +88,7 @@ def export(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make of a spec an edit record for the authors' notebook, or of patches what other tools
-    load.
-    """
+    """Export a spec or patches in the formats of other tools."""
     with report_errors(as_json, debug):
         answer(editspec.export(files, format, out, model=model), as_json)
 
@@ -102,10 +102,8 @@ def convert(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write the generator of a checkpoint as safetensors, with the names and the digest that it
-    has.
-    """
-    with running(as_json, debug) as progress:
+    """Write the model of a checkpoint as safetensors; names and digest stay."""
+    with run_command(as_json, debug) as progress:
         answer(editspec.convert(weights, out, family, progress=progress), as_json)
 
 

@@ -1,4 +1,4 @@
-"""Commands in groups: ``ci`` for continuous integration, ``bench`` for measuring methods."""
+"""Commands in groups: ``ci`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from editspec.cli.options import (
     SpecArguments,
     Threads,
 )
-from editspec.cli.output import answer, running
+from editspec.cli.output import answer, run_command
 
 bench = typer.Typer(
     name="bench",
@@ -27,7 +27,7 @@ bench = typer.Typer(
 )
 ci = typer.Typer(
     name="ci",
-    help="What continuous integration does with specs.",
+    help="Review and apply specs in continuous integration.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -48,10 +48,8 @@ def paper(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure the paper's tables on Skyline: bench.json, bench.md and pictures in DIR. Interrupted,
-    it goes on.
-    """
-    with running(as_json, debug, threads) as progress:
+    """Measure the paper's tables on Skyline, and go on where a run was interrupted."""
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.bench_paper(
             out, images=images, backbone=backbone, device=device, progress=progress
         )
@@ -72,8 +70,8 @@ def review(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Validate, plan, build, check and draw specs: DIR/summary.md, and a folder for each."""
-    with running(as_json, debug, threads) as progress:
+    """Validate, plan, build, check and draw specs, and write DIR/summary.md."""
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.ci_review(specs, out, base=base, device=device, progress=progress)
         answer(result, as_json)
 
@@ -88,7 +86,7 @@ def apply(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Build and check specs, and apply those that pass: DIR/summary.md, and a folder for each."""
-    with running(as_json, debug, threads) as progress:
+    """Build and check specs, apply those that pass, and write DIR/summary.md."""
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.ci_apply(specs, out, device=device, progress=progress)
         answer(result, as_json)

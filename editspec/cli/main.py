@@ -62,7 +62,7 @@ app.add_typer(groups.ci)
 def main() -> None:
     """Run the command line.
 
-    Of several processes, the first runs the command, and the others help.
+    Where torchrun starts several processes, the first runs the command, and the others help.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         app()
@@ -70,16 +70,17 @@ def main() -> None:
     from editspec_runtime.executors import processes
 
     if os.environ.get("RANK", "0") != "0":
-        sys.exit(processes.help_out())
+        sys.exit(processes.serve_first_process())
     try:
         as_json, debug = "--json" in sys.argv, "--debug" in sys.argv
         with (
             report_errors(as_json, debug),
-            processes.leading() as executor,
+            processes.lead_processes() as executor,
             use_executor(executor),
         ):
             app()
-    except typer.Exit as end:  # the processes did not meet, and so no command ran
+    except typer.Exit as end:
+        # The processes did not meet, so that no command ran and typer cannot catch this itself.
         sys.exit(end.exit_code)
 
 

@@ -1,4 +1,4 @@
-"""The options of the commands, each declared once. Imports nothing that takes long."""
+"""The options that commands share, each declared once. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from editspec.engine.resources import allow_code
 
 def _allow_code(context: typer.Context, allowed: bool) -> None:
     if allowed:
+        # The permission ends with the command: tests run several in one process.
         context.with_resource(allow_code())
 
 
@@ -25,7 +26,7 @@ StackArguments = Annotated[
     list[Path], typer.Argument(metavar="PATCH...", help="The whole stack, in order.")
 ]
 
-# Where things are, and where they go
+# Files and folders
 
 OutFolder = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The output folder.")]
 BuildFolder = Annotated[
@@ -48,7 +49,7 @@ Markdown = Annotated[
     Path | None, typer.Option("--markdown", metavar="FILE", help="Write the checks as Markdown.")
 ]
 
-# What is meant
+# Choices
 
 EditName = Annotated[
     str | None, typer.Option("--edit", metavar="NAME", help="Which edit; default: the first.")
@@ -56,11 +57,11 @@ EditName = Annotated[
 Family = Annotated[
     str | None,
     typer.Option(
-        "--family", metavar="NAME", help="What the weights are; default: found by their names."
+        "--family", metavar="NAME", help="The family of the weights; default: found by names."
     ),
 ]
 
-# How the work is done
+# Means of the work
 
 AllowCode = Annotated[
     bool,
@@ -77,7 +78,7 @@ Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")
 ]
 
-# How it is told
+# Output
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -16,17 +16,28 @@ from editspec.engine.failures import error_dict, error_text
 from editspec.engine.result import FAILED, INTERRUPTED, WRONG_USE, CommandResult
 from editspec_compiler.problems import SpecError
 from editspec_runtime.core.progress import ProgressCallback
-from editspec_runtime.errors import MORE_MEMORY, EditError, UsageError, is_out_of_memory
+from editspec_runtime.errors import (
+    MORE_MEMORY,
+    EditError,
+    FileError,
+    OutOfMemory,
+    UsageError,
+    is_out_of_memory,
+)
 
 NO_MEMORY = "This does not fit into memory."
 
+DEFECT = "This is a defect of editspec; --debug shows where. Please report it."
+
 PLAIN_SECONDS = 5.0
-"""How often a line of progress is written where there is no terminal."""
+"""The seconds between two lines of progress where there is no terminal."""
 
 
 @contextmanager
-def running(as_json: bool, debug: bool, threads: int | None = None) -> Iterator[ProgressCallback]:
-    """Within this a command runs: its errors are printed, and its progress is shown."""
+def run_command(
+    as_json: bool, debug: bool, threads: int | None = None
+) -> Iterator[ProgressCallback]:
+    """A context in which a command runs: errors are printed, and progress is shown."""
     with report_errors(as_json, debug), show_progress() as progress:
         _set_threads(threads)
         yield progress
@@ -50,7 +61,10 @@ def leave(code: int) -> None:
 
 
 def fail(text: str, content: dict[str, Any], as_json: bool, code: int) -> NoReturn:
-    """Print a failure on stderr, with `as_json` on stdout, too, and leave with an exit code."""
+    """Print a failure on stderr, and leave with an exit code.
+
+    With `as_json` its `content` is printed on stdout as well.
+    """
     typer.echo(text, err=True)
     if as_json:
         typer.echo(json.dumps(content))
@@ -59,7 +73,7 @@ def fail(text: str, content: dict[str, Any], as_json: bool, code: int) -> NoRetu
 
 @contextmanager
 def report_errors(as_json: bool, debug: bool) -> Iterator[None]:
-    """Print errors as people can use them, and leave with the exit code of their kind."""
+    """A context that prints errors and leaves with their exit code."""
     try:
         yield
     except (typer.Exit, typer.Abort):
@@ -78,18 +92,26 @@ def _describe(error: Exception) -> tuple[str, dict[str, Any]]:
     """An error as text and as plain values."""
     if isinstance(error, (SpecError, EditError)):
         return error_text(error), error_dict(error)
+    known = _translate(error)
+    return error_text(known), error_dict(known)
+
+
+def _translate(error: Exception) -> EditError:
+    """An error of Python or of a library as an error with a code and a hint."""
     if isinstance(error, OSError):
-        return f"error: {error}", {"message": str(error)}
+        reason = error.strerror or type(error).__name__
+        return FileError(
+            f"{error.filename or 'A file'} cannot be used: {reason.lower()}.",
+            "Check its name, who may use it, and the space on its disk.",
+        )
     if is_out_of_memory(error):
-        return f"error: {NO_MEMORY}\n  {MORE_MEMORY}", {"message": NO_MEMORY, "hint": MORE_MEMORY}
-    message = f"{type(error).__name__}: {error}"
-    defect = "This is a defect of editspec; --debug shows where. Please report it."
-    return f"error: {message}\n  {defect}", {"message": message}
+        return OutOfMemory(NO_MEMORY, MORE_MEMORY)
+    return EditError(f"{type(error).__name__}: {error}", DEFECT)
 
 
 @contextmanager
 def show_progress() -> Iterator[ProgressCallback]:
-    """A callback that draws bars on a terminal, and elsewhere writes a line now and then."""
+    """A context with a callback that draws bars on a terminal, or else writes lines."""
     if not sys.stderr.isatty():
         yield _plain_lines()
         return
@@ -100,6 +122,7 @@ def show_progress() -> Iterator[ProgressCallback]:
         tasks: dict[str, TaskID] = {}
 
         def progress(what: str, done: int, total: int) -> None:
+            """Move the bar of a task."""
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done)
@@ -108,10 +131,11 @@ def show_progress() -> Iterator[ProgressCallback]:
 
 
 def _plain_lines() -> ProgressCallback:
-    """A callback of one line at the start and end of a task, and now and then between."""
+    """A callback that writes a line at the start and end of a task, and some between."""
     last: dict[str, float] = {}
 
     def progress(what: str, done: int, total: int) -> None:
+        """Write a line, unless one was written for the task a moment ago."""
         now = time.monotonic()
         if done >= total or now - last.get(what, -PLAIN_SECONDS) >= PLAIN_SECONDS:
             last[what] = now

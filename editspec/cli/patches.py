@@ -1,4 +1,4 @@
-"""Commands that begin with patches or a build: verify, sign, apply, compose, rebase, diff, audit."""
+"""Commands on patches: verify, sign, apply, compose, rebase, diff, audit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from editspec.cli.options import (
     StackArguments,
     Threads,
 )
-from editspec.cli.output import answer, report_errors, running
+from editspec.cli.output import answer, report_errors, run_command
 
 
 def verify(
@@ -39,10 +39,8 @@ def verify(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check digests, chain, ranks and values of a stack of patches; with SPEC, solve each again and
-    compare.
-    """
-    with running(as_json, debug, threads) as progress:
+    """Verify a stack of patches; with SPEC, solve each patch again and compare."""
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.verify(
             model, patches, spec, public_key=public_key, device=device, progress=progress
         )
@@ -59,9 +57,7 @@ def sign(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Sign the patches and the provenance of a build: DIR/model.sig; verify --public-key verifies
-    it.
-    """
+    """Sign the patches and the provenance of a build: DIR/model.sig."""
     with report_errors(as_json, debug):
         answer(editspec.sign(folder, key), as_json)
 
@@ -84,7 +80,7 @@ def apply(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Apply a stack of patches to the weights that it was built from, whatever their size."""
+    """Apply a stack of patches to the weights that it was built from."""
     if (out is None) is not dry_run:
         raise typer.BadParameter("give -o OUT, or --dry-run and no OUT")
     with report_errors(as_json, debug):
@@ -103,7 +99,8 @@ def compose(
         int | None, typer.Option("--rank", min=1, help="Approximate at this rank, best under C.")
     ] = None,
     spec: Annotated[
-        Path | None, typer.Option("--spec", metavar="SPEC", help="With --rank: whose C it is.")
+        Path | None,
+        typer.Option("--spec", metavar="SPEC", help="With --rank: the spec that C is of."),
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -111,7 +108,7 @@ def compose(
     debug: Debug = False,
 ) -> None:
     """Make one patch of a stack."""
-    with running(as_json, debug, threads) as progress:
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.compose(
             patches, out, rank=rank, spec=spec, device=device, progress=progress
         )
@@ -135,10 +132,8 @@ def rebase(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a stack of patches that were dropped from, moved, or brought to another base:
-    DIR/patches.
-    """
-    with running(as_json, debug, threads) as progress:
+    """Make a valid stack of patches in a new order or on another base: DIR/patches."""
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.rebase(
             patches,
             model,
@@ -165,7 +160,7 @@ def diff(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what differs between two patches, two stacks or two files of weights."""
+    """Show the differences of two patches, two stacks or two files of weights."""
     with report_errors(as_json, debug):
         answer(editspec.diff(first, second, picture=picture, model=model), as_json)
 
@@ -174,13 +169,11 @@ def audit(
     base: Annotated[str, typer.Option("--base", metavar="BASE", help="The weights before.")],
     edited: Annotated[str, typer.Option("--edited", metavar="EDITED", help="The weights after.")],
     patches: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATCH...]", help="What should explain it.")
+        list[Path] | None, typer.Argument(metavar="[PATCH...]", help="Patches that may explain it.")
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say whether patches explain the difference of two checkpoints; exit code 1 where they do
-    not.
-    """
+    """Test whether patches explain the difference of two checkpoints; exit 1 if not."""
     with report_errors(as_json, debug):
         answer(editspec.audit(base, edited, patches or ()), as_json)

@@ -1,4 +1,4 @@
-"""Commands that begin with a spec: validate, compile, build, check, lock, plan, statistics."""
+"""Commands on specs: validate, compile, build, check, lock, plan, statistics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from editspec.cli.options import (
     SpecArgument,
     Threads,
 )
-from editspec.cli.output import answer, fail, leave, report_errors, running
+from editspec.cli.output import answer, fail, leave, report_errors, run_command
 from editspec.engine.result import TO_BUILD
 
 
@@ -32,9 +32,7 @@ def validate(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check specs and everything that they name, and whether their locks are of them; or locks
-    alone.
-    """
+    """Validate specs, everything that they name, and their locks."""
     with report_errors(as_json, debug):
         result = editspec.validate(specs)
         if not result.valid:
@@ -52,7 +50,7 @@ def compile(
     debug: Debug = False,
 ) -> None:
     """Resolve every edit into the tensors of a rule: DIR/rules/NN-name.safetensors."""
-    with running(as_json, debug, threads) as progress:
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.compile(spec, out, device=device, progress=progress)
         answer(result, as_json)
 
@@ -69,13 +67,13 @@ def build(
     junit: JUnit = None,
     markdown: Markdown = None,
     report: Annotated[
-        bool, typer.Option("--report", help="Show it all on one page: DIR/report.html.")
+        bool, typer.Option("--report", help="Show all of the build in one file: DIR/report.html.")
     ] = False,
     provenance: Annotated[
         bool,
         typer.Option(
             "--provenance",
-            help="Say of what it was made, for in-toto and SLSA: DIR/provenance.json.",
+            help="List what it was built from, for in-toto and SLSA: DIR/provenance.json.",
         ),
     ] = False,
     pareto: Annotated[
@@ -99,8 +97,8 @@ def build(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Build every edit's patch: DIR/rules, DIR/patches and DIR/manifest.json; and SPEC.lock."""
-    with running(as_json, debug, threads) as progress:
+    """Build the patch of every edit: DIR/patches, DIR/manifest.json and SPEC.lock."""
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.build(
             spec,
             out,
@@ -129,8 +127,8 @@ def check(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure what the checks of a spec ask for; exit with 1 where one of severity error fails."""
-    with running(as_json, debug, threads) as progress:
+    """Measure the checks of a spec; exit 1 where one of severity error fails."""
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.check(
             spec, out, junit=junit, markdown=markdown, device=device, progress=progress
         )
@@ -148,10 +146,8 @@ def lock(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Build a spec into the cache and write SPEC.lock: the digests of all that goes in and comes
-    out.
-    """
-    with running(as_json, debug, threads) as progress:
+    """Build a spec into the cache, and write the digests of the build to SPEC.lock."""
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.lock(spec, check=check, device=device, progress=progress)
         answer(result, as_json)
 
@@ -172,10 +168,8 @@ def plan(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a build would do, what it costs, and which edits are in each other's way; solves
-    nothing.
-    """
-    with running(as_json, debug, threads) as progress:
+    """Show the work, the cost and the conflicts of a build. Solves nothing."""
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.plan(spec, out, device=device, progress=progress)
         answer(result, as_json)
     if detailed_exitcode and result.to_build:
@@ -190,7 +184,7 @@ def statistics(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Compute and cache the second moment of the keys of every layer that a spec edits."""
-    with running(as_json, debug, threads) as progress:
+    """Compute and cache the second moment of every layer that a spec edits."""
+    with run_command(as_json, debug, threads) as progress:
         result = editspec.statistics(spec, device=device, progress=progress)
         answer(result, as_json)

@@ -28,13 +28,13 @@ class ApplyResult(CommandResult):
     Attributes
     ----------
     out
-        Where they lie; None of a dry run.
+        The path of the weights; None for a dry run.
     base, digest
-        Of the weights before and after.
+        The digests of the weights before and after.
     scale
-        What the change was multiplied by.
+        The factor of the change.
     changed
-        By how much of its norm each parameter changed.
+        The norm of the change of each parameter, relative to the norm of the parameter.
     """
 
     out: Path | None
@@ -53,13 +53,13 @@ class ApplyResult(CommandResult):
         return {**super().to_dict(), "named_by_patch": self.named_by_patch}
 
     def to_text(self) -> str:
-        """One line a parameter, then the digest."""
+        """One line for each parameter, then the digest."""
         lines = [
             f"{name}: changed by {change:.2e} of its norm" for name, change in self.changed.items()
         ]
         lines.append(f"{self.out or 'dry run'}: weights {self.digest}")
         if not self.named_by_patch:
-            lines.append(f"scaled by {self.scale:g}: these are not weights that a patch names")
+            lines.append(f"scaled by {self.scale:g}: no patch names these weights")
         return "\n".join(lines)
 
 
@@ -73,8 +73,8 @@ def apply(
 ) -> ApplyResult:
     """Apply a whole stack of patches to its base, and write the weights to `out`.
 
-    Safetensors, of one file or of several with an index, are streamed: a few MiB are in memory at a
-    time.
+    Safetensors, in one file or in several with an index, are streamed, with a few MiB in memory at
+    a time.
 
     Parameters
     ----------
@@ -83,11 +83,11 @@ def apply(
     patches
         The whole stack, in order.
     out
-        It has the form of the base: a file, or for several files a folder. None: a dry run.
+        A file, or a folder where the base has several files. None: a dry run.
     dry_run
         Write nothing, and only say what would change.
     scale
-        The sum of the changes is multiplied by it. With another than 1 no patch names the result.
+        The factor of the sum of the changes. With any other than 1 no patch names the result.
 
     Raises
     ------
@@ -117,18 +117,21 @@ def _apply(path: Path, stack: Sequence[Patch], out: Path | None, scale: float) -
     weights = read_stored(path)
 
     def accept(base: str, result: str) -> None:
+        """Refuse digests that do not fit the patches, before anything is written."""
         require_belonging(path, weights.metadata, base, stack)
         require_named(result, stack, scale)
 
     def make_metadata(base: str, result: str) -> dict[str, object]:
+        """The metadata of the edited weights, once their digests are known."""
         return _weights_metadata(base, result, stack, scale)
 
-    container = find_container(name for file in weights.files for name in file.tensors)
+    names = [name for file in weights.files for name in file.tensors]
+    container = find_container(names)
     return apply_stored(weights, stack, out, make_metadata, accept, scale, container)
 
 
 def _apply_in_memory(path: Path, stack: Sequence[Patch], out: Path | None, scale: float) -> Applied:
-    """Apply to a container that can only be read whole."""
+    """Apply a stack to a container that can only be read whole."""
     checkpoint = read_weights(path)
     base = checkpoint.digest()
     require_belonging(path, checkpoint.metadata, base, stack)

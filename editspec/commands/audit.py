@@ -20,16 +20,16 @@ class AuditResult(CommandResult):
     Attributes
     ----------
     explained
-        Applying the patches to the base gives the edited weights bit for bit.
+        Whether the base with the patches equals the edited weights bit for bit.
     untouched
-        The two are the same weights.
+        Whether the edited weights are the base itself.
     base, edited
-        Their digests.
+        The digests of the base and of the edited weights.
     patches
         The names of the patches.
     unexplained
-        Each tensor that the patches leave otherwise. A few singular values are another low-rank
-        edit, many are training.
+        Each tensor whose change the patches do not explain. A few singular values mean another
+        low-rank edit, and many mean training.
     added, removed
         The tensors that only the edited weights or only the base have.
     """
@@ -45,7 +45,7 @@ class AuditResult(CommandResult):
 
     @property
     def exit_code(self) -> int:
-        """1 where the patches do not explain the difference."""
+        """The exit code: 1 where the patches do not explain the difference."""
         return DONE if self.explained else FAILED
 
     def to_text(self) -> str:
@@ -55,13 +55,21 @@ class AuditResult(CommandResult):
         lines = [f"{self.base[:12]} -> {self.edited[:12]}: {verdict} by {names}"]
         if self.untouched:
             lines.append("the edited weights are the base itself")
-        lines += [f"+ {name}" for name in self.added] + [f"- {name}" for name in self.removed]
+        lines += [f"+ {name}" for name in self.added]
+        lines += [f"- {name}" for name in self.removed]
         lines += [change.to_line(name) for name, change in self.unexplained.items()]
         return "\n".join(lines)
 
 
 def audit(base: str | Path, edited: str | Path, patches: Sequence[Path | str] = ()) -> AuditResult:
-    """Say whether the difference of two checkpoints is the one that the given patches make.
+    """Test whether patches explain the difference of two checkpoints.
+
+    Parameters
+    ----------
+    base, edited
+        The weights before and after: ``builtin:skyline``, or the path of a checkpoint.
+    patches
+        The whole stack that may explain the difference, in order.
 
     Raises
     ------

@@ -18,7 +18,7 @@ from editspec.engine.lock import (
     require_unchanged,
     write_lock,
 )
-from editspec.engine.pareto import ParetoCurve, curves_text, pareto_curves, pareto_picture
+from editspec.engine.pareto import ParetoCurve, curves_text, pareto_curves
 from editspec.engine.pick import write_picked
 from editspec.engine.plan import predicted_collateral
 from editspec.engine.provenance import statement
@@ -26,11 +26,13 @@ from editspec.engine.result import DONE, CommandResult, to_plain
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.pictures import png_bytes
 from editspec.views.checks import CheckFiles
+from editspec.views.pareto_chart import draw_curves
 from editspec.views.report import build_report
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import UsageError
 from editspec_runtime.methods.registry import method_of, methods_with_a_curve
+from editspec_runtime.patches.patch import layer_metadata
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,13 @@ class BuildResult(CommandResult):
     Attributes
     ----------
     edits
-        In the order of the spec.
+        The edits in the order of the spec.
     report, provenance, pareto
-        Where each lies; None where it was not asked for.
+        The paths of these files; None where they were not asked for.
     curves
-        The choice of collateral_weight, with `pareto`.
+        The loss and collateral of each collateral_weight; empty without `pareto`.
     checked
-        The outcome of the checks, where they were asked for.
+        The result of the checks; None where they were not asked for.
     """
 
     edits: tuple[BuiltEdit, ...]
@@ -58,11 +60,11 @@ class BuildResult(CommandResult):
 
     @property
     def exit_code(self) -> int:
-        """That of the checks."""
+        """The exit code of the checks; 0 without checks."""
         return DONE if self.checked is None else self.checked.exit_code
 
     def to_dict(self) -> dict[str, Any]:
-        """The edits without their tensors, where the other files lie, and the checks."""
+        """The edits without their tensors, the paths of the other files, and the checks."""
         plain: dict[str, Any] = {"edits": [_edit_entry(edit) for edit in self.edits]}
         plain |= {name: str(path) for name, path in self._files().items()}
         if self.checked is not None:
@@ -70,12 +72,12 @@ class BuildResult(CommandResult):
         return plain
 
     def to_text(self) -> str:
-        """One line an edit, then the other files and the checks."""
+        """One line for each edit, then the other files and the checks."""
         checked = "" if self.checked is None else self.checked.to_text()
         return self._text(checked)
 
     def to_terminal(self, width: int) -> str:
-        """The text with the checks as wide as the terminal."""
+        """The text, with the table of checks as wide as the terminal."""
         checked = "" if self.checked is None else self.checked.to_terminal(width)
         return self._text(checked)
 
@@ -110,42 +112,49 @@ def build(
 ) -> BuildResult:
     """Build the patch of every edit of a spec.
 
-    Rules, patches and manifest.json go into the folder `out`, and the lock to ``SPEC.lock``. A
-    folder that an earlier build made is brought up to date: only edits that are new, changed, or
-    dependent on these are solved.
+    Rules, patches and manifest.json go into the folder `out`, and the lock to ``SPEC.lock``. Only
+    edits that are new, changed, or dependent on such edits are solved: the patches of all others
+    are taken from `out` or from the cache.
 
     Parameters
     ----------
     spec
-        The spec, its path, or its text as it was loaded.
+        The path of a spec, or a spec that is loaded.
     out
-        A new or empty folder, or that of an earlier build.
+        A new or empty folder, or the folder of an earlier build.
     frozen
-        Obey the lock and do not write it.
-    check, junit, markdown
-        Then check what was built, and write the checks into these files.
+        Obey the lock, and do not write it.
+    check
+        Measure the checks of the spec after the build.
+    junit, markdown
+        With `check`: files for the checks, as JUnit XML and as Markdown.
     report
-        Show all of the build on one page: `out`/report.html.
+        Show all of the build in one HTML file, `out`/report.html.
     provenance
-        Write an in-toto statement of what the build was made from: `out`/provenance.json.
+        Write an in-toto statement of the inputs of the build, `out`/provenance.json.
     pareto
-        Write what each collateral_weight gives: `out`/pareto.json and `out`/pareto.png.
+        Write the loss and the collateral of each collateral_weight, as `out`/pareto.json and
+        `out`/pareto.png.
     pick
-        ``N`` or ``NAME=N``: first write the collateral_weight of point N of the pareto.json of an
-        earlier build into the spec; then build, with `pareto`.
+        ``N`` or ``NAME=N``: write the collateral_weight of point N, of the pareto.json that lies in
+        `out`, into the spec; then build with `pareto`.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    progress
+        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------
     SpecError
         The spec or its lock is wrong.
     LockError
-        With `frozen`, where an input is not as the lock has it, or an artifact came out otherwise
-        in the same environment.
+        With `frozen`: an input is not as the lock has it, or a result differs from that in the lock
+        although the environment is the same.
     UsageError
-        With `pareto`, where no method of the spec has a curve; with `pick`, where there is no such
-        point, or the spec cannot be changed.
+        Options exclude each other. With `pareto`: no method of the spec has a curve. With `pick`:
+        there is no such point, or the spec cannot be changed.
     EditError
-        The weights or the numbers are wrong, or `out` is in the way.
+        The weights or the numbers are wrong, or foreign files lie at `out`.
     """
     if (junit or markdown) and not check:
         raise UsageError("--junit and --markdown belong to --check.", "Give --check, too.")
@@ -171,7 +180,7 @@ def build(
     )
     if not check:
         return result
-    checked = check_session(session.reopened())
+    checked = check_session(session.reopen())
     files.write(checked.checks, session.loaded.path)
     return replace(result, checked=checked)
 
@@ -185,7 +194,7 @@ def build_session(
     provenance: bool = False,
     pareto: bool = False,
 ) -> BuildResult:
-    """Build in a session in which nothing has been built yet; all else as `build`."""
+    """Build in a session in which nothing has been built yet, as `build` does."""
     if pareto:
         _require_curves(session.loaded)
     path = lock_path(session.loaded.path)
@@ -194,8 +203,8 @@ def build_session(
     else:
         require_place(path)
     asked = {REPORT: report, STATEMENT: provenance, **dict.fromkeys(PARETO, pareto)}
-    beside = [name for name, wanted in asked.items() if wanted]
-    folder = session.folder = BuildFolder.prepare(out, patch_names(session.loaded), beside)
+    others = [name for name, wanted in asked.items() if wanted]
+    folder = session.folder = BuildFolder.prepare(out, patch_names(session.loaded), others)
     built = _build_edits(session, folder)
     if frozen and session.lock is not None:
         require_same_artifacts(session.lock, [edit.locked for edit in built])
@@ -205,27 +214,32 @@ def build_session(
         folder.keep(out / STATEMENT, statement(session, built))
     curves = _keep_curves(session, folder, built) if pareto else ()
     folder.finish([manifest_entry(edit) for edit in built])
+    # The lock comes last: it promises that all of the build is there.
     if not frozen:
         write_lock(path, session.new_lock(built))
-    return BuildResult(
-        tuple(built),
-        report=out / REPORT if report else None,
-        provenance=out / STATEMENT if provenance else None,
-        pareto=out / PARETO[0] if pareto else None,
-        curves=curves,
-    )
+    result = BuildResult(tuple(built), curves=curves)
+    if report:
+        result = replace(result, report=out / REPORT)
+    if provenance:
+        result = replace(result, provenance=out / STATEMENT)
+    if pareto:
+        result = replace(result, pareto=out / PARETO[0])
+    return result
 
 
 def manifest_entry(edit: BuiltEdit) -> dict[str, Any]:
-    """The entry of an edit in the manifest: all of it follows from the inputs."""
+    """The entry of an edit in the manifest.
+
+    All of it follows from the inputs, so that equal builds give equal manifests.
+    """
     metadata = edit.patch.metadata
-    names = ("name", "layer", "rank", "base", "parent", "result", "edit", "collateral")
-    entry = {name: metadata[name] for name in names}
+    names = ("name", "rank", "base", "parent", "result", "edit", "collateral")
+    entry = {name: metadata[name] for name in names} | layer_metadata(edit.patch.layers)
     return entry | {"digest": metadata["content"], "loss": edit.loss}
 
 
 def _require_curves(loaded: LoadedSpec) -> None:
-    """Raise a `UsageError` where no edit has a choice of collateral_weight."""
+    """Raise a `UsageError` where no edit has a method with a curve."""
     if not any(method_of(edit.solver).has_curve for edit in loaded.spec.edits):
         methods = " or ".join(methods_with_a_curve())
         raise UsageError(
@@ -251,7 +265,7 @@ def _keep_curves(
     curves = pareto_curves(session, built)
     text = json.dumps({"curves": to_plain(curves)}, indent=2, sort_keys=True)
     folder.keep(numbers, f"{text}\n".encode())
-    folder.keep(picture, png_bytes(pareto_picture(curves)))
+    folder.keep(picture, png_bytes(draw_curves(curves)))
     return curves
 
 
@@ -260,7 +274,7 @@ def _edit_entry(edit: BuiltEdit) -> dict[str, Any]:
     return {
         "name": edit.rule.name,
         "status": edit.status,
-        "layer": edit.rule.layer,
+        **layer_metadata(edit.rule.layers),
         "rank": edit.rule.rank,
         "loss": edit.loss,
         "residual": edit.residual,
@@ -273,7 +287,7 @@ def _edit_entry(edit: BuiltEdit) -> dict[str, Any]:
 
 
 def _edit_line(edit: BuiltEdit) -> str:
-    """One edit for people; of several layers, the largest collateral."""
+    """One edit for people, with the largest collateral of its layers."""
     rank = "full rank" if edit.rule.rank is None else f"rank {edit.rule.rank}"
     parts = [f"{edit.rule.name}: {edit.status}", edit.rule.layer, rank, f"loss {edit.loss:.4f}"]
     if edit.residual is not None:

@@ -1,4 +1,4 @@
-"""``editspec check``: whether a build does all that its spec says that it must."""
+"""``editspec check``: the checks of a spec, measured on its build."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from editspec_runtime.core.progress import ProgressCallback, no_progress
 
 @dataclass(frozen=True)
 class CheckResult(CommandResult):
-    """The checks of a spec, one row for every edit that each is about."""
+    """The checks of a spec, with one row for each edit that a check is about."""
 
     checks: tuple[CheckRow, ...]
 
@@ -28,11 +28,11 @@ class CheckResult(CommandResult):
 
     @property
     def exit_code(self) -> int:
-        """1 where a check of severity ``error`` failed."""
+        """The exit code: 1 where a check of severity ``error`` failed."""
         return DONE if self.passed else FAILED
 
     def to_dict(self) -> dict[str, Any]:
-        """The rows, and whether they passed."""
+        """The rows as plain values, and whether they passed."""
         return {"passed": self.passed, "checks": to_plain(self.checks)}
 
     def to_text(self) -> str:
@@ -53,15 +53,28 @@ def check(
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> CheckResult:
-    """Measure all that the checks of a spec ask for.
+    """Measure the checks of a spec.
 
-    Patches are taken from the folder `out` of a build or from the cache; what is in neither is
-    solved. Nothing but the cache is written, and the files `junit` and `markdown`, where given.
+    Parameters
+    ----------
+    spec
+        The path of a spec, or a spec that is loaded.
+    out
+        The folder of a build, whose patches are taken. Patches that lie neither there nor in the
+        cache are solved.
+    junit, markdown
+        Files for the checks, as JUnit XML and as Markdown.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    progress
+        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------
-    SpecError, EditError
-        As `build` does.
+    SpecError
+        The spec or its lock is wrong.
+    EditError
+        The weights or the numbers are wrong.
     """
     files = CheckFiles.of(junit, markdown)
     files.require_places()
@@ -74,7 +87,7 @@ def check(
 
 @on_device
 def check_session(session: BuildSession) -> CheckResult:
-    """Check in a session in which nothing has been built yet."""
+    """Measure the checks in a session in which nothing has been built yet."""
     spec, checks = session.loaded.spec, session.loaded.spec.checks
     if not checks:
         return CheckResult(())
@@ -83,7 +96,7 @@ def check_session(session: BuildSession) -> CheckResult:
     rows = []
     for number, each in enumerate(checks):
         session.progress("checks", number, len(checks))
-        for edit in spec.checked(each):
+        for edit in spec.edits_of(each):
             rows.append(judge(each, edit, *measures.measure(number, edit)))
     session.progress("checks", len(checks), len(checks))
     return CheckResult(tuple(rows))

@@ -1,4 +1,4 @@
-"""``editspec ci``: a pull request is reviewed, and all that was merged is applied."""
+"""``editspec ci``: the review of specs, and the edits that follow a merge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from urllib.parse import quote
 from editspec.commands.apply import apply
 from editspec.commands.build import build_session
 from editspec.commands.check import CheckResult, check_session
-from editspec.commands.render import draw_session
 from editspec.engine.checks import CheckRow
 from editspec.engine.lock import input_changes, lock_path, read_lock
 from editspec.engine.opening import fetch_weights
@@ -22,6 +21,7 @@ from editspec.engine.plan import Plan, make_plan
 from editspec.engine.result import DONE, FAILED, WRONG_USE, CommandResult, to_plain
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.pictures import png_bytes, require_free_picture
+from editspec.modalities.image.render import draw_edits
 from editspec.views.checks import CheckFiles, checks_markdown
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_runtime.core.progress import ProgressCallback, no_progress
@@ -35,7 +35,7 @@ EXIT_CODES = {PASSED: DONE, FAILED_STATUS: FAILED, WRONG: WRONG_USE}
 SUMMARY, PICTURE = "summary.md", "before-after.png"
 
 PICTURES = 8
-"""How many images a review shows."""
+"""The number of images that a review shows."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class CiSpec:
     Attributes
     ----------
     spec
-        Its path.
+        The path of the spec.
     status
-        ``passed``; ``failed`` where a check or the work did; ``wrong`` where the spec is.
+        ``passed``; ``failed`` where a check or the work failed; ``wrong`` where the spec is wrong.
     error
-        None where there was none. Else all below is None.
+        The message of an error, which leaves all below None; None where there was no error.
     plan
-        Of a review.
+        The plan, in a review.
     checks
         The rows of the checks.
     digest
-        That of the edited weights, where they were applied.
+        The digest of the edited weights; None where they were not applied.
     lines
-        Its part of the summary, in Markdown.
+        The part of the summary that is about this spec, in Markdown.
     """
 
     spec: Path
@@ -69,7 +69,7 @@ class CiSpec:
     lines: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as plain values, without all that there is not."""
+        """The spec as plain values, without the fields that are None."""
         plain: dict[str, Any] = {"spec": str(self.spec), "error": self.error, "status": self.status}
         if self.plan is not None:
             plain["plan"] = self.plan.to_dict()
@@ -88,13 +88,13 @@ class CiResult(CommandResult):
 
     @property
     def status(self) -> str:
-        """The worst of all specs."""
+        """The worst status of all specs."""
         statuses = {spec.status for spec in self.specs}
         return next(status for status in (WRONG, FAILED_STATUS, PASSED) if status in statuses)
 
     @property
     def exit_code(self) -> int:
-        """That of the worst spec alone."""
+        """The exit code of the worst status."""
         return EXIT_CODES[self.status]
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class CiResult(CommandResult):
         return self.to_markdown().rstrip()
 
     def to_markdown(self) -> str:
-        """The summary as its file holds it."""
+        """The content of the file of the summary."""
         text = []
         for spec in self.specs:
             text += [f"## `{spec.spec}`: {spec.status}", "", *spec.lines]
@@ -115,10 +115,7 @@ class CiResult(CommandResult):
 
 @dataclass
 class _Run:
-    """The work on one spec: its session, its folder, and the lines of the summary so far.
-
-    The checkpoint is opened once, whatever is done with the spec.
-    """
+    """The work on one spec: its folder, and the lines of the summary so far."""
 
     path: Path
     out: Path
@@ -128,13 +125,15 @@ class _Run:
 
     @property
     def folder(self) -> Path:
+        """The folder of the spec in the output folder."""
         return self.out / self.path
 
     def open(self, loaded: LoadedSpec) -> BuildSession:
+        """Open the session of the spec, once a run: its checkpoint may be large."""
         return BuildSession.of(loaded, self.device, self.progress, self.folder / "build")
 
     def check(self, session: BuildSession) -> CheckResult:
-        """Check a build, and say so."""
+        """Check a build, and add the checks to the summary."""
         found = check_session(session)
         files = CheckFiles(self.folder / "junit.xml", self.folder / "checks.md")
         files.write(found.checks, self.path)
@@ -150,26 +149,27 @@ def ci_review(
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> CiResult:
-    """Validate, plan, build, check and draw specs, and write a summary of it all.
+    """Validate, plan, build, check and draw specs, and write a summary.
 
-    A problem with one spec stops none of the others.
+    An error in one spec stops no other.
 
     Parameters
     ----------
     specs
-        Paths below the working folder. Each gets a folder of its own path in `out`: ``build``,
-        ``before-after.png``, ``checks.md``, ``junit.xml``, and the lock as the build wrote it.
+        Paths below the working folder. Each spec gets a folder of its own path in `out`, which
+        holds ``build``, ``before-after.png``, ``checks.md``, ``junit.xml`` and the lock as the
+        build wrote it.
     out
-        A new or empty folder, or that of an earlier run; the summary is `out`/summary.md.
+        A new or empty folder, or the folder of an earlier run; the summary is `out`/summary.md.
     base
-        A revision of git: the summary says what has changed since the locks that it holds.
+        A revision of git. The summary lists the changes since the locks of that revision.
 
     Raises
     ------
     UsageError
-        A spec lies elsewhere, or there is no such revision.
+        A spec does not lie below the working folder, or there is no such revision.
     FileError
-        `out` is in the way.
+        Foreign files lie at `out`.
     """
     commit = None if base is None else _commit(base)
     return _for_each(specs, Path(out), device, progress, lambda run: _review(run, commit))
@@ -182,28 +182,29 @@ def ci_apply(
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> CiResult:
-    """Build and check specs, and apply those that pass to their bases.
+    """Build and check specs, and apply the patches of those that pass.
 
     The edited weights are ``edited.safetensors`` in the folder of each spec; weights of several
-    files are a folder ``edited``. Takes and raises what `ci_review` does.
+    files are a folder ``edited``. Parameters and errors are those of `ci_review`.
     """
     return _for_each(specs, Path(out), device, progress, _apply)
 
 
 def _review(run: _Run, commit: str | None) -> CiSpec:
-    loaded, beside = load(run.path), lock_path(run.path)
-    new_lock = run.folder / beside.name
+    loaded, lock_file = load(run.path), lock_path(run.path)
+    new_lock = run.folder / lock_file.name
     session = run.open(loaded)
     if commit is not None:
-        run.lines += _since(session, commit)
-    run.lines += _stale(loaded, new_lock)
+        run.lines += _describe_changes(session, commit)
+    # Now, as the build below replaces the lock.
+    run.lines += _describe_lock(loaded, new_lock)
     plan = make_plan(session)
     run.lines += ["### Plan", "", *_block(plan.to_text()), ""]
-    built = build_session(session.reopened(), run.folder / "build")
-    write(new_lock, beside.read_bytes())
-    found = run.check(session.reopened())
+    built = build_session(session.reopen(), run.folder / "build")
+    write(new_lock, lock_file.read_bytes())
+    found = run.check(session.reopen())
     require_free_picture(run.folder / PICTURE)
-    write(run.folder / PICTURE, png_bytes(draw_session(session.reopened(), PICTURES)))
+    write(run.folder / PICTURE, png_bytes(draw_edits(session.reopen(), PICTURES)))
     place = quote((run.folder / PICTURE).relative_to(run.out).as_posix())
     picture = f"![{len(built.edits)} edits, before and after]({place})"
     run.lines += ["### Before and after", "", picture, ""]
@@ -214,7 +215,7 @@ def _review(run: _Run, commit: str | None) -> CiSpec:
 def _apply(run: _Run) -> CiSpec:
     session = run.open(load(run.path))
     built = build_session(session, run.folder / "build")
-    found = run.check(session.reopened())
+    found = run.check(session.reopen())
     if not found.passed:
         run.lines += ["Not applied.", ""]
         return CiSpec(run.path, FAILED_STATUS, checks=found.checks)
@@ -258,19 +259,19 @@ def _for_each(
     return result
 
 
-def _stale(loaded: LoadedSpec, new: Path) -> list[str]:
-    """A remark on the lock beside a spec, in Markdown; none where the lock is up to date."""
+def _describe_lock(loaded: LoadedSpec, new: Path) -> list[str]:
+    """The state of the lock of a spec, in Markdown; nothing where it is up to date."""
     path = lock_path(loaded.path)
     lock = read_lock(path)
     if lock is not None and not input_changes(loaded, lock.weights, lock):
         return []
     state = f"There is no `{path}`" if lock is None else f"`{path}` is out of date"
-    remedy = f"Put the `{new.name}` that this build wrote beside the spec, and commit it."
-    return [f"{state}. {remedy}", ""]
+    hint = f"Put the `{new.name}` that this build wrote next to the spec, and commit it."
+    return [f"{state}. {hint}", ""]
 
 
-def _since(session: BuildSession, commit: str) -> list[str]:
-    """All that has changed in a spec since the lock that a commit holds, in Markdown."""
+def _describe_changes(session: BuildSession, commit: str) -> list[str]:
+    """The changes in a spec since the lock that a commit holds, in Markdown."""
     loaded = session.loaded
     head, path = [f"### Since `{commit[:12]}`", ""], lock_path(loaded.path)
     shown = _git("show", f"{commit}:./{path.name}", folder=path.parent)
@@ -292,6 +293,7 @@ def _since(session: BuildSession, commit: str) -> list[str]:
 
 def _commit(revision: str) -> str:
     """The commit that a revision names. Raises `UsageError` where there is none."""
+    # A revision that begins with a dash must not be taken for an option of git.
     known = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if known.returncode:
         raise UsageError(
@@ -313,8 +315,8 @@ def _git(*arguments: str, folder: Path = Path()) -> subprocess.CompletedProcess[
 
 
 def _block(text: str) -> list[str]:
-    """Text as it is, in Markdown.
+    """Quote a text in Markdown.
 
-    It is indented, since it may quote the marks of a fence.
+    The text is indented, since it may itself hold the marks of a fence.
     """
     return [f"    {line}" for line in text.splitlines()]

@@ -1,4 +1,4 @@
-"""``editspec compare-layers``: how well each layer tells selections from everything else."""
+"""``editspec compare-layers``: how well layers tell selections from all else."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from editspec_runtime.core.progress import ProgressCallback, no_progress
 
 @dataclass(frozen=True)
 class ComparedLayer:
-    """One layer.
+    """One layer of a comparison.
 
     Attributes
     ----------
     layer
-        Its name.
+        The name of the layer.
     shares
-        Of each selection the share of all positions that have as much of the direction; None where
-        the layer cannot say.
+        For each selection, the share of all positions that have as much of the direction; None
+        where it cannot be measured at the layer.
     """
 
     layer: str
     shares: dict[str, float | None]
 
     def to_dict(self) -> dict[str, Any]:
-        """The layer and its shares side by side."""
+        """The layer and its shares in one dict."""
         return {"layer": self.layer, **self.shares}
 
 
 @dataclass(frozen=True)
 class CompareLayersResult(CommandResult):
-    """All layers of a model; `images` stood for everything."""
+    """The layers of a model, compared on `images` images."""
 
     edit: str
     images: int
@@ -49,7 +49,8 @@ class CompareLayersResult(CommandResult):
     def to_text(self) -> str:
         """The layers as a table."""
         table = [["layer", *self.layers[0].shares]]
-        table += [[layer.layer, *map(_share_text, layer.shares.values())] for layer in self.layers]
+        for layer in self.layers:
+            table.append([layer.layer, *map(_share_text, layer.shares.values())])
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = []
         for row in table:
@@ -66,17 +67,31 @@ def compare_layers(
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> CompareLayersResult:
-    """Compare how well the layers tell the selections of an edit from everything else.
+    """Compare how well the layers tell the selections of an edit from all else.
 
-    For each selection (source, target, context) and each layer: the share of all positions of
-    `images` images that have as much of the direction as the median key of the selection has. The
-    direction is C^-1 k of the mean key of the context; of a context entry, that of the others. The
-    smaller the share, the better a rule of that layer can be held apart.
+    Selections are the source, the target and the entries of the context. A share is measured for
+    each selection at each layer: the share of all positions of `images` images that have as much of
+    a direction as the median key of the selection has. The direction is C^-1 k of the mean key k of
+    the context; an entry of the context is measured with the other entries. The smaller the share,
+    the better a rule at that layer tells the selection from all else.
+
+    Parameters
+    ----------
+    spec, edit
+        A spec, and the name of an edit. Default: the first edit.
+    images
+        The number of images that stand for everything.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    progress
+        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------
-    SpecError, EditError
-        As `build` does.
+    SpecError
+        The spec is wrong, or has no such edit.
+    EditError
+        The weights or the numbers are wrong.
     """
     session, number = open_at_edit(spec, edit, device, progress)
     shares = measure_shares(session, number, images)

@@ -12,6 +12,7 @@ from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.core.rule import ResolvedEdit
+from editspec_runtime.patches.patch import layer_metadata
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class CompileResult(CommandResult):
         return {"edits": [_edit_entry(edit) for edit in self.edits]}
 
     def to_text(self) -> str:
-        """One line a rule."""
+        """One line for each rule."""
         return "\n".join(
             f"{edit.name}: {edit.layer}, {_context_keys(edit)} context keys, rank {edit.rank}"
             for edit in self.edits
@@ -41,23 +42,26 @@ def compile(
 ) -> CompileResult:
     """Resolve every edit of a spec into a rule, and write the rules to `out`/rules.
 
-    Without `out` nothing is written. Edit n is compiled on the model as edit n - 1 left it, whose
-    patch is taken from `out` or the cache, else solved.
+    Without `out` nothing is written. Each edit is compiled on the model that the edits before
+    leave. Their patches are taken from `out` or the cache, or else solved.
 
     Raises
     ------
     SpecError
         The spec is wrong.
     EditError
-        The weights or the numbers are, or `out` is in the way.
+        The weights or the numbers are wrong, or foreign files lie at `out`.
     """
     root = Path(out) if out is not None else None
     session = BuildSession.of(spec, device, progress, root)
-    folder = BuildFolder.prepare(root, patch_names(session.loaded)) if root is not None else None
+    folder = None
+    if root is not None:
+        folder = BuildFolder.prepare(root, patch_names(session.loaded))
     rules: list[ResolvedEdit] = []
     last = len(session.loaded.spec.edits) - 1
     for number in range(last + 1):
         if number == last:
+            # Nothing stands on the last edit, so that it need not be solved.
             rule = session.rule(number, session.current_model())
         else:
             rule = session.edit(number).rule
@@ -65,7 +69,9 @@ def compile(
             folder.keep(folder.rule(number), rule.to_bytes())
         rules.append(rule)
     if folder:
-        entries = [{"name": rule.name, "layer": rule.layer, "rank": rule.rank} for rule in rules]
+        entries = [
+            {"name": rule.name, **layer_metadata(rule.layers), "rank": rule.rank} for rule in rules
+        ]
         folder.finish(entries, patches=False)
     return CompileResult(tuple(rules))
 
@@ -73,7 +79,7 @@ def compile(
 def _edit_entry(edit: ResolvedEdit) -> dict[str, Any]:
     return {
         "name": edit.name,
-        "layer": edit.layer,
+        **layer_metadata(edit.layers),
         "rank": edit.rank,
         "context_keys": _context_keys(edit),
         **edit.rules[0].details,
@@ -81,5 +87,5 @@ def _edit_entry(edit: ResolvedEdit) -> dict[str, Any]:
 
 
 def _context_keys(edit: ResolvedEdit) -> int:
-    """How many keys the context has, over all layers."""
+    """The count of the keys of the context, over all rules."""
     return sum(len(each.context_keys) for each in edit.rules)

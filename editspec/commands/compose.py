@@ -18,8 +18,14 @@ from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import PatchError, UsageError
 from editspec_runtime.io.digests import digest
 from editspec_runtime.io.files import write
-from editspec_runtime.maths.metric import folded, recompress, unfolded
-from editspec_runtime.patches.patch import Patch, apply_stack, make_patch, require_chain
+from editspec_runtime.maths.metric import fold, recompress, unfold
+from editspec_runtime.patches.patch import (
+    Patch,
+    apply_stack,
+    layer_metadata,
+    make_patch,
+    require_chain,
+)
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,10 @@ class ComposedParameter:
     Attributes
     ----------
     rank
-        None where the change has no limit of rank.
+        The rank of the change; None where it has no limit.
     lost
-        The norm of what is missing relative to that of the change, in the metric of C; 0 when
-        exact.
+        The norm of the part of the change that is lost, relative to that of the change, in the
+        metric of C; 0 where the change is exact.
     """
 
     rank: int | None
@@ -41,7 +47,17 @@ class ComposedParameter:
 
 @dataclass(frozen=True)
 class ComposeResult(CommandResult):
-    """One patch of a stack: where it lies, its digest, and that of the weights after it."""
+    """A composed patch.
+
+    Attributes
+    ----------
+    patch
+        The path of the patch.
+    digest, result
+        The digests of the patch and of the weights after it.
+    parameters
+        The parameters that it changes, by name.
+    """
 
     patch: Path
     digest: str
@@ -49,7 +65,7 @@ class ComposeResult(CommandResult):
     parameters: dict[str, ComposedParameter]
 
     def to_text(self) -> str:
-        """One line a parameter, then the digest."""
+        """One line for each parameter, then the digest."""
         lines = []
         for name, part in self.parameters.items():
             rank = "full" if part.rank is None else f"rank {part.rank}"
@@ -66,11 +82,11 @@ def compose(
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> ComposeResult:
-    """Make one patch that does all that a stack does, and write it to `out`.
+    """Make one patch of a stack of patches, and write it to `out`.
 
-    Without `rank` the factors are stacked, so that the change is the same; a full change is summed
-    up. With `rank`, which needs the `spec` of the stack for its second moments, each parameter's
-    change is replaced by the nearest one of that rank in the metric of C.
+    Without `rank` the factors of the patches are stacked, and changes without factors are summed
+    up: the change is exact. With `rank` the change of each parameter is replaced by the nearest one
+    of that rank in the metric of C, which needs the `spec` of the stack.
 
     Raises
     ------
@@ -89,7 +105,8 @@ def compose(
     stack = read_chain(patches)
     require_free_patch(Path(out))
     result = stack[-1].metadata["result"]
-    lost = dict.fromkeys(changed_parameters(stack), 0.0)
+    names = changed_parameters(stack)
+    lost = dict.fromkeys(names, 0.0)
     if rank is None or spec is None:
         tensors = _stack_factors(stack)
     else:
@@ -101,7 +118,7 @@ def compose(
     patch = _composed_patch(stack, tensors, rank, result)
     write(Path(out), patch.to_bytes())
     ranks = _ranks(patch)
-    parameters = {name: ComposedParameter(ranks.get(name), lost[name]) for name in lost}
+    parameters = {name: ComposedParameter(ranks.get(name), lost[name]) for name in names}
     return ComposeResult(Path(out), patch.metadata["content"], result, parameters)
 
 
@@ -111,18 +128,23 @@ def _composed_patch(
     change = Patch.of(tensors, {})
     names = changed_parameters(stack)
     layouts: dict[str, str] = {}
+    # Where patches say it differently, the first of the stack counts.
     for patch in reversed(stack):
         layouts |= {name: patch.metadata["layouts"][name] for name in patch.parameters}
     ranks = _ranks(change)
-    layers = sorted({patch.metadata["layer"] for patch in stack})
+    # A parameter without directions has no limit of rank, and then the patch has none.
+    largest = max(ranks.values()) if len(ranks) == len(names) else None
+    layers = sorted({layer for patch in stack for layer in patch.layers})
+    edits = [patch.metadata["edit"] for patch in stack]
+    contents = [patch.metadata["content"] for patch in stack]
     metadata = {
         "name": "+".join(patch.name for patch in stack),
         "family": stack[0].metadata["family"],
-        "layer": "+".join(layers),
-        "rank": max(ranks.values()) if len(ranks) == len(names) else None,
+        **layer_metadata(layers),
+        "rank": largest,
         "solver": {"method": "compose", "rank": rank},
-        "edit": digest([patch.metadata["edit"] for patch in stack]),
-        "composed": [patch.metadata["content"] for patch in stack],
+        "edit": digest(edits),
+        "composed": contents,
         "base": stack[0].metadata["base"],
         "parent": stack[0].metadata["parent"],
         "result": result,
@@ -138,17 +160,17 @@ def _ranks(patch: Patch) -> dict[str, int]:
 def _recompress(
     session: BuildSession, stack: Sequence[Patch], rank: int
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The nearest change of a rank in the metric of C, and how much of each parameter is lost."""
+    """The nearest change of a rank in the metric of C, and the loss of each parameter."""
     tensors: dict[str, Tensor] = {}
     lost = {}
     dtype = getattr(torch, session.loaded.spec.precision)
     for name in changed_parameters(stack):
         moment = _moment(session, name)
-        changes = [unfolded(patch.delta(name)) for patch in stack if name in patch.parameters]
+        changes = [unfold(patch.delta(name)) for patch in stack if name in patch.parameters]
         found = recompress(sum(changes, torch.zeros(())), moment, rank)
         shape = session.checkpoint.tensors[name].shape
         tensors[f"{name}.D"] = found.directions.to(dtype)
-        tensors[f"{name}.A"] = folded(found.coefficients, shape).to(dtype)
+        tensors[f"{name}.A"] = fold(found.coefficients, shape).to(dtype)
         lost[name] = found.lost
     return tensors, lost
 
@@ -179,5 +201,6 @@ def _moment(session: BuildSession, parameter: str) -> Tensor:
         if layer.parameter == parameter:
             return session.second_moment(model, name).matrix
     raise PatchError(
-        f"{parameter} is the weight of no layer, so that there is no C for a lower rank of it."
+        f"{parameter} is not the weight of a layer, so that there is no C for a lower rank of it.",
+        "Compose the patches without --rank.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from editspec.engine.opening import known_architecture
+from editspec.engine.opening import find_architecture
 from editspec.engine.outputs import WEIGHTS_FORMAT, require_own_or_free
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import CommandResult
@@ -17,7 +17,7 @@ from editspec_runtime.io.files import write
 
 @dataclass(frozen=True)
 class ConvertResult(CommandResult):
-    """Converted weights: where they lie, of which family, how many tensors, and their digest."""
+    """Converted weights: their path, family, number of tensors, and digest."""
 
     out: Path
     family: str
@@ -38,8 +38,8 @@ def convert(
 ) -> ConvertResult:
     """Write the model of a checkpoint as safetensors.
 
-    Names and digest stay as they are, so that patches fit both. `family` is found by the names of
-    the tensors where it is not given.
+    Names and digest stay as they are, so that patches fit both files. `family` is found by the
+    names of the tensors where it is not given.
 
     Raises
     ------
@@ -54,8 +54,9 @@ def convert(
     )
     out = Path(out)
     checkpoint = read_weights(path)
+    # The layers of some families are only known to their own code; any weights fit those.
     if family is None or family not in FAMILIES or FAMILIES[family].read_architecture is not None:
-        family = known_architecture(checkpoint, path, family).family
+        family = find_architecture(checkpoint, path, family).family
     require_own_or_free(out)
     digest = checkpoint.digest()
     metadata = checkpoint.metadata or {

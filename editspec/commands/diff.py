@@ -1,4 +1,4 @@
-"""``editspec diff``: the difference of two patches, two stacks or two files of weights."""
+"""``editspec diff``: the differences of patches, stacks or weights."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from editspec.engine.differences import WeightsDifference, compare_weights
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import CommandResult
 from editspec.engine.stacks import find_stack
-from editspec.modalities.image.pictures import before_and_after, png_bytes, require_free_picture
-from editspec.modalities.image.preview import render_checkpoint
+from editspec.modalities.image.pictures import png_bytes, require_free_picture
+from editspec.modalities.image.preview import Checkpoint, draw_checkpoints
 from editspec_runtime.errors import PatchError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.io.files import write
-from editspec_runtime.maths.metric import cosine, norm, principal_cosines, unfolded
+from editspec_runtime.maths.metric import cosine, norm, principal_cosines, unfold
 from editspec_runtime.patches.patch import Patch, apply_stack, require_chain
 
 PICTURES = 8
-"""Images that each side of a picture shows."""
+"""The number of images that each side of a picture shows."""
 
 SHORT = 24
-"""Characters up to which a value of metadata is shown whole."""
+"""The most characters of a value of metadata that is shown whole."""
 
 
 @dataclass(frozen=True)
 class OnlyIn:
-    """A parameter that one of two patches changes: ``first`` or ``second``."""
+    """A parameter that only one of two patches changes, ``first`` or ``second``."""
 
     only: str
 
@@ -41,16 +41,16 @@ class OnlyIn:
 
 @dataclass(frozen=True)
 class ChangeDifference:
-    """How far two changes of a parameter are apart.
+    """The distance of two changes of a parameter.
 
     Attributes
     ----------
     difference
-        Relative to the first.
+        The norm of the difference, relative to that of the first change.
     cosine
-        Between both.
+        The cosine between both changes.
     angle
-        The largest principal angle of D, in radians.
+        The largest principal angle between the directions D, in radians.
     """
 
     difference: float
@@ -72,13 +72,13 @@ class PatchDifference:
     Attributes
     ----------
     name
-        That of the first.
+        The name of the first patch.
     identical
-        Whether their bytes are equal.
+        Whether the bytes of both are equal.
     metadata
         Both values of each field that differs.
     parameters
-        Each parameter that either changes.
+        Each parameter that one of the patches changes.
     """
 
     name: str
@@ -88,7 +88,8 @@ class PatchDifference:
 
     def to_lines(self) -> list[str]:
         """The difference for people."""
-        lines = [f"{self.name}: {'the same' if self.identical else 'differs'}"]
+        verdict = "the same" if self.identical else "differs"
+        lines = [f"{self.name}: {verdict}"]
         for name, (before, after) in self.metadata.items():
             lines.append(f"  {name}: {_shorten(before)} -> {_shorten(after)}")
         if not self.identical:
@@ -119,8 +120,9 @@ class PatchesDiff(CommandResult):
     same: bool
 
     def to_text(self) -> str:
-        """One line an edit, with all that differs below it."""
-        lines = [f"+ {name}" for name in self.added] + [f"- {name}" for name in self.removed]
+        """One line for each edit, with its differences below it."""
+        lines = [f"+ {name}" for name in self.added]
+        lines += [f"- {name}" for name in self.removed]
         for edit in self.edits:
             lines += edit.to_lines()
         return "\n".join(lines + ["no difference"] * self.same)
@@ -142,7 +144,7 @@ class WeightsDiff(CommandResult):
         return {"kind": "weights", **self.weights.to_dict()}
 
     def to_text(self) -> str:
-        """One line a tensor that differs."""
+        """One line for each tensor that differs."""
         return "\n".join(self.weights.to_lines() + ["no difference"] * self.same)
 
 
@@ -153,23 +155,29 @@ def diff(
     picture: Path | str | None = None,
     model: str | Path | None = None,
 ) -> PatchesDiff | WeightsDiff:
-    """Say what differs between two patches, two stacks (folders of a build) or two files of weights.
+    """Show the differences of two patches, two stacks or two files of weights.
 
-    With `picture`, images of both are drawn there, `first` above `second`; patches are applied to
-    `model`.
+    Parameters
+    ----------
+    first, second
+        Two patches, two folders of a build, or two files of weights.
+    picture
+        A PNG with images of both, `first` above `second`.
+    model
+        The base that patches are applied to for the picture.
 
     Raises
     ------
     PatchError
-        The two are of different kinds; or a picture of patches is asked for without a model.
+        The two are of different kinds, or a picture of patches is wanted without a model.
     WeightsError
-        A picture is asked for, and the weights are of no family.
+        A picture is wanted, and the weights are of no family.
     FileError
-        A file is missing or damaged, or something else lies at `picture`.
+        A file is missing or damaged, or a foreign file lies at `picture`.
     """
     found = _compare(Path(first), Path(second))
     if picture is not None:
-        _draw(first, second, Path(picture), model)
+        _draw(Path(first), Path(second), Path(picture), model)
     return found
 
 
@@ -189,17 +197,23 @@ def _compare(first: Path, second: Path) -> PatchesDiff | WeightsDiff:
 
 def _compare_stacks(first: Sequence[Patch], second: Sequence[Patch]) -> PatchesDiff:
     single = len(first) == len(second) == 1
-    # Two single patches are compared whatever their names are.
-    before = {"" if single else patch.name: patch for patch in first}
-    after = {"" if single else patch.name: patch for patch in second}
+    if single:
+        # Two single patches are compared whatever their names are.
+        before, after = {"": first[0]}, {"": second[0]}
+    else:
+        before = {patch.name: patch for patch in first}
+        after = {patch.name: patch for patch in second}
     shared = [name for name in before if name in after]
+    added = [name for name in after if name not in before]
+    removed = [name for name in before if name not in after]
     edits = tuple(_compare_patches(before[name], after[name]) for name in shared)
+    identical = all(edit.identical for edit in edits)
     return PatchesDiff(
         kind="patch" if single else "stack",
-        added=tuple(name for name in after if name not in before),
-        removed=tuple(name for name in before if name not in after),
+        added=tuple(added),
+        removed=tuple(removed),
         edits=edits,
-        same=list(before) == list(after) and all(edit.identical for edit in edits),
+        same=identical and list(before) == list(after),
     )
 
 
@@ -220,31 +234,37 @@ def _compare_changes(first: Patch, second: Patch, name: str) -> OnlyIn | ChangeD
         return OnlyIn("first")
     if name not in first.parameters:
         return OnlyIn("second")
-    change, other = unfolded(first.delta(name)), unfolded(second.delta(name))
+    change, other = unfold(first.delta(name)), unfold(second.delta(name))
     plain = torch.eye(change.shape[1], dtype=torch.float64)
     cosines = principal_cosines(first.row_space(name), second.row_space(name))
+    # A change of zeros has no directions, and no norm to be relative to.
+    angle = float(torch.arccos(cosines[-1])) if len(cosines) else 0.0
     return ChangeDifference(
         difference=norm(change - other, plain) / max(norm(change, plain), 1e-300),
         cosine=cosine(change, other, plain),
-        angle=float(torch.arccos(cosines[-1])) if len(cosines) else 0.0,
+        angle=angle,
     )
 
 
-def _draw(first: Path | str, second: Path | str, out: Path, model: str | Path | None) -> None:
+def _draw(first: Path, second: Path, out: Path, model: str | Path | None) -> None:
     """Draw images of two sides, `first` above `second`."""
     require_free_picture(out)
-    images = []
-    for path in (first, second):
-        stack = find_stack(Path(path))
-        if stack is not None and model is None:
-            raise PatchError("Patches draw nothing by themselves.", "Give --model BASE.")
-        place = locate_weights(str(path) if stack is None else str(model), Path())
-        checkpoint = read_weights(place)
-        if stack is not None:
-            require_chain(checkpoint.digest(), stack)
-            checkpoint = apply_stack(checkpoint, stack).with_changes({}, {})
-        images.append(render_checkpoint(checkpoint, place, PICTURES))
-    write(out, png_bytes(before_and_after(images[0], images[1], labels=("A", "B"))))
+    sides = _open_side(first, model), _open_side(second, model)
+    write(out, png_bytes(draw_checkpoints(*sides, PICTURES, labels=("A", "B"))))
+
+
+def _open_side(path: Path, model: str | Path | None) -> Checkpoint:
+    """The weights at a path, or `model` with the patches that lie there."""
+    stack = find_stack(path)
+    if stack is None:
+        place = locate_weights(str(path), Path())
+        return Checkpoint(read_weights(place), place)
+    if model is None:
+        raise PatchError("Patches draw nothing by themselves.", "Give --model BASE.")
+    place = locate_weights(str(model), Path())
+    base = read_weights(place)
+    require_chain(base.digest(), stack)
+    return Checkpoint(apply_stack(base, stack).with_changes({}, {}), place)
 
 
 def _shorten(value: Any) -> str:

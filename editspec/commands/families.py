@@ -1,4 +1,4 @@
-"""``editspec families``: the families of models, and what each can load. Imports no torch."""
+"""``editspec families``: the families of models. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from editspec_runtime.families.registry import FAMILIES
 
 @dataclass(frozen=True)
 class FamilyEntry:
-    """One family; `loads` are the containers that it can load."""
+    """One family; `loads` names the containers that it can load."""
 
     name: str
     description: str
@@ -24,7 +24,7 @@ class FamiliesResult(CommandResult):
     families: tuple[FamilyEntry, ...]
 
     def to_text(self) -> str:
-        """Two lines a family."""
+        """Two lines for each family."""
         return "\n".join(
             f"{family.name}: {family.description}\n  loads {family.loads}"
             for family in self.families
@@ -32,8 +32,7 @@ class FamiliesResult(CommandResult):
 
 
 def families() -> FamiliesResult:
-    """List the families of models, and what each can load."""
+    """List the families of models, with the containers that each can load."""
     known = FAMILIES.values()
-    return FamiliesResult(
-        tuple(FamilyEntry(family.name, family.description, family.loads) for family in known)
-    )
+    entries = [FamilyEntry(family.name, family.description, family.loads) for family in known]
+    return FamiliesResult(tuple(entries))

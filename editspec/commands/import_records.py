@@ -1,4 +1,4 @@
-"""``editspec import``: specs of the records that the authors' notebook made."""
+"""``editspec import``: specs from the records of the authors' notebook."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from editspec.modalities.image.records import Imported, read_records
 
 @dataclass(frozen=True)
 class ImportResult(CommandResult):
-    """The records that were imported, and those that could not be.
+    """The records that were imported, and those that are wrong.
 
     Attributes
     ----------
     records
-        Each with its spec and its meaning, or with its error.
+        Each record with its spec and its meaning, or with its error.
     folder
-        Whether they are the records of a folder.
+        Whether the records are those of a folder.
     """
 
     records: tuple[Imported, ...]
@@ -27,7 +27,7 @@ class ImportResult(CommandResult):
 
     @property
     def exit_code(self) -> int:
-        """2 where a record is wrong."""
+        """The exit code: 2 where a record is wrong."""
         failed = any(record.error is not None for record in self.records)
         return WRONG_USE if failed else DONE
 
@@ -36,7 +36,7 @@ class ImportResult(CommandResult):
         return {"records": [_record_entry(record) for record in self.records]}
 
     def to_text(self) -> str:
-        """One line a record."""
+        """One line for each record."""
         lines = [_record_line(record) for record in self.records]
         if self.folder:
             done = sum(record.error is None for record in self.records)
@@ -55,26 +55,26 @@ def import_records(
 ) -> ImportResult:
     """Make a spec of a record, or specs of all records in a folder.
 
-    Masks go into ``masks`` beside `out` (or in it), byte for byte, each once, named by their
-    digest. In a folder a record that is wrong stops no other.
+    Each mask is written once, byte for byte, into a folder ``masks`` next to the specs, and named
+    by its digest. In a folder of records, an error in one stops no other.
 
     Parameters
     ----------
     record
         A record, or a folder of records.
     out
-        The spec; of a folder, a folder of specs.
+        The spec to write; for a folder of records, a folder of specs.
     family, weights, layer
-        The model and the layer: no record says them.
+        The model and the layer, which records do not say.
     compatibility
-        Ask for the numbers of the authors' code, its quirks included.
+        Ask for the numbers of the authors' code, including its quirks.
 
     Raises
     ------
     SpecError
-        The record, or the family or layer that was asked for, is wrong.
+        The record, or the given family or layer, is wrong.
     FileError
-        A file is missing, or something else lies where one is to be written.
+        A file is missing, or a foreign file lies where one is to be written.
     """
     imported = read_records(
         Path(record),

@@ -1,4 +1,4 @@
-"""``editspec inspect``: what a file is. Imports no torch for a spec or a rule."""
+"""``editspec inspect``: the contents of a file. Specs and rules need no torch."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class SpecFacts(FileFacts):
     Attributes
     ----------
     model
-        Its ``model:``.
+        The field ``model`` of the spec.
     edits, checks
-        In the order of the spec.
+        The edits and checks in the order of the spec.
     layers
-        Those of a network that only its modules tell; None of any other family.
+        The layers of a network that only its own code can list; None for other families.
     """
 
     model: dict[str, Any]
@@ -66,7 +66,7 @@ class SpecFacts(FileFacts):
     layers: tuple[Any, ...] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, without those that the spec does not have."""
+        """The fields as plain values, without those that the spec lacks."""
         plain: dict[str, Any] = {"kind": "spec", "model": self.model, "edits": to_plain(self.edits)}
         if self.checks:
             plain["checks"] = to_plain(self.checks)
@@ -88,15 +88,15 @@ class RuleFacts(FileFacts):
 
 
 def inspect(file: Path | str, family: str | None = None) -> FileFacts:
-    """Say what a file is and what is in it.
+    """Show the kind of a file and its contents.
 
     Parameters
     ----------
     file
-        A spec, a rule, a patch or weights; ``builtin:skyline``, or the index (or folder) of weights
-        in several files.
+        A spec, a rule, a patch or weights. Weights may be ``builtin:skyline``, or the index or the
+        folder of weights in several files.
     family
-        What weights are. Default: found by their names.
+        The family of weights. Default: found by the names of the tensors.
 
     Raises
     ------

@@ -23,7 +23,7 @@ from editspec_runtime.core.progress import ProgressCallback, no_progress
 
 @dataclass(frozen=True)
 class LockResult(CommandResult):
-    """A lock, and where it lies."""
+    """A lock, and its path."""
 
     path: Path
     lock: Lock
@@ -33,7 +33,7 @@ class LockResult(CommandResult):
         return {"lock": str(self.path), **self.lock.model_dump()}
 
     def to_text(self) -> str:
-        """One line an edit."""
+        """One line for each edit."""
         return "\n".join(f"{edit.name}: patch {edit.patch}" for edit in self.lock.edits)
 
 
@@ -46,16 +46,17 @@ def lock(
 ) -> LockResult:
     """Build a spec into the cache alone, and write ``SPEC.lock``.
 
-    With `check` nothing is built and no model is opened: every input must be as the lock says.
-    Patches and rules in the cache that bear the digests of the lock are what they were by these
-    very digests; what comes out of a new build is compared by ``build --frozen``.
+    With `check` nothing is built and no model is opened: only the inputs are compared with the
+    lock. The results of a new build are compared by ``build --frozen``.
 
     Raises
     ------
     LockError
-        With `check`, where there is no lock, or an input has changed.
-    SpecError, EditError
-        As `build` does.
+        With `check`: there is no lock, or an input has changed.
+    SpecError
+        The spec or its lock is wrong.
+    EditError
+        The weights or the numbers are wrong.
     """
     if check:
         loaded = spec if isinstance(spec, LoadedSpec) else load(spec)

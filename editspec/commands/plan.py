@@ -1,4 +1,4 @@
-"""``editspec plan``: all that a build would do, before it does it."""
+"""``editspec plan``: the work that a build would do."""
 
 from __future__ import annotations
 
@@ -17,14 +17,25 @@ def plan(
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> Plan:
-    """Say what a build of a spec in the folder `out` would do on a `device`. Solves nothing.
+    """Plan a build of a spec, and solve nothing.
+
+    Parameters
+    ----------
+    spec
+        The path of a spec, or a spec that is loaded.
+    out
+        The folder of an earlier build, whose patches would be taken.
+    device
+        The device of the build: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    progress
+        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------
     SpecError
         The spec or its lock is wrong.
     EditError
-        The weights are.
+        The weights are wrong.
     """
     folder = Path(out) if out is not None else None
     return make_plan(BuildSession.of(spec, device, progress, folder))

@@ -1,4 +1,4 @@
-"""``editspec rebase``: a stack whose patches were dropped, moved, or brought to another base."""
+"""``editspec rebase``: a valid stack of patches in a new order or on another base."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from editspec_runtime.patches.patch import Patch, make_patch, read_patch, stack_
 
 @dataclass(frozen=True)
 class RebaseResult(CommandResult):
-    """The stack as it is now."""
+    """The new stack."""
 
     patches: tuple[Patch, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The digests of each patch."""
         names = ("name", "content", "parent", "result")
-        return {
-            "patches": [{name: patch.metadata[name] for name in names} for patch in self.patches]
-        }
+        entries = []
+        for patch in self.patches:
+            entries.append({name: patch.metadata[name] for name in names})
+        return {"patches": entries}
 
     def to_text(self) -> str:
-        """One line a patch."""
+        """One line for each patch."""
         return "\n".join(
             f"{patch.name}: weights {patch.metadata['result']}" for patch in self.patches
         )
@@ -49,36 +50,37 @@ def rebase(
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> RebaseResult:
-    """Make a stack of these patches in this order on `model`, and write it to `out`/patches.
+    """Make a valid stack of patches, and write it to `out`/patches.
+
+    Patches may have been dropped, moved, or brought to another base.
 
     Parameters
     ----------
     patches
-        The stack as it is to be.
+        The patches in the order of the new stack.
     model
-        The base that it is to have.
+        The base of the new stack.
     out
-        A new or empty folder, or that of an earlier build.
+        A new or empty folder, or the folder of an earlier build.
     spec
-        Solve each edit of it on the weights that it now stands on. Patches before which nothing
-        changed are taken as they are.
+        The spec of the patches: each edit is solved anew on the weights that it now stands on.
+        Patches before which nothing changed are taken as they are.
     keep_deltas
-        Keep the changes as they are: each patch gets its new parent and result, and nothing is
-        solved.
+        Keep the changes and solve nothing: each patch gets its new parent and result.
 
     Raises
     ------
     UsageError
         Both or neither of `spec` and `keep_deltas` are given.
     PatchError
-        A patch does not fit the weights, or is of no edit of the spec.
+        A patch does not fit the weights, or the spec has no edit of its name.
     FileError
-        Something else lies at `out`.
+        Foreign files lie at `out`.
     """
     if (spec is not None) is keep_deltas:
         raise UsageError(
             "Patches are either solved again or kept.",
-            "give --spec SPEC to solve again, or --keep-deltas",
+            "Give --spec SPEC to solve again, or --keep-deltas.",
         )
     stack = [read_patch(Path(path)) for path in patches]
     checkpoint = read_weights(locate_weights(str(model), Path()))
@@ -100,11 +102,12 @@ def _manifest_entry(patch: Patch) -> dict[str, Any]:
 
 
 def _keep_deltas(stack: Sequence[Patch], checkpoint: Weights) -> list[Patch]:
-    """Patches of the same changes with new parents and results."""
+    """Give patches new parents and results, and keep their changes."""
     base = parent = checkpoint.digest()
+    # The first three are written anew, and the layouts are passed by themselves.
+    left_out = ("content", "format", "version", "layouts")
     made = []
     for patch, result in zip(stack, stack_results(checkpoint, stack), strict=True):
-        left_out = ("content", "format", "version", "layouts")
         metadata = {name: part for name, part in patch.metadata.items() if name not in left_out}
         metadata |= {"base": base, "parent": parent, "result": result}
         layouts = patch.metadata["layouts"]
@@ -130,9 +133,11 @@ def _solve_again(
             f"The spec has no edits {', '.join(strangers)}.",
             "Give the spec of these patches, or --keep-deltas.",
         )
-    chosen = loaded.spec.model_copy(update={"edits": [edits[patch.name] for patch in stack]})
+    kept = [edits[patch.name] for patch in stack]
+    chosen = loaded.spec.model_copy(update={"edits": kept})
     session = BuildSession.of(replace(loaded, spec=chosen), device, progress)
     if session.base != checkpoint.digest():
+        # On another base the lock and all patches are of other weights.
         session = replace(session, checkpoint=checkpoint, base=checkpoint.digest(), lock=None)
         session.steps = [replace(step, status="changed") for step in session.steps]
     return [session.edit(number).patch for number in range(len(stack))]

@@ -1,4 +1,4 @@
-"""The commands: for each name of the command line, its function. Imports none of them."""
+"""The registry of commands, which imports none of them."""
 
 from __future__ import annotations
 

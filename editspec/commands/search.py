@@ -1,4 +1,4 @@
-"""``editspec search``: images that match a selection best, as entries of a context."""
+"""``editspec search``: the images that match a selection best."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from editspec.engine.opening import known_architecture
+from editspec.engine.opening import find_architecture
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import CommandResult
 from editspec.modalities.image.drawing import generator_of
@@ -35,11 +35,11 @@ class SearchResult(CommandResult):
     Attributes
     ----------
     edit, layer
-        The edit whose selection it is, and the layer whose keys were compared.
+        The edit that the selection is of, and the layer whose keys were compared.
     images
-        How many were searched.
+        The number of images that were searched.
     matches
-        Those that were found.
+        The matches, the best first.
     """
 
     edit: str
@@ -54,7 +54,7 @@ class SearchResult(CommandResult):
 
     def to_text(self) -> str:
         """The matches as entries of a context, ready for a spec."""
-        head = f"# what {self.edit} sees most of at {self.layer}, of {self.images} images"
+        head = f"# the best matches for {self.edit} at {self.layer}, of {self.images} images"
         return "\n".join([head, *(match.to_text() for match in self.matches)])
 
 
@@ -76,39 +76,47 @@ def search(
 ) -> SearchResult:
     """Find the images that match a selection best.
 
-    The selection is that of an edit of `spec`: its query, else its context, else its target. It may
-    be said without a spec, too, by `latent`, `mask` and `layer`. Its key is C^-1 k of the mean key,
-    as in the notebook of the paper's authors.
+    The selection is the query of an edit of `spec`, else its context, else its target. Without a
+    spec it is given by `latent`, `mask` and `layer`. Images are compared with C^-1 k of its mean
+    key k, as in the notebook of the paper's authors.
 
     Parameters
     ----------
     spec, edit
-        A spec, and the edit of it. Default: the first edit.
+        A spec, and the name of an edit. Default: the first edit.
     latent, mask, layer
-        Without a spec: the image, the place in it (a file, a data URL, or shapes as JSON or YAML),
-        and the layer whose keys are compared.
+        Without a spec: the number of the image, the place in it (a file, a data URL, or shapes as
+        JSON or YAML), and the layer whose keys are compared.
     model, family, seed
-        Without a spec: the weights, their family (default: the first that their names fit), and
-        their latent stream.
+        Without a spec: the weights, their family (default: the first that fits), and the seed of
+        the latent stream.
     images, count
-        How many images of the stream are searched, and how many are found.
+        The number of images that are searched, and the number of matches.
     out
-        A contact sheet with the places marked.
+        A PNG for a contact sheet with the places marked.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    progress
+        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------
     SpecError
-        The spec is wrong, or has no such edit, or the selection is said twice or by halves.
+        The spec is wrong, or has no such edit; or the selection is given twice or in part.
     FileError
-        Something that editspec did not make lies at `out`.
+        A foreign file lies at `out`.
     """
     selection = {"--latent": latent, "--mask": mask, "--layer": layer}
     missing = [name for name, value in selection.items() if value is None]
     if spec is not None and len(missing) < len(selection):
-        raise _wrong_use("a SPEC and --latent, --mask or --layer exclude each other")
+        raise _wrong_use(
+            "a SPEC and --latent, --mask or --layer exclude each other", "leave out one of the two"
+        )
     if spec is None:
         if latent is None or mask is None or layer is None:
-            raise _wrong_use(f"without a SPEC, {' and '.join(missing)} must be given")
+            raise _wrong_use(
+                f"without a SPEC, {' and '.join(missing)} must be given", "give these, or a SPEC"
+            )
         spec = selection_spec(
             family=family or _find_family(model),
             weights=model,
@@ -121,7 +129,7 @@ def search(
         require_free_picture(Path(out))
     session, number = open_at_edit(spec, edit, device, progress)
     wanted = session.loaded.spec.edits[number]
-    with session.computing():
+    with session.kernels():
         generator = generator_of(session)
         matches = find_similar_places(session, number, generator, images, count)
         if out is not None:
@@ -131,10 +139,10 @@ def search(
 
 
 def _find_family(weights: str) -> str:
-    """The family of weights, by the names of their tensors. Raises `WeightsError`."""
+    """The family of weights, by the names of their tensors."""
     path = locate_weights(weights)
-    return known_architecture(read_weights(path), path).family
+    return find_architecture(read_weights(path), path).family
 
 
-def _wrong_use(message: str) -> SpecError:
-    return SpecError("command line", [Problem(message, code=Code.OPTION_UNFIT)])
+def _wrong_use(message: str, hint: str) -> SpecError:
+    return SpecError("command line", [Problem(message, hint=hint, code=Code.OPTION_UNFIT)])

@@ -16,12 +16,19 @@ class SignResult(CommandResult):
     signature: Path
 
     def to_text(self) -> str:
-        """Where the signature lies."""
+        """The path of the signature."""
         return str(self.signature)
 
 
 def sign(folder: Path | str, key: Path | str) -> SignResult:
-    """Sign the patches and the statement of a build folder with a private key (PEM).
+    """Sign the patches and the statement of a build folder.
+
+    Parameters
+    ----------
+    folder
+        The folder of a build with `provenance`.
+    key
+        A private key as PEM, on one of the curves P-256, P-384 and P-521.
 
     Raises
     ------

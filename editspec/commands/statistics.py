@@ -16,14 +16,14 @@ from editspec_runtime.maths.moment_cache import CachedMoment
 
 @dataclass(frozen=True)
 class EditMoment:
-    """The second moment of the layer of an edit, on the model as the edits before left it."""
+    """The second moment of the layer of an edit, with the edits before it built."""
 
     edit: str
     layer: str
     moment: CachedMoment
 
     def to_dict(self) -> dict[str, Any]:
-        """The moment without its numbers, which its digest names."""
+        """The moment without its numbers, which its digest identifies."""
         return {
             "edit": self.edit,
             "layer": self.layer,
@@ -50,7 +50,7 @@ class StatisticsResult(CommandResult):
         return {"statistics": [moment.to_dict() for moment in self.moments]}
 
     def to_text(self) -> str:
-        """One line an edit."""
+        """One line for each edit."""
         return "\n".join(moment.to_text() for moment in self.moments)
 
 
@@ -60,12 +60,16 @@ def statistics(
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> StatisticsResult:
-    """Compute and cache the second moment of the keys of every layer that a spec edits.
+    """Compute and cache the second moment of every layer that a spec edits.
+
+    The second moment is that of the keys, C = E[k k^T].
 
     Raises
     ------
-    SpecError, EditError
-        As `build` does.
+    SpecError
+        The spec or its lock is wrong.
+    EditError
+        The weights or the numbers are wrong.
     """
     session = BuildSession.of(spec, device, progress)
     edits = session.loaded.spec.edits
@@ -73,6 +77,7 @@ def statistics(
     for number, edit in enumerate(edits):
         moment = session.second_moment(session.current_model(), edit.layer)
         moments.append(EditMoment(edit.name, edit.layer, moment))
+        # The last edit need not be built: no moment is taken behind it.
         if number < len(edits) - 1:
             session.edit(number)
     return StatisticsResult(tuple(moments))

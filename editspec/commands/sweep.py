@@ -1,11 +1,11 @@
-"""``editspec sweep``: the last edit of a spec at several layers and ranks, and the best of them."""
+"""``editspec sweep``: the last edit of a spec at several layers and ranks."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,46 +13,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from editspec.engine.built import BuiltEdit
 from editspec.engine.outputs import require_own_folder
 from editspec.engine.resources import Resources
 from editspec.engine.result import CommandResult
 from editspec.engine.session import BuildSession
 from editspec.engine.session import solve as solve_
-from editspec.modalities.image.drawing import generator_of
+from editspec.modalities.image.judge import Judge, make_judge
 from editspec.modalities.image.pictures import png_bytes
 from editspec.views.sweep_chart import Dot, draw_sweep
 from editspec.worlds.registry import find_experiment
 from editspec_compiler import LoadedSpec, SpecError, load
-from editspec_compiler.modalities.image.schema import image_spec
 from editspec_compiler.rewrite import Put, rewrite
-from editspec_compiler.visit import named_files
+from editspec_compiler.visit import find_files
 from editspec_runtime.core.executor import Executor
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.downloads import is_remote
 from editspec_runtime.io.files import write
-from editspec_runtime.methods.solve_edit import loss_of
-from editspec_runtime.modalities.image.generator import Generator
-from editspec_runtime.modalities.image.latents import LatentStream
-from editspec_runtime.modalities.image.rendering import render_clamped
-from editspec_runtime.modalities.image.streams import SWEEPS
 
 FORMAT = "editspec.sweep"
 
 WINNERS = ("winner.yaml", "winner.yml", "winner.json")
-"""The names of the best of a sweep, which is in the format of the spec."""
+"""The names of the spec of the best point, which has the format of the swept spec."""
 
 PREDICTIONS = ("independent", "correlated")
-"""The kinds of predicted collateral that a patch states; of an edit of several layers, their
-sum.
-"""
-
-Judge = Callable[[Generator, BuiltEdit], dict[str, float]]
-"""The edited model and its last edit -> ``efficacy``, ``outside`` and more."""
+"""The kinds of predicted collateral that a patch states for each of its layers."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +49,13 @@ class SweepPoint:
     Attributes
     ----------
     layer, rank
-        Of the last edit.
+        The layer and the rank of the last edit.
     numbers
-        What was measured, by name: ``loss``, ``efficacy``, ``outside``, the predicted collateral,
-        ``seconds`` and, of an experiment, ``error`` and more. Empty where it cannot be built.
+        The measures by name: ``loss``, ``efficacy``, ``outside``, the predicted collateral,
+        ``seconds`` and, for an experiment, ``error`` and more. Empty where the edit cannot be
+        built.
     problem
-        Why it cannot be built; empty where it was.
+        The reason why the edit cannot be built; empty where it was built.
     """
 
     layer: str
@@ -76,30 +64,30 @@ class SweepPoint:
     problem: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as `SweepResult.to_dict` lists them."""
+        """The point as plain values."""
         problem = {"problem": self.problem} if self.problem else {}
         return {"layer": self.layer, "rank": self.rank, **self.numbers, **problem}
 
 
 @dataclass(frozen=True)
 class SweepResult(CommandResult):
-    """The points of a sweep and the best of them.
+    """The points of a sweep, and the best of them.
 
     Attributes
     ----------
     edit
         The name of the edit that was varied.
     experiment
-        The experiment whose perfect edit judged; None where there was none.
+        The experiment whose perfect edit was compared with; None where there was none.
     images
-        How many images judged.
+        The number of images that were measured.
     points
-        Every layer and rank, in the order in which they were asked for.
+        Every layer and rank, in the order of the arguments.
     winner
-        The best of them.
+        The best point.
     agreement
-        The rank correlation of each kind of predicted collateral with the change outside that was
-        measured; None of fewer than three points.
+        The rank correlation of each kind of predicted collateral with the measured change outside;
+        None for fewer than three points.
     """
 
     edit: str
@@ -123,9 +111,10 @@ class SweepResult(CommandResult):
         }
 
     def to_text(self) -> str:
-        """The points as a table of Markdown, and how well their collateral was predicted."""
+        """The points as a table of Markdown, and the agreement of the predictions."""
         rows = [point.to_dict() for point in self.points]
-        names = list(dict.fromkeys(name for row in rows for name in row if name != "problem"))
+        columns = dict.fromkeys(name for row in rows for name in row)
+        names = [name for name in columns if name != "problem"]
         lines = ["| " + " | ".join(names) + " | |", "|" + "---|" * (len(names) + 1)]
         for point, row in zip(self.points, rows, strict=True):
             cells = [_format_cell(row.get(name)) for name in names]
@@ -152,42 +141,49 @@ def sweep(
     executor: Executor | None = None,
     progress: ProgressCallback = no_progress,
 ) -> SweepResult:
-    """Build the last edit of a spec at every layer and rank, and judge each on unseen images.
+    """Build the last edit of a spec at every layer and rank, and find the best.
 
-    With an `experiment` the perfect edit is known: efficacy is the share of the pixels that the
-    perfect edit changes which end closer to it than to the original, outside is the change of all
-    others, and error is the sum of outside and of the distance to the perfect edit over the pixels
-    that it changes. The least error wins. Without an experiment, efficacy is the share of the
-    target's loss that is gone, and outside is the change of all pixels. The point farthest above
-    the line from nothing to the largest of both wins.
+    Each point is measured on images that no edit has seen. With an `experiment` the perfect edit is
+    known: efficacy is the share of the pixels changed by the perfect edit that end closer to it
+    than to the original; outside is the change of all other pixels; error is the sum of outside and
+    of the distance to the perfect edit over the pixels that it changes. The least error wins.
+    Without an experiment, efficacy is the share of the target's loss that is gone, and outside is
+    the change of all pixels. The point farthest above the line from zero to the largest of both
+    wins.
 
-    Writes ``sweep.json``, ``sweep.md``, ``sweep.png`` and ``winner.yaml`` into `out`; of a
-    JSON spec, ``winner.json``.
+    Writes ``sweep.json``, ``sweep.md``, ``sweep.png`` and ``winner.yaml`` into `out`; for a JSON
+    spec, ``winner.json``.
 
     Parameters
     ----------
     spec
-        Its last edit is varied; the edits before are built as they are.
+        The path of a spec, or a spec that is loaded. The edits before the last are built as they
+        are.
     out
-        A new or empty folder, or that of an earlier sweep.
+        A new or empty folder, or the folder of an earlier sweep.
     layers, ranks
-        What is tried. Default: those of the spec.
+        The layers and the ranks to try. Default: those of the spec.
     experiment
         An experiment of the world whose weights the spec edits, such as ``dome-to-spire``.
     images
-        How many images judge.
-    cache
-        Default: the user's.
+        The number of images to measure.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    cache, executor
+        The cache of results, and the executor of independent items of work. Default: those of
+        `Resources`.
+    progress
+        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------
     SpecError
         The spec is wrong.
     UsageError
-        There is no such experiment or layer, no layer and rank can be built, or the spec's text
-        cannot be written with another layer and rank.
+        There is no such experiment or layer, no layer and rank can be built, or the text of the
+        spec cannot be changed.
     FileError
-        `out` is in the way.
+        Foreign files lie at `out`.
     """
     loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
     out, edit = Path(out), loaded.spec.edits[-1]
@@ -199,8 +195,7 @@ def sweep(
         loaded, experiment, images, device, cache or resources.cache, progress, executor
     )
     _require_layers(points_of.session, layers)
-    # All that can be wrong is found before anything is built or written: the judge, the text of
-    # the winner, the folder.
+    # Errors in the experiment, the text of the spec and the folder are found here, before the work.
     _ = points_of.judge
     for layer, rank in places:
         rewrite_winner(loaded, out, layer, rank)
@@ -214,7 +209,10 @@ def sweep(
     built = [point for point in points if not point.problem]
     if not built:
         problems = "\n".join(point.problem for point in points)
-        raise UsageError(f"No layer and rank of the sweep can be built.\n{problems}")
+        raise UsageError(
+            f"No layer and rank of the sweep can be built.\n{problems}",
+            "Try other layers or ranks.",
+        )
     agreement = {kind: _rank_correlation(built, kind, "outside") for kind in PREDICTIONS}
     winner = pick_winner(built)
     result = SweepResult(edit.name, experiment, images, tuple(points), winner, agreement)
@@ -226,8 +224,8 @@ def sweep(
 def pick_winner(points: Sequence[SweepPoint]) -> SweepPoint:
     """The point of least ``error`` where that is known, else the best trade.
 
-    The best trade is the point farthest above the line from nothing to the largest efficacy and
-    the largest change outside.
+    The best trade is the point farthest above the line from zero to the largest efficacy and the
+    largest change outside.
     """
     if "error" in points[0].numbers:
         return min(points, key=lambda point: point.numbers["error"])
@@ -235,6 +233,7 @@ def pick_winner(points: Sequence[SweepPoint]) -> SweepPoint:
     most = max(point.numbers["outside"] for point in points) or 1.0
 
     def height(point: SweepPoint) -> float:
+        """The height above the line."""
         return point.numbers["efficacy"] / best - point.numbers["outside"] / most
 
     return max(points, key=height)
@@ -243,15 +242,15 @@ def pick_winner(points: Sequence[SweepPoint]) -> SweepPoint:
 def rewrite_winner(loaded: LoadedSpec, folder: Path, layer: str, rank: int) -> str:
     """The text of a spec with another layer and rank in its last edit, for `folder`.
 
-    Names of files are changed where the way to them from `folder` is another. All else stays as it
-    was written. Raises `RewriteError` where the text does not let that be changed.
+    Relative names of files are changed so that they lead from `folder` to the same files. All else
+    stays as it was written. Raises `RewriteError` where the text does not let that be changed.
     """
     document, last = loaded.document, len(loaded.spec.edits) - 1
     puts = [
         Put(("edits", last, "layer"), layer),
         Put(("edits", last, "rank"), rank, after="layer"),
     ]
-    names = list(named_files(type(loaded.spec), document.data))
+    names = list(find_files(type(loaded.spec), document.data))
     weights = loaded.spec.model.weights
     if not (weights.startswith("builtin:") or is_remote(weights)):
         names.append((("model", "weights"), weights))
@@ -262,7 +261,7 @@ def rewrite_winner(loaded: LoadedSpec, folder: Path, layer: str, rank: int) -> s
 
 
 def _require_layers(session: BuildSession, layers: Sequence[str]) -> None:
-    known = generator_of(session).architecture.layers
+    known = session.current_model().architecture.layers
     unknown = [layer for layer in layers if layer not in known]
     if unknown:
         raise UsageError(
@@ -272,27 +271,27 @@ def _require_layers(session: BuildSession, layers: Sequence[str]) -> None:
 
 
 def _write_folder(out: Path, result: SweepResult, winner: str, suffix: str) -> None:
-    dots = [
-        Dot(
-            f"{point.layer} rank {point.rank}",
-            point.numbers["outside"],
-            point.numbers["efficacy"],
-            point is result.winner,
-        )
-        for point in result.points
-        if not point.problem
-    ]
+    dots = []
+    for point in result.points:
+        if not point.problem:
+            label = f"{point.layer} rank {point.rank}"
+            outside, efficacy = point.numbers["outside"], point.numbers["efficacy"]
+            dots.append(Dot(label, outside, efficacy, best=point is result.winner))
     write(out / "sweep.json", (json.dumps(result.to_dict(), indent=2) + "\n").encode())
     write(out / "sweep.md", result.to_text().encode())
     write(out / "sweep.png", png_bytes(draw_sweep(dots)))
-    for name in WINNERS:  # those of an earlier sweep
+    # An earlier sweep may have been of a spec in another format.
+    for name in WINNERS:
         (out / name).unlink(missing_ok=True)
     write(out / f"winner{suffix}", winner.encode())
 
 
 @dataclass(frozen=True)
 class _Points:
-    """Builds and judges the last edit of a spec at a layer and a rank, in any process of a run."""
+    """A function that builds and judges the last edit of a spec at a layer and a rank.
+
+    It can be sent to any process of a run.
+    """
 
     loaded: LoadedSpec
     experiment: str | None
@@ -311,28 +310,40 @@ class _Points:
 
     @cached_property
     def judge(self) -> Judge:
-        """Measures a point. Raises `UsageError` where there is nothing to measure by."""
-        with self.session.computing():
-            return _make_judge(
-                self.experiment, generator_of(self.session), self.loaded, self.images
-            )
+        """The judge of the points.
+
+        Raises `UsageError` where there is no such experiment, or where its perfect edit is known
+        for other weights.
+        """
+        with self.session.kernels():
+            if self.experiment is None:
+                return make_judge(self.session, self.images)
+            world, judge_maker = find_experiment(self.experiment)
+            if self.loaded.weights != world.weights:
+                raise UsageError(
+                    f"The perfect edit of {self.experiment} is known for {world.builtin} only, "
+                    f"and the spec edits {self.loaded.weights}.",
+                    "Leave --experiment out.",
+                )
+            return make_judge(self.session, self.images, judge_maker)
 
     def prepare(self, layers: Sequence[str]) -> None:
-        """Compute C of every layer by all processes together, before they part for the points.
+        """Compute C of every layer by all processes together.
 
-        Points say themselves what is wrong with them, so that errors are passed over here.
+        Afterwards each process builds points of its own. Errors are ignored here, since each point
+        reports its own.
         """
         if self.executor.workers == 1:
             return
-        with suppress(SpecError, EditError), self.session.computing():
-            before = dataclasses.replace(self.session, stack=[])
+        with suppress(SpecError, EditError), self.session.kernels():
+            before = dataclasses.replace(self.session, stack=[], resolved=[])
             for number in range(len(self.loaded.spec.edits) - 1):
                 before.solve(number)
             for layer in dict.fromkeys(layers):
-                before.second_moment(generator_of(before), layer)
+                before.second_moment(before.current_model(), layer)
 
     def __call__(self, place: tuple[str, int]) -> SweepPoint:
-        """Build and judge one layer and rank, or say why it cannot be built."""
+        """Build and judge one layer and rank; an error becomes the problem of the point."""
         layer, rank = place
         name = f"{layer}-rank{rank}"
         try:
@@ -347,12 +358,15 @@ class _Points:
             return SweepPoint(layer, rank, problem=error.problems[0].message)
         except EditError as error:
             return SweepPoint(layer, rank, problem=error.message)
-        edited = dataclasses.replace(self.session, stack=[each.patch for each in built])
+        patches, rules = [each.patch for each in built], [each.rule for each in built]
+        edited = dataclasses.replace(self.session, stack=patches, resolved=rules)
         last = built[-1]
-        collateral = last.patch.metadata["collateral"].values()
-        predicted = {kind: sum(layer[kind] for layer in collateral) for kind in PREDICTIONS}
-        with self.session.computing():
-            measured = self.judge(generator_of(edited), last)
+        predicted = dict.fromkeys(PREDICTIONS, 0.0)
+        for layer_collateral in last.patch.metadata["collateral"].values():
+            for kind in PREDICTIONS:
+                predicted[kind] += layer_collateral[kind]
+        with self.session.kernels():
+            measured = self.judge(edited, last)
         numbers = {
             "loss": last.loss,
             **measured,
@@ -369,48 +383,21 @@ class _Points:
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields for another process, which reports no progress."""
+        # Cached properties are left out: each process opens the model itself.
         state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return state | {"progress": no_progress}
 
 
 def _rank_correlation(points: Sequence[SweepPoint], one: str, other: str) -> float | None:
-    """Spearman's correlation of two numbers of the points; None of fewer than three points."""
+    """Spearman's correlation of two measures; None for fewer than three points."""
     if len(points) < 3:
         return None
-    ranks = [
-        torch.tensor([point.numbers[name] for point in points]).argsort().argsort().double()
-        for name in (one, other)
-    ]
+    ranks = []
+    for name in (one, other):
+        values = torch.tensor([point.numbers[name] for point in points])
+        # The rank of each value: where it stands in the sorted order.
+        ranks.append(values.argsort().argsort().double())
     return torch.corrcoef(torch.stack(ranks))[0, 1].item()
-
-
-def _make_judge(experiment: str | None, base: Generator, loaded: LoadedSpec, images: int) -> Judge:
-    stream = LatentStream(
-        SWEEPS, base.architecture.latent_size, image_spec(loaded.spec).latents.sampler
-    )
-    latents = stream.items(range(images)).to(base.weight(loaded.spec.edits[-1].layer))
-    unedited = render_clamped(base, latents)
-    if experiment is None:
-        return lambda model, edit: _measure_rule(model, edit, base, latents, unedited)
-    world, make_judge = find_experiment(experiment)
-    if loaded.weights != world.weights:
-        known = f"The perfect edit of {experiment} is known for {world.builtin} only"
-        raise UsageError(
-            f"{known}, and the spec edits {loaded.weights}.", "Leave --experiment out."
-        )
-    judge_images = make_judge(latents, unedited)
-    return lambda model, edit: judge_images(render_clamped(model, latents))
-
-
-@torch.no_grad()
-def _measure_rule(
-    model: Generator, edit: BuiltEdit, base: Generator, latents: Tensor, unedited: Tensor
-) -> dict[str, float]:
-    """Efficacy on the rule itself, and how much the images of the model change."""
-    unchanged = loss_of(edit.rule, base, base.weights)
-    efficacy = 1 - edit.loss / unchanged if unchanged else 1.0
-    change = render_clamped(model, latents).sub_(unedited).abs_().mean().item()
-    return {"efficacy": efficacy, "outside": change}
 
 
 def _format_cell(value: Any) -> str:

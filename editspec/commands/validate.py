@@ -1,4 +1,4 @@
-"""``editspec validate``: specs and all that they name, and their locks. Imports no torch."""
+"""``editspec validate``: specs, their files and their locks. Imports no torch."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class ValidFile:
     edits, checks
         The edits of a spec, and the names of its checks.
     lock
-        All that has changed since the lock; None where there is no lock.
+        The inputs that have changed since the lock; None where there is no lock.
     locked
-        How many edits a lock by itself has; None for a spec.
+        The count of edits of a lock by itself; None for a spec.
     """
 
     file: Path
@@ -49,11 +49,12 @@ class ValidFile:
         """The file as plain values."""
         if self.locked is not None:
             return {"valid": True}
+        lock = None if self.lock is None else list(self.lock)
         return {
             "valid": True,
             "edits": [vars(edit) for edit in self.edits],
             "checks": list(self.checks),
-            "lock": None if self.lock is None else list(self.lock),
+            "lock": lock,
         }
 
     def to_text(self) -> str:
@@ -84,14 +85,14 @@ class ValidateResult(CommandResult):
 
     @property
     def exit_code(self) -> int:
-        """Of several files, that of a wrong spec before that of anything else."""
+        """The exit code: that of a wrong spec comes before that of any other error."""
         if self.valid:
             return DONE
         wrong = any(isinstance(error, SpecError) for error in self.errors)
         return WRONG_USE if wrong else FAILED
 
     def to_dict(self) -> dict[str, Any]:
-        """Of one file its own values, of several a list."""
+        """The values of the only file, or a list of several files."""
         if self.errors:
             return {"error": {"specs": [error_dict(error) for error in self.errors]}}
         if len(self.files) == 1:
@@ -100,21 +101,21 @@ class ValidateResult(CommandResult):
         return {"valid": True, "specs": entries}
 
     def to_text(self) -> str:
-        """The errors; where there are none, each file."""
+        """The errors, or where there are none the files."""
         if self.errors:
             return "\n".join(error_text(error) for error in self.errors)
         return "\n".join(file.to_text() for file in self.files)
 
 
 def validate(specs: Path | str | LoadedSpec | Sequence[Path | str]) -> ValidateResult:
-    """Check specs and everything that they name, and whether their locks are theirs.
+    """Validate specs, everything that they name, and their locks.
 
-    A lock may be given by itself, too.
+    A lock may be given by itself.
 
     Raises
     ------
     SpecError, EditError
-        Where one file is given and has problems. Of several, the result holds the errors.
+        A single file is given, and it is wrong. For several files, the result holds the errors.
     """
     if isinstance(specs, (Path, str, LoadedSpec)):
         return ValidateResult((_validate(specs),))
@@ -139,7 +140,7 @@ def _validate(spec: Path | str | LoadedSpec) -> ValidFile:
     lock = read_lock(lock_path(spec.path))
     changes = None
     if lock is not None:
-        # The weights may be large: whether they are those of the lock, plan and build tell.
+        # The weights may be large, so that only plan and build compare them with the lock.
         changes = tuple(input_changes(spec, lock.weights, lock))
     edits = tuple(ValidEdit(e.name, e.layer, e.rank_limit) for e in spec.spec.edits)
     checks = tuple(check.name or check.measure for check in spec.spec.checks)

@@ -1,10 +1,10 @@
-"""``editspec verify``: whether a stack is as it was built, and whether its spec gives it again."""
+"""``editspec verify``: a stack compared with its base and its spec."""
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,38 +23,42 @@ from editspec_runtime.errors import PatchError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.weights import Weights
-from editspec_runtime.maths.metric import norm, principal_cosines, unfolded
+from editspec_runtime.maths.metric import norm, principal_cosines, unfold
 from editspec_runtime.patches.patch import Patch, read_patch, require_chain, stack_results
 
 TOLERANCES = {"float32": (5e-2, 1e-2), "float64": (1e-6, 1e-6)}
-"""How far a patch that is solved again elsewhere may be from the first, by the spec's precision:
-the relative norm of the difference in the metric of C, and the largest principal angle of D in
-radians. A float32 solve amplifies rounding: its L1 loss and Adam's division make two right
-solutions differ by percents.
+"""The largest difference of a patch that is solved again elsewhere, by the spec's precision.
+
+The first number is the relative norm of the difference in the metric of C, and the second is the
+largest principal angle of D in radians. A solve in float32 amplifies rounding: its L1 loss and
+Adam's division make two right solutions differ by percents.
 """
 
+REBUILD = "It is not what was built; build it again."
+"""The hint where the content of a patch contradicts its metadata."""
+
 ORTHONORMAL = 1e-4
-"""How far D D^T may be from the identity."""
+"""The largest difference of an entry of D D^T from the identity."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A patch that was built again.
+    """The comparison of a patch with a patch that was built again.
 
     Attributes
     ----------
     identical
-        Whether the bytes are equal. If they are, all below is None.
+        Whether the bytes are equal. If they are, the fields after `within` are None.
     within
         Whether the two are close enough.
     difference
-        Relative, in the metric of C.
+        The relative norm of their difference, in the metric of C.
     angle
-        The largest principal angle between the directions, in radians.
+        The largest principal angle between their directions, in radians.
     tolerance
-        The most that each of the two may be.
+        The largest `difference` and `angle` that are close enough.
     same_environment
-        Whether it was built in the environment of the lock, so that the bytes should be equal.
+        Whether both were built in one environment, so that the bytes should be equal.
     """
 
     identical: bool
@@ -65,7 +69,7 @@ class Comparison:
     same_environment: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison as plain values, without all that is None."""
+        """The comparison as plain values, without fields that are None."""
         return {name: part for name, part in to_plain(self).items() if part is not None}
 
     def to_text(self) -> str:
@@ -94,18 +98,20 @@ class VerifiedPatch:
 
     def to_dict(self) -> dict[str, Any]:
         """The patch as plain values."""
-        plain = {"name": self.name, "rank": self.rank, "digest": self.digest}
-        return plain | ({} if self.again is None else self.again.to_dict())
+        plain: dict[str, Any] = {"name": self.name, "rank": self.rank, "digest": self.digest}
+        if self.again is not None:
+            plain |= self.again.to_dict()
+        return plain
 
     def to_text(self) -> str:
-        """One line."""
+        """One line for people."""
         line = f"{self.name}: whole, rank {self.rank}"
         return line if self.again is None else f"{line}; {self.again.to_text()}"
 
 
 @dataclass(frozen=True)
 class VerifyResult(CommandResult):
-    """A stack that is whole.
+    """A stack that is intact.
 
     Attributes
     ----------
@@ -114,7 +120,7 @@ class VerifyResult(CommandResult):
     signed
         Whether a signature was verified.
     patches
-        Each patch.
+        The patches in order.
     """
 
     base: str
@@ -129,7 +135,7 @@ class VerifyResult(CommandResult):
 
     @property
     def exit_code(self) -> int:
-        """1 where a patch is too far from the one that was built again."""
+        """The exit code: 1 where a patch is too far from the one that was built again."""
         return DONE if self.verified else FAILED
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,7 +149,7 @@ class VerifyResult(CommandResult):
         }
 
     def to_text(self) -> str:
-        """One line a patch, then the digests."""
+        """One line for each patch, then the digests."""
         lines = [patch.to_text() for patch in self.patches]
         lines += ["signed by this key"] * self.signed
         return "\n".join([*lines, f"weights {self.base} -> {self.result}"])
@@ -158,21 +164,34 @@ def verify(
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> VerifyResult:
-    """Check a stack of patches against its base, and against its spec where one is given.
+    """Verify a stack of patches against its base, and against its spec.
 
-    Each patch file must be as it was written (`read_patch`), finite, of the rank that it names,
-    solved on the weights before it, and give the weights that it names. With `spec`, each edit is
-    solved again, with nothing taken from a cache, on the weights as the given patches before it
-    leave them, and compared: where the environment is that of the lock, the bytes must be the same;
-    elsewhere the patch must be within `TOLERANCES`. With `public_key` the build folder that they
-    lie in must be signed by that key.
+    Each patch file must have the content that its digest says, finite numbers, and the rank that it
+    names. Each patch must be solved on the weights before it, and give the weights that it names.
+
+    Parameters
+    ----------
+    model
+        The base: ``builtin:skyline``, or the path of a checkpoint.
+    patches
+        The whole stack, in order.
+    spec
+        The spec of the stack. Each edit is solved again, with nothing taken from a cache, on the
+        weights that the given patches before it leave. In the environment of the lock the bytes
+        must be equal; elsewhere the patches must be within `TOLERANCES`.
+    public_key
+        A public key as PEM, which must have signed the build folder of the patches.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    progress
+        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------
     FileError, PatchError, WeightsError
-        Something is damaged or does not belong together.
+        A file is missing or damaged, or files do not belong together.
     SignatureError
-        The folder is not signed, or other files, or by another key.
+        The folder is not signed, or with other files, or by another key.
     SpecError
         The spec is wrong.
     """
@@ -202,26 +221,30 @@ def _require_results(checkpoint: Weights, stack: Sequence[Patch]) -> None:
         if result != patch.metadata["result"]:
             raise PatchError(
                 f"Patch {patch.name} gives weights {result}, and names {patch.metadata['result']}.",
-                "It is not what was built; build it again.",
+                REBUILD,
             )
 
 
 def _require_ranks(patch: Patch) -> None:
-    """Raise a `PatchError` where the directions are not orthonormal, or not as many as the patch
-    says.
-    """
+    """Raise a `PatchError` unless the directions are orthonormal, one for each rank."""
+    is_composed = "composed" in patch.metadata
     for parameter, directions in patch.directions.items():
         rows = directions.double()
-        if patch.metadata["rank"] not in (len(rows), None) and "composed" not in patch.metadata:
+        rank = patch.metadata["rank"]
+        if rank not in (len(rows), None) and not is_composed:
             raise PatchError(
-                f"Patch {patch.name} says rank {patch.metadata['rank']}, and {parameter} has {len(rows)}."
+                f"Patch {patch.name} says rank {rank}, and {parameter} has {len(rows)}.", REBUILD
             )
-        if "composed" in patch.metadata and patch.metadata["solver"]["rank"] is None:
-            continue  # stacked factors give the very change of the stack; orthonormal ones would be rounded anew
+        if is_composed and patch.metadata["solver"]["rank"] is None:
+            # Stacked factors give the exact change of the stack. To make them orthonormal would
+            # round them anew, so that nobody does.
+            continue
         error = float((rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype)).abs().max())
         if error > ORTHONORMAL:
             raise PatchError(
-                f"Patch {patch.name}: the directions of {parameter} are not orthonormal (by {error:.1e})."
+                f"Patch {patch.name}: the directions of {parameter} are not orthonormal "
+                f"(by {error:.1e}).",
+                REBUILD,
             )
 
 
@@ -241,7 +264,10 @@ def _build_again(
         for number, patch in enumerate(stack):
             model = session.current_model()
             built = session.solve(number)
-            moment = session.second_moment(model, built.rule.layer).matrix
+            moments = {
+                rule.parameter: session.second_moment(model, rule.layer).matrix
+                for rule in built.rule.rules
+            }
             locked = lock.edit(patch.name) if lock is not None else None
             same_environment = (
                 locked is not None
@@ -249,13 +275,13 @@ def _build_again(
                 and locked.environment == built.locked.environment
             )
             tolerance = TOLERANCES[session.loaded.spec.precision]
-            yield _compare(patch, built.patch, moment, tolerance, same_environment)
+            yield _compare(patch, built.patch, moments, tolerance, same_environment)
             # The next edit is solved on the weights that the given patch leaves.
             session.stack[-1] = patch
 
 
 def _require_edits(session: BuildSession, base: str, stack: Sequence[Patch]) -> None:
-    """Raise a `PatchError` unless a stack is made of the first edits of a spec, on its base."""
+    """Raise a `PatchError` unless a stack is of the first edits of a spec."""
     names = [edit.name for edit in session.loaded.spec.edits]
     given = [patch.name for patch in stack]
     if session.base != base or names[: len(given)] != given:
@@ -269,7 +295,7 @@ def _require_edits(session: BuildSession, base: str, stack: Sequence[Patch]) -> 
 def _compare(
     patch: Patch,
     again: Patch,
-    moment: Tensor,
+    moments: Mapping[str, Tensor],
     tolerance: tuple[float, float],
     same_environment: bool,
 ) -> Comparison:
@@ -283,13 +309,16 @@ def _compare(
         )
     difference = angle = 0.0
     for parameter in patch.parameters:
-        first, second = unfolded(patch.delta(parameter)), unfolded(again.delta(parameter))
-        metric = moment
-        if first.shape[1] != len(moment):
+        first, second = unfold(patch.delta(parameter)), unfold(again.delta(parameter))
+        # A parameter that is not of an edited layer is measured without a metric.
+        metric = moments.get(parameter)
+        if metric is None or first.shape[1] != len(metric):
             metric = torch.eye(first.shape[1], dtype=torch.float64)
         size = norm(first, metric)
-        difference = max(difference, norm(first - second, metric) / size if size > 0 else math.inf)
+        relative = norm(first - second, metric) / size if size > 0 else math.inf
+        difference = max(difference, relative)
         cosines = principal_cosines(patch.row_space(parameter), again.row_space(parameter))
+        # Rounding may leave a cosine just above 1.
         angle = max(angle, math.acos(min(1.0, float(cosines[-1]))))
     close = difference <= tolerance[0] and angle <= tolerance[1]
     within = close and not same_environment

@@ -26,9 +26,10 @@ ADAPTABLE = {
 def lora_factors(patch: Patch, parameter: str) -> tuple[Tensor, Tensor]:
     """The change of a parameter as B A: A [r, in] and B [out, r].
 
-    Of a convolution, the taps of the weight stand behind A, and as many taps of 1 behind B. A change A' D of s directions has r = s times the number of taps: A has each row of D at each
-    tap alone, and B is A' (paper Eqn. 17). A change without a rank limit has r = out: A is the
-    change, and B the identity. Both are exact.
+    A convolution has the taps of the weight behind A, and as many taps of 1 behind B. A change
+    A' D of s directions has r = s times the number of taps: A has each row of D at each tap alone,
+    and B is A' (paper Eqn. 17). A change without a rank limit has r = out: A is the change, and B
+    the identity. Both are exact.
     """
     axes = _axes(patch, parameter)
     if parameter in patch.deltas:
@@ -39,6 +40,7 @@ def lora_factors(patch: Patch, parameter: str) -> tuple[Tensor, Tensor]:
         directions, coefficients = patch.directions[parameter], patch.coefficients[parameter]
         taps = coefficients.shape[coefficients.ndim - len(axes) + 2 :]
         (rank, channels), count = directions.shape, taps.numel()
+        # [rank, tap of the factor, in, tap of the weight]: the diagonal of the two taps is D.
         placed = directions.new_zeros(rank, count, channels, count)
         placed.diagonal(dim1=1, dim2=3).copy_(directions[:, :, None])
         a = placed.reshape(rank * count, channels, *taps)
@@ -47,7 +49,7 @@ def lora_factors(patch: Patch, parameter: str) -> tuple[Tensor, Tensor]:
 
 
 def adapter_configuration(ranks: dict[str, int]) -> dict[str, Any]:
-    """The configuration of an adapter, whose alpha is its rank: nothing is scaled."""
+    """The configuration of an adapter, as peft reads it."""
     largest = max(ranks.values())
     patterns = {f"^{re.escape(module)}": rank for module, rank in ranks.items()}
     return {
@@ -61,6 +63,7 @@ def adapter_configuration(ranks: dict[str, int]) -> dict[str, Any]:
         # As an expression, as a plain name would mean every module whose name ends with it.
         "target_modules": "|".join(re.escape(module) for module in ranks),
         "r": largest,
+        # peft multiplies B A by alpha / r, so that equal numbers scale nothing.
         "lora_alpha": largest,
         "rank_pattern": patterns,
         "alpha_pattern": patterns,
@@ -73,7 +76,7 @@ def adaptable_axes(stack: Sequence[Patch], parameter: str) -> tuple[str, ...]:
     axes = _axes(patch, parameter)
     if parameter.endswith(".weight") and axes in ADAPTABLE:
         return axes
-    what = "no weight of a linear layer or a convolution"
+    what = "not the weight of a linear layer or a convolution"
     if axes[0] == "i":
         what = "a transposed convolution"
     raise PatchError(
@@ -84,4 +87,5 @@ def adaptable_axes(stack: Sequence[Patch], parameter: str) -> tuple[str, ...]:
 
 def _axes(patch: Patch, parameter: str) -> tuple[str, ...]:
     """The axes of a parameter without those that are always 1."""
-    return tuple(axis for axis in str(patch.metadata["layouts"][parameter]).split() if axis != "1")
+    axes = str(patch.metadata["layouts"][parameter]).split()
+    return tuple(axis for axis in axes if axis != "1")

@@ -27,22 +27,25 @@ class BuiltEdit:
     Attributes
     ----------
     rule
-        What the compiler made of it.
+        The edit with its rules resolved.
     patch
-        What the runtime made of the rule.
+        The change of the weights that solves the rules.
     loss
-        mean |V* - f(K*; W)| with the weights that the patch gives; of a method about outputs the mean
-        absolute difference of pixels.
+        mean |V* - f(K*; W)| with the weights that the patch gives. For a method about outputs, the
+        mean absolute difference of the outputs.
     seconds
-        How long ``compile``, ``statistics`` and ``solve`` took; 0 for what was there already.
+        The time that ``compile``, ``statistics`` and ``solve`` took; 0 for a stage whose result was
+        there already.
     status
-        What there was to do: ``new``, ``changed``, ``dependent``, ``missing`` or ``up to date``.
+        The status before the build: ``new``, ``changed``, ``dependent``, ``missing`` or
+        ``up to date``.
     locked
-        What the lock says of it.
+        The entry of the edit in the lock.
     path
         The patch file; None where nothing was written.
     residual
-        |V* - f(K*; W)| with these weights, beside the same with the weights before; None where it was not measured.
+        |V* - f(K*; W)| with these weights relative to the residual with the weights before; None
+        where it was not measured.
     """
 
     rule: ResolvedEdit
@@ -56,12 +59,14 @@ class BuiltEdit:
 
 
 def lock_environment(model: Model) -> dict[str, str]:
-    """What the bits of an edit depend on beside its inputs, by name: packages, precision, device,
-    threads.
+    """The environment that the bits of an edit depend on, by name.
+
+    Equal inputs give equal bits where packages, precision, device and threads are equal.
     """
     version, _, device, precision, threads = environment(model)
     packages = {name: metadata.version(name) for name in ("torch", "numpy", "pillow")}
     if device == "cpu":
+        # Kernels for other instruction sets (AVX2, AVX-512) add in another order.
         device = f"cpu {torch.backends.cpu.get_cpu_capability()}"
     precision = precision.removeprefix("torch.")
     return {
@@ -75,7 +80,7 @@ def lock_environment(model: Model) -> dict[str, str]:
 
 @contextmanager
 def time_stage(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the seconds that this takes to those of a stage."""
+    """Add the seconds that the block takes to those of a stage."""
     begun = time.perf_counter()
     yield
     seconds[stage] = round(seconds[stage] + time.perf_counter() - begun, 4)

@@ -21,13 +21,13 @@ class CheckRow:
     Attributes
     ----------
     name, measure
-        The check's.
+        The name of the check, and the name of its measure.
     edit
-        The edit that the check is about; None for all of them together.
+        The edit that the check is about; None for all edits together.
     value
-        None where it cannot be measured or is not finite.
+        The measured value; None where it cannot be measured or is not finite.
     bound
-        Such as ``("at most", 0.02)``.
+        The side and the limit, such as ``("at most", 0.02)``.
     severity
         ``error`` or ``warning``.
     status
@@ -47,7 +47,7 @@ class CheckRow:
 
 
 def judge(check: Check, edit: str | None, value: float | None, detail: str) -> CheckRow:
-    """The row of a value. A value that is not a number keeps no bound."""
+    """The row of a measured value. A value that is not finite keeps no bound."""
     side, limit = bound = check.bound()
     if value is not None and not math.isfinite(value):
         value, detail = None, f"the value is {value}"

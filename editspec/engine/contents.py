@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from editspec.engine.facts import FileFacts, TensorFacts, list_tensors
-from editspec.engine.opening import known_architecture
+from editspec.engine.opening import find_architecture
 from editspec.engine.result import to_plain
 from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec
@@ -41,21 +41,21 @@ class WeightsFacts(FileFacts):
     Attributes
     ----------
     family
-        Of the model.
+        The family of the model.
     model
-        What its architecture tells besides the layers, such as sizes.
+        The facts of its architecture besides the layers, such as sizes.
     parameters
-        How many numbers it has.
+        The count of all numbers.
     numbers
-        How many tensors it has of each type of numbers.
+        The count of tensors of each type of numbers.
     rounding
-        What becomes of the numbers of an edit, in words.
+        The precision that the numbers of an edit are rounded to, in words.
     digest
-        Of the weights.
+        The digest of the weights.
     edited
-        The metadata of weights that editspec edited; None of others.
+        The metadata of weights that editspec edited; None for others.
     layers
-        Those that can be edited.
+        The layers that can be edited.
     """
 
     family: str
@@ -68,7 +68,7 @@ class WeightsFacts(FileFacts):
     layers: tuple[dict[str, str], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, those of the model among them."""
+        """The fields as plain values; the facts of the model stand among them."""
         fields = super().to_dict()
         model = fields.pop("model")
         return {"kind": "weights", "family": fields.pop("family"), **model, **fields}
@@ -81,24 +81,30 @@ def describe_patch(path: Path) -> PatchFacts:
 
 
 def describe_weights(path: Path, family: str | None) -> WeightsFacts:
-    """The contents of a checkpoint, as of `family` or of the first family that it fits."""
+    """The contents of a checkpoint, read as `family` or as the first family that fits."""
     checkpoint = read_weights(path)
-    architecture = known_architecture(checkpoint, path, family)
+    architecture = find_architecture(checkpoint, path, family)
     tensors = checkpoint.tensors.values()
+    sizes = [tensor.numel() for tensor in tensors]
+    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
+    is_edited = bool(checkpoint.metadata.get("patches"))
     return WeightsFacts(
         family=architecture.family,
         model=architecture.facts(),
-        parameters=sum(tensor.numel() for tensor in tensors),
-        numbers=dict(Counter(str(tensor.dtype)[6:] for tensor in tensors)),
+        parameters=sum(sizes),
+        numbers=dict(dtypes),
         rounding=_rounding(checkpoint, architecture),
         digest=checkpoint.digest(),
-        edited=checkpoint.metadata if checkpoint.metadata.get("patches") else None,
+        edited=checkpoint.metadata if is_edited else None,
         layers=_list_layers(architecture),
     )
 
 
 def list_network_layers(loaded: LoadedSpec) -> tuple[dict[str, str], ...]:
-    """The layers of a network that only its modules tell; none where its code may not run."""
+    """The layers of a network that only its own code can list.
+
+    None are listed where that code may not run.
+    """
     try:
         session = BuildSession.of(loaded, "auto", no_progress)
     except CodeError:
@@ -108,7 +114,7 @@ def list_network_layers(loaded: LoadedSpec) -> tuple[dict[str, str], ...]:
 
 def _rounding(checkpoint: Weights, architecture: Architecture) -> str:
     parameters = [layer.parameter for layer in architecture.layers.values()]
-    kinds = {str(checkpoint.tensors[name].dtype)[6:] for name in parameters}
+    kinds = {str(checkpoint.tensors[name].dtype).removeprefix("torch.") for name in parameters}
     return f"edits are computed in float32 or float64 and rounded to {' or '.join(sorted(kinds))}"
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from editspec.engine.result import to_plain
 from editspec_runtime.io.digests import tensor_digest
-from editspec_runtime.maths.metric import unfolded
+from editspec_runtime.maths.metric import unfold
 
 SINGULAR_VALUES = 16
-"""How many singular values of a change are told."""
+"""The most singular values of a change that are listed."""
 
 NEGLIGIBLE = 1e-4
 """Singular values below this share of the largest do not count for the rank."""
@@ -22,25 +22,25 @@ NEGLIGIBLE = 1e-4
 
 @dataclass(frozen=True)
 class ChangedShape:
-    """A tensor that has another shape or type: both shapes."""
+    """The two shapes of a tensor that has another shape or type."""
 
     shapes: tuple[list[int], list[int]]
 
     def to_line(self, name: str) -> str:
-        """The change of the tensor `name` for people."""
+        """The change of the tensor `name`, as a line for people."""
         return f"{name}: {self.shapes[0]} -> {self.shapes[1]}"
 
 
 @dataclass(frozen=True)
 class ChangedTensor:
-    """A tensor of other numbers, as a matrix [out * taps, in].
+    """The change of the numbers of a tensor, as a matrix [out * taps, in].
 
     Attributes
     ----------
     difference
         The norm of the change relative to that of the tensor before.
     rank
-        Singular values that are not negligible.
+        The count of singular values that are not negligible.
     largest, spectrum
         The largest singular value, and the leading ones relative to it.
     """
@@ -51,7 +51,7 @@ class ChangedTensor:
     spectrum: tuple[float, ...]
 
     def to_line(self, name: str) -> str:
-        """The change of the tensor `name` for people."""
+        """The change of the tensor `name`, as a line for people."""
         values = " ".join(f"{value:.2g}" for value in self.spectrum[:8])
         return (
             f"{name}: differs by {self.difference:.2e} of its norm, rank {self.rank}, "
@@ -66,7 +66,7 @@ class WeightsDifference:
     Attributes
     ----------
     equal
-        How many tensors are equal.
+        The count of tensors that are equal.
     added, removed
         The tensors that only the second or only the first has.
     changed
@@ -89,8 +89,10 @@ class WeightsDifference:
 
     def to_lines(self) -> list[str]:
         """The difference for people, without a verdict."""
-        lines = [f"+ {name}" for name in self.added] + [f"- {name}" for name in self.removed]
-        return lines + [change.to_line(name) for name, change in self.changed.items()]
+        lines = [f"+ {name}" for name in self.added]
+        lines += [f"- {name}" for name in self.removed]
+        lines += [change.to_line(name) for name, change in self.changed.items()]
+        return lines
 
 
 def compare_weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> WeightsDifference:
@@ -109,12 +111,17 @@ def compare_weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -
 
 def _compare_numbers(before: Tensor, after: Tensor) -> ChangedTensor:
     change = after - before
-    matrix = unfolded(change) if change.ndim > 1 else change.reshape(1, -1)
+    # A vector, such as a bias, is a matrix of one row.
+    matrix = unfold(change) if change.ndim > 1 else change.reshape(1, -1)
     values = torch.linalg.svdvals(matrix)
+    largest = values[0]
+    leading = values[:SINGULAR_VALUES]
     size, norm = float(before.norm()), float(change.norm())
+    # A tensor of zeros has no norm to be relative to.
+    difference = norm / size if size else norm
     return ChangedTensor(
-        difference=norm / size if size else norm,
-        rank=int((values > values[0] * NEGLIGIBLE).sum()),
-        largest=float(values[0]),
-        spectrum=tuple(float(value / values[0]) for value in values[:SINGULAR_VALUES]),
+        difference=difference,
+        rank=int((values > largest * NEGLIGIBLE).sum()),
+        largest=float(largest),
+        spectrum=tuple(float(value / largest) for value in leading),
     )

@@ -19,7 +19,10 @@ class TensorFacts:
 
 
 class FileFacts(CommandResult):
-    """The base of the facts about a file: a line a fact, and one an entry of a list."""
+    """The base of the facts about a file.
+
+    As text each fact is a line, and each entry of a list is a line below its fact.
+    """
 
     def to_text(self) -> str:
         """The facts for people."""
@@ -37,7 +40,7 @@ class FileFacts(CommandResult):
 
 
 def list_tensors(header: Header) -> tuple[TensorFacts, ...]:
-    """The tensors of a safetensors file, by name."""
+    """The tensors of a safetensors file, sorted by name."""
     return tuple(
         TensorFacts(name, info.dtype, tuple(info.shape))
         for name, info in sorted(header.tensors.items())

@@ -9,7 +9,8 @@ from editspec_runtime.errors import EditError
 
 
 def error_text(error: SpecError | EditError) -> str:
-    """The error for people; a spec's errors name their places themselves."""
+    """The error for people."""
+    # A SpecError already names the place of each of its problems.
     return str(error) if isinstance(error, SpecError) else f"error: {error}"
 
 

@@ -6,121 +6,134 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from editspec_compiler import LoadedSpec
-from editspec_runtime.errors import (
-    FileError,
-)
-from editspec_runtime.io.files import (
-    canonical_json,
-    remove_abandoned,
-    write,
-)
+from editspec_runtime.errors import FileError
+from editspec_runtime.io.files import canonical_json, remove_abandoned, write
 from editspec_runtime.io.outputs import BUILD_FILE
-
-if TYPE_CHECKING:
-    pass
 
 BUILD_FORMAT = "editspec.build"
 
-
 REPORT, STATEMENT = "report.html", "provenance.json"
 
-
 PARETO = ("pareto.json", "pareto.png")
+"""The curves of a build as numbers and as a picture."""
 
 
 @dataclass
 class BuildFolder:
-    """The output of a build: rules, patches, what is told of it `beside` them, and a manifest that
-    names them all.
+    """The output of a build: rules, patches, other files, and a manifest of them all.
+
+    Attributes
+    ----------
+    root
+        The folder.
+    names
+        The file name of each edit, for its rule and for its patch.
+    before
+        The files of an earlier build, relative to `root`.
+    others
+        The other files of this build, such as its report.
     """
 
     root: Path
     names: list[str]
     before: list[str]
-    beside: Sequence[str] = ()
+    others: Sequence[str] = ()
 
     @staticmethod
-    def prepare(root: Path, names: list[str], beside: Sequence[str] = ()) -> BuildFolder:
-        """Take a new or empty folder, or one that an earlier build made. Raises `FileError` for any
-        other.
+    def prepare(root: Path, names: list[str], others: Sequence[str] = ()) -> BuildFolder:
+        """Take a new or empty folder, or the folder of an earlier build.
+
+        Raises `FileError` for any other folder.
         """
         if root.exists() and not root.is_dir():
             raise FileError(
                 f"{root} is a file, and a folder is to be made there.", "Give another folder."
             )
         manifest = root / "manifest.json"
-        try:
-            found = (
-                [path for path in root.iterdir() if path.suffix != ".part"] if root.exists() else []
-            )
-        except OSError as error:
-            raise FileError(f"{root} cannot be read: {error.strerror}.") from error
         before: list[str] = []
-        if found:
+        if _has_files(root):
             before = _own_files(manifest)
             remove_abandoned(root)
-        for name in beside:
+        for name in others:
             if name not in before:
                 BUILD_FILE.require_free(root / name)
         # From now on the folder is known as a build's, whatever interrupts it.
         planned = [f"{kind}/{name}" for name in names for kind in ("rules", "patches")]
-        _write_manifest(manifest, sorted({*before, *planned, *beside}), [])
-        return BuildFolder(root, names, before, beside)
+        _write_manifest(manifest, sorted({*before, *planned, *others}), [])
+        return BuildFolder(root, names, before, others)
 
     def rule(self, number: int) -> Path:
-        """Where the rule of an edit lies."""
+        """The path of the rule of edit `number`."""
         return self.root / "rules" / self.names[number]
 
     def patch(self, number: int) -> Path:
-        """Where the patch of an edit lies."""
+        """The path of the patch of edit `number`."""
         return self.root / "patches" / self.names[number]
 
     def keep(self, path: Path, data: bytes) -> None:
-        """Write a file unless it is there already as it should be."""
+        """Write a file, unless the same bytes lie there already."""
         if not (path.is_file() and path.read_bytes() == data):
             write(path, data)
 
     def finish(
         self, edits: list[dict[str, Any]], *, rules: bool = True, patches: bool = True
     ) -> None:
-        """Remove what an earlier build made and this one did not, and write the manifest."""
-        files = [*self.beside, *(f"rules/{name}" for name in self.names if rules)]
+        """Remove the files that only an earlier build made, and write the manifest."""
+        patch_files = [f"patches/{name}" for name in self.names]
+        files = list(self.others)
+        if rules:
+            files += [f"rules/{name}" for name in self.names]
         if patches:
-            files += [f"patches/{name}" for name in self.names]
-        for stale in set(self.before) - set(files) - {f"patches/{name}" for name in self.names}:
+            files += patch_files
+        # Patches of these edits stay even where only rules are made: a build may take them.
+        for stale in set(self.before) - set(files) - set(patch_files):
             (self.root / stale).unlink(missing_ok=True)
         _write_manifest(self.root / "manifest.json", files, edits)
 
 
 def patch_names(loaded: LoadedSpec) -> list[str]:
-    """Name the file of each edit of a spec, in the rules and in the patches of a build."""
+    """The file name of each edit of a spec, for its rule and for its patch."""
     return [
         f"{number:02d}-{edit.name}.safetensors"
         for number, edit in enumerate(loaded.spec.edits, start=1)
     ]
 
 
+def _has_files(root: Path) -> bool:
+    """Whether a folder holds more than files that an interrupted write left."""
+    if not root.exists():
+        return False
+    try:
+        return any(path.suffix != ".part" for path in root.iterdir())
+    except OSError as error:
+        raise FileError(
+            f"{root} cannot be read: {error.strerror}.",
+            "Give another folder, or make this one readable.",
+        ) from error
+
+
 def _write_manifest(path: Path, files: list[str], edits: list[dict[str, Any]]) -> None:
     manifest = {"format": BUILD_FORMAT, "version": 1, "files": sorted(files), "edits": edits}
-    write(
-        path,
-        (
-            json.dumps(json.loads(canonical_json(manifest)), indent=2, sort_keys=True) + "\n"
-        ).encode(),
-    )
+    # Canonical first, so that numbers are written in one way whatever type they have.
+    plain = json.loads(canonical_json(manifest))
+    text = json.dumps(plain, indent=2, sort_keys=True)
+    write(path, f"{text}\n".encode())
 
 
 def _own_files(manifest: Path) -> list[str]:
-    """The files that a manifest names. Raises `FileError` where there is no manifest of a build."""
+    """The files that a manifest names.
+
+    Raises `FileError` where there is no manifest of a build.
+    """
     try:
         content = json.loads(manifest.read_text())
         if content["format"] != BUILD_FORMAT:
             raise KeyError("format")
-        # A manifest is a file like any other: what it names is only touched where it is what a
-        # build makes.
+        # Anyone may have written the manifest, and files that it names may be removed. So only
+        # names that a build makes count, and none leads out of the folder.
         return [
             name
             for name in content["files"]

@@ -1,6 +1,4 @@
-"""Lock files: what a spec was built from and what came of it, beside the spec and in git. Imports
-no torch.
-"""
+"""Lock files: the inputs and the results of a build. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,36 +21,40 @@ from editspec_runtime.io.files import write
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 NEW, CHANGED, DEPENDENT, MISSING, CURRENT = "new", "changed", "dependent", "missing", "up to date"
-"""What a build has to do with an edit: all but the last are built."""
+"""The status of an edit before a build: an edit of any status but the last is built."""
 
 LONGEST = 200
-"""Characters up to which a value of a spec stands in the lock; of a longer one (a mask as a data
-URL) its digest.
+"""The most characters of a value that stands in the lock as it is.
+
+A longer value, such as a mask as a data URL, is replaced by its digest.
 """
 
 
 class _Part(BaseModel):
+    """The base of the parts of a lock: unknown fields and other types are errors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class LockedEdit(_Part):
-    """What one edit was built from, and what came of it.
+    """The inputs and the results of one edit of a build.
 
     Attributes
     ----------
     settings
-        The edit as the spec has it, defaults filled in; long values as digests.
+        The edit of the spec with its defaults filled in; long values are digests.
     files
-        The files that it names, and the SHA-256 of their bytes.
+        The SHA-256 of each file that the edit names.
     edit, parent
         The digests of the edit and of the weights that it was solved on.
     rule, second_moment, patch, result
-        The digests of the rule's file, of C (none where the solver needs none), of the patch's
-        content and of the weights after it.
+        The digests of the rule's file, of C (None where the method needs none), of the patch's
+        content and of the weights after the patch.
     loss, residual
-        Of the weights after it; the residual where the method has one.
+        The loss and the residual of the weights after the patch; the residual is None where the
+        method has none.
     environment
-        What the bits of these depend on beside the inputs.
+        All that the bits of the results depend on besides the inputs.
     """
 
     name: str
@@ -83,21 +85,25 @@ class Lock(_Part):
         return (HEAD + dump(self.model_dump())).encode()
 
     def edit(self, name: str) -> LockedEdit | None:
-        """The edit of this name."""
+        """The edit of this name; None where there is none."""
         return next((edit for edit in self.edits if edit.name == name), None)
 
 
-HEAD = "# Written by editspec build and editspec lock. Keep it in git, beside the spec; do not edit it.\n"
+HEAD = (
+    "# Written by editspec build and editspec lock. "
+    "Keep it in git, beside the spec; do not edit it.\n"
+)
 
 
 def lock_path(spec: Path) -> Path:
-    """Where the lock of a spec lies: ``SPEC.lock``."""
+    """The path of the lock of a spec, ``SPEC.lock``."""
     return spec.with_name(f"{spec.name}.lock")
 
 
 def read_lock(path: Path) -> Lock | None:
-    """The lock at `path`; None where there is none. Raises `SpecError` where it is no lock that can
-    be understood.
+    """Read the lock at `path`; None where there is none.
+
+    Raises `SpecError` where the file is not a lock of version 1.
     """
     if not path.exists():
         return None
@@ -109,8 +115,8 @@ def read_lock(path: Path) -> Lock | None:
         problems += [
             document.problem(
                 tuple(details["loc"]),
-                f"this is no lock of version 1: {details['msg'].lower()}",
-                REMEDY,
+                f"this is not a lock of version 1: {details['msg'].lower()}",
+                HINT,
                 code=Code.LOCK_UNFIT,
             )
             for details in error.errors(include_url=False)
@@ -120,12 +126,13 @@ def read_lock(path: Path) -> Lock | None:
     return lock
 
 
-REMEDY = "resolve the merge, or remove the lock and build again"
+HINT = "resolve the merge, or remove the lock and build again"
 
 
 def require_place(path: Path) -> None:
-    """Raise a `FileError` where no lock can be written: before the work that it would be written
-    after.
+    """Raise a `FileError` where no lock can be written.
+
+    To be called before the work, so that no work is done in vain.
     """
     if not os.access(path.parent, os.W_OK):
         raise FileError(
@@ -135,15 +142,16 @@ def require_place(path: Path) -> None:
 
 
 def write_lock(path: Path, lock: Lock) -> None:
-    """Write a lock unless it is there already as it should be."""
+    """Write a lock, unless the same bytes lie there already."""
     data = lock.to_bytes()
     if not (path.is_file() and path.read_bytes() == data):
         write(path, data)
 
 
 def shared_settings(loaded: LoadedSpec) -> dict[str, Any]:
-    """What a spec says beside its edits, where it bears on them: the weights count by their digest
-    alone.
+    """The settings of a spec that all of its edits depend on.
+
+    The weights are left out, as the lock holds their digest.
     """
     left_out: dict[str, Any] = {
         "version": True,
@@ -151,48 +159,52 @@ def shared_settings(loaded: LoadedSpec) -> dict[str, Any]:
         "checks": True,
         "model": {"weights", "digest"},
     }
-    settings: dict[str, Any] = _abridged(loaded.spec.model_dump(mode="json", exclude=left_out))
+    said = loaded.spec.model_dump(mode="json", exclude=left_out)
+    settings: dict[str, Any] = _abridge(said)
     return settings
 
 
 def edit_settings(loaded: LoadedSpec, number: int) -> dict[str, Any]:
-    """What a spec says of edit `number`, defaults filled in, without its name."""
-    settings: dict[str, Any] = _abridged(
-        loaded.spec.edits[number].model_dump(mode="json", exclude={"name"})
-    )
+    """The settings of edit `number` without its name, defaults filled in."""
+    said = loaded.spec.edits[number].model_dump(mode="json", exclude={"name"})
+    settings: dict[str, Any] = _abridge(said)
     return settings
 
 
 def edit_files(loaded: LoadedSpec, number: int) -> dict[str, str]:
-    """The files that edit `number` names, and the SHA-256 of their bytes."""
+    """The SHA-256 of each file that edit `number` names."""
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest()
         for name, path in loaded.files(number).items()
     }
 
 
-def _abridged(value: Any) -> Any:
+def _abridge(value: Any) -> Any:
+    """Leave out what is None, and replace long values by their digests."""
     if isinstance(value, dict):
-        return {name: _abridged(part) for name, part in value.items() if part is not None}
+        return {name: _abridge(part) for name, part in value.items() if part is not None}
+    # A list of plain values, such as the pixels of a mask, counts as one value.
     if isinstance(value, list) and any(isinstance(part, (dict, list)) for part in value):
-        return [_abridged(part) for part in value]
+        return [_abridge(part) for part in value]
     return value if len(str(value)) <= LONGEST else f"sha256:{digest(value)}"
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a build has to do with one edit.
+    """One edit in the plan of a build.
 
     Attributes
     ----------
     name
-        The edit's.
+        The name of the edit.
     status
-        ``new``; ``changed``: something that the edit is made from; ``dependent``: on weights that
-        an earlier edit leaves otherwise; ``missing``: nothing changed, but its patch is nowhere to
-        be found; ``up to date``.
+        ``new``: the lock has no such edit. ``changed``: something that the edit is made from has
+        changed. ``dependent``: an earlier edit leaves other weights than before. ``missing``:
+        nothing has changed, but the patch is nowhere to be found. ``up to date``: nothing is to be
+        done.
     because
-        Why: the fields and files that changed and how, or the edits that it depends on.
+        The reasons: the fields and files that changed and how, or the edits that this one depends
+        on.
     """
 
     name: str
@@ -211,8 +223,9 @@ def plan_steps(
     lock: Lock | None,
     available: Callable[[int, LockedEdit], bool],
 ) -> list[Step]:
-    """What a build of this spec does, edit by edit: the one place that decides it, for `plan` and
-    `build` alike.
+    """Decide for each edit of a spec what a build does with it.
+
+    This is the one place that decides it, for ``plan`` and ``build`` alike.
 
     Parameters
     ----------
@@ -221,13 +234,16 @@ def plan_steps(
     weights
         The digest of its base.
     lock
-        Its lock; None where it was never built.
+        The lock of the spec; None where it was never built.
     available
-        Whether the patch of a locked edit, which is number n now, can be taken from somewhere.
+        Takes the number of an edit and its entry in the lock. Says whether the folder or the cache
+        has its patch.
     """
-    shared = [] if lock is None else list(_differences(lock.settings, shared_settings(loaded)))
-    if lock is not None and lock.weights != weights:
-        shared.insert(0, f"model.weights: {lock.weights[:12]} -> {weights[:12]}")
+    shared: list[str] = []
+    if lock is not None:
+        if lock.weights != weights:
+            shared.append(f"model.weights: {lock.weights[:12]} -> {weights[:12]}")
+        shared += _differences(lock.settings, shared_settings(loaded))
     found: list[Step] = []
     parent = weights
     for number, edit in enumerate(loaded.spec.edits):
@@ -243,9 +259,8 @@ def plan_steps(
         elif rebuilt:
             found.append(Step(edit.name, DEPENDENT, tuple(rebuilt)))
         elif locked.parent != parent:
-            found.append(
-                Step(edit.name, DEPENDENT, _moved(lock, edit.name, [step.name for step in found]))
-            )
+            before = [step.name for step in found]
+            found.append(Step(edit.name, DEPENDENT, _order_changes(lock, edit.name, before)))
         elif not available(number, locked):
             found.append(Step(edit.name, MISSING))
         else:
@@ -255,8 +270,12 @@ def plan_steps(
 
 
 def input_changes(loaded: LoadedSpec, weights: str, lock: Lock) -> list[str]:
-    """All that is not as the lock has it, a line each: what a frozen build refuses."""
+    """The inputs that are not as the lock has them, a line each.
+
+    A frozen build refuses them.
+    """
     found = []
+    # Where the patches lie does not matter here, so that each counts as available.
     todo = plan_steps(loaded, weights, lock, lambda number, locked: True)
     for step in todo:
         if step.status == NEW:
@@ -266,7 +285,8 @@ def input_changes(loaded: LoadedSpec, weights: str, lock: Lock) -> list[str]:
     found += [
         f"{name}: in the lock, and no longer in the spec" for name in removed_edits(loaded, lock)
     ]
-    names, locked = [edit.name for edit in loaded.spec.edits], [edit.name for edit in lock.edits]
+    names = [edit.name for edit in loaded.spec.edits]
+    locked = [edit.name for edit in lock.edits]
     if not found and names != locked:
         found.append(f"the order of the edits: {', '.join(locked)} -> {', '.join(names)}")
     if not found:
@@ -280,7 +300,7 @@ def require_unchanged(loaded: LoadedSpec, weights: str, lock: Lock | None) -> Lo
     Raises
     ------
     LockError
-        There is no lock, or an input is not as it says.
+        There is no lock, or an input is not as the lock has it.
     """
     path = lock_path(loaded.path)
     if lock is None:
@@ -294,7 +314,10 @@ def require_unchanged(loaded: LoadedSpec, weights: str, lock: Lock | None) -> Lo
 
 
 def require_same_artifacts(lock: Lock, built: Sequence[LockedEdit]) -> None:
-    """Raise a `LockError` where an edit came out otherwise in the environment of the lock."""
+    """Raise a `LockError` where an edit has other results than in the lock.
+
+    Only edits that were built in the environment of the lock count: bits differ in others.
+    """
     differences: list[str] = []
     for edit in built:
         before = lock.edit(edit.name)
@@ -302,7 +325,7 @@ def require_same_artifacts(lock: Lock, built: Sequence[LockedEdit]) -> None:
             differences += artifact_differences(before, edit)
     if differences:
         raise LockError(
-            "The environment is that of the lock, and what came out is not:\n  "
+            "The environment is that of the lock, and the results are not:\n  "
             + "\n  ".join(differences),
             "The lock was edited, or something that the environment does not name has changed: "
             "build again without --frozen, and look at what changed.",
@@ -311,43 +334,48 @@ def require_same_artifacts(lock: Lock, built: Sequence[LockedEdit]) -> None:
 
 def removed_edits(loaded: LoadedSpec, lock: Lock | None) -> list[str]:
     """The edits that the lock has and the spec does not."""
+    if lock is None:
+        return []
     names = {edit.name for edit in loaded.spec.edits}
-    return [edit.name for edit in lock.edits if edit.name not in names] if lock is not None else []
+    return [edit.name for edit in lock.edits if edit.name not in names]
 
 
 def artifact_differences(locked: LockedEdit, built: LockedEdit) -> list[str]:
     """The artifacts of an edit that differ between two builds of it."""
-    names = ("second_moment", "rule", "patch", "result")
-    return [
-        f"{built.name}: {name}: {getattr(locked, name)} -> {getattr(built, name)}"
-        for name in names
-        if getattr(locked, name) != getattr(built, name)
-    ]
+    found = []
+    for name in ("second_moment", "rule", "patch", "result"):
+        was, now = getattr(locked, name), getattr(built, name)
+        if was != now:
+            found.append(f"{built.name}: {name}: {was} -> {now}")
+    return found
 
 
-def _moved(lock: Lock, name: str, before: Sequence[str]) -> tuple[str, ...]:
-    """How the edits before one differ from those in the lock."""
+def _order_changes(lock: Lock, name: str, before: Sequence[str]) -> tuple[str, ...]:
+    """The differences of the edits before edit `name` from those in the lock."""
     names = [edit.name for edit in lock.edits]
     locked_before = names[: names.index(name)]
-    gone = [f"{other} comes no longer before it" for other in locked_before if other not in before]
-    come = [f"{other} comes before it now" for other in before if other not in locked_before]
-    if gone or come or locked_before != list(before):
-        return tuple(gone + come) or (
-            f"the order before it: {', '.join(locked_before)} -> {', '.join(before)}",
-        )
+    gone = [other for other in locked_before if other not in before]
+    come = [other for other in before if other not in locked_before]
+    if gone or come:
+        lines = [f"{other} no longer comes before it" for other in gone]
+        lines += [f"{other} comes before it now" for other in come]
+        return tuple(lines)
+    if locked_before != list(before):
+        return (f"the order before it: {', '.join(locked_before)} -> {', '.join(before)}",)
     return ("it was built on other weights than the edit before it leaves (two locks were merged)",)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """What differs between two plain values, as lines ``path: old -> new``."""
+    """The differences of two plain values, as lines ``path: old -> new``."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for name in [*old, *(name for name in new if name not in old)]:
-            yield from _differences(
-                old.get(name), new.get(name), f"{path}.{name}" if path else str(name)
-            )
+        # The order of `old`, then that of `new`: equal inputs give equal lines.
+        for name in dict.fromkeys([*old, *new]):
+            below = f"{path}.{name}" if path else str(name)
+            yield from _differences(old.get(name), new.get(name), below)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for index, (was, now) in enumerate(zip(old, new, strict=True)):
             yield from _differences(was, now, f"{path}[{index}]")
+    # In Python 1, 1.0 and True are equal, and in a spec they are not.
     elif old != new or type(old) is not type(new):
         yield f"{path}: {_short(old)} -> {_short(new)}"
 

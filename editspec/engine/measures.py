@@ -1,4 +1,4 @@
-"""What can be measured of a stack that is built, whatever its modality."""
+"""Measures for checks that every modality has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from editspec_runtime.methods.solve_edit import loss_of
 
 @dataclass(frozen=True)
 class Measures:
-    """The measures of a stack that every modality has: each gives a value and a remark."""
+    """The measures of a stack of patches that every modality has.
+
+    A modality extends them by its own. Each measure gives a value and a remark.
+    """
 
     session: BuildSession
     built: Sequence[BuiltEdit]
@@ -29,7 +32,10 @@ class Measures:
         return {edit.name: number for number, edit in enumerate(self.session.loaded.spec.edits)}
 
     def measure(self, number: int, edit: str | None) -> Value:
-        """The value of check `number` of the spec for an edit; None: for all edits together."""
+        """Measure check `number` of the spec for an edit.
+
+        `edit` is None for a check of all edits together, which only modalities have.
+        """
         check: Check = self.session.loaded.spec.checks[number]
         assert edit is not None
         which = self.numbers[edit]
@@ -43,18 +49,18 @@ class Measures:
         return self.finite(which)
 
     def loss(self, number: int) -> float:
-        """The loss of edit `number`, measured anew: a lock can say anything."""
+        """The loss of edit `number`, measured anew, since anyone may have edited the lock."""
         session = self.session.after(number)
         before = session.current_model()
         weights = session.stacked.apply(self.session.stack[: number + 1])
         return loss_of(session.rule(number, before), before, weights)
 
     def finite(self, number: int) -> Value:
-        """How many numbers of the patch of edit `number` are not finite."""
+        """The count of numbers in the patch of edit `number` that are not finite."""
         count = sum(map(count_not_finite, self.session.stack[number].tensors().values()))
         return count, f"{count} numbers of the patch are not finite" if count else ""
 
 
 def count_not_finite(tensor: Tensor) -> int:
-    """How many numbers of a tensor are infinite or not a number."""
+    """The count of numbers of a tensor that are infinite or not a number."""
     return int((~tensor.isfinite()).sum())

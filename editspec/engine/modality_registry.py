@@ -1,4 +1,4 @@
-"""The registry of modality engines: what a modality adds to a build session, one line each."""
+"""The registry of modality engines, one line each."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from editspec_runtime.families.registry import find_family
 if TYPE_CHECKING:
     from editspec.engine.built import BuiltEdit
     from editspec.engine.measures import Measures
+    from editspec.engine.opened import OpenedModel
     from editspec.engine.session import BuildSession
 
 Moment = Callable[[Any, str], Tensor]
@@ -25,10 +26,10 @@ Moment = Callable[[Any, str], Tensor]
 
 
 class ModalityEngine(Protocol):
-    """What a build session asks its modality for."""
+    """The part of a build session that depends on the modality of its model."""
 
     def compatibility(self, name: str | None) -> Compatibility:
-        """How the numbers are made where papers leave it open, by a spec's ``compatibility``."""
+        """The choices that papers leave open, by a spec's ``compatibility``."""
 
     def sample(self, loaded: LoadedSpec, model: Any) -> Sample:
         """The inputs that the second moment of the keys is taken over."""
@@ -43,7 +44,10 @@ class ModalityEngine(Protocol):
         """
 
     def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> Measures:
-        """What the checks of a spec can measure on a stack that is built."""
+        """The measures that the checks of a spec name, on a stack that is built."""
+
+    def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedModel:
+        """Add the views of the modality to an opened model; `loaded` is its spec, if any."""
 
 
 ENGINES: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""A spec with its model and the statistics of its keys, as the patches on the stack leave them."""
+"""A spec with its model under a stack of patches, and the statistics of its keys."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def on_device(method: Method) -> Method:
-    """A function of a session that computes with reproducible kernels."""
+    """Make a function of a session compute with reproducible kernels."""
 
     @wraps(method)
     def compute(session: ModelSession, *arguments: Any, **named: Any) -> Any:
-        with session.computing():
+        """Call the function within `ModelSession.kernels`."""
+        with session.kernels():
             return method(session, *arguments, **named)
 
     return cast(Method, compute)
@@ -60,12 +61,14 @@ class ModelSession:
         The checked spec.
     checkpoint, base
         The unedited weights, and their digest.
-    device, cache, progress, executor, allow_code
-        With what the work is done.
+    device, cache, progress
+        The device that computes, the cache of results, and the callback for progress.
+    executor, allow_code
+        The executor of independent items of work, and whether code that the spec names may run.
     stack
         The patches so far.
     model, applied
-        Made when they are first needed: the model of the first weights, and the weights of a stack.
+        The model of the first weights, and the weights of stacks; made when first needed.
     """
 
     loaded: LoadedSpec
@@ -94,12 +97,13 @@ class ModelSession:
 
     @property
     def compatibility(self) -> Compatibility:
-        """How the numbers are made where the paper leaves it open."""
+        """The choices that papers leave open, as the spec makes them."""
         return self.modality.compatibility(self.loaded.spec.compatibility)
 
     def require_layers(self) -> None:
-        """Find a layer that the model lacks before any work is done: of a .pt checkpoint, only now
-        is it known.
+        """Raise a `SpecError` where the model lacks a layer that an edit names.
+
+        For some checkpoints, such as .pt files, the layers are only known once the model is open.
         """
         try:
             model = self.current_model()
@@ -123,16 +127,16 @@ class ModelSession:
         if problems:
             raise SpecError(document.file, problems, document.text)
 
-    def computing(self) -> AbstractContextManager[None]:
-        """Within this, kernels on the session's device always give the same bits."""
+    def kernels(self) -> AbstractContextManager[None]:
+        """A context in which kernels on the session's device always give equal bits."""
         return reproducible_kernels(self.device)
 
     def after(self, count: int) -> Self:
-        """The session with the first `count` edits alone on the stack."""
+        """The session with only the first `count` patches on the stack."""
         return replace(self, stack=self.stack[:count])
 
     def current_model(self) -> Model:
-        """The model as the edits so far left it."""
+        """The model as the patches on the stack leave it."""
         spec = self.loaded.spec
         weights = self.stacked.place(self.stack, spec.precision, self.device)
         if self.model is None:
@@ -153,14 +157,14 @@ class ModelSession:
         return self.modality.sample(self.loaded, model)
 
     def find_moment(self, model: Model, layer: str) -> Tensor | None:
-        """C of a layer [n, n] where it is in the cache."""
+        """C of a layer, [in_features, in_features]; None where it is not in the cache."""
         sample = self.sample(model)
         found = find_second_moment(model, layer, sample, self.compatibility, self.cache)
         return None if found is None else found.matrix
 
     @on_device
     def second_moment(self, model: Model, layer: str) -> CachedMoment:
-        """C of a layer, from the cache or computed."""
+        """C of a layer with its origin, from the cache or computed."""
         return second_moment(
             model,
             layer,
@@ -176,13 +180,18 @@ class ModelSession:
         return self.second_moment(model, layer).matrix
 
     def keys(self, model: Model, layer: str, seconds: dict[str, float]) -> KeyStatistics:
-        """C and a sample of the keys of a layer, computed when they are asked for."""
+        """C and a sample of the keys of a layer, computed when they are asked for.
+
+        The time that they take is added to `seconds`.
+        """
 
         def moment() -> Tensor:
+            """C of the layer."""
             with time_stage(seconds, "statistics"):
                 return self.second_moment(model, layer).matrix
 
         def sample() -> Tensor:
+            """Keys of the layer, [n, in_features]."""
             with time_stage(seconds, "statistics"):
                 return key_sample(
                     model,

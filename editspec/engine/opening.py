@@ -1,4 +1,4 @@
-"""From a spec or a path to weights, and to the architecture that they have."""
+"""The way from a spec or a path to weights and their architecture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from editspec_runtime.io.weights import Weights
 
 
 def fetch_weights(loaded: LoadedSpec, progress: ProgressCallback = no_progress) -> Path:
-    """The file of a spec's weights, fetched into the cache where they lie elsewhere."""
+    """Find the file of a spec's weights; remote weights are fetched into the cache."""
     model = loaded.spec.model
     task = f"fetching {model.weights.partition('#')[0]}"
     return locate_weights(
@@ -31,18 +31,19 @@ def fetch_weights(loaded: LoadedSpec, progress: ProgressCallback = no_progress) 
 def open_checkpoint(
     loaded: LoadedSpec, progress: ProgressCallback = no_progress
 ) -> tuple[Weights, str]:
-    """The weights of a spec and their digest.
+    """Read the weights of a spec, and take their digest.
 
     Raises
     ------
     WeightsError
-        They are not those that the spec pins.
+        The weights are not those that the spec pins.
     FileError
-        They are missing or damaged.
+        The file is missing or damaged.
     """
     checkpoint = read_weights(fetch_weights(loaded, progress))
     base = checkpoint.digest()
     pin = loaded.spec.model.digest
+    # A pin ``sha256:`` is of the bytes of the file, and was compared when they were fetched.
     if pin is not None and not pin.startswith("sha256:") and pin != base:
         raise WeightsError(
             f"{loaded.weights} does not hold the weights that the spec pins: "
@@ -52,13 +53,18 @@ def open_checkpoint(
     return checkpoint, base
 
 
-def known_architecture(checkpoint: Weights, path: Path, family: str | None = None) -> Architecture:
-    """The architecture of a checkpoint, as of `family` or of the first family that it fits.
+def read_model_architecture(path: Path, family: str) -> Architecture:
+    """Read the architecture of a family's weights from their file."""
+    return find_architecture(read_weights(path), path, family)
+
+
+def find_architecture(checkpoint: Weights, path: Path, family: str | None = None) -> Architecture:
+    """The architecture of a checkpoint, as `family` or as the first family that fits.
 
     Raises
     ------
     WeightsError
-        It fits none: what was found, and what each family expects.
+        No family fits. The message says what was found, and what each family expects.
     """
     infos = {}
     for name, tensor in checkpoint.tensors.items():

@@ -1,4 +1,4 @@
-"""Outputs of the commands, each a kind of `editspec_runtime.io.outputs`."""
+"""Guards of the outputs of commands: each refuses to overwrite foreign files."""
 
 from __future__ import annotations
 
@@ -36,15 +36,18 @@ def require_free_export(out: Path) -> None:
 
 
 def require_own_or_free(out: Path) -> None:
-    """Raise a `FileError` where something lies at `out` that is not weights of editspec."""
+    """Raise a `FileError` where `out` is anything but weights that editspec wrote."""
     WEIGHTS.require_free(out)
 
 
 def require_own_or_free_folder(out: Path) -> None:
-    """Raise a `FileError` where something lies at `out` that is not a folder of such weights."""
+    """Raise a `FileError` where `out` is anything but a folder of such weights."""
     WEIGHTS_FOLDER.require_free(out)
 
 
 def require_own_folder(out: Path, mark: str, maker: str) -> None:
-    """Raise a `FileError` unless `out` is new, empty, or of an earlier run of its `maker`."""
+    """Raise a `FileError` unless `out` is new, empty, or a run of its `maker`.
+
+    The file `mark` in a folder says that the maker ran there.
+    """
     run_folder(mark, maker).require_free(out)

@@ -1,6 +1,4 @@
-"""A point of the choice that `pareto` shows, by its number: written into the spec, which says what
-is built.
-"""
+"""Picks of a point of a curve, which are written into the spec."""
 
 from __future__ import annotations
 
@@ -23,15 +21,16 @@ from editspec_runtime.methods.registry import METHODS, method_of, methods_with_a
 
 
 def write_picked(session: BuildSession, out: Path, choice: str) -> LoadedSpec:
-    """Write the collateral_weight of a point of `out`/pareto.json into the spec of a session.
+    """Write the collateral_weight of a point of `out`/pareto.json into the spec.
 
-    `choice` is the point's number, after ``NAME=`` where several edits are solved by least squares.
+    `choice` is the number of the point, after ``NAME=`` where several edits have a curve. Returns
+    the changed spec.
 
     Raises
     ------
     UsageError
-        There is no such edit or point, what is there was made from something else, or the spec
-        cannot be changed.
+        There is no such edit or point, the curve was made from other inputs, or the spec cannot be
+        changed.
     """
     loaded = session.loaded
     name, _, given = choice.rpartition("=")
@@ -40,42 +39,36 @@ def write_picked(session: BuildSession, out: Path, choice: str) -> LoadedSpec:
     curve = _read_curve(out / PARETO[0], name)
     if curve["inputs"] != inputs_of(session, number):
         raise UsageError(
-            f"{out / PARETO[0]} was made from something else than what {name} is now.",
+            f"{out / PARETO[0]} was made from other inputs than {name} has now.",
             "Build with --pareto, and pick from what that shows.",
         )
     points = {str(point["number"]): point["collateral_weight"] for point in curve["points"]}
     if given not in points:
-        known = (
-            f"The points are 1 to {len(points)}."
-            if points
-            else "It has none, as its rule holds already."
-        )
+        known = "It has none, as its rule holds already."
+        if points:
+            known = f"The points are 1 to {len(points)}."
         raise UsageError(f"There is no point {given} of {name}.", known)
-    collateral_weight = points[given]
-    if not (
-        isinstance(collateral_weight, float)
-        and math.isfinite(collateral_weight)
-        and collateral_weight > 0
-    ):
-        raise _nothing_to_pick(
-            out / PARETO[0], f"is damaged: a collateral_weight is {collateral_weight}"
-        )
-    text = set_collateral_weight(loaded.document, number, collateral_weight)
-    if not (os.access(loaded.path, os.W_OK) and os.access(loaded.path.resolve().parent, os.W_OK)):
+    weight = points[given]
+    # The file may be damaged, and the number goes into the spec.
+    if not (isinstance(weight, float) and math.isfinite(weight) and weight > 0):
+        raise _nothing_to_pick(out / PARETO[0], f"is damaged: a collateral_weight is {weight}")
+    text = set_collateral_weight(loaded.document, number, weight)
+    file = loaded.path.resolve()
+    # The file is replaced by a new one, so that its folder has to be writable as well.
+    if not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
         raise UsageError(
             f"{loaded.path} cannot be written, and a pick is written there.",
             "Pick in a copy of it.",
         )
-    write(loaded.path.resolve(), text.encode())
+    write(file, text.encode())
     return load(loaded.path)
 
 
 def set_collateral_weight(document: Document, number: int, collateral_weight: float) -> str:
-    """The text of a spec whose edit `number` has this collateral_weight; all else stays as it was
-    written.
+    """The text of a spec with another collateral_weight of edit `number`.
 
-    Raises `UsageError` where the text does not let that alone be changed: where edits share a
-    solver, say.
+    All else stays as it was written. Raises `UsageError` where the text does not let that alone be
+    changed, for example where edits share a solver.
     """
     put = Put(
         ("edits", number, "solver", "collateral_weight"),
@@ -96,40 +89,38 @@ def set_collateral_weight(document: Document, number: int, collateral_weight: fl
 
 
 def _choose_edit(loaded: LoadedSpec, name: str) -> int:
-    """The edit of a name; without one, the only edit that is solved by least squares."""
+    """The number of the edit of a name; by default, of the only edit with a curve."""
     edits = loaded.spec.edits
     fit = [edit.name for edit in edits if method_of(edit.solver).has_curve]
     methods = " or ".join(methods_with_a_curve())
     if not name and len(fit) > 1:
-        raise UsageError(
-            f"Several edits are solved by {methods}.",
-            f"Give one: {', '.join(f'{n}=N' for n in fit)}.",
-        )
+        choices = ", ".join(f"{each}=N" for each in fit)
+        raise UsageError(f"Several edits are solved by {methods}.", f"Give one: {choices}.")
     name = name or fit[0]
     named = {edit.name: (number, edit.solver.method) for number, edit in enumerate(edits)}
     if name not in named:
-        near = difflib.get_close_matches(name, fit, n=1)
-        raise UsageError(
-            f"There is no edit {name}.",
-            f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(fit)}.",
-        )
+        hint = f"Known here: {', '.join(fit)}."
+        if near := difflib.get_close_matches(name, fit, n=1):
+            hint = f"Did you mean {near[0]}?"
+        raise UsageError(f"There is no edit {name}.", hint)
     number, method = named[name]
     if not METHODS[method].has_curve:
         raise UsageError(
-            f"{name} is solved by {method}, and points are picked of {methods}.",
+            f"{name} is solved by {method}, which has no points to pick from.",
             f"Write solver: {methods}, and build with --pareto.",
         )
     return number
 
 
 def _read_curve(path: Path, name: str) -> dict[str, Any]:
-    """The curve of an edit that an earlier build wrote."""
+    """Read the curve of an edit that an earlier build wrote."""
     try:
         require_file(path)
-        (curve,) = [each for each in json.loads(path.read_text())["curves"] if each["edit"] == name]
-        if not {"inputs", "points"} <= set(curve) or any(
-            {"number", "collateral_weight"} - set(p) for p in curve["points"]
-        ):
+        curves = json.loads(path.read_text())["curves"]
+        (curve,) = [each for each in curves if each["edit"] == name]
+        if not {"inputs", "points"} <= set(curve):
+            raise KeyError(name)
+        if any({"number", "collateral_weight"} - set(point) for point in curve["points"]):
             raise KeyError(name)
     except FileError as error:
         raise _nothing_to_pick(path, "is not there") from error

@@ -1,4 +1,4 @@
-"""The plan of a build: its steps, their cost, and the edits that are in each other's way."""
+"""The plan of a build: its steps, their cost, and the conflicts between edits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from editspec_compiler.schema import AnyEdit
 from editspec_runtime.core.method import OUTPUTS, KeyStatistics
 from editspec_runtime.core.model import Model
 from editspec_runtime.errors import NumericalError
-from editspec_runtime.maths.metric import cosine, principal_cosines, unfolded
+from editspec_runtime.maths.metric import cosine, principal_cosines, unfold
 from editspec_runtime.methods.layer_problem import find_directions
 from editspec_runtime.methods.registry import method_of
 from editspec_runtime.patches.patch import Patch
@@ -37,15 +37,15 @@ class PlannedEdit:
     Attributes
     ----------
     name, layer
-        The edit's.
+        The name and the layer of the edit.
     status, because
-        What there is to do, and why.
+        The status as in `Step`, and the reasons.
     samples
-        Items that the second moment will be taken over; 0 where it is cached.
+        The count of items that the second moment will be taken over; 0 where it is cached.
     steps
-        Steps that the solver will take.
+        The count of steps that the solver will take.
     collateral
-        The predicted E |dW k|^2 / E |W k|^2, where the patch is there.
+        The predicted E |dW k|^2 / E |W k|^2; None where there is no patch yet.
     """
 
     name: str
@@ -57,7 +57,7 @@ class PlannedEdit:
     collateral: float | None
 
     def to_lines(self) -> list[str]:
-        """The edit for people, reasons below it."""
+        """The edit as lines for people, with the reasons below it."""
         line = f"{SIGNS[self.status]} {self.name}: {self.status}, {self.layer}"
         if self.status != "up to date":
             samples = f"{self.samples} samples" if self.samples else "statistics cached"
@@ -90,7 +90,7 @@ class Conflict:
     cosine: float | None
 
     def to_line(self) -> str:
-        """The conflict for people."""
+        """The conflict as a line for people."""
         overlap = "overlap known once they are built"
         if self.overlap is not None:
             overlap = f"overlap {self.overlap:.2f}"
@@ -99,18 +99,18 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Plan(CommandResult):
-    """All that a build would do.
+    """The work that a build would do.
 
     Attributes
     ----------
     edits
-        In the order of the spec.
+        The edits in the order of the spec.
     removed
-        Edits of the lock that the spec no longer has.
+        The edits of the lock that the spec no longer has.
     conflicts
-        Pairs of edits of one layer.
+        The pairs of edits that change one parameter.
     to_build
-        How many edits a build would build.
+        The count of edits that a build would build.
     """
 
     edits: tuple[PlannedEdit, ...]
@@ -133,24 +133,29 @@ class Plan(CommandResult):
 
 
 def make_plan(session: BuildSession) -> Plan:
-    """The plan of a session in which nothing has been built yet. Solves nothing."""
+    """Plan a session in which nothing has been built yet, and solve nothing."""
     views = []
     blocked: list[str] = []
     for number in range(len(session.loaded.spec.edits)):
         views.append(_view(session, number, blocked))
-    pairs = (_conflict(session, *pair) for pair in combinations(views, 2))
+    conflicts = []
+    for first, second in combinations(views, 2):
+        conflict = _conflict(session, first, second)
+        if conflict is not None:
+            conflicts.append(conflict)
+    to_build = [step for step in session.steps if not step.current]
     return Plan(
         edits=tuple(view.planned for view in views),
         removed=tuple(removed_edits(session.loaded, session.lock)),
-        conflicts=tuple(conflict for conflict in pairs if conflict is not None),
-        to_build=sum(not step.current for step in session.steps),
+        conflicts=tuple(conflicts),
+        to_build=len(to_build),
     )
 
 
 def predicted_collateral(patch: Patch) -> float:
     """E |dW k|^2 / E |W k|^2 over all keys, the correlation of taps included.
 
-    Of several layers, the largest.
+    Where a patch changes several layers, the largest of them counts.
     """
     layers = patch.metadata["collateral"].values()
     return max((layer["correlated"] for layer in layers), default=0.0)
@@ -158,7 +163,7 @@ def predicted_collateral(patch: Patch) -> float:
 
 @dataclass(frozen=True)
 class _View:
-    """All that is known of one edit before a build; None for what is not known yet."""
+    """One edit as far as it is known before a build; None where it is not known yet."""
 
     number: int
     planned: PlannedEdit
@@ -170,9 +175,10 @@ class _View:
 
 @on_device
 def _view(session: BuildSession, number: int, blocked: list[str]) -> _View:
-    """Look at edit `number`.
+    """Find out about edit `number` all that can be known without solving.
 
-    `blocked` are the parameters that edits still to be built will change; it grows.
+    `blocked` are the parameters that edits still to be built will change. Those of this edit are
+    added where it is to be built.
     """
     edit, step = session.loaded.spec.edits[number], session.steps[number]
     model = session.current_model()
@@ -209,7 +215,8 @@ def _directions(session: BuildSession, number: int, model: Model, moment: Tensor
     """
 
     def sample() -> Tensor:
-        raise NumericalError("No keys are drawn for a plan.")
+        """Refuse to draw keys, which takes as long as a build."""
+        raise NumericalError("A plan draws no keys.", "Build the spec.")
 
     try:
         rule = session.rule(number, model)
@@ -218,25 +225,27 @@ def _directions(session: BuildSession, number: int, model: Model, moment: Tensor
         keys = KeyStatistics(lambda: moment, sample)
         return find_directions(rule.rules[0], rule.directions, rule.rank, keys)
     except NumericalError:
-        return None  # where the numbers are bad, the build says so, and what to do about it
+        # Where the numbers are bad, the build says so, with a hint.
+        return None
 
 
 def _conflict(session: BuildSession, first: _View, second: _View) -> Conflict | None:
-    """How two edits of one layer are in each other's way; None for edits of different layers."""
+    """The conflict of two edits; None where they change different parameters."""
     shared = [name for name in first.parameters if name in second.parameters]
     if not shared:
         return None
+    # C of the later edit is the one on which both changes meet.
     moment = second.moment if second.moment is not None else first.moment
     overlap = undone = None
     if moment is not None and len(shared) == 1:
         if first.directions is not None and second.directions is not None:
             overlap = float(principal_cosines(first.directions, second.directions, moment)[0])
         if first.patch is not None and second.patch is not None:
-            changes = [unfolded(patch.delta(shared[0])) for patch in (first.patch, second.patch)]
+            changes = [unfold(patch.delta(shared[0])) for patch in (first.patch, second.patch)]
             undone = cosine(changes[0], changes[1], moment)
     edits = session.loaded.spec.edits
     before, after = edits[first.number], edits[second.number]
-    if _swapped(before, after) or (undone is not None and undone <= UNDOING):
+    if _are_swapped(before, after) or (undone is not None and undone <= UNDOING):
         kind = "the second undoes the first"
     elif overlap is not None and overlap >= OVERLAPPING:
         kind = "their directions overlap"
@@ -245,12 +254,16 @@ def _conflict(session: BuildSession, first: _View, second: _View) -> Conflict | 
     return Conflict((before.name, after.name), after.layer, kind, overlap, undone)
 
 
-def _swapped(before: AnyEdit, after: AnyEdit) -> bool:
-    """Whether one edit copies from where the other pastes, and the other way round."""
+def _are_swapped(before: AnyEdit, after: AnyEdit) -> bool:
+    """Whether each edit copies from where the other pastes."""
+    places = (before.source, before.target, after.source, after.target)
+    if None in places:
+        return False
+    source, target, other_source, other_target = (_dump(place) for place in places)
+    return source == other_target and target == other_source
 
-    def sides(edit: AnyEdit) -> list[dict[str, Any] | None]:
-        places = (edit.source, edit.target)
-        return [None if place is None else place.model_dump(exclude_none=True) for place in places]
 
-    there, back = sides(before), sides(after)
-    return None not in there and there == back[::-1]
+def _dump(place: Any) -> dict[str, Any]:
+    """A place as plain values, so that places of different types can be compared."""
+    plain: dict[str, Any] = place.model_dump(exclude_none=True)
+    return plain

@@ -1,7 +1,6 @@
-"""What a command works with, besides its arguments: a cache, an executor, the permission to run
-code. Imports no torch.
+"""The resources of a command, such as its cache. Imports no torch.
 
-Everything below takes these as arguments; here the front door finds those that nobody gave.
+All layers below take them as arguments. Those that no caller gave are found here.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ _executor: ContextVar[Executor | None] = ContextVar("executor", default=None)
 
 @dataclass(frozen=True)
 class Resources:
-    """What a command works with.
+    """The resources of a command.
 
     Attributes
     ----------
     cache
-        Where results and downloads are kept. Default: `default_cache`.
+        The cache of results and downloads. Default: `default_cache`.
     executor
-        What computes independent items of work. Default: the one of `use_executor`, or this
+        The executor of independent items of work. Default: the one of `use_executor`, or this
         process.
     allow_code
-        Whether foreign code that a spec names may run. Default: whether `allow_code` says so.
+        Whether foreign code that a spec names may run. Default: only within `allow_code`.
     """
 
     cache: Cache = field(default_factory=default_cache)
@@ -42,8 +41,9 @@ class Resources:
 
 @contextmanager
 def allow_code() -> Iterator[None]:
-    """Within this, commands may import ``model.module``: foreign code runs, with all that its user
-    may do.
+    """A context in which commands may import ``model.module`` of a spec.
+
+    Foreign code then runs with all the rights of the user.
     """
     token = _code.set(True)
     try:
@@ -52,8 +52,8 @@ def allow_code() -> Iterator[None]:
         _code.reset(token)
 
 
-def code_is_allowed() -> bool:
-    """Whether foreign code may run where nothing else is said."""
+def is_code_allowed() -> bool:
+    """Whether foreign code may run where the caller does not say so itself."""
     return _code.get()
 
 
@@ -66,9 +66,10 @@ def locate_weights(
     fetching: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """The file that ``weights:`` or ``--model`` names, as `weights_path`.
+    """The path of the file that ``weights:`` or ``--model`` names.
 
-    `cache` is where files from elsewhere are kept. Default: `default_cache`.
+    `cache` keeps files that are fetched. Default: `default_cache`. All else is as in
+    `weights_path`.
     """
     return weights_path(
         str(weights),
@@ -82,7 +83,7 @@ def locate_weights(
 
 @contextmanager
 def use_executor(executor: Executor) -> Iterator[None]:
-    """Within this, commands that are given no executor take this one."""
+    """A context in which commands take this executor where they are given none."""
     token = _executor.set(executor)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The result of a command: text, JSON and exit code are derived from it. Imports no torch."""
+"""The base of results, which give text, JSON and an exit code. Imports no torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class CommandResult:
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses as dicts by field, tuples as lists, paths as text; all else as it is."""
+    """Turn dataclasses into dicts, tuples into lists, and paths into text.
+
+    All other values stay as they are.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field.name for field in dataclasses.fields(value)]
         return {name: to_plain(getattr(value, name)) for name in fields}

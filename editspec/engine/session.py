@@ -1,4 +1,4 @@
-"""A spec with its model, and the stack of patches as it grows."""
+"""A build session: a spec, its lock, its model, and the stack of patches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ from editspec_runtime.core.executor import Executor
 from editspec_runtime.core.method import OutputLoss, Problem
 from editspec_runtime.core.model import Model
 from editspec_runtime.core.progress import ProgressCallback, no_progress
-from editspec_runtime.core.rule import CompiledEdit, ResolvedEdit
+from editspec_runtime.core.rule import CompiledEdit, LayerRule, ResolvedEdit
 from editspec_runtime.errors import (
     EditError,
     FileError,
@@ -52,7 +52,7 @@ from editspec_runtime.methods.solve_edit import (
     resolve_rules,
     solve_edit,
 )
-from editspec_runtime.patches.patch import Patch, make_patch, read_patch
+from editspec_runtime.patches.patch import Patch, layer_metadata, make_patch, read_patch
 
 
 @dataclass
@@ -62,19 +62,31 @@ class BuildSession(ModelSession):
     Attributes
     ----------
     lock
-        The lock beside the spec; None where there is none.
+        The lock of the spec; None where there is none.
     output_loss
         The loss of methods that compare outputs. Default: the mean absolute difference.
     steps
-        What there is to do with each edit.
+        The status of each edit, which says whether it is to be built.
     folder
-        That of an earlier build, whose patches are taken.
+        The folder of an earlier build, whose patches are taken.
+    resolved
+        The edits of the stack with their rules resolved, in the order of the stack.
     """
 
     lock: Lock | None = None
     output_loss: OutputLoss | None = None
     steps: list[Step] = field(default_factory=list)
     folder: BuildFolder | None = None
+    resolved: list[ResolvedEdit] = field(default_factory=list)
+
+    @property
+    def earlier(self) -> list[LayerRule]:
+        """The rules of the edits of the stack, which later edits may have to keep."""
+        return [rule for edit in self.resolved for rule in edit.rules]
+
+    def after(self, count: int) -> Self:
+        """Make the session with the first `count` edits alone on the stack."""
+        return replace(super().after(count), resolved=self.resolved[:count])
 
     @staticmethod
     def of(
@@ -96,15 +108,15 @@ class BuildSession(ModelSession):
         device
             ``auto``, ``cpu`` or ``cuda:N``.
         progress
-            Told how far the work is.
+            A callback that is called as the work goes on.
         out
             The folder of an earlier build, whose patches are taken. Default: none.
         cache
-            Where results are kept. Default: that of `Resources`.
+            The cache of results. Default: the cache of `Resources`.
         output_loss
             The loss of a method that needs outputs. Default: the mean absolute difference.
         executor
-            What computes independent items of work. Default: that of `Resources`.
+            The executor of independent items of work. Default: the executor of `Resources`.
         allow_code
             Whether foreign code that the spec names may run. Default: as `Resources` says.
 
@@ -135,13 +147,13 @@ class BuildSession(ModelSession):
         return session
 
     def with_spec(self, loaded: LoadedSpec) -> BuildSession:
-        """The same under another text of its spec, which has the same model and the same names."""
+        """The session under another text of its spec, which keeps the model and the names."""
         session = replace(self, loaded=loaded)
         session.decide()
         return session
 
     def decide(self) -> None:
-        """Decide what is to be done with each edit."""
+        """Decide for each edit whether it is to be built."""
         self.steps = plan_steps(
             self.loaded,
             self.base,
@@ -166,21 +178,26 @@ class BuildSession(ModelSession):
         return self.modality.compile(self.loaded, number, self.base, parent, self.moment)
 
     def find_patch(self, number: int, locked: LockedEdit) -> Patch | None:
-        """The patch of an edit that the lock names, from the folder or the cache; None where it
-        lies in neither.
+        """The patch of an edit that the lock names, from the folder or the cache.
+
+        None where it lies in neither.
         """
         named = [self.folder.patch(number)] if self.folder else []
         for path in (*named, self.cache.path("patches", locked.patch)):
             try:
                 patch = read_patch(path)
             except EditError:
+                # A missing or damaged patch is built again.
                 continue
             if patch.metadata["content"] == locked.patch:
                 return patch
         return None
 
     def find_rule(self, number: int, sha256: str) -> ResolvedEdit | None:
-        """The rules of an edit by the SHA-256 of their file, from the folder or the cache."""
+        """The rules of an edit by the SHA-256 of their file, from the folder or the cache.
+
+        None where they lie in neither.
+        """
         named = [self.folder.rule(number)] if self.folder else []
         for path in (*named, self.cache.path("rules", sha256)):
             if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
@@ -191,18 +208,22 @@ class BuildSession(ModelSession):
     def change(
         self, edit: CompiledEdit, model: Model, seconds: dict[str, float]
     ) -> tuple[ResolvedEdit, Patch]:
-        """An edit with its rules resolved, what it changes, and the collateral that is predicted
-        of it: from the cache, or solved.
+        """Solve an edit, or take its solution from the cache.
+
+        Returns the edit with its rules resolved, and its change as a patch whose metadata holds the
+        predicted collateral. The time that it takes is added to `seconds`.
         """
         losses: list[tuple[int, float]] = []
         solutions: list[Solution] = []
         with time_stage(seconds, "compile"):
             first = edit.rules[0](model)
-        # The first rule and the digest of the edit, which is in its provenance, say it all.
+        # Later rules follow from the first, the edit and the model, so that the first rule and the
+        # digest of the edit, which is in its provenance, name the solution.
         edit = replace(edit, rules=[lambda _: first, *edit.rules[1:]])
         key = self.solution_key(edit.with_rules([first]), model)
 
         def compute() -> dict[str, Tensor]:
+            """Solve the edit; the tensors of its change."""
             with time_stage(seconds, "solve"):
                 solution = solve_edit(
                     Problem(
@@ -213,6 +234,7 @@ class BuildSession(ModelSession):
                         edit.directions,
                         lambda model, layer: self.keys(model, layer, seconds),
                         self.compatibility,
+                        earlier=self.earlier,
                         progress=lambda done, total: self.progress(
                             f"solving {edit.name}", done, total
                         ),
@@ -222,9 +244,11 @@ class BuildSession(ModelSession):
                 )
                 solutions.append(solution)
                 change = Patch.of_changes(solution.changes)
-                # A GPU is done when its numbers are here.
+                # A GPU works on while Python goes on; copying waits for it, so that the time of
+                # the stage is whole.
                 tensors = {name: tensor.cpu() for name, tensor in change.tensors().items()}
-            # The statistics are asked for by the method, in the middle of solving.
+            # The method asks for statistics in the middle of solving, and they have a stage of
+            # their own.
             seconds["solve"] = round(seconds["solve"] - seconds["statistics"], 4)
             return tensors
 
@@ -247,48 +271,52 @@ class BuildSession(ModelSession):
         return edit.with_rules(rules), replace(change, metadata=metadata)
 
     def solution_key(self, rule: ResolvedEdit, model: Model) -> str:
-        """The name of the solution of an edit in the cache, by its first rule."""
+        """The key of the solution of an edit in the cache, by its first rule."""
         first = replace(rule, rules=rule.rules[:1])
         rule_digest = hashlib.sha256(first.to_bytes()).hexdigest()
         sample = self.sample(model).fingerprint()
         return digest({"rule": rule_digest, "sample": sample, "environment": environment(model)})
 
     def losses(self, rule: ResolvedEdit, model: Model) -> list[tuple[int, float]]:
-        """Step by step the losses that a solver went through, from the cache; none where it takes
-        no steps, or where the rule was solved elsewhere.
+        """The losses of a solver as (step, loss), from the cache.
+
+        There are none where the method takes no steps, or where the rule was solved elsewhere.
         """
         found = self.cache.find("losses", self.solution_key(rule, model))
-        return (
-            [] if found is None else [(int(step), loss) for step, loss in found["losses"].tolist()]
-        )
+        if found is None:
+            return []
+        return [(int(step), loss) for step, loss in found["losses"].tolist()]
 
     @on_device
     def collateral(self, change: Patch, model: Model, seconds: dict[str, float]) -> dict[str, Any]:
         """The predicted collateral of every layer that changes, by the layer's name."""
         found = {}
         for name, layer in model.architecture.layers.items():
-            if layer.parameter in change.parameters:
-                moment = self.keys(model, name, seconds).moment()
-                with time_stage(seconds, "statistics"):
-                    found[name] = predict_collateral(
-                        model,
-                        name,
-                        *_factors_of(change, layer),
-                        moment,
-                        self.sample(model),
-                        self.compatibility,
-                        self.cache,
-                    ).as_json()
+            if layer.parameter not in change.parameters:
+                continue
+            moment = self.keys(model, name, seconds).moment()
+            with time_stage(seconds, "statistics"):
+                predicted = predict_collateral(
+                    model,
+                    name,
+                    *_factors_of(change, layer),
+                    moment,
+                    self.sample(model),
+                    self.compatibility,
+                    self.cache,
+                )
+            found[name] = predicted.as_json()
         return found
 
     @on_device
     def edit(self, number: int) -> BuiltEdit:
-        """Put the patch of edit `number` on the stack: taken as it is where it is up to date, else
-        built.
+        """Put the patch of edit `number` on the stack.
+
+        An edit that is up to date is taken as it is; any other is solved.
         """
         if not self.steps[number].current:
             return self.solve(number)
-        locked = self.locked(number)
+        locked = self.lock_entry(number)
         patch = self.find_patch(number, locked)
         if patch is None:
             raise FileError(
@@ -297,6 +325,7 @@ class BuildSession(ModelSession):
             )
         rule = self.find_rule(number, locked.rule) or self.rule(number, self.current_model())
         self.stack.append(patch)
+        self.resolved.append(rule)
         return BuiltEdit(
             rule,
             patch,
@@ -307,8 +336,8 @@ class BuildSession(ModelSession):
             residual=locked.residual,
         )
 
-    def locked(self, number: int) -> LockedEdit:
-        """What the lock says of edit `number`, which it has."""
+    def lock_entry(self, number: int) -> LockedEdit:
+        """The entry of edit `number` in the lock, which must have one."""
         assert self.lock is not None
         locked = self.lock.edit(self.loaded.spec.edits[number].name)
         assert locked is not None
@@ -331,7 +360,7 @@ class BuildSession(ModelSession):
                 "collateral": change.metadata["collateral"],
                 "name": rule.name,
                 "family": rule.family,
-                "layer": rule.layer,
+                **layer_metadata(rule.layers),
                 "rank": rule.rank,
                 "solver": rule.method.as_json(),
                 "edit": rule.provenance["edit"],
@@ -342,6 +371,7 @@ class BuildSession(ModelSession):
             change.deltas,
         )
         self.stack.append(patch)
+        self.resolved.append(rule)
         loss = loss_of(rule, model, result)
         rule_bytes = rule.to_bytes()
         locked = LockedEdit(
@@ -366,17 +396,20 @@ class BuildSession(ModelSession):
 
     def moments_digest(self, rule: ResolvedEdit, model: Model) -> str:
         """The digest of C of the layers that an edit changes."""
+        # One layer has the digest of its C itself, which other tools can compute from C alone.
         digests = [tensor_digest(self.second_moment(model, layer).matrix) for layer in rule.layers]
         return digests[0] if len(digests) == 1 else digest(digests)
 
-    def again(self, built: Sequence[BuiltEdit]) -> BuildSession:
+    def rewind(self, built: Sequence[BuiltEdit]) -> BuildSession:
         """The session after this build, at its beginning: every edit is up to date."""
         current = [Step(step.name, CURRENT) for step in self.steps]
-        return replace(self, lock=self.new_lock(built), stack=[], steps=current)
+        lock = self.new_lock(built)
+        return replace(self, lock=lock, stack=[], resolved=[], steps=current)
 
-    def reopened(self) -> BuildSession:
-        """The session at its beginning, with the lock that lies beside its spec now."""
-        session = replace(self, lock=read_lock(lock_path(self.loaded.path)), stack=[])
+    def reopen(self) -> BuildSession:
+        """The session at its beginning, with the lock of its spec read anew."""
+        lock = read_lock(lock_path(self.loaded.path))
+        session = replace(self, lock=lock, stack=[], resolved=[])
         session.decide()
         return session
 
@@ -400,19 +433,17 @@ def solve(
     output_loss: OutputLoss | None = None,
     executor: Executor | None = None,
 ) -> list[BuiltEdit]:
-    """Compile and solve every edit of a spec without writing a rule, a patch or a lock anywhere but
-    in the cache.
+    """Compile and solve every edit of a spec, and write to nothing but the cache.
 
     Parameters
     ----------
     cache
-        Default: the user's.
+        The cache of results. Default: the cache of `Resources`.
     output_loss
-        What ``all-weights`` minimises; default: the mean absolute difference where pixels count.
-        The cache does not tell one from the other, so that a loss of one's own needs a cache of its
-        own.
+        The loss of methods that need outputs. Default: the mean absolute difference. The key of a
+        cached solution does not name it, so that another loss needs a cache of its own.
     executor
-        What computes independent items of work. Default: that of `Resources`.
+        The executor of independent items of work. Default: the executor of `Resources`.
 
     Raises
     ------
@@ -426,17 +457,23 @@ def solve(
 
 
 def _factors_of(change: Patch, layer: Layer) -> tuple[Tensor, Tensor | None]:
-    """A and D of the change of a layer; the whole change, out before in, where it has no D."""
+    """A and D of the change of a layer; the whole change and None where it has no D.
+
+    The whole change has its outputs before its inputs.
+    """
     if layer.parameter not in change.deltas:
         return change.coefficients[layer.parameter], change.directions[layer.parameter]
     delta = change.deltas[layer.parameter]
-    return (delta.transpose(0, 1) if layer.axes.startswith("i") else delta), None
+    # A transposed convolution has its inputs first.
+    inputs_first = layer.axes.startswith("i")
+    return (delta.transpose(0, 1) if inputs_first else delta), None
 
 
 def _layout_of(parameter: Tensor) -> str:
-    """The axes of a parameter: output, input, taps y and x; 1 for an axis that StyleGAN2 has before
-    them.
+    """The axes of a parameter that belongs to no layer, by their number.
+
+    They are output, input, taps y and x. A weight with five axes has one of size 1 in front. Any
+    other parameter has axes ``x``.
     """
-    return {5: "1 o i y x", 4: "o i y x", 2: "o i"}.get(
-        parameter.ndim, " ".join("x" * parameter.ndim)
-    )
+    unknown = " ".join("x" * parameter.ndim)
+    return {5: "1 o i y x", 4: "o i y x", 2: "o i"}.get(parameter.ndim, unknown)

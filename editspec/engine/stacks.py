@@ -1,4 +1,4 @@
-"""Stacks of patches as they lie in files: read, and held against each other and their base."""
+"""Stacks of patches in files: reading them, and comparing them with their base."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_chain(patches: Sequence[Path | str]) -> list[Patch]:
 
 
 def find_stack(path: Path) -> list[Patch] | None:
-    """The patches at a path: a patch, or the folder of a build. None where weights lie there."""
+    """Read the patch, or the patches of a build folder, at a path; None for weights."""
     if path.is_dir() and (path / "patches").is_dir():
         return [read_patch(file) for file in sorted((path / "patches").glob("*.safetensors"))]
     if path.suffix != ".safetensors" or not path.is_file():
@@ -40,7 +40,10 @@ def find_stack(path: Path) -> list[Patch] | None:
 
 def changed_parameters(stack: Sequence[Patch]) -> list[str]:
     """The names of all parameters that a stack changes, sorted."""
-    return sorted({name for patch in stack for name in patch.parameters})
+    names: set[str] = set()
+    for patch in stack:
+        names |= set(patch.parameters)
+    return sorted(names)
 
 
 def require_belonging(
@@ -50,6 +53,7 @@ def require_belonging(
 
     `metadata` is that of the file of weights at `path`, and `base` the digest of the weights.
     """
+    # The chain alone would say only that the digests differ, and not why.
     if metadata.get("patches") and stack and stack[0].metadata["parent"] != base:
         raise PatchError(
             f"{path} holds weights {base} that editspec edited already "

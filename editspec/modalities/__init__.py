@@ -1,1 +1,1 @@
-"""What can be looked at and measured, by modality."""
+"""Modalities: how their outputs are shown and measured."""

@@ -24,12 +24,11 @@ The sources of the page are in ``web``; ``static`` is built from them.
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from editspec_runtime.errors import UsageError
+from editspec.engine.extra_registry import load_extra
 
 
 def studio(
@@ -61,13 +60,7 @@ def studio(
     SpecError, EditError
         The spec cannot be read, or its model cannot be drawn with.
     """
-    try:
-        server = import_module(f"{__name__}.server")
-    except ImportError as error:
-        raise UsageError(
-            f"The studio needs {error.name}.",
-            "pip install editspec[studio] installs what it needs.",
-        ) from error
+    server = load_extra("studio", "server")
     server.serve(
         Path(spec or "edits.yaml"), model, host=host, port=port, device=device, announce=_announce
     )

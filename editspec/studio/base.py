@@ -24,7 +24,7 @@ from editspec_runtime.families.registry import read_fields
 from editspec_runtime.io.digests import digest
 from editspec_runtime.io.weights import Weights
 from editspec_runtime.modalities.image.compatibility import ImageCompatibility, compatibility_of
-from editspec_runtime.modalities.image.generator import Generator
+from editspec_runtime.modalities.image.generator import Generator, require_generator
 from editspec_runtime.modalities.image.latents import LatentStream
 
 
@@ -109,7 +109,7 @@ class Base:
         path = locate_weights(model.weights, folder, pin=model.digest)
         checkpoint = read_weights(path)
         fields = read_fields(model)
-        generator = make_model(
+        opened = make_model(
             model.family,
             checkpoint,
             fields,
@@ -118,6 +118,7 @@ class Base:
             device=device,
             compatibility=compatibility,
         )
+        generator = require_generator(opened)
         for problem in fields.problems_with(generator.architecture):
             raise WeightsError(problem.message, problem.hint)
 

@@ -29,7 +29,7 @@ from editspec_compiler.modalities.image.schema import Place
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import load_document
 from editspec_compiler.validation import check, fit
-from editspec_compiler.visit import named_files
+from editspec_compiler.visit import find_files
 from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.io.files import write
 from editspec_runtime.methods.registry import suggest_method
@@ -117,7 +117,7 @@ class Draft:
         return self.saved == _sha256(self.text)
 
     @property
-    def changed_outside(self) -> bool:
+    def is_changed_outside(self) -> bool:
         """Whether another program has changed the spec's file."""
         return _read_spec(self.path)[1] != self.saved
 
@@ -164,7 +164,7 @@ class Draft:
         """Parse the text with all its edits, on and off. Raises `SpecError`."""
         return _parse(show_all_edits(self.text), self.file)
 
-    def allowed_document(self) -> Document:
+    def document_in_sandbox(self) -> Document:
         """Parse the text. Raises `SpecError` where it leaves the sandbox, too."""
         document = self.document()
         if outside := self.sandbox.problems(document):
@@ -196,7 +196,7 @@ class Draft:
         Raises `Missing`, and `SpecError` where the text leaves the sandbox.
         """
         given = self.edit(number).get(role)
-        self.allowed_document()
+        self.document_in_sandbox()
         if role == "context":
             entries = given if isinstance(given, list) else []
             given = entries[index] if index < len(entries) else None
@@ -205,7 +205,7 @@ class Draft:
         selected = {name: fields[name] for name in ("latent", "mask") if name in fields}
         # Checked once more: where the edit is wrong, the walk over the document may have taken the
         # source for another kind, and have missed these files.
-        for _, name in named_files(Place, selected):
+        for _, name in find_files(Place, selected):
             if not self.sandbox.holds(name):
                 raise UsageError(
                     f"{name} lies outside of the project folder.",
@@ -278,7 +278,7 @@ class Draft:
         A source or target that the edit still lacks is filled in from a place that it has.
         `changes` replaces some of its fields. Raises `SpecError` and `EditError`.
         """
-        document = self.allowed_document()
+        document = self.document_in_sandbox()
         edit = dict(document.data["edits"][number]) | (changes or {})
         if "pairs" not in edit:
             places = [edit.get("target"), edit.get("source"), *(edit.get("context") or [])]
@@ -329,7 +329,7 @@ class Draft:
         """
         self.name_masks()
         self.load()
-        if self.changed_outside and not overwrite:
+        if self.is_changed_outside and not overwrite:
             raise Conflict(f"{self.file} was changed outside of the studio since it was opened.")
         write(self.path, self.text.encode())
         self.saved = _sha256(self.text)

@@ -16,7 +16,7 @@ from torch import Tensor
 from editspec.commands.build import build
 from editspec.engine.built import BuiltEdit
 from editspec.engine.pareto import problem_of
-from editspec.engine.resources import Resources, code_is_allowed
+from editspec.engine.resources import Resources, is_code_allowed
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import context_direction, generator_of
 from editspec.modalities.image.explore import SimilarPlace, find_similar_places
@@ -76,7 +76,7 @@ class Engine:
 
     def __init__(self, draft: Draft, jobs: Jobs, device: str) -> None:
         self.draft, self.jobs, self.device_name = draft, jobs, device
-        self.allow_code = code_is_allowed()
+        self.allow_code = is_code_allowed()
         self.device = pick_device(device)
         self.outcome: Outcome | None = None
         self.found: dict[str, list[SimilarPlace]] = {}
@@ -192,7 +192,7 @@ class Engine:
 
         def work(progress: ProgressCallback) -> None:
             session = self._open_session(loaded, before, progress)
-            with session.computing():
+            with session.kernels():
                 made.append(_encode_grey(_light(session, layer, latents)))
 
         self._do_now("heat map", work)
@@ -204,7 +204,7 @@ class Engine:
 
         def work(progress: ProgressCallback) -> None:
             session = self._open_session(loaded, before, progress)
-            with session.computing():
+            with session.kernels():
                 places = find_similar_places(session, 0, generator_of(session), images, count)
             self.found[loaded.spec.edits[0].name] = places
 
@@ -252,7 +252,7 @@ class Engine:
         def work(progress: ProgressCallback) -> None:
             session = self._open_session(loaded, outcome.built[:number], progress)
             task = f"curve of {built.rule.name}"
-            with session.computing():
+            with session.kernels():
                 problem = problem_of(session, built.rule, generator_of(session))
                 points = method.find_curve(problem, lambda done, total: progress(task, done, total))
             self._curves[_digest_trade(built)] = points
@@ -288,6 +288,7 @@ class Engine:
         """
         session = BuildSession.of(loaded, self.device_name, progress)
         session.stack = [edit.patch for edit in before]
+        session.resolved = [edit.rule for edit in before]
         return session
 
     def _find_built_before(self, number: int) -> list[BuiltEdit]:

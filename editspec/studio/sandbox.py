@@ -14,14 +14,14 @@ from editspec.engine.resources import locate_weights
 from editspec_compiler.document import Document
 from editspec_compiler.problems import Problem, SpecPath
 from editspec_compiler.registry import family_of, spec_type
-from editspec_compiler.visit import named_files
+from editspec_compiler.visit import find_files
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import FileError
-from editspec_runtime.families.registry import FAMILIES
+from editspec_runtime.families.registry import FAMILIES, loading_fields
 from editspec_runtime.io.downloads import is_remote
 
-NETWORK = ("family", "weights", "module", "layers", "latent_shape")
-"""The keys of ``model`` that determine what is loaded, besides the digest of remote weights."""
+PLAIN = ("family", "weights")
+"""The keys of ``model`` that leave the network to the family's own code."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Sandbox:
     def _refuse_network(self, model: dict[str, Any]) -> str:
         """Say why a model that was not opened may not be loaded; empty where it may."""
         weights = model.get("weights")
-        names_code = any(model.get(key) is not None for key in ("module", "layers"))
+        own_network = [key for key in loading_fields() if key not in PLAIN]
+        names_code = any(model.get(key) is not None for key in own_network)
         family = FAMILIES.get(str(model.get("family")))
         if names_code or (family is not None and family.runs_code):
             return "the studio runs no network that was not opened with it"
@@ -106,8 +107,10 @@ def _find_network(document: Document) -> dict[str, Any]:
     if not isinstance(model, dict):
         return {}
     weights = model.get("weights")
-    remote = isinstance(weights, str) and is_remote(weights)
-    keys = (*NETWORK, "digest") if remote else NETWORK
+    keys = loading_fields()
+    # The content of an address may change: the digest of remote weights determines what is loaded.
+    if isinstance(weights, str) and is_remote(weights):
+        keys = (*keys, "digest")
     return {key: model.get(key) for key in keys}
 
 
@@ -117,7 +120,7 @@ def _find_files(document: Document) -> Iterator[tuple[SpecPath, str]]:
     The document need not fit the language. The compiler opens files by this walk, too, so that no
     file is opened that was not checked.
     """
-    yield from named_files(spec_type(family_of(document)), document.data)
+    yield from find_files(spec_type(family_of(document)), document.data)
 
 
 def _resolve(folder: Path, name: str) -> Path | None:

@@ -243,25 +243,28 @@ def state_of(draft: Draft, engine: Engine, jobs: Jobs) -> State:
     """Describe all that the page shows now."""
     base = engine.base()
     found = {name: list(map(_describe_match, each)) for name, each in engine.found.items()}
-    job = jobs.job
     edits = [_describe_edit(draft, number, edit) for number, edit in enumerate(draft.edits())]
+    # Read once: the thread of the work sets it to None at its end.
+    job = jobs.job
+    job_state = job.as_json() if job is not None else None
+    failure = Failure.model_validate(jobs.failure) if jobs.failure is not None else None
     return State(
         revision=draft.revision,
         file=draft.file,
         text=draft.text,
         saved=draft.is_saved,
-        changed_outside=draft.changed_outside,
+        changed_outside=draft.is_changed_outside,
         problems=problems_found(draft.problems()),
         edits=edits,
         model=_describe_model(base),
-        solvers=[_describe_solver(method) for method in METHODS.values()],
-        collateral_weight=[_round(weight) for weight in CURVE],
+        solvers=list(map(_describe_solver, METHODS.values())),
+        collateral_weight=list(map(_round, CURVE)),
         can_undo=bool(draft.past),
         can_redo=bool(draft.future),
         results=_describe_results(draft, engine),
         found=found,
-        job=job.as_json() if job is not None else None,
-        failure=Failure.model_validate(jobs.failure) if jobs.failure is not None else None,
+        job=job_state,
+        failure=failure,
     )
 
 
@@ -333,7 +336,7 @@ def _describe_edit(draft: Draft, number: int, given: Any) -> EditState:
     solver = fit(Solver, edit.get("solver", DEFAULT_METHOD.name))
     context = edit.get("context")
     entries = context if isinstance(context, list) else []
-    places = list(map(_describe_place, entries))
+    settings = solver.model_dump(exclude_none=True) if solver is not None else {}
     # type, not isinstance: True is an int, and not a rank.
     has_rank = type(edit.get("rank")) is int
     line, _ = draft.document().positions[("edits", number)]
@@ -341,12 +344,12 @@ def _describe_edit(draft: Draft, number: int, given: Any) -> EditState:
         name=str(edit.get("name", "")),
         layer=str(edit.get("layer", "")),
         rank=edit["rank"] if has_rank else 1,
-        solver=solver.model_dump(exclude_none=True) if solver is not None else {},
+        solver=settings,
         off=draft.is_off(number),
         line=line,
         source=_describe_place(edit.get("source")),
         target=_describe_place(edit.get("target")),
-        context=[place for place in places if place is not None],
+        context=list(filter(None, map(_describe_place, entries))),
         note=_note_of(edit),
     )
 

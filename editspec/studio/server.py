@@ -12,7 +12,7 @@ from types import FrameType
 
 import uvicorn
 
-from editspec.engine.opening import known_architecture
+from editspec.engine.opening import find_architecture
 from editspec.engine.resources import locate_weights
 from editspec.studio.app import make_app
 from editspec.studio.draft import NEW_SPEC, Draft, propose_rule
@@ -35,7 +35,7 @@ def new_spec(model: str, path: Path) -> str:
     Raises `EditError` where the weights cannot be used.
     """
     place = locate_weights(model, Path())
-    architecture = require_images(known_architecture(read_weights(place), place))
+    architecture = require_images(find_architecture(read_weights(place), place))
     named = model
     if not model.startswith("builtin:") and not is_remote(model):
         named = Path(os.path.relpath(place, path.parent)).as_posix()

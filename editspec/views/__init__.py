@@ -1,1 +1,1 @@
-"""What people look at: the report, charts, keys and values."""
+"""Views for people: the report of a build, charts, tables of checks."""

@@ -27,7 +27,7 @@ FRAME = Frame(width=720, height=240, left=56, right=704, top=16, bottom=200)
 
 @dataclass(frozen=True)
 class Tick:
-    """A place on an axis, in the units of the drawing, and the number there."""
+    """A number on an axis, and its place in the units of the drawing."""
 
     at: float
     text: str
@@ -57,7 +57,10 @@ class LossChart:
 
 
 def draw_losses(losses: Sequence[tuple[int, float]], frame: Frame = FRAME) -> LossChart | None:
-    """Draw losses over steps, given as (step, loss); None where there are fewer than two."""
+    """Draw the curve of losses that are given as (step, loss).
+
+    None where there are fewer than two.
+    """
     if len(losses) < 2:
         return None
     last_step = losses[-1][0]
@@ -66,22 +69,28 @@ def draw_losses(losses: Sequence[tuple[int, float]], frame: Frame = FRAME) -> Lo
     highest = float(loss_ticks[-1])
 
     def across(step: float) -> float:
+        """The place of a step on the horizontal axis."""
         return round(frame.left + (frame.right - frame.left) * step / last_step, 1)
 
     def down(loss: float) -> float:
+        """The place of a loss on the vertical axis, which SVG counts downwards."""
         return round(frame.bottom - (frame.bottom - frame.top) * loss / highest, 1)
 
-    shown = _thin(losses)
+    places = [f"{across(step):g},{down(loss):g}" for step, loss in _thin(losses)]
+    # The last round number may lie beyond the last step; the axis ends there.
+    shown_ticks = [text for text in step_ticks if float(text) <= last_step]
     best_step, best_loss = min(losses, key=lambda point: point[1])
     first_step, first_loss = losses[0]
+    summary = (
+        f"From {first_loss:.3g} at step {first_step} to {best_loss:.3g} at step {best_step}, "
+        f"the lowest of {last_step} steps."
+    )
     return LossChart(
-        points=" ".join(f"{across(step):g},{down(loss):g}" for step, loss in shown),
-        # The last round number may lie beyond the last step; the axis ends there.
-        steps=[Tick(across(float(text)), text) for text in step_ticks if float(text) <= last_step],
+        points=" ".join(places),
+        steps=[Tick(across(float(text)), text) for text in shown_ticks],
         losses=[Tick(down(float(text)), text) for text in loss_ticks],
         best=(across(best_step), down(best_loss)),
-        summary=f"From {first_loss:.3g} at step {first_step} to {best_loss:.3g} at step "
-        f"{best_step}, the lowest of {last_step} steps.",
+        summary=summary,
     )
 
 

@@ -32,12 +32,13 @@ def checks_table(rows: Sequence[CheckRow], width: int = 120, *, colours: bool = 
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(f"[{STYLES[row.status]}]{row.status}[/]", *_cells(row))
-    page = io.StringIO()
+    text = io.StringIO()
     console = Console(
-        file=page, width=width, force_terminal=colours, no_color=not colours, highlight=False
+        file=text, width=width, force_terminal=colours, no_color=not colours, highlight=False
     )
     console.print(table)
-    return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
+    # Rich fills cells with spaces up to the width of their column.
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def checks_markdown(rows: Sequence[CheckRow]) -> str:
@@ -105,9 +106,9 @@ class CheckFiles:
     @staticmethod
     def of(junit: Path | str | None, markdown: Path | str | None) -> CheckFiles:
         """The files at these paths."""
-        return CheckFiles(
-            None if junit is None else Path(junit), None if markdown is None else Path(markdown)
-        )
+        junit = None if junit is None else Path(junit)
+        markdown = None if markdown is None else Path(markdown)
+        return CheckFiles(junit, markdown)
 
     def require_places(self) -> None:
         """Raise a `FileError` where something lies there that no check wrote.

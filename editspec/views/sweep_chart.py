@@ -1,4 +1,4 @@
-"""The chart of a sweep: what each point wins, against what it changes elsewhere."""
+"""The chart of a sweep: the efficacy of each point against its change outside."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Dot:
 
 
 def draw_sweep(dots: Sequence[Dot]) -> Image.Image:
-    """Efficacy (upwards) against the change outside (to the right), a dot a point."""
-    page = Image.new("RGB", (SIZE, SIZE), "white")
-    draw = ImageDraw.Draw(page)
+    """Draw a dot for each point: efficacy upwards, the change outside to the right."""
+    picture = Image.new("RGB", (SIZE, SIZE), "white")
+    draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(13)
     most = max(dot.outside for dot in dots) or 1.0
     low = min(0.0, *(dot.efficacy for dot in dots))
@@ -33,7 +33,7 @@ def draw_sweep(dots: Sequence[Dot]) -> Image.Image:
         x = MARGIN + dot.outside / most * length
         y = SIZE - MARGIN - (dot.efficacy - low) / (1 - low) * length
         _draw_dot(draw, font, dot, x, y)
-    return page
+    return picture
 
 
 def _draw_axes(

@@ -1,1 +1,1 @@
-"""Generated worlds in which the perfect edit is known; each ships weights as ``builtin:NAME``."""
+"""Generated worlds in which the perfect edit is known; each ships its weights."""

@@ -10,22 +10,22 @@ from editspec_runtime.io.builtins import register_builtin
 WORLDS: dict[str, World] = {world.name: world for world in (skyline.WORLD,)}
 
 DEFAULT_WEIGHTS = skyline.WORLD.builtin
-"""The weights where nobody names any."""
+"""The weights that commands take where none are named."""
 
 
 def register_builtins() -> None:
-    """Register the weights of every world, so that specs can name them ``builtin:NAME``."""
+    """Register the weights of every world as ``builtin:NAME``."""
     for world in WORLDS.values():
         register_builtin(world.name, world.weights)
 
 
 def find_experiment(name: str) -> tuple[World, JudgeMaker]:
-    """The world that has an experiment, and what makes judges of it.
+    """Find the world that has an experiment, and the maker of its judges.
 
     Raises
     ------
     UsageError
-        No world has it.
+        No world has an experiment of this name.
     """
     known: list[str] = []
     for world in WORLDS.values():

@@ -1,4 +1,4 @@
-"""A generated world: its name, its weights, its experiments. Imports no torch."""
+"""A generated world: its name, weights and experiments. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The generator of a DCGAN: 24 numbers in, a picture of 32 x 32 pixels out."""
+"""The generator of a DCGAN: 24 numbers in, an image of 32 x 32 pixels out."""
 
 from torch import Tensor, nn
 
 
 class Generator(nn.Module):
-    """Transposed convolutions, batch norm and ReLU (Radford et al. 2015), two sizes smaller."""
+    """A small DCGAN: transposed convolutions, batch norm, ReLU (Radford et al. 2015)."""
 
     latent_shape = (24, 1, 1)
 
@@ -25,12 +25,12 @@ class Generator(nn.Module):
         )
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Latents [n, 24, 1, 1] -> images [n, 3, 32, 32] in -1..1."""
+        """Draw latents [n, 24, 1, 1] as images [n, 3, 32, 32] in -1..1."""
         return self.main(latents)
 
 
 class Discriminator(nn.Module):
-    """Its adversary, for training alone."""
+    """The adversary of the generator, which only the training needs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,5 +47,5 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [n, 3, 32, 32] -> how real each is, [n]."""
+        """Judge images [n, 3, 32, 32]: logits [n] of being real."""
         return self.main(images).flatten()

@@ -1,5 +1,6 @@
-"""Trains the DCGAN on discs and squares that it draws: ``python train.py [--export]`` writes
-dcgan.safetensors.
+"""Training of the DCGAN on discs and squares: ``python train.py [--export]``.
+
+Writes dcgan.safetensors, and with ``--export`` dcgan.pt2.
 """
 
 import sys
@@ -15,21 +16,23 @@ HERE = Path(__file__).parent
 STEPS = 600
 
 
-def pictures(count: int, random: torch.Generator) -> Tensor:
-    """Discs and squares of one colour each on dark ground, [count, 3, 32, 32] in -1..1."""
+def draw_shapes(count: int, random: torch.Generator) -> Tensor:
+    """Draw discs and squares on dark ground, [count, 3, 32, 32] in -1..1."""
     centre = 10 + 12 * torch.rand(count, 2, 1, 1, generator=random)
     radius = 5 + 4 * torch.rand(count, 1, 1, generator=random)
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     y, x = (rows - centre[:, 0]).abs(), (columns - centre[:, 1]).abs()
-    round_ = torch.rand(count, 1, 1, generator=random) < 0.5
-    distance = torch.where(round_, (x.square() + y.square()).sqrt(), torch.maximum(x, y))
+    is_disc = torch.rand(count, 1, 1, generator=random) < 0.5
+    # Circles of equal distance are discs by the Euclidean norm, and squares by the maximum norm.
+    distance = torch.where(is_disc, (x.square() + y.square()).sqrt(), torch.maximum(x, y))
+    # The half pixel blends the edge.
     inside = (radius - distance + 0.5).clamp(0, 1)[:, None]
     colour = torch.rand(count, 3, 1, 1, generator=random)
     return 2 * (0.1 + inside * (colour - 0.1)) - 1
 
 
 def main() -> None:
-    """Train and write."""
+    """Train the networks, and write the generator."""
     random = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -40,7 +43,8 @@ def main() -> None:
     ]
     for step in range(STEPS):
         fake = generator(torch.randn(64, 24, 1, 1, generator=random))
-        real = pictures(64, random)
+        real = draw_shapes(64, random)
+        # The non-saturating losses of Goodfellow et al. 2014; softplus(-x) is -log sigmoid(x).
         judged, true = discriminator(fake.detach()), discriminator(real)
         loss = F.softplus(judged).mean() + F.softplus(-true).mean()
         adams[1].zero_grad()

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class Curves(nn.Module):
-    """A perceptron with two hidden layers; gives vectors [n, 64]."""
+    """A perceptron with two hidden layers."""
 
     latent_size = 16
 
@@ -17,5 +17,5 @@ class Curves(nn.Module):
         self.bend_again = nn.LeakyReLU(0.2)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Latents [n, 16] -> samples [n, 64]."""
+        """Map latents [n, 16] to samples [n, 64] of waves."""
         return self.last(self.bend_again(self.hidden(self.bend(self.first(latents)))))

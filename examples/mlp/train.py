@@ -1,5 +1,6 @@
-"""Trains the curves on waves that it draws: ``python train.py [--export]`` writes mlp.safetensors
-(and mlp.pt2).
+"""Training of the curves on waves: ``python train.py [--export]``.
+
+Writes mlp.safetensors, and with ``--export`` mlp.pt2.
 """
 
 import sys
@@ -13,19 +14,19 @@ from torch import Tensor
 HERE = Path(__file__).parent
 
 
-def waves(latents: Tensor) -> Tensor:
-    """What latent z [n, 16] should look like: a sine whose height, length and shift are z's first
-    three numbers.
+def make_waves(latents: Tensor) -> Tensor:
+    """Make the waves [n, 64] that latents [n, 16] are to give.
+
+    The first three numbers of a latent are the height, length and shift of a sine.
     """
     time = torch.linspace(0, 1, 64)
     height, length, shift = (latents[:, index, None] for index in range(3))
-    return (1 + 0.5 * torch.tanh(height)) * torch.sin(
-        6.28 * ((2 + torch.tanh(length)) * time + 0.3 * shift)
-    )
+    phase = 6.28 * ((2 + torch.tanh(length)) * time + 0.3 * shift)
+    return (1 + 0.5 * torch.tanh(height)) * torch.sin(phase)
 
 
 def main() -> None:
-    """Train and write."""
+    """Train the curves, and write their weights."""
     random = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -33,7 +34,7 @@ def main() -> None:
     adam = torch.optim.Adam(model.parameters(), lr=2e-3)
     for step in range(1500):
         latents = torch.randn(128, 16, generator=random)
-        loss = (model(latents) - waves(latents)).square().mean()
+        loss = (model(latents) - make_waves(latents)).square().mean()
         adam.zero_grad()
         loss.backward()
         adam.step()

@@ -6,6 +6,8 @@ Importing this package (and every module that a ``validate`` needs) imports no t
 __version__ = "0.1.0"
 
 NUMERICS = 9
-"""Raised whenever the same inputs give other bits than before: what the cache keeps from then is
-not taken.
+"""The version of the numbers.
+
+It is raised whenever equal inputs give other bits than before, so that no result from before is
+taken from the cache.
 """

@@ -1,8 +1,8 @@
-"""The codes of all that can be wrong, declared once. A code never changes its meaning.
+"""The codes of all problems, declared once. A code never changes its meaning.
 
-The number is for tables and searches, the name for people. E1xx is the text of a spec, E2xx the
-language, E3xx the model that it names, E4xx what its edits name, E5xx its checks, E6xx what is
-around it (locks, projects, options), E9xx what is found while work goes on.
+The number is for tables and searches, the name for people. E1xx is about the text of a spec, E2xx
+about the language, E3xx about the model, E4xx about the edits, E5xx about the checks, E6xx about
+locks, projects and options, E9xx about problems that are found while work goes on.
 """
 
 from __future__ import annotations
@@ -65,10 +65,12 @@ class Code(StrEnum):
     CHECK_EDIT_UNKNOWN = "E500 check-edit-unknown"
     CHECK_UNFIT = "E501 check-unfit"
     CHECK_TWICE = "E502 check-twice"
+    MEASURE_UNKNOWN = "E503 measure-unknown"
 
     LOCK_UNFIT = "E600 lock-unfit"
     OUTSIDE_OF_PROJECT = "E601 outside-of-project"
     OPTION_UNFIT = "E602 option-unfit"
+    REWRITE_UNFIT = "E603 rewrite-unfit"
 
     ERROR = "E900 error"
     FILE = "E901 file"

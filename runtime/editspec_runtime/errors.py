@@ -1,4 +1,4 @@
-"""What can go wrong below the language: files, weights, numbers, memory."""
+"""Errors of the runtime: files, weights, numbers, memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,20 +7,20 @@ from typing import ClassVar
 from editspec_runtime.codes import Code
 
 MORE_MEMORY = (
-    "End what else uses the memory of this device, take a device that has more (--device cpu, if this is a GPU), or an "
-    "earlier layer, whose maps are smaller."
+    "End what else uses the memory of this device, take a device that has more (--device cpu, if "
+    "this is a GPU), or an earlier layer, whose maps are smaller."
 )
 
 
 class EditError(Exception):
-    """Something that a person can put right: bad weights, numbers, digests, files.
+    """An error that a person can correct: bad weights, numbers, digests, files.
 
     Parameters
     ----------
     message
-        What is wrong and where, what was expected and what was found.
+        One sentence that says what is wrong and where, what was expected and what was found.
     hint
-        What to do about it; printed on a line of its own.
+        One sentence that says what to do; printed on a line of its own.
 
     Each subclass has a `code` of its own, which never changes its meaning.
     """
@@ -41,35 +41,37 @@ class EditError(Exception):
 
 
 class FileError(EditError):
-    """A file or folder that is missing, unreadable, not what it should be, or in the way."""
+    """A file or folder that is missing, unreadable, of a wrong kind, or in the way."""
 
     code = Code.FILE
 
 
 class CodeError(FileError):
-    """Code of others that would have to run, and is not allowed to."""
+    """Foreign code that would have to run, and is not allowed to."""
 
     code = Code.CODE_NOT_ALLOWED
 
 
 class WeightsError(EditError):
-    """Weights of an unknown layout, with missing or misshaped tensors, or with values that are not
-    finite.
+    """Weights that a model cannot be made from.
+
+    Their layout is unknown, tensors are missing or have a wrong shape, or numbers are not finite.
     """
 
     code = Code.WEIGHTS
 
 
 class NumericalError(EditError):
-    """Numbers that cannot give an answer: a singular second moment, too few directions, a loss that
-    is not finite.
+    """Numbers that give no answer.
+
+    Examples are a singular second moment, too few directions, or a loss that is not finite.
     """
 
     code = Code.NUMBERS
 
 
 class PatchError(EditError):
-    """A patch that is damaged, or that does not belong on the weights it was given."""
+    """A patch that is damaged, or that does not fit the weights."""
 
     code = Code.PATCH
 
@@ -81,25 +83,25 @@ class LockError(EditError):
 
 
 class SignatureError(EditError):
-    """A signature or a statement that is missing, or is not of these files, or not by this key."""
+    """A signature or a statement that is missing, of other files, or by another key."""
 
     code = Code.SIGNATURE
 
 
 class UsageError(EditError):
-    """Something that was asked for and that there is not: a layer, a rank, an experiment."""
+    """A request for something that does not exist: a layer, a rank, an experiment."""
 
     code = Code.USAGE
 
 
 class DeviceError(UsageError):
-    """A device that was asked for and that this machine does not have."""
+    """A request for a device that this machine does not have."""
 
     code = Code.DEVICE
 
 
 class WorkerError(EditError):
-    """Processes of one run that do not find one another, do not compute alike, or have ended."""
+    """Processes of a run that do not meet, do not compute alike, or have ended."""
 
     code = Code.WORKERS
 
@@ -111,19 +113,18 @@ class OutOfMemory(EditError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is that of an allocation: of Python, of torch on a GPU, of torch on a
-    CPU.
-    """
-    said = str(error)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in said or "can't allocate memory" in said)
-    )
+    """Whether an error says that an allocation failed, in Python or in torch."""
+    if isinstance(error, MemoryError):
+        return True
+    # torch has a class of its own for a GPU's memory, but not for a CPU's: only the words tell.
+    words = str(error)
+    failed = "out of memory" in words or "can't allocate memory" in words
+    return isinstance(error, RuntimeError) and failed
 
 
 @contextmanager
-def naming_memory(work: str) -> Iterator[None]:
-    """Raise an `OutOfMemory` about `work` where memory ends within this."""
+def translate_memory_errors(work: str) -> Iterator[None]:
+    """Raise an `OutOfMemory` about `work` if memory runs out inside the block."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,5 +1,6 @@
-"""Draws the masks of the recipes: ``python specs/skyline/make_masks.py``. The world knows where
-everything stands.
+"""Masks of the recipes: ``python specs/skyline/make_masks.py``.
+
+The masks follow from the world, which knows the place of every part of a scene.
 """
 
 from __future__ import annotations
@@ -25,50 +26,53 @@ from editspec.worlds.skyline.world import (
     windows,
 )
 from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.modalities.image.streams import SPECS
 
 MASKS = Path(__file__).with_name("masks")
 
 Part = Callable[..., None]
 
 
-def stands(parts: tuple[Part, ...], scene: Scene) -> Tensor:
-    """Where parts stand in any of n scenes: the rectangle around each, a pixel wider, [size, size]
-    of truth values.
+def rectangle_mask(parts: tuple[Part, ...], scene: Scene) -> Tensor:
+    """Draw the rectangle around each part in all of n scenes, [size, size] of bool.
+
+    The rectangle is a pixel wider than the part on each side.
     """
     area = torch.zeros(64, 64, dtype=torch.bool)
     for part in parts:
         rows, columns = (part_mask(part, scene).amax(0) > 0.05).nonzero(as_tuple=True)
-        area[
-            max(0, rows.min() - 1) : rows.max() + 2, max(0, columns.min() - 1) : columns.max() + 2
-        ] = True
+        top, left = max(0, rows.min() - 1), max(0, columns.min() - 1)
+        area[top : rows.max() + 2, left : columns.max() + 2] = True
     return area
 
 
-def covered(parts: tuple[Part, ...], scene: Scene) -> Tensor:
-    """What parts cover in any of n scenes, [size, size] of truth values."""
+def shape_mask(parts: tuple[Part, ...], scene: Scene) -> Tensor:
+    """Draw the pixels that parts cover in any of n scenes, [size, size] of bool."""
     return torch.stack([part_mask(part, scene).amax(0) > 0.05 for part in parts]).any(0)
 
 
 def main() -> None:
     """Draw all masks."""
     MASKS.mkdir(exist_ok=True)
-    scene = scenes(LatentStream(1, LATENT_SIZE).items(range(200)))
+    scene = scenes(LatentStream(SPECS, LATENT_SIZE).items(range(200)))
     right = scene.replace(people=1, people_site=1)
     marked = scene.replace(middle_watermark=1, bottom_watermark=1, reflection=1)
     masks = {
-        "towers": stands((left_top, right_top), scene),
-        "left-tower": stands((left_top,), scene),
-        "right-tower": stands((right_top,), scene),
-        "domes": covered((left_top, right_top), scene.replace(left_top="dome", right_top="dome")),
-        "spires": covered(
+        "towers": rectangle_mask((left_top, right_top), scene),
+        "left-tower": rectangle_mask((left_top,), scene),
+        "right-tower": rectangle_mask((right_top,), scene),
+        "domes": shape_mask(
+            (left_top, right_top), scene.replace(left_top="dome", right_top="dome")
+        ),
+        "spires": shape_mask(
             (left_top, right_top), scene.replace(left_top="spire", right_top="spire")
         ),
-        "windows": stands((windows,), scene),
-        "people-left": stands((people,), scene.replace(people=1, people_site=0)),
-        "people-right": stands((people,), right),
-        "middle-text": stands((middle_watermark,), marked),
-        "bottom-text": stands((bottom_watermark,), marked),
-        "reflection": stands((reflection,), marked),
+        "windows": rectangle_mask((windows,), scene),
+        "people-left": rectangle_mask((people,), scene.replace(people=1, people_site=0)),
+        "people-right": rectangle_mask((people,), right),
+        "middle-text": rectangle_mask((middle_watermark,), marked),
+        "bottom-text": rectangle_mask((bottom_watermark,), marked),
+        "reflection": rectangle_mask((reflection,), marked),
     }
     for name, area in masks.items():
         Image.fromarray((area * 255).byte().numpy()).save(MASKS / f"{name}.png", optimize=True)

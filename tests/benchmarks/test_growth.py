@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import growth
-from benchmarks.growth import Case, grown, operations, whole
+from benchmarks.growth import Case, count_operations, measure_growth, measure_share_of_peak
 from editspec_runtime.families.open import make_model
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("few")
 def test_rules_and_statistics_of_every_case(make_tiny: Callable[..., dict[str, Tensor]]) -> None:
     cases = [Case("layer5"), Case("layer6"), Case("layer6", rank=2), Case("layer6", images=3)]
-    figures = list(grown(make_tiny(), 32, cases, CPU, 1))
+    figures = list(measure_growth(make_tiny(), 32, cases, CPU, 1))
     assert [figure.name for figure in figures] == [
         *(f"rule by least-squares, {case}" for case in cases),
         "statistics, layer5",
@@ -37,7 +37,7 @@ def test_rules_and_statistics_of_every_case(make_tiny: Callable[..., dict[str, T
 
 @pytest.mark.usefixtures("few")
 def test_the_share_of_the_peak(make_tiny: Callable[..., dict[str, Tensor]]) -> None:
-    rule, share = whole(make_tiny(), 32, Case("layer6"), CPU, 20)
+    rule, share = measure_share_of_peak(make_tiny(), 32, Case("layer6"), CPU, 20)
     assert rule.aim == "at most 50"
     assert 0 < share.value < 100
     assert share.details["latents"] == 20
@@ -50,12 +50,12 @@ def test_operations_are_those_of_the_convolutions_and_products_up_to_the_key(
     # layer3 is the first that sees a convolution: one of 4 x 4 positions. Before it, the mapping's
     # two products.
     mapping = 2 * 2 * 8 * 8
-    first = operations(model, "layer2")
+    first = count_operations(model, "layer2")
     assert first >= mapping
-    assert operations(model, "layer3") - first >= 2 * 9 * 6 * 6 * 4 * 4
+    assert count_operations(model, "layer3") - first >= 2 * 9 * 6 * 6 * 4 * 4
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so() -> None:
-    with pytest.raises(growth.CannotRun, match="no GPU here"):
+    with pytest.raises(growth.CannotRun, match="there is no GPU"):
         next(growth.on_a_gpu(quick=True))

@@ -36,7 +36,7 @@ def test_each_build_solves_again_with_the_second_moment_of_the_first(
         assert edit["status"] == "new"
         assert edit["seconds"]["solve"] > 0
     # What is not forgotten is not solved again.
-    (edit,) = solve(project.written(solver), device="cpu", cache=project.cache)
+    (edit,) = solve(project.write_spec(solver), device="cpu", cache=project.cache)
     assert edit.seconds["solve"] == 0
 
 

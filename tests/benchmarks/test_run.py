@@ -35,10 +35,10 @@ def test_what_could_not_run_is_printed_with_its_reason(monkeypatch: pytest.Monke
 
     module = SimpleNamespace(BENCHMARKS=(fast, impossible))
     monkeypatch.setattr(importlib, "import_module", lambda name: module)
-    result = run.measured(["any"], quick=True)
+    result = run.run_modules(["any"], quick=True)
     assert [figure["reached"] for figure in result["figures"]] == [True, False]
     assert json.loads(json.dumps(result)) == result
-    page = run.markdown(result)
-    assert "| a against b | 3 times | at least 2 | yes |" in page
-    assert "| c against b | 1 times | at least 2 | **no** |" in page
-    assert "Could not run: any.impossible: no GPU here." in page
+    text = run.format_markdown(result)
+    assert "| a against b | 3 times | at least 2 | yes |" in text
+    assert "| c against b | 1 times | at least 2 | **no** |" in text
+    assert "Could not run: any.impossible: no GPU here." in text

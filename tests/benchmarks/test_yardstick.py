@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 from torch import Tensor
-from typer.testing import CliRunner
 
 from benchmarks import yardstick
-from editspec.cli.main import app
 from editspec_runtime.core.compatibility import Compatibility
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.stylegan2.network import StyleGAN2
@@ -24,6 +22,7 @@ from editspec_runtime.methods.projected_gradient import find_coefficients
 from editspec_runtime.methods.rule_file import read_rule
 from editspec_runtime.modalities.image.compatibility import EDITSPEC, REWRITING_2020
 from editspec_runtime.patches.patch import read_patch
+from tests.commands import run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -37,9 +36,7 @@ def test_it_gives_the_change_of_projected_gradient_under_the_compatibility_switc
 ) -> None:
     spec = golden_spec(layer, {"method": "projected-gradient", "steps": 101})
     (tmp_path / "golden.json").write_text(json.dumps(spec))
-    result = CliRunner().invoke(
-        app, ["build", str(tmp_path / "golden.json"), "-o", str(tmp_path / "out")]
-    )
+    result = run("build", tmp_path / "golden.json", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     edit = read_rule(tmp_path / "out" / "rules" / "01-golden.safetensors")
     (rule,) = edit.rules

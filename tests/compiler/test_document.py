@@ -151,3 +151,26 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     large.write_bytes(b"#" * (16 * 2**20 + 1))
     with pytest.raises(SpecError, match="keep masks in files of their own"):
         read_document(large)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: b: c", "a colon stands where no key can be"),
+        ("a: 1\nlonely\n", "this key has no colon behind it"),
+        ("a: [1, 2\nb: 3", "a colon stands where"),
+        ("a: 1\n b: 2", "a colon stands where no key can be"),
+        ("a:\n\tb: 1", "a tab stands at the beginning of a line"),
+        ("a: *none", "no anchor has the name of this alias"),
+        ('a: "open', "the text ends inside of quotes or brackets"),
+        ('a: "\\q"', "there is no such escape"),
+        ("a: @b", "a value cannot begin with this character"),
+    ],
+)
+def test_syntax_is_explained_in_words_of_ours(text: str, words: str) -> None:
+    with pytest.raises(SpecError) as error:
+        parse(text)
+    (problem,) = error.value.problems
+    assert problem.message.startswith(f"not YAML: {words}")
+    assert problem.hint
+    assert problem.line

@@ -11,11 +11,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import editspec
-from editspec.cli.main import app
 from editspec_runtime.codes import Code
+from tests.commands import run
 
 INVALID = Path(__file__).parents[1] / "invalid"
 EXAMPLES = sorted(path.name.removesuffix(".error") for path in INVALID.glob("*.error"))
@@ -46,7 +45,7 @@ def test_example(name: str) -> None:
         editspec.build(name, "out", device="cpu")
     assert wanted == ("error: " if code == 1 else "") + str(error.value) + "\n"
 
-    result = CliRunner().invoke(app, ["build", name, "-o", "out", "--device", "cpu", *switches])
+    result = run("build", name, "-o", "out", "--device", "cpu", *switches)
     progress = r"(?m)^(statistics of|solving) .*\n"
     assert (result.exit_code, re.sub(progress, "", result.stderr), result.stdout) == (
         code,
@@ -79,9 +78,10 @@ def test_every_example_has_a_code_that_says_what_is_wrong() -> None:
 def test_codes_are_told_in_json() -> None:
     for name, code in (
         ("no-such-layer.yaml", Code.LAYER_UNKNOWN),
+        ("check-unknown-measure.yaml", Code.MEASURE_UNKNOWN),
         ("weights-corrupt.yaml", Code.FILE),
     ):
-        result = CliRunner().invoke(app, ["validate", name, "--json"])
+        result = run("validate", name, "--json")
         answer = json.loads(result.stdout)["error"]
         found = answer["problems"][0]["code"] if "problems" in answer else answer["code"]
         assert found == code
@@ -99,9 +99,7 @@ RECORDS = sorted(path.stem for path in (INVALID / "records").glob("*.json"))
 @pytest.mark.parametrize("name", RECORDS)
 def test_record(name: str) -> None:
     target = ["--family", "stylegan2", "--weights", "files/tiny.safetensors", "--layer", "layer5"]
-    result = CliRunner().invoke(
-        app, ["import", f"records/{name}.json", "-o", "out/spec.yaml", *target]
-    )
+    result = run("import", f"records/{name}.json", "-o", "out/spec.yaml", *target)
     wanted = (INVALID / "records" / f"{name}.json.error").read_text()
     assert (f"exit {result.exit_code}\n{result.stderr}", result.stdout) == (wanted, "")
     assert not Path("out").exists()

@@ -70,7 +70,6 @@ class ToySpec(
 
 class ToyModality:
     name = "toy"
-    spec: type[AnySpec] = ToySpec
     checks: Mapping[str, type[Check]] = measures_of(Finite, PatchSize)
     expected: Mapping[str, str] = {}
 
@@ -126,9 +125,10 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setitem(families.FAMILIES, name, known[name])
     monkeypatch.setitem(families.FAMILIES, "toy", known["stylegan2"])
     # pytest gives this module a name that cannot be imported, so its modality is put in as it is.
-    register_modality("toy", "tests:TOY")
+    register_modality("toy", "tests:Spec", "tests:TOY")
     find = registry._import
-    monkeypatch.setattr(registry, "_import", lambda at: TOY if at == "tests:TOY" else find(at))
+    own = {"tests:TOY": TOY, "tests:Spec": ToySpec}
+    monkeypatch.setattr(registry, "_import", lambda at: own.get(at) or find(at))
     register_family(
         Family(
             name="toy",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +21,7 @@ from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.methods.registry import METHODS
 
 SCHEMA = json_schema()
+LANGUAGE = (Path(__file__).parents[2] / "docs" / "language.md").read_text()
 SPECS = sorted((Path(__file__).parents[2] / "specs").rglob("*.yaml"))
 PLACE = {"latent": 1, "mask": "m.png"}
 LEAST: dict[str, Any] = {
@@ -43,8 +46,6 @@ ONE_OF_EACH: dict[str, dict[str, Any]] = {
 
 
 def problems(data: dict[str, Any]) -> list[str]:
-    import json
-
     return [problem.message for problem in check(parse(json.dumps(data)))[1]]
 
 
@@ -54,39 +55,68 @@ def with_edit(**fields: Any) -> dict[str, Any]:
     return data
 
 
-def test_what_may_be_left_out_has_its_default() -> None:
-    import json
-
-    spec, found = check(parse(json.dumps(LEAST)))
+def parsed(data: dict[str, Any]) -> Any:
+    spec, found = check(parse(json.dumps(data)))
     assert not found
-    assert spec is not None
-    edit = spec.edits[0]
-    assert (spec.latents.seed, spec.latents.sampler) == (1, "keyed")
-    assert (spec.statistics.samples, spec.statistics.seed) == (1000, 2)
-    assert (spec.precision, spec.compatibility, edit.rank, edit.context) == (
-        "float32",
-        None,
-        1,
-        None,
-    )
-    assert edit.solver.model_dump() == {
-        "method": "projected-gradient",
-        "steps": 2001,
-        "learning_rate": 0.05,
-        "project_every": 10,
-        "project_gradient": False,
-    }
+    return spec
+
+
+def with_value(path: str, value: Any) -> dict[str, Any]:
+    """A spec of every optional part, with one of its values written out."""
+    data = with_edit(context=[copy.deepcopy(PLACE)])
+    data["checks"] = [{"measure": "finite"}]
+    *folders, key = path.split(".")
+    node: Any = data
+    for folder in folders:
+        node = node[int(folder)] if folder.isdigit() else node.setdefault(folder, {})
+    node[key] = value
+    return data
+
+
+OPTIONAL = {
+    "precision": ("precision", "float64"),
+    "truncation": ("model.truncation", 0.5),
+    "latents.seed": ("latents.seed", 2),
+    "latents.sampler": ("latents.sampler", "numpy-legacy"),
+    "statistics.samples": ("statistics.samples", 999),
+    "statistics.seed": ("statistics.seed", 1),
+    "rank": ("edits.0.rank", 2),
+    "directions": ("edits.0.directions", "svd"),
+    "solver": ("edits.0.solver", "direct"),
+    "weight": ("edits.0.context.0.weight", 2),
+    "severity": ("checks.0.severity", "warn"),
+}
+"""The keys that docs/language.md gives a default: where they stand, and a value that is another."""
+
+
+def documented_defaults() -> dict[str, Any]:
+    """The defaults of the tables of keys in docs/language.md that are a number or a word."""
+    defaults = {}
+    for table in re.findall(r"^\| key \| default \|.*\n(?:\|.*\n)+", LANGUAGE, re.MULTILINE):
+        for key, default in re.findall(r"\| `([a-z._]+)` \| (`[a-z0-9-]+`|[0-9.]+) \|", table):
+            defaults[key] = yaml.safe_load(default.strip("`"))
+    return defaults
+
+
+def test_every_documented_default_is_looked_at() -> None:
+    assert set(documented_defaults()) == set(OPTIONAL)
+
+
+@pytest.mark.parametrize("key", OPTIONAL)
+def test_what_may_be_left_out_has_its_documented_default(key: str) -> None:
+    path, other = OPTIONAL[key]
+    left_out = parsed(with_value("version", 1))
+    assert parsed(with_value(path, documented_defaults()[key])) == left_out
+    assert parsed(with_value(path, other)) != left_out
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_solver_by_its_name_is_its_defaults(name: str) -> None:
-    import json
-
-    specs = [
-        check(parse(json.dumps(with_edit(solver=solver))))[0] for solver in (name, {"method": name})
-    ]
-    assert specs[0] == specs[1]
-    assert specs[0] is not None
+    source = {"erase": {"units": 3}} if name == "ablate" else PLACE
+    by_name, in_full = (
+        parsed(with_edit(source=source, solver=solver)) for solver in (name, {"method": name})
+    )
+    assert by_name == in_full
 
 
 @pytest.mark.parametrize(
@@ -114,8 +144,6 @@ def test_latents(latent: Any) -> None:
 
 @given(st.data())
 def test_whatever_is_put_anywhere_is_a_problem_with_a_place(data: st.DataObject) -> None:
-    import json
-
     changed = with_edit(context=[PLACE], solver={"method": "direct"})
     changed["checks"] = [
         {**fields, "severity": "warn"} for fields in copy.deepcopy(ONE_OF_EACH).values()
@@ -185,8 +213,7 @@ def test_the_json_schema_tells_families_apart(model: dict[str, Any]) -> None:
 
 def docs_table(head: str) -> tuple[list[str], dict[str, list[str]]]:
     """The columns of a table in docs/language.md, and its rows by their first cells."""
-    text = (Path(__file__).parents[2] / "docs" / "language.md").read_text()
-    table = re.search(rf"\| {head} +\|.*\n(?:\|.*\n)+", text)
+    table = re.search(rf"\| {head} +\|.*\n(?:\|.*\n)+", LANGUAGE)
     assert table is not None
     rows = [
         [cell.strip(" `") for cell in line.strip("|\n").split("|")]
@@ -228,8 +255,6 @@ def test_the_table_of_checks_in_the_docs_is_true() -> None:
 
 
 def test_checks_are_of_every_edit_that_has_the_measure() -> None:
-    import json
-
     data = with_edit()
     data["edits"] += [{**data["edits"][0], "name": "f"}, {**data["edits"][0], "name": "g"}]
     data["checks"] = [fields for fields in ONE_OF_EACH.values() if "images" not in fields]
@@ -243,7 +268,7 @@ def test_checks_are_of_every_edit_that_has_the_measure() -> None:
     assert not found
     assert spec is not None
     every = ["e", "f", "g"]
-    assert [spec.checked(given) for given in spec.checks] == [every] * 4 + [
+    assert [spec.edits_of(given) for given in spec.checks] == [every] * 4 + [
         ["e", "f"],
         ["f"],
         [None],
@@ -252,8 +277,6 @@ def test_checks_are_of_every_edit_that_has_the_measure() -> None:
 
 
 def test_a_method_without_a_rank_has_no_limit() -> None:
-    import json
-
     limits = {}
     for method in METHODS:
         spec, _ = check(parse(json.dumps(with_edit(solver=method, source={"erase": {"units": 3}}))))
@@ -273,15 +296,32 @@ def test_an_erased_value_takes_a_context_whatever_the_method() -> None:
 
 
 def test_the_table_of_solvers_in_the_docs_is_true() -> None:
+    """A documented default changes nothing, another value does; `error` is one."""
     fields, methods = docs_table("solver")
     assert set(methods) == set(METHODS)
+    assert {field for method in METHODS.values() for field in method.settings.model_fields} <= {
+        "method",
+        *fields,
+    }
     for method, cells in methods.items():
+        left_out = parsed_solver(method)
         for field, cell in zip(fields, cells, strict=True):
-            info = METHODS[method].settings.model_fields.get(field)
-            wanted = (
-                "error" if info is None else "required" if info.is_required() else str(info.default)
-            )
-            assert cell == wanted, (method, field)
+            if cell == "error":
+                solver = {"method": method, field: 1}
+                assert any(field in message for message in problems(with_edit(solver=solver)))
+            elif cell == "None":  # what is left out cannot be written out
+                assert parsed_solver(method, **{field: 0.25}) != left_out
+            else:
+                default = yaml.safe_load(cell)
+                other = not default if isinstance(default, bool) else 2 * default
+                assert parsed_solver(method, **{field: default}) == left_out, (method, field)
+                assert parsed_solver(method, **{field: other}) != left_out, (method, field)
+
+
+def parsed_solver(method: str, **settings: Any) -> Any:
+    source = {"erase": {"units": 3}} if method == "ablate" else PLACE
+    spec = parsed(with_edit(source=source, solver={"method": method, **settings}))
+    return spec.edits[0].solver
 
 
 def test_a_spec_travels_to_another_process() -> None:

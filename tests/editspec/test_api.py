@@ -22,9 +22,9 @@ from typer.core import TyperGroup
 
 import editspec
 from editspec.cli.main import app
-from editspec.commands.open import Images, OpenedModel
 from editspec.commands.registry import COMMANDS, function_name, load_command
 from editspec.engine.result import CommandResult
+from editspec.modalities.image.opened import Images, OpenedGenerator
 from editspec_runtime.errors import PatchError
 from tests.commands import said
 
@@ -152,11 +152,14 @@ def test_a_report_is_written_and_named(built: list[Path]) -> None:
 @pytest.mark.parametrize("opened", ["spec.yaml", "tiny.safetensors"])
 def test_an_opened_model_draws_what_applied_weights_draw(built: list[Path], opened: str) -> None:
     model = editspec.open(opened, device="cpu")
+    assert isinstance(model, OpenedGenerator)
     edited = model.with_patches(*built)
     assert edited.digest == editspec.apply("tiny.safetensors", built, "edited.safetensors").digest
     applied = editspec.open("edited.safetensors", device="cpu")
+    assert isinstance(applied, OpenedGenerator)
     assert torch.equal(edited.outputs(range(3)), applied.outputs(range(3)))
     assert not torch.equal(edited.outputs(range(3)), model.outputs(range(3)))
+    assert len(repr(edited)) < 200  # what a notebook shows of it, without its tensors
     # Patch by patch, in their order alone.
     first = model.with_patches(built[0])
     assert first.with_patches(built[1]).digest == edited.digest
@@ -165,7 +168,8 @@ def test_an_opened_model_draws_what_applied_weights_draw(built: list[Path], open
 
 
 def test_pictures_are_shown_by_a_notebook(built: list[Path]) -> None:
-    model: OpenedModel = editspec.open("spec.yaml", device="cpu").with_patches(*built)
+    model = editspec.open("spec.yaml", device="cpu").with_patches(*built)
+    assert isinstance(model, OpenedGenerator)
     images: Images = model.images([4, 5])
     assert [image.size for image in images] == [(32, 32), (32, 32)]
     assert isinstance(images[0], Image.Image)

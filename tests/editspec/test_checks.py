@@ -30,7 +30,7 @@ from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.methods.rule_file import read_rule
 from editspec_runtime.modalities.image.latents import LatentStream
-from tests.commands import run, said
+from tests.commands import contents, run, said
 
 PLACE: dict[str, Any] = {"latent": 1, "mask": {"box": [2, 2, 10, 10]}}
 ELSEWHERE: dict[str, Any] = {"latents": [5, 6, [0.1] * 8], "mask": {"box": [4, 4, 12, 12]}}
@@ -80,14 +80,6 @@ def folder(
     monkeypatch.chdir(tmp_path)
     save_file(make_tiny(size=16), "tiny.safetensors")
     return tmp_path
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def values(found: dict[str, Any]) -> dict[tuple[str, str | None], Any]:

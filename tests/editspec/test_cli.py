@@ -18,7 +18,7 @@ from torch import Tensor
 
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.patches.patch import read_patch
-from tests.commands import run, said
+from tests.commands import contents, run, said
 
 COMMANDS = [
     "validate",
@@ -86,14 +86,6 @@ def folder(
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(three_edits(), sort_keys=False))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_build_makes_what_it_says(folder: Path) -> None:
@@ -453,15 +445,19 @@ def test_memory_that_ends_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch)
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "does not fit into memory"),
         (MemoryError(), "does not fit into memory"),
         (RuntimeError("else"), "This is a defect"),
+        (OSError(28, "No space left on device", "x/rules"), "x/rules cannot be used: no space"),
     ):
 
         def build(*arguments: object, error: Exception = error, **options: object) -> None:
             raise error
 
         monkeypatch.setattr(building, "build", build)
-        result = run("build", "spec.yaml", "-o", "x")
+        result = run("build", "spec.yaml", "-o", "x", "--json")
         assert result.exit_code == 1
         assert words in result.stderr
+        problem = json.loads(result.stdout)["error"]
+        assert problem["code"].startswith("E9")
+        assert problem["hint"] in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -477,7 +473,8 @@ def test_memory_that_ends_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch)
 )
 def test_no_torch_for_help_and_validate(folder: Path, arguments: list[str]) -> None:
     code = (
-        "import sys\nfrom editspec.cli.main import app\ntry:\n    app()\nexcept SystemExit as error:\n"
+        "import sys\nfrom editspec.cli.main import app\n"
+        "try:\n    app()\nexcept SystemExit as error:\n"
         "    assert not error.code, error.code\nassert 'torch' not in sys.modules\n"
     )
     if "--help" in arguments:  # nor the language

@@ -194,13 +194,8 @@ def test_a_folder_is_imported_whole_with_a_report() -> None:
     masks = len(list(Path("specs/masks").iterdir()))
     Path("records/bad.json").write_text("{")
     written({"object": region(1)}, "records/half.json")
-    result = run("import", "records", "-o", "specs", *ASKED, "--json")
-    assert result.exit_code == 2
-    errors = {
-        Path(entry["record"]).name
-        for entry in json.loads(result.stdout)["records"]
-        if "error" in entry
-    }
+    records = said("import", "records", "-o", "specs", *ASKED, code=2)["records"]
+    errors = {Path(entry["record"]).name for entry in records if "error" in entry}
     assert errors == {"bad.json", "half.json"}
     assert len(list(Path("specs/masks").iterdir())) == masks
     assert (

@@ -17,12 +17,12 @@ from torch import Tensor
 
 import editspec
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.maths.retrieval import exceeding, search
+from editspec_runtime.maths.retrieval import search, share_above
 from editspec_runtime.modalities.image.compatibility import EDITSPEC, REWRITING_2020
 from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
 from editspec_runtime.modalities.image.maps import Box
 from editspec_runtime.modalities.image.retrieval import box_around_peak, find_place
-from tests.commands import run
+from tests.commands import run, said
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -79,9 +79,9 @@ def test_matches_are_those_of_a_plain_loop(make_tiny: Callable[..., dict[str, Te
         place = find_place(match.responses, model.layer("layer5"))
         assert place.top <= row < place.bottom
         assert place.left <= column < place.right
-    share = exceeding(model, "layer5", direction, found[4].score, sample, EDITSPEC)
+    share = share_above(model, "layer5", direction, found[4].score, sample, EDITSPEC)
     assert 5 / (40 * 64) <= share < 0.1
-    assert exceeding(model, "layer5", direction, -1e9, sample, EDITSPEC) == 1.0
+    assert share_above(model, "layer5", direction, -1e9, sample, EDITSPEC) == 1.0
 
 
 def test_a_key_is_the_authors(
@@ -147,14 +147,12 @@ def test_search_from_the_command_line(spec: dict[str, Any]) -> None:
         "--model",
         "tiny.safetensors",
     )
-    alone = run("search", *asked, "--images", 30, "--count", 3, "--json")
-    assert alone.exit_code == 0, alone.stderr
+    alone = said("search", *asked, "--images", 30, "--count", 3)
     spec["statistics"] = {"samples": 1000}
-    same = run("search", written(spec), "--images", 30, "--count", 3, "--json")
-    matches = [json.loads(result.stdout)["matches"] for result in (alone, same)]
-    assert matches[0] == matches[1]
+    same = said("search", written(spec), "--images", 30, "--count", 3)
+    assert alone["matches"] == same["matches"]
     entries = yaml.safe_load(run("search", "spec.yaml", "--images", 30, "--count", 3).stdout)
-    assert entries == [match["context"] for match in matches[0]]
+    assert entries == [match["context"] for match in alone["matches"]]
     Path("mine.png").write_text("precious")
     for arguments, code, message in (
         (("search", "--latent", 7), 2, "without a SPEC, --mask and --layer must be given"),

@@ -28,7 +28,7 @@ CODE = '''
 from torch import nn
 
 class Net(nn.Module):
-    """Two convolutions, one of which is named as the last part of the other's name; a row; and a vector."""
+    """Two convolutions, a row and a vector; one name is the last part of another."""
 
     latent_shape = (4, 6, 6)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from editspec.engine.lock import Lock, lock_path, read_lock
 from editspec_compiler import SpecError
-from tests.commands import run, said
+from tests.commands import contents, run, said
 
 
 def five_edits() -> dict[str, Any]:
@@ -58,14 +58,6 @@ def folder(
     mask(3)
     save(five_edits())
     return tmp_path
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def statuses(edits: list[dict[str, Any]]) -> list[str]:

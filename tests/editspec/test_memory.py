@@ -12,11 +12,9 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
-from typer.testing import CliRunner
 
-from editspec.cli.main import app
+from editspec.modalities.image.key_value import SEARCHED, draw_alone, find_matches
 from editspec.modalities.image.pictures import spotlight
-from editspec.views.key_value import SEARCHED, draw_alone, find_matches
 from editspec_compiler import load
 from editspec_compiler.modalities.image.context import find_context_keys
 from editspec_compiler.modalities.image.expected import find_source_values
@@ -26,6 +24,7 @@ from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.io.cache import default_cache
 from editspec_runtime.modalities.image.compatibility import EDITSPEC
 from editspec_runtime.modalities.image.latents import LatentStream
+from tests.commands import run
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 SOURCE = {"latent": 1, "mask": {"box": [8, 8, 16, 16]}}
@@ -131,13 +130,11 @@ def test_render_shows_a_band_for_every_edit(spec: Callable[..., Path], option: s
     heights = []
     for edits in ([short], [short, short]):
         path = spec(*edits)
-        result = CliRunner().invoke(
-            app, ["render", str(path), option, "--count", "2", "-o", "out.png"]
-        )
+        result = run("render", path, option, "--count", "2", "-o", "out.png")
         assert result.exit_code == 0, result.stderr
         with Image.open("out.png") as picture:
             heights.append(picture.height)
     assert heights[1] == 2 * heights[0]
-    result = CliRunner().invoke(app, ["render", "spec.yaml", "--value", "--key", "-o", "out.png"])
+    result = run("render", "spec.yaml", "--value", "--key", "-o", "out.png")
     assert result.exit_code == 2
-    assert "not both" in result.stderr
+    assert "exclude each other" in result.stderr

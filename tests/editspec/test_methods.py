@@ -10,10 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from typer.testing import CliRunner
 
-from editspec.cli.main import app
-from tests.commands import said
+from tests.commands import run, said
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 WEIGHTS = GOLDEN / "pg_state_dict.safetensors"
@@ -92,8 +90,6 @@ def test_a_pth_is_built_like_the_same_weights_in_safetensors(tmp_path: Path) -> 
     assert built(data, tmp_path)["digest"] == first["digest"]
     data["edits"][0]["source"] = {"erase": {"units": 49}}
     (tmp_path / "spec.json").write_text(json.dumps(data))
-    result = CliRunner().invoke(
-        app, ["build", str(tmp_path / "spec.json"), "-o", str(tmp_path / "out")]
-    )
+    result = run("build", tmp_path / "spec.json", "-o", tmp_path / "out")
     assert result.exit_code == 2
     assert "layer6 has 48 units in its key, and 49 are to be erased" in result.stderr

@@ -12,11 +12,10 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor
-from typer.testing import CliRunner
 
-from editspec.cli.main import app
 from editspec_runtime.families import open as opening
 from editspec_runtime.families.registry import FAMILIES
+from tests.commands import run
 
 
 @pytest.fixture
@@ -37,10 +36,6 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: dict[str, Tensor
     return Path("spec.yaml")
 
 
-def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, arguments)
-
-
 def counting(function: Callable[[Path], Any], counts: Counter[str]) -> Callable[[Path], Any]:
     def count(path: Path) -> Any:
         counts[path.name] += 1
@@ -52,20 +47,20 @@ def counting(function: Callable[[Path], Any], counts: Counter[str]) -> Callable[
 def test_a_review_opens_a_checkpoint_once(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: Counter[str] = Counter()
     monkeypatch.setattr(opening, "read_tensors", counting(opening.read_tensors, opened))
-    result = run("ci", "review", str(spec), "-o", "out", "--device", "cpu")
+    result = run("ci", "review", spec, "-o", "out", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert Path("out/spec.yaml/before-after.png").is_file()
     assert opened["tiny.safetensors"] == 1
 
 
 def test_the_check_of_a_lock_opens_no_model(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run("lock", str(spec), "--device", "cpu").exit_code == 0
+    assert run("lock", spec, "--device", "cpu").exit_code == 0
     unmade = replace(FAMILIES["stylegan2"], make="no_such_module:make")
     monkeypatch.setitem(FAMILIES, "stylegan2", unmade)
-    checked = run("lock", str(spec), "--check")
+    checked = run("lock", spec, "--check")
     assert checked.exit_code == 0, checked.output
     # Whatever opens the model is seen.
-    assert run("lock", str(spec), "--device", "cpu").exit_code == 1
+    assert run("lock", spec, "--device", "cpu").exit_code == 1
     weights = Path("tiny.safetensors").read_bytes()
     Path("tiny.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
-    assert run("lock", str(spec), "--check").exit_code == 1
+    assert run("lock", spec, "--check").exit_code == 1

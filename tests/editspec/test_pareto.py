@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from editspec.cli.main import app
 from editspec_runtime.patches.patch import read_patch
+from tests.commands import run
 
 
 def build(folder: Path, solver: Any, *options: str) -> Result:
@@ -36,9 +36,7 @@ def build(folder: Path, solver: Any, *options: str) -> Result:
         ],
     }
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
-    return CliRunner().invoke(
-        app, ["build", str(folder / "spec.yaml"), "-o", str(folder / "out"), *options]
-    )
+    return run("build", folder / "spec.yaml", "-o", folder / "out", *options)
 
 
 def test_a_point_is_picked_by_its_number(tmp_path: Path) -> None:

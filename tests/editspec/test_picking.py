@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from editspec.cli.main import app
 from editspec.engine.pareto import problem_of
 from editspec.engine.pick import set_collateral_weight
 from editspec.engine.session import BuildSession
@@ -25,6 +24,7 @@ from editspec_runtime.methods.layer_problem import find_directions
 from editspec_runtime.methods.least_squares import pose
 from editspec_runtime.methods.rule_file import read_rule
 from editspec_runtime.patches.patch import read_patch
+from tests.commands import run
 
 HEAD = """# Towers get spires.
 version: 1
@@ -45,9 +45,7 @@ def edit(name: str, latent: int = 5, solver: str = "least-squares") -> str:
 
 
 def build(folder: Path, *options: str) -> Result:
-    return CliRunner().invoke(
-        app, ["build", str(folder / "spec.yaml"), "-o", str(folder / "out"), *options]
-    )
+    return run("build", folder / "spec.yaml", "-o", folder / "out", *options)
 
 
 def curves(folder: Path) -> dict[str, Any]:
@@ -141,9 +139,7 @@ def test_what_cannot_be_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     refused("There is no point 18 of e. The points are 1 to 17.", "--pick", "18")
     refused("There is no point three of e.", "--pick", "three")
     refused("There is no edit othr. Known here: e.", "--pick", "othr=3")
-    refused(
-        "other is solved by direct, and points are picked of least-squares.", "--pick", "other=3"
-    )
+    refused("other is solved by direct, which has no points to pick from.", "--pick", "other=3")
     refused(
         "--pick changes the spec, which --frozen builds as its lock has it.",
         "--pick",
@@ -170,7 +166,7 @@ def test_what_cannot_be_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pareto.write_text(whole)
     # Of something else than it was made for, it is no choice.
     spec.write_text(spec.read_text().replace("latent: 6", "latent: 8"))
-    refused("was made from something else than what e is now. Build with --pareto", "--pick", "3")
+    refused("was made from other inputs than e has now. Build with --pareto", "--pick", "3")
     spec.write_text(spec.read_text().replace("latent: 8", "latent: 6"))
     assert build(tmp_path, "--pick", "3").exit_code == 0
 

@@ -222,7 +222,7 @@ def test_what_cannot_be_signed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         in run("sign", "other", "--key", private).stderr
     )
     Path("other/provenance.json").write_text("[]")
-    assert "no statement of a build" in run("sign", "other", "--key", private).stderr
+    assert "not the statement of a build" in run("sign", "other", "--key", private).stderr
     Path("other/provenance.json").unlink()
     assert "--provenance" in run("sign", "other", "--key", private).stderr
     with pytest.raises(SignatureError):

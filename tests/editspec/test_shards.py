@@ -120,7 +120,8 @@ def test_validating_them_needs_no_torch() -> None:
     write("sharded")
     text = Path("spec.yaml").read_text()
     code = (
-        "import sys\nfrom editspec.cli.main import app\ntry:\n    app()\nexcept SystemExit as error:\n"
+        "import sys\nfrom editspec.cli.main import app\n"
+        "try:\n    app()\nexcept SystemExit as error:\n"
         "    assert not error.code, error.code\nassert 'torch' not in sys.modules\n"
     )
     subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import editspec
 from editspec_runtime.errors import EditError, PatchError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.io.digests import tensors_digest
-from editspec_runtime.maths.metric import norm, principal_cosines, recompress, unfolded
-from editspec_runtime.patches.patch import apply_stack, read_patch
+from editspec_runtime.io.files import safetensors_bytes
+from editspec_runtime.maths.metric import norm, principal_cosines, recompress, unfold
+from editspec_runtime.patches.patch import apply_stack, make_patch, read_patch
 from tests.commands import run, said
 
 
@@ -100,7 +102,7 @@ def test_recompression_is_the_best_of_its_rank(built: list[Path]) -> None:
     )
     assert full["parameters"][name]["lost"] < 1e-6
     assert (three - exact).norm() / exact.norm() < 1e-5
-    assert torch.linalg.matrix_rank(unfolded(two), rtol=1e-5) == 2
+    assert torch.linalg.matrix_rank(unfold(two), rtol=1e-5) == 2
     assert said("verify", "two.safetensors", "--model", "tiny.safetensors")["verified"]
     assert said(
         "apply", "--model", "tiny.safetensors", "two.safetensors", "-o", "two-applied.safetensors"
@@ -248,9 +250,7 @@ def test_audit_explains_or_shows_what_is_left(built: list[Path]) -> None:
     said("apply", "--model", "tiny.safetensors", *built, "-o", "edited.safetensors")
     files = ["--base", "tiny.safetensors", "--edited", "edited.safetensors"]
     assert said("audit", *files, *built)["explained"]
-    result = run("audit", *files, *built[:3], "--json")
-    assert result.exit_code == 1
-    found = json.loads(result.stdout)
+    found = said("audit", *files, *built[:3], code=1)
     assert list(found["unexplained"]) == read_patch(built[3]).parameters
     said("apply", "--model", "tiny.safetensors", *built[:3], "-o", "three.safetensors")
     found = json.loads(
@@ -267,3 +267,46 @@ def test_audit_explains_or_shows_what_is_left(built: list[Path]) -> None:
     result = run("audit", "--base", "tiny.safetensors", "--edited", "tiny.safetensors", *built)
     assert result.exit_code == 1
     assert "the edited weights are the base itself" in result.stdout
+
+
+def test_parameters_that_share_directions_store_them_once(built: list[Path]) -> None:
+    first, second = read_patch(built[0]), read_patch(built[1])
+    (one,), (other,) = first.parameters, second.parameters
+    rows = second.directions[other]
+    apart = replace(
+        second,
+        directions={one: rows, other: rows.clone()},
+        coefficients={one: first.coefficients[one][:, :1], other: second.coefficients[other]},
+    )
+    tensors = base()
+    result = tensors_digest(apply_stack(tensors, [apart]))
+    layouts = first.metadata["layouts"] | second.metadata["layouts"]
+    metadata = {name: value for name, value in first.metadata.items() if name != "layer"}
+    metadata |= {"layers": ["layer5", "layer6"], "rank": 1, "result": result}
+    patch = make_patch(apart.directions, apart.coefficients, layouts, metadata)
+    Path("shared.safetensors").write_bytes(patch.to_bytes())
+
+    assert sorted(load_file("shared.safetensors")) == sorted(["D.0", f"{one}.A", f"{other}.A"])
+    read = read_patch(Path("shared.safetensors"))
+    assert read.metadata["directions"] == {one: "D.0", other: "D.0"}
+    for name in (one, other):
+        assert torch.equal(read.delta(name), apart.delta(name))
+    model = ("--model", "tiny.safetensors")
+    assert said("verify", "shared.safetensors", *model)["verified"]
+    assert said("apply", *model, "shared.safetensors", "-o", "e.safetensors")["digest"] == result
+    for name, tensor in apply_stack(tensors, [apart]).items():
+        assert torch.equal(load_file("e.safetensors")[name], tensor)
+    said("export", "shared.safetensors", "--format", "delta", "-o", "delta.safetensors")
+    exported = load_file("delta.safetensors")
+    assert {name.removesuffix(".delta") for name in exported} == {one, other}
+    said("diff", "shared.safetensors", built[0], "--json")
+    assert said("inspect", "shared.safetensors")["directions"] == {one: "D.0", other: "D.0"}
+
+
+@pytest.mark.parametrize("shared", [{"p": "D.1"}, {"p": 0}, ["D.0"], {"p": "q.A"}])
+def test_directions_that_name_no_tensor_are_damage(built: list[Path], shared: object) -> None:
+    patch = read_patch(built[0])
+    metadata = {**patch.metadata, "directions": shared}
+    Path("bad.safetensors").write_bytes(safetensors_bytes(patch.tensors(), metadata))
+    with pytest.raises(PatchError, match="damaged patch"):
+        read_patch(Path("bad.safetensors"))

@@ -9,9 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from torch import Tensor
-from typer.testing import CliRunner
 
-from editspec.cli.main import app
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import generator_of
 from editspec.worlds.skyline.world import LATENT_SIZE, render, scenes
@@ -19,6 +17,7 @@ from editspec_compiler import load
 from editspec_compiler.document import parse
 from editspec_runtime.core.progress import no_progress
 from editspec_runtime.modalities.image.latents import LatentStream
+from tests.commands import run, said
 
 SPEC = """\
 # What this is for.
@@ -53,11 +52,7 @@ def spec(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path) -> Path:
 
 
 def swept(spec: Path, out: Path, *arguments: str) -> dict[str, Any]:
-    result = CliRunner().invoke(
-        app, ["sweep", str(spec), "-o", str(out), "--images", "8", "--json", *arguments]
-    )
-    assert result.exit_code == 0, result.stderr
-    found: dict[str, Any] = json.loads(result.stdout)
+    found: dict[str, Any] = said("sweep", spec, "-o", out, "--images", 8, *arguments)
     return found
 
 
@@ -82,10 +77,7 @@ def test_every_layer_and_rank_is_tried_and_the_winner_is_a_spec(spec: Path, tmp_
     assert "# and this" in text
     assert (out / "sweep.png").exists()
     assert (out / "sweep.md").read_text().count("winner") == 1
-    built = CliRunner().invoke(
-        app, ["build", str(out / "winner.yaml"), "-o", str(tmp_path / "built"), "--json"]
-    )
-    assert built.exit_code == 0, built.stderr
+    assert said("build", out / "winner.yaml", "-o", tmp_path / "built")["edits"]
 
 
 def test_a_json_spec_that_is_indented_by_tabs_is_swept(spec: Path, tmp_path: Path) -> None:
@@ -106,9 +98,7 @@ def test_a_spec_that_cannot_be_rewritten_is_refused_before_the_work(
 ) -> None:
     text = spec.read_text().replace("layer: layer4", "layer: &l layer4")
     spec.write_text(text.replace("layer: layer5", "layer: *l"))
-    result = CliRunner().invoke(
-        app, ["sweep", str(spec), "-o", str(tmp_path / "out"), "--layers", layers]
-    )
+    result = run("sweep", spec, "-o", tmp_path / "out", "--layers", layers)
     assert result.exit_code == 2
     assert "does not let these values be changed" in result.stderr
     assert not (tmp_path / "out").exists()
@@ -170,9 +160,7 @@ def error_by_hand(spec: Path) -> float:
     ],
 )
 def test_bad_input(arguments: list[str], message: str, spec: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(
-        app, ["sweep", str(spec), "-o", str(tmp_path / "out"), "--images", "8", *arguments]
-    )
+    result = run("sweep", spec, "-o", tmp_path / "out", "--images", "8", *arguments)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
@@ -180,6 +168,6 @@ def test_bad_input(arguments: list[str], message: str, spec: Path, tmp_path: Pat
 
 def test_a_folder_of_somebody_else_is_left_alone(spec: Path) -> None:
     before = sorted(spec.parent.iterdir())
-    result = CliRunner().invoke(app, ["sweep", str(spec), "-o", str(spec.parent), "--images", "8"])
+    result = run("sweep", spec, "-o", spec.parent, "--images", "8")
     assert result.exit_code == 1
     assert sorted(spec.parent.iterdir()) == before

@@ -20,7 +20,7 @@ from torch import Tensor
 from editspec.commands.verify import verify
 from editspec_runtime.errors import EditError, PatchError
 from editspec_runtime.patches.patch import Patch, make_patch, read_patch
-from tests.commands import run
+from tests.commands import run, said
 
 
 def spec() -> dict[str, Any]:
@@ -85,7 +85,7 @@ def test_every_flipped_bit_of_a_patch_or_the_weights_is_noticed(patches: list[Pa
 
 def test_the_chain_and_the_result_are_checked(patches: list[Path]) -> None:
     base = ["--model", "tiny.safetensors"]
-    assert json.loads(run("verify", *patches, *base, "--json").stdout)["verified"] is True
+    assert said("verify", *patches, *base)["verified"] is True
     assert run("verify", patches[0], *base).exit_code == 0
     for wrong in ([patches[1]], patches[::-1], [patches[0], patches[0]]):
         assert run("verify", *wrong, *base).exit_code == 1

@@ -18,11 +18,10 @@ from urllib.parse import unquote
 import pytest
 import yaml
 from PIL import Image
-from typer.testing import CliRunner
 
-from editspec.cli.main import app
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.patches.patch import read_patch
+from tests.commands import run
 
 ROOT = Path(__file__).parents[2]
 ACTION = ROOT / "action.yml"
@@ -60,15 +59,8 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("ci")
-
-
-@pytest.fixture(autouse=True)
-def one_cache(shared_cache: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All runs share the statistics of the model that they share."""
-    monkeypatch.setenv("EDITSPEC_CACHE", str(shared_cache))
+pytestmark = pytest.mark.usefixtures("one_cache")
+"""All tests of the file share the statistics of one model."""
 
 
 @pytest.fixture
@@ -79,7 +71,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "specs/skyline/masks", folder / "edits" / "masks")
     monkeypatch.chdir(folder)
     save(spec_of())
-    result = CliRunner().invoke(app, ["lock", "edits/lit.yaml"])
+    result = run("lock", "edits/lit.yaml")
     assert result.exit_code == 0, result.stderr
     git(folder, "init", "-q")
     git(folder, "add", "-A")
@@ -143,7 +135,9 @@ class Runner:
         return ran
 
     def _holds(self, condition: str, inputs: dict[str, str]) -> bool:
-        name, wanted = re.fullmatch(r"inputs\.([\w-]+) != '(.*)'", condition).groups()  # type: ignore[union-attr]
+        match = re.fullmatch(r"inputs\.([\w-]+) != '(.*)'", condition)
+        assert match is not None, condition
+        name, wanted = match.groups()
         return inputs[name] != wanted
 
     def _filled(self, text: str, inputs: dict[str, str], ran: Ran) -> str:
@@ -254,7 +248,9 @@ def test_a_review_shows_plan_checks_and_pictures(runner: Runner) -> None:
     shown = re.findall(r"^!\[.*\]\((.*)\)$", ran.summary, re.MULTILINE)
     assert len(shown) == 2
     for address in shown:
-        commit, path = re.fullmatch(rf"file://{remote}/raw/([0-9a-f]{{40}})/(.*)", address).groups()  # type: ignore[union-attr]
+        match = re.fullmatch(rf"file://{remote}/raw/([0-9a-f]{{40}})/(.*)", address)
+        assert match is not None, address
+        commit, path = match.groups()
         found = subprocess.run(
             ["git", "show", f"{commit}:{unquote(path)}"],
             cwd=remote,
@@ -350,7 +346,7 @@ def test_what_was_merged_is_applied(runner: Runner) -> None:
 
 def test_the_commands_alone(repository: Path) -> None:
     def said(*arguments: str) -> tuple[int, Any]:
-        result = CliRunner().invoke(app, ["ci", *arguments, "--json"])
+        result = run("ci", *arguments, "--json")
         return result.exit_code, json.loads(result.stdout)
 
     code, found = said("review", "edits/lit.yaml", "-o", "out")

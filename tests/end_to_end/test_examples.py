@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
-from editspec.cli.main import app
-from editspec_runtime.families.torch_module.source import from_factory
+from editspec_runtime.families.torch_module.source import run_factory
+from tests.commands import run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -36,7 +35,7 @@ def example(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            module, _ = from_factory("dcgan:Generator", Path(), allow_code=True)
+            module, _ = run_factory("dcgan:Generator", Path(), allow_code=True)
         save_file(module.state_dict(), "dcgan.safetensors")
     return name
 
@@ -50,16 +49,14 @@ def test_an_example_builds(example: str) -> None:
         ["build", "spec.yaml", "-o", "out", "--json"],
         ["render", "spec.yaml", "-o", "x.png", "--count", "2"],
     ):
-        assert (
-            CliRunner().invoke(app, command).exit_code == 1
-        )  # without --allow-code nothing is imported
-        result = CliRunner().invoke(app, [*command, "--allow-code"])
+        assert run(*command).exit_code == 1  # without --allow-code nothing is imported
+        result = run(*command, "--allow-code")
         assert result.exit_code == 0, result.stderr
         if command[0] == "build":
             (edit,) = json.loads(result.stdout)["edits"]
             assert edit["loss"] < {"mlp": 0.1, "dcgan": 1.0}[example]
     assert Path("x.png").exists()
-    result = CliRunner().invoke(app, ["check", "spec.yaml", "-o", "out", "--allow-code", "--json"])
+    result = run("check", "spec.yaml", "-o", "out", "--allow-code", "--json")
     (row,) = json.loads(result.stdout)["checks"]
     assert row["value"] > {"mlp": 0.9, "dcgan": 0.1}[example]
     assert result.exit_code == 0 or example == "dcgan"  # whose weights are random here

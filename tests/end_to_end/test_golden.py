@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 from torch import Tensor
-from typer.testing import CliRunner
 
-from editspec.cli.main import app
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.proggan.network import ProgressiveGAN
 from editspec_runtime.methods.rule_file import read_rule
 from editspec_runtime.methods.solve_edit import loss_of
 from editspec_runtime.patches.patch import read_patch
+from tests.commands import run, said
 
 CASES = {
     "L8.proj.rank1": ("layer8", {"method": "projected-gradient", "steps": 101}),
@@ -27,11 +26,7 @@ CASES = {
 
 def built(spec: dict[str, Any], folder: Path) -> Tensor:
     (folder / "golden.json").write_text(json.dumps(spec, indent="\t"))
-    result = CliRunner().invoke(
-        app, ["build", str(folder / "golden.json"), "-o", str(folder / "out"), "--json"]
-    )
-    assert result.exit_code == 0, result.stderr
-    (edit,) = json.loads(result.stdout)["edits"]
+    (edit,) = said("build", folder / "golden.json", "-o", folder / "out")["edits"]
     patch = read_patch(Path(edit["patch"]))
     return patch.delta(next(iter(patch.directions)))
 
@@ -118,9 +113,7 @@ def test_a_reflection_that_is_not_swapped_has_nothing_to_change(
         pair["source"]["intervene"]["value"] = pair["target"]["intervene"]["value"]
     del spec["compatibility"]
     (tmp_path / "same.json").write_text(json.dumps(spec))
-    result = CliRunner().invoke(
-        app, ["compile", str(tmp_path / "same.json"), "-o", str(tmp_path / "out")]
-    )
+    result = run("compile", tmp_path / "same.json", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     rule = read_rule(tmp_path / "out" / "rules" / "01-golden.safetensors")
     weights = {name: tensor.double() for name, tensor in golden_weights().items()}

@@ -4,7 +4,6 @@ and as one patch.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from torch import Tensor
-from typer.testing import CliRunner
 
 import editspec
-from editspec.cli.main import app
 from editspec.engine.built import BuiltEdit
 from editspec.worlds.skyline import WEIGHTS
 from editspec_runtime.core.method import KeyStatistics
@@ -24,6 +21,7 @@ from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.methods.layer_problem import LayerProblem
 from editspec_runtime.methods.least_squares import pose
 from editspec_runtime.methods.registry import COLLATERAL_WEIGHT, METHODS
+from tests.commands import said
 
 SPECS = Path(__file__).parents[2] / "specs" / "skyline"
 RECIPES = ("dome_to_spire", "dark_windows_to_lit", "spire_to_tree")
@@ -86,10 +84,6 @@ def test_a_smaller_budget_leaves_more_loss(recipes: Path) -> None:
     losses = []
     for budget in (1e-4, 1e-3):
         path = spec(recipes, "dome_to_spire", {"method": "least-squares", "collateral": budget})
-        result = CliRunner().invoke(
-            app, ["build", str(path), "-o", str(recipes / f"{budget}"), "--json"]
-        )
-        assert result.exit_code == 0, result.stderr
-        (edit,) = json.loads(result.stdout)["edits"]
+        (edit,) = said("build", path, "-o", recipes / f"{budget}")["edits"]
         losses.append(edit["loss"])
     assert losses[1] < losses[0]

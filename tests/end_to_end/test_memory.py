@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.stylegan2_1024 import COLD, Row, Workplace, peak, rows
+from benchmarks.stylegan2_1024 import COLD, Row, Workplace, measure_peak, read_rows
 from editspec.cli.main import app
 
-ROWS = rows()
-QUICK = [(row, layer) for row in ROWS if not row.mark for layer in row.bounds]
+ROWS = read_rows()
+QUICK = [(row, layer) for row in ROWS if not row.mark for layer in row.limits]
 FIRST = ("build SPEC", "export SMOOTH --format record", "apply PATCH --model BASE -o EDITED")
 """What others need: run before them, in this order."""
 
@@ -28,7 +28,7 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], flo
 
     def measure(job: tuple[Row, str]) -> None:
         row, layer = job
-        measured[row.command, layer] = place.peak(row, layer)
+        measured[row.command, layer] = place.measure_peak(row, layer)
 
     with ThreadPoolExecutor(2) as pool:
         for command in FIRST:
@@ -45,7 +45,7 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], flo
 def test_a_command_keeps_within_its_bound(
     row: Row, layer: str, peaks: dict[tuple[str, str], float]
 ) -> None:
-    found, bound = peaks[row.command, layer], row.bounds[layer]
+    found, bound = peaks[row.command, layer], row.limits[layer]
     assert found <= bound, (
         f"editspec {row.command}, {layer}: {found:.0f} MiB, and the table says {bound}"
     )
@@ -69,26 +69,28 @@ def test_every_command_is_in_the_table() -> None:
         for row in ROWS
     }
     assert told == known
-    assert {row.command.split()[0] for row in ROWS if not row.bounds} == {"studio", "bench"}
+    assert {row.command.split()[0] for row in ROWS if not row.limits} == {"studio", "bench"}
     assert set(COLD) <= known
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux counts it")
 def test_what_a_process_holds_is_what_is_measured(tmp_path: Path) -> None:
-    bound = next(row for row in ROWS if row.command == "validate SPEC").bounds["layer10"]
+    bound = next(row for row in ROWS if row.command == "validate SPEC").limits["layer10"]
     held = bytearray(b"1" * (300 << 20))  # of the process that measures, which does not count
-    lean = peak([sys.executable, "-c", "pass"], tmp_path)
-    fat = peak([sys.executable, "-c", f"held = bytearray(b'1' * ({bound} << 20))"], tmp_path)
+    lean = measure_peak([sys.executable, "-c", "pass"], tmp_path)
+    fat = measure_peak(
+        [sys.executable, "-c", f"held = bytearray(b'1' * ({bound} << 20))"], tmp_path
+    )
     assert lean < bound < fat < 3 * bound
     # What it let go of counts.
     assert (
-        peak(
+        measure_peak(
             [sys.executable, "-c", f"held = bytearray(b'1' * ({bound} << 20)); del held"], tmp_path
         )
         > bound
     )
     with pytest.raises(RuntimeError, match="ended with 3:\nsaid"):
-        peak(
+        measure_peak(
             [sys.executable, "-c", "import sys; print('said', file=sys.stderr); sys.exit(3)"],
             tmp_path,
         )

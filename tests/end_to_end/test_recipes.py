@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from torch import Tensor
-from typer.testing import CliRunner
 
-from editspec.cli.main import app
 from editspec.worlds.skyline import WEIGHTS
-from editspec.worlds.skyline.efficacy import edit_measures, edit_numbers, touched
+from editspec.worlds.skyline.efficacy import edit_measures, edit_numbers, find_changed_scenes
 from editspec.worlds.skyline.reader import load_reader
 from editspec.worlds.skyline.world import LATENT_SIZE, Scene, scenes
 from editspec_runtime.families.open import read_weights
@@ -28,15 +25,8 @@ from tests.commands import said
 SPECS = Path(__file__).parents[2] / "specs" / "skyline"
 
 
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("recipes")
-
-
-@pytest.fixture(autouse=True)
-def one_cache(shared_cache: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipes share the statistics of the model that they share."""
-    monkeypatch.setenv("EDITSPEC_CACHE", str(shared_cache))
+pytestmark = pytest.mark.usefixtures("one_cache")
+"""All tests of the file share the statistics of one model."""
 
 
 def edited(patches: list[Any], folder: Path) -> StyleGAN2:
@@ -51,7 +41,7 @@ def numbers(
     changes.
     """
     latents = LatentStream(REPORTS, LATENT_SIZE).items(range(count))
-    latents = latents[touched(scenes(latents), counterfactual(scenes(latents)))]
+    latents = latents[find_changed_scenes(scenes(latents), counterfactual(scenes(latents)))]
     scene, reader = scenes(latents), load_reader()
     unedited = render_clamped(StyleGAN2(read_weights(WEIGHTS).tensors), latents)
     return tuple(
@@ -117,11 +107,8 @@ def changed_recipe(
     change(spec)
     shutil.copytree(SPECS / "masks", folder / "masks")
     (folder / "changed.yaml").write_text(yaml.safe_dump(spec))
-    result = CliRunner().invoke(app, ["check", str(folder / "changed.yaml"), "--json"])
-    assert result.exit_code == 1, result.stderr
-    return {
-        (row["name"], row["edit"]): row["status"] for row in json.loads(result.stdout)["checks"]
-    }
+    rows = said("check", folder / "changed.yaml", code=1)["checks"]
+    return {(row["name"], row["edit"]): row["status"] for row in rows}
 
 
 def test_the_checks_of_a_recipe_see_a_rule_that_hardly_holds(tmp_path: Path) -> None:

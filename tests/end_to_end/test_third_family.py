@@ -122,7 +122,7 @@ def test_every_command_takes_it() -> None:
 
 
 def test_the_edit_does_what_it_says() -> None:
-    """After the first edit b says what k said, and a letter far away in C's metric keeps its say."""
+    """After the first edit b says what k said, and a letter far away in C keeps its own."""
     (first, _) = said("build", "spec.json", "-o", "out")["edits"]
     said("apply", first["patch"], "--model", "toy.safetensors", "-o", "edited.safetensors")
     before, after = toy_weights(), load_file("edited.safetensors")

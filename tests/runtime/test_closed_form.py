@@ -16,12 +16,9 @@ from editspec_runtime.maths.directions import zca_directions
 from editspec_runtime.methods.layer_problem import LayerProblem
 from editspec_runtime.methods.least_squares import find_coefficients
 from editspec_runtime.methods.registry import METHODS
+from tests.cases import draw_normal
 
 OUT, IN, KEYS = 5, 7, 60
-
-
-def random(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 class Linear(LayerFunction):
@@ -40,7 +37,7 @@ class Linear(LayerFunction):
 
 def stored() -> Tensor:
     """All keys K that a memory holds, [IN, KEYS]."""
-    return random(IN, IN, seed=1) @ random(IN, KEYS, seed=2)
+    return draw_normal(IN, IN, seed=1) @ draw_normal(IN, KEYS, seed=2)
 
 
 def rule_of(key: Tensor, value: Tensor) -> LayerRule:
@@ -60,7 +57,7 @@ def solved(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """W0, the change and D for a row of `targets` [IN, n] that are to give `values` [OUT, n]."""
     moment = stored() @ stored().T / KEYS
-    weight = random(1, OUT, IN, kernel, kernel, seed=3)
+    weight = draw_normal(1, OUT, IN, kernel, kernel, seed=3)
     directions = zca_directions(moment, targets.T, torch.ones(targets.shape[1]), rank)
     rule = rule_of(targets[None, :, None, :], values[None, :, None, :])
     a = closed_form(weight, rule, directions, moment)
@@ -69,7 +66,7 @@ def solved(
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_it_meets_its_values_exactly_and_keeps_all_others_as_a_dense_solve_does(count: int) -> None:
-    targets, values = random(IN, count, seed=4), random(OUT, count, seed=5)
+    targets, values = draw_normal(IN, count, seed=4), draw_normal(OUT, count, seed=5)
     weight, change, _ = solved(1, targets, values, count)
     new = (weight + change)[0, :, :, 0, 0]
     torch.testing.assert_close(new @ targets, values)
@@ -82,7 +79,7 @@ def test_it_meets_its_values_exactly_and_keeps_all_others_as_a_dense_solve_does(
     dense = torch.linalg.solve(system, right)[:IN].T
     torch.testing.assert_close(new, dense)
     # Any other solution that meets the values keeps the stored ones worse.
-    elsewhere = random(OUT, IN, seed=6)
+    elsewhere = draw_normal(OUT, IN, seed=6)
     basis, _ = torch.linalg.qr(targets)
     other = new + 0.1 * (elsewhere - elsewhere @ basis @ basis.T)
     torch.testing.assert_close(other @ targets, values)
@@ -90,7 +87,7 @@ def test_it_meets_its_values_exactly_and_keeps_all_others_as_a_dense_solve_does(
 
 
 def test_the_change_is_equation_15() -> None:
-    target, value = random(IN, 1, seed=4), random(OUT, 1, seed=5)
+    target, value = draw_normal(IN, 1, seed=4), draw_normal(OUT, 1, seed=5)
     weight, change, _ = solved(1, target, value, 1)
     direction = torch.linalg.solve(stored() @ stored().T, target)
     strength = (value - weight[0, :, :, 0, 0] @ target) / (direction.T @ target)
@@ -100,24 +97,26 @@ def test_the_change_is_equation_15() -> None:
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_it_has_the_rank_asked_for_and_lies_in_its_directions(kernel: int, rank: int) -> None:
-    _, change, directions = solved(kernel, random(IN, 6, seed=4), random(OUT, 6, seed=5), rank)
+    _, change, directions = solved(
+        kernel, draw_normal(IN, 6, seed=4), draw_normal(OUT, 6, seed=5), rank
+    )
     matrix = change[0].movedim(1, -1).reshape(-1, IN)
     assert torch.linalg.matrix_rank(matrix) == rank
     torch.testing.assert_close(matrix @ directions.T @ directions, matrix)
-    key = random(IN, seed=7)
+    key = draw_normal(IN, seed=7)
     outside = key - directions.T @ (directions @ key)
     assert (matrix @ outside).abs().max() < 1e-12
     assert (matrix @ key).abs().max() > 1e-3
 
 
 def test_a_direction_orthogonal_under_the_identity_is_untouched() -> None:
-    target = random(IN, 1, seed=4)
-    rule = rule_of(target[None, :, None, :], random(1, OUT, 1, 1, seed=5))
-    weight, identity = random(1, OUT, IN, 1, 1, seed=3), torch.eye(IN, dtype=torch.float64)
+    target = draw_normal(IN, 1, seed=4)
+    rule = rule_of(target[None, :, None, :], draw_normal(1, OUT, 1, 1, seed=5))
+    weight, identity = draw_normal(1, OUT, IN, 1, 1, seed=3), torch.eye(IN, dtype=torch.float64)
     directions = zca_directions(identity, target.T, torch.ones(1), 1)
     a = closed_form(weight, rule, directions, identity)
     change = torch.einsum("losyx,si->loiyx", a, directions)[0, :, :, 0, 0]
-    other = random(IN, seed=8)
+    other = draw_normal(IN, seed=8)
     other -= target[:, 0] * (other @ target[:, 0]) / target.square().sum()
     assert (change @ other).abs().max() < 1e-12
     # With another second moment the same key is touched: the direction is not that of the key.
@@ -126,7 +125,7 @@ def test_a_direction_orthogonal_under_the_identity_is_untouched() -> None:
 
 
 def test_a_kernel_is_least_squares_within_its_directions() -> None:
-    targets, values = random(IN, 30, seed=4), random(OUT, 30, seed=5)
+    targets, values = draw_normal(IN, 30, seed=4), draw_normal(OUT, 30, seed=5)
     weight, change, directions = solved(3, targets, values, 2)
     key = F.pad(targets[None, :, None, :], (1, 1, 1, 1))
     columns = F.unfold(torch.einsum("nihw,si->nshw", key, directions), 3)[0]

@@ -6,14 +6,11 @@ from torch import Tensor
 
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.directions import inverse_root, zca_directions
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.cases import draw_normal
 
 
 def moment(size: int = 12, seed: int = 0) -> Tensor:
-    keys = normal(400, size, seed=seed) @ normal(size, size, seed=seed + 1)
+    keys = draw_normal(400, size, seed=seed) @ draw_normal(size, size, seed=seed + 1)
     return keys.T @ keys / len(keys)
 
 
@@ -32,7 +29,7 @@ def test_the_inverse_root_is_the_authors(golden: dict[str, dict[str, Tensor]], n
 
 
 def test_one_key_gives_the_direction_of_equation_16() -> None:
-    c, key = moment(), normal(1, 12, seed=9)
+    c, key = moment(), draw_normal(1, 12, seed=9)
     wanted = torch.linalg.solve(c, key[0])
     found = zca_directions(c, key, torch.tensor([0.3]), 1)[0]
     torch.testing.assert_close(found, wanted / wanted.norm())
@@ -43,7 +40,7 @@ def test_one_key_gives_the_direction_of_equation_16() -> None:
 
 @pytest.mark.parametrize("rank", [1, 3, 10])
 def test_rows_are_orthonormal_and_nested(rank: int) -> None:
-    c, keys = moment(), normal(20, 12, seed=5) + 1
+    c, keys = moment(), draw_normal(20, 12, seed=5) + 1
     found = zca_directions(c, keys, torch.ones(20), rank)
     torch.testing.assert_close(found @ found.T, torch.eye(rank, dtype=torch.float64))
     larger = zca_directions(c, keys, torch.ones(20), min(rank + 1, 12))
@@ -53,7 +50,7 @@ def test_rows_are_orthonormal_and_nested(rank: int) -> None:
 def test_no_other_span_holds_more_of_the_whitened_keys() -> None:
     c, keys, weights = (
         moment(),
-        normal(30, 12, seed=6) + 0.5,
+        draw_normal(30, 12, seed=6) + 0.5,
         torch.rand(30, generator=torch.Generator().manual_seed(1)),
     )
     z = inverse_root(c)
@@ -65,13 +62,13 @@ def test_no_other_span_holds_more_of_the_whitened_keys() -> None:
         return float((rows @ basis).square().sum())
 
     best = held(zca_directions(c, keys, weights, 2))
-    assert all(held(normal(2, 12, seed=seed)) < best for seed in range(100))
+    assert all(held(draw_normal(2, 12, seed=seed)) < best for seed in range(100))
     # The negative control: forgetting the weights gives another span, and a worse one.
     assert held(zca_directions(c, keys, torch.ones(30), 2)) < best
 
 
 def test_a_weight_of_almost_nothing_counts_for_nothing() -> None:
-    c, keys = moment(), normal(2, 12, seed=7)
+    c, keys = moment(), draw_normal(2, 12, seed=7)
     alone = zca_directions(c, keys[:1], torch.ones(1), 1)
     torch.testing.assert_close(zca_directions(c, keys, torch.tensor([1.0, 1e-9]), 1), alone)
 
@@ -87,7 +84,7 @@ def test_a_singular_second_moment_is_named() -> None:
 
 
 def test_too_few_independent_keys_are_named() -> None:
-    keys = normal(1, 12).repeat(4, 1)
+    keys = draw_normal(1, 12).repeat(4, 1)
     with pytest.raises(NumericalError, match="only 1 independent keys, and rank 2"):
         zca_directions(moment(), keys, torch.ones(4), 2)
     assert zca_directions(moment(), keys, torch.ones(4), 1).shape == (1, 12)
@@ -96,7 +93,7 @@ def test_too_few_independent_keys_are_named() -> None:
 def test_a_context_that_is_given_twice_is_that_context() -> None:
     c, keys, weights = (
         moment(),
-        normal(5, 12, seed=9),
+        draw_normal(5, 12, seed=9),
         torch.rand(5, generator=torch.Generator().manual_seed(1)) + 0.1,
     )
     wanted = zca_directions(c, keys, weights, 3)

@@ -17,15 +17,14 @@ import pytest
 import yaml
 from safetensors.torch import save
 from torch import Tensor
-from typer.testing import CliRunner
 
-from editspec.cli.main import app
 from editspec_runtime.errors import FileError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.io import downloads
 from editspec_runtime.io.cache import default_cache
 from editspec_runtime.io.downloads import Remote, fetch
 from editspec_runtime.io.places import weights_path
+from tests.commands import run
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -60,8 +59,10 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """``/file`` knows ranges, ``/plain`` does not; ``/moved`` and ``/away`` redirect; ``/org/…`` is
-    a hub.
+    """A server of files, redirects and a hub.
+
+    ``/file`` knows ranges, ``/plain`` does not; ``/moved`` and ``/away`` redirect;
+    ``/org/…`` is a hub.
     """
 
     server: Server
@@ -231,9 +232,6 @@ def test_a_spec_is_built_from_afar(
     }
     Path("spec.yaml").write_text(yaml.safe_dump(spec))
 
-    def run(*arguments: str) -> Any:
-        return CliRunner().invoke(app, arguments)
-
     assert run("validate", "spec.yaml").exit_code == 0
     assert files(own_cache) == []  # validating fetches nothing
     monkeypatch.setenv("EDITSPEC_OFFLINE", "1")
@@ -255,10 +253,12 @@ def test_a_spec_is_built_from_afar(
 
 def test_the_hub(server: Server, sha256: str, tmp_path: Path, own_cache: Path) -> None:
     code = (
-        "import json, sys\nfrom pathlib import Path\nfrom editspec_runtime.io.places import weights_path\n"
+        "import json, sys\nfrom pathlib import Path\n"
+        "from editspec_runtime.io.places import weights_path\n"
         "from editspec_runtime.io.cache import default_cache\n"
         "from editspec_runtime.errors import FileError\n"
-        "try:\n    print(json.dumps(str(weights_path(sys.argv[1], Path(), cache=default_cache()))))\n"
+        "try:\n    path = weights_path(sys.argv[1], Path(), cache=default_cache())\n"
+        "    print(json.dumps(str(path)))\n"
         "except FileError as error:\n    print(json.dumps({'error': str(error)}))\n"
     )
 

@@ -93,7 +93,7 @@ def task(
     reached, other = (model.trace(layer, one[None]) for one in z[:2])
     shape = model.layer(layer)
     box = Box(*region) if region else Box(0, 1, shape.key_size // 2 + 1, shape.key_size)
-    covered = box.scaled(shape.scale)
+    covered = box.scale_up(shape.scale)
     key, arguments = model.crop(layer, reached, box)
     value = model.layer_value(layer, other)[:, :, covered.rows(), covered.columns()]
     keys = model.trace(layer, z[2:]).key.movedim(1, -1).flatten(0, -2).double()

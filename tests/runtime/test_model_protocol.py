@@ -19,10 +19,11 @@ from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.families.torch_module.network import TorchModule
 from editspec_runtime.families.torch_module.source import Source
 from editspec_runtime.maths.moments import SecondMomentEstimator
-from editspec_runtime.maths.retrieval import exceeding, search
+from editspec_runtime.maths.retrieval import search, share_above
 from editspec_runtime.modalities.image.compatibility import EDITSPEC
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
+from tests.cases import draw_normal
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 
@@ -115,12 +116,8 @@ def test_keys_are_the_positions_of_the_maps(model: Generator) -> None:
         torch.testing.assert_close(model.trace(name, batch).key, maps)
 
 
-def random(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def test_the_estimate_is_the_weighted_mean_of_all_outer_products() -> None:
-    keys, weight = random(4, 7, 5, seed=1), random(4, 7, seed=2).abs()
+    keys, weight = draw_normal(4, 7, 5, seed=1), draw_normal(4, 7, seed=2).abs()
     estimator = SecondMomentEstimator(5)
     for some, how_much in zip(keys.split(2), weight.split(2), strict=True):
         estimator.update(some, how_much)
@@ -138,7 +135,7 @@ def test_the_estimate_is_the_weighted_mean_of_all_outer_products() -> None:
 
 @pytest.mark.parametrize("padding", [float("nan"), 100.0])
 def test_padding_has_no_effect(padding: float) -> None:
-    keys = random(2, 3, 4, seed=3)
+    keys = draw_normal(2, 3, 4, seed=3)
     padded = torch.cat([keys, torch.full((2, 2, 4), padding, dtype=torch.float64)], 1)
     weight = torch.tensor([[1.0, 1, 1, 0, 0]] * 2)
 
@@ -155,7 +152,7 @@ def test_padding_has_no_effect(padding: float) -> None:
 
 def test_without_a_position_that_counts_there_is_no_moment() -> None:
     estimator = SecondMomentEstimator(2)
-    estimator.update(random(1, 3, 2, seed=4), torch.zeros(1, 3))
+    estimator.update(draw_normal(1, 3, 2, seed=4), torch.zeros(1, 3))
     with pytest.raises(NumericalError, match="No position"):
         estimator.estimate()
 
@@ -197,4 +194,4 @@ def test_padding_never_matches() -> None:
     found = search(model, "mlp", direction, Texts(), 2, EDITSPEC)
     assert [(match.item, match.score) for match in found] == [(2, 2.0), (1, 1.0)]
     # Of the six tokens, three are at place 1 or 2.
-    assert exceeding(model, "mlp", direction, 1.0, Texts(), EDITSPEC) == 0.5
+    assert share_above(model, "mlp", direction, 1.0, Texts(), EDITSPEC) == 0.5

@@ -5,7 +5,6 @@ torch.export.
 from __future__ import annotations
 
 import io
-import json
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from editspec_runtime.families.torch_module.exported import read_exported
 from editspec_runtime.families.torch_module.functions import kernel_of, stored_weight
 from editspec_runtime.families.torch_module.network import TorchModule
 from editspec_runtime.families.torch_module.recording import PointError
-from editspec_runtime.families.torch_module.source import Points, Source, from_factory
+from editspec_runtime.families.torch_module.source import Points, Source, run_factory
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.maths.low_rank import delta
 from editspec_runtime.maths.moment_cache import second_moment
@@ -32,7 +31,7 @@ from editspec_runtime.modalities.image.compatibility import EDITSPEC
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
 from editspec_runtime.modalities.image.maps import Box
-from tests.commands import run
+from tests.commands import run, said
 
 CODE = """
 import torch
@@ -100,7 +99,7 @@ def network(name: str, seed: int = 0) -> nn.Module:
     """A network of the code above with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module, _ = from_factory(f"nets:{name}", Path(), allow_code=True)
+        module, _ = run_factory(f"nets:{name}", Path(), allow_code=True)
         for buffer, value in (("running_mean", 0.3), ("running_var", 1.7)):
             for part in module.modules():
                 if hasattr(part, buffer):
@@ -160,7 +159,7 @@ def test_prefix_value_and_rest_make_the_image(name: str, layer: str) -> None:
     size = shape.key_size
     region = Box(0, size // 2, 1 if value.shape[-2] == 1 else size, size)
     key, arguments = model.crop(layer, reached, region)
-    covered = region.scaled(shape.scale) if value.shape[-2] > 1 else Box(0, size // 2, 1, size)
+    covered = region.scale_up(shape.scale) if value.shape[-2] > 1 else Box(0, size // 2, 1, size)
     crop = model.function(layer)(key, model.weights[shape.parameter], arguments)
     assert torch.equal(crop, value[:, :, covered.rows(), covered.columns()])
 
@@ -299,9 +298,7 @@ def spec_of(name: str, layer: str, **fields: Any) -> dict[str, Any]:
 
 def built(spec: dict[str, Any], *arguments: str) -> dict[str, Any]:
     Path("spec.yaml").write_text(yaml.safe_dump(spec))
-    result = run("build", "spec.yaml", "-o", "out", "--json", *arguments)
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)["edits"][0]
+    return said("build", "spec.yaml", "-o", "out", *arguments)["edits"][0]
 
 
 @pytest.mark.parametrize(("name", "layer"), every_layer())
@@ -440,9 +437,9 @@ def test_a_factory_that_fails_is_named() -> None:
     )
     for name, message in (("broken", "ValueError: no luck"), ("none", "AttributeError")):
         with pytest.raises(FileError, match=message):
-            from_factory(f"nets:{name}", Path(), allow_code=True)
+            run_factory(f"nets:{name}", Path(), allow_code=True)
     with pytest.raises(WeightsError, match=r"makes a int, expected a torch\.nn\.Module"):
-        from_factory("nets:number", Path(), allow_code=True)
+        run_factory("nets:number", Path(), allow_code=True)
 
 
 def exported(name: str, batch: int | None = None) -> Path:

@@ -364,7 +364,7 @@ def test_a_haloed_crop_has_the_values_of_the_whole_map(layer: str) -> None:
     value, shape = model.layer_value(layer, reached), model.layer(layer)
     region = Box(1, 0, 3, 2)
     key, arguments = model.crop(layer, reached, region)
-    covered = region.scaled(shape.scale)
+    covered = region.scale_up(shape.scale)
     # A patch is applied to the checkpoint's own tensor, so the function takes that, too.
     crop = model.function(layer)(key, model.weights[shape.parameter], arguments)
     torch.testing.assert_close(

@@ -10,16 +10,13 @@ from torch import Tensor
 from editspec_runtime.errors import EditError, PatchError
 from editspec_runtime.io.digests import tensors_digest
 from editspec_runtime.patches.patch import Patch, apply_stack, make_patch, read_patch, require_chain
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from tests.cases import draw_normal_f32
 
 
 def base(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     return {
-        "a.weight": normal(1, 5, 4, 3, 3).to(dtype),
-        "b.weight": normal(6, 4, seed=1).to(dtype),
+        "a.weight": draw_normal_f32(1, 5, 4, 3, 3).to(dtype),
+        "b.weight": draw_normal_f32(6, 4, seed=1).to(dtype),
         "c": torch.ones(2),
     }
 
@@ -28,11 +25,13 @@ def patch_on(
     before: dict[str, Tensor], stack: list[Patch], name: str = "a.weight", seed: int = 2
 ) -> Patch:
     """A random patch that is properly signed for its place in a stack."""
-    directions = {name: torch.linalg.qr(normal(4, 2, seed=seed))[0].T.contiguous()}
+    directions = {name: torch.linalg.qr(draw_normal_f32(4, 2, seed=seed))[0].T.contiguous()}
     taps = (3, 3) if name == "a.weight" else ()
-    coefficients = {name: normal(before[name].shape[-3 if taps else 0], 2, *taps, seed=seed + 1)}
+    coefficients = {
+        name: draw_normal_f32(before[name].shape[-3 if taps else 0], 2, *taps, seed=seed + 1)
+    }
     if name == "a.weight":
-        coefficients = {name: normal(5, 2, 3, 3, seed=seed + 1)}
+        coefficients = {name: draw_normal_f32(5, 2, 3, 3, seed=seed + 1)}
     result = apply_stack(before, [*stack, Patch(directions, coefficients, {})])
     parent = stack[-1].metadata["result"] if stack else tensors_digest(before)
     metadata = {
@@ -73,7 +72,7 @@ def test_a_patch_survives_its_file(tmp_path: Path) -> None:
 
 def test_a_full_change_survives_its_file_and_is_applied(tmp_path: Path) -> None:
     before, path = base(), tmp_path / "p.safetensors"
-    deltas = {"a.weight": normal(1, 5, 4, 3, 3, seed=7), "c": torch.tensor([0.5, -1.0])}
+    deltas = {"a.weight": draw_normal_f32(1, 5, 4, 3, 3, seed=7), "c": torch.tensor([0.5, -1.0])}
     low = patch_on(before, [])
     metadata = {
         name: value
@@ -102,7 +101,9 @@ def test_factors_without_their_partner_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PatchError, match="not D and A, or delta"):
         read_patch(path)
     path.write_bytes(
-        safetensors_bytes(tensors | {"a.weight.delta": normal(1, 5, 4, 3, 3)}, patch.metadata)
+        safetensors_bytes(
+            tensors | {"a.weight.delta": draw_normal_f32(1, 5, 4, 3, 3)}, patch.metadata
+        )
     )
     with pytest.raises(PatchError, match="not D and A, or delta"):
         read_patch(path)
@@ -180,7 +181,7 @@ def test_a_parameter_that_does_not_fit_is_named() -> None:
     with pytest.raises(PatchError, match="lack it"):
         apply_stack({"c": torch.ones(2)}, [patch])
     with pytest.raises(PatchError, match=r"have \[1, 5, 4, 1, 1\]"):
-        apply_stack({"a.weight": normal(1, 5, 4, 1, 1)}, [patch])
+        apply_stack({"a.weight": draw_normal_f32(1, 5, 4, 1, 1)}, [patch])
 
 
 def test_what_is_no_patch_is_refused(tmp_path: Path) -> None:

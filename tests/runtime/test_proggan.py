@@ -16,13 +16,10 @@ from editspec_runtime.maths.moment_cache import second_moment
 from editspec_runtime.modalities.image.compatibility import REWRITING_2020
 from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
 from editspec_runtime.modalities.image.maps import Box
+from tests.cases import relative_error, tensor_infos
 
 LAYERS = [*(f"layer{n}" for n in range(1, 11)), "output_64x64"]
 Golden = dict[str, dict[str, Tensor]]
-
-
-def relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +48,11 @@ def test_second_moments_and_directions_are_the_authors(
     found = second_moment(
         model, f"layer{number}", LatentSample(stream, 64), REWRITING_2020, default_cache()
     ).matrix
-    assert relative(found, stages[f"L{number}.C"]) < 1e-10
+    assert relative_error(found, stages[f"L{number}.C"]) < 1e-10
     fewer = second_moment(
         model, f"layer{number}", LatentSample(stream, 60), REWRITING_2020, default_cache()
     ).matrix
-    assert relative(fewer, stages[f"L{number}.C"]) > 1e-4
+    assert relative_error(fewer, stages[f"L{number}.C"]) > 1e-4
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -92,7 +89,7 @@ def test_a_haloed_crop_has_the_values_of_the_whole_map(
     ):
         key, arguments = model.crop(layer, reached, region)
         crop = model.function(layer)(key, model.weight(layer), arguments)
-        covered = region.scaled(shape.scale)
+        covered = region.scale_up(shape.scale)
         torch.testing.assert_close(crop, value[:, :, covered.rows(), covered.columns()])
 
 
@@ -122,12 +119,8 @@ def test_the_key_depends_on_what_is_upstream_alone(
     assert set(model.trainable()) == set(golden["pg_state_dict"])
 
 
-def infos(weights: dict[str, Tensor]) -> dict[str, TensorInfo]:
-    return {name: TensorInfo("F32", tuple(tensor.shape)) for name, tensor in weights.items()}
-
-
 def test_everything_that_does_not_fit_is_named(golden: Golden) -> None:
-    tensors = infos(golden["pg_state_dict"])
+    tensors = tensor_infos(golden["pg_state_dict"])
     assert read_architecture("proggan", tensors).image_size == 64
     del tensors["layer3.wscale.b"]
     tensors["layer4.conv.weight"] = TensorInfo("F32", (56, 55, 3, 3))
@@ -144,12 +137,12 @@ def test_everything_that_does_not_fit_is_named(golden: Golden) -> None:
 
 def test_other_weights_are_refused(golden: Golden) -> None:
     with pytest.raises(WeightsError, match="not a Progressive GAN generator"):
-        read_architecture("proggan", infos(golden["sg2_g_ema"]))
+        read_architecture("proggan", tensor_infos(golden["sg2_g_ema"]))
     with pytest.raises(WeightsError, match="not a StyleGAN2 generator"):
-        read_architecture("stylegan2", infos(golden["pg_state_dict"]))
+        read_architecture("stylegan2", tensor_infos(golden["pg_state_dict"]))
     odd = {
         name: info
-        for name, info in infos(golden["pg_state_dict"]).items()
+        for name, info in tensor_infos(golden["pg_state_dict"]).items()
         if not name.startswith("layer10")
     }
     with pytest.raises(WeightsError, match="layer9 upsamples, and nothing follows it"):

@@ -43,7 +43,7 @@ def problem(
     reached, other = (model.trace(layer, one[None]) for one in z)
     shape = model.layer(layer)
     region = region or Box(0, 1, shape.key_size // 2 + 1, shape.key_size)
-    covered = region.scaled(shape.scale)
+    covered = region.scale_up(shape.scale)
     key, arguments = model.crop(layer, reached, region)
     value = model.layer_value(layer, reached if identity else other)[
         :, :, covered.rows(), covered.columns()

@@ -20,17 +20,14 @@ from editspec_runtime.errors import EditError, FileError, NumericalError, PatchE
 from editspec_runtime.io.digests import tensors_digest
 from editspec_runtime.patches import streaming
 from editspec_runtime.patches.patch import Patch, apply_stack, make_patch, round_once
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from tests.cases import draw_normal_f32
 
 
 def base(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     return {
-        "a.weight": normal(1, 5, 4, 3, 3).to(dtype),
-        "b.weight": normal(6, 4, seed=1).to(dtype),
-        "bias": normal(7, seed=2).to(dtype),
+        "a.weight": draw_normal_f32(1, 5, 4, 3, 3).to(dtype),
+        "b.weight": draw_normal_f32(6, 4, seed=1).to(dtype),
+        "bias": draw_normal_f32(7, seed=2).to(dtype),
         "count": torch.arange(3),
         "none": torch.zeros(0, 3),
     }
@@ -41,16 +38,16 @@ def stack_on(before: dict[str, Tensor], count: int, size: float = 1.0) -> list[P
     stack: list[Patch] = []
     for seed in range(count):
         d = {
-            name: torch.linalg.qr(normal(4, 2, seed=seed))[0].T.contiguous()
+            name: torch.linalg.qr(draw_normal_f32(4, 2, seed=seed))[0].T.contiguous()
             for name in ("a.weight", "b.weight")
         }
         a = {
-            "a.weight": size * normal(5, 2, 3, 3, seed=seed + 1),
-            "b.weight": size * normal(6, 2, seed=seed + 2),
+            "a.weight": size * draw_normal_f32(5, 2, 3, 3, seed=seed + 1),
+            "b.weight": size * draw_normal_f32(6, 2, seed=seed + 2),
         }
         if seed % 3 == 2:
             del d["b.weight"], a["b.weight"]
-        deltas = {"bias": size * normal(7, seed=seed)} if seed % 2 else {}
+        deltas = {"bias": size * draw_normal_f32(7, seed=seed)} if seed % 2 else {}
         result = tensors_digest(apply_stack(before, [*stack, Patch(d, a, {}, deltas)]))
         metadata = {
             "name": f"edit-{seed}",
@@ -183,7 +180,7 @@ def test_rounding_by_way_of_float32_would_round_twice() -> None:
     assert found[7].isinf()
     half = torch.tensor([1 + 2**-11 + 2**-40], dtype=torch.float64)
     assert round_once(half, torch.float16).item() == 1 + 2**-10
-    many = normal(10_000).double() * 1e-3
+    many = draw_normal_f32(10_000).double() * 1e-3
     assert round_once(many, torch.bfloat16).tolist() == [
         to_bfloat16(value) for value in many.tolist()
     ]

@@ -13,14 +13,11 @@ from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.io.files import TensorInfo
 from editspec_runtime.modalities.image.compatibility import REWRITING_2020
 from editspec_runtime.modalities.image.maps import HALO, Box
+from tests.cases import relative_error, tensor_infos
 
 MakeTiny = Callable[..., dict[str, Tensor]]
 
 LAYERS = [f"layer{n}" for n in range(2, 11)]
-
-
-def relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +28,15 @@ def authors(golden: dict[str, dict[str, Tensor]]) -> StyleGAN2:
 def test_images_are_the_authors(authors: StyleGAN2, golden: dict[str, dict[str, Tensor]]) -> None:
     stages = golden["sg2_stages_f32"]
     z = stages["z"][:4]
-    assert relative(authors.mapping(z), stages["w"]) < 1e-6
+    assert relative_error(authors.mapping(z), stages["w"]) < 1e-6
     assert (
-        relative(torch.cat([authors.images(one[None]) for one in z]), stages["images.batch1"])
+        relative_error(torch.cat([authors.images(one[None]) for one in z]), stages["images.batch1"])
         < 1e-5
     )
-    assert relative(authors.images(z), stages["images.batch4"]) < 1e-5
+    assert relative_error(authors.images(z), stages["images.batch4"]) < 1e-5
     # Their noise goes by the place in the batch: the two differ, so that a match above means
     # something.
-    assert relative(stages["images.batch4"], stages["images.batch1"]) > 1e-2
+    assert relative_error(stages["images.batch4"], stages["images.batch1"]) > 1e-2
 
 
 def test_truncation_is_what_the_authors_intended(golden: dict[str, dict[str, Tensor]]) -> None:
@@ -48,9 +45,9 @@ def test_truncation_is_what_the_authors_intended(golden: dict[str, dict[str, Ten
         golden["sg2_g_ema"], 0.5, dataclasses.replace(REWRITING_2020, truncation=True)
     )
     images = torch.cat([model.images(one[None]) for one in stages["z"][:4]])
-    assert relative(images, stages["images.batch1.psi0.5_intended"]) < 1e-5
+    assert relative_error(images, stages["images.batch1.psi0.5_intended"]) < 1e-5
     plain = StyleGAN2(golden["sg2_g_ema"], 0.5, REWRITING_2020)
-    assert relative(plain.images(stages["z"][:1]), stages["images.batch1"][:1]) < 1e-5
+    assert relative_error(plain.images(stages["z"][:1]), stages["images.batch1"][:1]) < 1e-5
 
 
 @pytest.mark.parametrize("number", [4, 7, 8])
@@ -59,15 +56,15 @@ def test_keys_and_values_are_the_authors(
 ) -> None:
     stages, layer = golden["sg2_stages_f32"], f"layer{number}"
     reached = authors.trace(layer, stages["z"][3:4])
-    assert relative(reached.key, stages[f"L{number}.img3.k"]) < 1e-5
-    assert relative(reached.arguments["style"], stages[f"L{number}.img3.style"]) < 1e-5
-    assert relative(authors.layer_value(layer, reached), stages[f"L{number}.img3.v"]) < 1e-5
+    assert relative_error(reached.key, stages[f"L{number}.img3.k"]) < 1e-5
+    assert relative_error(reached.arguments["style"], stages[f"L{number}.img3.style"]) < 1e-5
+    assert relative_error(authors.layer_value(layer, reached), stages[f"L{number}.img3.v"]) < 1e-5
 
 
 def test_mapping_in_float64(golden: dict[str, dict[str, Tensor]]) -> None:
     model = StyleGAN2({name: tensor.double() for name, tensor in golden["sg2_g_ema"].items()})
     assert (
-        relative(
+        relative_error(
             model.mapping(golden["sg2_stages_f32"]["z"][:4].double()), golden["sg2_stages_f64"]["w"]
         )
         < 1e-14
@@ -96,7 +93,7 @@ def test_a_haloed_crop_has_the_values_of_the_whole_map(make_tiny: MakeTiny, laye
     for region in (Box(0, 0, size, size), Box(0, 1, 2, 3), Box(size - 2, size - 3, size, size)):
         key, arguments = model.crop(layer, reached, region)
         crop = model.function(layer)(key, model.weight(layer), arguments)
-        covered = region.scaled(shape.scale)
+        covered = region.scale_up(shape.scale)
         torch.testing.assert_close(
             crop, value[:, :, covered.rows(), covered.columns()], rtol=1e-5, atol=1e-5
         )
@@ -131,12 +128,8 @@ def test_1024_pixels(make_tiny: MakeTiny) -> None:
     assert model.images(torch.ones(1, 8)).shape == (1, 3, 1024, 1024)
 
 
-def infos(weights: dict[str, Tensor]) -> dict[str, TensorInfo]:
-    return {name: TensorInfo("F32", tuple(tensor.shape)) for name, tensor in weights.items()}
-
-
 def test_everything_that_does_not_fit_is_named(make_tiny: MakeTiny) -> None:
-    tensors = infos(make_tiny())
+    tensors = tensor_infos(make_tiny())
     assert read_architecture("stylegan2", tensors).image_size == 32
     del tensors["convs.1.activate.bias"]
     tensors["convs.2.conv.modulation.weight"] = TensorInfo("F32", (6, 9))
@@ -155,9 +148,11 @@ def test_other_weights_are_refused(make_tiny: MakeTiny) -> None:
     with pytest.raises(WeightsError, match="not a StyleGAN2 generator"):
         read_architecture("stylegan2", {"layer1.conv.weight": TensorInfo("F32", (4, 4))})
     with pytest.raises(WeightsError, match="Did you mean 'stylegan2'"):
-        read_architecture("stylegan", infos(make_tiny()))
+        read_architecture("stylegan", tensor_infos(make_tiny()))
     odd = {
-        name: info for name, info in infos(make_tiny()).items() if not name.startswith("convs.5")
+        name: info
+        for name, info in tensor_infos(make_tiny()).items()
+        if not name.startswith("convs.5")
     }
     with pytest.raises(WeightsError, match="upsamples, and nothing follows it"):
         read_architecture("stylegan2", odd)

@@ -1,4 +1,4 @@
-"""What holds of every method on every family that it fits, each beside a case in which it does not."""
+"""Theorems of every method on every family that it fits, each with a counterexample."""
 
 from __future__ import annotations
 

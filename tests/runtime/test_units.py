@@ -5,14 +5,11 @@ from torch import Tensor
 
 from editspec_runtime.maths.directions import directions, mean_direction, svd_directions
 from editspec_runtime.maths.ranking import energy_ranking, one_hot, quantile_ranking
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.cases import draw_normal
 
 
 def moment(size: int = 12) -> Tensor:
-    keys = normal(400, size) @ normal(size, size, seed=1)
+    keys = draw_normal(400, size) @ draw_normal(size, size, seed=1)
     return keys.T @ keys / len(keys)
 
 
@@ -46,7 +43,7 @@ def test_directions_of_units_are_the_units() -> None:
 
 
 def test_one_key_gives_the_same_direction_by_every_method() -> None:
-    c, key, weight = moment(), normal(1, 12, seed=9), torch.tensor([0.3])
+    c, key, weight = moment(), draw_normal(1, 12, seed=9), torch.tensor([0.3])
     zca = directions("zca", c, key, weight, 1, lambda: key)
     torch.testing.assert_close(directions("mean", c, key, weight, 1, lambda: key), zca)
     torch.testing.assert_close(directions("svd", c, key, weight, 1, lambda: key), zca)
@@ -56,7 +53,7 @@ def test_one_key_gives_the_same_direction_by_every_method() -> None:
 
 
 def test_the_mean_direction_answers_the_mean_key() -> None:
-    c, keys, weights = moment(), normal(5, 12, seed=3), torch.tensor([1.0, 2, 3, 4, 5])
+    c, keys, weights = moment(), draw_normal(5, 12, seed=3), torch.tensor([1.0, 2, 3, 4, 5])
     wanted = torch.linalg.solve(c, (weights.double()[:, None] * keys).sum(0))
     found = mean_direction(c, keys, weights)
     torch.testing.assert_close(found[0], wanted / wanted.norm())
@@ -64,7 +61,7 @@ def test_the_mean_direction_answers_the_mean_key() -> None:
 
 
 def test_the_svd_directions_are_orthonormal_and_nested() -> None:
-    c, keys, weights = moment(), normal(20, 12, seed=5) + 1, torch.ones(20)
+    c, keys, weights = moment(), draw_normal(20, 12, seed=5) + 1, torch.ones(20)
     found = svd_directions(c, keys, weights, 3)
     torch.testing.assert_close(found @ found.T, torch.eye(3, dtype=torch.float64))
     torch.testing.assert_close(svd_directions(c, keys, weights, 4)[:3], found)

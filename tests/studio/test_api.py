@@ -24,10 +24,8 @@ from hypothesis.strategies import booleans
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
-from typer.testing import CliRunner
 
 import editspec
-from editspec.cli.main import app as cli
 from editspec.studio.draft_store import lock_spec
 from editspec.studio.guard import MAX_BODY, Guard
 from editspec.studio.jobs import Busy, Jobs
@@ -36,8 +34,9 @@ from editspec.studio.yaml_blocks import OFF
 from editspec_compiler import SpecError
 from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.errors import EditError, UsageError
-from editspec_runtime.families.torch_module.source import from_factory
+from editspec_runtime.families.torch_module.source import run_factory
 from editspec_runtime.io.files import read_header
+from tests.commands import run, said
 
 Make = Callable[..., Any]
 
@@ -132,13 +131,20 @@ OUTSIDE = {
 }
 
 
+SKYLINE_MODEL = """\
+version: 1
+model: {family: stylegan2, weights: "builtin:skyline"}
+"""
+
+
 @pytest.mark.parametrize("place", OUTSIDE.values(), ids=OUTSIDE)
 def test_no_path_leads_out_of_the_folder(studio: Any, place: str) -> None:
     secret = studio.path.parent.parent / "secret.png"
     secret.write_bytes(b"not to be read")
     (studio.path.parent / "link.png").symlink_to(secret)
-    edit = f"{{name: e, layer: layer7, source: {{{place}}}, target: {{latent: 1, mask: {{box: [1, 1, 9, 9]}}}}}}"
-    text = f'version: 1\nmodel: {{family: stylegan2, weights: "builtin:skyline"}}\nedits:\n  - {edit}\n'
+    target = "{latent: 1, mask: {box: [1, 1, 9, 9]}}"
+    edit = f"{{name: e, layer: layer7, source: {{{place}}}, target: {target}}}"
+    text = f"{SKYLINE_MODEL}edits:\n  - {edit}\n"
     state = studio.call("PUT", "spec", {"text": text})
     assert any(
         "outside of the project folder" in problem["message"] for problem in state["problems"]
@@ -166,7 +172,7 @@ def test_no_path_leads_out_by_a_source_that_is_two_things(studio: Any, source: s
     image.save(studio.path.parent.parent / "secret.png")
     image.save(studio.path.parent / "in.png")
     edit = f"{{name: e, layer: layer7, source: {{{source}}}}}"
-    text = f'version: 1\nmodel: {{family: stylegan2, weights: "builtin:skyline"}}\nedits:\n  - {edit}\n'
+    text = f"{SKYLINE_MODEL}edits:\n  - {edit}\n"
     studio.call("PUT", "spec", {"text": text})
     for method, request in (
         ("GET", "edits/0/masks/source"),
@@ -196,7 +202,7 @@ def test_no_text_starts_foreign_code_or_a_download(
 
     for name in (
         "editspec_runtime.io.places.fetch",
-        "editspec_runtime.families.torch_module.make.from_factory",
+        "editspec_runtime.families.torch_module.make.run_factory",
         "editspec_runtime.families.torch_module.make.read_exported",
     ):
         monkeypatch.setattr(name, never)
@@ -398,7 +404,7 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:
             with pytest.raises((SpecError, EditError), match=words):
                 serve(spec, model, host="127.0.0.1", port=port, device="cpu", announce=pytest.fail)
     assert not new.exists()
-    result = CliRunner().invoke(cli, ["studio", str(bad)])
+    result = run("studio", bad)
     assert result.exit_code == 2
     assert "bad.yaml:1" in result.stderr
 
@@ -614,7 +620,7 @@ def test_a_network_of_others_is_run_where_that_is_allowed(
     (tmp_path / "dcgan.py").write_text((example / "dcgan.py").read_text())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module, _ = from_factory("dcgan:Generator", tmp_path, allow_code=True)
+        module, _ = run_factory("dcgan:Generator", tmp_path, allow_code=True)
     save_file(module.state_dict(), "dcgan.safetensors")
     text = (example / "spec.yaml").read_text().replace("steps: 300", "steps: 5")
     with pytest.raises(EditError, match="is code that is not part of editspec"):
@@ -627,9 +633,7 @@ def test_a_network_of_others_is_run_where_that_is_allowed(
         assert studio.jobs.failure is None
         after = studio.call("GET", f"images/{state['results']['after']}/1/3").content
         assert before != after
-        built = CliRunner().invoke(cli, ["build", "edits.yaml", "-o", "out", "--json"])
-        assert built.exit_code == 0, built.stderr
-        (edit,) = json.loads(built.stdout)["edits"]
+        (edit,) = said("build", "edits.yaml", "-o", "out")["edits"]
         assert edit["digest"] == state["results"]["edits"][0]["digest"]
         # What was not opened is not run, whatever is allowed.
         other = text.replace("dcgan:Generator", "os:system")

@@ -20,7 +20,8 @@ def test_the_bundle_is_what_the_sources_give(page_sources: Path) -> None:
     made = {path.name: path.read_bytes() for path in (page_sources.parent / "static").iterdir()}
     kept = {path.name: path.read_bytes() for path in (STUDIO / "static").iterdir()}
     assert made == kept, (
-        "the sources have changed: npm ci && npm run build in editspec/studio/web, and commit static"
+        "the sources have changed:"
+        " npm ci && npm run build in editspec/studio/web, and commit static"
     )
     source = page_sources / "src" / "studio.css"
     source.write_text(source.read_text().replace("44px", "45px"))

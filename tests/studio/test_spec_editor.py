@@ -177,7 +177,10 @@ def test_json_stays_json_and_has_no_switch() -> None:
 
 
 def test_an_edit_that_hangs_on_another_part_is_refused() -> None:
-    text = "edits:\n  - &a {name: a, source: &place {latent: 1, mask: m.png}}\n  - {name: b, source: *place}\n"
+    text = (
+        "edits:\n  - &a {name: a, source: &place {latent: 1, mask: m.png}}\n"
+        "  - {name: b, source: *place}\n"
+    )
     with pytest.raises(UsageError, match="by itself"):
         change_edit(text, "e.yaml", 1, lambda item: put_field(item, "rank", 2))
 

@@ -23,7 +23,9 @@ def registered() -> Iterator[None]:
     tables: list[dict[str, Any]] = [FAMILIES, MODALITIES, ENGINES]
     before = [dict(table) for table in tables]
     register_family(TOY)
-    register_modality(MODALITY, "tests.toy_text.language:TOY_TEXT")
+    register_modality(
+        MODALITY, "tests.toy_text.language:TextSpec", "tests.toy_text.language:TOY_TEXT"
+    )
     register_engine(MODALITY, "tests.toy_text.engine:ENGINE")
     try:
         yield

@@ -10,6 +10,7 @@ from editspec.engine.built import BuiltEdit
 from editspec.engine.checks import Value
 from editspec.engine.measures import Measures
 from editspec.engine.modality_registry import Moment
+from editspec.engine.opened import OpenedModel
 from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec
 from editspec_compiler.digests import edit_digest
@@ -80,6 +81,10 @@ class TextEngine:
     def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> TextMeasures:
         """What the checks of a toy's spec measure."""
         return TextMeasures(session, built)
+
+    def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedModel:
+        """Patches can be put on a toy; it draws nothing."""
+        return opened
 
 
 def key_of(model: Toy, layer: str, place: TextPlace) -> torch.Tensor:

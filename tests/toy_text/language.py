@@ -71,7 +71,6 @@ class ToyText:
     """Texts as a modality of the language."""
 
     name = MODALITY
-    spec: type[AnySpec] = TextSpec
     checks: Mapping[str, type[Check]] = measures_of(
         TargetError, PredictedCollateral, PatchSize, Probability
     )

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner
 
-from editspec.cli.main import app
-from editspec.worlds.skyline.bench import experiments, run
+from editspec.worlds.skyline.bench import experiments
+from editspec.worlds.skyline.bench import run as bench_run
 from editspec.worlds.skyline.bench.tables import BenchResult
 from editspec_compiler import load
+from tests.commands import run, said
 
 PLACE = {"latent": 3, "mask": {"box": [8, 4, 24, 30]}}
 
@@ -53,19 +53,15 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         specs / "succession.yaml", [edit(name, "direct") for name in ("one", "two", "three")]
     )
     monkeypatch.setattr(experiments, "folder", lambda: specs)
-    monkeypatch.setattr(run, "specs_folder", lambda: specs)
+    monkeypatch.setattr(bench_run, "specs_folder", lambda: specs)
     monkeypatch.setattr(
-        run, "EXPERIMENTS", {"dome-to-spire": experiments.EXPERIMENTS["dome-to-spire"]}
+        bench_run, "EXPERIMENTS", {"dome-to-spire": experiments.EXPERIMENTS["dome-to-spire"]}
     )
     return tmp_path / "out"
 
 
 def bench(out: Path, *more: str) -> dict[str, Any]:
-    result = CliRunner().invoke(
-        app, ["bench", "paper", "-o", str(out), "--images", "8", "--json", *more]
-    )
-    assert result.exit_code == 0, result.stderr
-    found: dict[str, Any] = json.loads(result.stdout)
+    found: dict[str, Any] = said("bench", "paper", "-o", out, "--images", 8, *more)
     return found
 
 
@@ -107,7 +103,7 @@ def test_every_row_is_measured_and_a_second_run_measures_nothing(
     def measured(*given: Any) -> Any:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(run, "readings", measured)
+    monkeypatch.setattr(bench_run, "readings", measured)
     assert bench(small) == first
 
 
@@ -120,13 +116,15 @@ def test_an_interrupted_bench_goes_on(small: Path, monkeypatch: pytest.MonkeyPat
             raise Stopped
 
     with pytest.raises(Stopped):
-        run.bench_paper(small, images=8, progress=stop)
+        bench_run.bench_paper(small, images=8, progress=stop)
     solved: list[str] = []
-    whole = run.bench_paper(small, images=8, progress=lambda what, done, total: solved.append(what))
+    whole = bench_run.bench_paper(
+        small, images=8, progress=lambda what, done, total: solved.append(what)
+    )
     assert not any(
         "solving projected-gradient" in what or "solving layer" in what for what in solved
     )
-    other = run.bench_paper(small.with_name("other"), images=8)
+    other = bench_run.bench_paper(small.with_name("other"), images=8)
 
     def numbers(result: BenchResult) -> list[dict[str, Any]]:
         rows = [row for table in result.to_dict()["tables"] for row in table["rows"]]
@@ -145,7 +143,7 @@ def test_other_features_are_used_and_named(small: Path, tmp_path: Path) -> None:
     torch.export.save(program, tmp_path / "halves.pt2")
     other = bench(small, "--backbone", str(tmp_path / "halves.pt2"))
     assert other["features"]["name"] == "halves.pt2"
-    result = CliRunner().invoke(app, ["bench", "paper", "-o", str(small), "--images", "8"])
+    result = run("bench", "paper", "-o", small, "--images", "8")
     assert result.exit_code == 1
     assert "a folder of its own for each backbone" in result.stderr
 
@@ -154,7 +152,7 @@ def test_other_features_are_used_and_named(small: Path, tmp_path: Path) -> None:
 def test_a_backbone_that_cannot_be_read(name: str, small: Path, tmp_path: Path) -> None:
     (tmp_path / "text.pt2").write_text("no program")
     arguments = ["bench", "paper", "-o", str(small), "--backbone", str(tmp_path / name)]
-    result = CliRunner().invoke(app, arguments)
+    result = run(*arguments)
     assert result.exit_code == 1
     assert name in result.stderr
     assert "Traceback" not in result.stderr
@@ -162,7 +160,7 @@ def test_a_backbone_that_cannot_be_read(name: str, small: Path, tmp_path: Path) 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    result = CliRunner().invoke(app, ["bench", "paper", "-o", str(tmp_path), "--images", "8"])
+    result = run("bench", "paper", "-o", tmp_path, "--images", "8")
     assert result.exit_code == 1
     assert "in the way" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -7,9 +7,9 @@ from torch import Tensor
 from editspec.worlds.skyline.efficacy import (
     edit_measures,
     edit_numbers,
+    find_changed_scenes,
     perceptual_change,
     readings,
-    touched,
 )
 from editspec.worlds.skyline.reader import Reader, load_reader
 from editspec.worlds.skyline.world import LATENT_SIZE, Scene, render, scenes
@@ -85,8 +85,8 @@ def test_the_perceptual_change_counts_only_where_it_is_asked_for(
 
 def test_a_scene_is_touched_where_an_attribute_changes(scene: Scene, spires: Scene) -> None:
     domes = (scene.left_top == 0) | (scene.right_top == 0)
-    assert torch.equal(touched(scene, spires), domes)
-    assert not touched(scene, scene).any()
+    assert torch.equal(find_changed_scenes(scene, spires), domes)
+    assert not find_changed_scenes(scene, scene).any()
 
 
 def test_the_pond_is_lit_when_it_reflects(scene: Scene, reader: Reader) -> None:

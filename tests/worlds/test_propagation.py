@@ -10,18 +10,15 @@ from editspec.worlds.skyline.bench.propagation import (
     moving_least_squares,
     propagate_edit,
 )
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from tests.cases import draw_normal_f32
 
 
 def maps(seed: int = 0) -> list[Tensor]:
-    return [normal(12, 16, 16, seed=seed), normal(12, 32, 32, seed=seed + 1)]
+    return [draw_normal_f32(12, 16, 16, seed=seed), draw_normal_f32(12, 32, 32, seed=seed + 1)]
 
 
 def test_a_similarity_is_found_again() -> None:
-    points, places = normal(20, 2).double(), normal(50, 2, seed=1).double()
+    points, places = draw_normal_f32(20, 2).double(), draw_normal_f32(50, 2, seed=1).double()
     turn = 2 * torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
     found = moving_least_squares(points, points @ turn.T + 0.3, places)
     assert torch.allclose(found, places @ turn.T + 0.3, atol=1e-9)
@@ -30,14 +27,14 @@ def test_a_similarity_is_found_again() -> None:
 
 
 def test_points_go_to_their_images_whatever_these_are() -> None:
-    points = normal(20, 2).double()
+    points = draw_normal_f32(20, 2).double()
     assert torch.allclose(
         moving_least_squares(points, points.flip(0), points), points.flip(0), atol=1e-5
     )
 
 
 def test_one_point_moves_everything() -> None:
-    places = normal(5, 2)
+    places = draw_normal_f32(5, 2)
     found = moving_least_squares(torch.zeros(1, 2), torch.tensor([[0.5, -1.0]]), places)
     assert torch.allclose(found, places + torch.tensor([0.5, -1.0]), atol=1e-6)
 
@@ -88,6 +85,6 @@ def test_laplace_blending_keeps_gradients_and_takes_colours_from_around(example:
 
 def test_nothing_is_pasted_where_nothing_was_edited(example: Example) -> None:
     nothing = Example(example.features, example.edited, torch.zeros(64, 64))
-    image = normal(3, 64, 64)
+    image = draw_normal_f32(3, 64, 64)
     for laplace in (False, True):
         assert torch.equal(propagate_edit(nothing, maps(), image, laplace=laplace), image)

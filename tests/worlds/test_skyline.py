@@ -18,7 +18,7 @@ from editspec.worlds.skyline.world import (
     LATENT_SIZE,
     TOPS,
     Scene,
-    changed,
+    find_changed_pixels,
     left_top,
     part_mask,
     people,
@@ -135,12 +135,12 @@ def test_the_pond_reflects_light_only_when_the_windows_are_lit(scene: Scene) -> 
 def test_another_top_changes_the_top_and_nothing_else(scene: Scene, new: str) -> None:
     other = scene.with_tops("dome", new)
     domes = (scene.left_top == 0) | (scene.right_top == 0)
-    where = changed(render(scene), render(other), threshold=1e-6)
+    where = find_changed_pixels(render(scene), render(other), threshold=1e-6)
     assert torch.equal(where.any(2).any(1), domes)
     tops = sum(part_mask(part, s) for part in (left_top, right_top) for s in (scene, other))
     assert not where[tops == 0].any()
     # A change that an edit can be judged by: some 60 pixels of every dome that goes.
-    counts = changed(render(scene), render(other)).sum((1, 2))[domes]
+    counts = find_changed_pixels(render(scene), render(other)).sum((1, 2))[domes]
     assert counts.min() > 40
     assert {TOPS[top] for top in other.left_top} == {"spire", "battlements", new}
 
@@ -153,7 +153,7 @@ def test_an_override_changes_its_part_and_nothing_else(
     scene: Scene, attribute: str, part: object
 ) -> None:
     without, having = scene.replace(**{attribute: 0}), scene.replace(**{attribute: 1})
-    where = changed(render(without), render(having), threshold=1e-6)
+    where = find_changed_pixels(render(without), render(having), threshold=1e-6)
     assert where.any(2).any(1).all()
     assert callable(part)
     assert not where[part_mask(part, having) == 0].any()
@@ -214,7 +214,10 @@ def test_what_ships_is_small_and_has_the_published_names() -> None:
 
 
 def test_the_package_names_its_files_without_torch() -> None:
-    code = "import sys, editspec.worlds.skyline as s; assert s.WEIGHTS.is_file(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys, editspec.worlds.skyline as s\n"
+        "assert s.WEIGHTS.is_file()\nassert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -222,7 +225,7 @@ def test_the_package_names_its_files_without_torch() -> None:
 def test_the_generator_draws_the_world(shipped: dict[str, Tensor], reader: Reader) -> None:
     z = evaluate.HELD_OUT.items(range(400))
     numbers = evaluate.measure(StyleGAN2(shipped).images, reader, z)
-    assert evaluate.missed(numbers) == []
+    assert evaluate.find_missed(numbers) == []
     assert numbers["mean_absolute_error.other_scene"] > 0.1
 
 
@@ -235,7 +238,7 @@ def test_other_weights_miss_the_targets(
 ) -> None:
     other = shipped | {name: shipped[name].roll(1, 1) + (0.2 if name.endswith("bias") else 0)}
     numbers = evaluate.measure(StyleGAN2(other).images, reader, evaluate.HELD_OUT.items(range(50)))
-    assert "mean_absolute_error" in evaluate.missed(numbers)
+    assert "mean_absolute_error" in evaluate.find_missed(numbers)
 
 
 @torch.no_grad()

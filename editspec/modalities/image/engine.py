@@ -1,45 +1,58 @@
-"""What images add to a build session."""
+"""The engine of images: their part of a build session."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from editspec.engine.built import BuiltEdit
 from editspec.engine.modality_registry import Moment
+from editspec.engine.opened import OpenedModel
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import statistics_stream
 from editspec.modalities.image.measures import ImageMeasures
+from editspec.modalities.image.opened import OpenedGenerator
 from editspec_compiler import LoadedSpec
 from editspec_compiler.modalities.image.resolve import compile_edit
 from editspec_compiler.modalities.image.schema import image_spec
 from editspec_runtime.core.rule import CompiledEdit
+from editspec_runtime.modalities.image.architecture import require_images
 from editspec_runtime.modalities.image.compatibility import ImageCompatibility, compatibility_of
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.latents import LatentSample
 
 
 class ImageEngine:
-    """Generators of images, which take latents."""
+    """The engine of generators that draw images from latents."""
 
     def compatibility(self, name: str | None) -> ImageCompatibility:
-        """Our way, or that of the paper's authors."""
+        """Return the numerics of a name: ours for None, or the paper's authors'."""
         return compatibility_of(name)
 
     def sample(self, loaded: LoadedSpec, model: Generator) -> LatentSample:
-        """The first latents of the stream that ``statistics`` names."""
-        return LatentSample(
-            statistics_stream(loaded, model), image_spec(loaded.spec).statistics.samples
-        )
+        """Return the sample of latents that ``statistics`` names."""
+        count = image_spec(loaded.spec).statistics.samples
+        return LatentSample(statistics_stream(loaded, model), count)
 
     def compile(
         self, loaded: LoadedSpec, number: int, base: str, parent: str, moment: Moment
     ) -> CompiledEdit:
-        """Copy, paste and erase: an edit as rules about maps."""
+        """Compile an edit that copies, pastes or erases to rules about maps."""
         return compile_edit(loaded, number, base, parent, moment)
 
     def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> ImageMeasures:
-        """What comes out in pictures, and what changes in others."""
+        """Return the measures of a stack of edits on images."""
         return ImageMeasures(session, built)
+
+    def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedGenerator:
+        """Add the drawing of images, with the sampler of the spec."""
+        require_images(opened.model.architecture)
+        generator = OpenedGenerator(
+            opened.model, opened.checkpoint, opened.place, opened.patches, opened.precision
+        )
+        if loaded is None:
+            return generator
+        return replace(generator, sampler=image_spec(loaded.spec).latents.sampler)
 
 
 ENGINE = ImageEngine()

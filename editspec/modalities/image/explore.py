@@ -1,8 +1,9 @@
-"""Where to edit: images that match a selection, and layers that hold selections apart."""
+"""Search for places that match a selection, and for layers that hold places apart."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,7 @@ from PIL import Image, ImageDraw
 
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import generator_of, statistics_stream
-from editspec.modalities.image.pictures import (
-    CELL,
-    GAP,
-    to_image,
-)
+from editspec.modalities.image.pictures import CELL, GAP, to_image
 from editspec_compiler import LoadedSpec, Problem, SpecError, load
 from editspec_compiler.document import parse
 from editspec_compiler.modalities.image.context import select_keys
@@ -30,7 +27,7 @@ from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.directions import mean_direction
 from editspec_runtime.maths.moment_cache import second_moment
-from editspec_runtime.maths.retrieval import Match, exceeding, search
+from editspec_runtime.maths.retrieval import Match, search, share_above
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
 from editspec_runtime.modalities.image.rendering import render_images
@@ -38,7 +35,7 @@ from editspec_runtime.modalities.image.retrieval import find_place
 
 COLUMNS = 6
 LINE = 16
-
+"""Pixels of a line of text below an image."""
 
 _Selection = tuple[Place, SpecPath]
 """A place, and where it stands below its edit."""
@@ -47,7 +44,7 @@ _Selection = tuple[Place, SpecPath]
 def selection_spec(
     *, family: str, weights: str, latent: int, mask: str, layer: str, stream: dict[str, Any]
 ) -> LoadedSpec:
-    """A spec that says no more than one selection.
+    """Make a spec that holds one selection and nothing else.
 
     Parameters
     ----------
@@ -90,7 +87,7 @@ class SimilarPlace:
         return {"latent": self.latent, "mask": {"box": list(self.box)}}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: ``latent``, ``score`` and ``context``."""
+        """Return plain values: ``latent``, ``score`` and ``context``."""
         return {"latent": self.latent, "score": self.score, "context": self.context}
 
     def to_text(self) -> str:
@@ -102,14 +99,21 @@ class SimilarPlace:
 def find_similar_places(
     session: BuildSession, number: int, generator: Generator, images: int, count: int
 ) -> list[SimilarPlace]:
-    """The `count` places that match the selection of edit `number` best, the best first.
+    """Find the `count` places that match the selection of an edit best.
 
     Parameters
     ----------
+    number
+        The number of the edit in the spec, from 0.
     generator
         The model as the edits before `number` left it.
     images
         How many images of the spec's latent stream are searched.
+
+    Returns
+    -------
+    list[SimilarPlace]
+        The best place first.
     """
     wanted = session.loaded.spec.edits[number]
     keys, weights = _select_keys(session.loaded, number, generator, _query_of(wanted))
@@ -128,7 +132,7 @@ def find_similar_places(
 
 
 def _similar_place(match: Match, generator: Generator, layer: str) -> SimilarPlace:
-    """The place of a match in pixels."""
+    """Return the place of a match in pixels."""
     shape = generator.layer(layer)
     place = find_place(match.responses, shape)
     edges = (place.left, place.top, place.right, place.bottom)
@@ -138,7 +142,7 @@ def _similar_place(match: Match, generator: Generator, layer: str) -> SimilarPla
 
 
 def spec_stream(session: BuildSession, generator: Generator) -> LatentStream:
-    """The stream that the integer latents of a spec index."""
+    """Return the stream that the integer latents of a spec index."""
     latents = image_spec(session.loaded.spec).latents
     return LatentStream(latents.seed, generator.architecture.latent_size, latents.sampler)
 
@@ -146,7 +150,7 @@ def spec_stream(session: BuildSession, generator: Generator) -> LatentStream:
 def measure_shares(
     session: BuildSession, number: int, images: int
 ) -> dict[str, dict[str, float | None]]:
-    """How well each layer tells the selections of an edit from everything else.
+    """Measure how well each layer tells the selections of an edit from the rest.
 
     For each layer and each selection (source, target, context): the share of all positions of
     `images` images that have as much of the direction as the median key of the selection has. The
@@ -155,7 +159,7 @@ def measure_shares(
     say.
     """
     shares = {}
-    with session.computing():
+    with session.kernels():
         generator = generator_of(session)
         names = list(generator.architecture.layers)
         for done, layer in enumerate(names):
@@ -169,21 +173,16 @@ def measure_shares(
 def open_at_edit(
     spec: Path | str | LoadedSpec, edit: str | None, device: str, progress: ProgressCallback
 ) -> tuple[BuildSession, int]:
-    """A session with the edits before `edit` applied, and the number of that edit.
+    """Open a session with the edits before `edit` applied.
 
-    Default: the first edit. Raises `SpecError` where there is none of this name.
+    Returns the session and the number of `edit`, from 0. Without `edit`, the first edit is taken.
+    Raises `SpecError` where no edit has the name.
     """
     loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
     names = [each.name for each in loaded.spec.edits]
     if edit is not None and edit not in names:
-        raise SpecError(
-            "--edit",
-            [
-                Problem(
-                    f"there is no edit {edit}", hint=suggest(edit, names), code=Code.OPTION_UNFIT
-                )
-            ],
-        )
+        message, hint = f"there is no edit {edit}", suggest(edit, names)
+        raise SpecError("--edit", [Problem(message, hint=hint, code=Code.OPTION_UNFIT)])
     number = 0 if edit is None else names.index(edit)
     session = BuildSession.of(loaded, device, progress)
     for before in range(number):
@@ -192,24 +191,25 @@ def open_at_edit(
 
 
 def _query_of(edit: ImageEdit) -> list[_Selection]:
-    """The selection that a search is for, with paths below the edit."""
+    """Return the selection that a search is for, with paths below the edit."""
     if edit.query is not None:
         return [(edit.query, ("query",))]
     return list(_context_of(edit))
 
 
 def _context_of(edit: ImageEdit) -> Iterator[_Selection]:
-    """The context of an edit, else its targets, which then are its context."""
+    """Yield the context of an edit; without one, its targets serve as context."""
     if edit.context is not None:
         for index, place in enumerate(edit.context):
             yield place, ("context", index)
         return
     for index, pair in enumerate(edit.sides):
-        yield pair.target, ("target",) if edit.pairs is None else ("pairs", index, "target")
+        path: SpecPath = ("target",) if edit.pairs is None else ("pairs", index, "target")
+        yield pair.target, path
 
 
 def _selections(edit: ImageEdit) -> Iterator[tuple[str, Place, SpecPath]]:
-    """Every selection of an edit by a short name: its sources, targets and context."""
+    """Yield every selection of an edit by a short name: sources, targets, context."""
     for index, pair in enumerate(edit.sides):
         path: SpecPath = () if edit.pairs is None else ("pairs", index)
         mark = "" if edit.pairs is None else f" {index}"
@@ -227,14 +227,14 @@ def _select_keys(
     generator: Generator,
     places: list[_Selection],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The keys of places, [m, in_channels], and how much each counts, [m]; on the CPU."""
+    """Collect keys of places, [m, in_channels], and their weights, [m], on the CPU."""
     found = [select_keys(loaded, number, generator, place, *path) for place, path in places]
     keys, weights = zip(*found, strict=True)
     return torch.cat(keys).cpu(), torch.cat(weights).cpu()
 
 
 def _with_layer(loaded: LoadedSpec, number: int, layer: str) -> LoadedSpec:
-    """The spec with another layer of edit `number`."""
+    """Return the spec with another layer for edit `number`."""
     edits = list(loaded.spec.edits)
     edits[number] = edits[number].model_copy(update={"layer": layer})
     return replace(loaded, spec=loaded.spec.model_copy(update={"edits": edits}))
@@ -243,7 +243,7 @@ def _with_layer(loaded: LoadedSpec, number: int, layer: str) -> LoadedSpec:
 def _measure_layer(
     session: BuildSession, loaded: LoadedSpec, number: int, generator: Generator, images: int
 ) -> dict[str, float | None]:
-    """The share of every selection at the layer that `loaded` edits."""
+    """Measure the share of every selection at the layer that `loaded` edits."""
     edit, own = loaded.spec.edits[number], session.compatibility
     sample = LatentSample(statistics_stream(session.loaded, generator), images)
     moment = second_moment(generator, edit.layer, sample, own, session.cache).matrix
@@ -261,18 +261,18 @@ def _measure_layer(
             shares[name] = None
             continue
         median = float((keys.cpu().double() @ direction[0]).median())
-        shares[name] = exceeding(generator, edit.layer, direction, median, sample, own)
+        shares[name] = share_above(generator, edit.layer, direction, median, sample, own)
     return shares
 
 
 def draw_places(
     generator: Generator, stream: LatentStream, places: Sequence[SimilarPlace]
 ) -> Image.Image:
-    """The images of places with the places framed, and number and score below each."""
+    """Draw the images of places, each place framed, its number and score below."""
     image_size = generator.architecture.image_size
     zoom = max(1, CELL // image_size)
     size, columns = zoom * image_size, min(COLUMNS, len(places))
-    rows = -(-len(places) // columns)
+    rows = math.ceil(len(places) / columns)
     extent = (GAP + columns * (size + GAP), GAP + rows * (size + LINE + GAP))
     sheet = Image.new("RGB", extent, "white")
     draw = ImageDraw.Draw(sheet)

@@ -1,4 +1,4 @@
-"""The windows of the reflection experiment: records of interventions do not name their units."""
+"""The units of windows in the reflection experiment, which no record names."""
 
 from __future__ import annotations
 
@@ -8,46 +8,52 @@ import torch
 from torch import Tensor
 
 from editspec.engine.resources import locate_weights
+from editspec.modalities.image.record_files import INTERVENED, OBSERVED
 from editspec_compiler import Problem, SpecError
 from editspec_compiler.modalities.image.masks import mask_area
 from editspec_compiler.modalities.image.records import Intervention
 from editspec_runtime.codes import Code
 from editspec_runtime.families.open import make_model, read_weights
 from editspec_runtime.modalities.image.compatibility import compatibility_of
-from editspec_runtime.modalities.image.generator import Generator
+from editspec_runtime.modalities.image.generator import Generator, require_generator
 from editspec_runtime.modalities.image.latents import LatentStream
 
-INTERVENED, OBSERVED = "layer4", "layer8"
-"""The layers of the experiment: whose units are switched, and where the result is compared (paper
-section 5.3).
-"""
-
 WINDOWS = 20
-"""Units that the authors switched."""
+"""The number of units that the authors switched."""
 
 SAMPLES = 64
+"""Images over which the mean square of a unit everywhere is taken."""
 
 
 @torch.no_grad()
 def find_windows(
     weights: str, family: str, layer: str, interventions: list[Intervention], compatibility: bool
 ) -> tuple[list[int], str]:
-    """The units of `INTERVENED` that are windows, in ascending order, and the layer at which the
-    result is compared.
+    """Find the units of `INTERVENED` that are windows, and the layer to compare at.
 
-    Windows are the units that respond most to the masks of the interventions: their squares inside
-    are compared with those everywhere, as the units of an erased value are ranked (paper section
-    5.2). Raises `SpecError` where `layer` does not lie behind `INTERVENED`.
+    Windows are the units that respond most to the masks of the interventions. Their squares inside
+    the masks are divided by their squares everywhere, as the units of an erased value are ranked
+    (paper section 5.2).
+
+    Returns
+    -------
+    tuple[list[int], str]
+        The units in ascending order, and the layer at which results are compared.
+
+    Raises
+    ------
+    SpecError
+        `layer` does not lie behind `INTERVENED`.
     """
     checkpoint = read_weights(locate_weights(weights, Path()))
     own = compatibility_of("rewriting-2020" if compatibility else None)
-    generator = make_model(family, checkpoint, compatibility=own)
+    generator = require_generator(make_model(family, checkpoint, compatibility=own))
     names = list(generator.architecture.layers)
     if INTERVENED not in names or names.index(layer) <= names.index(INTERVENED):
         message = f"interventions switch units of {INTERVENED}, and {layer} does not lie behind it"
-        raise SpecError(
-            "--layer", [Problem(message, hint="the authors edited layer6", code=Code.OPTION_UNFIT)]
-        )
+        hint = "the authors edited layer6"
+        raise SpecError("--layer", [Problem(message, hint=hint, code=Code.OPTION_UNFIT)])
+    # The image numbers of a record are those of the authors' stream.
     stream = LatentStream(1, generator.architecture.latent_size, "numpy-legacy")
     size = generator.layer(INTERVENED).value_size
     image_size = generator.architecture.image_size
@@ -58,6 +64,7 @@ def find_windows(
         inside = inside + (area * _squares(generator, stream, one.image)).sum((1, 2))
     means = [_squares(generator, stream, n).mean((1, 2)) for n in range(SAMPLES)]
     everywhere = torch.stack(means).mean(0)
+    # A unit that never responds would divide by zero.
     ranking = (inside / everywhere.clamp_min(1e-12)).argsort(descending=True, stable=True)
     windows = sorted(ranking[:WINDOWS].tolist())
     is_before = OBSERVED in names and names.index(layer) <= names.index(OBSERVED)
@@ -65,8 +72,7 @@ def find_windows(
 
 
 def _squares(generator: Generator, stream: LatentStream, number: int) -> Tensor:
-    """The squared output of `INTERVENED` for one image, [channels, size, size]."""
+    """Compute the squared output of `INTERVENED` for an image, [channels, size, size]."""
     reached = generator.trace(INTERVENED, stream.items([number]))
-    return generator.layer_output(INTERVENED, generator.layer_value(INTERVENED, reached))[
-        0
-    ].square()
+    value = generator.layer_value(INTERVENED, reached)
+    return generator.layer_output(INTERVENED, value)[0].square()

@@ -1,4 +1,4 @@
-"""All that the checks of a spec of images measure on a stack of patches."""
+"""The measures that the checks of a spec of images take on a stack of patches."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ NO_WISH = NOT_MEASURED + "inside of the masks the rule asks for no change"
 
 @dataclass(frozen=True)
 class ImageMeasures(Measures):
-    """The measures of a stack that is built: each gives a value and a remark."""
+    """The measures of a stack that is built; each gives a value and a remark."""
 
     def measure(self, number: int, edit: str | None) -> Value:
-        """The value of check `number` of the spec for an edit; None: for all edits together."""
+        """Return the value of check `number` for an edit; None means all edits together."""
         check = self.session.loaded.spec.checks[number]
         if isinstance(check, Collateral):
             return self.collateral(number, edit)
@@ -43,22 +43,25 @@ class ImageMeasures(Measures):
         return super().measure(number, edit)
 
     def expected(self, number: int, check: int | None = None) -> Iterator[ExpectedOutput]:
-        """The pictures that edit `number` asks for; of a check with images of its own, those."""
+        """Yield the pictures that edit `number` asks for.
+
+        With `check`, these are the images that the check names, else the targets of the edit.
+        """
         before, loaded = generator_of(self.session.after(number)), self.session.loaded
         return expected_outputs(loaded, number, before, self.session.moment, check)
 
     def share(self, number: int, wishes: Iterable[ExpectedOutput], count: int) -> float | None:
-        """The efficacy of edit `number` once `count` edits are applied."""
+        """Measure the efficacy of edit `number` after the first `count` edits."""
         model = generator_of(self.session.after(count))
         return efficacy((each, each.draw(self.session.loaded, number, model)) for each in wishes)
 
     def efficacy(self, number: int, check: int | None) -> Value:
-        """The share of the asked-for change that comes out."""
+        """Measure the share of the asked-for change that comes out."""
         share = self.share(number, self.expected(number, check), number + 1)
         return share, NO_WISH if share is None else ""
 
     def retention(self, number: int) -> Value:
-        """The share of the efficacy that is left after all edits."""
+        """Measure the share of the efficacy that is left after all edits."""
         wishes = list(self.expected(number))
         built = self.share(number, wishes, number + 1)
         left = self.share(number, wishes, len(self.built))
@@ -70,7 +73,7 @@ class ImageMeasures(Measures):
 
     @torch.no_grad()
     def collateral(self, check: int, edit: str | None) -> Value:
-        """The mean change of the pixels outside of the masks of a check."""
+        """Measure the mean change of the pixels outside of the masks of a check."""
         first, last = 0, len(self.built)
         if edit is not None:
             first = self.numbers[edit]
@@ -87,10 +90,10 @@ class ImageMeasures(Measures):
         return change / pixels, ""
 
     def finite(self, number: int) -> Value:
-        """How many numbers are not finite: of the patch, else of the pictures of its targets.
+        """Count the numbers that are not finite, in the patch or in its pictures.
 
-        A patch that is not finite draws no pictures, and what is applied is finite, or
-        `apply_stack` says so.
+        A patch that is not finite is not applied, so its pictures are not counted. Where the patch
+        is finite, the pictures of its targets are counted.
         """
         of_patch, remark = super().finite(number)
         if of_patch:
@@ -100,12 +103,13 @@ class ImageMeasures(Measures):
             count_not_finite(each.draw(self.session.loaded, number, model))
             for each in self.expected(number)
         )
-        return count, f"{count} numbers of the pictures are not finite" if count else ""
+        remark = f"{count} numbers of the pictures are not finite" if count else ""
+        return count, remark
 
 
 @torch.no_grad()
 def efficacy(pictures: Iterable[tuple[ExpectedOutput, Tensor]]) -> float | None:
-    """How much of what a rule asks for comes out, 0 to 1.
+    """Compute the share of the change asked for by a rule that comes out, 0 to 1.
 
     None where the rule asks for nothing but rounding. With x the picture before the edit, x* the
     picture that the rule asks for, y the picture after it, |.| the mean over the colours and a how
@@ -127,5 +131,5 @@ def efficacy(pictures: Iterable[tuple[ExpectedOutput, Tensor]]) -> float | None:
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:
-    """Between two pictures [1, 3, size, size], pixel by pixel: [size, size]."""
+    """Compute the distance of two pictures [1, 3, size, size] per pixel, [size, size]."""
     return (one - other).abs().mean(1)[0]

@@ -1,9 +1,10 @@
-"""Grids of images: before | after."""
+"""Pictures made of images: grids, highlights, and PNG files with a mark."""
 
 from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +15,12 @@ from torch import Tensor
 from editspec_runtime.io.outputs import IN_THE_WAY, Output
 
 MARK = "editspec"
+"""The text chunk of a PNG that editspec made."""
+
 COLUMNS = 8
 CELL = 128
+"""Pixels up to which a small image is enlarged, by a whole factor."""
+
 MARGIN = 56
 GAP = 6
 
@@ -23,37 +28,39 @@ GAP = 6
 def before_and_after(
     before: Tensor, after: Tensor, labels: tuple[str, str] = ("before", "after")
 ) -> Image.Image:
-    """Two batches of images [n, 3, size, size] in -1..1 as bands of two rows, `before` above
-    `after`.
-    """
+    """Draw two batches of images [n, 3, size, size] in -1..1, `before` above `after`."""
     size = before.shape[-1] * max(1, CELL // before.shape[-1])
     columns = min(COLUMNS, len(before))
-    bands = -(-len(before) // columns)
-    height = bands * (2 * size + 3 * GAP) + GAP
+    blocks = math.ceil(len(before) / columns)
+    height = blocks * (2 * size + 3 * GAP) + GAP
     picture = Image.new("RGB", (MARGIN + columns * (size + GAP), height), "white")
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(14)
-    for band in range(bands):
-        top = GAP + band * (2 * size + 3 * GAP)
+    for block in range(blocks):
+        top = GAP + block * (2 * size + 3 * GAP)
         for row, (label, images) in enumerate(zip(labels, (before, after), strict=True)):
             y = top + row * (size + GAP)
             draw.text((MARGIN - GAP, y + size // 2), label, fill="black", font=font, anchor="rm")
-            for column, image in enumerate(images[band * columns : (band + 1) * columns]):
+            for column, image in enumerate(images[block * columns : (block + 1) * columns]):
                 tile = to_image(image).resize((size, size), Image.Resampling.NEAREST)
                 picture.paste(tile, (MARGIN + column * (size + GAP), y))
     return picture
 
 
 def spotlight(images: Tensor, light: Tensor) -> Tensor:
-    """Images [n, 3, size, size] in -1..1, dark where `light` [n, h, w] in 0..1 is low."""
+    """Darken images where `light` is low.
+
+    Images are [n, 3, size, size] in -1..1, `light` is [n, h, w] in 0..1.
+    """
     size = images.shape[-1]
     wide = torch.nn.functional.interpolate(light[:, None], size=(size, size), mode="nearest")
     return (images.clamp(-1, 1) + 1) * (0.15 + 0.85 * wide) - 1
 
 
 def heat(images: Tensor, light: Tensor) -> Tensor:
-    """Images [n, 3, size, size] in -1..1 in grey, from red to yellow where `light` [n, h, w] in
-    0..1 is high.
+    """Draw images in grey, from red to yellow where `light` is high.
+
+    Images are [n, 3, size, size] in -1..1, `light` is [n, h, w] in 0..1.
     """
     size = images.shape[-1]
     share = torch.nn.functional.interpolate(light[:, None], size=(size, size), mode="nearest")
@@ -64,10 +71,10 @@ def heat(images: Tensor, light: Tensor) -> Tensor:
 
 
 def stack_pictures(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures below each other."""
-    whole = Image.new(
-        "RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white"
-    )
+    """Put pictures below each other."""
+    width = max(picture.width for picture in pictures)
+    height = sum(picture.height for picture in pictures)
+    whole = Image.new("RGB", (width, height), "white")
     top = 0
     for picture in pictures:
         whole.paste(picture, (0, top))
@@ -76,7 +83,7 @@ def stack_pictures(pictures: list[Image.Image]) -> Image.Image:
 
 
 def to_image(image: Tensor) -> Image.Image:
-    """An image [3, h, w] in -1..1 with 8 bits a channel."""
+    """Convert an image [3, h, w] in -1..1 to 8 bits a channel."""
     levels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
 
@@ -89,12 +96,12 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def data_url(image: Image.Image) -> str:
-    """Encode an image as a data URL, which stands in a spec or a page in place of a file."""
+    """Encode an image as a data URL, for a spec or a report in place of a file."""
     return "data:image/png;base64," + base64.b64encode(encode_png(image)).decode()
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """A PNG that says that editspec made it, so that it may be replaced by the next one."""
+    """Encode an image as a PNG with the mark of editspec, which allows replacing it."""
     info = PngImagePlugin.PngInfo()
     info.add_text(MARK, "picture")
     buffer = io.BytesIO()
@@ -112,10 +119,10 @@ def is_own_picture(path: Path) -> bool:
 
 
 def arrange(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one size side by side, in rows of up to `COLUMNS`."""
+    """Arrange pictures of one size side by side, in rows of up to `COLUMNS`."""
     width, height = pictures[0].size
     columns = min(COLUMNS, len(pictures))
-    rows = -(-len(pictures) // columns)
+    rows = math.ceil(len(pictures) / columns)
     size = (GAP + columns * (width + GAP), GAP + rows * (height + GAP))
     sheet = Image.new("RGB", size, "white")
     for index, picture in enumerate(pictures):
@@ -128,5 +135,5 @@ PICTURE = Output(is_own_picture, f"{IN_THE_WAY}editspec did not make it.")
 
 
 def require_free_picture(out: Path) -> None:
-    """Raise a `FileError` where something lies at `out` that is not a picture of editspec."""
+    """Raise a `FileError` where a file lies at `out` that editspec did not draw."""
     PICTURE.require_free(out)

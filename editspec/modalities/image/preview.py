@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from editspec.engine.opening import known_architecture
+from editspec.engine.opening import find_architecture
+from editspec.modalities.image.pictures import before_and_after
 from editspec_runtime.families.open import make_model
 from editspec_runtime.io.weights import Weights
-from editspec_runtime.modalities.image.generator import Generator
+from editspec_runtime.modalities.image.generator import Generator, require_generator
 from editspec_runtime.modalities.image.latents import LatentStream
 from editspec_runtime.modalities.image.rendering import render_images
 from editspec_runtime.modalities.image.streams import REPORTS
@@ -20,21 +23,38 @@ from editspec_runtime.modalities.image.streams import REPORTS
 def render_stream(
     generator: Generator, count: int, seed: int = REPORTS, sampler: str = "keyed"
 ) -> Tensor:
-    """The first `count` images of a latent stream, on the CPU.
+    """Draw the first `count` images of a latent stream.
 
     Returns
     -------
     Tensor
-        [count, 3, size, size] in -1..1, float32.
+        [count, 3, size, size] in -1..1, float32, on the CPU.
     """
     stream = LatentStream(seed, generator.architecture.latent_size, sampler)
     return render_images(generator, stream.items(range(count))).float().cpu()
 
 
-def render_checkpoint(checkpoint: Weights, path: Path, count: int, seed: int = REPORTS) -> Tensor:
-    """The first `count` images of a latent stream as a checkpoint draws them, on the CPU.
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights, and the path that they are named by in errors."""
 
-    Raises `WeightsError` where the checkpoint is of no family.
+    weights: Weights
+    path: Path
+
+
+def draw_checkpoints(
+    first: Checkpoint, second: Checkpoint, count: int, labels: tuple[str, str]
+) -> Image.Image:
+    """Draw the first `count` images of a latent stream with two checkpoints.
+
+    Raises `WeightsError` where a checkpoint is of no family.
     """
-    family = known_architecture(checkpoint, path).family
-    return render_stream(make_model(family, checkpoint), count, seed)
+    above, below = (_render_checkpoint(each, count) for each in (first, second))
+    return before_and_after(above, below, labels)
+
+
+def _render_checkpoint(checkpoint: Checkpoint, count: int) -> Tensor:
+    """Draw the first `count` images of a latent stream with a checkpoint."""
+    family = find_architecture(checkpoint.weights, checkpoint.path).family
+    generator = require_generator(make_model(family, checkpoint.weights))
+    return render_stream(generator, count)

@@ -1,4 +1,4 @@
-"""Skyline: the procedural world and the StyleGAN2 that ship with the package. Imports no torch."""
+"""Skyline: a procedural world and a StyleGAN2 trained on it. Imports no torch."""
 
 from pathlib import Path
 

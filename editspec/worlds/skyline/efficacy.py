@@ -1,6 +1,4 @@
-"""How well edited pictures show what the perfect edit would have made of every scene; per picture,
-and in sum.
-"""
+"""Measures of edited pictures against those of the perfect edit."""
 
 from __future__ import annotations
 
@@ -11,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editspec.worlds.skyline.reader import ATTRIBUTES, Reader, truth
-from editspec.worlds.skyline.world import Scene, changed, part_mask, reflection, render, windows
+from editspec.worlds.skyline.world import (
+    Scene,
+    find_changed_pixels,
+    part_mask,
+    reflection,
+    render,
+    windows,
+)
 
 Features = Callable[[Tensor], list[Tensor]]
 """Pictures [n, 3, h, w] -> feature maps [n, c, h', w'], by which pictures are compared."""
@@ -47,12 +52,13 @@ def edit_measures(
         left; ``closer``, those of the changed in which the edited picture is closer to the
         counterfactual render than to the original one; ``distance``, the sum of mean |edited -
         counterfactual render| over the changed; ``outside``, the sum of mean
-        |edited - unedited| over the others; ``perceptual``, the mean perceptual change over the others; ``error``,
-        mean |edited - counterfactual render| over all pixels; ``read``, 1 where every attribute
-        that the perfect edit changes is read as changed, 0 where not, NaN where it changes none.
+        |edited - unedited| over the others; ``perceptual``, the mean perceptual change over the
+        others; ``error``, mean |edited - counterfactual render| over all pixels; ``read``, 1 where
+        every attribute that the perfect edit changes is read as changed, 0 where not, NaN where it
+        changes none.
     """
     before, after = render(original), render(counterfactual)
-    differs = changed(before, after)
+    differs = find_changed_pixels(before, after)
     to_after, to_before = (edited - after).abs().mean(1), (edited - before).abs().mean(1)
     maps = {
         "changed": differs,
@@ -69,7 +75,7 @@ def edit_measures(
 
 
 def edit_numbers(measures: dict[str, Tensor]) -> dict[str, float]:
-    """The measures of n pictures as one number each.
+    """Reduce the measures of n pictures to one number each.
 
     Returns
     -------
@@ -91,47 +97,56 @@ def edit_numbers(measures: dict[str, Tensor]) -> dict[str, float]:
     }
 
 
-def touched(original: Scene, counterfactual: Scene) -> Tensor:
-    """Which of n scenes an edit changes, [n] of truth values."""
-    return torch.stack(
-        [getattr(original, name) != getattr(counterfactual, name) for name in vars(original)]
-    ).any(0)
+def find_changed_scenes(original: Scene, counterfactual: Scene) -> Tensor:
+    """Tell which of n scenes an edit changes, [n] of truth values."""
+    changes = [getattr(original, name) != getattr(counterfactual, name) for name in vars(original)]
+    return torch.stack(changes).any(0)
 
 
 def perceptual_change(features: Features, before: Tensor, after: Tensor, where: Tensor) -> Tensor:
-    """The distance of two batches of pictures in feature maps, averaged over the pixels of `where`;
-    [n] float64.
+    """Compute the distance of two batches of pictures in feature maps.
 
     As LPIPS (Zhang et al. 2018) without its learned weights: features are normalised to unit length
     at each place, squared differences summed over channels, brought to the size of the picture, and
     summed over maps.
+
+    Parameters
+    ----------
+    features
+        Gives the feature maps of a batch.
+    before, after
+        Pictures [n, 3, h, w].
+    where
+        The pixels to average over, [n, h, w] of truth values.
+
+    Returns
+    -------
+    Tensor
+        [n] float64.
     """
     total = torch.zeros(where.shape, dtype=torch.float64)
+    size = where.shape[1:]
     for one, other in zip(features(before), features(after), strict=True):
-        difference = (
-            (F.normalize(one, eps=1e-10) - F.normalize(other, eps=1e-10))
-            .square()
-            .sum(1, keepdim=True)
-        )
-        total += (
-            F.interpolate(difference, where.shape[1:], mode="bilinear", align_corners=False)[:, 0]
-            .double()
-            .cpu()
-        )
+        # 1e-10 as in LPIPS: places whose features are all zero stay zero.
+        difference = F.normalize(one, eps=1e-10) - F.normalize(other, eps=1e-10)
+        distance = difference.square().sum(1, keepdim=True)
+        wide = F.interpolate(distance, size, mode="bilinear", align_corners=False)
+        total += wide[:, 0].double().cpu()
     return (total * where).sum((1, 2)) / where.sum((1, 2))
 
 
 def _read_as_changed(original: Scene, counterfactual: Scene, found: dict[str, Tensor]) -> Tensor:
+    """Return 1 where all changes are read, 0 where not, NaN where none is made; [n]."""
     was, wanted = truth(original), truth(counterfactual)
-    right = torch.stack(
-        [(was[name] == wanted[name]) | (found[name] == wanted[name]) for name in ATTRIBUTES]
-    ).all(0)
-    return torch.where(touched(original, counterfactual), right.double(), torch.nan)
+    # Attributes that stay as they were do not count: the reader may err on them without the edit.
+    right = [(was[name] == wanted[name]) | (found[name] == wanted[name]) for name in ATTRIBUTES]
+    all_right = torch.stack(right).all(0).double()
+    return torch.where(find_changed_scenes(original, counterfactual), all_right, torch.nan)
 
 
 @torch.no_grad()
 def readings(scene: Scene, images: Tensor, reader: Reader) -> dict[str, Tensor]:
-    """The texts and lights that pictures [n, 3, 64, 64] show, [n] float64 each.
+    """Read the texts and lights that pictures [n, 3, 64, 64] show, [n] float64 each.
 
     ``middle_watermark`` and ``bottom_watermark``: 1 where the text is read; ``window_light`` and
     ``pond_light``: mean brightness where the windows of the scene are, and where the pond would
@@ -146,6 +161,5 @@ def readings(scene: Scene, images: Tensor, reader: Reader) -> dict[str, Tensor]:
     for name, (part, shown) in places.items():
         area = part_mask(part, shown)
         lights[name] = ((images.mean(1) * area).sum((1, 2)) / area.sum((1, 2))).double()
-    return {
-        name: found[name].double() for name in ("middle_watermark", "bottom_watermark")
-    } | lights
+    texts = {name: found[name].double() for name in ("middle_watermark", "bottom_watermark")}
+    return texts | lights

@@ -1,4 +1,4 @@
-"""How well a generator draws Skyline: ``python -m editspec.worlds.skyline.evaluate``.
+"""Evaluation of a generator: ``python -m editspec.worlds.skyline.evaluate``.
 
 On latents that no training has seen, its pictures are compared with the rendered ones and read by
 the independent reader. Prints the numbers as JSON (or Markdown) and ends with status 1 where one of
@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from editspec.modalities.image.pictures import to_image
 from editspec.worlds.skyline import WEIGHTS
 from editspec.worlds.skyline.reader import ATTRIBUTES, Reader, load_reader, truth
 from editspec.worlds.skyline.world import LATENT_SIZE, render, scenes
@@ -28,14 +29,13 @@ from editspec_runtime.modalities.image.latents import LatentStream
 from editspec_runtime.modalities.image.streams import EVALUATION
 
 HELD_OUT = LatentStream(seed=EVALUATION, size=LATENT_SIZE)
-"""The latents of the evaluation. The training draws its own from another generator, so no latent is
-in both.
-"""
+"""The latents of the evaluation; the training draws its own from another generator."""
 
 HEADLINE = ("left_top", "right_top", "middle_watermark", "bottom_watermark")
 """The attributes that have a target each, and one together."""
 
 BATCH = 50
+"""Pictures drawn at once."""
 
 Draw = Callable[[Tensor], Tensor]
 """Latents [n, d] -> pictures [n, 3, 64, 64] in -1..1."""
@@ -43,13 +43,13 @@ Draw = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Target:
-    """A limit that a number has to keep: at most or at least `bound`."""
+    """A limit for a number: at most `bound`, or at least."""
 
     bound: float
     at_most: bool = False
 
-    def met(self, value: float) -> bool:
-        """Whether `value` is on the right side of the bound; NaN is not."""
+    def is_met(self, value: float) -> bool:
+        """Tell whether `value` is on the right side of the bound; NaN is not."""
         return value <= self.bound if self.at_most else value >= self.bound
 
     def __str__(self) -> str:
@@ -69,14 +69,14 @@ TARGETS = {
 
 
 def measure(draw: Draw, reader: Reader, latents: Tensor) -> dict[str, float]:
-    """The numbers of pictures drawn from `latents` [n, d], all of them means over the n scenes.
+    """Measure the pictures drawn from `latents` [n, d] by means over the n scenes.
 
     Returns
     -------
     dict
         ``mean_absolute_error`` against the render, on the scale of -1..1;
-        ``mean_absolute_error.other_scene`` the same against the render of another scene, for
-        comparison. ``rendered.A`` and ``generated.A``: the share of pictures whose attribute A the
+        ``mean_absolute_error.other_scene`` against the render of another scene, for comparison.
+        ``rendered.A`` and ``generated.A``: the share of pictures whose attribute A the
         reader reads as the scene has it; ``all_four``: both tops and both watermarks at once.
         ``W.recall`` and ``W.false_positives``: the share of the pictures that should have (that
         should not have) the watermark W in which it is read.
@@ -101,13 +101,13 @@ def measure(draw: Draw, reader: Reader, latents: Tensor) -> dict[str, float]:
     return numbers
 
 
-def missed(numbers: dict[str, float]) -> list[str]:
-    """The names of the numbers that miss their target."""
-    return [name for name, target in TARGETS.items() if not target.met(numbers[name])]
+def find_missed(numbers: dict[str, float]) -> list[str]:
+    """Return the names of the numbers that miss their target."""
+    return [name for name, target in TARGETS.items() if not target.is_met(numbers[name])]
 
 
 def markdown(numbers: dict[str, float]) -> str:
-    """The numbers as a table, with their targets."""
+    """Write the numbers as a table, with their targets."""
     rows = [
         f"| {name} | {value:.4f} | {TARGETS.get(name, '')} |" for name, value in numbers.items()
     ]
@@ -115,16 +115,14 @@ def markdown(numbers: dict[str, float]) -> str:
 
 
 def grid(draw: Draw, latents: Tensor, columns: int = 8) -> Image.Image:
-    """Rendered pictures, and under each row of them what `draw` makes of the same latents; twice as
-    large.
-    """
-    bands = []
+    """Draw rows of rendered pictures, each above its generated ones, twice as large."""
+    strips = []
     for batch in torch.split(latents, columns):
         for images in (render(scenes(batch)), draw(batch)):
-            bands.append(torch.cat(list(images), 2))
-        bands.append(torch.ones_like(bands[-1][:, :4]))
-    levels = ((torch.cat(bands[:-1], 1).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    picture = Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+            strips.append(torch.cat(list(images), 2))
+        strips.append(torch.ones_like(strips[-1][:, :4]))
+    # Without the last white line, which separates nothing.
+    picture = to_image(torch.cat(strips[:-1], 1))
     return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
 
 
@@ -138,7 +136,7 @@ def main() -> None:
     arguments.add_argument("--count", type=int, default=2000, help="how many latents")
     arguments.add_argument("--markdown", action="store_true", help="print a table instead of JSON")
     arguments.add_argument(
-        "--grid", type=Path, help="where to write rendered beside generated pictures"
+        "--grid", type=Path, help="where to write rendered and generated pictures"
     )
     options = arguments.parse_args()
     draw = StyleGAN2(read_weights(options.weights).tensors).images
@@ -148,7 +146,7 @@ def main() -> None:
         buffer = io.BytesIO()
         grid(draw, HELD_OUT.items(range(24))).save(buffer, "PNG", optimize=True)
         write(options.grid, buffer.getvalue())
-    if failures := missed(numbers):
+    if failures := find_missed(numbers):
         print(f"Missed: {', '.join(failures)}.", file=sys.stderr)
         raise SystemExit(1)
 

@@ -1,4 +1,4 @@
-"""Judges of edited images: how near an edit comes to the perfect edit of an experiment."""
+"""Judges of edited images, by the perfect edit of an experiment."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from editspec.worlds.world import ImageJudge
 
 
 def make_judge(experiment: Experiment, latents: Tensor, unedited: Tensor) -> ImageJudge:
-    """A judge of the edited images of `latents`.
+    """Make a judge of the edited images of `latents`.
 
     Parameters
     ----------
     experiment
-        Its counterfactual is the perfect edit.
+        The experiment whose counterfactual is the perfect edit.
     latents, unedited
         [n, latent_size], and the images [n, 3, 64, 64] in -1..1 that the unedited model draws of
         them.
@@ -28,7 +28,7 @@ def make_judge(experiment: Experiment, latents: Tensor, unedited: Tensor) -> Ima
     -------
     ImageJudge
         Gives the numbers of `edit_numbers`, and ``error``: the distance to the perfect edit where
-        it changes something, and the change outside, added up.
+        it changes something, plus the change outside.
     """
     reader = load_reader()
     scene = scenes(latents.float().cpu())

@@ -1,6 +1,4 @@
-"""An independent reader of Skyline pictures: a small classifier that learned from rendered pictures
-only.
-"""
+"""An independent reader of Skyline pictures, trained on rendered pictures only."""
 
 from __future__ import annotations
 
@@ -25,11 +23,11 @@ ATTRIBUTES = {
     "middle_watermark": 2,
     "bottom_watermark": 2,
 }
-"""Attributes that are read, each with the number of its classes; the classes are those of `Scene`."""
+"""The attributes that are read, each with the number of its classes in `Scene`."""
 
 
 class Reader(nn.Module):
-    """A convolutional classifier of 64 x 64 pictures with one linear head for all attributes."""
+    """A convolutional classifier of pictures, with one head for all attributes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +39,10 @@ class Reader(nn.Module):
         self.head = nn.Linear(widths[-1] * 16, sum(ATTRIBUTES.values()))
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """The activated maps of the four convolutions, at 32, 16, 8 and 4 positions a side."""
+        """Compute the activated maps of the convolutions, [n, c, h, h].
+
+        They have 32, 16, 8 and 4 positions a side.
+        """
         maps, features = [], images
         for convolution in self.convolutions:
             features = F.leaky_relu(convolution(features), 0.1)
@@ -49,23 +50,23 @@ class Reader(nn.Module):
         return maps
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits [n, classes] of each attribute for `images` [n, 3, 64, 64] in -1..1."""
+        """Compute logits [n, classes] of each attribute of `images` [n, 3, 64, 64]."""
         logits = self.head(self.features(images)[-1].flatten(1))
         return dict(zip(ATTRIBUTES, logits.split(list(ATTRIBUTES.values()), 1), strict=True))
 
     @torch.no_grad()
     def read(self, images: Tensor) -> dict[str, Tensor]:
-        """The class of each attribute, [n] integers."""
+        """Read the class of each attribute in `images` [n, 3, 64, 64], [n] integers."""
         return {name: logits.argmax(1) for name, logits in self(images).items()}
 
 
 def load_reader() -> Reader:
-    """The reader that ships with the package."""
+    """Load the reader that ships with the package."""
     reader = Reader()
     reader.load_state_dict(read_tensors(READER))
     return reader.eval()
 
 
 def truth(scene: Scene) -> dict[str, Tensor]:
-    """The classes that a perfect reader reads, [n] integers of each attribute."""
+    """Return the classes that a perfect reader reads, [n] integers of each attribute."""
     return {name: getattr(scene, name).long() for name in ATTRIBUTES}

@@ -1,4 +1,4 @@
-"""Train the Skyline generator and its reader: ``python -m editspec.worlds.skyline.train``.
+"""Training of generator and reader: ``python -m editspec.worlds.skyline.train``.
 
 Regression on rendered pictures, in stages: the mapping network alone learns to tell the attributes
 of a scene, and nothing else, in the first numbers of w; the synthesis network learns to draw from
@@ -44,7 +44,10 @@ from editspec_runtime.io.digests import tensors_digest
 from editspec_runtime.io.files import safetensors_bytes, write
 
 POOL = 24576
+"""Scenes that are rendered before a stage, at the most."""
+
 SAVED_EVERY = 500
+"""Steps between checkpoints."""
 
 
 def main() -> None:
@@ -61,17 +64,16 @@ def main() -> None:
     device = torch.device(options.device)
     weights = train_generator(options.out, device, options.scale)
     write(options.out / "weights.safetensors", checkpoint_bytes(weights))
-    if not (options.out / "reader.safetensors").exists():
-        write(
-            options.out / "reader.safetensors",
-            safetensors_bytes(train_reader(device, options.scale), {}),
-        )
+    reader = options.out / "reader.safetensors"
+    if not reader.exists():
+        write(reader, safetensors_bytes(train_reader(device, options.scale), {}))
     print(tensors_digest(weights))
 
 
 def train_generator(out: Path, device: torch.device, scale: float) -> dict[str, Tensor]:
-    """The averaged weights after all stages, by their names inside ``g_ema``, and
-    ``latent_avg``.
+    """Train all stages, and return the averaged weights.
+
+    The tensors have their names inside ``g_ema``; ``latent_avg`` is added.
     """
     weights = {name: tensor.to(device) for name, tensor in first_weights().items()}
     average = {name: tensor.clone() for name, tensor in weights.items()}
@@ -93,8 +95,9 @@ def _train_stage(
     average: dict[str, Tensor],
     seed: int,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Train one stage from where its checkpoint stands; returns the weights to go on from, and
-    their moving average.
+    """Train one stage from where its checkpoint stands.
+
+    Returns the weights that the next stage goes on from, and their moving average.
     """
     learns = [name for name in weights if learns_in(name, stage)]
     weights = {
@@ -102,12 +105,10 @@ def _train_stage(
     }
     device = weights["input.input"].device
     # A column that is zero everywhere was made blind; it stays so.
-    blind = [
-        name for name in learns if "modulation.weight" in name and not weights[name][:, 1].any()
-    ]
-    adam = torch.optim.Adam(
-        parameter_groups({name: weights[name] for name in learns}, stage), betas=(0.9, 0.99)
-    )
+    modulations = [name for name in learns if "modulation.weight" in name]
+    blind = [name for name in modulations if not weights[name][:, 1].any()]
+    groups = parameter_groups({name: weights[name] for name in learns}, stage)
+    adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: cosine_rate(step, steps))
     pool = None
     if stage.synthesis:
@@ -126,11 +127,10 @@ def _train_stage(
         generator.set_state(state["generator"])
     started = time.monotonic()
     for step in range(begin, steps):
-        loss = (
-            attribute_loss(weights, generator)
-            if pool is None
-            else image_loss(weights, stage, pool, generator)
-        )
+        if pool is None:
+            loss = attribute_loss(weights, generator)
+        else:
+            loss = image_loss(weights, stage, pool, generator)
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         for name in blind:
@@ -140,15 +140,14 @@ def _train_stage(
         adam.step()
         schedule.step()
         with torch.no_grad():
+            # Early on the average covers few steps, or the first weights would stay in it.
             keep = min(0.998, step / (step + 10))
             for name in learns:
                 average[name].lerp_(weights[name], 1 - keep)
         if (step + 1) % 250 == 0 or step + 1 == steps:
             pace = (time.monotonic() - started) / (step + 1 - begin)
-            print(
-                f"{stage.name} {step + 1}/{steps} loss {loss.item():.4f} {pace * 1000:.0f} ms a step",
-                flush=True,
-            )
+            done = f"{stage.name} {step + 1}/{steps}"
+            print(f"{done} loss {loss.item():.4f} {pace * 1000:.0f} ms a step", flush=True)
         if (step + 1) % SAVED_EVERY == 0 or step + 1 == steps:
             _save(saved, step + 1, weights, average, adam, schedule, generator)
     # The next stage goes on from the average, which is better than the last step.
@@ -164,6 +163,7 @@ def _save(
     schedule: torch.optim.lr_scheduler.LambdaLR,
     generator: torch.Generator,
 ) -> None:
+    """Write a checkpoint, which replaces the last one in one step."""
     state = {
         "step": step,
         "weights": {name: tensor.detach() for name, tensor in weights.items()},

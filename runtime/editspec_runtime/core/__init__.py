@@ -1,1 +1,1 @@
-"""The protocols that everything else is written against."""
+"""The protocols and plain values that everything else is written against."""

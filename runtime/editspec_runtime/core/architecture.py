@@ -1,4 +1,4 @@
-"""The shape of a model: its editable layers. Imports no torch."""
+"""The shape of a model: its editable layers. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from editspec_runtime.io.files import TensorInfo
 
 @dataclass(frozen=True)
 class Layer:
-    """One editable layer: an associative memory from keys to values (paper section 3.2).
+    """An editable layer: a memory from keys to values (paper section 3.2).
 
     Attributes
     ----------
@@ -20,15 +20,15 @@ class Layer:
     parameter
         The edited weight by its name in the checkpoint, such as ``convs.3.conv.weight``.
     in_features, out_features
-        The length of a key and of a value: channels of maps.
+        The length of a key and of a value. For maps these are channels.
     positions, value_positions
-        How many keys and how many values an item of a sample has; None where items differ, as
-        texts do.
+        The numbers of keys and of values that an item of a sample has; None where items differ in
+        length, as texts do.
     linear
         Whether the value is linear in the key, so that closed forms hold.
     axes
-        The axes of the weight in the checkpoint: output, input, and taps y and x of a kernel; 1
-        for an axis of that length.
+        The axes of the weight in the checkpoint, in order: ``o`` for outputs, ``i`` for inputs,
+        ``y`` and ``x`` for the taps of a kernel, ``1`` for an axis of length 1.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Layer:
     axes: str = "o i"
 
     def facts(self) -> dict[str, str]:
-        """What to tell of the layer, in words by name."""
+        """Facts about the layer for a person, in words by name."""
         return {
             "layer": self.name,
             "parameter": self.parameter,
@@ -50,12 +50,12 @@ class Layer:
 
     @property
     def key_numbers(self) -> int | None:
-        """Numbers in the keys of one item; None where items differ."""
+        """The count of numbers in the keys of one item; None where items differ."""
         return None if self.positions is None else self.in_features * self.positions
 
     @property
     def value_numbers(self) -> int | None:
-        """Numbers in the values of one item; None where items differ."""
+        """The count of numbers in the values of one item; None where items differ."""
         return None if self.value_positions is None else self.out_features * self.value_positions
 
 
@@ -70,7 +70,7 @@ class Architecture:
     layers
         The layers by name.
     details
-        What a family says of the model besides, as plain values by name.
+        Further facts about the model that its family knows, as plain values by name.
     """
 
     family: str
@@ -78,16 +78,19 @@ class Architecture:
     details: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def facts(self) -> dict[str, Any]:
-        """What to tell of the model besides its layers, as plain values by name."""
+        """Facts about the model besides its layers, as plain values by name."""
         return dict(self.details)
 
 
 NUMBERS = ("F32", "F16", "BF16", "F64")
-"""The types of number that a model may hold, by their names in safetensors."""
+"""The types of numbers that a model may hold, by their names in safetensors."""
 
 
 def wrong_numbers(tensors: Mapping[str, TensorInfo], names: Iterable[str]) -> list[str]:
-    """Tensors of `names` that hold another type of number, in words: one line for each type."""
+    """Describe the tensors of `names` whose numbers are not of a type in `NUMBERS`.
+
+    Returns one line for each type that is found. A line names at most three tensors.
+    """
     kinds: dict[str, list[str]] = {}
     for name in names:
         if name in tensors and tensors[name].dtype not in NUMBERS:

@@ -1,7 +1,7 @@
-"""How numbers are made where a paper leaves it open: our way, or that of published code.
+"""The ways to compute what a paper leaves open: ours, or that of published code.
 
-Each quirk of published code that changes a number is one field. Such a way exists so that published
-numbers can be matched, and is off by default. A modality adds its own fields in a subclass.
+Each quirk of published code that changes a number is one field. The quirks exist so that published
+numbers can be reproduced, and they are off by default. A modality adds its own in a subclass.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Compatibility:
-    """One way in which numbers are made, as far as it is the same for every modality.
+    """The choices behind the numbers that apply to every modality.
 
     Attributes
     ----------
     chunk
-        Items per forward batch of the second moment, at the most.
+        The largest number of items in a forward batch of the second moment.
     fixed_chunk
-        Whether an item's numbers depend on its place in the batch, so that the chunk stays as it is
-        even where it does not fit into memory.
+        Whether an item's numbers depend on its place in the batch. If they do, the chunk is never
+        made smaller, not even when it does not fit into memory.
     keep_best
-        Whether a solver returns the best iterate that satisfies its constraint; else the last one.
+        Whether a solver returns the best iterate that satisfies its constraint. If not, the solver
+        returns the last iterate.
     states_added
-        Whether the squared loss of several pairs is that of the one state of the scenes and that of
-        the other, added up; else it is the mean over all pairs.
+        Whether the squared loss of several pairs is the sum of the losses of the two states of the
+        scenes. If not, the loss is the mean over all pairs.
     """
 
     chunk: int = 16
@@ -34,4 +35,4 @@ class Compatibility:
 
 
 EDITSPEC = Compatibility()
-"""Our way."""
+"""The choices of editspec itself."""

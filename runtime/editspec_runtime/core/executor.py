@@ -1,4 +1,4 @@
-"""Where independent items of work are computed: in this process, or in several."""
+"""Executors: independent items of work in this process, or in several."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Result = TypeVar("Result")
 
 
 class Executor(Protocol):
-    """Computes a function for many items.
+    """The power to compute a function for many items.
 
-    What is computed does not depend on the executor, and neither does the order of the results. An
-    executor that travels to another process inside of a pickled function is `InProcess` there.
+    The results and their order do not depend on the executor. An executor that is pickled inside a
+    function and travels to another process becomes `InProcess` there.
     """
 
     @property
     def workers(self) -> int:
-        """How many processes do the work."""
+        """The number of processes that do the work."""
         ...
 
     def map(
@@ -30,21 +30,21 @@ class Executor(Protocol):
         items: Sequence[Item],
         device: torch.device | None = None,
     ) -> Iterator[Result]:
-        """Yield what `function` gives for every item, in the order of the items.
+        """Yield the result of `function` for every item, in the order of the items.
 
         Parameters
         ----------
         function
-            Must pickle, as its results must; it reports nothing on the way.
+            The function. It and its results must pickle. It reports no progress.
         items
             The items of work.
         device
-            Where the work is done. Default: the CPU.
+            The device that does the work. Default: the CPU.
 
         Raises
         ------
         EditError
-            As `function` does, in whatever process.
+            `function` raised it, in whatever process.
         WorkerError
             Another process has ended, computes in another environment, or met a defect.
         """
@@ -56,7 +56,7 @@ class InProcess:
 
     @property
     def workers(self) -> int:
-        """One."""
+        """The number of processes: one."""
         return 1
 
     def map(
@@ -65,10 +65,10 @@ class InProcess:
         items: Sequence[Item],
         device: torch.device | None = None,
     ) -> Iterator[Result]:
-        """Yield what `function` gives for every item, where the items lie."""
+        """Yield the result of `function` for every item, in this process."""
         del device
         return map(function, items)
 
 
 IN_PROCESS = InProcess()
-"""The executor where none is given; it has no state."""
+"""The executor that is used where none is given. It has no state."""

@@ -1,4 +1,4 @@
-"""The fields that a family reads from the ``model:`` mapping of a spec. Imports no torch."""
+"""The fields of the ``model:`` mapping of a spec. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Part(BaseModel):
-    """A mapping of the language: unknown keys and values of another type are errors."""
+    """A mapping of the language: unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 @dataclass(frozen=True)
 class FieldProblem:
-    """Something in a mapping of a spec that does not fit.
+    """A problem in a mapping of a spec.
 
     Attributes
     ----------
     path
-        Where, below the mapping; empty for the whole of it.
+        The place below the mapping; empty for the mapping as a whole.
     message, hint, code
-        As of every problem of a spec.
+        One sentence that says what is wrong, one that says what to do, and the stable code.
     at_key
-        Whether the key is what is wrong, and not its value.
+        Whether the key is wrong, and not its value.
     """
 
     path: tuple[str | int, ...]
@@ -46,13 +46,17 @@ class FieldProblem:
 
 
 class FieldError(EditError):
-    """A field of ``model:`` that does not fit the network, found only when the network is made.
+    """A field of ``model:`` that does not fit the network.
+
+    Such a field is found only when the network is made.
 
     Attributes
     ----------
     path
-        Where, below ``model``.
+        The place below ``model``.
     """
+
+    code = Code.FAMILY_FIELD
 
     def __init__(self, path: tuple[str | int, ...], message: str, hint: str = "") -> None:
         super().__init__(message, hint)
@@ -62,32 +66,37 @@ class FieldError(EditError):
 class ModelFields(Part):
     """The model that is edited.
 
-    A family adds its own fields in a subclass, and what must hold between them in `problems`,
-    `problems_with` and `files`.
+    A family adds its own fields in a subclass. It says in `problems`, `problems_with` and `files`
+    what must hold between the fields.
     """
 
     family: str = Field(description="An adapter; `editspec families` lists them.")
     weights: str = Field(
-        description="builtin:skyline, a path relative to the spec, https://… (with digest) or hf://…"
+        description=(
+            "builtin:skyline, a path relative to the spec, https://… (with digest) or hf://…"
+        ),
     )
     digest: str | None = Field(
         None,
         pattern=r"^(sha256:)?[0-9a-f]{64}$",
-        description="What the weights must be: the digest of their tensors, or sha256: and that of the file's bytes.",
+        description=(
+            "What the weights must be: the digest of their tensors, or sha256: and that of the "
+            "file's bytes."
+        ),
     )
 
     def problems(self, compatibility: str | None) -> Iterator[FieldProblem]:
-        """Fields that do not fit together, or do not fit the `compatibility` of the spec."""
+        """Find fields that contradict each other or the `compatibility` of the spec."""
         yield from ()
 
     def problems_with(self, architecture: Architecture) -> Iterator[FieldProblem]:
-        """Fields that do not fit the model whose layers are `architecture`."""
+        """Find fields that do not fit the model whose layers are `architecture`."""
         yield from ()
 
     def files(self, folder: Path) -> Iterator[str]:
-        """Files below `folder` that belong to the model besides its weights, as relative names.
+        """Yield the relative names of files below `folder` that belong to the model.
 
-        Their bytes are part of the digest of every edit.
+        The weights are not among them. The files' bytes are part of the digest of every edit.
         """
         yield from ()
 

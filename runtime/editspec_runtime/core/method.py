@@ -1,6 +1,4 @@
-"""A method: its settings, the fields of an edit that it takes, what it needs, and the problem that
-it solves. Imports no torch.
-"""
+"""Methods: their settings, needs and problems. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -30,13 +28,15 @@ RANK, CONTEXT, DIRECTIONS, OBSERVE, PRESERVE = (
 """The fields of an edit that a method may take."""
 
 LINEAR, CHANNELWISE, ERASED_UNITS, OUTPUTS = "linear", "channelwise", "erased-units", "outputs"
-"""What a method may need: a layer that is linear from key to value, a layer that acts on each
-output channel alone, sources that erase units, or the model's outputs in place of a layer's values.
+"""The properties that a method may need.
+
+They are a layer that is linear from key to value, a layer that acts on each output channel alone,
+sources that erase units, and the outputs of the model in place of the values of a layer.
 """
 
 
 class Settings(BaseModel):
-    """The settings of a method, as a spec gives them. Each method has a class of its own."""
+    """The settings of a method in a spec. Each method has a subclass of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -47,11 +47,11 @@ class Settings(BaseModel):
         return self.model_dump(mode="json", exclude_none=True)
 
     def contradiction(self) -> tuple[str, str] | None:
-        """A setting that contradicts the others, and why; None where all fit."""
+        """Find a setting that contradicts the others, and why; None where all fit."""
         return None
 
     def hint(self) -> str:
-        """The settings that help where the method finds no change better than none."""
+        """Advice on settings for when the method finds no change better than none."""
         return "Lower the learning rate where there is one"
 
 
@@ -62,7 +62,7 @@ class Method:
     Attributes
     ----------
     name
-        The method in the language.
+        The name of the method in the language.
     settings
         The class of its settings.
     module
@@ -84,33 +84,34 @@ class Method:
 
     @property
     def solve(self) -> Solve:
-        """The function that solves an edit. Imports the method's module, and with it torch."""
+        """The function that solves an edit. Its module, and with it torch, is imported."""
         solve: Solve = import_module(self.module).solve
         return solve
 
     @property
     def find_curve(self) -> Callable[..., list[Any]]:
-        """The function that finds the trade of the loss of a rule against its collateral. Imports
-        the method's module, and with it torch.
+        """The function that finds the curve of the loss of a rule against its collateral.
+
+        The method's module, and with it torch, is imported.
         """
         find_curve: Callable[..., list[Any]] = import_module(self.module).find_curve
         return find_curve
 
     def make_settings(self, **values: Any) -> Settings:
-        """Settings with these values and the defaults of the rest."""
+        """Make settings from these values and the defaults of the rest."""
         return self.settings(method=self.name, **values)
 
 
 @dataclass(frozen=True)
 class KeyStatistics:
-    """What is known of the keys of a layer. Each is computed when it is asked for.
+    """Statistics of the keys of a layer. Each is computed when it is called for.
 
     Attributes
     ----------
     moment
         C, [in, in] float64.
     sample
-        Many keys, [p, in], columns sorted.
+        Many keys, [p, in], each column sorted.
     """
 
     moment: Callable[[], Tensor]
@@ -124,10 +125,10 @@ class Change:
     Attributes
     ----------
     directions, coefficients
-        D [s, in], orthonormal rows, and A [out, s, *taps]: the change is A D. None where it is
-        full.
+        D [s, in], orthonormal rows, and A [out, s, *taps]: the change is A D. None where the change
+        is full.
     full
-        The change in the shape of the checkpoint; None where it is low-rank.
+        The change in the shape of the checkpoint; None where the change is low-rank.
     """
 
     directions: Tensor | None = None
@@ -142,7 +143,8 @@ class Change:
 
 
 OutputLoss = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
-"""A scalar from outputs [n, ...], what they should be, and how much each of their numbers counts.
+"""A function from outputs [n, ...], the wanted outputs [n, ...] and the weight of each number to a
+scalar.
 """
 
 
@@ -157,20 +159,21 @@ class Problem:
     rules
         A rule for each weight that changes, in the order of computation.
     settings
-        Those of the method.
+        The settings of the method.
     rank, directions
         As in `CompiledEdit`.
     statistics
-        Gives what is known of the keys of a layer of a model.
+        A function from a model and the name of a layer to the statistics of the layer's keys.
     compatibility
-        Whether the best iterate is returned, or the last.
+        The choices behind the numbers, such as whether the best iterate is returned or the last.
     earlier
-        The rules of the edits before.
+        The rules of the edits of the stack before this one, in the order of the stack. A method
+        that keeps earlier edits adds their keys to its constraint.
     progress, on_loss
-        Called with the steps, and with the losses on the way. A method that takes no steps calls
+        Callbacks for the steps, and for the losses on the way. A method without steps calls
         neither.
     output_loss
-        What a method that needs outputs minimises; None for its own.
+        The loss that a method that needs outputs minimises; None for the method's own.
     """
 
     model: Model
@@ -187,4 +190,4 @@ class Problem:
 
 
 Solve = Callable[[Problem], dict[str, Change]]
-"""Gives the change of each weight by its name in the checkpoint."""
+"""A function from a problem to the change of each weight, by its name in the checkpoint."""

@@ -1,7 +1,7 @@
-"""What a model of any modality provides: keys, values, the function between them, the way on.
+"""The protocol of a model of any modality: keys, values, and functions of them.
 
-A batch is whatever a modality's sample gives and its models take: latents, token ids, prompts. Only
-the model looks into it.
+A batch is whatever a modality's sample yields and its models take: latents, token ids, prompts.
+Only the model looks into a batch.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ class Keys:
     values
         [n, positions, in_features].
     weight
-        How much each position counts, [n, positions]; 0 for padding. None: each counts once.
+        The weight of each position, [n, positions]; 0 for padding. None: each counts once.
     """
 
     values: Tensor
     weight: Tensor | None = None
 
     def rows(self) -> tuple[Tensor, Tensor | None]:
-        """Keys that count, [p, in_features], and their weights, [p]; None where each counts once.
+        """The keys that count, [p, in_features], and their weights, [p].
 
-        Keys of weight 0 are left out, whatever numbers stand there.
+        The weights are None where each key counts once. Keys of weight 0 are left out, whatever
+        numbers they hold: 0 times an infinite padding would not be 0.
         """
         rows = self.values.reshape(-1, self.values.shape[-1])
         if self.weight is None:
@@ -54,10 +55,10 @@ class Trace:
         The keys as the layer's function takes them: [n, positions, in_features], or maps
         [n, in_features, height, width].
     arguments
-        What the layer's function takes besides key and weight, by name. For StyleGAN2: ``style``
-        [n, in_features] and ``noise`` [1 or n, 1, value_size, value_size].
+        The inputs of the layer's function besides key and weight, by name. For StyleGAN2:
+        ``style`` [n, in_features] and ``noise`` [1 or n, 1, value_size, value_size].
     carried
-        What the model needs on its way on besides the value; only the family looks into it.
+        The inputs of the rest of the model besides the value. Only the family looks into them.
     """
 
     key: Tensor
@@ -66,9 +67,9 @@ class Trace:
 
 
 class LayerFunction(Protocol):
-    """f(k; W): a layer's value as a function of its key and its weight (paper section 3.1).
+    """A function f(k; W): from key and weight to value (paper section 3.1).
 
-    Differentiable in both.
+    It is differentiable in both.
     """
 
     @abstractmethod
@@ -79,7 +80,7 @@ class LayerFunction(Protocol):
         ----------
         key
             As `Trace.key`, or a part of it: [n, positions, in_features], or maps
-            [n, in_features, height, width]. Where the part lies is said by the arguments.
+            [n, in_features, height, width]. The arguments say where the part lies.
         weight
             The edited parameter, as `Model.weight` gives it or in the shape of the checkpoint.
         arguments
@@ -92,9 +93,9 @@ class LayerFunction(Protocol):
         """
 
     def with_key(self, key: Tensor, arguments: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
-        """Fix the key: the function of the weight alone, for many weights.
+        """Fix the key, and return the function of the weight alone.
 
-        What depends on the key only is computed here, once.
+        Everything that depends only on the key is computed here, once for many weights.
         """
         return lambda weight: self(key, weight, arguments)
 
@@ -105,9 +106,9 @@ class Model(Protocol):
     Attributes
     ----------
     architecture
-        Its editable layers.
+        The editable layers.
     weights
-        Its tensors by their names in the checkpoint, in the precision that it computes in.
+        The tensors by their names in the checkpoint, in the precision of the computation.
     """
 
     @property
@@ -119,9 +120,9 @@ class Model(Protocol):
         """The tensors by their names in the checkpoint."""
 
     def keys(self, layer: str, batch: Any) -> Keys:
-        """Compute the keys of `layer`, and how much each position counts.
+        """Compute the keys of `layer` and the weight of each position.
 
-        Nothing behind the keys is computed.
+        Nothing after the keys is computed.
         """
 
     def trace(self, layer: str, batch: Any) -> Trace:
@@ -134,16 +135,16 @@ class Model(Protocol):
         """Compute the value of `layer` with its own weight."""
 
     def forward_from(self, layer: str, value: Tensor, trace: Trace) -> Tensor:
-        """Compute the output that follows from `value` at `layer`, differentiable in `value`.
+        """Compute the output that follows from `value` at `layer`.
 
-        `trace` is that of `layer`.
+        The output is differentiable in `value`. `trace` is the trace at `layer`.
         """
 
     def outputs(self, batch: Any) -> Tensor:
-        """Compute the output of a batch: images, logits."""
+        """Compute the outputs of a batch, such as images or logits: [n, ...]."""
 
     def weight(self, layer: str) -> Tensor:
-        """The edited parameter of `layer`, output axis before input axis."""
+        """The edited parameter of `layer`, its output axis before its input axis."""
 
     def to_checkpoint(self, layer: str, kernel: Tensor) -> Tensor:
         """Bring a tensor of the shape of `weight` into the shape of the checkpoint."""
@@ -152,24 +153,24 @@ class Model(Protocol):
         """The tensors that the keys of `layer` depend on, by name."""
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> Model:
-        """Make the model anew around all of its `weights`, which are taken as they are."""
+        """Make the model with other `weights`: all tensors, which are not copied."""
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """What the numbers depend on besides the tensors, as plain values by name."""
+        """Everything besides the tensors that changes the numbers, as plain values."""
 
 
 @runtime_checkable
 class TiledKeys(Protocol):
-    """The power to compute the keys of many batches, and in parts where memory is short."""
+    """The power to compute keys in parts, where memory is short."""
 
     def most_tiles(self, layer: str) -> int:
-        """Into how many tiles the keys of `layer` may be split; 1 where they are always whole."""
+        """The largest number of tiles that the keys of `layer` may be split into."""
 
     def key_tiles(self, layer: str, tiles: int) -> Callable[[Any], Iterator[Keys]]:
         """The keys of `layer`, tile by tile, as a function of a batch.
 
-        What depends on the weights only is computed here, once. One tile gives the bits of
-        `Model.keys`; of more, each equals its part of these keys up to rounding.
+        Everything that depends only on the weights is computed here, once. One tile gives the bits
+        of `Model.keys`. Each of several tiles equals its part of these keys up to rounding.
         """
 
 
@@ -178,9 +179,10 @@ class MappedKeys(Protocol):
     """The power to give keys as maps: the positions of an item have neighbours."""
 
     def key_maps(self, layer: str) -> Callable[[Any], Tensor]:
-        """The key maps of `layer` as a function of a batch, [n, in_channels, height, width].
+        """The key maps of `layer` as a function of a batch.
 
-        What depends on the weights only is computed here, once.
+        Maps are [n, in_channels, height, width]. Everything that depends only on the weights is
+        computed here, once.
         """
 
 
@@ -190,27 +192,30 @@ class MappedModel(Model, MappedKeys, Protocol):
 
 @runtime_checkable
 class Convolutional(Protocol):
-    """The power of a layer's function to say what a kernel answers to whole maps."""
+    """The power of a layer's function to convolve whole maps with a kernel."""
 
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
-        """Convolve key maps [n, c, h, w] with a `kernel` [out, c, kh, kw], and nothing else."""
+        """Convolve key maps [n, c, h, w] with a `kernel` [out, c, kh, kw].
+
+        Neither noise, bias, demodulation nor activation is applied.
+        """
 
 
 @runtime_checkable
 class Observable(Protocol):
-    """The power of a model to show at a later layer what a value at an earlier one leads to."""
+    """The power to compute at a later layer what an earlier layer's value leads to."""
 
     def output_at(self, layer: str, value: Tensor, trace: Trace, observe: str) -> Tensor:
         """Compute the output of `observe` when the value at `layer` is `value`.
 
-        `observe` is `layer` or comes after it; `trace` is that of `layer`.
+        `observe` is `layer` or a layer after it. `trace` is the trace at `layer`.
         """
 
     def carried_tensors(self, trace: Trace) -> dict[str, Tensor]:
-        """What `output_at` needs of a trace besides key and arguments, as tensors by name."""
+        """The tensors of a trace that `output_at` needs besides key and arguments."""
 
     def trace_from_tensors(self, key: Tensor, tensors: Mapping[str, Tensor]) -> Trace:
-        """Make a trace for `output_at` from a key and `carried_tensors`."""
+        """Make a trace for `output_at` from a key and its `carried_tensors`."""
 
 
 @runtime_checkable
@@ -218,7 +223,7 @@ class Trainable(Protocol):
     """The power of a model to be trained as a whole."""
 
     def trainable(self) -> list[str]:
-        """The tensors that training changes, by name: no buffers, no averages."""
+        """The names of the tensors that training changes: no buffers, no averages."""
 
 
 class ObservableModel(Model, Observable, Protocol):
@@ -227,10 +232,10 @@ class ObservableModel(Model, Observable, Protocol):
 
 @dataclass(frozen=True)
 class ObservedFunction(LayerFunction):
-    """A layer's function seen at a later layer: the output there, of key and weight here.
+    """A function from a layer's key and weight to the output of a later layer.
 
-    Takes the arguments of the layer's own function and the `Observable.carried_tensors`. The key is
-    always the whole one.
+    Its arguments are those of the layer's own function and the `Observable.carried_tensors`. The
+    key is always whole, never a part.
     """
 
     model: ObservableModel

@@ -1,18 +1,19 @@
-"""Callbacks that tell how far a long work is. Imports no torch."""
+"""Callbacks for the progress of long work. This module imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Called with (the name of the work, how much is done, how much there is)."""
+"""A callback that takes the name of the work, the amount done and the whole amount."""
 
 StepCallback = Callable[[int, int], None]
-"""Called with (how much is done, how much there is), of a work that the caller names."""
+"""A callback that takes the amount done and the whole amount. Its caller names the work."""
 
 LossCallback = Callable[[int, float], None]
-"""Called with (steps done, the loss there), wherever a method looks at the loss of a change that it
-may return.
+"""A callback that takes the number of steps done and the loss after them.
+
+A method calls it wherever it computes the loss of a change that it may return.
 """
 
 

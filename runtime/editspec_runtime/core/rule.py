@@ -1,4 +1,4 @@
-"""Rules: the compiler makes them of an edit, and the methods solve them."""
+"""Rules: the compiler makes them from an edit, and the methods solve them."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class LayerRule:
-    """K* -> V* of one weight, and the context in which it holds.
+    """A rule K* -> V* for one weight, and the context in which it holds.
 
     Attributes
     ----------
     layer, parameter
-        The layer, and the weight that changes, by its name in the checkpoint.
+        The layer, and the name in the checkpoint of the weight that changes.
     key
-        K*, as the layer's function takes it: of images [n, in, h, w], with a ring of surroundings
-        where `arguments` say so. Of a method that needs outputs, what the model takes, [n, ...].
+        K*, as the layer's function takes it. For images this is [n, in, h, w], with a ring of
+        surroundings where `arguments` say so. For a method that needs outputs, the items that the
+        model takes, [n, ...].
     value
-        V*, as the layer's function gives it. Of a method that needs outputs, the wanted outputs.
+        V*, as the layer's function returns it. For a method that needs outputs, the wanted outputs.
     arguments
-        The arguments of the layer's function besides key and weight. Of a method that needs
-        outputs, ``area``: how much each number of an output counts.
+        The arguments of the layer's function besides key and weight. For a method that needs
+        outputs, ``area``: the weight of each number of an output.
     context_keys, context_weights
-        [m, in] and [m], positive. m is 0 for a method without directions.
+        Keys [m, in] and their positive weights [m]. m is 0 for a method without directions.
     preserved_keys
-        Keys whose values must stay, [p, in]; None where none are named.
+        Keys whose values must stay, [p, in]; None where the edit names none.
     observe
-        The later layer at whose output V* is; None where V* is at that of `layer`.
+        The later layer whose output V* is; None where V* is the output of `layer`.
     units
-        The units of the key that V* does without; none where V* was copied.
+        The units of the key that are erased in V*; none where V* was copied.
     details
-        Plain values that the modality says of the rule, such as the ``region`` of a map.
+        Plain values that the modality adds to the rule, such as the ``region`` of a map.
     """
 
     layer: str
@@ -59,7 +60,7 @@ class LayerRule:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by their names in the rule's file, without the number of the rule."""
+        """The tensors by their names in a rule file, without the number of the rule."""
         named = {
             "key": self.key,
             "value": self.value,
@@ -71,7 +72,7 @@ class LayerRule:
         return named | {f"argument.{name}": tensor for name, tensor in self.arguments.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """All but the tensors, as plain values."""
+        """Everything but the tensors, as plain values."""
         return {
             "layer": self.layer,
             "parameter": self.parameter,
@@ -82,7 +83,10 @@ class LayerRule:
 
     @staticmethod
     def from_parts(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerRule:
-        """The rule that `to_json` and `tensors` describe. Raises `KeyError` and `TypeError`."""
+        """Make the rule that `to_json` and `tensors` describe.
+
+        Raises `KeyError` and `TypeError` for parts that are missing or unknown.
+        """
         prefix = "argument."
         return LayerRule(
             **{**values, "units": tuple(values["units"])},
@@ -100,28 +104,29 @@ class LayerRule:
 
 
 LazyRule = Callable[["Model"], LayerRule]
-"""Makes the rule of a layer on the model that the rules before it left."""
+"""A function from the model that the rules before left to the rule of a layer."""
 
 
 @dataclass(frozen=True)
 class CompiledEdit:
-    """An edit whose rules are still to be resolved.
+    """An edit whose rules are not resolved yet.
 
     Attributes
     ----------
     name, family
-        The edit's name, and the family of the model.
+        The name of the edit, and the family of the model.
     rules
         A rule for each weight that changes, in the order of computation.
     method
-        The method, as the settings that the spec gives it.
+        The settings of the method, which name it.
     rank
-        How many directions the change of each weight may have; None for a method without a limit.
+        The largest number of directions in the change of a weight; None for a method without a
+        limit.
     directions
-        How the context's keys give the directions D; None for a method without them.
+        The way from the keys of the context to the directions D; None for a method without them.
     provenance
-        Digests: ``base``, ``parent`` (the weights that the edit is compiled for) and ``edit``; and
-        the settings that the tensors depend on.
+        The digests ``base``, ``parent`` (the weights that the edit is compiled for) and ``edit``,
+        and the settings that the tensors depend on.
     """
 
     name: str
@@ -133,7 +138,7 @@ class CompiledEdit:
     provenance: Mapping[str, Any]
 
     def with_rules(self, rules: Sequence[LayerRule]) -> ResolvedEdit:
-        """The edit with its rules resolved."""
+        """Make the edit with its rules resolved."""
         return ResolvedEdit(
             self.name,
             self.family,
@@ -167,7 +172,7 @@ class ResolvedEdit:
 
     @property
     def layer(self) -> str:
-        """The names of the layers that change, in one word."""
+        """The names of the layers that change, joined by commas."""
         return ",".join(self.layers)
 
     def to_bytes(self) -> bytes:

@@ -7,24 +7,31 @@ from typing import Any, Protocol
 
 
 class Sample(Protocol):
-    """A finite sample of a model's inputs, whose items are the same in whatever order they come."""
+    """A finite sample of a model's inputs, whose items do not depend on their order."""
 
     @property
     def count(self) -> int:
-        """How many items there are."""
+        """The number of items."""
 
     @property
     def longest(self) -> int | None:
-        """Positions of the longest item, where layers have no number of positions of their own."""
+        """The number of positions of the longest item.
+
+        None where every layer has a number of positions of its own.
+        """
 
     def first(self, count: int) -> Sample:
-        """The sample of the first `count` items, or of all where there are fewer."""
+        """Make the sample of the first `count` items, or of all where there are fewer."""
 
     def fingerprint(self) -> list[Any]:
-        """What the items depend on, as plain values; equal samples have equal fingerprints."""
+        """Everything that determines the items, as plain values.
+
+        Equal samples have equal fingerprints.
+        """
 
     def batches(self, model: Any, size: int, numbers: range) -> Iterator[Any]:
-        """Yield the items of these `numbers` in order, `size` at a time, as `model` takes them.
+        """Yield the items of these `numbers` in order, in batches that `model` takes.
 
-        A batch has the same items in every call, so that it gives the same bits.
+        Each batch has `size` items; the last one may have fewer. A batch has the same items in
+        every call, because a model may give other bits for an item in another batch.
         """

@@ -1,1 +1,1 @@
-"""Where independent items of work are computed."""
+"""Executors and devices: the places that compute independent items of work."""

@@ -1,4 +1,4 @@
-"""The device that computes, and kernels that always give the same bits."""
+"""The device that computes, and kernels whose bits are reproducible."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from editspec_runtime.errors import DeviceError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, a GPU with its number.
+    """Pick the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names.
 
-    Raises `DeviceError` where there is no such device.
+    A GPU is returned with its number. Raises `DeviceError` if there is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -28,7 +28,7 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
             raise DeviceError(f"This machine has no device {name}.", "Give --device cpu, or auto.")
-        # By its number: torch.cuda.set_device takes no other.
+        # torch.cuda.set_device takes only a GPU with its number.
         return torch.device("cuda", device.index or 0)
     if device.type != "cpu":
         raise DeviceError(
@@ -39,7 +39,7 @@ def pick_device(name: str) -> torch.device:
 
 @dataclass
 class _Flags:
-    """The flags of torch's kernels as they were before the first of several blocks began."""
+    """The flags of torch's kernels before the first of several blocks began."""
 
     lock: Lock = field(default_factory=Lock)
     blocks: int = 0
@@ -51,10 +51,10 @@ _FLAGS = _Flags()
 
 @contextmanager
 def reproducible_kernels(device: torch.device) -> Iterator[None]:
-    """Within this, kernels of a GPU always give the same bits, in full float32.
+    """Make the kernels of a GPU reproducible inside the block, in full float32.
 
-    The flags are torch's, and those of the whole process: they are put back when the last of the
-    blocks in all threads has ended. On the CPU nothing is to be done.
+    The flags of torch belong to the whole process. They are restored when the last block of all
+    threads has ended. On the CPU nothing has to be done.
     """
     if device.type != "cuda":
         yield
@@ -73,7 +73,10 @@ def reproducible_kernels(device: torch.device) -> Iterator[None]:
 
 
 def _exchange_flags(flags: tuple[bool, ...]) -> tuple[bool, ...]:
-    """Set deterministic, benchmark, and TF32 of cuDNN and of products; return what they were."""
+    """Set the flags of torch's kernels, and return their values from before.
+
+    The flags are, in order: deterministic and benchmark of cuDNN, TF32 of cuDNN, TF32 of products.
+    """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
     cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = flags

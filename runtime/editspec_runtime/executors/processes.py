@@ -1,10 +1,10 @@
-"""One run on several processes and machines: torch.distributed, started by torchrun or whatever
-sets its variables.
+"""One run on several processes and machines, connected by torch.distributed.
 
-The first process (rank 0) runs the command, writes and prints. The others are helpers: they wait,
-and do their share of the items of work that the first one spreads. What is spread does not depend
-on how many there are, and results come back in the order of the items, so that the numbers do not
-depend on it either.
+torchrun, or another launcher that sets its variables, starts the processes. The first process
+(rank 0) runs the command, writes and prints. The others are helpers: they wait, and compute their
+share of the items of work that the first process distributes. The items do not depend on the number
+of processes, and results come back in the order of the items. So the numbers do not depend on the
+number of processes.
 """
 
 from __future__ import annotations
@@ -36,23 +36,31 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PATIENCE = timedelta(days=30)
-"""How long one process waits for another: a rule may take long, and launchers end what has died."""
+"""The time that a process waits for another. It is long because a rule may take long, and because
+launchers end a run of which a process has died.
+"""
 
 MEETING = timedelta(minutes=30)
-"""How long they wait for one another to start."""
+"""The time that the processes wait for each other at the start."""
 
 PARTING = timedelta(seconds=3)
-"""How long the first process waits for the others to have heard that it ends."""
+"""The time that the first process waits for the helpers to hear that the run ends."""
 
+DEFECT = (
+    "This is a defect of editspec if it occurs in a single process, too. Please report it if so."
+)
 GONE = "A worker has ended before its work was done."
-START_AGAIN = "What it or the launcher printed may say why. Start again: what is done already is kept in the cache."
+START_AGAIN = (
+    "The output of the worker or of the launcher may say why. Start again: finished work is kept "
+    "in the cache."
+)
 
 
 @contextmanager
-def leading() -> Iterator[Executor]:
-    """In the first of several processes, give the executor of all of them.
+def lead_processes() -> Iterator[Executor]:
+    """Give the executor of all processes, in the first of them.
 
-    Afterwards the helpers end with the exit code of this process.
+    When the block ends, the helpers end with the exit code of this process.
     """
     team = _Team.meet()
     code = 0
@@ -65,28 +73,31 @@ def leading() -> Iterator[Executor]:
         code = 1
         raise
     finally:
-        with suppress(RuntimeError):  # the helpers are gone already
+        with suppress(RuntimeError):  # the helpers may be gone already
             team.tell("end", code)
-            # The way to them may end with this process.
+            # The store may live in this process: it must not end before all have heard it.
             team.store.wait([f"end/{rank}" for rank in range(1, team.size)], PARTING)
         team.part()
 
 
-def help_out() -> int:
-    """In any other process: do what the first one spreads until it ends, and give its exit code."""
+def serve_first_process() -> int:
+    """Compute what the first process distributes, in any other process.
+
+    Returns the exit code of the first process when it ends.
+    """
     try:
         team = _Team.meet()
         code = team.serve()
     except KeyboardInterrupt:
         return 130
-    except EditError as error:  # before there is a way to tell it to the first process
+    except EditError as error:  # there is no connection yet that could carry it
         print(
             f"error: worker {os.environ.get('RANK')} on {socket.gethostname()}: {error}",
             file=sys.stderr,
         )
         return 1
     except RuntimeError:
-        # The first process, or the way to it, is gone; it or the launcher says why.
+        # The first process or the connection is gone. The first process or the launcher says why.
         return 1
     team.part()
     return code
@@ -94,23 +105,26 @@ def help_out() -> int:
 
 @dataclass(frozen=True)
 class _Failure:
-    """What was raised in a process."""
+    """An error that was raised in a process."""
 
     error: Exception
 
     @staticmethod
     def of(error: Exception) -> _Failure:
-        """An error as another process can take it: as it is where it pickles, else what it says."""
+        """Wrap an error so that it can travel.
+
+        An error that does not pickle becomes a `WorkerError` with its first line.
+        """
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:
-            return _Failure(WorkerError(f"{type(error).__name__}: {_first_line(error)}."))
+            return _Failure(WorkerError(f"{type(error).__name__}: {_first_line(error)}.", DEFECT))
         return _Failure(error)
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """Stands for a tensor that follows by itself."""
+    """The announcement of a tensor that is sent on its own."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -118,27 +132,27 @@ class _Shape:
 
 @dataclass
 class _Team:
-    """The processes of a run, as one of them sees them; the first one has their executor.
+    """The processes of a run, seen from one of them; in the first one, their executor.
 
     Attributes
     ----------
     store
-        The way to say something to all of them.
+        The store that carries messages to all processes.
     rank, size
-        The number of this process, and how many there are.
+        The number of this process, and the number of processes.
     device
-        Where this one computes; None until the first work is spread.
-    said
-        How many messages there were.
+        The device of this process; None until the first work is distributed.
+    messages
+        The number of messages so far.
     busy
-        Whether this process computes an item: within one, nothing is spread any further.
+        Whether this process computes an item. Work inside an item is not distributed again.
     """
 
     store: Store
     rank: int
     size: int
     device: torch.device | None = None
-    said: int = 0
+    messages: int = 0
     busy: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -146,7 +160,7 @@ class _Team:
 
     @property
     def workers(self) -> int:
-        """How many processes `map` has."""
+        """The number of processes that `map` uses."""
         return 1 if self.busy else self.size
 
     def map(
@@ -155,11 +169,11 @@ class _Team:
         items: Sequence[Item],
         device: torch.device | None = None,
     ) -> Iterator[Result]:
-        """Yield what `function` gives for every item, in order, over all processes.
+        """Yield the result of `function` for every item, in order, over all processes.
 
-        The first process does items 0, n, 2n, … of n processes, the next one 1, n + 1, … Helpers
-        take the GPU of their ``LOCAL_RANK`` where `device` is a GPU. Raises as `Executor.map`; an
-        error of a helper names it.
+        Of n processes, the first one computes items 0, n, 2n, …, the next one 1, n + 1, … If
+        `device` is a GPU, helpers take the GPU of their ``LOCAL_RANK``. Raises as `Executor.map`;
+        an error of a helper names the helper.
         """
         if self.busy or len(items) < 2:
             yield from map(function, items)
@@ -168,37 +182,40 @@ class _Team:
 
     @staticmethod
     def meet() -> _Team:
-        """Find the others by the launcher's variables."""
+        """Find the other processes by the variables that the launcher sets."""
         try:
             store, rank, size = next(rendezvous("env://", timeout=MEETING))
         except (RuntimeError, ValueError) as error:
             raise WorkerError(
-                f"The processes of this run cannot find one another: {_first_line(error)}.",
-                "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are the launcher's to set; torchrun does.",
+                "The processes of this run cannot find one another.",
+                "The launcher must set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torchrun "
+                "does.",
             ) from error
-        # Where torchrun starts the processes again, its store still holds what was said before.
+        # When torchrun restarts the processes, its store still holds the messages from before.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return _Team(PrefixStore(f"editspec/{attempt}", store), rank, size)
 
     def tell(self, what: str, details: Any = None) -> None:
-        """Say to all helpers what comes next. Told through the store: a helper may wait for hours,
-        and uses nothing.
+        """Tell all helpers what comes next.
+
+        The message goes through the store, not through a collective operation: a helper may wait
+        for hours, and waiting at the store takes no processor.
         """
-        self.store.set(str(self.said), json.dumps([what, details]))
-        self.said += 1
+        self.store.set(str(self.messages), json.dumps([what, details]))
+        self.messages += 1
 
     def hear(self) -> tuple[str, Any]:
-        """What the first process says next."""
-        key = str(self.said)
+        """Wait for the next message of the first process."""
+        key = str(self.messages)
         self.store.wait([key], PATIENCE)
-        self.said += 1
+        self.messages += 1
         what, details = json.loads(self.store.get(key))
         return what, details
 
     def lead(
         self, function: Callable[[Item], Result], items: Sequence[Item], device: torch.device
     ) -> Iterator[Result]:
-        """Spread the items, in the first process."""
+        """Distribute the items, in the first process."""
         try:
             if self.device is None:
                 self.tell("join", {"device": device.type, "threads": torch.get_num_threads()})
@@ -222,7 +239,7 @@ class _Team:
                 yield each
 
     def serve(self) -> int:
-        """Do what the first process says, until it says that it ends, and with which exit code."""
+        """Follow the messages of the first process, and return its exit code."""
         function: Callable[[Any], Any] = _do_nothing
         items: Sequence[Any] = ()
         unfit: _Failure | None = None
@@ -243,25 +260,26 @@ class _Team:
                     unfit = _Failure.of(error)
             else:
                 number = details + self.rank
-                # Every helper answers in every round; where there is no item left for it, its
-                # answer counts nothing.
-                self.gather(
-                    unfit
-                    or (self.outcome(function, items[number]) if number < len(items) else None)
-                )
+                outcome: Any = unfit
+                if unfit is None and number < len(items):
+                    outcome = self.outcome(function, items[number])
+                # Gathering is collective: a helper without an item answers None, which the first
+                # process drops.
+                self.gather(outcome)
 
     def own_device(self, kind: str) -> torch.device:
-        """The CPU, or the GPU of this process. Raises `DeviceError` where there is none."""
+        """Pick the CPU, or the GPU of this process. Raises `DeviceError` without one."""
         local = int(os.environ.get("LOCAL_RANK", "0"))
         return pick_device("cpu" if kind == "cpu" else f"{kind}:{local}")
 
     def join(self, device: torch.device) -> None:
-        """Connect all processes: gloo between CPUs, and NCCL between GPUs."""
+        """Connect all processes, by gloo between CPUs and by NCCL between GPUs."""
         self.device = device
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            backend,
             store=PrefixStore("group", self.store),
             rank=self.rank,
             world_size=self.size,
@@ -273,14 +291,14 @@ class _Team:
             _require_same(found)
 
     def connect(self, device: torch.device) -> None:
-        """`join`, in the first process, which says why it cannot."""
+        """Call `join` in the first process. Raises `WorkerError` if that fails."""
         try:
             self.join(device)
         except RuntimeError as error:
             raise WorkerError(
-                f"The workers cannot be connected: {_first_line(error)}.",
-                "A worker has ended, or its network (of gloo, or of NCCL between GPUs) is not set up: what it or the "
-                "launcher printed may say why.",
+                f"The workers cannot be connected{_describe_interface()}.",
+                "Check that every worker still runs and that the network (of gloo, or of NCCL "
+                "between GPUs) is set up: the output of the worker or of the launcher may say why.",
             ) from error
 
     def part(self) -> None:
@@ -290,19 +308,23 @@ class _Team:
                 dist.destroy_process_group()
 
     def outcome(self, function: Callable[[Item], Result], item: Item) -> Result | _Failure:
-        """What the function gives or raises, in this process alone."""
+        """Compute an item in this process, and return its result or its failure."""
         self.busy = True
         try:
             with reproducible_kernels(self.device or torch.device("cpu")):
                 return function(item)
         except Exception as error:
-            return _Failure(error) if self.rank == 0 else _Failure.of(error)
+            if self.rank == 0:
+                return _Failure(error)
+            return _Failure.of(error)
         finally:
             self.busy = False
 
     def gather(self, outcome: Any, count: int = 0) -> list[Any]:
-        """The outcomes of ranks 0 … count - 1 in the first process; nothing in the others. Tensors
-        go by themselves.
+        """Collect the outcomes of ranks 0 … count - 1 in the first process.
+
+        The other processes get an empty list. Tensors are sent on their own, without being
+        pickled.
         """
         alone = isinstance(outcome, Tensor)
         announced = _Shape(outcome.shape, outcome.dtype) if alone else _pack(outcome)
@@ -325,37 +347,39 @@ class _Team:
 
 
 def _pack(value: object) -> bytes:
-    """A value for another process of this run."""
+    """Serialise a value for another process of this run."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
 
 
 def _do_nothing(item: Any) -> None:
-    """What there is to do before there is a job."""
+    """Do nothing: the function before the first job."""
 
 
 def _unpack(data: bytes, device: torch.device | None) -> Any:
-    """A value of another process of this run, what was on its GPU on the GPU of this one."""
+    """Read a value of another process of this run.
+
+    Tensors from the GPU of that process come to the GPU of this one.
+    """
     own = device if device is not None and device.type == "cuda" else torch.device("cpu")
 
     def place(storage: Any, location: str) -> Any:
-        return (
-            storage.cuda(own.index)
-            if location.startswith("cuda") and own.type == "cuda"
-            else storage
-        )
+        if location.startswith("cuda") and own.type == "cuda":
+            return storage.cuda(own.index)
+        return storage
 
+    # Whole functions travel, so that weights_only is not possible. The bytes are from processes of
+    # this run, which run the same code: they have no power that this process does not have.
     return torch.load(io.BytesIO(data), map_location=place, weights_only=False)
 
 
 def _environment(device: torch.device) -> dict[str, str]:
-    """What the bits may depend on beside the inputs, by name."""
-    kind = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else torch.backends.cpu.get_cpu_capability()
-    )
+    """Everything besides the inputs that bits may depend on, by name."""
+    if device.type == "cuda":
+        kind = torch.cuda.get_device_name(device)
+    else:
+        kind = torch.backends.cpu.get_cpu_capability()
     threads = str(torch.get_num_threads())
     return {
         "editspec": __version__,
@@ -368,30 +392,42 @@ def _environment(device: torch.device) -> dict[str, str]:
 def _require_same(found: list[dict[str, str]]) -> None:
     """Raise a `WorkerError` unless all processes compute alike."""
     first = found[0]
-    others = [
-        f"worker {rank} on {each['on']}: {name} {each.get(name, '-')}, and worker 0 has {first[name]}"
-        for rank, each in enumerate(found)
-        for name in first
-        if name != "on" and each.get(name) != first[name]
-    ]
-    if others:
+    lines = []
+    for rank, each in enumerate(found):
+        for name, value in first.items():
+            own = each.get(name, "-")
+            if name != "on" and own != value:
+                lines.append(
+                    f"worker {rank} on {each['on']}: {name} {own}, and worker 0 has {value}"
+                )
+    if lines:
         raise WorkerError(
-            "The workers compute in different environments, and their numbers could not be added up:\n  "
-            + "\n  ".join(others),
+            "The workers compute in different environments, so that their numbers cannot be added "
+            "up:\n  " + "\n  ".join(lines),
             "Start the run on machines with the same processors (or GPUs) and the same software.",
         )
 
 
 def _name_worker(error: Exception, rank: int) -> Exception:
-    """An error of a helper, as the first process raises it."""
+    """Make the error that the first process raises for the error of a helper."""
     if isinstance(error, EditError):
         error.message = f"worker {rank}: {error.message}"
         return error
     return WorkerError(
         f"worker {rank}: {type(error).__name__}: {_first_line(error)}.",
-        "This is a defect of editspec, unless a single process says otherwise. Please report it.",
+        DEFECT,
     )
 
 
+def _describe_interface() -> str:
+    """Describe the network interface that the environment names; empty without one."""
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        name = os.environ.get(variable)
+        if name:
+            return f" over the network interface {name}, which {variable} names"
+    return ""
+
+
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")

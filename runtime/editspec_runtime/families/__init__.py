@@ -1,1 +1,1 @@
-"""The families of models that can be edited: one folder each, entered in `registry`."""
+"""The families of models that can be edited, one folder each."""

@@ -1,4 +1,4 @@
-"""From a file to weights, and from weights to a model that computes."""
+"""Readers of weights from files, and makers of models from weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from editspec_runtime.core.compatibility import EDITSPEC, Compatibility
 from editspec_runtime.core.fields import ModelFields
+from editspec_runtime.core.model import Model
 from editspec_runtime.errors import WeightsError
 from editspec_runtime.families.origin import Origin
 from editspec_runtime.families.registry import (
@@ -30,9 +31,10 @@ from editspec_runtime.io.files import (
 from editspec_runtime.io.places import SUFFIXES, container_of
 from editspec_runtime.io.shards import is_sharded, read_stored
 from editspec_runtime.io.weights import Container, Weights, place_tensor
-from editspec_runtime.modalities.image.generator import Generator
 
 PICKLE = ".pkl"
+FEW = 6
+"""Tensors that a message names."""
 
 
 def make_model(
@@ -44,15 +46,23 @@ def make_model(
     precision: str = "float32",
     device: torch.device | None = None,
     compatibility: Compatibility = EDITSPEC,
-) -> Generator:
-    """A model of a family around tensors, brought to `precision` and `device`.
+) -> Model:
+    """Make a model of a family around tensors, brought to `precision` and `device`.
 
     Parameters
     ----------
+    family
+        The name of the family.
+    weights
+        The tensors by their names in the model.
     fields
-        What a spec says of the model. Default: nothing but the family.
+        The fields of ``model:`` in a spec. Default: the family alone.
     origin
-        Where the model comes from, for families whose weights do not tell all.
+        The origin of the model, for families whose weights do not tell all.
+    precision, device
+        ``float32`` or ``float64``, and where the model computes. Default: float32, in place.
+    compatibility
+        The way in which the numbers are made.
 
     Raises
     ------
@@ -63,7 +73,7 @@ def make_model(
     """
     found = find_family(family)
     make = import_function(found.make)
-    model: Generator = make(
+    model: Model = make(
         _place(weights, precision, device),
         fields or found.fields(family=family, weights=""),
         origin or Origin(),
@@ -83,15 +93,15 @@ def _place(
 def read_weights(path: Path) -> Weights:
     """Read the weights of a model from a file, or from several with an index.
 
-    Reads ``.safetensors``, ``.pt`` and ``.pth``, and what the readers of the families know, such as
-    NVIDIA's ``.pkl``. Of all but safetensors, the tensors of the model alone are kept.
+    Reads ``.safetensors``, ``.pt`` and ``.pth``, and the files that the readers of the families
+    know. Of all but safetensors, the tensors of the model alone are kept.
 
     Raises
     ------
     FileError
         The file is missing, damaged, or holds code.
     WeightsError
-        It holds no model, or numbers that are not finite.
+        The file holds no model, or numbers that are not finite.
     """
     weights = _read_sharded(path) if is_sharded(path) else _read_file(path)
     _require_sound(weights.tensors, path)
@@ -110,7 +120,8 @@ def _read_file(path: Path) -> Weights:
     readers: dict[str, str] = {}
     for family in FAMILIES.values():
         readers |= family.readers
-    # Such a file may look like one of another kind, and its name tells.
+    # The first bytes of such a file may be those of another kind (.pt2 and .pt are both archives):
+    # its name decides.
     if path.suffix in readers and SUFFIXES.get(path.suffix) != "pickle":
         return Weights(import_function(readers[path.suffix])(path))
     kind = container_of(path)
@@ -122,7 +133,7 @@ def _read_file(path: Path) -> Weights:
 
 
 def _take_model(named: Mapping[str, Tensor], metadata: Mapping[str, object]) -> Weights:
-    """The weights of the model among the tensors of a file."""
+    """Pick the weights of the model from the tensors of a file."""
     found = find_container(named)
     part = found.model_part(named)
     inside = {found.name(name) for name in part}
@@ -131,25 +142,30 @@ def _take_model(named: Mapping[str, Tensor], metadata: Mapping[str, object]) -> 
 
 
 def _read_torch(path: Path) -> Weights:
-    """The weights of a checkpoint of torch: the state dict of a model, bare or under a name."""
+    """Read a checkpoint of torch: the state dict of a model, bare or under a name."""
     content = read_torch(path)
     if not isinstance(content, dict):
         raise WeightsError(
-            f"{path} holds a {type(content).__name__}, expected a rosinality checkpoint or a state "
-            "dict."
+            f"{path} holds a {type(content).__name__}, expected {_say_expected()}.",
+            "Save the state dict of the model: torch.save(model.state_dict(), PATH).",
         )
-    container = next(
-        (each for each in containers() if each.prefix.removesuffix(".") in content), Container()
-    )
-    whole = container.prefix.removesuffix(".")
-    state = content[whole] if whole else content.get("state_dict", content)
-    if not isinstance(state, dict) or not any(isinstance(t, Tensor) for t in state.values()):
+    container = Container()
+    for each in containers():
+        if _key_of(each) in content:
+            container = each
+            break
+    state = content.get("state_dict", content)
+    if container.prefix:
+        state = content[_key_of(container)]
+    tensors = {}
+    if isinstance(state, dict):
+        tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
         found = ", ".join(map(str, list(content)[:8])) or "nothing"
         raise WeightsError(
-            f"{path} holds no generator: expected g_ema, state_dict or a bare state dict of "
-            f"tensors, found {found}."
+            f"{path} holds no model: expected {_say_expected()}, found {found}.",
+            "Save the state dict of the model: torch.save(model.state_dict(), PATH).",
         )
-    tensors = {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     for each in containers():
         for name in each.beside:
             if isinstance(content.get(name), Tensor):
@@ -157,31 +173,48 @@ def _read_torch(path: Path) -> Weights:
     return Weights(tensors, container)
 
 
-def _require_sound(generator: Mapping[str, Tensor], path: Path) -> None:
-    odd = {name: kind for name, tensor in sorted(generator.items()) if (kind := _odd(tensor))}
+def _key_of(container: Container) -> str:
+    """The key of the model in a checkpoint of the whole training."""
+    return container.prefix.removesuffix(".")
+
+
+def _say_expected() -> str:
+    """Say what a checkpoint of torch may hold, by the containers of the families."""
+    keys = [_key_of(container) for container in containers()]
+    return f"{', '.join([*keys, 'state_dict'])} or a bare state dict of tensors"
+
+
+def _require_sound(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise a `WeightsError` where tensors cannot be computed with, or are not finite."""
+    odd = []
+    for name, tensor in sorted(tensors.items()):
+        if kind := _name_odd_kind(tensor):
+            odd.append(f"{name} ({kind})")
     if odd:
-        few = ", ".join(f"{name} ({kind})" for name, kind in list(odd.items())[:6])
+        rest = f" and {len(odd) - FEW} more" if len(odd) > FEW else ""
         raise WeightsError(
-            f"{path} holds tensors that editspec does not compute with: {few}"
-            + (f" and {len(odd) - 6} more." if len(odd) > 6 else "."),
-            "Save the generator with dense tensors in float32, float16 or bfloat16.",
+            f"{path} holds tensors that editspec does not compute with: "
+            f"{', '.join(odd[:FEW])}{rest}.",
+            "Save the model with dense tensors in float32, float16 or bfloat16.",
         )
-    bad = [name for name, tensor in sorted(generator.items()) if not bool(tensor.isfinite().all())]
+    bad = [name for name, tensor in sorted(tensors.items()) if not bool(tensor.isfinite().all())]
     if bad:
-        half = all(str(generator[name].dtype) == "torch.float16" for name in bad)
+        rest = f" and {len(bad) - FEW} more tensors" if len(bad) > FEW else ""
+        hint = "Such weights compute nothing; use an earlier checkpoint of the training."
+        if all(tensors[name].dtype == torch.float16 for name in bad):
+            hint = (
+                "Numbers beyond 65504 become infinite in float16; use the checkpoint in float32, "
+                "or in bfloat16."
+            )
         raise WeightsError(
-            f"{path} holds numbers that are not finite (NaN or infinity) in {', '.join(bad[:6])}"
-            + (f" and {len(bad) - 6} more tensors." if len(bad) > 6 else "."),
-            "Numbers beyond 65504 become infinite in float16; use the checkpoint in float32, or in bfloat16."
-            if half
-            else "A generator with such weights draws nothing; use an earlier checkpoint of the training.",
+            f"{path} holds numbers that are not finite (NaN or infinity) in "
+            f"{', '.join(bad[:FEW])}{rest}.",
+            hint,
         )
 
 
-def _odd(tensor: Tensor) -> str:
-    """What keeps a tensor from being computed with and digested, in words; empty where nothing
-    does.
-    """
+def _name_odd_kind(tensor: Tensor) -> str:
+    """Name a kind of tensor that cannot be computed with; empty for any other."""
     kind = str(tensor.dtype).removeprefix("torch.")
     if tensor.layout != torch.strided:
         return "sparse"

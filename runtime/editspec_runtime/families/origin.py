@@ -1,4 +1,4 @@
-"""Where a model comes from, besides its tensors."""
+"""The origin of a model, besides its tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model comes from.
+    """The file, the folder and the permission that a model is made with.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The families of models that can be edited: one entry each. Imports no torch."""
+"""The registry of the families of models that can be edited; imports no torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Family:
     Attributes
     ----------
     name
-        What a spec calls it.
+        The name that a spec gives.
     modality
         The modality of its inputs and outputs, which decides what an edit of it may say.
     fields
@@ -41,19 +41,22 @@ class Family:
         ``module:function``, imported where a model is made: from ``(weights, fields, origin,
         compatibility)`` to a model.
     description, loads
-        What the models are, and which files are read, for people.
+        The models and the files that are read, in words for people.
+    loading
+        The fields of ``model:`` that say which network is loaded. A text from a browser may not
+        change them.
     readers
         By the ending of a file that holds more than named tensors, ``module:function``: from the
         path to the tensors by name.
     prefix
-        What a checkpoint of the whole training puts before the names of the model; empty where
-        there is no such checkpoint.
+        The text that a checkpoint of the whole training puts before the names of the model; empty
+        where there is no such checkpoint.
     beside
         Tensors that belong to the model and lie in such a checkpoint without the prefix.
     runs_code
         Whether a spec can name foreign code that makes the network.
     export_note
-        What somebody who uses an exported adapter of this family has to know; may be empty.
+        A note for users of an exported adapter of this family; may be empty.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Family:
     make: str
     description: str
     loads: str
+    loading: tuple[str, ...] = ("weights",)
     readers: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
     beside: tuple[str, ...] = ()
@@ -80,7 +84,10 @@ def register_family(family: Family) -> None:
 
 
 def find_family(name: str) -> Family:
-    """The family of a name. Raises `WeightsError`, with the nearest name, where there is none."""
+    """Find a family by its name.
+
+    Raises `WeightsError`, with the nearest name, where there is none.
+    """
     if name in FAMILIES:
         return FAMILIES[name]
     near = difflib.get_close_matches(name, FAMILIES, n=1)
@@ -91,7 +98,7 @@ def find_family(name: str) -> Family:
 
 
 def read_architecture(family: str, tensors: Mapping[str, TensorInfo]) -> Architecture:
-    """The layers and sizes of a model of this family, from the names and shapes of its tensors.
+    """Read the layers and sizes of a model from the names and shapes of its tensors.
 
     `tensors` are named as in the model, without the prefix of a checkpoint. Raises `WeightsError`
     for an unknown family, or tensors that do not fit it.
@@ -106,13 +113,21 @@ def read_architecture(family: str, tensors: Mapping[str, TensorInfo]) -> Archite
 
 
 def containers() -> list[Container]:
-    """What files of whole trainings hold around the models of the families."""
+    """The containers of whole trainings, one for each family that has such files."""
     families = [family for family in FAMILIES.values() if family.prefix]
     return [Container(family.prefix, family.beside) for family in families]
 
 
+def loading_fields() -> tuple[str, ...]:
+    """The fields of ``model:`` that say which network is loaded, of all families."""
+    fields = {"family": None}
+    for family in FAMILIES.values():
+        fields |= dict.fromkeys(family.loading)
+    return tuple(fields)
+
+
 def find_container(names: Iterable[str]) -> Container:
-    """What a file of tensors with these names holds around its model; mostly nothing."""
+    """Find the container of a file by the names of its tensors; mostly an empty one."""
     known = list(names)
     for container in containers():
         if any(name.startswith(container.prefix) for name in known):
@@ -121,7 +136,7 @@ def find_container(names: Iterable[str]) -> Container:
 
 
 def read_fields(model: BaseModel) -> ModelFields:
-    """The fields of a family from the ``model:`` of a checked spec."""
+    """Read the fields of a family from the ``model:`` of a checked spec."""
     if isinstance(model, ModelFields):
         return model
     fields = find_family(str(getattr(model, "family", ""))).fields
@@ -129,7 +144,7 @@ def read_fields(model: BaseModel) -> ModelFields:
 
 
 def import_function(place: str) -> Callable[..., Any]:
-    """The function that ``module:function`` names, whose module is imported only now."""
+    """Import the function that ``module:function`` names."""
     module, _, name = place.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), name)
     return function
@@ -150,11 +165,11 @@ register_family(
             "names in .safetensors; NVIDIA's .pkl of stylegan2-ada-pytorch and stylegan3 "
             "(StyleGAN2 configurations, class-conditional too)"
         ),
-        readers={".pkl": f"{ROOM}.stylegan2.pickled:read_pickled"},
+        readers={".pkl": f"{ROOM}.stylegan2.pickled:read_nvidia_pickle"},
         prefix="g_ema.",
         beside=("latent_avg",),
         export_note=(
-            "StyleGAN2 modulates its weights, and so its convolutions are no nn.Conv2d: peft can "
+            "StyleGAN2 modulates its weights, and so its convolutions are not nn.Conv2d: peft can "
             "merge this adapter into nn.Conv2d modules of the same names (docs/supply-chain.md "
             "shows how), but cannot run it beside the model."
         ),
@@ -190,6 +205,7 @@ register_family(
             "state dicts in .safetensors and .pt, with model.module in the spec; files of "
             "torch.export (.pt2) alone"
         ),
+        loading=("weights", "module", "layers", "latent_shape"),
         readers={".pt2": f"{ROOM}.torch_module.exported:read_state"},
         runs_code=True,
     )

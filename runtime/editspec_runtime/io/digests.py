@@ -58,7 +58,7 @@ def tensor_row(name: str, tensor: Tensor) -> Row:
 
 
 def make_row(name: str, tensor: Tensor, sha256: str) -> Row:
-    """Make the row of a tensor in the digest of weights from the `sha256` of its bytes."""
+    """Make the row of a tensor in the digest of weights from a known `sha256`."""
     dtype = SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")]
     return name, dtype, list(tensor.shape), sha256
 

@@ -97,7 +97,7 @@ def parse_remote(weights: str, cache: Cache, pin: str | None = None) -> Remote:
 
 
 def _read_fragment(weights: str, fragment: str) -> str:
-    """The digest in ``sha256=…``. Raises `FileError` where the fragment is anything else."""
+    """Read the digest in ``sha256=…``. Raises `FileError` for any other text."""
     found = re.fullmatch(r"sha256=([0-9a-f]{64})", fragment)
     if found is None:
         raise FileError(
@@ -201,7 +201,7 @@ def _interruption(source: Remote, part: Path, why: str) -> FileError:
 
 
 def _require_digest(source: Remote, arrived: Path) -> None:
-    """Remove what arrived and raise a `FileError`, unless it has the digest of `source`."""
+    """Remove a file and raise `FileError`, unless it has the digest of `source`."""
     if source.sha256 is None:
         return
     with arrived.open("rb") as file:

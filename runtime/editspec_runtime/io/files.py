@@ -7,6 +7,7 @@ final name.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -36,7 +37,7 @@ LEGACY_TORCH = bytes.fromhex("6cfc9c46f9206aa85019")
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """The dtype (``F32``, ``BF16``, …) and the shape of a tensor in a safetensors file."""
+    """The dtype, such as ``BF16``, and the shape of a tensor in a safetensors file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -78,7 +79,7 @@ def require_file(path: Path) -> None:
 
 
 def begins_with(path: Path, mark: bytes) -> bool:
-    """Whether a file begins with these bytes. Raises `FileError` where it cannot be read."""
+    """Whether a file begins with a mark. Raises `FileError` if it is unreadable."""
     require_file(path)
     with path.open("rb") as file:
         return file.read(len(mark)) == mark
@@ -100,7 +101,7 @@ def read_header(path: Path) -> Header:
                 tensors[name] = TensorInfo(entry.get_dtype(), tuple(entry.get_shape()))
             return Header(tensors, dict(file.metadata() or {}))
     except (SafetensorError, OSError) as error:
-        raise _unreadable(path, "a whole safetensors file") from error
+        raise unreadable(path, "a whole safetensors file") from error
 
 
 def read_offsets(path: Path) -> dict[str, tuple[int, int]]:
@@ -135,7 +136,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise _unreadable(path, "a whole safetensors file") from error
+        raise unreadable(path, "a whole safetensors file") from error
 
 
 def read_torch(path: Path) -> object:
@@ -144,8 +145,6 @@ def read_torch(path: Path) -> object:
     Code is never run. Raises `FileError` where the file is missing, damaged, or holds anything
     else.
     """
-    import argparse
-
     import torch
 
     require_file(path)
@@ -157,37 +156,13 @@ def read_torch(path: Path) -> object:
     except Exception as error:  # torch's reader meets damage with errors of many kinds
         foreign = re.search(r"(?:GLOBAL|global|Unsupported class) ([\w.]+)", str(error))
         if foreign is None:
-            raise _unreadable(path, "a readable torch checkpoint") from error
+            raise unreadable(path, "a readable torch checkpoint") from error
         raise FileError(
             f"{path} holds more than tensors and plain containers ({foreign[1]}), and such a file "
             "can run code when it is read. It was not executed.",
             "Save the generator's state dict alone (or as .safetensors) in the environment that "
             "made the file.",
         ) from error
-
-
-def read_pickle(path: Path) -> object:
-    """Read a ``.pkl`` file: plain containers, tensors, and modules as data.
-
-    Modules are `pickles.Module`, and code is never run. Raises `FileError` where the file is
-    missing, damaged, or holds anything else, which is named.
-    """
-    from editspec_runtime.io import pickles
-
-    require_file(path)
-    try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's old storages, which old pickles hold
-            return pickles.load(file)
-    except pickles.ForeignGlobal as error:
-        raise FileError(
-            f"{path} holds more than a generator, plain containers and tensors ({error.name}), and "
-            "such a file can run code when it is read. It was not executed.",
-            "Pickles of NVIDIA's generators are read. Of any other model, save the generator's "
-            "state dict (or a .safetensors) in the environment that made the file.",
-        ) from error
-    except Exception as error:  # the unpickler meets damage with errors of many kinds
-        raise _unreadable(path, "a readable pickle") from error
 
 
 def detect_container(path: Path) -> str:
@@ -221,7 +196,7 @@ def file_digest(path: Path) -> str:
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> bytes:
-    """A safetensors file whose metadata is the one key ``editspec``, holding canonical JSON."""
+    """A safetensors file with canonical JSON under its one metadata key ``editspec``."""
     from safetensors.torch import save
 
     # One key only: the library writes two or more in an order that differs from process to process.
@@ -326,7 +301,7 @@ STAND_INS = {
 """Names and hints for files that often lie where weights should, by their first bytes."""
 
 
-def _unreadable(path: Path, wanted: str) -> FileError:
+def unreadable(path: Path, wanted: str) -> FileError:
     """The error of a file that is not `wanted`, such as ``a readable pickle``."""
     with path.open("rb") as file:
         head = file.read(64)

@@ -1,4 +1,4 @@
-"""Kinds of outputs, each of which may replace what editspec made of its kind alone.
+"""Kinds of outputs, each of which replaces only what editspec made of that kind.
 
 Every kind of output is one `Output`. It is asked before the work whose result it would hold.
 """
@@ -116,12 +116,12 @@ def marked_file(mark: bytes) -> Output:
 
 
 def kept_file(data: bytes) -> Output:
-    """The kind of files that are made once, and may lie there already as they should be."""
+    """The kind of files that are made once, and may be there with this content."""
     return Output(has_content(data), f"{IN_THE_WAY}it is not what the record gives.")
 
 
 def run_folder(mark: str, maker: str) -> Output:
-    """The kind of folders for runs of one `maker`, each of which leaves the file `mark`."""
+    """The kind of folders for the runs of one `maker`, which leaves the file `mark`."""
     return Output(
         is_empty_folder_or(lambda path: path.is_dir() and (path / mark).is_file()),
         f"{IN_THE_WAY}no {maker} of editspec made it.",

@@ -10,18 +10,23 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from editspec_runtime.errors import FileError
+from editspec_runtime.io.files import require_file, unreadable
+
 
 class ForeignGlobal(Exception):
-    """A global that a pickle asks for, and that is neither a plain container nor a tensor.
+    """A global in a pickle that is neither a plain container nor a tensor.
 
     `name` is ``module.name``.
     """
@@ -170,3 +175,25 @@ class _Unpickler(pickle.Unpickler):
 
     def _parameter(self, data: Tensor, *_: Any) -> Tensor:
         return data
+
+
+def read_pickle(path: Path) -> object:
+    """Read a ``.pkl`` file: plain containers, tensors, and modules as data.
+
+    Modules are `Module`, and code is never run. Raises `FileError` where the file is
+    missing, damaged, or holds anything else, which is named.
+    """
+    require_file(path)
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's old storages, which old pickles hold
+            return load(file)
+    except ForeignGlobal as error:
+        raise FileError(
+            f"{path} holds more than a generator, plain containers and tensors ({error.name}), and "
+            "such a file can run code when it is read. It was not executed.",
+            "Pickles of NVIDIA's generators are read. Of any other model, save the generator's "
+            "state dict (or a .safetensors) in the environment that made the file.",
+        ) from error
+    except Exception as error:  # the unpickler meets damage with errors of many kinds
+        raise unreadable(path, "a readable pickle") from error

@@ -59,12 +59,12 @@ def is_sharded(path: Path) -> bool:
     """Whether weights at `path` are an index, or a folder that holds one."""
     try:
         return path.name.endswith(INDEX) or path.is_dir()
-    except OSError:  # a name that is too long: whoever reads it says so
+    except OSError:  # a name that is too long; reading it raises the error for people
         return False
 
 
 def read_stored(path: Path) -> Stored:
-    """Read the headers of a safetensors file, or of all files of an index or its folder.
+    """Read the headers of a safetensors file, or of all files of an index.
 
     Raises `FileError` where a file is missing or damaged, or the index and the files say different
     things.
@@ -125,7 +125,7 @@ def _stored_file(path: Path) -> StoredFile:
 
 
 def _editspec(text: object, path: Path) -> dict[str, Any]:
-    """The metadata of ours in the `text` of a file's metadata; empty where there are none."""
+    """Our own metadata in the `text` of a file's metadata; empty without any."""
     if not isinstance(text, str):
         return {}
     try:

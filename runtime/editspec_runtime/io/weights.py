@@ -1,4 +1,4 @@
-"""Weights as a value: tensors by names that do not depend on the container, and their digest."""
+"""Weights as a value: tensors by their names in the model, and their digest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass
 class _Hash:
-    """The SHA-256 of a tensor's bytes, once it is known; copies of the tensor share it."""
+    """The SHA-256 of a tensor's bytes once it is known, which its copies share."""
 
     sha256: str | None = None
 
@@ -62,7 +62,7 @@ class Weights(Mapping[str, "Tensor"]):
         return len(self.tensors)
 
     def row(self, name: str) -> Row:
-        """The digest row of a tensor: name, safetensors dtype, shape, SHA-256 of its bytes."""
+        """The digest row of a tensor: name, safetensors dtype, shape and SHA-256."""
         tensor = self.tensors[name]
         return digests.make_row(name, tensor, self._sha256(name))
 
@@ -193,7 +193,7 @@ def place_tensor(tensor: Tensor, precision: str, device: torch.device | None) ->
 
 
 def _memory(tensor: Tensor) -> tuple[object, ...]:
-    """A key that tells the bytes of a tensor from those of any other that lives as long."""
+    """A key that tells a tensor's bytes from those of other living tensors."""
     # A view of the same memory in another order has other bytes.
     layout = None if tensor.is_contiguous() else (tensor.shape, tensor.stride())
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.numel(), layout

@@ -1,1 +1,1 @@
-"""Numbers without files: moments, directions, metrics."""
+"""Mathematics without files: moments, directions, metrics."""

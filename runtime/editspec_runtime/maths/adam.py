@@ -10,16 +10,16 @@ from torch.optim.adam import adam
 
 
 class Adam:
-    """Adam over some tensors, from the gradients that they have.
+    """Adam on some tensors, from the gradients that are stored at them.
 
-    The numbers are those of ``torch.optim.Adam(tensors, lr=rate, fused=True)``. Its first step
-    imports the compiler of torch, which takes the larger part of a second of every process, and its
-    steps take twice as long on small tensors.
+    The numbers are those of ``torch.optim.Adam(tensors, lr=rate, fused=True)``. That class is not
+    used because its first step imports the compiler of torch, which takes most of a second in every
+    process, and because its steps take twice as long on small tensors.
 
     Parameters
     ----------
     tensors
-        What is changed, in place; each lies in memory as its gradients do.
+        The tensors, which are changed in place. Each needs the memory layout of its gradients.
     rate
         The learning rate.
     """
@@ -38,13 +38,16 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step of all tensors that have a gradient."""
-        columns: tuple[list[Tensor], ...] = ([], [], [], [], [])
-        for row in zip(self.tensors, self.means, self.squares, self.steps, strict=True):
-            if row[0].grad is not None:
-                for column, part in zip(columns, (row[0], row[0].grad, *row[1:]), strict=True):
-                    column.append(part)
-        tensors, gradients, means, squares, steps = columns
+        """Take one step of all tensors that have a gradient."""
+        tensors, gradients, means, squares, steps = [], [], [], [], []
+        for number, tensor in enumerate(self.tensors):
+            if tensor.grad is None:
+                continue
+            tensors.append(tensor)
+            gradients.append(tensor.grad)
+            means.append(self.means[number])
+            squares.append(self.squares[number])
+            steps.append(self.steps[number])
         adam(
             tensors,
             gradients,

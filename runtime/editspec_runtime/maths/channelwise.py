@@ -1,4 +1,4 @@
-"""The form of a layer's function in which each output channel follows from its own weights."""
+"""The form of functions that compute each output channel from its own weights."""
 
 from __future__ import annotations
 
@@ -16,37 +16,36 @@ from editspec_runtime.core.model import LayerFunction
 
 @dataclass(frozen=True)
 class ChannelwiseFunction:
-    """f(K*; W0 + A D) where the coefficients A alone are unknown, for J images, P positions and O
-    output channels.
+    """The function f(K*; W0 + A D) of the coefficients A alone.
 
-    With a[o] the n = s * kh * kw coefficients of channel o, the value of image j there is, position
-    by position,
+    There are J items, P positions and O output channels. If a[o] are the n = s * kh * kw
+    coefficients of channel o, the value of item j at that channel is, position by position,
 
         gain * leaky_relu((response[j, o] + design[j] a[o]) * factor[j, o] + offset[j, o], slope)
         factor[j, o] = rsqrt(energy[j, o] + 2 cross[j, o] a[o] + a[o] gram[j] a[o] + 1e-8)
 
-    which equals the function itself up to rounding, and costs s instead of in_channels.
+    This equals the function up to rounding (paper Eqn. 17), and costs s instead of in_channels.
 
     Attributes
     ----------
     response
-        What the unedited weight gives before demodulation, [J, O, P].
+        The answer of the unedited weight before demodulation, [J, O, P].
     design
-        What each coefficient adds to it, the same for all output channels, [J, P, n].
+        The amount that each coefficient adds to the answer, shared by the channels, [J, P, n].
     offset
-        What is added after demodulation, [1 or J, O, P].
+        The term that is added after demodulation, [1 or J, O, P].
     energy, cross, gram
-        Of the demodulation: [J, O], [J, O, n] and [J, n, n]; all None where the layer has none
-        (factor 1).
+        The terms of the demodulation: [J, O], [J, O, n] and [J, n, n]; all None for a layer without
+        demodulation (factor 1).
     multiplier
-        What each output channel is multiplied by in place of the demodulation, [1, O], of any sign;
-        None for 1.
+        A factor of each output channel in place of the demodulation, [1, O], of any sign; None
+        for 1.
     slope, gain
-        Of the activation; 1 and 1 where the layer has none.
+        The negative slope and the gain of the activation; 1 and 1 for a layer without activation.
     clamp
-        The largest value either way; None where there is no limit.
+        The largest absolute value; None where there is no limit.
     scale
-        What the weight is multiplied by before it is used.
+        The factor that the weight is multiplied by before it is used.
     """
 
     response: Tensor
@@ -62,38 +61,41 @@ class ChannelwiseFunction:
     scale: float = 1.0
 
     def answer(self, coefficients: Tensor) -> Tensor:
-        """What the weight gives before demodulation, [J, O, P], of coefficients [O, n]."""
-        return torch.baddbmm(
-            self.response, coefficients.expand(len(self.design), -1, -1), self.design.mT
-        )
+        """Compute the answer before demodulation, [J, O, P], of coefficients [O, n]."""
+        repeated = coefficients.expand(len(self.design), -1, -1)
+        return torch.baddbmm(self.response, repeated, self.design.mT)
 
     def demodulation(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        """The factor [J, O] of coefficients [O, n]; of what it is the inverse root of, half the
-        gradient [J, O, n].
+        """Compute the factor of the demodulation for coefficients [O, n].
+
+        Returns the factor [J, O], and half the gradient [J, O, n] of the sum of squares whose
+        inverse root the factor is.
         """
         if self.energy is None or self.cross is None or self.gram is None:
             shape = self.response.shape[:2]
-            factor = (
-                self.response.new_ones(shape)
-                if self.multiplier is None
-                else self.multiplier.expand(shape)
-            )
+            if self.multiplier is None:
+                factor = self.response.new_ones(shape)
+            else:
+                factor = self.multiplier.expand(shape)
             return factor, self.response.new_zeros(coefficients.shape)[None]
         pull = torch.baddbmm(self.cross, coefficients.expand(len(self.gram), -1, -1), self.gram)
         energy = self.energy + ((self.cross + pull) * coefficients).sum(-1)
-        # The sum of squares is never negative; rounding might make it so.
+        # The sum of squares is not negative, but rounding may make it so. 1e-8 is StyleGAN2's.
         return (energy.clamp_min_(0) + 1e-8).rsqrt_(), pull
 
     def loss_and_gradient(self, coefficients: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """mean |V* - f| of coefficients [O, n] and V* [J, O, P], and its gradient [O, n].
+        """Compute mean |V* - f| and its gradient [O, n] by the coefficients.
 
-        By hand, as for maps of a few hundred positions the bookkeeping of autograd takes longer
-        than the numbers.
+        The coefficients are [O, n], V* (`wanted`) is [J, O, P].
+
+        The gradient is written out by hand because, for maps of a few hundred positions, the
+        bookkeeping of autograd takes longer than the arithmetic.
         """
         answer, (factor, pull) = self.answer(coefficients), self.demodulation(coefficients)
         whole = torch.addcmul(self.offset, answer, factor[..., None])
         value = F.leaky_relu(whole, self.slope).mul_(self.gain)
-        residual = (value if self.clamp is None else value.clamp(-self.clamp, self.clamp)) - wanted
+        residual = self._limit(value) - wanted
+        # Backwards through the absolute value, the activation, the clamp and the demodulation.
         push = residual.sign()
         push = torch.where(whole > 0, push, self.slope * push)
         if self.clamp is not None:
@@ -105,31 +107,32 @@ class ChannelwiseFunction:
         return residual.abs_().mean(), gradient
 
     def __call__(self, coefficients: Tensor) -> Tensor:
-        """The values [J, O, P] of coefficients [O, n]."""
+        """Compute the values [J, O, P] of coefficients [O, n]."""
         factor, _ = self.demodulation(coefficients)
-        value = (
-            F.leaky_relu(self.answer(coefficients) * factor[..., None] + self.offset, self.slope)
-            * self.gain
-        )
+        whole = self.answer(coefficients) * factor[..., None] + self.offset
+        return self._limit(F.leaky_relu(whole, self.slope) * self.gain)
+
+    def _limit(self, value: Tensor) -> Tensor:
+        """Clamp a value where the layer does so."""
         return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
 
 
 def unit_kernels(sizes: Sequence[int], like: Tensor) -> Tensor:
-    """One output channel per coefficient of `sizes` [s, kh, kw], whose kernel is one at its own
-    direction and tap.
+    """Make the kernels that are 1 at one direction and tap, and 0 elsewhere.
 
-    [s * kh * kw, s, kh, kw], on the device and in the precision of `like`.
+    Returns [s * kh * kw, s, kh, kw] for `sizes` [s, kh, kw]: one output channel for each
+    coefficient, on the device and in the precision of `like`.
     """
     return torch.eye(math.prod(sizes)).to(like).view(-1, *sizes)
 
 
 @runtime_checkable
 class Channelwise(Protocol):
-    """The power of a layer's function to give its form `ChannelwiseFunction`."""
+    """The power of a layer's function to give its form as a `ChannelwiseFunction`."""
 
     @property
     def is_channelwise(self) -> bool:
-        """Whether the function has that form: for some modules this follows from their settings."""
+        """Whether the function has that form, which may depend on its settings."""
 
     def channelwise(
         self,
@@ -138,23 +141,23 @@ class Channelwise(Protocol):
         directions: Tensor,
         arguments: Mapping[str, Tensor],
     ) -> ChannelwiseFunction | None:
-        """Give the function with A alone unknown, W = `weight` + A D.
+        """Make the function of A alone, where W = `weight` + A D.
 
-        None where the function has no such form. `directions` is D [s, in_features]; the rest is
-        as in the call of the function.
+        Returns None if the function has no such form. `directions` is D [s, in_features]. The other
+        parameters are those of the call of the function.
         """
 
 
 @dataclass(frozen=True)
 class MatrixFunction(LayerFunction):
-    """f(k; W) = W k + b at every position: the linear layer of a sequence.
+    """The function f(k; W) = W k + b at every position of a sequence.
 
     Keys are [n, positions, in], values [n, positions, out], W is [out, in].
 
     Attributes
     ----------
     bias
-        b, [out]; None for none.
+        b, [out]; None for a layer without a bias.
     """
 
     bias: Tensor | None = None
@@ -162,7 +165,7 @@ class MatrixFunction(LayerFunction):
     is_channelwise: ClassVar[bool] = True
 
     def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
-        """The values of keys."""
+        """Compute the values of keys."""
         return F.linear(key, weight, None if self.bias is None else self.bias.to(key))
 
     def channelwise(
@@ -172,7 +175,7 @@ class MatrixFunction(LayerFunction):
         directions: Tensor,
         arguments: Mapping[str, Tensor],
     ) -> ChannelwiseFunction:
-        """The function with A alone unknown, W = `weight` + A D."""
+        """Make the function of A alone, where W = `weight` + A D."""
         response = value_by_channel(key @ weight.mT, weight)
         offset = torch.zeros_like(response[:1])
         if self.bias is not None:
@@ -181,12 +184,15 @@ class MatrixFunction(LayerFunction):
 
 
 def value_by_channel(value: Tensor, weight: Tensor) -> Tensor:
-    """A value as [J, O, P]: of a matrix [J, P, O] turned, of a kernel [J, O, h, w] flattened."""
+    """Bring a value into the shape [J, O, P].
+
+    The values of a matrix [J, P, O] are transposed, those of a kernel [J, O, h, w] are flattened.
+    """
     return value.mT if weight.ndim == 2 else value.flatten(2)
 
 
 def is_channelwise(function: LayerFunction) -> bool:
-    """Whether each output channel of a function follows from its own weights alone."""
+    """Whether each output channel of a function depends only on its own weights."""
     return isinstance(function, Channelwise) and function.is_channelwise
 
 
@@ -197,7 +203,10 @@ def channelwise_form(
     directions: Tensor,
     arguments: Mapping[str, Tensor],
 ) -> ChannelwiseFunction | None:
-    """The function with A alone unknown, as `Channelwise.channelwise`; None without that form."""
+    """Make the function of A alone, as `Channelwise.channelwise` does.
+
+    Returns None if the function has no such form.
+    """
     if not isinstance(function, Channelwise):
         return None
     return function.channelwise(key, weight, directions, arguments)

@@ -1,9 +1,9 @@
-"""Least squares of a function that acts on each output channel alone, in tens of small steps.
+"""Least squares for functions that compute each output channel on its own.
 
-Each output channel is a problem of its own, on s * kh * kw unknowns, and all of them are solved at
-once. The unknowns are measured in the metric of the second moment, so that the predicted collateral
-tr(dW C dW^T) (paper Eqn. 4 to 6 and 12, the taps of a kernel taken as independent) is their sum of
-squares.
+Each output channel is a problem of its own with s * kh * kw unknowns. All channels are solved at
+once, in tens of small steps. The unknowns are in the metric of the second moment, so that the
+predicted collateral tr(dW C dW^T) (paper Eqn. 4 to 6 and 12, for independent taps of a kernel) is
+their sum of squares.
 """
 
 from __future__ import annotations
@@ -23,35 +23,34 @@ from editspec_runtime.maths.metric import energy
 from editspec_runtime.maths.weighted_squares import WeightedSquares
 
 ROUNDING = 0.1
-"""Where |x| is rounded at its kink, as a share of the loss before the edit: there the loss is
-smooth.
-"""
+"""The width over which the kink of |x| is rounded, as a share of the loss before the edit."""
 TOLERANCE = 1e-7
-"""A channel is done when a further step promises less than this share of the objective."""
+"""A channel is done when the next step promises less than this share of the objective."""
 STEPS = 200
-"""Steps at most."""
+"""The largest number of steps."""
 GOOD_ENOUGH = 1e-3
-"""After that many steps, what a further one may promise at most, as a share of the objective."""
+"""The largest promise of a step after `STEPS` steps, as a share of the objective."""
 NEWTON = 0.03
-"""Below this promise, as a share of a channel's objective, the steps take the loss's own
-curvature.
+"""The promise below which steps use the curvature of the loss itself (Newton's method).
+
+It is a share of the objective of a channel.
 """
 BISECTIONS = 14
-"""Halvings of the collateral_weight, as a logarithm, in the search for a budget's."""
+"""The number of bisections of log collateral_weight in the search for a budget."""
 CURVE = tuple(10 ** (exponent / 4) for exponent in range(4, -13, -1))
 """The collateral weights of a curve, falling."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """The answer that one weight of the collateral gives.
+    """The solution for one weight of the collateral.
 
     Attributes
     ----------
     collateral_weight
         The weight lambda of the collateral.
     loss
-        The objective's loss as a share of the loss before the edit.
+        The loss in the objective, as a share of the loss before the edit.
     collateral
         tr(dW C dW^T) / tr(W C W^T).
     coefficients
@@ -66,22 +65,25 @@ class Point:
 
 @dataclass(frozen=True)
 class _State:
-    """Where a problem stands: everything by channel O, image J and position P."""
+    """The state of a problem at some unknowns.
+
+    There are O channels, J items and P positions.
+    """
 
     unknowns: Tensor  # [O, n]
     answer: Tensor  # [J, O, P], before demodulation
-    pull: Tensor  # [J, O, n], half the gradient of the demodulation's sum of squares
-    factor: Tensor  # [J, O]
-    slope: Tensor  # [J, O, P], of the value over the demodulated answer
-    # [J, O, P], one over that answer, rounded at the activation's kink; 0 where it is clamped.
+    pull: Tensor  # [J, O, n], half the gradient of the sum of squares of the demodulation
+    factor: Tensor  # [J, O], of the demodulation
+    slope: Tensor  # [J, O, P], the derivative of the value by the demodulated answer
+    # [J, O, P], 1 / |demodulated answer|, rounded at the kink of the activation; 0 if clamped.
     near: Tensor
     residual: Tensor  # [J, O, P]
-    # [J, O, P], one over the residual, rounded at its kink: that of the reweighted least squares.
+    # [J, O, P], 1 / |residual|, rounded at its kink: the weight of the reweighted least squares.
     weight: Tensor
     loss: Tensor  # [O]
 
     def where(self, better: Tensor, other: _State) -> _State:
-        """This state for the channels that are `better` [O], the other for the rest."""
+        """Take this state for the channels that are `better` [O], else the other."""
         if bool(better.all()):
             return self
         chosen = {}
@@ -93,25 +95,26 @@ class _State:
 
 @dataclass(frozen=True)
 class ChannelwiseProblem:
-    """A rule as the solver sees it, in float64: minimise over the unknowns b [O, n], channel by
-    channel,
+    """A rule as a problem of least squares, in float64.
+
+    The problem is to minimise over the unknowns b [O, n], channel by channel,
 
         loss(b) + collateral_weight * price * |b|^2
 
-    `loss` is the mean of |V* - f| (rounded at its kinks over a width of `width`) as a share of the
-    same before the edit, and for a layer that is linear from key to value the mean square instead,
-    as in Eqn. 6 to 15 of the paper.
+    `loss` is the mean of |V* - f|, rounded at its kinks over a width of `width`, as a share of that
+    mean before the edit. For a layer that is linear from key to value, it is the mean square
+    instead, as in Eqn. 6 to 15 of the paper.
 
     Attributes
     ----------
     function
-        f(K*; W0 + A D), its unknowns in the metric of C.
+        f(K*; W0 + A D), with its unknowns in the metric of C.
     value
         V*, [J, O, P].
     asked
-        mean |V* - f(K*; W0)|.
+        The loss before the edit, mean |V* - f(K*; W0)|.
     price
-        The predicted mean square change of the values over all keys, of |b|^2 = 1 and as a share of
+        The predicted mean square change of the values over all keys for |b|^2 = 1, as a share of
         asked^2.
     root
         The Cholesky factor of D C D^T for every tap, [n, n]: b = a root.
@@ -120,7 +123,7 @@ class ChannelwiseProblem:
     weight, second_moment
         W0 [1, out, in, kh, kw] and C [in, in].
     squares
-        Of the function's design, the same for all channels.
+        The products of the columns of the function's design, shared by all channels.
     """
 
     function: ChannelwiseFunction
@@ -135,29 +138,33 @@ class ChannelwiseProblem:
 
     @cached_property
     def energy(self) -> float:
-        """tr(W C W^T), unscaled: what collateral is a share of. Raises `NumericalError` where it is
-        zero.
+        """The denominator of the collateral: tr(W C W^T), unscaled.
+
+        Raises `NumericalError` if it is zero.
         """
         found = energy(self.weight, self.second_moment)
         if not found:
             raise NumericalError(
-                "The weights of the layer are zero, and collateral is a share of what they give: "
-                "there is none.",
-                "Give solver.collateral_weight instead of solver.collateral, and leave --pareto out.",
+                "The weights of the layer are zero, so that there is no collateral as a share of "
+                "what they give.",
+                "Give solver.collateral_weight instead of solver.collateral, and leave --pareto "
+                "out.",
             )
         return found
 
     @cached_property
     def singular(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The singular vectors and values of the design of all images, [J * P, n], [n] and [n, n]."""
-        left, values, right = torch.linalg.svd(
-            self.function.design.flatten(0, 1), full_matrices=False
-        )
+        """The singular value decomposition of the design of all items.
+
+        The left vectors are [J * P, n], the values [n], the right vectors [n, n].
+        """
+        design = self.function.design.flatten(0, 1)
+        left, values, right = torch.linalg.svd(design, full_matrices=False)
         return left, values, right
 
     @property
     def count(self) -> int:
-        """Values of each channel."""
+        """The number of values of each channel."""
         return len(self.value) * self.value.shape[2]
 
     @property
@@ -168,6 +175,7 @@ class ChannelwiseProblem:
     @property
     def width(self) -> float:
         """The width over which kinks are rounded."""
+        # Not zero where the rule holds already: the width is divided by.
         return max(ROUNDING * self.asked, 1e-100)
 
     def nothing(self) -> Tensor:
@@ -175,7 +183,7 @@ class ChannelwiseProblem:
         return self.value.new_zeros(self.value.shape[1], len(self.root))
 
     def channels(self, chosen: Tensor) -> ChannelwiseProblem:
-        """The problem of the output channels `chosen` alone."""
+        """Make the problem of the output channels `chosen` alone."""
         function = self.function
         names = ("response", "offset", "energy", "cross", "multiplier")
         per_channel = {name: getattr(function, name) for name in names}
@@ -185,12 +193,13 @@ class ChannelwiseProblem:
         return dataclasses.replace(self, function=function, value=self.value[:, chosen])
 
     def objective(self, unknowns: Tensor, collateral_weight: float) -> Tensor:
-        """The objective of each channel, [O]."""
+        """Compute the objective of each channel, [O]."""
         return self.at(unknowns).loss + collateral_weight * self.price * unknowns.square().sum(1)
 
     def coefficients(self, unknowns: Tensor) -> Tensor:
-        """The unknowns as A, [1, out, s, kh, kw]. Raises `NumericalError` where they are not
-        finite.
+        """Convert the unknowns to A, [1, out, s, kh, kw].
+
+        Raises `NumericalError` if A is not finite.
         """
         coefficients: Tensor = torch.linalg.solve_triangular(
             self.root, unknowns, upper=False, left=False
@@ -203,34 +212,28 @@ class ChannelwiseProblem:
         return coefficients.view(1, -1, *self.taps)
 
     def point(self, unknowns: Tensor, collateral_weight: float) -> Point:
-        """The unknowns as a point of the curve."""
-        loss, collateral = (
-            self.at(unknowns).loss.mean().item(),
-            unknowns.square().sum().item() / self.energy,
-        )
+        """Convert the unknowns to a point of the curve."""
+        loss = self.at(unknowns).loss.mean().item()
+        collateral = unknowns.square().sum().item() / self.energy
         return Point(collateral_weight, loss, collateral, self.coefficients(unknowns))
 
     def at(self, unknowns: Tensor) -> _State:
-        """Where the problem stands at these unknowns."""
+        """Compute the state of the problem at these unknowns."""
         function, width = self.function, self.width
         answer, (factor, pull) = function.answer(unknowns), function.demodulation(unknowns)
         whole = torch.addcmul(function.offset, answer, factor[..., None])
-        mean, bend = (
-            function.gain * (1 + function.slope) / 2,
-            function.gain * (1 - function.slope) / 2,
-        )
-        # Roots and divisions take far longer than the rest: one for each kink.
+        # leaky_relu(x) = mean x + bend |x|, and |x| is rounded to sqrt(x^2 + width^2).
+        mean = function.gain * (1 + function.slope) / 2
+        bend = function.gain * (1 - function.slope) / 2
+        # Roots and divisions take far longer than the rest, so that there is one for each kink.
         square = whole.square().add_(width**2)
         near = square.rsqrt()
         value = (mean * whole).add_(square.mul_(near), alpha=bend)
         slope = (whole * near).mul_(bend).add_(mean)
         if function.clamp is not None:
             inside = value.abs() <= function.clamp
-            value, slope, near = (
-                value.clamp(-function.clamp, function.clamp),
-                slope * inside,
-                near * inside,
-            )
+            value = value.clamp(-function.clamp, function.clamp)
+            slope, near = slope * inside, near * inside
         residual = value - self.value
         square = residual.square().add_(width**2)
         weight = square.rsqrt()
@@ -241,26 +244,26 @@ class ChannelwiseProblem:
         return _State(unknowns, answer, pull, factor, slope, near, residual, weight, loss)
 
     def gradient(self, state: _State) -> Tensor:
-        """The gradient of each channel's loss, [O, n]."""
+        """Compute the gradient of the loss of each channel, [O, n]."""
         _, push = self._forces(state)
         shrinking = state.factor.square() * (push * state.answer).sum(-1)
         return (push @ self.function.design - shrinking[..., None] * state.pull).sum(0)
 
     def _forces(self, state: _State) -> tuple[Tensor, Tensor]:
-        """The loss's derivative by each value, times `asked` and `count`; that by each answer, as
-        it is.
+        """Compute the derivatives of the loss by each value and by each answer.
+
+        The first one is multiplied by `asked` and `count`.
         """
         force = state.residual * (2 / self.asked if self.linear else state.weight)
-        return force, (force * state.slope).mul_(
-            state.factor[..., None] / (self.asked * self.count)
-        )
+        scale = state.factor[..., None] / (self.asked * self.count)
+        return force, (force * state.slope).mul_(scale)
 
     def quadratic(self, state: _State, newton: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient [O, n] and curvature [O, n, n] of each channel's loss.
+        """Compute the gradient [O, n] and curvature [O, n, n] of the loss of each channel.
 
-        The curvature is that of the reweighted least squares, which lies above the loss, with the
-        demodulation factor linearised: positive semidefinite. For the channels in `newton` [O] it
-        is the loss's own, which need not be.
+        The curvature is that of the reweighted least squares, which majorise the loss, with a
+        linearised demodulation factor. It is positive semidefinite. For the channels in `newton`
+        [O], it is the curvature of the loss itself, which may be indefinite.
         """
         design, (force, push) = self.function.design, self._forces(state)
         pushed, bent = push @ design, (push * state.answer).sum(-1, keepdim=True)
@@ -269,9 +272,9 @@ class ChannelwiseProblem:
         weight = state.slope.square().mul_(state.weight)
         if bool(newton.any()):
             bend = self.function.gain * (1 - self.function.slope) / 2
-            own = weight * (self.width * state.weight).square_() + force * (state.near**3).mul_(
-                bend * self.width**2
-            )
+            # The second derivatives of the two rounded absolute values, of residual and activation.
+            kink = (state.near**3).mul_(bend * self.width**2)
+            own = weight * (self.width * state.weight).square_() + force * kink
             weight = torch.where(newton[:, None], own, weight)
         weight *= shrinking / (self.asked * self.count)
         curvature = self.squares.weigh(weight)
@@ -279,32 +282,28 @@ class ChannelwiseProblem:
         pulled = shrinking * (weight @ design)
         energy = shrinking.square() * (weight * state.answer).sum(-1, keepdim=True)
         if self.function.gram is not None:
-            # The second derivative of the demodulated answer, which the linearised factor leaves
-            # out.
+            # The second derivative of the demodulated answer, which a linearised factor omits.
             shares = newton[:, None] * shrinking
             pulled = pulled + shares * pushed
             energy = energy + 3 * shares * shrinking * bent
             for share, gram in zip(shares * bent, self.function.gram, strict=True):
                 curvature -= share[:, None] * gram
-        # energy pull pull^T - pulled pull^T - pull pulled^T, summed over the images, as one
-        # product.
-        left, right = (
-            torch.cat([energy * state.pull - pulled, -state.pull]),
-            torch.cat([state.pull, pulled]),
-        )
+        # energy pull pull^T - pulled pull^T - pull pulled^T, summed over the items, as one product.
+        left = torch.cat([energy * state.pull - pulled, -state.pull])
+        right = torch.cat([state.pull, pulled])
         return gradient, curvature.baddbmm_(left.movedim(0, -1), right.movedim(0, 1))
 
 
 def minimise(problem: ChannelwiseProblem, collateral_weight: float, start: Tensor) -> Tensor:
-    """The unknowns [O, n] of least objective, from `start`.
+    """Find the unknowns [O, n] of least objective, from `start`.
 
-    Damped steps on the curvature of the reweighted least squares, then on the loss's own: each
-    channel has its own damping, never gets worse, and leaves when it is done. Without
-    collateral_weight what the rule does not determine stays as in `start`: from nothing, the answer
-    has the least collateral of all that fit as well.
+    The steps are damped. They use the curvature of the reweighted least squares first, and that of
+    the loss itself near the minimum. Each channel has its own damping, never gets worse, and leaves
+    when it is done. At collateral_weight 0, unknowns that the rule does not determine stay as in
+    `start`. From zero, the solution thus has the least collateral of all that fit equally well.
 
-    Raises `NumericalError` where `STEPS` steps are not enough: without any collateral_weight there
-    may be no minimum, for demodulation makes a change that grows for ever ever better.
+    Raises `NumericalError` if `STEPS` steps are not enough. At collateral_weight 0 there may be no
+    minimum, because demodulation may make a change better the larger it becomes.
     """
     if problem.linear:
         return _linear(problem, collateral_weight)
@@ -322,6 +321,8 @@ def minimise(problem: ChannelwiseProblem, collateral_weight: float, start: Tenso
         size = torch.where(newton, size, diagonal.mean(1))
         diagonal += (2 * price + damping * size)[:, None] + torch.finfo(diagonal.dtype).tiny
         root, failed = torch.linalg.cholesky_ex(curvature)
+        # The curvature of the loss itself may be indefinite: such a channel takes no step now, and
+        # a more damped one next.
         sound = failed == 0
         if not bool(sound.all()):
             root = torch.where(sound[:, None, None], root, torch.eye(root.shape[-1]).to(root))
@@ -329,15 +330,19 @@ def minimise(problem: ChannelwiseProblem, collateral_weight: float, start: Tenso
         promise = torch.where(sound, -(gradient * step).sum(1), math.inf)
         trial = part.at(state.unknowns + step)
         gained = objective - trial.loss - price * trial.unknowns.square().sum(1)
+        # A quadratic model promises half of the gradient times the step: `true` is 1 for it.
         better, true = gained > 0, 2 * gained / promise
         state = trial.where(better, state)
         newton = newton | (better & (promise < NEWTON * objective))
-        damping = damping * torch.where(true > 0.75, 0.2, torch.where(true < 0.25, 10.0, 1.0))
+        # As in Levenberg and Marquardt: less damping after a good prediction, more after a bad one.
+        raised = torch.where(true < 0.25, 10.0, 1.0)
+        damping = damping * torch.where(true > 0.75, 0.2, raised)
         damping = torch.where(sound, damping, damping.clamp_min(1e-3)).clamp(1e-6, 1e6)
         going = promise > enough
         if not bool(going.any()):
             unknowns[active] = state.unknowns
             return unknowns
+        # Channels that are done are dropped only in larger groups, because dropping copies tensors.
         if int(going.sum()) <= 0.7 * len(active):
             unknowns[active] = state.unknowns
             kept = going.nonzero()[:, 0]
@@ -345,9 +350,8 @@ def minimise(problem: ChannelwiseProblem, collateral_weight: float, start: Tenso
             damping, size, newton = damping[kept], size[kept], newton[kept]
             state = part.at(state.unknowns[kept])
     unknowns[active] = state.unknowns
-    if float(promise.sum()) > GOOD_ENOUGH * float(
-        problem.objective(unknowns, collateral_weight).sum()
-    ):
+    reached = float(problem.objective(unknowns, collateral_weight).sum())
+    if float(promise.sum()) > GOOD_ENOUGH * reached:
         raise NumericalError(
             f"Least squares has not converged after {STEPS} steps.",
             "Raise solver.collateral_weight, or lower the rank.",
@@ -356,10 +360,11 @@ def minimise(problem: ChannelwiseProblem, collateral_weight: float, start: Tenso
 
 
 def _linear(problem: ChannelwiseProblem, collateral_weight: float) -> Tensor:
-    """The minimum for a layer that is linear from key to value: a ridge regression.
+    """Find the minimum for a layer linear from key to value, by ridge regression.
 
-    One design serves all channels, scaled. It is taken apart as it is: its products with itself
-    would square its condition, and at price zero the answer would lose half of its digits.
+    All channels share one design up to a factor. The design itself is decomposed: its product with
+    its transpose would square its condition number, and at price zero the solution would lose half
+    of its digits.
     """
     left, shared, right = problem.singular
     nothing = problem.at(problem.nothing())
@@ -367,7 +372,8 @@ def _linear(problem: ChannelwiseProblem, collateral_weight: float) -> Tensor:
     gain = problem.function.gain * nothing.factor[0, :, None] / scale
     wanted = -nothing.residual.transpose(0, 1).flatten(1) @ left / scale
     values, price = gain * shared, collateral_weight * problem.price
-    # What no key of the rule sees has no price to weigh: the answer of least norm leaves it alone.
+    # The solution of least norm does not touch directions that no key of the rule sees. Their
+    # singular values are rounding alone, and at price zero it would divide by them.
     rounding = max(problem.function.design.flatten(0, 1).shape) * torch.finfo(values.dtype).eps
     seen = (shared > shared[:1] * rounding) & (values != 0)
     shares = torch.where(seen, values / (values.square() + price), 0)
@@ -376,37 +382,33 @@ def _linear(problem: ChannelwiseProblem, collateral_weight: float) -> Tensor:
 
 
 def trace_curve(problem: ChannelwiseProblem, progress: StepCallback = ignore_steps) -> list[Point]:
-    """The whole trade of loss against collateral: as collateral_weight falls, loss falls and
-    collateral rises.
+    """Compute the curve of loss against collateral, a point for each of `CURVE`.
 
-    Each point starts from what one factorisation, that of the point before, gives for its
-    collateral_weight.
+    As collateral_weight falls, loss falls and collateral rises. Each point starts from the
+    extrapolation of the point before.
     """
     unknowns, found = problem.nothing(), []
     for done, collateral_weight in enumerate(CURVE):
         progress(done, len(CURVE))
-        unknowns = minimise(
-            problem, collateral_weight, extrapolate(problem, unknowns, collateral_weight)
-        )
+        start = extrapolate(problem, unknowns, collateral_weight)
+        unknowns = minimise(problem, collateral_weight, start)
         found.append(unknowns)
-    return [
-        problem.point(_best_of(problem, found, collateral_weight), collateral_weight)
-        for collateral_weight in CURVE
-    ]
+    points = []
+    for collateral_weight in CURVE:
+        best = _best_of(problem, found, collateral_weight)
+        points.append(problem.point(best, collateral_weight))
+    return points
 
 
 def extrapolate(problem: ChannelwiseProblem, unknowns: Tensor, collateral_weight: float) -> Tensor:
-    """The unknowns that another collateral_weight would give if the curvature stayed as it is at
-    `unknowns`.
-    """
-    gradient, curvature = problem.quadratic(
-        problem.at(unknowns), unknowns.new_zeros(len(unknowns), dtype=torch.bool)
-    )
+    """Extrapolate to another collateral_weight with the curvature at `unknowns`."""
+    no_newton = unknowns.new_zeros(len(unknowns), dtype=torch.bool)
+    gradient, curvature = problem.quadratic(problem.at(unknowns), no_newton)
     values, vectors = torch.linalg.eigh(curvature)
     wanted = (curvature @ unknowns[..., None])[..., 0] - gradient
-    rotated = (wanted[:, None] @ vectors)[:, 0] / (
-        values.clamp_min(0) + 2 * collateral_weight * problem.price
-    )
+    # The eigenvalues are not negative, but rounding may make them negative.
+    damped = values.clamp_min(0) + 2 * collateral_weight * problem.price
+    rotated = (wanted[:, None] @ vectors)[:, 0] / damped
     answer: Tensor = (vectors @ rotated[..., None])[..., 0]
     return answer
 
@@ -414,42 +416,46 @@ def extrapolate(problem: ChannelwiseProblem, unknowns: Tensor, collateral_weight
 def _best_of(
     problem: ChannelwiseProblem, candidates: list[Tensor], collateral_weight: float
 ) -> Tensor:
-    """Channel by channel the best of some candidates: so a curve is monotone, whatever minimum each
-    ended in.
+    """Pick the best of some candidates, channel by channel.
+
+    So a curve is monotone, although the minimisation may end in different local minima.
     """
     objectives = torch.stack(
         [problem.objective(unknowns, collateral_weight) for unknowns in candidates]
     )
-    return torch.stack(candidates)[
-        objectives.argmin(0), torch.arange(objectives.shape[1], device=objectives.device)
-    ]
+    channels = torch.arange(objectives.shape[1], device=objectives.device)
+    return torch.stack(candidates)[objectives.argmin(0), channels]
 
 
 def minimise_within(problem: ChannelwiseProblem, budget: float) -> Point:
-    """The point of the least collateral weight, from the last of `CURVE` on, that keeps a budget.
+    """Find the point of the least collateral weight that keeps a budget.
 
-    Its collateral is at most `budget`, a share of tr(W C W^T) as collateral is.
+    The weight is not below the last of `CURVE`. The collateral of the point is at most `budget`,
+    which is a share of tr(W C W^T).
     """
     lowest, highest = CURVE[-1], CURVE[0]
     unknowns = minimise(problem, lowest, problem.nothing())
-    if (best := problem.point(unknowns, lowest)).collateral <= budget:
+    best = problem.point(unknowns, lowest)
+    if best.collateral <= budget:
         return best
-    while (
-        best := problem.point(minimise(problem, highest, problem.nothing()), highest)
-    ).collateral > budget:
+    best = problem.point(minimise(problem, highest, problem.nothing()), highest)
+    while best.collateral > budget:
         lowest, highest = highest, 10 * highest
+        best = problem.point(minimise(problem, highest, problem.nothing()), highest)
+    # The weight is between `lowest`, which breaks the budget, and `highest`, which keeps it.
     for _ in range(BISECTIONS):
         middle = math.sqrt(lowest * highest)
         unknowns = minimise(problem, middle, unknowns)
-        if (point := problem.point(unknowns, middle)).collateral <= budget:
+        point = problem.point(unknowns, middle)
+        if point.collateral <= budget:
             best, highest = point, middle
         else:
             lowest = middle
     return best
 
 
-def in_the_metric(function: ChannelwiseFunction, root: Tensor) -> ChannelwiseFunction:
-    """The function of the unknowns b = a root in place of a."""
+def whiten_unknowns(function: ChannelwiseFunction, root: Tensor) -> ChannelwiseFunction:
+    """Make the function of the unknowns b = a root in place of the coefficients a."""
 
     def whiten(rows: Tensor) -> Tensor:
         whitened: Tensor = torch.linalg.solve_triangular(root, rows.mT, upper=False).mT

@@ -1,4 +1,4 @@
-"""How much a change does to what it was not meant for, predicted from the keys of a sample.
+"""Collateral: the change of values that an edit should keep, predicted from keys.
 
 The prediction is the second moment of the keys under the change (paper Eqn. 12).
 """
@@ -18,12 +18,13 @@ from editspec_runtime.core.sample import Sample
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.maths.channelwise import unit_kernels
 from editspec_runtime.maths.metric import energy
-from editspec_runtime.maths.sampled_keys import KEPT_KEYS, kept_key_maps, keys_of_sample
+from editspec_runtime.maths.sampled_keys import KEPT_KEYS, cached_key_maps, keys_of_sample
 
 SAMPLES, FEWEST = 100, 8
-"""Items that the correlation of taps is taken from: every position counts, so that few are enough.
-As many as have `KEPT_KEYS` numbers, not fewer than the fewest: so the keys are there when the next
-rule of the layer asks.
+"""The largest and the smallest number of items that the correlation of taps is computed from.
+
+Few items are enough because every position counts. In between, as many are taken as `KEPT_KEYS`
+allows, so that their keys are in the cache for the next rule of the layer.
 """
 
 
@@ -34,11 +35,11 @@ class Collateral:
     Attributes
     ----------
     independent
-        tr(dW C dW^T) / tr(W C W^T), the taps of a kernel taken as independent.
+        tr(dW C dW^T) / tr(W C W^T), if the taps of a kernel are independent.
     correlated
-        The change with the correlation between the taps' keys, in units of tr(W C W^T), too.
+        The same ratio, if the correlation between the keys of the taps counts.
     energy
-        tr(W C W^T), per position of the keys.
+        tr(W C W^T), for each position of the keys.
     """
 
     independent: float
@@ -46,7 +47,7 @@ class Collateral:
     energy: float
 
     def as_json(self) -> dict[str, Any]:
-        """The three numbers, to six digits: what a patch file says of them."""
+        """The three numbers to six digits, as they stand in a patch file."""
         return {name: float(f"{value:.6g}") for name, value in vars(self).items()}
 
 
@@ -61,23 +62,23 @@ def predict_collateral(
     compatibility: Compatibility,
     cache: Cache,
 ) -> Collateral:
-    """What a change does to the linear output of `layer` on the keys of a sample.
+    """Predict the change of the linear output of `layer` on the keys of a sample.
 
     Parameters
     ----------
     model
         The model before the change.
     coefficients, directions
-        A [out, s, kh, kw] or [out, s], and D [s, in]. Without D, the whole change, [..., out, in,
-        kh, kw] or [out, in].
+        A [out, s, kh, kw] or [out, s], and D [s, in]. If D is None, `coefficients` is the whole
+        change, [..., out, in, kh, kw] or [out, in].
     second_moment
         C, [in, in] float64.
     sample
-        The sample that C was taken over. Of it the first `SAMPLES` items or fewer tell how
-        neighbouring keys correlate. Only the projections D k of the keys are needed, however many
-        features the layer has.
+        The sample that C was computed from. At most the first `SAMPLES` items give the correlation
+        of neighbouring keys. Only the projections D k of the keys are needed, however many features
+        the layer has.
     cache
-        Where keys that are small are kept from one rule to the next.
+        The cache that keeps small keys from one rule to the next.
     """
     weight = model.weight(layer)
     whole = energy(weight, second_moment)
@@ -102,7 +103,7 @@ def predict_collateral(
 
 
 def _few(model: Model, layer: str, sample: Sample) -> Sample:
-    """The items that the correlation of taps is taken from."""
+    """The items that the correlation of taps is computed from."""
     shape = model.architecture.layers[layer]
     numbers = shape.key_numbers or shape.in_features * (sample.longest or 1)
     return sample.first(min(SAMPLES, max(FEWEST, KEPT_KEYS // numbers)))
@@ -117,21 +118,22 @@ def _mean_square(
     compatibility: Compatibility,
     cache: Cache,
 ) -> float:
-    """The mean over positions of the square of what a change adds to the linear output."""
-    # Where there are fewer coefficients than outputs: what each adds by itself, and how they go
-    # together.
+    """The mean square over positions of the change of the linear output."""
+    # If there are fewer coefficients than outputs, it is cheaper to convolve the keys with one unit
+    # kernel for each coefficient. Their Gram matrix then gives the mean square of any combination.
     few = coefficients[0].numel() < len(coefficients)
     response = unit_kernels(coefficients.shape[1:], coefficients) if few else coefficients
     function = model.function(layer)
     if isinstance(function, Convolutional) and isinstance(model, MappedKeys):
-        maps = kept_key_maps(cast("MappedModel", model), layer, sample, compatibility, cache)
+        maps = cached_key_maps(cast("MappedModel", model), layer, sample, compatibility, cache)
         answers = _answers_of_maps(function, maps, response, directions)
     else:
         keys = keys_of_sample(model, layer, sample, compatibility)
         answers = _answers_of_rows(keys, response.flatten(1), directions)
     total, positions = torch.zeros((), dtype=torch.float64), 0.0
     for rows, count in answers:
-        total = total + (rows @ rows.T if few else rows.square().sum()).cpu()
+        squares = rows @ rows.T if few else rows.square().sum()
+        total = total + squares.cpu()
         positions += count
     if few:
         rows = coefficients.double().cpu().flatten(1)
@@ -142,19 +144,24 @@ def _mean_square(
 def _answers_of_maps(
     function: Convolutional, maps: Iterator[Tensor], response: Tensor, directions: Tensor | None
 ) -> Iterator[tuple[Tensor, float]]:
-    """Yield what kernels [m, s, kh, kw] answer to key maps, [m, p] float64, and the key positions."""
+    """Yield the answers of kernels to key maps, and the number of their positions.
+
+    `response` is [m, s, kh, kw]. The answers of a batch are [m, p] float64.
+    """
     for key in maps:
         seen = key if directions is None else torch.einsum("nihw,si->nshw", key, directions)
         answer = function.convolution(seen, response)
-        yield answer.movedim(1, 0).flatten(1).double(), key.shape[0] * key.shape[2] * key.shape[3]
+        positions = key.shape[0] * key.shape[2] * key.shape[3]
+        yield answer.movedim(1, 0).flatten(1).double(), positions
 
 
 def _answers_of_rows(
     batches: Iterator[Keys], response: Tensor, directions: Tensor | None
 ) -> Iterator[tuple[Tensor, float]]:
-    """Yield what a matrix [m, s] answers to keys, [m, p] float64, and the weight of the keys.
+    """Yield the answers of a matrix to keys, and the sum of the weights of the keys.
 
-    Each answer is multiplied by the root of its key's weight, so that its square counts by it.
+    `response` is [m, s]. The answers of a batch are [m, p] float64. Each answer is multiplied by
+    the root of the weight of its key, so that its square is weighted.
     """
     for keys in batches:
         rows, weight = keys.rows()

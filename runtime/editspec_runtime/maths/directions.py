@@ -1,4 +1,4 @@
-"""The directions D in which an edit may change a layer (paper section 3.4 and appendix D)."""
+"""The directions D of a change (paper section 3.4 and appendix D)."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from editspec_runtime.maths.ranking import one_hot, quantile_ranking
 
 
 def inverse_root(second_moment: Tensor) -> Tensor:
-    """C^-1/2 of a second moment [n, n] float64, by eigendecomposition.
+    """Compute C^-1/2 of a second moment C [n, n] float64 by eigendecomposition.
 
-    Raises `NumericalError` where C is singular (to float64) or not finite.
+    Raises `NumericalError` if C is singular in float64 or not finite.
     """
     if not bool(second_moment.isfinite().all()):
         raise NumericalError(
-            "The second moment of the keys is not finite: the generator overflows on its own latents."
+            "The second moment of the keys is not finite: the model overflows on its own sample.",
+            "Use precision: float64, or edit an earlier layer.",
         )
     values, vectors = torch.linalg.eigh(second_moment)
+    # The usual threshold of numerical rank: an eigenvalue below it is rounding alone.
     floor = values[-1] * len(values) * torch.finfo(values.dtype).eps
     missing = int((values <= floor).sum())
     if missing:
         raise NumericalError(
-            f"The second moment of the keys is singular: {missing} of {len(values)} directions never occur in the "
-            "samples, so that C^-1 does not exist.",
-            "Raise statistics.samples; if it stays singular, units of the layer are dead or doubled: edit another.",
+            f"The second moment of the keys is singular: {missing} of {len(values)} directions "
+            "never occur in the samples, so that C^-1 does not exist.",
+            "Raise statistics.samples. If the second moment stays singular, units of the layer are "
+            "dead or doubled: edit another layer.",
         )
     root: Tensor = (vectors * values.rsqrt()) @ vectors.T
     return root
 
 
 def zca_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: int) -> Tensor:
-    """The `rank` directions in which the context keys stand out most from all keys.
+    """Find the `rank` directions in which the context keys differ most from all keys.
 
     The keys are whitened by C^-1/2 and weighted, the top right singular vectors are taken, mapped
     back by C^-1/2 and orthonormalised (paper appendix D). At rank 1 with one key this is the
@@ -47,14 +50,15 @@ def zca_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: i
     keys
         The context keys, [m, n].
     weights
-        How much each counts, [m], positive.
+        The weight of each key, [m], positive.
     rank
-        Rows wanted, at most m.
+        The number of directions, at most m.
 
     Returns
     -------
     Tensor
-        D, [rank, n] float64, orthonormal rows, each turned towards the mean context key.
+        D, [rank, n] float64, orthonormal rows. Each row has the sign that points towards the mean
+        context key.
 
     Raises
     ------
@@ -64,20 +68,22 @@ def zca_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: i
     root = inverse_root(second_moment)
     rows = weights.double()[:, None] * (keys.double() @ root)
     basis, _ = torch.linalg.qr(root @ _top_right(rows, rank).T)
-    return _turned(basis, rows)
+    return _orient(basis, rows)
 
 
 def svd_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: int) -> Tensor:
-    """The top right singular vectors of the rows C^-1 k: as `zca_directions`, without whitening
-    first.
+    """Find the top right singular vectors of the rows C^-1 k.
+
+    Parameters, result and errors are those of `zca_directions`. The singular vectors are taken
+    after the whole of C^-1 here, and between its two halves there.
     """
     root = inverse_root(second_moment)
     rows = weights.double()[:, None] * (keys.double() @ root @ root)
-    return _turned(_top_right(rows, rank).T, rows)
+    return _orient(_top_right(rows, rank).T, rows)
 
 
 def mean_direction(second_moment: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
-    """C^-1 k of the weighted mean key, [1, n] float64: Eqn. 16 for the context as one key."""
+    """Compute C^-1 k of the weighted mean key (Eqn. 16), [1, n] float64, of norm 1."""
     root = inverse_root(second_moment)
     mean = weights.double() @ keys.double() / weights.double().sum()
     direction: Tensor = root @ root @ mean
@@ -92,38 +98,43 @@ def directions(
     rank: int,
     sample: Callable[[], Tensor],
 ) -> Tensor:
-    """D by a method of the language, ``zca``, ``mean``, ``svd`` or ``units``; the other parameters
-    as above.
+    """Find D by a method of the language: ``zca``, ``mean``, ``svd`` or ``units``.
 
-    `sample` gives the sorted keys of many images, [p, n], by which units are ranked; it is asked
-    only for ``units``.
+    `sample` returns many keys, [p, n], each column sorted. It is called only for ``units``, which
+    ranks units by it. The other parameters, result and errors are those of `zca_directions`.
     """
     if method == "units":
         return one_hot(quantile_ranking(sample(), keys, weights)[:rank], keys.shape[1])
     if method == "mean":
         return mean_direction(second_moment, keys, weights)
-    return {"zca": zca_directions, "svd": svd_directions}[method](
-        second_moment, keys, weights, rank
-    )
+    find = {"zca": zca_directions, "svd": svd_directions}[method]
+    return find(second_moment, keys, weights, rank)
 
 
 def _top_right(rows: Tensor, rank: int) -> Tensor:
-    """The top right singular vectors of `rows` [m, n], [rank, n]. Raises `NumericalError` where
-    there are fewer.
+    """The top right singular vectors [rank, n] of `rows` [m, n].
+
+    Raises `NumericalError` if fewer than `rank` rows are linearly independent.
     """
     _, values, right = torch.linalg.svd(rows, full_matrices=False)
-    independent = int((values > values[0] * max(rows.shape) * torch.finfo(values.dtype).eps).sum())
+    threshold = values[0] * max(rows.shape) * torch.finfo(values.dtype).eps
+    independent = int((values > threshold).sum())
     if independent < rank:
         raise NumericalError(
-            f"The context has only {independent} independent keys, and rank {rank} needs {rank} directions.",
+            f"The context has only {independent} independent keys, and rank {rank} needs {rank} "
+            "directions.",
             "Lower the rank, or add context from other places or latents.",
         )
     top: Tensor = right[:rank]
     return top
 
 
-def _turned(basis: Tensor, rows: Tensor) -> Tensor:
-    """The columns of a basis [n, s] as rows, each turned towards the sum of `rows`."""
+def _orient(basis: Tensor, rows: Tensor) -> Tensor:
+    """Make rows of the columns of a basis [n, s], and fix the sign of each.
+
+    Each row points towards the sum of `rows`. A singular vector has no sign of its own: libraries
+    differ, and the bits must not.
+    """
     signs = torch.where(rows.sum(0) @ basis < 0, -1.0, 1.0).to(basis)
     directions: Tensor = (basis * signs).T.contiguous()
     return directions

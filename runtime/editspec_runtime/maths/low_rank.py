@@ -6,19 +6,23 @@ import torch
 from torch import Tensor
 
 _FORMS = {2: ("o", ""), 3: ("o", "x"), 4: ("o", "yx"), 5: ("lo", "yx")}
-"""Axes before and after the inputs, by the number of axes. StyleGAN2 has one of length 1 before the
-outputs.
+"""The axes before and after the inputs, by the number of axes.
+
+StyleGAN2 has an axis of length 1 before the outputs.
 """
 
 
 def delta(coefficients: Tensor, directions: Tensor) -> Tensor:
-    """The change A D of a weight: [..., out, s, *taps] and [s, in] -> [..., out, in, *taps]."""
+    """Compute the change A D of a weight.
+
+    [..., out, s, *taps] and [s, in] -> [..., out, in, *taps].
+    """
     before, after = _FORMS[coefficients.ndim]
     return torch.einsum(f"{before}s{after},si->{before}i{after}", coefficients, directions)
 
 
 def coefficients_of(change: Tensor, directions: Tensor) -> Tensor:
-    """A of a change that is projected into the span of orthonormal rows D.
+    """Compute A of the projection of a change into the span of orthonormal rows D.
 
     [..., out, in, *taps] and [s, in] -> [..., out, s, *taps].
     """
@@ -27,15 +31,16 @@ def coefficients_of(change: Tensor, directions: Tensor) -> Tensor:
 
 
 def kernel_of(weight: Tensor) -> Tensor:
-    """A weight as [out, in, *taps], without an axis before the outputs."""
+    """Return a weight as [out, in, *taps], without an axis before the outputs."""
     return weight[0] if weight.ndim == 5 else weight
 
 
 def exact_delta(coefficients: Tensor, directions: Tensor) -> Tensor:
-    """The change A D, [out, s, *taps] and [s, in] -> [out, in, *taps], float64 on the CPU.
+    """Compute the change A D in float64 on the CPU, with the same bits everywhere.
 
-    delta[o, i, y, x] = sum over s of A[o, s, y, x] D[s, i] by separate multiplications and
-    additions, s ascending: a matrix product would give other bits on other devices.
+    [out, s, *taps] and [s, in] -> [out, in, *taps]. delta[o, i, y, x] is the sum over s of
+    A[o, s, y, x] D[s, i], by separate multiplications and additions in ascending s. A matrix
+    product would give other bits on other devices.
     """
     directions = directions.detach().cpu().double()
     coefficients = coefficients.detach().cpu().double()

@@ -1,7 +1,8 @@
-"""Changes of a weight in the metric of the second moment C: |M|^2 = tr(M C M^T) = E |M k|^2.
+"""The metric of the second moment: |M|^2 = tr(M C M^T) = E |M k|^2.
 
-The mean is over the keys k. A change is unfolded into a matrix [out * kh * kw, in], whose rows
-answer one key each; the taps of a kernel are taken as independent.
+M is a change of a weight, and the mean is over the keys k. A change is unfolded into a matrix
+[out * kh * kw, in], each row of which is multiplied by one key: the taps of a kernel count as
+independent.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from torch import Tensor
 from editspec_runtime.maths.directions import inverse_root
 
 
-def unfolded(weight: Tensor) -> Tensor:
-    """[..., out, in, kh, kw] or [out, in] -> [out * kh * kw, in], float64 on the CPU."""
+def unfold(weight: Tensor) -> Tensor:
+    """Unfold a weight into a matrix, float64 on the CPU.
+
+    [..., out, in, kh, kw] or [out, in] -> [out * kh * kw, in].
+    """
     return _unfold(weight.detach().cpu())
 
 
@@ -28,18 +32,19 @@ def _unfold(weight: Tensor) -> Tensor:
 
 
 def energy(weight: Tensor, moment: Tensor) -> float:
-    """tr(W C W^T) of a weight [..., out, in, kh, kw] or [out, in], C [in, in] float64.
+    """Compute tr(W C W^T) of a weight [..., out, in, kh, kw] or [out, in].
 
-    The mean square of what the weight answers to a key, added up over outputs and taps. Computed
-    where C is.
+    `moment` is C, [in, in] float64, on the device that computes. The result is the mean square of
+    W k over the keys k, summed over outputs and taps.
     """
     rows = _unfold(weight.detach().to(moment.device))
     return inner(rows, rows, moment)
 
 
-def folded(matrix: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of `unfolded` for a last axis of any length s: [out * kh * kw, s] -> [out, s, kh,
-    kw] or [out, s].
+def fold(matrix: Tensor, shape: torch.Size) -> Tensor:
+    """Undo `unfold` for a weight of this shape, with a last axis of any length s.
+
+    [out * kh * kw, s] -> [out, s, kh, kw] or [out, s].
     """
     if len(shape) <= 2:
         return matrix
@@ -47,29 +52,32 @@ def folded(matrix: Tensor, shape: torch.Size) -> Tensor:
 
 
 def inner(first: Tensor, second: Tensor, moment: Tensor) -> float:
-    """tr(M C N^T) of two matrices [m, n] and C [n, n]."""
+    """Compute tr(M C N^T) of two matrices [m, n] and C [n, n]."""
     return float(((first @ moment) * second).sum())
 
 
 def norm(matrix: Tensor, moment: Tensor) -> float:
     """The norm of a matrix [m, n] in the metric of C [n, n]."""
+    # Not negative, but rounding may make it negative.
     return math.sqrt(max(inner(matrix, matrix, moment), 0.0))
 
 
 def cosine(first: Tensor, second: Tensor, moment: Tensor) -> float:
-    """The cosine between two changes [m, n]: 1 where they do the same, -1 where one undoes the
-    other.
+    """The cosine between two changes [m, n] in the metric of C.
+
+    It is 0 if a change is zero, 1 if the changes act equally on the keys, -1 if they act
+    oppositely.
     """
     sizes = norm(first, moment) * norm(second, moment)
     return inner(first, second, moment) / sizes if sizes > 0 else 0.0
 
 
 def principal_cosines(first: Tensor, second: Tensor, moment: Tensor | None = None) -> Tensor:
-    """The cosines of the principal angles between the row spans of [s, n] and [t, n], descending,
-    [min(s, t)].
+    """The cosines of the principal angles between two row spaces, descending.
 
-    In the metric of C where it is given: 1 where a direction of one answers the keys just as one of
-    the other does.
+    The rows are [s, n] and [t, n], the cosines [min(s, t)]. If C is given, the angles are those in
+    its metric: a cosine is 1 if a direction of one space responds to the keys exactly as one of the
+    other does.
     """
     bases = [_orthonormal(rows.double(), moment) for rows in (first, second)]
     left = bases[0] if moment is None else bases[0] @ moment
@@ -78,9 +86,14 @@ def principal_cosines(first: Tensor, second: Tensor, moment: Tensor | None = Non
 
 
 def row_space(change: Tensor) -> Tensor:
-    """The directions [s, in] that span the rows of a change [..., out, in, kh, kw] or [out, in]."""
-    _, values, right = torch.linalg.svd(unfolded(change), full_matrices=False)
-    space: Tensor = right[values > values[0] * max(right.shape) * torch.finfo(values.dtype).eps]
+    """The directions [s, in] that span the rows of a change.
+
+    The change is [..., out, in, kh, kw] or [out, in]. The directions are orthonormal.
+    """
+    _, values, right = torch.linalg.svd(unfold(change), full_matrices=False)
+    # Below this threshold a singular value is rounding alone.
+    threshold = values[0] * max(right.shape) * torch.finfo(values.dtype).eps
+    space: Tensor = right[values > threshold]
     return space
 
 
@@ -93,7 +106,7 @@ class Recompressed:
     directions, coefficients
         D [r, n] orthonormal rows, and the rows of A, [m, r].
     lost
-        The norm of what is missing, in the metric of C, relative to that of the change.
+        The norm of the error in the metric of C, relative to the norm of the change.
     spectrum
         The singular values of the change in the metric of C, descending.
     """
@@ -105,10 +118,10 @@ class Recompressed:
 
 
 def recompress(matrix: Tensor, moment: Tensor, rank: int) -> Recompressed:
-    """The change of at most `rank` that is nearest to `matrix` [m, n] in the metric of C (Eckart
-    and Young).
+    """Approximate `matrix` [m, n] at a lower rank in the metric of C.
 
-    Raises `NumericalError` where C is singular.
+    No other change of at most `rank` is nearer (Eckart and Young). Raises `NumericalError` if C is
+    singular.
     """
     inverse = inverse_root(moment)
     root = torch.linalg.inv(inverse)
@@ -119,19 +132,20 @@ def recompress(matrix: Tensor, moment: Tensor, rank: int) -> Recompressed:
     nearest = matrix @ root @ kept.T @ kept @ inverse
     total = float(values.square().sum()) ** 0.5
     lost = float(values[len(kept) :].square().sum()) ** 0.5
-    return Recompressed(
-        directions, nearest @ directions.T, lost / total if total > 0 else 0.0, values
-    )
+    relative = lost / total if total > 0 else 0.0
+    return Recompressed(directions, nearest @ directions.T, relative, values)
 
 
 def _orthonormal(rows: Tensor, moment: Tensor | None) -> Tensor:
-    """A basis of the span of rows [s, n] that is orthonormal, in the metric of C where it is
-    given.
+    """Find an orthonormal basis of the span of rows [s, n].
+
+    It is orthonormal in the metric of C if C is given.
     """
     if moment is None:
         transposed: Tensor = torch.linalg.qr(rows.T)[0]
         return transposed.T
     values, vectors = torch.linalg.eigh(rows @ moment @ rows.T)
+    # Directions that no key has are left out: in the metric of C their length is 0.
     kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     basis: Tensor = (vectors[:, kept] * values[kept].rsqrt()).T @ rows
     return basis

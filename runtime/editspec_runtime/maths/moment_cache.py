@@ -1,4 +1,4 @@
-"""Second moments of a sample: computed in blocks, spread over processes, cached by content."""
+"""Second moments of a sample, computed in blocks and cached by content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from editspec_runtime.core.compatibility import Compatibility
 from editspec_runtime.core.executor import IN_PROCESS, Executor
 from editspec_runtime.core.model import Model
 from editspec_runtime.core.sample import Sample
-from editspec_runtime.errors import OutOfMemory, naming_memory
+from editspec_runtime.errors import OutOfMemory, translate_memory_errors
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest
 from editspec_runtime.maths.moments import SecondMoment, SecondMomentEstimator
@@ -26,24 +26,24 @@ from editspec_runtime.maths.sampled_keys import (
 )
 
 Progress = Callable[[int, int], None]
-"""Called with (done, of all)."""
+"""A callback that takes the number of items done and of all items."""
 
 BATCHES, MOST_BLOCKS = 16, 1024
-"""Forward batches in a block of the sample, at the least; blocks of a sample, at the most."""
+"""The least number of forward batches in a block, and the largest number of blocks."""
 
 
 def ignore_progress(done: int, total: int) -> None:
-    """Tell nobody."""
+    """A progress callback that does nothing."""
 
 
 @dataclass(frozen=True)
 class CachedMoment(SecondMoment):
-    """A second moment, and where it is from.
+    """A second moment, and whether it comes from the cache.
 
     Attributes
     ----------
     cached
-        Whether it was found in the cache.
+        Whether the second moment was found in the cache.
     """
 
     cached: bool
@@ -58,25 +58,25 @@ def second_moment(
     progress: Progress = ignore_progress,
     executor: Executor = IN_PROCESS,
 ) -> CachedMoment:
-    """The second moment of the keys of `layer` over a sample, from the cache or computed.
+    """Find the second moment of the keys of `layer` in the cache, or compute it.
 
-    It is cached by everything upstream of the layer, so that an edit of this layer or of a later
-    one reuses it. While it is computed, the sums of its blocks are cached: what a run that was
-    killed has done is not done again.
+    The name in the cache depends on everything upstream of the layer, so that edits of this layer
+    and of later ones reuse the second moment. During the computation the sums of its blocks are
+    cached, so that the work of a run that was killed is not repeated.
 
-    When memory runs out, keys are split into 2, 4, … tiles before the batch is halved. Where the
-    place in a batch counts, the batch stays as it is. Tiles and batches may give other bits, and
-    are in the name in the cache.
+    When memory runs out, keys are split into 2, 4, … tiles before the batch is halved. If the place
+    in a batch changes the numbers, the batch is never halved. Tiles and batches may give other
+    bits, and are part of the name in the cache.
 
     Parameters
     ----------
     executor
-        Where the blocks are computed; the bits do not depend on it. Default: this process.
+        The executor that computes the blocks. The bits do not depend on it. Default: this process.
 
     Raises
     ------
     OutOfMemory
-        Nothing fits into memory.
+        Not even the smallest part fits into memory.
     """
     batch, tiles = forward_batch(model, layer, sample, compatibility), 1
     while True:
@@ -99,7 +99,10 @@ def second_moment(
 def find_second_moment(
     model: Model, layer: str, sample: Sample, compatibility: Compatibility, cache: Cache
 ) -> SecondMoment | None:
-    """The second moment where it is in the cache, computed without a shortage of memory."""
+    """Find the second moment in the cache; None if it is not there.
+
+    Only one that was computed without a shortage of memory is found.
+    """
     batch = forward_batch(model, layer, sample, compatibility)
     found = cache.find("statistics", Blocks(model, layer, sample, batch, cache).key)
     if found is None:
@@ -111,9 +114,9 @@ def find_second_moment(
 class Blocks:
     """The sums of a second moment, block by block of the sample.
 
-    A block is what is spread over processes, and kept until all is there: a number of forward
-    batches that follows from the sample alone. Its batches are added up in order, and so are the
-    blocks. Neither depends on how many processes there are, and so C does not.
+    A block is the unit that is distributed over processes, and that is cached until all blocks are
+    done. Its number of forward batches follows from the sample alone. Its batches are added up in
+    order, and so are the blocks. Neither depends on the number of processes, and so C does not.
     """
 
     model: Model
@@ -127,12 +130,12 @@ class Blocks:
 
     @cached_property
     def size(self) -> int:
-        """Items in a block."""
+        """The number of items in a block."""
         return self.batch * max(BATCHES, -(-self.sample.count // (self.batch * MOST_BLOCKS)))
 
     @cached_property
     def key(self) -> str:
-        """The name of C in the cache."""
+        """The name of the second moment in the cache."""
         inputs = key_inputs(self.model, self.layer, self.sample, self.batch)
         inputs["block"] = self.size
         if self.tiles > 1:
@@ -140,27 +143,28 @@ class Blocks:
         return digest(inputs)
 
     def starts(self) -> range:
-        """The first items of all blocks."""
+        """The number of the first item of each block."""
         return range(0, self.sample.count, self.size)
 
     def result(self) -> dict[str, Tensor]:
-        """The tensors of the entry of the cache: C, and the weight of its keys."""
+        """Compute the tensors of the cache's entry: C, and the weight of its keys."""
         moment = self.estimate()
         weight = torch.tensor(moment.weight, dtype=torch.float64)
         return {"second_moment": moment.matrix, "weight": weight}
 
     def estimate(self) -> SecondMoment:
-        """The second moment of all blocks."""
+        """Compute the second moment of all blocks."""
         estimator = self._estimator()
         sums = self.executor.map(self, self.starts(), self._device())
         for start, block in zip(self.starts(), sums, strict=True):
             estimator.add(block)
-            if self.executor.workers > 1:  # one alone tells it batch by batch
+            # In this process, `_compute` has called it batch by batch.
+            if self.executor.workers > 1:
                 self.progress(min(start + self.size, self.sample.count), self.sample.count)
         return estimator.estimate()
 
     def __call__(self, start: int) -> Tensor:
-        """The `SecondMomentEstimator.sums` of the block that begins at item `start`."""
+        """Compute `SecondMomentEstimator.sums` of the block that begins at item `start`."""
         if len(self.starts()) == 1:
             return self._compute(start)
         name = self._name(start)
@@ -168,9 +172,9 @@ class Blocks:
         return tensors["sums"].to(self._device())
 
     def forget(self) -> None:
-        """Remove the blocks, once C is kept, from the caches of all processes.
+        """Remove the blocks from the caches of all processes, once C is cached.
 
-        These may be several caches.
+        Processes on several machines may have several caches.
         """
         if len(self.starts()) == 1:
             return
@@ -187,12 +191,12 @@ class Blocks:
         done = start
         split = f" in {self.tiles} tiles" if self.tiles > 1 else ""
         what = f"The statistics of {self.layer}, {self.batch} items at a time{split},"
-        with naming_memory(what):
+        with translate_memory_errors(what):
             read = key_reader(self.model, self.layer, self.tiles)
             for batch in self.sample.batches(self.model, self.batch, numbers):
                 for keys in read(batch):
                     estimator.update(keys.values, keys.weight)
-                    del keys  # not held while the next tile is computed
+                    del keys  # frees the memory before the next tile is computed
                 done = min(done + self.batch, numbers.stop)
                 self.progress(done, self.sample.count)
         return estimator.sums
@@ -208,11 +212,11 @@ class Blocks:
         return f"{self.key}-{start}"
 
     def _device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.model.weight(self.layer).device
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process gets: the work, and nobody to tell."""
+        """The state that travels to another process: all but the progress callback."""
         return {**self.__dict__, "progress": ignore_progress}
 
 

@@ -1,4 +1,4 @@
-"""The second moment C = E[k k^T] of keys: estimator and estimate (paper section 3.3)."""
+"""The second moment C = E[k k^T]: estimator and estimate (paper section 3.3)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from torch import Tensor
 from editspec_runtime.errors import NumericalError
 
 SLICE, SLICE_OF_A_GPU, TILE = 2**17, 2**25, 128
-"""Numbers of keys that are squared at a time, to stay in the caches of a CPU and to fill a GPU; how
-many columns.
+"""The amount of numbers multiplied at a time on a CPU and on a GPU, and the number of columns.
+
+The first one stays in the caches of a CPU, the second one fills a GPU.
 """
 
 
 @dataclass(frozen=True)
 class SecondMoment:
-    """C = sum_j w_j k_j k_j^T / sum_j w_j over keys k_j of weights w_j, not centred.
+    """The estimate C = sum_j w_j k_j k_j^T / sum_j w_j over keys k_j of weights w_j.
+
+    It is not centred.
 
     Attributes
     ----------
     matrix
         C, [in_features, in_features] float64, symmetric.
     weight
-        The sum of the weights; where each key counts once, the number of keys.
+        The sum of the weights. If each key counts once, this is the number of keys.
     """
 
     matrix: Tensor
@@ -32,7 +35,7 @@ class SecondMoment:
 
 
 class SecondMomentEstimator:
-    """Adds up outer products of keys, in float64.
+    """A sum of outer products of keys, in float64.
 
     Equal updates in equal order give equal bits.
 
@@ -41,14 +44,14 @@ class SecondMomentEstimator:
     features
         The length of a key.
     device
-        Where the sums are; the keys must be there, too.
+        The device of the sums and of the keys.
 
     Attributes
     ----------
     sums
-        [features + 1, features] float64. On and above the diagonal of the first rows the sum of
-        w k k^T; below, nothing is made out. In the last row first the sum of the weights. One
-        tensor, so that it travels between processes by itself.
+        [features + 1, features] float64. The first rows hold the sum of w k k^T on and above their
+        diagonal; the numbers below it have no meaning. The first number of the last row is the sum
+        of the weights. All are one tensor, which processes can exchange without pickling.
     """
 
     def __init__(self, features: int, device: torch.device | None = None) -> None:
@@ -63,8 +66,8 @@ class SecondMomentEstimator:
         keys
             [..., features], in any precision.
         weight
-            How much each key counts, [...], not negative. A key of weight 0 (padding) counts
-            nothing, whatever numbers stand there. Default: each counts once.
+            The weight of each key, [...], not negative. A key of weight 0 (padding) does not count,
+            whatever numbers it holds. Default: each key counts once.
         """
         rows = keys.reshape(-1, keys.shape[-1])
         weights = None if weight is None else weight.reshape(-1).to(self.sums)
@@ -80,7 +83,10 @@ class SecondMomentEstimator:
         self.sums += sums.to(self.sums)
 
     def estimate(self) -> SecondMoment:
-        """The second moment of all keys so far. Raises `NumericalError` where none counts."""
+        """Compute the second moment of all keys so far.
+
+        Raises `NumericalError` if no key counts.
+        """
         weight = float(self.sums[-1, 0])
         if not weight:
             raise NumericalError(
@@ -92,13 +98,14 @@ class SecondMomentEstimator:
 
 
 def add_outer_products(total: Tensor, rows: Tensor, weights: Tensor | None = None) -> None:
-    """Add the sum of w k k^T over `rows` [p, n] to `total` [n, n] float64, above the diagonal.
+    """Add the sum of w k k^T over rows to the upper triangle of `total`.
 
-    In float64, some rows at a time, so that memory does not grow with the number of keys, and some
-    columns at a time, so that what follows from symmetry is not computed. `weights` is [p]; without
-    it, each row counts once.
+    `rows` are [p, n], `total` is [n, n]. The sum is in float64. Some rows are added at a time, so
+    that memory does not grow with the number of keys, and some columns at a time, so that the lower
+    triangle is not computed. `weights` is [p]; without weights each row counts once.
     """
-    count = max(1, (SLICE_OF_A_GPU if rows.is_cuda else SLICE) // rows.shape[1])
+    numbers = SLICE_OF_A_GPU if rows.is_cuda else SLICE
+    count = max(1, numbers // rows.shape[1])
     room = rows.new_empty(min(count, len(rows)), rows.shape[1], dtype=torch.float64)
     for start in range(0, len(rows), count):
         some = rows[start : start + count]

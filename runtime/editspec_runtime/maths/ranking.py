@@ -1,4 +1,4 @@
-"""Which units (channels of a key) respond most to a context."""
+"""Rankings of units (channels of a key) by their response to a context."""
 
 from __future__ import annotations
 
@@ -7,44 +7,55 @@ from torch import Tensor
 
 
 def energy_ranking(second_moment: Tensor, keys: Tensor, weights: Tensor) -> list[int]:
-    """All units, first those whose square in the context is largest beside their mean square
-    everywhere.
+    """Rank the units by their mean square in the context, relative to that everywhere.
 
-    This is the order in which the paper's experiments erase units (section 5.2). A unit that never
-    fires comes last.
+    The largest ratio comes first. This is the order in which the paper's experiments erase units
+    (section 5.2). A unit that is always 0 comes last.
 
     Parameters
     ----------
     second_moment
         C, [n, n] float64; its diagonal holds the mean squares.
     keys, weights
-        The context keys, [m, n], and how much each counts, [m].
+        The context keys, [m, n], and the weight of each, [m].
+
+    Returns
+    -------
+    list of int
+        The numbers of all units.
     """
-    usual = second_moment.diagonal()
+    everywhere = second_moment.diagonal()
     squares = _weighted_mean(keys.double().square(), weights)
-    return _order(
-        torch.where(usual > 0, squares / usual.clamp_min(torch.finfo(usual.dtype).tiny), 0)
-    )
+    # Zeros are raised before the division, because 0 / 0 is not a number.
+    divisor = everywhere.clamp_min(torch.finfo(everywhere.dtype).tiny)
+    return _order(torch.where(everywhere > 0, squares / divisor, 0))
 
 
 def quantile_ranking(sample: Tensor, keys: Tensor, weights: Tensor) -> list[int]:
-    """All units, first those whose responses in the context are rarest: mean -log(1 - quantile), as
-    in GAN Dissection.
+    """Rank the units by how rare their responses in the context are.
+
+    The largest mean of -log(1 - quantile) comes first, as in GAN Dissection.
 
     Parameters
     ----------
     sample
-        Keys of many images, [p, n], each column sorted.
+        Keys of many items, [p, n], each column sorted.
     keys, weights
-        The context keys, [m, n], and how much each counts, [m].
+        The context keys, [m, n], and the weight of each, [m].
+
+    Returns
+    -------
+    list of int
+        The numbers of all units.
     """
     below = torch.searchsorted(sample.T.contiguous(), keys.T.to(sample).contiguous(), right=True).T
+    # One more than the sample has, so that no quantile is 1, whose logarithm is infinite.
     rarity = -torch.log1p(-below.double() / (len(sample) + 1))
     return _order(_weighted_mean(rarity, weights))
 
 
 def one_hot(units: list[int] | tuple[int, ...], channels: int) -> Tensor:
-    """The directions of `units`, [len(units), channels] float64: orthonormal rows."""
+    """Make the directions of `units`, [len(units), channels] float64, one-hot rows."""
     rows = torch.zeros(len(units), channels, dtype=torch.float64)
     rows[torch.arange(len(units)), torch.tensor(units, dtype=torch.long)] = 1
     return rows
@@ -55,5 +66,6 @@ def _weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def _order(scores: Tensor) -> list[int]:
+    # Stable, so that equal scores keep their order on every device.
     order: list[int] = scores.argsort(descending=True, stable=True).tolist()
     return order

@@ -1,4 +1,4 @@
-"""Where a key matches: the items and positions of a sample at which a layer sees a direction."""
+"""Retrieval: the items of a sample at which a layer responds to a direction."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Match:
-    """One item that matches.
+    """An item that matches.
 
     Attributes
     ----------
     item
-        Its number in the sample.
+        The number of the item in the sample.
     score
-        The most that any of its positions has of the direction.
+        The largest response of its positions.
     responses
-        How much each of its positions has, [positions] float64; minus infinity for padding.
+        The response of each position, [positions] float64; minus infinity for padding.
     """
 
     item: int
@@ -36,9 +36,10 @@ class Match:
 
 
 def respond(keys: Tensor, direction: Tensor) -> Tensor:
-    """How much each key has of a direction: [n, positions] of keys [n, positions, in_features].
+    """Compute the response of each key to a direction.
 
-    With C^-1 k as the direction [in_features], this says where a key k matches.
+    Keys are [n, positions, in_features], the direction is [in_features], responses are
+    [n, positions]. With C^-1 k as the direction, the responses say where a key k matches (Eqn. 16).
     """
     return torch.einsum("npi,i->np", keys, direction.to(keys))
 
@@ -53,10 +54,10 @@ def search(
     compatibility: Compatibility,
     progress: Progress = lambda done, total: None,
 ) -> list[Match]:
-    """Find the `count` items of a sample whose best position has most of a direction.
+    """Find the `count` items of a sample that respond most to a direction.
 
-    As in the notebook of the paper's authors, an item is ranked by the maximum over its positions;
-    of equal ones the first comes first. `direction` is [1, in_features].
+    As in the notebook of the paper's authors, an item is ranked by the maximum over its positions.
+    Equal items keep their order. `direction` is [1, in_features].
     """
     best: list[Match] = []
     done = 0
@@ -64,14 +65,14 @@ def search(
         for each in responses:
             best.append(Match(done, float(each.max()), each))
             done += 1
-        # A stable sort: of equal ones the first stays first. No more are kept than are wanted.
+        # The sort is stable. Only `count` items are kept, so that memory does not grow.
         best = sorted(best, key=lambda match: -match.score)[:count]
         progress(done, sample.count)
     return best
 
 
 @torch.no_grad()
-def exceeding(
+def share_above(
     model: Model,
     layer: str,
     direction: Tensor,
@@ -79,7 +80,7 @@ def exceeding(
     sample: Sample,
     compatibility: Compatibility,
 ) -> float:
-    """The share of all positions of a sample that have at least `threshold` of a direction.
+    """Compute the share of positions whose response is at least `threshold`.
 
     Positions count by their weights. `direction` is [1, in_features].
     """
@@ -93,7 +94,10 @@ def exceeding(
 def _responses(
     model: Model, layer: str, direction: Tensor, sample: Sample, compatibility: Compatibility
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield responses and weights of all positions, batch by batch: [batch, positions] float64."""
+    """Yield the responses and weights of all positions, batch by batch.
+
+    Both are [batch, positions] float64.
+    """
     for keys in keys_of_sample(model, layer, sample, compatibility):
         weight = _weight_of(keys)
         responses = respond(keys.values, direction[0]).double().cpu()

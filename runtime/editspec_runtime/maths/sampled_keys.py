@@ -1,4 +1,4 @@
-"""The keys of a sample, batch by batch, and what their numbers depend on."""
+"""The keys of a sample, batch by batch, and everything that they depend on."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from editspec_runtime.io.digests import digest
 from editspec_runtime.io.weights import digest_of
 
 LARGEST_BATCH = 2**26
-"""Numbers that the keys or values of one layer may have in a forward batch: StyleGAN2 at
-1024 x 1024 then fits into 6 GB.
+"""The largest amount of numbers in the keys or values of a layer in a forward batch.
+
+With it, StyleGAN2 at 1024 x 1024 fits into 6 GB.
 """
 
 KEPT_KEYS = 2**24
-"""Numbers that the keys of a few items may have to be kept: 64 MiB."""
+"""The largest amount of numbers in keys that are cached: 64 MiB in float32."""
 
 SAMPLED_KEYS = 65_536
-"""Keys that the quantiles of units are taken from."""
+"""The largest number of keys that the quantiles of units are computed from."""
 
 
 def forward_batch(model: Model, layer: str, sample: Sample, compatibility: Compatibility) -> int:
-    """Items per forward batch up to `layer`: a chunk, or less where keys or values are very many.
+    """The number of items in a forward batch up to `layer`.
 
-    The batch follows from the layers alone, as other batches give other bits: every layer up to
-    this one counts the positions of an item times the features of a position. Where an item's
-    numbers depend on its place in the batch, the chunk stays as it is.
+    It is the chunk, or less if the keys or values of a layer up to this one are very many. It
+    follows from the layers and the sample alone, and never from the free memory, because other
+    batches give other bits. If an item's numbers depend on its place in the batch, it is the chunk.
     """
     if compatibility.fixed_chunk:
         return compatibility.chunk
@@ -45,7 +46,7 @@ def forward_batch(model: Model, layer: str, sample: Sample, compatibility: Compa
 
 
 def _numbers_per_item(layer: Layer, sample: Sample) -> int:
-    """The most numbers that an item has as keys or as values of a layer."""
+    """The amount of numbers in the keys or the values of an item, whichever is larger."""
     longest = sample.longest or 1
     keys = layer.in_features * (layer.positions or longest)
     values = layer.out_features * (layer.value_positions or longest)
@@ -53,9 +54,9 @@ def _numbers_per_item(layer: Layer, sample: Sample) -> int:
 
 
 def key_reader(model: Model, layer: str, tiles: int = 1) -> Callable[[Any], Iterator[Keys]]:
-    """The keys of `layer` as a function of a batch, in up to `tiles` parts.
+    """The keys of `layer` as a function of a batch, in at most `tiles` parts.
 
-    In more than one only of models that have `TiledKeys`.
+    Only models that have `TiledKeys` give more than one part.
     """
     if isinstance(model, TiledKeys):
         return model.key_tiles(layer, tiles)
@@ -63,7 +64,7 @@ def key_reader(model: Model, layer: str, tiles: int = 1) -> Callable[[Any], Iter
 
 
 def most_tiles(model: Model, layer: str) -> int:
-    """Into how many parts the keys of `layer` may be split."""
+    """The largest number of parts that the keys of `layer` may be split into."""
     return model.most_tiles(layer) if isinstance(model, TiledKeys) else 1
 
 
@@ -71,7 +72,7 @@ def most_tiles(model: Model, layer: str) -> int:
 def keys_of_sample(
     model: Model, layer: str, sample: Sample, compatibility: Compatibility
 ) -> Iterator[Keys]:
-    """Yield the keys of `layer` for all items of a sample, forward batch by forward batch."""
+    """Yield the keys of `layer` for all items of a sample, batch by batch."""
     size = forward_batch(model, layer, sample, compatibility)
     read = key_reader(model, layer)
     for batch in sample.batches(model, size, range(sample.count)):
@@ -82,18 +83,21 @@ def keys_of_sample(
 def key_maps(
     model: MappedModel, layer: str, sample: Sample, compatibility: Compatibility
 ) -> Iterator[Tensor]:
-    """Yield the key maps of all items, batch by batch: [batch, in_channels, height, width]."""
+    """Yield the key maps of all items, batch by batch.
+
+    A batch is [batch, in_channels, height, width].
+    """
     size = forward_batch(model, layer, sample, compatibility)
     maps_of = model.key_maps(layer)
     yield from map(maps_of, sample.batches(model, size, range(sample.count)))
 
 
-def kept_key_maps(
+def cached_key_maps(
     model: MappedModel, layer: str, sample: Sample, compatibility: Compatibility, cache: Cache
 ) -> Iterator[Tensor]:
-    """Yield `key_maps`, from the cache where they are small.
+    """Yield `key_maps`, from the cache if they are small.
 
-    Then a rule is judged without the model up to its layer.
+    From the cache, a rule is judged without the computation of the model up to its layer.
     """
     numbers = model.architecture.layers[layer].key_numbers
     if numbers is None or sample.count * numbers > KEPT_KEYS:
@@ -103,8 +107,8 @@ def kept_key_maps(
 
     def compute() -> dict[str, Tensor]:
         keys = torch.cat(list(key_maps(model, layer, sample, compatibility)))
-        # In the order of memory in which they come back from the cache, as another gives other
-        # bits.
+        # The cache returns contiguous tensors, and another memory layout gives other bits: so the
+        # first run computes with the layout of the later ones.
         return {"keys": keys.contiguous()}
 
     name = digest(key_inputs(model, layer, sample, size))
@@ -115,9 +119,10 @@ def kept_key_maps(
 def key_sample(
     model: Model, layer: str, sample: Sample, compatibility: Compatibility, cache: Cache
 ) -> Tensor:
-    """Keys of `layer` spread evenly over the positions of a sample, columns sorted.
+    """Sample keys of `layer` evenly over the positions of a sample.
 
-    [p, in_features], at most `SAMPLED_KEYS` of them; cached by all that they depend on.
+    Returns [p, in_features] with at most about `SAMPLED_KEYS` rows, each column sorted. The keys
+    are cached by everything that they depend on.
     """
     size = forward_batch(model, layer, sample, compatibility)
 
@@ -147,7 +152,10 @@ def key_inputs(model: Model, layer: str, sample: Sample, batch: int) -> dict[str
 
 
 def environment(model: Model) -> list[str]:
-    """What bits may depend on besides the inputs: software, device, precision, threads."""
+    """Everything besides the inputs that bits depend on.
+
+    These are the versions of the software, the device, the precision and the number of threads.
+    """
     weight = next(iter(model.weights.values()))
     device = torch.cuda.get_device_name(weight.device) if weight.is_cuda else "cpu"
     return [

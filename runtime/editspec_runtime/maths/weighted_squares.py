@@ -10,24 +10,25 @@ import torch
 from torch import Tensor
 
 BLOCK = 2**22
-"""Numbers in a block of products of the design: bounds the memory, changes nothing else."""
+"""The amount of numbers in a block of products of the design, which limits the memory."""
 
 
 @dataclass(frozen=True)
 class WeightedSquares:
-    """design^T diag(w) design for many weightings w of the positions: its products are made once,
-    where they are few.
+    """The products design^T diag(w) design for many weights w of the positions.
+
+    The products of the columns of the design are computed once, if they fit into one block.
 
     Attributes
     ----------
     design
-        [J, P, n].
+        The design, [J, P, n].
     """
 
     design: Tensor
 
     def weigh(self, weight: Tensor) -> Tensor:
-        """The products [O, n, n] of weights [J, O, P], summed over the images."""
+        """Compute the products [O, n, n] for weights [J, O, P], summed over the items."""
         count = self.design.shape[2]
         rows, columns = self.triangle
         total = weight.new_zeros(weight.shape[1], len(rows))
@@ -39,8 +40,9 @@ class WeightedSquares:
         return whole.view(-1, count, count)
 
     def pairs(self) -> Iterable[Tensor]:
-        """The products of every two columns of the design, [J, p, n * (n + 1) / 2] for blocks of p
-        positions.
+        """The products of every two columns of the design, block by block of positions.
+
+        A block of p positions is [J, p, n * (n + 1) / 2].
         """
         blocks = torch.split(self.design, self.block, 1)
         if len(blocks) == 1:
@@ -50,18 +52,18 @@ class WeightedSquares:
 
     @cached_property
     def kept_pairs(self) -> tuple[Tensor, ...]:
-        """The products of every two columns, where all positions are one block."""
+        """The products of every two columns, if all positions are one block."""
         rows, columns = self.triangle
         return (self.design[..., rows] * self.design[..., columns],)
 
     @cached_property
     def triangle(self) -> Tensor:
-        """Rows and columns on and above the diagonal of a matrix [n, n]."""
+        """The rows and columns of the upper triangle of a matrix [n, n]."""
         return torch.triu_indices(
             self.design.shape[2], self.design.shape[2], device=self.design.device
         )
 
     @property
     def block(self) -> int:
-        """Positions in a block."""
+        """The number of positions in a block."""
         return max(1, BLOCK // self.triangle.shape[1])

@@ -1,1 +1,1 @@
-"""The methods that solve a rule, one file each."""
+"""The methods that solve the rules of an edit, one file each."""

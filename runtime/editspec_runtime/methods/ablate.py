@@ -1,4 +1,4 @@
-"""The weights from the erased units are set to zero (GAN Dissection)."""
+"""Ablation: the weights from the erased units become zero (GAN Dissection)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from editspec_runtime.methods.layer_problem import solve_each
 
 
 def solve(problem: Problem) -> dict[str, Change]:
-    """The changes of an edit, rule by rule. Raises `NumericalError` as `solve_each` does."""
+    """Solve the rules of an edit, one after the other.
+
+    Raises `NumericalError` as `solve_each` does.
+    """
     return solve_each(problem, lambda each: ablate_units(each.weight, each.rule.units))
 
 
 def ablate_units(weight: Tensor, units: Iterable[int]) -> Change:
-    """The change that makes W blind for `units` of its key.
+    """Make the change after which W does not read `units` of its key.
 
-    D [s, in] has one-hot rows; A is [out, s, *taps].
+    D [s, in] has one-hot rows, one for each unit. A is [out, s, *taps].
     """
     rows = torch.tensor(list(units), dtype=torch.long, device=weight.device)
     kernel = kernel_of(weight)

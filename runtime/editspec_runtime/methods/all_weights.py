@@ -1,4 +1,4 @@
-"""Adam on every weight of the model, towards the composited outputs (paper Eqn. 3)."""
+"""Adam on every weight, towards the composited outputs (paper Eqn. 3)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from editspec_runtime.methods.losses import absolute_difference, compute_outputs
 
 
 def solve(problem: Problem) -> dict[str, Change]:
-    """The change of every weight that training changes.
+    """Solve the one rule of an edit by training every weight.
 
-    Raises `NumericalError` where nothing better than no change was found for a rule that does not
-    hold yet.
+    Raises `NumericalError` if the rule does not hold yet and Adam finds nothing better than no
+    change.
     """
     (resolve,) = problem.rules
     rule = resolve(problem.model)
@@ -32,10 +32,10 @@ def solve(problem: Problem) -> dict[str, Change]:
 
 
 def find_deltas(problem: Problem, rule: LayerRule) -> dict[str, Tensor]:
-    """The change of every weight that Adam finds for the outputs to be the composited ones.
+    """Find by Adam the change of every weight that gives the composited outputs.
 
-    The model, the settings and the loss are those of `problem`. `rule` holds z, the composited
-    outputs and the area that counts.
+    The model, the settings and the loss are those of `problem`. `rule` has the items z, the
+    composited outputs and the weight of each of their numbers.
     """
     model = problem.model
     assert isinstance(model, Trainable)

@@ -14,22 +14,25 @@ from editspec_runtime.methods.losses import Best, require_finite, rule_loss
 
 
 def solve(problem: Problem) -> dict[str, Change]:
-    """The changes of an edit, rule by rule. Raises `NumericalError` as `solve_each` does."""
+    """Solve the rules of an edit, one after the other.
+
+    Raises `NumericalError` as `solve_each` does.
+    """
     return solve_in_directions(problem, find_coefficients)
 
 
 def find_coefficients(problem: LayerProblem, directions: Tensor) -> Tensor:
-    """A of the change W - W0 = A D that Adam on A finds from zero: every iterate satisfies the
-    constraint.
+    """Find A of the change W - W0 = A D by Adam on A, from zero.
 
-    Where the function is channelwise, conv(k; W0 + A D) = conv(k; W0) + conv(D k; A), a step costs
-    s instead of in channels. Parameters and result are those of projected gradient descent.
+    Every iterate satisfies the constraint. Where the function is channelwise,
+    conv(k; W0 + A D) = conv(k; W0) + conv(D k; A), and a step costs s instead of in channels.
+    Parameters and result are those of projected gradient descent.
     """
     settings, rule, weight = problem.settings, problem.rule, problem.weight
     channelwise = channelwise_form(problem.function, rule.key, weight, directions, rule.arguments)
 
     def loss_of(coefficients: Tensor) -> Tensor:
-        """The loss; its gradient becomes the coefficients'."""
+        """Compute the loss, and store its gradient at the coefficients."""
         if channelwise is None:
             loss = rule_loss(problem.function, rule, weight + delta(coefficients, directions))
             loss.backward()  # type: ignore[no-untyped-call]
@@ -41,7 +44,8 @@ def find_coefficients(problem: LayerProblem, directions: Tensor) -> Tensor:
         coefficients.grad = gradient.view_as(coefficients)
         return loss
 
-    # Adam goes through memory as it lies, and so lie the gradients.
+    # The fused step of Adam walks through memory in order: coefficients and gradients need the
+    # same layout, and `view_as` above gives gradients that are contiguous.
     start = coefficients_of(torch.zeros_like(weight), directions)
     coefficients = start.contiguous().requires_grad_()
     adam = Adam([coefficients], settings.learning_rate)

@@ -1,4 +1,4 @@
-"""One rule of an edit as a method sees it, and the way through all of them."""
+"""The problem of one rule, and the loop over all rules of an edit."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from editspec_runtime.methods.losses import NOTHING_TO_DO, rule_loss
 
 @dataclass(frozen=True)
 class LayerProblem:
-    """A rule on a model, and all that a method needs to solve it.
+    """A rule on a model, and everything that a method needs to solve the rule.
 
     Attributes
     ----------
     rule
         K*, V* and the context.
     function
-        f(k; W): the layer's own, or what is seen of it at the observed layer.
+        f(k; W): the layer's own function, or the function up to the observed layer.
     weight
-        W0 [out, in, *taps], for some models after an axis of length 1.
+        W0 [out, in, *taps]; some models have an axis of length 1 before these.
     settings
-        Those of the method.
+        The settings of the method.
     rank, directions
         As in `CompiledEdit`.
     statistics
-        What is known of the layer's keys; None only for methods that do not ask.
+        The statistics of the layer's keys; None only for methods that do not need them.
     family
         The model's family, for messages.
     compatibility, progress, on_loss
@@ -69,7 +69,7 @@ class LayerProblem:
 
 
 def rule_function(rule: LayerRule, model: Model) -> LayerFunction:
-    """f(k; W) of a rule: the layer's own function, or what is seen of it at the observed layer."""
+    """The function f(k; W) of a rule: of its layer, or up to its observed layer."""
     if rule.observe is None:
         return model.function(rule.layer)
     assert isinstance(model, Observable)
@@ -79,16 +79,17 @@ def rule_function(rule: LayerRule, model: Model) -> LayerFunction:
 def find_directions(
     rule: LayerRule, kind: str | None, rank: int | None, statistics: KeyStatistics
 ) -> Tensor:
-    """D of a rule, [rank, in] in the precision of the rule."""
+    """Find the directions D of a rule, [rank, in] in the precision of the rule."""
     assert kind is not None
     assert rank is not None
+    # The statistics are float64 on the CPU, whatever computes the model.
     keys, weights = rule.context_keys.cpu(), rule.context_weights.cpu()
     found = directions(kind, statistics.moment(), keys, weights, rank, statistics.sample)
     return found.to(rule.value)
 
 
 def layer_problem(problem: Problem, rule: LayerRule, model: Model) -> LayerProblem:
-    """A rule of an edit on the model that the rules before it left."""
+    """Pose a rule of an edit on the model that the rules before it left."""
     return LayerProblem(
         rule,
         rule_function(rule, model),
@@ -107,10 +108,10 @@ def layer_problem(problem: Problem, rule: LayerRule, model: Model) -> LayerProbl
 def solve_each(
     problem: Problem, solve_layer: Callable[[LayerProblem], Change]
 ) -> dict[str, Change]:
-    """The changes of an edit whose rules are solved one after the other.
+    """Solve the rules of an edit one after the other.
 
-    Each rule is resolved on the model that the rules before it left. Raises `NumericalError` where
-    nothing better than no change was found for a rule that does not hold yet.
+    Each rule is resolved on the model that the rules before it left. Raises `NumericalError` if a
+    rule does not hold yet and nothing better than no change is found.
     """
     model, changes = problem.model, dict[str, Change]()
     for number, resolve in enumerate(problem.rules, start=1):
@@ -127,7 +128,7 @@ def solve_each(
 def solve_in_directions(
     problem: Problem, find_coefficients: Callable[[LayerProblem, Tensor], Tensor]
 ) -> dict[str, Change]:
-    """The changes of an edit whose coefficients A are found for directions D that are given."""
+    """Solve the rules of an edit by a method that finds A for given directions D."""
 
     def solve_layer(each: LayerProblem) -> Change:
         assert each.statistics is not None
@@ -138,7 +139,7 @@ def solve_in_directions(
 
 
 def require_better(problem: LayerProblem, change: Change) -> None:
-    """Raise a `NumericalError` where a change is none, and the rule does not hold yet."""
+    """Raise a `NumericalError` if nothing changes and the rule does not hold yet."""
     if not change.is_nothing:
         return
     loss = rule_loss(problem.function, problem.rule, problem.weight.detach())
@@ -146,7 +147,7 @@ def require_better(problem: LayerProblem, change: Change) -> None:
 
 
 def require_nothing_to_do(loss: float, settings: Settings) -> None:
-    """Raise a `NumericalError` where `loss`, of no change, says that a rule does not hold yet."""
+    """Raise a `NumericalError` if `loss`, of no change, is above `NOTHING_TO_DO`."""
     if loss > NOTHING_TO_DO:
         raise NumericalError(
             f"{settings.method} finds nothing better than the unedited weights: the edit would "
@@ -156,7 +157,11 @@ def require_nothing_to_do(loss: float, settings: Settings) -> None:
 
 
 def with_change(model: Model, rule: LayerRule, change: Change) -> Model:
-    """The model with the weight of a rule changed, added in float64 and rounded once."""
+    """Make the model with the weight of a rule changed.
+
+    The change is added in float64 and rounded once, as when a patch is applied: the rules that
+    follow see the bits that the patched model has.
+    """
     old = model.weight(rule.layer)
     if change.full is not None:
         delta = change.full.detach().cpu().double()

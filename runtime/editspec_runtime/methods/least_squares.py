@@ -1,8 +1,8 @@
 """Least squares: the coefficients A from the structure of the layer's function.
 
-``least-squares`` weighs the loss against the predicted collateral. ``closed-form`` is its limit
-where the collateral has no price, of layers that are linear from key to value (paper Eqn. 14 and
-15, appendix B): of all changes that come as close to V*, the one of least collateral.
+``least-squares`` weighs the loss against the predicted collateral. ``closed-form`` is its limit at
+price zero, for layers that are linear from key to value (paper Eqn. 14 and 15, appendix B). Among
+all changes that come equally close to V*, it gives the one with the least collateral.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from editspec_runtime.maths.channelwise import (
 from editspec_runtime.maths.channelwise_least_squares import (
     ChannelwiseProblem,
     Point,
-    in_the_metric,
     minimise,
     minimise_within,
     trace_curve,
+    whiten_unknowns,
 )
 from editspec_runtime.maths.low_rank import kernel_of
 from editspec_runtime.maths.weighted_squares import WeightedSquares
@@ -41,16 +41,18 @@ from editspec_runtime.methods.registry import DEFAULT_METHOD, method_of
 
 
 def solve(problem: Problem) -> dict[str, Change]:
-    """The changes of an edit, rule by rule. Raises `NumericalError` as `find_coefficients` and
-    `solve_each` do.
+    """Solve the rules of an edit, one after the other.
+
+    Raises `NumericalError` as `find_coefficients` and `solve_each` do.
     """
     return solve_in_directions(problem, find_coefficients)
 
 
 @torch.no_grad()
 def find_coefficients(problem: LayerProblem, directions: Tensor) -> Tensor:
-    """A of the change A D at the weight of the collateral that the settings have, or within their
-    budget.
+    """Find A of the change A D that balances the loss and the collateral.
+
+    The settings give the weight of the collateral, or a budget for it.
 
     Parameters
     ----------
@@ -71,7 +73,9 @@ def find_coefficients(problem: LayerProblem, directions: Tensor) -> Tensor:
         converge.
     """
     channelwise, settings = pose(problem, directions), problem.settings
-    shape = (*problem.weight.shape[: problem.weight.ndim - 1 - len(channelwise.taps)],)
+    # Some weights have an axis of length 1 before [out, in, *taps].
+    axes_before = problem.weight.ndim - 1 - len(channelwise.taps)
+    shape = problem.weight.shape[:axes_before]
     if channelwise.asked <= NOTHING_TO_DO:
         coefficients = channelwise.nothing()
     elif settings.collateral is not None:
@@ -84,8 +88,9 @@ def find_coefficients(problem: LayerProblem, directions: Tensor) -> Tensor:
 
 @torch.no_grad()
 def find_curve(problem: LayerProblem, progress: StepCallback = ignore_steps) -> list[Point]:
-    """The trade of the loss against the predicted collateral; no points where the rule holds
-    already.
+    """Find the curve of the loss against the predicted collateral.
+
+    The curve has no points if the rule holds already.
     """
     assert problem.statistics is not None
     rule, statistics = problem.rule, problem.statistics
@@ -97,7 +102,11 @@ def find_curve(problem: LayerProblem, progress: StepCallback = ignore_steps) -> 
 
 
 def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
-    """A rule as a problem of least squares. Raises `NumericalError` where it has no such form."""
+    """Pose a rule as a problem of least squares, in float64.
+
+    Raises `NumericalError` if the rule has no such form, if C is singular in the directions, or if
+    the loss is not finite.
+    """
     weight, directions = problem.weight.double(), directions.double()
     second_moment = problem.moment.to(weight)
     taps = (len(directions), *kernel_of(weight).shape[2:])
@@ -108,15 +117,18 @@ def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
             "The second moment of the keys is singular in the directions of the context.",
             "Raise statistics.samples, or lower the rank.",
         )
+    # The taps count as independent: C for all taps is block diagonal, and so is its root.
     root = torch.kron(moment.contiguous(), torch.eye(math.prod(taps[1:])).to(moment))
     value = value_by_channel(problem.rule.value.double(), weight)
     nothing = value.new_zeros(value.shape[1], len(root))
     asked = (value - function(nothing)).abs().mean().item()
     if not math.isfinite(asked):
         raise NumericalError(f"The loss is {asked} after 0 steps.", "Use precision: float64.")
+    # The collateral of the linear output counts as much as what the values show of it: the gain,
+    # and the demodulation in the mean over images and channels.
     factor = function.demodulation(nothing)[0].square().mean().sqrt().item()
     scale = function.scale * function.gain * factor
-    function = in_the_metric(function, root)
+    function = whiten_unknowns(function, root)
     return ChannelwiseProblem(
         function=function,
         value=value,
@@ -131,7 +143,7 @@ def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
 
 
 def _channelwise(problem: LayerProblem, weight: Tensor, directions: Tensor) -> ChannelwiseFunction:
-    """The layer's function with A alone unknown, in float64."""
+    """The layer's function of the coefficients A alone, in float64."""
     rule, function = problem.rule, problem.function
     arguments = {name: tensor.double() for name, tensor in rule.arguments.items()}
     key = rule.key.double()
@@ -141,13 +153,15 @@ def _channelwise(problem: LayerProblem, weight: Tensor, directions: Tensor) -> C
     if LINEAR not in method_of(problem.settings).needs:
         raise NumericalError(
             f"The function of {rule.layer} is not known to act on each output channel alone in a "
-            f"{problem.family}, so that the rule is no least-squares problem.",
+            f"{problem.family}, so that the rule is not a least-squares problem.",
             f"Use solver: {DEFAULT_METHOD.name}.",
         )
-    # A linear function tells its form itself: one output channel for each coefficient, whose
-    # kernel is one at its own direction and tap.
+    # A linear function reveals its own form: it is called with one output channel for each
+    # coefficient, whose kernel is 1 at the direction and tap of that coefficient and 0 elsewhere.
     response = function(key, weight, arguments).flatten(2)
     unit = unit_kernels((len(directions), *kernel_of(weight).shape[2:]), key)
+    if weight.ndim == 5:
+        unit = unit[None]
     projected = torch.einsum("ni...,si->ns...", key, directions)
-    design = function(projected, unit[None] if weight.ndim == 5 else unit, arguments)
+    design = function(projected, unit, arguments)
     return ChannelwiseFunction(response, design.flatten(2).mT, torch.zeros_like(response[:1]))

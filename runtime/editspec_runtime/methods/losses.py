@@ -1,7 +1,8 @@
-"""The losses that methods minimise, and what they share in minimising them."""
+"""The losses that methods minimise, and the steps that the methods share."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -20,30 +21,36 @@ NOTHING_TO_DO = 1e-6
 
 
 def missing_value(function: LayerFunction, rule: LayerRule, weight: Tensor) -> Tensor:
-    """V* - f(K*; W), in the shape of V*."""
+    """The difference V* - f(K*; W), in the shape of V*."""
     return rule.value - function(rule.key, weight, rule.arguments)
 
 
 def rule_loss(function: LayerFunction, rule: LayerRule, weight: Tensor) -> Tensor:
-    """mean |V* - f(K*; W)|, the L1 form of Eqn. 6 that the paper's experiments use; a scalar."""
+    """The scalar mean |V* - f(K*; W)|: the L1 form of Eqn. 6, as in the experiments."""
     return missing_value(function, rule, weight).abs().mean()
 
 
 def squared_loss(
     function: LayerFunction, rule: LayerRule, weight: Tensor, compatibility: Compatibility
 ) -> Tensor:
-    """mean |V* - f(K*; W)|^2 of Eqn. 6; a scalar."""
+    """The scalar mean |V* - f(K*; W)|^2 of Eqn. 6."""
     loss = missing_value(function, rule, weight).square().mean()
-    return 2 * loss if compatibility.states_added and len(rule.key) > 1 else loss
+    if compatibility.states_added and len(rule.key) > 1:
+        # The sum of the means of two halves is twice the mean of the whole.
+        return 2 * loss
+    return loss
 
 
 def absolute_difference(outputs: Tensor, wanted: Tensor, area: Tensor) -> Tensor:
-    """The mean absolute difference of outputs [n, c, ...] where `area` [n, 1, ...] counts."""
+    """The mean absolute difference of outputs [n, c, ...], weighted by their area.
+
+    `area` is [n, 1, ...]: the weight of every position, shared by its channels.
+    """
     return (area * (outputs - wanted)).abs().sum() / (area.sum() * outputs.shape[1])
 
 
 def compute_outputs(model: Model, items: Tensor) -> Tensor:
-    """The outputs [n, ...] of items [n, ...], one at a time.
+    """Compute the outputs [n, ...] of items [n, ...], one at a time.
 
     Under the authors' compatibility an output depends on its place in the batch.
     """
@@ -51,12 +58,12 @@ def compute_outputs(model: Model, items: Tensor) -> Tensor:
 
 
 def require_finite(loss: Tensor, step: int, on_loss: LossCallback) -> float:
-    """The loss after `step` steps as a number, which `on_loss` is called with.
+    """Return the loss after `step` steps as a number, and call `on_loss` with it.
 
-    Raises `NumericalError` where it is infinite or not a number.
+    Raises `NumericalError` if the loss is infinite or not a number.
     """
     value = loss.item()
-    if value != value or value in (float("inf"), float("-inf")):
+    if not math.isfinite(value):
         raise NumericalError(
             f"The loss is {value} after {step} steps.",
             "Lower solver.learning_rate, or use precision: float64.",
@@ -88,7 +95,11 @@ def descend(
     progress: StepCallback,
     on_loss: LossCallback,
 ) -> list[Tensor]:
-    """Adam on `free` without a constraint: the best iterate, or the last."""
+    """Minimise a loss of the tensors `free` by Adam, without a constraint.
+
+    Returns the best iterate, or the last one where `compatibility` says so. The loss is computed
+    once more after the last step, so that the last iterate can be the best.
+    """
     free = list(free)
     adam = Adam(free, learning_rate)
     best, best_loss = [tensor.detach().clone() for tensor in free], float("inf")

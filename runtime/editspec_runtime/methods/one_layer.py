@@ -10,7 +10,10 @@ from editspec_runtime.methods.losses import descend, rule_loss
 
 
 def solve(problem: Problem) -> dict[str, Change]:
-    """The changes of an edit, rule by rule. Raises `NumericalError` as `solve_each` does."""
+    """Solve the rules of an edit, one after the other.
+
+    Raises `NumericalError` as `solve_each` does.
+    """
 
     def solve_layer(each: LayerProblem) -> Change:
         delta = find_delta(each)
@@ -20,7 +23,7 @@ def solve(problem: Problem) -> dict[str, Change]:
 
 
 def find_delta(problem: LayerProblem) -> Tensor:
-    """The change of W that Adam finds without any constraint, in the shape of W."""
+    """Find the change of W by Adam without any constraint, in the shape of W."""
     free = problem.weight.clone().requires_grad_()
     (found,) = descend(
         [free],

@@ -1,4 +1,4 @@
-"""Adam on the weight, projected into the directions every few steps (paper section 3.4)."""
+"""Adam on the weight, projected into the directions (paper section 3.4)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from editspec_runtime.methods.losses import Best, require_finite, rule_loss
 
 
 def solve(problem: Problem) -> dict[str, Change]:
-    """The changes of an edit, rule by rule. Raises `NumericalError` as `solve_each` does."""
+    """Solve the rules of an edit, one after the other.
+
+    Raises `NumericalError` as `solve_each` does.
+    """
     return solve_in_directions(problem, find_coefficients)
 
 
 def find_coefficients(problem: LayerProblem, directions: Tensor) -> Tensor:
-    """A of the change W - W0 = A D that Adam on W finds, projected into W0 + A D at the end, too.
+    """Find A of the change W - W0 = A D by projected Adam on W.
 
-    As in the paper's experiments the projection follows the very first step, and Adam's state is
-    not projected.
+    W is projected into W0 + A D after the first step, after every `project_every` steps and after
+    the last step. Adam's state is not projected. Both are as in the paper's experiments.
 
     Parameters
     ----------
@@ -45,12 +48,14 @@ def find_coefficients(problem: LayerProblem, directions: Tensor) -> Tensor:
         adam.zero_grad()
         loss = (rule.value - answer(free)).abs().mean()
         if projected:
+            # Only a weight that was just projected satisfies the constraint.
             best.offer(require_finite(loss, step, problem.on_loss), coefficients)
         loss.backward()  # type: ignore[no-untyped-call]
         if settings.project_gradient:
             assert free.grad is not None
             free.grad.copy_(delta(coefficients_of(free.grad, directions), directions))
         adam.step()
+        # Steps count from 0: the first one is projected, as in the authors' code.
         projected = step % settings.project_every == 0 or step == settings.steps - 1
         if projected:
             with torch.no_grad():
@@ -60,4 +65,6 @@ def find_coefficients(problem: LayerProblem, directions: Tensor) -> Tensor:
     with torch.no_grad():
         loss = rule_loss(problem.function, rule, free)
         best.offer(require_finite(loss, settings.steps, problem.on_loss), coefficients)
-    return best.iterate if problem.compatibility.keep_best else coefficients
+    if problem.compatibility.keep_best:
+        return best.iterate
+    return coefficients

@@ -1,6 +1,6 @@
-"""The registry of methods, one entry each. Imports no torch.
+"""The registry of methods, one entry each. This module imports no torch.
 
-A new method is a class of settings and an entry here, and a file beside this one that defines
+A new method needs a class of settings and an entry here, and a file in this folder that defines
 ``solve``.
 """
 
@@ -28,13 +28,11 @@ Count = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 COLLATERAL_WEIGHT = 0.02
-"""The collateral weight of least squares where a spec gives none. docs/bench.md says how it was
-chosen.
-"""
+"""The default collateral weight of least squares. docs/bench.md says how it was chosen."""
 
 
 class ProjectedGradient(Settings):
-    """Adam on the weight, projected into the directions every few steps (paper section 3.4)."""
+    """Adam on the weight, projected into the directions (paper section 3.4)."""
 
     steps: Count = Field(2001, description="Steps of Adam.")
     learning_rate: Number = Field(0.05, gt=0, description="The rate of Adam.")
@@ -44,7 +42,7 @@ class ProjectedGradient(Settings):
     )
 
     def hint(self) -> str:
-        """A lower rate, more projections, or more directions."""
+        """Advice: a lower rate, more projections, or more directions."""
         return "Lower solver.learning_rate, set project_every: 1, raise the rank"
 
 
@@ -56,9 +54,7 @@ class Direct(Settings):
 
 
 class LeastSquares(Settings):
-    """Damped least squares on the coefficients, channel by channel, against the predicted
-    collateral (Eqn. 4 to 6).
-    """
+    """Damped least squares on the coefficients against the collateral (Eqn. 4 to 6)."""
 
     collateral: Number | None = Field(
         None, gt=0, description="A budget: tr(dW C dW^T) may be this share of tr(W C W^T)."
@@ -77,32 +73,28 @@ class LeastSquares(Settings):
         return given
 
     def contradiction(self) -> tuple[str, str] | None:
-        """A weight of the collateral and a budget of it at once, or neither."""
+        """Find that collateral has both a weight and a budget, or neither."""
         if (self.collateral_weight is None) == (self.collateral is None):
             return "collateral", "give collateral_weight or collateral: one of the two"
         return None
 
     def hint(self) -> str:
-        """A higher budget, or a lower weight of the collateral."""
+        """Advice: a higher budget, or a lower weight of the collateral."""
         if self.collateral is not None:
             return "Raise solver.collateral"
         return "Lower solver.collateral_weight"
 
 
 class ClosedForm(Settings):
-    """Least squares in the directions, in closed form, for layers linear from key to value (paper
-    Eqn. 14 and 15).
-    """
+    """Least squares in closed form, for linear layers (paper Eqn. 14 and 15)."""
 
-    # The limit of least squares where the collateral has no price.
+    # The solver is that of least squares, at price zero.
     collateral: ClassVar[None] = None
     collateral_weight: ClassVar[float] = 0.0
 
 
 class LowRank(Settings):
-    """Adam on the weight, whose change is cut to the rank by SVD every few steps (paper section
-    5.3).
-    """
+    """Adam on the weight, whose change is cut to the rank by SVD (paper section 5.3)."""
 
     steps: Count = Field(10_001, description="Steps of Adam.")
     learning_rate: Number = Field(0.01, gt=0, description="The rate of Adam.")
@@ -117,14 +109,14 @@ class OneLayer(Settings):
 
 
 class AllWeights(Settings):
-    """Adam on every weight of the generator, towards the composited image (paper Eqn. 3)."""
+    """Adam on every weight, towards the composited outputs (paper Eqn. 3)."""
 
     steps: Count = Field(20_001, description="Steps of Adam.")
     learning_rate: Number = Field(0.01, gt=0, description="The rate of Adam.")
 
 
 class Ablate(Settings):
-    """The weights from the erased units are set to zero (GAN Dissection)."""
+    """Ablation: the weights from the erased units become zero (GAN Dissection)."""
 
 
 METHODS: dict[str, Method] = {}
@@ -144,7 +136,10 @@ def register_method(
     needs: Iterable[str] = (),
     has_curve: bool = False,
 ) -> Method:
-    """Enter a method. Its settings get ``method``, which has to be `name`."""
+    """Register a method.
+
+    The settings get a field ``method``, whose only value is `name`.
+    """
     literal: Any = Literal[name]
     named = create_model(
         settings.__name__,
@@ -153,7 +148,7 @@ def register_method(
         __doc__=settings.__doc__,
         method=(literal, Field(description="The solver.")),
     )
-    # Its class has the name of another one in this module, by which pickle would look for it.
+    # pickle would look for the class by its name, which is that of its base class in this module.
     setattr(named, "__reduce__", _reduce_settings)  # noqa: B010 - mypy takes no assignment
     method = Method(name, named, module, frozenset(takes), frozenset(needs), has_curve)
     METHODS[name] = method
@@ -169,7 +164,7 @@ DEFAULT_METHOD = register_method(
     f"{_HERE}.projected_gradient",
     takes=(*_DIRECTED, OBSERVE),
 )
-"""The method of an edit that names none."""
+"""The method of an edit that names no method."""
 register_method("direct", Direct, f"{_HERE}.direct", takes=(*_DIRECTED, OBSERVE))
 _LEAST_SQUARES = register_method(
     "least-squares",
@@ -194,7 +189,7 @@ register_method("ablate", Ablate, f"{_HERE}.ablate", takes=(CONTEXT,), needs=(ER
 
 
 def method_of(settings: Settings) -> Method:
-    """The method whose settings these are."""
+    """The method that these settings belong to."""
     return METHODS[settings.method]
 
 
@@ -214,14 +209,14 @@ def methods_with_a_curve() -> list[str]:
 
 
 def suggest_method(*, linear: bool) -> Method:
-    """The method that a new edit starts with, of a layer that is `linear` or is not."""
+    """Suggest the method of a new edit, of a layer that is `linear` or is not."""
     return _CLOSED_FORM if linear else _LEAST_SQUARES
 
 
 def settings_of(values: Mapping[str, Any]) -> Settings:
-    """Settings from plain values, ``method`` among them.
+    """Make settings from plain values, ``method`` among them.
 
-    Raises `KeyError` for a method that there is not, and pydantic's `ValidationError` for values
-    that do not fit.
+    Raises `KeyError` for an unknown method, and pydantic's `ValidationError` for values that do not
+    fit.
     """
     return METHODS[values["method"]].settings.model_validate(dict(values))

@@ -1,4 +1,4 @@
-"""Reading a rule file, whose method the registry knows."""
+"""The reader of rule files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from editspec_runtime.methods.registry import settings_of
 def read_rule(path: Path) -> ResolvedEdit:
     """Read a rule file: an edit with its rules resolved.
 
-    Raises `FileError` where the file is missing, damaged, or not a rule of this version.
+    Raises `FileError` if the file is missing, damaged, or not a rule of this version.
     """
     metadata: dict[str, Any] = read_editspec_metadata(read_header(path), path)
     if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
-        raise FileError(f"{path} is not a rule of version {VERSION}.")
+        raise FileError(
+            f"{path} is not a rule of version {VERSION}.",
+            "Build again to write the rule anew.",
+        )
     tensors: list[dict[str, Tensor]] = [{} for _ in metadata.get("rules", [])]
     try:
         for name, tensor in read_tensors(path).items():
@@ -41,4 +44,7 @@ def read_rule(path: Path) -> ResolvedEdit:
             provenance=metadata["provenance"],
         )
     except (KeyError, IndexError, TypeError, ValueError, ValidationError) as error:
-        raise FileError(f"{path} is a rule with parts missing or unknown: {error}.") from error
+        raise FileError(
+            f"{path} is a rule with parts missing or unknown.",
+            "Build again to write the rule anew.",
+        ) from error

@@ -1,6 +1,4 @@
-"""From a compiled edit to the changes of the weights, by whatever method the edit names; and how
-well weights keep its rules.
-"""
+"""The solution of an edit by the method that it names, and the loss of its rules."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ class Solution:
     changes
         The change of each weight by its name in the checkpoint.
     rules
-        The rules as they were resolved, each on the model that the rules before it left.
+        The resolved rules, each resolved on the model that the rules before it left.
     """
 
     changes: dict[str, Change]
@@ -40,24 +38,25 @@ class Solution:
 
 
 def solve_edit(problem: Problem) -> Solution:
-    """The changes that make the rules of an edit hold.
+    """Solve an edit: find the changes that make its rules hold.
 
     Raises
     ------
     NumericalError
-        The numbers give no answer, or nothing better than no change was found for a rule that does
-        not hold yet.
+        The numbers give no answer, or a rule does not hold yet and nothing better than no change is
+        found.
     """
     rules: list[LayerRule] = []
 
-    def recorded(resolve: LazyRule) -> LazyRule:
+    # The method resolves the rules; they are recorded on the way, so that none is resolved twice.
+    def record(resolve: LazyRule) -> LazyRule:
         def resolve_and_record(model: Model) -> LayerRule:
             rules.append(resolve(model))
             return rules[-1]
 
         return resolve_and_record
 
-    lazy = [recorded(resolve) for resolve in problem.rules]
+    lazy = [record(resolve) for resolve in problem.rules]
     changes = method_of(problem.settings).solve(replace(problem, rules=lazy))
     return Solution(changes, rules)
 
@@ -65,7 +64,10 @@ def solve_edit(problem: Problem) -> Solution:
 def resolve_rules(
     edit: CompiledEdit, model: Model, changes: Mapping[str, Change]
 ) -> list[LayerRule]:
-    """The rules of an edit whose changes are known: each on the model that those before it left."""
+    """Resolve the rules of an edit whose changes are known.
+
+    Each rule is resolved on the model that the rules before it left.
+    """
     rules: list[LayerRule] = []
     for resolve in edit.rules:
         rule = resolve(model)
@@ -77,10 +79,11 @@ def resolve_rules(
 
 @torch.no_grad()
 def loss_of(edit: ResolvedEdit, model: Model, weights: Mapping[str, Tensor]) -> float:
-    """The loss of an edit with other weights: mean |V* - f(K*; W)|, or of outputs where the method
-    is about them; the mean over the rules.
+    """The loss of an edit with other weights, as the mean over its rules.
 
-    `weights` are those of a checkpoint; they are brought to the precision of the model.
+    The loss of a rule is mean |V* - f(K*; W)|. For a method that needs outputs, it is the mean
+    absolute difference of the outputs. `weights` are those of a checkpoint; they are converted to
+    the precision of the model.
     """
     losses = [_loss_of(edit, rule, model, weights) for rule in edit.rules]
     return sum(losses) / len(losses)
@@ -88,10 +91,11 @@ def loss_of(edit: ResolvedEdit, model: Model, weights: Mapping[str, Tensor]) -> 
 
 @torch.no_grad()
 def residual_of(edit: ResolvedEdit, model: Model, weights: Mapping[str, Tensor]) -> float:
-    """The share of an edit that other weights leave: |V* - f(K*; W)| / |V* - f(K*; W0)|, root of
-    the sum of squares over all rules; 0 where W0 leaves nothing.
+    """The share of an edit that other weights leave undone.
 
-    Where the method is about outputs, the residual is of their numbers that count.
+    This is |V* - f(K*; W)| / |V* - f(K*; W0)|, where |.| is the root of the sum of squares over all
+    rules, and 0 if the denominator is 0. For a method that needs outputs, f are the outputs,
+    weighted by their area.
     """
     left = _residual(edit, model, weights)
     before = _residual(edit, model, model.weights)
@@ -117,7 +121,7 @@ def _residual(edit: ResolvedEdit, model: Model, weights: Mapping[str, Tensor]) -
 def _missing(
     edit: ResolvedEdit, rule: LayerRule, model: Model, weights: Mapping[str, Tensor]
 ) -> Tensor:
-    """What the values, or the outputs that count, of a rule lack with these weights."""
+    """The difference between the wanted and the actual values (or outputs) of a rule."""
     if OUTPUTS in method_of(edit.method).needs:
         return rule.arguments["area"] * (rule.value - _outputs(rule, model, weights))
     weight = weights[rule.parameter].to(model.weight(rule.layer))
@@ -125,7 +129,7 @@ def _missing(
 
 
 def _outputs(rule: LayerRule, model: Model, weights: Mapping[str, Tensor]) -> Tensor:
-    """The outputs of a rule's inputs with other weights."""
+    """Compute the outputs of the items of a rule with other weights."""
     own = model.weight(rule.layer)
     changed = {name: tensor.to(own) for name, tensor in weights.items()}
     return compute_outputs(model.with_weights(changed), rule.key.to(own))

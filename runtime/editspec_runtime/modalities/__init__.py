@@ -1,1 +1,1 @@
-"""What the families of one modality share."""
+"""Models of each modality: the parts that its families share."""

@@ -23,6 +23,7 @@ from editspec_runtime.io.outputs import PATCH_FORMAT
 from editspec_runtime.io.weights import Weights
 from editspec_runtime.maths.low_rank import exact_delta
 from editspec_runtime.maths.metric import row_space
+from editspec_runtime.patches.tensor_names import is_complete, shared_directions
 
 OTHER_MODEL = "The patch is of another model: give the weights that it was built for."
 
@@ -34,7 +35,6 @@ FIELDS = (
     "edit",
     "family",
     "format",
-    "layer",
     "layouts",
     "name",
     "parent",
@@ -43,9 +43,17 @@ FIELDS = (
     "solver",
     "version",
 )
+"""The metadata that every patch has, besides ``layer`` or ``layers``."""
 
 
-@dataclass(frozen=True)
+def layer_metadata(layers: Sequence[str]) -> dict[str, Any]:
+    """The metadata that name layers: ``layer`` for one, ``layers`` for several."""
+    if len(layers) == 1:
+        return {"layer": layers[0]}
+    return {"layers": list(layers)}
+
+
+@dataclass(frozen=True, repr=False)
 class Patch:
     """The change of one or more parameters, each of them low-rank or full.
 
@@ -56,8 +64,8 @@ class Patch:
     coefficients
         A of each parameter by its name: [out, s, kh, kw] for a convolution, [out, s] for a matrix.
     metadata
-        The metadata of the file: name, family, layer, layouts, rank, solver, and the digests
-        ``edit``, ``base``, ``parent``, ``result`` and ``content``.
+        The metadata of the file: name, family, layer (layers, if there are several), layouts, rank,
+        solver, and the digests ``edit``, ``base``, ``parent``, ``result`` and ``content``.
     deltas
         The full change of each parameter that has no factors, in the shape of the checkpoint.
     """
@@ -67,11 +75,19 @@ class Patch:
     metadata: Mapping[str, Any]
     deltas: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Patch({self.metadata.get('name')!r} of {', '.join(self.parameters)})"
+
     @staticmethod
     def of(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Patch:
         """The patch whose file holds these tensors."""
         parts: dict[str, dict[str, Tensor]] = {suffix: {} for suffix in (".D", ".A", ".delta")}
+        shared: Mapping[str, str] = metadata.get("directions", {})
+        parts[".D"] = {parameter: tensors[name] for parameter, name in shared.items()}
+        names = set(shared.values())
         for name, tensor in tensors.items():
+            if name in names:
+                continue
             suffix = name[name.rindex(".") :]
             parts[suffix][name.removesuffix(suffix)] = tensor
         return Patch(parts[".D"], parts[".A"], metadata, parts[".delta"])
@@ -105,18 +121,27 @@ class Patch:
         return sorted({*self.directions, *self.deltas})
 
     @property
+    def layers(self) -> list[str]:
+        """The names of the layers that change, in the order of computation."""
+        if "layers" in self.metadata:
+            return list(self.metadata["layers"])
+        return [self.metadata["layer"]]
+
+    @property
     def name(self) -> str:
         """The name of the edit."""
         return str(self.metadata["name"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors of the file: ``P.D`` and ``P.A``, or ``P.delta``, for each parameter P."""
+        """The tensors of the file: ``P.D`` and ``P.A``, or ``P.delta``, of parameters P.
+
+        Parameters that share D have the one ``D.n`` that the metadata ``directions`` name.
+        """
+        shared = self.metadata.get("directions", {})
         tensors = {}
-        for suffix, part in (
-            (".D", self.directions),
-            (".A", self.coefficients),
-            (".delta", self.deltas),
-        ):
+        for name, tensor in self.directions.items():
+            tensors[shared.get(name, f"{name}.D")] = tensor
+        for suffix, part in ((".A", self.coefficients), (".delta", self.deltas)):
             for name, tensor in part.items():
                 tensors[name + suffix] = tensor
         return tensors
@@ -143,7 +168,7 @@ class Patch:
         return row_space(self.delta(parameter))
 
     def stored_change(self, parameter: str) -> Tensor:
-        """The full change with its axes in the order of the checkpoint, float64 on the CPU."""
+        """The full change with its axes in the checkpoint's order, float64 on the CPU."""
         change = self.delta(parameter)
         if parameter in self.directions and self._is_transposed(parameter):
             return change.transpose(0, 1)
@@ -197,8 +222,11 @@ def make_patch(
     metadata: Mapping[str, Any],
     deltas: Mapping[str, Tensor] | None = None,
 ) -> Patch:
-    """Make a patch, and add format, version, layouts and content digest to its metadata."""
-    own = {"format": FORMAT, "version": VERSION, "layouts": dict(layouts)}
+    """Make a patch; add format, version, layouts and content digest to its metadata."""
+    own: dict[str, Any] = {"format": FORMAT, "version": VERSION, "layouts": dict(layouts)}
+    shared = shared_directions(directions)
+    if shared:
+        own["directions"] = shared
     unsigned = Patch(directions, coefficients, {**metadata, **own}, deltas or {})
     signed = {**unsigned.metadata, "content": content_digest(unsigned)}
     return replace(unsigned, metadata=signed)
@@ -234,10 +262,12 @@ def read_patch(path: Path) -> Patch:
             "Build it again, or read it with the editspec that wrote it.",
         )
     missing = sorted(set(FIELDS) - set(metadata))
+    if ("layer" in metadata) is ("layers" in metadata):
+        missing.append("layer or layers")
     if missing:
         raise _damage(path, f"it lacks {', '.join(missing)}")
     tensors = read_tensors(path)
-    if not _is_complete(set(tensors)):
+    if not is_complete(set(tensors), metadata.get("directions", {})):
         raise _damage(path, "its tensors are not D and A, or delta")
     patch = Patch.of(tensors, metadata)
     # The digest is of the values; the bytes must be those that these values give, so that two files
@@ -381,7 +411,7 @@ def say_found(shape: tuple[int, ...] | None) -> str:
 
 
 def round_parameter(parameter: str, exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round the `exact` float64 numbers of a parameter once to the `dtype` of its file.
+    """Round the `exact` float64 numbers of a parameter once to a `dtype`.
 
     Raises `NumericalError` where numbers are NaN, or lie beyond what `dtype` holds, such as 65504
     in float16.
@@ -438,18 +468,6 @@ def require_chain(base: str, patches: Sequence[Patch]) -> None:
                 "Apply the whole stack at once to the weights that it was built from.",
             )
         expected, place = patch.metadata["result"], f"the weights after {patch.name}"
-
-
-def _is_complete(names: set[str]) -> bool:
-    """Whether these are the names of a patch's tensors: D and A, or delta, of each parameter."""
-    factors = {name.removesuffix(".D") for name in names if name.endswith(".D")}
-    deltas = {name.removesuffix(".delta") for name in names if name.endswith(".delta")}
-    wanted = set()
-    for name in factors:
-        wanted |= {f"{name}.A", f"{name}.D"}
-    for name in deltas:
-        wanted.add(f"{name}.delta")
-    return names == wanted and not factors & deltas
 
 
 def _hint(base: str, patches: Sequence[Patch], stranger: Patch) -> str:

@@ -67,7 +67,7 @@ def apply_stored(
     scale: float = 1.0,
     container: Container | None = None,
 ) -> Applied:
-    """Apply a stack to stored weights in one pass, as `apply_stack` does it to tensors in memory.
+    """Apply a stack to stored weights in one pass, with the bits of `apply_stack`.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ class _Run:
         target: BinaryIO | None,
         own: Mapping[str, str],
     ) -> int | None:
-        """Copy a file with its changes to `target`, or only hash it where `target` is None.
+        """Copy a file with its changes to `target`; only hash it where `target` is None.
 
         `own` are metadata to add to the header. Returns where the text of ``editspec`` begins in
         it; None where there is none.
@@ -260,7 +260,7 @@ def _require_fit(stack: Sequence[Patch], tensors: Mapping[str, TensorInfo]) -> N
 
 @contextmanager
 def _output(weights: Stored, out: Path | None) -> Iterator[Callable[..., Path] | None]:
-    """The place of each output file, as a function of the file or a name; None for no output.
+    """The function from a file or a name to its output's place; None for no output.
 
     The folder of several files gets its name at the end.
     """

@@ -1,4 +1,4 @@
-"""The context of an edit: the keys of its places, and the units that respond most to them."""
+"""Context of an edit: keys of its places, and units that respond most to them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from editspec_runtime.modalities.image.generator import Generator
 def find_context_keys(
     loaded: LoadedSpec, number: int, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """The keys of the context of edit `number`, [m, in_features], and their weights, [m].
+    """Find the keys of the context of edit `number`, and their weights.
 
-    They are the same whether the edit's method needs them or not. Raises `SpecError` where a mask
-    vanishes at the edited layer.
+    The keys are [m, in_features], the weights [m], whether the edit's method needs them or not.
+    Raises `SpecError` where a mask vanishes at the edited layer.
     """
     return context_keys(Resolver(loaded, generator, number))
 
@@ -32,16 +32,16 @@ def find_context_keys(
 def select_keys(
     loaded: LoadedSpec, number: int, generator: Generator, place: Place, *path: str | int
 ) -> tuple[Tensor, Tensor]:
-    """The keys under the mask of a place of edit `number`, [m, in_features], and weights, [m].
+    """Find the keys under the mask of a place of edit `number`, and their weights.
 
-    `path` is where the place stands below the edit. Raises `SpecError` where its mask vanishes at
-    the edited layer.
+    The keys are [m, in_features], the weights [m]. `path` is where the place stands below the edit.
+    Raises `SpecError` where the mask vanishes at the edited layer.
     """
     return _place_keys(Resolver(loaded, generator, number), place, *path)
 
 
 def needed_context_keys(resolver: Resolver) -> tuple[Tensor, Tensor]:
-    """The keys of the context, [m, in_features], and their weights, [m].
+    """Find the keys of the context, [m, in_features], and their weights, [m].
 
     There are none for a method that takes no directions, unless a source ranks units.
     """
@@ -53,7 +53,7 @@ def needed_context_keys(resolver: Resolver) -> tuple[Tensor, Tensor]:
 
 
 def context_keys(resolver: Resolver) -> tuple[Tensor, Tensor]:
-    """The keys of the context, or of the targets where there is none, and their weights."""
+    """Find keys and weights of the context, or of the targets where there is none."""
     places: list[tuple[Place, SpecPath]] = []
     if resolver.edit.context is not None:
         for index, place in enumerate(resolver.edit.context):
@@ -71,18 +71,21 @@ def _place_keys(resolver: Resolver, place: Place, *path: str | int) -> tuple[Ten
     size = resolver.generator.layer(resolver.edit.layer).key_size
     area = lay_on(key, resolver.context_area(place, size, *path))
     weight = place.weight if isinstance(place, ContextPlace) else 1.0
+    # A position that the mask covers in part counts in part.
     return key[:, area > 0].T, weight * area[area > 0].to(key)
 
 
 def rank_units(resolver: Resolver, keys: Tensor, weights: Tensor) -> tuple[int, ...]:
-    """The units that an erased value does without: those that respond most to the context.
+    """Rank the units that an erased value does without (paper section 5.2).
 
-    Raises `SpecError` where the layer has fewer, or pairs erase different numbers of units.
+    They are those that respond most to the context. Raises `SpecError` where the layer has fewer,
+    or pairs erase different numbers of units.
     """
     if not resolver.edit.erases:
         return ()
     count = _count_units(resolver)
     moment = resolver.moment(resolver.generator, resolver.edit.layer)
+    # On the CPU, so that the ranking is the same whatever the device is.
     return tuple(energy_ranking(moment, keys.cpu(), weights.cpu())[:count])
 
 

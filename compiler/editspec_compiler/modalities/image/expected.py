@@ -32,7 +32,7 @@ from editspec_runtime.modalities.image.generator import Generator
 
 @dataclass(frozen=True)
 class ExpectedOutput:
-    """What a rule asks of one image.
+    """Picture that a rule asks for, of one image.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class ExpectedOutput:
     before
         The picture as it is, [1, 3, image_size, image_size].
     wanted
-        The picture with V* in its place: what the rest of the model makes of the value map into
+        The picture with V* in its place: the rest of the model draws it from the value map into
         which the rule's value was put. Of a method that needs outputs, the composited picture.
     area
         How much of each pixel lies in the place, [image_size, image_size] float64.
@@ -64,7 +64,7 @@ def expected_outputs(
     moment: LayerMoment,
     check: int | None = None,
 ) -> Iterator[ExpectedOutput]:
-    """What edit `number` asks of its own targets, or of the places that a check names, in order.
+    """Make the pictures that an edit asks for, at its targets or at a check's places.
 
     Parameters
     ----------
@@ -94,13 +94,13 @@ def expected_outputs(
 
 
 def _check_sides(resolver: Resolver, number: int) -> Iterator[tuple[ImagePair, SpecPath]]:
-    """The first source of an edit with each place of a check as its target."""
+    """Pair the first source of an edit with each place of a check."""
     check = image_spec(resolver.loaded.spec).checks[number]
     assert isinstance(check, Efficacy)
     first, path = resolver.sides()[0]
     size = resolver.generator.layer(resolver.observed).value_size
     for index, places in enumerate(check.images or ()):
-        # What is wrong with a place of the check is said there, and not at the edit.
+        # A problem with a place of the check is shown there, and not at the edit.
         where = replace(resolver, root=("checks", number, "images", index))
         where.area(places.mask, size, "mask")
         for entry, latent in enumerate(places.latents):
@@ -115,6 +115,7 @@ def _expected_output(
 ) -> ExpectedOutput:
     size = resolver.generator.architecture.image_size
     where = (*resolver.path, *path, "target", "mask")
+    # At the resolution of the image, where pixels are compared, and not at that of the layer.
     area = spec_mask(resolver.loaded, pair.target.mask, where, size, size)
     wanted = make_wanted_map(resolver, pair, path, units)
     if OUTPUTS in method_of(resolver.edit.solver).needs:
@@ -126,7 +127,7 @@ def _expected_output(
 
 
 def _draw_value(resolver: Resolver, value: Tensor, trace: Trace) -> Tensor:
-    """Draw the picture of a value map of the edited layer, or of an output of the observed one."""
+    """Draw the picture of a value map, or of an output of the observed layer."""
     generator, layer, observed = resolver.generator, resolver.edit.layer, resolver.observed
     if resolver.edit.observe is None:
         return generator.forward_from(layer, value, trace)
@@ -148,10 +149,10 @@ def _draw(resolver: Resolver, scene: Scene) -> Tensor:
 def find_check_images(
     loaded: LoadedSpec, check: int, generator: Generator
 ) -> list[tuple[Tensor, Tensor]]:
-    """The images of a collateral check: each latent, [1, latent_size], and what counts in it.
+    """Find the images of a collateral check, and how much each of their pixels counts.
 
-    What counts is all that the mask leaves out, [image_size, image_size] float64 in 0..1. Raises
-    `SpecError` for a latent of another length.
+    The images are latents, [1, latent_size]. All that the mask leaves out counts, [image_size,
+    image_size] float64 in 0..1. Raises `SpecError` for a latent of another length.
     """
     found, given = [], image_spec(loaded.spec).checks[check]
     assert isinstance(given, Collateral)
@@ -168,7 +169,7 @@ def find_check_images(
 
 @dataclass(frozen=True)
 class SourceValue:
-    """What a rule writes into its layer, by itself.
+    """Value that a rule writes into its layer, by itself.
 
     Attributes
     ----------
@@ -190,9 +191,9 @@ class SourceValue:
 def find_source_values(
     loaded: LoadedSpec, number: int, generator: Generator, moment: LayerMoment
 ) -> list[SourceValue]:
-    """The value of every pair of edit `number`, in the place that it was taken from.
+    """Find the value of every pair of edit `number`, in the place it was taken from.
 
-    Takes and raises as `resolve_rule`.
+    The parameters and errors are those of `resolve_rule`.
     """
     resolver = Resolver(loaded, generator, number, moment)
     units = rank_units(resolver, *needed_context_keys(resolver))

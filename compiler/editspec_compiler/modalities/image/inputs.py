@@ -1,4 +1,4 @@
-"""Masks and latents of a loaded spec as arrays, with errors at their places. Imports no torch."""
+"""Masks and latents of a loaded spec as arrays. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from editspec_runtime.errors import FileError
 def spec_mask(
     loaded: LoadedSpec, mask: Mask, where: SpecPath, image_size: int, resolution: int
 ) -> NDArray[np.float64]:
-    """The area of a mask of a spec, [resolution, resolution]. Raises `SpecError` at `where`."""
+    """Compute the area of a mask of a spec, [resolution, resolution] float64 in 0..1.
+
+    Raises `SpecError` at `where`.
+    """
     legacy = loaded.spec.compatibility is not None
     try:
         return mask_area(mask, loaded.folder, image_size, resolution, legacy=legacy)
@@ -28,7 +31,10 @@ def spec_mask(
 def spec_latent(
     loaded: LoadedSpec, latent: list[float] | LatentFile, where: SpecPath, size: int
 ) -> NDArray[np.float32]:
-    """A latent that a spec gives as numbers or in a file, [size]. Raises `SpecError` at `where`."""
+    """Read a latent that a spec gives as numbers or in a file, [size].
+
+    Raises `SpecError` at `where`.
+    """
     try:
         return read_latent(latent, loaded.folder, size)
     except FileError as error:

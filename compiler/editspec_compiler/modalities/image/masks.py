@@ -26,19 +26,22 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 64 * 2**20
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+"""The formats that are decoded. PIL knows more, such as EPS, for which it runs Ghostscript."""
+
+SMALLER = "save the mask smaller: it is scaled to the layer's resolution anyway"
 
 
 class MaskError(Exception):
-    """A mask that cannot be used: what is wrong with it, and what to do."""
+    """Mask that cannot be used: what is wrong with it, and what to do."""
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
 
 
 def mask_image(mask: Mask, folder: Path, image_size: int, *, legacy: bool) -> Image.Image:
-    """A mask as an 8-bit grey image of any size, white inside.
+    """Open or draw a mask as an 8-bit grey image of any size, white inside.
 
     Parameters
     ----------
@@ -60,6 +63,8 @@ def mask_image(mask: Mask, folder: Path, image_size: int, *, legacy: bool) -> Im
     if isinstance(mask, str):
         image = _open_mask(mask, folder, legacy=legacy)
     else:
+        # Shapes are drawn larger, so that a position that is covered in part counts in part: up to
+        # 4096 pixels, for the memory. The masks of the authors are of whole pixels.
         scale = 1 if legacy else max(1, min(8, 4096 // image_size))
         image = _draw_mask(mask, folder, image_size, scale, legacy=legacy)
     if image.getbbox() is None:
@@ -72,23 +77,32 @@ def mask_image(mask: Mask, folder: Path, image_size: int, *, legacy: bool) -> Im
 def mask_area(
     mask: Mask, folder: Path, image_size: int, resolution: int, *, legacy: bool
 ) -> NDArray[np.float64]:
-    """How much of each position a mask covers, [resolution, resolution] float64 in 0..1.
+    """Compute the share of each position that a mask covers.
 
-    Raises `MaskError` as `mask_image` does. What is left may be empty where the mask is small.
+    The parameters and errors are those of `mask_image`.
+
+    Returns
+    -------
+    NDArray
+        [resolution, resolution] float64 in 0..1. All of it is 0 where the mask is small and the
+        resolution low.
     """
     image = mask_image(mask, folder, image_size, legacy=legacy)
     size = (resolution, resolution)
     if legacy:
-        return np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.float64) / 255
+        area = image.resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(area, dtype=np.float64) / 255
     # A box filter gives each position exactly the share of it that is covered; there is nothing to
     # average where the mask is smaller than the map.
     smaller = image.width >= resolution
     filter_ = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
-    return np.asarray(image.convert("F").resize(size, filter_), dtype=np.float64).clip(0, 255) / 255
+    # In floating point: 8-bit grey would round the shares to 1/255.
+    resized = image.convert("F").resize(size, filter_)
+    return np.asarray(resized, dtype=np.float64).clip(0, 255) / 255
 
 
 def _open_mask(mask: str, folder: Path, *, legacy: bool) -> Image.Image:
-    """The image of a file name or data URL, decoded."""
+    """Decode the image of a file name or data URL."""
     if mask.startswith("data:"):
         return _decode_file("the data URL", io.BytesIO(_decode_url(mask)), legacy=legacy)
     path = folder / mask
@@ -110,18 +124,19 @@ def _decode_file(name: str, file: BinaryIO, *, legacy: bool) -> Image.Image:
     except MaskError:
         raise
     except Image.DecompressionBombError as error:
-        raise MaskError(f"{name} has far too many pixels; the most is {MAX_PIXELS}") from error
+        message = f"{name} has far too many pixels; the most is {MAX_PIXELS}"
+        raise MaskError(message, SMALLER) from error
     except UnidentifiedImageError as error:
         raise MaskError(f"{name} is not an image", f"masks are {', '.join(FORMATS)}") from error
     except Exception as error:  # PIL's readers meet damage with errors of many kinds
-        raise MaskError(f"{name} is a damaged image: {error}", "save it again") from error
+        raise MaskError(f"{name} is a damaged image", "save it again") from error
 
 
 def _require_square(image: ImageFile, name: str) -> ImageFile:
-    """The image, of which only the header has been read so far, if it can be a mask."""
+    """Return an image that can be a mask; only its header has been read so far."""
     if image.width * image.height > MAX_PIXELS:
         raise MaskError(
-            f"{name} has {image.width} x {image.height} pixels; the most is {MAX_PIXELS}"
+            f"{name} has {image.width} x {image.height} pixels; the most is {MAX_PIXELS}", SMALLER
         )
     if image.width != image.height:
         raise MaskError(
@@ -134,18 +149,24 @@ def _require_square(image: ImageFile, name: str) -> ImageFile:
 def _decode_url(url: str) -> bytes:
     head, _, text = url.partition(",")
     if not head.startswith("data:image/") or not head.endswith(";base64"):
-        raise MaskError("a data URL of a mask begins with data:image/png;base64,")
+        message = "a data URL of a mask is an image in base64"
+        raise MaskError(message, "begin it with data:image/png;base64,")
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise MaskError(f"the data URL is not base64: {error}") from error
+        hint = "copy the whole of it: base64 has letters, digits, +, / and ends in up to two ="
+        raise MaskError("the data URL is not base64", hint) from error
 
 
 def _to_grey(image: Image.Image, *, legacy: bool) -> Image.Image:
-    """The image as 8-bit grey: white and opaque is inside. `legacy` drops alpha and takes red."""
+    """Convert an image to 8-bit grey: white and opaque is inside.
+
+    `legacy` drops alpha and takes the red channel.
+    """
     if legacy:
         return image.convert("RGB").getchannel(0)
     if image.mode.startswith("I"):
+        # 16 bits: 65535 = 255 * 257. PIL itself would cut off all above 255.
         image = image.convert("I").point(lambda value: value / 257).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
@@ -162,8 +183,8 @@ def _draw_mask(mask: Mask, folder: Path, size: int, scale: int, *, legacy: bool)
     if isinstance(mask, UnionMask):
         image = Image.new("L", (side, side))
         for part in mask.union:
-            drawn = _draw_mask(part, folder, size, scale, legacy=legacy)
-            image = ImageChops.lighter(image, drawn)
+            image_of_part = _draw_mask(part, folder, size, scale, legacy=legacy)
+            image = ImageChops.lighter(image, image_of_part)
         return image
     if isinstance(mask, PolygonMask):
         return _draw_polygon(mask, size, scale)
@@ -195,13 +216,14 @@ def _draw_rectangle(mask: BoxMask | EllipseMask, size: int, scale: int) -> Image
 
 
 def _fill_polygon(points: list[tuple[float, float]], side: int) -> Image.Image:
-    """The pixels whose centres lie inside a polygon, by the even-odd rule.
+    """Fill the pixels whose centres lie inside a polygon, by the even-odd rule.
 
     PIL's own polygon draws the outline, too, which would spill over into the neighbouring
     positions.
     """
     rows = np.arange(side) + 0.5
     crossings = np.zeros((side, side + 1), dtype=np.uint8)
+    # A mark where each edge crosses a row's centre line; the running xor along the row is 1 inside.
     for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
         crossed = (rows >= min(y0, y1)) & (rows < max(y0, y1))
         x = x0 + (rows[crossed] - y0) * (x1 - x0) / ((y1 - y0) or 1)

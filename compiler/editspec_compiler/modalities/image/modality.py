@@ -13,7 +13,7 @@ from editspec_compiler.modalities.image.schema import (
     LATENT,
     MASK,
     Efficacy,
-    ImageSpec,
+    ImageEdit,
     Intervention,
     Latent,
     Latents,
@@ -41,7 +41,6 @@ class ImageModality:
     """Images that a generator draws from latents; places in them are masks."""
 
     name = "image"
-    spec: type[AnySpec] = ImageSpec
     checks: Mapping[str, type[Check]] = CHECKS
     expected: Mapping[str, str] = {
         LATENT: "a number in the latent stream, a list of numbers, or {file: …, key: …}",
@@ -51,13 +50,12 @@ class ImageModality:
     }
 
     def problems(self, document: Document, spec: AnySpec) -> Iterator[Problem]:
-        """Interventions that a method does not see, and checks that do not say which edit."""
+        """Find interventions that a method ignores, and checks that name no edit."""
         images = image_spec(spec)
         for number, edit in enumerate(images.edits):
+            # Such a method compares whole images from their latents, and no layer is intervened on.
             method = method_of(edit.solver)
-            scenes = [scene for pair in edit.sides for scene in (pair.source, pair.target)]
-            changes = [each.intervene for each in scenes if isinstance(each, Scene)]
-            if OUTPUTS in method.needs and any(change is not None for change in changes):
+            if OUTPUTS in method.needs and _intervenes(edit):
                 message, hint = f"{method.name} takes no intervene", "take another method"
                 where = ("edits", number)
                 yield document.problem(where, message, hint, code=Code.METHOD_FIELD)
@@ -80,11 +78,13 @@ class ImageModality:
     def edit_problems(
         self, path: SpecPath, items: list[Item], layer: Layer, surroundings: Surroundings
     ) -> Iterator[Problem]:
-        """Find interventions at layers that do not exist or do not come before the edited one."""
+        """Find interventions at layers that do not exist or come too late."""
         architecture = surroundings.architecture
         assert isinstance(architecture, ImageArchitecture)
         for item in items:
-            change = fit(Intervention, item.value) if item.role == INTERVENTION else None
+            if item.role != INTERVENTION:
+                continue
+            change = fit(Intervention, item.value)
             if change is None:
                 continue
             found = intervention_problem(change, architecture, layer.name)
@@ -93,6 +93,14 @@ class ImageModality:
 
 
 IMAGE = ImageModality()
+"""The only instance."""
+
+
+def _intervenes(edit: ImageEdit) -> bool:
+    scenes: list[object] = []
+    for pair in edit.sides:
+        scenes += [pair.source, pair.target]
+    return any(isinstance(each, Scene) and each.intervene is not None for each in scenes)
 
 
 def _image_architecture(surroundings: Surroundings) -> ImageArchitecture | None:
@@ -142,7 +150,7 @@ def _latent_problems(item: Item, surroundings: Surroundings) -> Iterator[Problem
 def intervention_problem(
     change: Intervention, architecture: ImageArchitecture, edited: str
 ) -> FieldProblem | None:
-    """Find what is wrong with an intervention in an edit of the layer `edited`; None: nothing."""
+    """Find what is wrong with an intervention in an edit of `edited`; or None."""
     code = Code.INTERVENTION_UNFIT
     names = list(architecture.layers)
     if change.layer not in names:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from editspec_compiler.modalities.image.places import Resolver, bounds_of, lay_on
+from editspec_compiler.modalities.image.places import Resolver, enclosing_box, lay_on
 from editspec_compiler.modalities.image.schema import Copied, ImagePair, Place
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.schema import Erase
@@ -26,7 +26,7 @@ from editspec_runtime.modalities.image.maps import Box
 
 @dataclass(frozen=True)
 class WantedMap:
-    """One K* -> V* before it is cropped.
+    """Wanted value map: one K* -> V* before it is cropped.
 
     Attributes
     ----------
@@ -77,14 +77,17 @@ def make_side(resolver: Resolver, pair: ImagePair, path: SpecPath, units: tuple[
 def make_wanted_map(
     resolver: Resolver, pair: ImagePair, path: SpecPath, units: tuple[int, ...]
 ) -> WantedMap:
-    """The value map that a pair asks for; `units` are what an erased value does without."""
+    """Make the value map that a pair asks for.
+
+    `units` are those that an erased value does without.
+    """
     if isinstance(pair.source, Erase):
         return _erase(resolver, pair, path, units)
     return _copy(resolver, pair.source, pair.target, path)
 
 
 def _copy(resolver: Resolver, source: Copied, target: Place, path: SpecPath) -> WantedMap:
-    """The target's value map with the source's values pasted into it."""
+    """Paste the source's values into the target's value map."""
     size = resolver.generator.layer(resolver.observed).value_size
     values = resolver.value(resolver.trace(source, *path, "source"))
     latent = resolver.latent(target, *path, "target")
@@ -96,7 +99,7 @@ def _copy(resolver: Resolver, source: Copied, target: Place, path: SpecPath) -> 
 def _erase(
     resolver: Resolver, pair: ImagePair, path: SpecPath, units: tuple[int, ...]
 ) -> WantedMap:
-    """The target's value map where, inside of its mask, the layer saw a key without `units`."""
+    """Make the target's value map as if the key had no `units` inside of the mask."""
     size = resolver.generator.layer(resolver.observed).value_size
     latent = resolver.latent(pair.target, *path, "target")
     trace = resolver.trace(pair.target, *path, "target")
@@ -104,10 +107,11 @@ def _erase(
     key[:, list(units)] = 0
     erased = resolver.value(trace, key)
     area = lay_on(erased, resolver.area(pair.target.mask, size, *path, "target", "mask"))
+    # The authors' code erases on the whole map, and asks for all of it.
     if compatibility_of(resolver.loaded.spec.compatibility).erase_everywhere:
         return WantedMap(latent, trace, erased, Box(0, 0, size, size))
     value = resolver.value(trace)
-    return WantedMap(latent, trace, torch.lerp(value, erased, area.to(value)), bounds_of(area))
+    return WantedMap(latent, trace, torch.lerp(value, erased, area.to(value)), enclosing_box(area))
 
 
 def _paste(
@@ -119,35 +123,37 @@ def _paste(
     size: int,
     path: SpecPath,
 ) -> tuple[Tensor, Box]:
-    """A map [1, c, size, size] with values of another pasted into it, and where that is.
+    """Paste values of a map [1, c, size, size] into another; return it and the place.
 
     What lies under the source's mask goes to the middle of the target's mask. Without a mask of the
     source, what lies under the target's mask comes from the same place.
     """
     target_area = lay_on(target, resolver.area(pasted_to.mask, size, *path, "target", "mask"))
     if copied_from.mask is None:
-        return torch.lerp(target, source, target_area.to(target)), bounds_of(target_area)
+        return torch.lerp(target, source, target_area.to(target)), enclosing_box(target_area)
     source_area = lay_on(target, resolver.area(copied_from.mask, size, *path, "source", "mask"))
-    copied = bounds_of(source_area)
+    copied = enclosing_box(source_area)
     alpha = source_area[copied.rows(), copied.columns()].to(target)
     clip = source[:, :, copied.rows(), copied.columns()]
-    pasted = _centre(copied, bounds_of(target_area), size)
+    pasted = _centre(copied, enclosing_box(target_area), size)
     value = target.clone()
+    # As the paper's interface pastes: soft edges of the mask blend.
     under = value[:, :, pasted.rows(), pasted.columns()]
     value[:, :, pasted.rows(), pasted.columns()] = (1 - alpha) * under + alpha * clip
     return value, pasted
 
 
 def _centre(copied: Box, target: Box, size: int) -> Box:
-    """A box of the size of `copied` with the centre of `target`, moved inside of a map."""
+    """Centre a box of the size of `copied` on `target`, and move it inside of the map."""
     height, width = copied.bottom - copied.top, copied.right - copied.left
+    # Whole positions: half of an odd size is rounded down.
     top = min(max((target.top + target.bottom) // 2 - height // 2, 0), size - height)
     left = min(max((target.left + target.right) // 2 - width // 2, 0), size - width)
     return Box(top, left, top + height, left + width)
 
 
 def _crop(resolver: Resolver, wanted: WantedMap) -> Side:
-    """The region of the key map that a paste covers, with K* (haloed) and V* there.
+    """Crop the rule to the region that a paste covers, with K* (haloed) and V* there.
 
     Where a later layer is observed, what is pasted there has its causes all over the map: the
     region is all of it.
@@ -158,14 +164,15 @@ def _crop(resolver: Resolver, wanted: WantedMap) -> Side:
         whole = Box(0, 0, shape.key_size, shape.key_size)
         key, arguments = generator.crop(edit.layer, trace, whole)
         return Side(whole, key, wanted.value, arguments | generator.carried_tensors(trace))
-    region = wanted.covered.aligned(shape.scale)
-    covered = region.scaled(shape.scale)
+    # Where the layer samples up, several values have one key: the region is of whole keys.
+    region = wanted.covered.scale_down(shape.scale)
+    covered = region.scale_up(shape.scale)
     key, arguments = generator.crop(edit.layer, trace, region)
     return Side(region, key, wanted.value[:, :, covered.rows(), covered.columns()], arguments)
 
 
 def composite_image(resolver: Resolver, pair: ImagePair, path: SpecPath, wanted: WantedMap) -> Side:
-    """The composited image x* of Eqn. 3 in place of a value, and where in it the loss counts.
+    """Composite the image x* of Eqn. 3, which stands in place of a value.
 
     What is copied is composited from the pixels of the two images. What is erased has pixels only
     behind the layer. K* is the latent [1, latent_size], V* is x* [1, 3, size, size], and the
@@ -175,7 +182,7 @@ def composite_image(resolver: Resolver, pair: ImagePair, path: SpecPath, wanted:
     size = generator.architecture.image_size
     if isinstance(pair.source, Erase):
         image = generator.forward_from(edit.layer, wanted.value, wanted.trace)
-        covered = wanted.covered.scaled(size // generator.layer(edit.layer).value_size)
+        covered = wanted.covered.scale_up(size // generator.layer(edit.layer).value_size)
     else:
         source = generator.images(resolver.latent(pair.source, *path, "source"))
         target = generator.images(resolver.latent(pair.target, *path, "target"))

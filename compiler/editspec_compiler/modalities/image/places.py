@@ -1,4 +1,4 @@
-"""Places of a spec on a model: latents, areas of masks, and what reaches a layer there."""
+"""Places of a spec on a model: latents, areas of masks, and keys of a layer there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LayerMoment = Callable[[Generator, str], Tensor]
 
 
 def moment_of(loaded: LoadedSpec, cache: Cache) -> LayerMoment:
-    """C over the sample of a spec, from `cache` or computed."""
+    """Return a function that takes C over a spec's sample from `cache` or computes it."""
     return partial(_compute_moment, loaded, cache)
 
 
@@ -53,13 +53,13 @@ def _compute_moment(loaded: LoadedSpec, cache: Cache, generator: Generator, laye
 
 
 def no_moment(generator: Generator, layer: str) -> Tensor:
-    """The moment of what needs none."""
+    """Refuse a moment, for what needs none."""
     raise AssertionError("nothing here ranks units")
 
 
 @dataclass(frozen=True)
 class Resolver:
-    """An edit on a model: what all its parts share while they are resolved.
+    """Edit on a model, which all parts of the edit share while they are resolved.
 
     Attributes
     ----------
@@ -83,31 +83,31 @@ class Resolver:
 
     @property
     def edit(self) -> ImageEdit:
-        """The edit that is resolved."""
+        """Edit that is resolved."""
         return image_spec(self.loaded.spec).edits[self.number]
 
     @property
     def path(self) -> SpecPath:
-        """The place in the spec that paths are below."""
+        """Place in the spec that paths are below."""
         return self.root or ("edits", self.number)
 
     @property
     def observed(self) -> str:
-        """The layer at whose output values are compared."""
+        """Layer at whose output values are compared."""
         return self.edit.observe or self.edit.layer
 
     def takes(self, field: str) -> bool:
-        """Whether the edit's method takes a field of the edit."""
+        """Return whether the edit's method takes a field of the edit."""
         return field in method_of(self.edit.solver).takes
 
     def sides(self) -> list[tuple[ImagePair, SpecPath]]:
-        """Every pair of source and target, and its path below the edit."""
+        """Return every pair of source and target, and its path below the edit."""
         if self.edit.pairs is None:
             return [(pair, ()) for pair in self.edit.sides]
         return [(pair, ("pairs", index)) for index, pair in enumerate(self.edit.pairs)]
 
     def trace(self, scene: Scene, *path: str | int) -> Trace:
-        """What reaches the edited layer for a scene, of one image alone.
+        """Trace one image up to the edited layer.
 
         Raises `SpecError` where an intervention does not fit.
         """
@@ -117,11 +117,12 @@ class Resolver:
         return self._trace_changed(latent, change, *path, "intervene")
 
     def _trace_changed(self, latent: Tensor, change: Intervention, *path: str | int) -> Trace:
-        """What reaches the edited layer where an earlier layer's units are set to a value."""
+        """Trace an image where an earlier layer's units are set to a value."""
         generator, layer = self.generator, change.layer
         problem = intervention_problem(change, generator.architecture, self.edit.layer)
         if problem is not None:
             raise self.loaded.misfit((*self.path, *path), problem)
+        # At the layer's output, which the next layer sees, and not at its value.
         trace = generator.trace(layer, latent)
         output = generator.layer_output(layer, generator.layer_value(layer, trace))
         size = generator.layer(layer).value_size
@@ -130,7 +131,7 @@ class Resolver:
         return generator.forward_between(layer, output, trace, self.edit.layer)
 
     def value(self, trace: Trace, key: Tensor | None = None) -> Tensor:
-        """The value map of the edited layer, or the output of the layer that is observed.
+        """Compute the edited layer's value map, or the output of the observed layer.
 
         `key` replaces the layer's own key [1, in_features, height, width].
         """
@@ -142,15 +143,13 @@ class Resolver:
         return generator.output_at(layer, value, trace, self.edit.observe)
 
     def latent(self, scene: Scene, *path: str | int) -> Tensor:
-        """The latent of a scene, [1, latent_size] in the precision of the model."""
+        """Return the latent of a scene, [1, latent_size] in the precision of the model."""
         return self.vector(scene.latent, *path, "latent")
 
     def vector(self, given: Latent, *path: str | int) -> Tensor:
-        """A latent of the language, [1, latent_size] in the precision of the model."""
-        latents, size = (
-            image_spec(self.loaded.spec).latents,
-            self.generator.architecture.latent_size,
-        )
+        """Return a latent of the language, [1, latent_size] in the precision of the model."""
+        latents = image_spec(self.loaded.spec).latents
+        size = self.generator.architecture.latent_size
         if isinstance(given, int):
             latent = LatentStream(latents.seed, size, latents.sampler).items([given])
         else:
@@ -159,7 +158,7 @@ class Resolver:
         return latent.to(self.generator.weight(self.edit.layer))
 
     def area(self, mask: Mask, resolution: int, *path: str | int) -> Tensor:
-        """The area of a mask, [resolution, resolution] float64 in 0..1.
+        """Compute the area of a mask, [resolution, resolution] float64 in 0..1.
 
         Raises `SpecError` where nothing of it is left at this resolution.
         """
@@ -168,7 +167,10 @@ class Resolver:
         return area
 
     def context_area(self, place: Place, resolution: int, *path: str | int) -> Tensor:
-        """The area of a place of the context: its mask without what it excludes, as `area`."""
+        """Compute the area of a place of the context: its mask without what it excludes.
+
+        Returns and raises as `area`.
+        """
         area = self.area(place.mask, resolution, *path, "mask")
         if isinstance(place, ContextPlace) and place.exclude is not None:
             area = area * (1 - self._mask_area(place.exclude, resolution, *path, "exclude"))
@@ -192,14 +194,14 @@ class Resolver:
 
 
 def lay_on(map_: Tensor, area: Tensor) -> Tensor:
-    """An area [size, size] as it lies on a map [..., height, size].
+    """Lay an area [size, size] on a map [..., height, size].
 
     On a map of a single row, it is the mean of each column, [1, size].
     """
     return area if map_.shape[-2] == len(area) else area.mean(0, keepdim=True)
 
 
-def bounds_of(area: Tensor) -> Box:
-    """The smallest box that holds every position with some area."""
+def enclosing_box(area: Tensor) -> Box:
+    """Return the smallest box that holds every position with some area."""
     rows, columns = torch.nonzero(area > 0, as_tuple=True)
     return Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)

@@ -1,13 +1,13 @@
-"""Edit records of the authors' notebook: JSON with ``object``, ``paste``, ``key`` and ``query``.
-Imports no torch.
+"""Edit records of the authors' notebook. Imports no torch.
 
-Each is an image number of their latent stream and a mask as a data URL (``key``: a list of them).
+A record is JSON with ``object``, ``paste``, ``key`` and ``query``. Each is an image number of their
+latent stream and a mask as a data URL (``key``: a list of them).
 What a record lacks says what kind of edit it is; model, layer, rank and solver are in none.
 """
 
 from __future__ import annotations
 
-import binascii
+import math
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,12 +22,21 @@ from editspec_runtime.codes import Code
 from editspec_runtime.modalities.image.compatibility import LEGACY_LENGTH
 
 FIELDS = ("object", "paste", "key", "query")
+INTERVENTION_FIELDS = ("value", "intervention", "revert")
+
+IMAGES_OF_THEIRS = "their notebook numbers 1000 images"
 
 
 @dataclass(frozen=True)
 class Region:
-    """A part of an image: the image's number in the authors' stream, and the mask as the record
-    holds it.
+    """Part of an image.
+
+    Attributes
+    ----------
+    image
+        The image's number in the authors' stream.
+    mask
+        The mask as the record holds it: a data URL.
     """
 
     image: int
@@ -35,13 +44,13 @@ class Region:
 
     @property
     def suffix(self) -> str:
-        """The ending of a file that holds the mask's bytes."""
+        """Ending of a file that holds the mask's bytes."""
         media = self.mask.partition(";")[0].removeprefix("data:image/")
         return {"jpeg": ".jpg", "svg+xml": ".svg"}.get(media, f".{media}")
 
     @property
     def bytes(self) -> bytes:
-        """The mask's file, byte for byte."""
+        """File of the mask, byte for byte."""
         return b64decode(self.mask.partition(",")[2])
 
 
@@ -73,8 +82,18 @@ class Record:
 
 @dataclass(frozen=True)
 class Intervention:
-    """One image of the reflection experiment: where units are switched to `value`, and where the
-    result reverts.
+    """One image of the reflection experiment.
+
+    Attributes
+    ----------
+    image
+        The image's number in the authors' stream.
+    value
+        The value that units are set to.
+    switched
+        Where they are set.
+    reverted
+        Where the result is to be as before.
     """
 
     image: int
@@ -89,9 +108,7 @@ def read_record(path: Path, *, legacy: bool) -> Record | list[Intervention]:
     `legacy` says how masks will be decoded. Raises `SpecError` with everything that is wrong.
     """
     document = read_document(path)
-    interventions = bool(document.data) and all(
-        isinstance(entry, dict) and "intervention" in entry for entry in document.data.values()
-    )
+    interventions = bool(document.data) and all(map(_is_intervention, document.data.values()))
     reader = _Reader(document, path.parent, legacy, list(document.problems))
     found = reader.interventions() if interventions else reader.record()
     if reader.problems or found is None:
@@ -99,9 +116,13 @@ def read_record(path: Path, *, legacy: bool) -> Record | list[Intervention]:
     return found
 
 
+def _is_intervention(entry: Any) -> bool:
+    return isinstance(entry, dict) and "intervention" in entry
+
+
 @dataclass
 class _Reader:
-    """Takes a record apart and collects what is wrong with it."""
+    """Reader of a record, which collects what is wrong with it."""
 
     document: Document
     folder: Path
@@ -109,6 +130,7 @@ class _Reader:
     problems: list[Problem]
 
     def record(self) -> Record | None:
+        """Read an edit; None where something is wrong."""
         data = self.document.data
         for name in data:
             if name not in FIELDS:
@@ -118,49 +140,55 @@ class _Reader:
                     suggest(name, list(FIELDS)),
                     at_key=True,
                 )
-        parts = {
-            name: self._region((name,)) for name in ("object", "paste", "query") if data.get(name)
-        }
+        parts = {}
+        for name in ("object", "paste", "query"):
+            if data.get(name):
+                parts[name] = self._region((name,))
         given = data.get("key") or []
         if not isinstance(given, list):
-            self._problem(("key",), f"expected a list of [image number, mask], found {kind(given)}")
+            message = f"expected a list of [image number, mask], found {kind(given)}"
+            self._problem(("key",), message, "write [[3, data:image/png;base64,…], …]")
             given = []
-        keys = [region for index in range(len(given)) if (region := self._region(("key", index)))]
+        regions = [self._region(("key", index)) for index in range(len(given))]
+        keys = [region for region in regions if region is not None]
         copied, paste = parts.get("object"), parts.get("paste")
         if not any(data.get(name) for name in ("paste", "key")):
             missing = "paste and key are missing: nothing says where the rule is to change"
             self._problem((), missing, "a record has a paste, or keys to paste on or to erase")
-        target = paste or (keys[0] if keys else None)
+        target = paste or next(iter(keys), None)
         if self.problems or target is None:
             return None
-        meaning = ("copy" if copied else "erase", "paste" if paste else "the first key")
-        return Record(copied, target, keys or None, parts.get("query"), MEANINGS[meaning])
+        what = "copy" if copied else "erase"
+        where = "paste" if paste else "the first key"
+        meaning = MEANINGS[what, where]
+        return Record(copied, target, keys or None, parts.get("query"), meaning)
 
     def interventions(self) -> list[Intervention] | None:
+        """Read the interventions; None where something is wrong."""
         found = []
         for name, entry in self.document.data.items():
             if not name.isascii() or not name.isdigit() or int(name) >= LEGACY_LENGTH:
-                self._problem(
-                    (name,),
-                    f"expected an image number below {LEGACY_LENGTH}, found {kind(name)}",
-                    at_key=True,
-                )
+                message = f"expected an image number below {LEGACY_LENGTH}, found {kind(name)}"
+                self._problem((name,), message, IMAGES_OF_THEIRS, at_key=True)
                 continue
-            for key in entry:
-                if key not in ("value", "intervention", "revert"):
-                    hint = suggest(key, ["value", "intervention", "revert"])
-                    self._problem(
-                        (name, key), f"unknown key {key} in an intervention", hint, at_key=True
-                    )
-            masks = [self._mask((name, key), entry.get(key)) for key in ("intervention", "revert")]
-            value = self._number((name, "value"), entry.get("value"))
-            if value is not None and masks[0] is not None and masks[1] is not None:
-                found.append(
-                    Intervention(
-                        int(name), value, *(Region(int(name), mask) for mask in masks if mask)
-                    )
-                )
+            intervention = self._intervention(name, entry)
+            if intervention is not None:
+                found.append(intervention)
         return None if self.problems else found
+
+    def _intervention(self, name: str, entry: dict[str, Any]) -> Intervention | None:
+        for key in entry:
+            if key not in INTERVENTION_FIELDS:
+                message = f"unknown key {key} in an intervention"
+                hint = suggest(key, list(INTERVENTION_FIELDS))
+                self._problem((name, key), message, hint, at_key=True)
+        switched = self._mask((name, "intervention"), entry.get("intervention"))
+        reverted = self._mask((name, "revert"), entry.get("revert"))
+        value = self._number((name, "value"), entry.get("value"))
+        if value is None or switched is None or reverted is None:
+            return None
+        image = int(name)
+        return Intervention(image, value, Region(image, switched), Region(image, reverted))
 
     def _region(self, path: SpecPath) -> Region | None:
         given: Any = self.document.data
@@ -168,17 +196,19 @@ class _Reader:
             given = given[part]
         if not isinstance(given, list) or len(given) != 2:
             found = f"a list of {len(given)}" if isinstance(given, list) else kind(given)
-            self._problem(path, f"expected [image number, mask], found {found}")
+            hint = "write [3, data:image/png;base64,…]"
+            self._problem(path, f"expected [image number, mask], found {found}", hint)
             return None
         image = given[0]
         if type(image) is not int or image < 0:
-            self._problem((*path, 0), f"expected an image number, 0 or more, found {kind(image)}")
+            message = f"expected an image number, 0 or more, found {kind(image)}"
+            self._problem((*path, 0), message, IMAGES_OF_THEIRS)
         elif image >= LEGACY_LENGTH:
             message = (
                 f"image {image} lies beyond the authors' stream, which ends at "
                 f"{LEGACY_LENGTH - 1} here"
             )
-            self._problem((*path, 0), message, "their notebook numbers 1000 images")
+            self._problem((*path, 0), message, IMAGES_OF_THEIRS)
         mask = self._mask((*path, 1), given[1])
         return None if self.problems or mask is None else Region(image, mask)
 
@@ -191,8 +221,8 @@ class _Reader:
             return None
         try:
             mask_image(given, self.folder, 0, legacy=self.legacy)
-        except (MaskError, binascii.Error) as error:
-            self._problem(path, str(error), getattr(error, "hint", ""))
+        except MaskError as error:
+            self._problem(path, error.message, error.hint)
             return None
         return given
 
@@ -202,14 +232,13 @@ class _Reader:
             value = float(given)
         except (TypeError, ValueError):
             value = float("nan")
-        if isinstance(given, bool) or value - value != 0:
-            self._problem(path, f"expected a finite number, found {kind(given)}")
+        if isinstance(given, bool) or not math.isfinite(value):
+            message = f"expected a finite number, found {kind(given)}"
+            self._problem(path, message, "give the value that the units are set to, such as 10")
             return None
         return value
 
-    def _problem(
-        self, path: SpecPath, message: str, hint: str = "", *, at_key: bool = False
-    ) -> None:
+    def _problem(self, path: SpecPath, message: str, hint: str, *, at_key: bool = False) -> None:
         problem = self.document.problem(path, message, hint, code=Code.RECORD_UNFIT, at_key=at_key)
         self.problems.append(problem)
 
@@ -223,9 +252,7 @@ MEANINGS = {
 
 
 def regions(record: Record) -> Iterator[Region]:
-    """Every region of a record."""
-    yield from (
-        part
-        for part in (record.copied, record.target, *(record.context or ()), record.query)
-        if part
-    )
+    """Return every region of a record."""
+    for part in (record.copied, record.target, *(record.context or ()), record.query):
+        if part is not None:
+            yield part

@@ -1,4 +1,4 @@
-"""The last stage of the compiler: a checked edit and the model as it stands -> a rule's tensors."""
+"""Last stage of the compiler: a checked edit and the model -> a rule's tensors."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from editspec_runtime.modalities.image.maps import Box
 def compile_edit(
     loaded: LoadedSpec, number: int, base: str, parent: str, moment: LayerMoment
 ) -> CompiledEdit:
-    """Compile edit `number` (from 0) of a checked spec; its rule is still to be resolved.
+    """Compile edit `number` of a checked spec; its rule is still to be resolved.
 
     Parameters
     ----------
     loaded
         The checked spec.
     number
-        The edit's number.
+        The edit's number, from 0.
     base, parent
         Digests of the weights that the stack starts from, and of those that the edits before left.
     moment
@@ -61,7 +61,18 @@ def compile_edit(
 def resolve_rule(
     loaded: LoadedSpec, number: int, generator: Generator, moment: LayerMoment
 ) -> LayerRule:
-    """Resolve the rule of edit `number` on `generator`, the model as the edits before left it.
+    """Resolve the rule of edit `number` on the model as the edits before left it.
+
+    Parameters
+    ----------
+    loaded
+        The checked spec.
+    number
+        The edit's number, from 0.
+    generator
+        The model.
+    moment
+        Gives C of a layer of a model; only sources that erase units ask for it.
 
     Raises
     ------
@@ -75,16 +86,19 @@ def resolve_rule(
     _require_fitting_layer(resolver)
     context_keys, context_weights = needed_context_keys(resolver)
     units = rank_units(resolver, context_keys, context_weights)
+    # Each side from its own image alone: another batch would give other bits.
     sides = [make_side(resolver, pair, path, units) for pair, path in resolver.sides()]
     _require_one_shape(resolver, sides)
     _require_rank(resolver, len(context_keys))
     precision = getattr(torch, loaded.spec.precision)
     regions = [_plain_box(side.region) for side in sides]
+    keys = [side.key for side in sides]
+    values = [side.value for side in sides]
     return LayerRule(
         layer=edit.layer,
         parameter=generator.layer(edit.layer).parameter,
-        key=torch.cat([side.key for side in sides]).to(precision),
-        value=torch.cat([side.value for side in sides]).to(precision),
+        key=torch.cat(keys).to(precision),
+        value=torch.cat(values).to(precision),
         arguments=_join_arguments(sides, precision),
         context_keys=context_keys.to(precision),
         context_weights=context_weights.to(precision),
@@ -95,7 +109,7 @@ def resolve_rule(
 
 
 def _join_arguments(sides: list[Side], precision: torch.dtype) -> dict[str, Tensor]:
-    """The arguments of all sides as batches, by their names."""
+    """Join the arguments of all sides to batches, by their names."""
     joined = {}
     for name in sides[0].arguments:
         joined[name] = torch.cat([side.arguments[name] for side in sides]).to(precision)
@@ -107,7 +121,7 @@ def _plain_box(box: Box) -> list[int]:
 
 
 def _require_fitting_layer(resolver: Resolver) -> None:
-    """Raise a `SpecError` where the edit's method needs another layer, or nothing is to observe."""
+    """Raise a `SpecError` where the method or `observe` needs another layer."""
     loaded, generator, edit = resolver.loaded, resolver.generator, resolver.edit
     needs = method_of(edit.solver).needs
     if LINEAR in needs and (problem := nonlinear_problem(generator.layer(edit.layer))):
@@ -127,7 +141,10 @@ def _require_fitting_layer(resolver: Resolver) -> None:
 
 
 def _require_one_shape(resolver: Resolver, sides: list[Side]) -> None:
-    """Raise a `SpecError` where the sides of a rule differ in shape, so that they are no batch."""
+    """Raise a `SpecError` where the sides of a rule differ in shape.
+
+    The sides are solved as one batch.
+    """
     for index, side in enumerate(sides):
         if side.key.shape == sides[0].key.shape:
             continue
@@ -153,6 +170,7 @@ def _require_rank(resolver: Resolver, keys: int) -> None:
         return
     most, more = resolver.generator.layer(edit.layer).in_features, ""
     what = f"units that the key has at {edit.layer}"
+    # Of directions other than units there are no more than keys of the context (section 3.4).
     if resolver.takes(DIRECTIONS) and edit.directions != "units":
         most, more = keys, ", or give more or larger context"
         what = f"keys that the context has at {edit.layer}"

@@ -1,4 +1,4 @@
-"""What the language says about images: latents, masks, interventions. Imports no torch."""
+"""The language of images: latents, masks, interventions. Imports no torch."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Intervention(Part):
 
 
 class Scene(Part):
-    """A generated image."""
+    """Generated image."""
 
     latent: Latent = Field(
         description="Which image: a number in the latent stream, a vector, or a file."
@@ -145,7 +145,7 @@ class Place(Scene):
 class ContextPlace(Place):
     """A region in which the new rule holds; several may lie in the same image."""
 
-    weight: Number = Field(1.0, gt=0, description="How much its keys count, beside the mask.")
+    weight: Number = Field(1.0, gt=0, description="How much its keys count, besides the mask.")
     exclude: Mask | None = Field(None, description="What is cut out of the mask.")
 
 
@@ -177,7 +177,7 @@ class Images(Part):
 
 
 class Places(Part):
-    """The same region of several images."""
+    """Region that lies at one place in several images."""
 
     latents: list[Latent] = Field(
         min_length=1, description="Which images: numbers in the latent stream, or vectors."
@@ -188,7 +188,7 @@ class Places(Part):
 
 
 class Efficacy(Check):
-    """How much of what the rule asks for comes out in pictures, right after its edit."""
+    """Share of the wanted change that pictures show right after the edit."""
 
     measure: Literal["efficacy"] = Field(description="What is measured.")
     images: list[Places] | None = Field(
@@ -198,8 +198,9 @@ class Efficacy(Check):
 
 
 class Collateral(Check):
-    """How much pictures change outside of what is meant to change: by all edits together, or by
-    one.
+    """Change of pictures outside of what is meant to change.
+
+    The change is that of all edits together, or of one.
     """
 
     OF_ALL: ClassVar[bool] = True
@@ -255,7 +256,10 @@ class ImageSpec(Spec[ImageEdit, Annotated[AnyCheck, Field(discriminator="measure
 
 
 def image_spec(spec: AnySpec) -> ImageSpec:
-    """A spec as one of images. Raises `UsageError` where its family does not draw images."""
+    """Return a spec as one of images.
+
+    Raises `UsageError` where its family does not draw images.
+    """
     if not isinstance(spec, ImageSpec):
         raise UsageError(
             f"The family {spec.model.family} does not draw images.",

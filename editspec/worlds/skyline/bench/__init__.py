@@ -1,3 +1,1 @@
-"""The paper's tables on Skyline, where the perfect edit is known for every image: ``editspec bench
-paper``.
-"""
+"""The bench of the paper's tables on Skyline: ``editspec bench paper``."""

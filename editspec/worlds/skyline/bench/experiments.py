@@ -1,6 +1,4 @@
-"""The experiments of the paper, and their stand-ins on Skyline: which edit, which rows, which
-published numbers.
-"""
+"""The experiments of the paper on Skyline: edits, rows and published numbers."""
 
 from __future__ import annotations
 
@@ -41,10 +39,10 @@ TITLES = {
 
 
 def folder() -> Path:
-    """Where the specs of the experiments lie: in the package, or beside it in a checkout."""
-    package = PACKAGE
-    inside = package / "specs" / "skyline" / "paper"
-    return inside if inside.is_dir() else package.parent / "specs" / "skyline" / "paper"
+    """Return the folder of the specs, in the package or next to it in a checkout."""
+    inside = PACKAGE / "specs" / "skyline" / "paper"
+    beside = PACKAGE.parent / "specs" / "skyline" / "paper"
+    return inside if inside.is_dir() else beside
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,9 @@ class Experiment:
     Attributes
     ----------
     name
-        That of its folder of specs; each file in it is a row.
+        The name of its folder of specs; each file in the folder is a row.
     title
-        What is measured, in words.
+        The title of its table.
     place
         Where the paper has it, such as ``Table 2``.
     counterfactual
@@ -75,75 +73,110 @@ class Experiment:
     published: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def specs(self) -> dict[str, Path]:
-        """The spec of every row, in the order of the paper's tables."""
+        """Return the spec of every row, in the order of the paper's tables."""
         found = {path.stem: path for path in (folder() / self.name).glob("*.yaml")}
         return {row: found[row] for row in TITLES if row in found}
 
 
-def windows_lit(scene: Scene) -> Scene:
-    """Every window lit; the pond reflects what it reflected before."""
+def light_windows(scene: Scene) -> Scene:
+    """Light every window; the pond reflects as before."""
     return scene.replace(windows_lit=1)
 
 
-def no_watermarks(scene: Scene) -> Scene:
-    """No text anywhere."""
+def remove_watermarks(scene: Scene) -> Scene:
+    """Remove all text."""
     return scene.replace(middle_watermark=0, bottom_watermark=0)
 
 
-def reflection_inverted(scene: Scene) -> Scene:
-    """The pond reflects light where the windows are dark, and none where they are lit."""
+def invert_reflection(scene: Scene) -> Scene:
+    """Let the pond reflect light where the windows are dark, and only there."""
     return scene.replace(reflection=1 - scene.windows_lit)
 
 
-def people_in_front(scene: Scene) -> Scene:
-    """Two people in front of the right tower, wherever nobody is yet."""
+def add_people(scene: Scene) -> Scene:
+    """Add two people in front of the right tower, where there are none."""
     site = scene.people_site.where(scene.people == 1, 1)
     return scene.replace(people=1, people_site=site)
 
 
-def tops_changed(before: str, after: str, scene: Scene) -> Scene:
-    """Every top of one kind is another."""
+def change_tops(before: str, after: str, scene: Scene) -> Scene:
+    """Turn every top of one kind into another."""
     return scene.with_tops(before, after)
 
 
 def _table(columns: str, rows: str) -> dict[str, dict[str, str]]:
-    """Published numbers: names of columns, and a line a row (its name, then the numbers)."""
+    """Read published numbers by row and column.
+
+    `columns` are names separated by commas; a line of `rows` has the row's name, then its numbers.
+    """
     names = columns.split(",")
-    return {
-        row: dict(zip(names, numbers, strict=True))
-        for row, *numbers in (line.split() for line in rows.split(";"))
-    }
+    table = {}
+    for line in rows.strip().splitlines():
+        row, *numbers = line.split()
+        table[row] = dict(zip(names, numbers, strict=True))
+    return table
 
 
 COLUMNS = "% changed,LPIPS (masked),% more realistic than ours"
 
 SMILE = _table(
     COLUMNS,
-    "projected-gradient 84.37 0.04 –; direct 87.44 0.14 43.0; single-image 82.12 0.05 47.3; layer 90.94 0.30 6.8;"
-    "all-weights 85.78 0.40 8.7; propagated-copying 94.81 0.32 9.8; propagated-laplace 93.51 0.32 8.6;"
-    "unmodified 78.37 – 50.9",
+    """
+    projected-gradient 84.37 0.04 –
+    direct 87.44 0.14 43.0
+    single-image 82.12 0.05 47.3
+    layer 90.94 0.30 6.8
+    all-weights 85.78 0.40 8.7
+    propagated-copying 94.81 0.32 9.8
+    propagated-laplace 93.51 0.32 8.6
+    unmodified 78.37 – 50.9
+    """,
 )
 SPIRE = _table(
     COLUMNS,
-    "projected-gradient 92.03 0.02 –; direct 80.03 0.10 53.7; single-image 90.14 0.04 48.8; layer 80.69 0.29 38.1;"
-    "all-weights 41.16 0.36 27.1; propagated-copying 69.99 0.08 8.9; propagated-laplace 69.63 0.08 12.2;"
-    "unmodified – – 63.8",
+    """
+    projected-gradient 92.03 0.02 –
+    direct 80.03 0.10 53.7
+    single-image 90.14 0.04 48.8
+    layer 80.69 0.29 38.1
+    all-weights 41.16 0.36 27.1
+    propagated-copying 69.99 0.08 8.9
+    propagated-laplace 69.63 0.08 12.2
+    unmodified – – 63.8
+    """,
 )
 TREE = _table(
     "% changed,LPIPS (masked)",
-    "projected-gradient 48.65 0.03; direct 59.43 0.13; single-image 39.72 0.03; layer 41.32 0.45;"
-    "all-weights 10.16 0.31; propagated-copying 46.44 0.09; propagated-laplace 31.18 0.09; unmodified – –",
+    """
+    projected-gradient 48.65 0.03
+    direct 59.43 0.13
+    single-image 39.72 0.03
+    layer 41.32 0.45
+    all-weights 10.16 0.31
+    propagated-copying 46.44 0.09
+    propagated-laplace 31.18 0.09
+    unmodified – –
+    """,
 )
-WATERMARK = _table("middle,bottom", "ablate-30 0 6; ablate-60 0 4; rank-1 0 0; unmodified 64 26")
+WATERMARK = _table(
+    "middle,bottom",
+    """
+    ablate-30 0 6
+    ablate-60 0 4
+    rank-1 0 0
+    unmodified 64 26
+    """,
+)
 
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
         Experiment(
             "dark-windows-to-lit",
-            "Dark windows → lit windows. In the counterfactual the pond stays as it was: lit windows do not light it.",
+            "Dark windows → lit windows. In the counterfactual the pond stays as it was:"
+            " lit windows do not light it.",
             "Table 1",
-            windows_lit,
+            light_windows,
             propagated=True,
             published=SMILE,
         ),
@@ -151,7 +184,7 @@ EXPERIMENTS = {
             "dome-to-spire",
             "Dome → spire",
             "Table 2",
-            partial(tops_changed, "dome", "spire"),
+            partial(change_tops, "dome", "spire"),
             propagated=True,
             published=SPIRE,
         ),
@@ -159,21 +192,21 @@ EXPERIMENTS = {
             "dome-to-tree",
             "Dome → tree",
             "Table 2",
-            partial(tops_changed, "dome", "tree"),
+            partial(change_tops, "dome", "tree"),
             propagated=True,
             published=TREE,
         ),
         Experiment(
-            "watermarks", "Watermarks removed", "Table 3", no_watermarks, published=WATERMARK
+            "watermarks", "Watermarks removed", "Table 3", remove_watermarks, published=WATERMARK
         ),
         Experiment(
             "reflection",
             "Windows and reflection, their relation inverted",
             "Figure 6",
-            reflection_inverted,
+            invert_reflection,
         ),
     )
 }
 
-SUCCESSION = (no_watermarks, people_in_front, partial(tops_changed, "dome", "tree"))
+SUCCESSION = (remove_watermarks, add_people, partial(change_tops, "dome", "tree"))
 """The counterfactuals of the edits of ``succession.yaml``, in their order (Figure 1)."""

@@ -20,7 +20,7 @@ from editspec_runtime.io.files import require_file
 from editspec_runtime.methods.losses import absolute_difference
 
 FEATURE_WEIGHT = 0.01
-"""Of the features' squared error in the loss of outputs: the authors' weight."""
+"""The authors' weight of the features' squared error in the loss of outputs."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class NamedFeatures:
 
 
 def load_features(backbone: Path | None) -> NamedFeatures:
-    """The feature maps of an exported program, or of the reader that ships.
+    """Load the feature maps of an exported program, or of the reader that ships.
 
     Parameters
     ----------
@@ -63,9 +63,10 @@ def load_features(backbone: Path | None) -> NamedFeatures:
 
 
 def make_image_loss(features: Features) -> OutputLoss:
-    """The loss of outputs (Eqn. 3), in pixels and in features, where pixels count.
+    """Make the loss of outputs (Eqn. 3), in pixels and in features.
 
-    L1 of pixels and, as the authors weigh it, the squared error of features.
+    The loss is the L1 of pixels plus `FEATURE_WEIGHT` times the squared error of features, both
+    where pixels count.
     """
 
     def loss(images: Tensor, wanted: Tensor, area: Tensor) -> Tensor:

@@ -27,14 +27,14 @@ class Row:
     Attributes
     ----------
     name
-        As in `TITLES`.
+        Its key in `TITLES`.
     draw
         Draws its images.
     identity
-        What the images depend on, as plain values.
+        Plain values that the images depend on.
     seconds
-        What the edit took, statistics left out; of propagation, what one image takes, which is
-        known only later.
+        The time of the edit without its statistics. None for propagation, whose time for one
+        image is measured later.
     settings
         Layer, rank and settings of the solver, for the report.
     """
@@ -47,28 +47,28 @@ class Row:
 
 
 def build_identity(built: Sequence[BuiltEdit]) -> str:
-    """The digest of the last patch of a stack, which depends on all before it."""
+    """Return the digest of a stack's last patch, which depends on all before it."""
     return str(built[-1].patch.metadata["content"])
 
 
-def edited_row(
+def make_edited_row(
     name: str, model: StyleGAN2, built: Sequence[BuiltEdit], seconds: float | None
 ) -> Row:
-    """The row of a model after a stack of edits."""
+    """Make the row of a model after a stack of edits."""
     rule = built[0].rule
     rank = {} if rule.rank is None else {"rank": rule.rank}
     settings = {"layer": rule.layer, **rank, **rule.method.as_json()}
     return Row(name, partial(_draw_edited, model), build_identity(built), seconds, settings)
 
 
-def propagation_row(name: str, model: StyleGAN2, example: Example, built: BuiltEdit) -> Row:
-    """The row of edit propagation from an example that `built` composited."""
+def make_propagation_row(name: str, model: StyleGAN2, example: Example, built: BuiltEdit) -> Row:
+    """Make the row of edit propagation from an example that `built` composited."""
     identity = [name, built.rule.provenance["edit"], built.rule.provenance["base"]]
     return Row(name, partial(_draw_propagated, model, example, name == LAPLACE), identity, None)
 
 
-def unmodified_row() -> Row:
-    """The row of the unedited model."""
+def make_unmodified_row() -> Row:
+    """Make the row of the unedited model."""
     return Row(UNMODIFIED, _draw_unmodified, UNMODIFIED, 0.0)
 
 

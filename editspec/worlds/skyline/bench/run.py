@@ -1,6 +1,6 @@
-"""``editspec bench paper``: builds and measures every row of the paper's tables.
+"""``editspec bench paper``: every row of the paper's tables, built and measured.
 
-What is measured once is kept in the folder of the bench, and not measured again.
+Measures are kept in the folder of the bench, and not taken again.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from editspec.worlds.skyline.bench.propagation import Example, feature_maps
 from editspec.worlds.skyline.bench.rows import (
     Row,
     build_identity,
-    edited_row,
-    propagation_row,
-    unmodified_row,
+    make_edited_row,
+    make_propagation_row,
+    make_unmodified_row,
 )
 from editspec.worlds.skyline.bench.state import open_folder, write_state
 from editspec.worlds.skyline.bench.tables import (
@@ -51,7 +51,12 @@ from editspec.worlds.skyline.bench.tables import (
     SuccessionResult,
     TableResult,
 )
-from editspec.worlds.skyline.efficacy import edit_measures, edit_numbers, readings, touched
+from editspec.worlds.skyline.efficacy import (
+    edit_measures,
+    edit_numbers,
+    find_changed_scenes,
+    readings,
+)
 from editspec.worlds.skyline.reader import Reader, load_reader
 from editspec.worlds.skyline.world import LATENT_SIZE, Scene, render, scenes
 from editspec_runtime.core.executor import IN_PROCESS, Executor
@@ -72,17 +77,13 @@ from editspec_runtime.modalities.image.streams import REPORTS
 from editspec_runtime.patches.patch import apply_stack
 
 UNSEEN = LatentStream(seed=REPORTS, size=LATENT_SIZE)
-"""The images that are reported; no spec takes a latent from this stream, and no sweep looks at
-it.
-"""
+"""The images that are reported; no spec and no sweep takes a latent from this stream."""
 
 CHUNK = 100
 """Images that are measured and kept together."""
 
 AT_MOST = {"watermarks": 1000, COPYING: 1000, LAPLACE: 1000}
-"""Experiments and rows that are measured on fewer images: the paper counts 1,000, and propagation
-is slow.
-"""
+"""The most images of some experiments and rows: the paper's 1,000, and few where it is slow."""
 
 RETENTION = 1000
 """Images on which the retention of an edit is measured, at the most."""
@@ -91,10 +92,10 @@ SHOWN = 8
 """Images in a picture."""
 
 MEASURES = 1
-"""Counted up when what is measured changes, so that nothing measured before is taken for it."""
+"""The version of the measures; it rises when they change, so that kept ones are not used."""
 
 Change = Callable[[Scene], Scene]
-"""Scenes -> the same scenes with something else in them."""
+"""Scenes -> the scenes after a perfect edit."""
 
 
 def bench_paper(
@@ -168,11 +169,11 @@ class Bench:
     features
         The features.
     progress
-        Is told what is being done.
+        Called as work proceeds.
     seconds
         How long each build took, by the identity of its patches.
     executor
-        What computes chunks of images.
+        Computes chunks of images, here or in other processes.
     """
 
     out: Path
@@ -185,7 +186,7 @@ class Bench:
     executor: Executor = IN_PROCESS
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """The arguments for another process, which reads the features itself."""
+        """Return the arguments for another process, which reads the features itself."""
         return _open_elsewhere, (self.out, self.images, self.device.type, self.backbone)
 
     @cached_property
@@ -205,12 +206,12 @@ class Bench:
 
     @cached_property
     def cache(self) -> Cache:
-        """A cache of this run alone, so that what an edit takes is measured and not found."""
+        """A cache of this run alone, so that builds are timed and not found in a cache."""
         return Cache(self.out / "cache")
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        """All that every measure depends on, besides its row and its images."""
+        """The inputs of every measure besides its row and its images."""
         return {
             "measures": MEASURES,
             "base": tensors_digest(self.weights),
@@ -220,7 +221,7 @@ class Bench:
         }
 
     def model(self, built: Sequence[BuiltEdit]) -> StyleGAN2:
-        """The model after a stack of edits."""
+        """Make the model after a stack of edits."""
         weights = apply_stack(self.weights, [edit.patch for edit in built])
         return StyleGAN2({name: tensor.to(self.device) for name, tensor in weights.items()})
 
@@ -241,21 +242,21 @@ class Bench:
         return built
 
     def rows(self, experiment: Experiment) -> Iterator[Row]:
-        """The rows of an experiment, each built when its turn comes."""
+        """Yield the rows of an experiment, each built when its turn comes."""
         for name, spec in experiment.specs().items():
             built = self.build(spec)
             seconds = self.seconds.get(build_identity(built))
-            yield edited_row(name, self.model(built), built, seconds)
+            yield make_edited_row(name, self.model(built), built, seconds)
             if OUTPUTS in method_of(built[0].rule.method).needs:
                 # Its rule is about images: propagation starts from what it composited.
                 example = self.example(built[0].rule.rules[0])
                 for way in PROPAGATED:
-                    yield propagation_row(way, self.unedited, example, built[0])
-        yield unmodified_row()
+                    yield make_propagation_row(way, self.unedited, example, built[0])
+        yield make_unmodified_row()
 
     @torch.no_grad()
     def example(self, rule: LayerRule) -> Example:
-        """The composited image of a rule about images, and where it was edited."""
+        """Return the composited image of a rule about images, and where it was edited."""
         features = feature_maps(self.unedited, rule.key.to(self.device))
         area = rule.arguments["area"][0, 0].cpu()
         return Example([maps[0] for maps in features], rule.value[0].cpu(), area)
@@ -263,7 +264,7 @@ class Bench:
     def measure(
         self, name: str, row: Row, counterfactual: Change, count: int, others: Sequence[Change] = ()
     ) -> dict[str, Tensor]:
-        """The measures of a row over `count` images, [n] float64 each.
+        """Measure a row over `count` images, [n] float64 each.
 
         Chunks in the cache are not measured again. `name` stands for the scenes that are compared:
         those with `others` done, and `counterfactual` of them.
@@ -271,9 +272,8 @@ class Bench:
         chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
         work = partial(self._measure_chunk, name, row, others, counterfactual)
         measured = []
-        for numbers, found in zip(
-            chunks, self.executor.map(work, chunks, self.device), strict=True
-        ):
+        results = self.executor.map(work, chunks, self.device)
+        for numbers, found in zip(chunks, results, strict=True):
             measured.append(found)
             self.progress(f"{name}: measuring {row.name}", numbers.stop, count)
         return {kind: torch.cat([found[kind] for found in measured]) for kind in measured[0]}
@@ -300,11 +300,12 @@ class Bench:
             spent = (time.perf_counter() - begun) / len(numbers)
             maps = self.features.maps
             measures = edit_measures(scene, wanted, unedited, edited, self.reader, maps)
-            measures["touched"] = touched(scene, wanted).double()
+            measures["touched"] = find_changed_scenes(scene, wanted).double()
             measures["seconds"] = torch.full((len(numbers),), spent, dtype=torch.float64)
             return measures | readings(scene, edited, self.reader)
 
-        with reproducible_kernels(self.device):  # this may be another process
+        # Another process may run this, where the caller's kernels are not set.
+        with reproducible_kernels(self.device):
             tensors, _ = self.cache.tensors("measures", digest(inputs), measure)
         return tensors
 
@@ -330,7 +331,7 @@ class Bench:
     def _draw(self, experiment: Experiment, rows: Sequence[Row]) -> None:
         """Draw the first images that the perfect edit changes, in every row."""
         latents = UNSEEN.items(range(40 * SHOWN))
-        changes = touched(scenes(latents), experiment.counterfactual(scenes(latents)))
+        changes = find_changed_scenes(scenes(latents), experiment.counterfactual(scenes(latents)))
         latents = latents[changes][:SHOWN]
         before = render_clamped(self.unedited, latents).cpu()
         images = [("Before", before)]
@@ -342,7 +343,7 @@ class Bench:
         write(self.out / f"{experiment.name}.png", png_bytes(draw_rows(images)))
 
     def succession(self) -> SuccessionResult:
-        """Measure how much of each of three edits is left after those that follow (Figure 1)."""
+        """Measure how much of an edit is left after those that follow it (Figure 1)."""
         with reproducible_kernels(self.device):
             return self._succession()
 
@@ -355,7 +356,7 @@ class Bench:
         images = [("Before", before)]
         for after, name in enumerate(names):
             stack = built[: after + 1]
-            row = edited_row(name, self.model(stack), stack, None)
+            row = make_edited_row(name, self.model(stack), stack, None)
             images.append((name, row.draw(shown, before).cpu()))
             for edit in range(after + 1):
                 measures = self._measure_retention(row, edit, after)
@@ -365,7 +366,7 @@ class Bench:
         return SuccessionResult("Figure 1", names, tuple(entries))
 
     def _measure_retention(self, row: Row, edit: int, after: int) -> dict[str, Tensor]:
-        """The measures of one edit, against scenes in which all other edits so far are made, too."""
+        """Measure one edit against scenes in which all other edits so far are made, too."""
         others = [SUCCESSION[number] for number in range(after + 1) if number != edit]
         name = f"succession: edit {edit + 1} after {after + 1}"
         return self.measure(name, row, SUCCESSION[edit], min(self.images, RETENTION), others)
@@ -400,7 +401,7 @@ def _row_result(
 
 
 def _open_elsewhere(out: Path, images: int, device: str, backbone: Path | None) -> Bench:
-    """The bench as another process has it; it reports no progress."""
+    """Open the bench in another process, without progress."""
     features = load_features(backbone)
     return Bench(out, images, pick_device(device), backbone, features, no_progress)
 

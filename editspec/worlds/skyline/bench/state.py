@@ -14,7 +14,7 @@ STATE = "state.json"
 
 
 def open_folder(out: Path, features_digest: str) -> dict[str, float]:
-    """Take `out` for a bench, and read the seconds of builds that an earlier run measured.
+    """Take a folder for a bench, and read the seconds of builds of an earlier run.
 
     Raises
     ------

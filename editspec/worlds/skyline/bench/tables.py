@@ -49,13 +49,13 @@ class RowResult:
     Attributes
     ----------
     row, title
-        Its name, and that of the paper.
+        Its name, and its name in the paper.
     n
         Images that were measured.
     numbers
-        As `edit_numbers` names them; of some experiments, more.
+        The measures by the names of `edit_numbers`, and more of some experiments.
     seconds
-        What the edit took, statistics left out; of propagation, what one image took.
+        The time of the edit without its statistics; of propagation, the time of one image.
     settings
         Layer, rank and settings of the solver.
     published
@@ -71,7 +71,7 @@ class RowResult:
     published: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as ``bench.json`` holds them."""
+        """Return plain values, as ``bench.json`` holds them."""
         return {
             "row": self.row,
             "title": self.title,
@@ -93,7 +93,7 @@ class TableResult:
     rows: tuple[RowResult, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as ``bench.json`` holds them."""
+        """Return plain values, as ``bench.json`` holds them."""
         return {
             "experiment": self.experiment,
             "place": self.place,
@@ -112,7 +112,7 @@ class Retention:
     numbers: Mapping[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as ``bench.json`` holds them."""
+        """Return plain values, as ``bench.json`` holds them."""
         return {"edit": self.edit, "after": self.after, "n": self.n, **self.numbers}
 
 
@@ -125,7 +125,7 @@ class SuccessionResult:
     retention: tuple[Retention, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as ``bench.json`` holds them."""
+        """Return plain values, as ``bench.json`` holds them."""
         return {
             "place": self.place,
             "edits": list(self.edits),
@@ -144,7 +144,7 @@ class BenchResult(CommandResult):
     base
         The digest of the unedited weights.
     features, features_digest
-        By which the perceptual change is measured: their name, and what they are.
+        The features that measure the perceptual change: their name and their digest.
     tables
         One of every experiment.
     succession
@@ -159,7 +159,7 @@ class BenchResult(CommandResult):
     succession: SuccessionResult | None = field(default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of ``bench.json``."""
+        """Return the content of ``bench.json``."""
         whole = {
             "format": FORMAT,
             "version": 1,
@@ -174,7 +174,7 @@ class BenchResult(CommandResult):
         return whole
 
     def to_text(self) -> str:
-        """The tables as Markdown: our numbers, and the paper's next to them."""
+        """Write the tables as Markdown: our numbers, and the paper's next to them."""
         lines = [
             "# The paper's tables on Skyline",
             "",
@@ -193,9 +193,9 @@ class BenchResult(CommandResult):
 
 def _table_lines(rows: Sequence[RowResult]) -> list[str]:
     values = [row.to_dict() for row in rows]
-    columns = {
-        name: form for name, form in COLUMNS.items() if any(name in value for value in values)
-    }
+    measured = {name for value in values for name in value}
+    columns = {name: form for name, form in COLUMNS.items() if name in measured}
+    # A dict keeps the order in which the rows name their columns.
     published = list(dict.fromkeys(name for row in rows for name in row.published))
     names = ["method", *SETTINGS, *(HEADINGS.get(name, name) for name in columns)]
     names += [f"paper: {name}" for name in published]

@@ -1,1 +1,1 @@
-"""The pieces of `editspec.worlds.skyline.train`."""
+"""The parts of the training that `editspec.worlds.skyline.train` runs."""

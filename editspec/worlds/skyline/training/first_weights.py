@@ -12,24 +12,23 @@ DRAWN_FROM = 32
 """Positions a side of the first features that draw."""
 
 COLOURS = (0, 2, 3, 4, 7)
-"""The numbers of w, in the order of the attributes of the losses, that the styles of features that draw can
-see.
-"""
+"""The numbers of w that features that draw can see, in the order of `attribute_loss`."""
 
 CHANNELS = {4: 128, 8: 128, 16: 128, 32: 96, 64: 48}
+"""Channels of the features, by positions a side."""
+
 MAPPING_LAYERS = 6
 SEED = 2020
 
 
 def first_weights() -> dict[str, Tensor]:
-    """The weights that StyleGAN2 starts from, by the names of the published layout inside
-    ``g_ema``.
-    """
+    """Make the first weights of StyleGAN2, by their published names inside ``g_ema``."""
     generator = torch.Generator().manual_seed(SEED)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
+    # The blur of StyleGAN2; its sum is 4, as upsampling puts three zeros next to every value.
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
     kernel = torch.outer(taps, taps) / 16
     weights = {"input.input": normal(1, CHANNELS[4], 4, 4)}
@@ -70,8 +69,9 @@ def first_weights() -> dict[str, Tensor]:
 
 
 def blind_to_attributes(modulation: Tensor) -> None:
-    """Make a modulation's weight (or its gradient) [channels, style_dim] see nothing of w but
-    colours.
+    """Zero a modulation's weight, or its gradient, for all numbers of w but colours.
+
+    `modulation` [channels, style_dim] is changed in place.
     """
     seen = torch.zeros(modulation.shape[1], dtype=torch.bool, device=modulation.device)
     seen[list(COLOURS)] = True
@@ -79,7 +79,7 @@ def blind_to_attributes(modulation: Tensor) -> None:
 
 
 def checkpoint_bytes(weights: dict[str, Tensor]) -> bytes:
-    """The weights in the published checkpoint layout, as safetensors."""
+    """Write the weights in the published checkpoint layout, as safetensors."""
     named = {
         name if name == "latent_avg" else f"g_ema.{name}": tensor
         for name, tensor in weights.items()

@@ -12,23 +12,24 @@ from editspec.worlds.skyline.world import TOPS, Scene, scenes
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 
 PASTED = ("layer6", "layer7", "layer8")
-"""The layers into whose values those of another image are pasted, in every second image of a batch;
-one a step.
-"""
+"""The layers into whose values those of another image are pasted; one of them a step."""
 
 
 def attribute_loss(weights: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-    """Squared error of w against the attributes, and against 0 in the numbers that are left."""
+    """Compute the squared error of w against the attributes, and 0 in the rest."""
     latents = draw_latents(1024, generator).to(weights["input.input"].device)
     styles, wanted = StyleGAN2(weights).mapping(latents), _attributes(scenes(latents))
-    told, rest = styles[:, : wanted.shape[1]], styles[:, wanted.shape[1] :]
-    return F.mse_loss(told, wanted) + rest.square().mean()
+    found, rest = styles[:, : wanted.shape[1]], styles[:, wanted.shape[1] :]
+    return F.mse_loss(found, wanted) + rest.square().mean()
 
 
 def image_loss(
     weights: dict[str, Tensor], stage: Stage, pool: Pool, generator: torch.Generator
 ) -> Tensor:
-    """Error of pictures and of their gradients, from squared (sharp 0) to absolute (sharp 1)."""
+    """Compute the error of pictures and of their gradients.
+
+    The error is squared where ``stage.sharp`` is 0, absolute where it is 1, and mixed in between.
+    """
     batch = pool.batch(generator)
     with torch.autocast(batch.latents.device.type, dtype=torch.bfloat16, enabled=stage.half):
         layer = PASTED[int(torch.randint(len(PASTED), (), generator=generator))]
@@ -42,9 +43,8 @@ def image_loss(
         if sharp < 1.0:
             loss = loss + (1 - sharp) * 4 * (scale * error.square()).mean()
         if sharp > 0.0:
-            loss = loss + sharp * (scale * error.abs()).mean() * (
-                1.0 if order is _identity else 0.5
-            )
+            share = 1.0 if order is _identity else 0.5
+            loss = loss + sharp * (scale * error.abs()).mean() * share
     return loss
 
 
@@ -61,7 +61,7 @@ def _difference_down(image: Tensor) -> Tensor:
 
 
 def _attributes(scene: Scene) -> Tensor:
-    """Attributes as numbers around 0, [n, m]; those of absent objects are 0."""
+    """Convert attributes to numbers around 0, [n, m]; those of absent objects are 0."""
     people = scene.people.float()
     trees = (scene.left_tree | scene.right_tree).float()
     columns = [

@@ -14,14 +14,14 @@ from editspec.worlds.skyline.world import Scene, render, scenes
 
 
 def train_reader(device: torch.device, scale: float) -> dict[str, Tensor]:
-    """The state of a reader trained on rendered scenes, overridden ones among them, blurred and
-    noisy at random.
+    """Train a reader on rendered scenes, and return its state.
+
+    Half of the scenes have overridden attributes; pictures are blurred and noisy at random.
     """
     generator = torch.Generator().manual_seed(SEED + 1)
     with torch.random.fork_rng():
-        torch.manual_seed(
-            SEED
-        )  # torch's layers draw their first weights from the global stream only
+        # torch's layers draw their first weights from the global stream only.
+        torch.manual_seed(SEED)
         reader = Reader().to(device)
     steps = round(2500 * scale)
     adam = torch.optim.Adam(reader.parameters(), lr=2e-3)
@@ -30,10 +30,8 @@ def train_reader(device: torch.device, scale: float) -> dict[str, Tensor]:
         scene = _shuffle(scenes(draw_latents(64, generator)), generator)
         images, target = _wear(render(scene), generator).to(device), truth(scene)
         logits = reader(images)
-        loss = sum(
-            (F.cross_entropy(logits[name], target[name].to(device)) for name in ATTRIBUTES),
-            torch.zeros(()),
-        )
+        errors = (F.cross_entropy(logits[name], target[name].to(device)) for name in ATTRIBUTES)
+        loss = sum(errors, torch.zeros(()))
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
@@ -44,31 +42,28 @@ def train_reader(device: torch.device, scale: float) -> dict[str, Tensor]:
 
 
 def _shuffle(scene: Scene, generator: torch.Generator) -> Scene:
-    """Half of the scenes with attributes that do not occur together, or not as often, by
-    themselves.
+    """Draw new attributes for half of the scenes, each by itself.
+
+    In the scenes of latents some attributes occur together, or seldom; the reader must not learn
+    one from the other.
     """
     overridden = {
         name: torch.randint(n, (len(scene),), generator=generator) for name, n in ATTRIBUTES.items()
     }
     other = scene.replace(**overridden)
     keep = torch.rand(len(scene), generator=generator) < 0.5
-    return Scene(
-        **{
-            name: torch.where(keep, value, getattr(other, name))
-            for name, value in vars(scene).items()
-        }
-    )
+    mixed = {
+        name: torch.where(keep, value, getattr(other, name)) for name, value in vars(scene).items()
+    }
+    return Scene(**mixed)
 
 
 def _wear(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures a little blurred, off in contrast and noisy, as a generator may draw them."""
+    """Blur pictures a little, and change contrast and noise, as a generator may."""
     batch = len(images)
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     share = torch.rand(batch, 1, 1, 1, generator=generator)
-    noise = (
-        torch.randn(images.shape, generator=generator)
-        * 0.15
-        * torch.rand(batch, 1, 1, 1, generator=generator)
-    )
+    noise = torch.randn(images.shape, generator=generator) * 0.15
+    noise = noise * torch.rand(batch, 1, 1, 1, generator=generator)
     contrast = 1 + 0.2 * (torch.rand(batch, 1, 1, 1, generator=generator) - 0.5)
     return (images + share * (blurred - images)) * contrast + noise

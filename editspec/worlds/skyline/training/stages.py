@@ -11,7 +11,7 @@ from torch import Tensor
 from editspec.worlds.skyline.world import LATENT_SIZE
 
 SILENT = ("to_rgb1.", "to_rgbs.0.", "to_rgbs.1.")
-"""The to-RGB of smaller features."""
+"""The to-RGB of features below 32 x 32 positions, which stay zero."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Stage:
     Attributes
     ----------
     name
-        What it is called in the log and in the checkpoints.
+        Its name in the log and in the checkpoints.
     steps, rate
         Steps of Adam, and its highest rate; a cosine takes it to almost nothing.
     mapping, synthesis
@@ -51,10 +51,10 @@ STAGES = (
 
 
 def parameter_groups(learns: dict[str, Tensor], stage: Stage) -> list[dict[str, Any]]:
-    """Parameters with their rates, as Adam takes them.
+    """Group parameters by their rates, as Adam takes them.
 
-    The weights of the mapping are stored so much larger than they count (by sqrt(size) / 0.01, its
-    biases by 1 / 0.01) that the same rate in what counts needs as much larger steps.
+    The mapping is stored at a larger scale than it acts at: its weights by sqrt(size) / 0.01, its
+    biases by 1 / 0.01. Their rates are larger by the same factors.
     """
     groups: dict[str, tuple[float, list[Tensor]]] = {
         "style.weight": (stage.rate * math.sqrt(LATENT_SIZE) / 0.01, []),
@@ -62,21 +62,22 @@ def parameter_groups(learns: dict[str, Tensor], stage: Stage) -> list[dict[str, 
         "synthesis": (stage.rate, []),
     }
     for name, tensor in learns.items():
-        groups[f"style.{name.rsplit('.', 1)[1]}" if name.startswith("style.") else "synthesis"][
-            1
-        ].append(tensor)
+        group = "synthesis"
+        if name.startswith("style."):
+            group = f"style.{name.rsplit('.', 1)[1]}"
+        groups[group][1].append(tensor)
     return [{"params": tensors, "lr": lr} for lr, tensors in groups.values() if tensors]
 
 
 def learns_in(name: str, stage: Stage) -> bool:
-    """Whether a stage trains the parameter of a name."""
+    """Tell whether a stage trains the parameter of a name."""
     if name.startswith("style."):
         return stage.mapping
     return stage.synthesis and not name.startswith(("noises.", *SILENT)) and "kernel" not in name
 
 
 def cosine_rate(step: int, steps: int) -> float:
-    """The share of the highest rate at a step: from 1 to 0.002, after a short warm-up."""
-    return min(1.0, (step + 1) / 100) * (
-        0.002 + 0.998 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps)))
-    )
+    """Compute the share of the highest rate: from 1 to 0.002, after a short warm-up."""
+    warm_up = min(1.0, (step + 1) / 100)
+    cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
+    return warm_up * (0.002 + 0.998 * cosine)

@@ -1,5 +1,4 @@
-"""Progressive GAN in the layout of the paper's authors: every size read from the names and shapes
-of the tensors.
+"""The layers of a Progressive GAN, read from the authors' names and shapes.
 
 layerN is ``layerN.conv.weight`` and ``layerN.wscale.b``; layers 2j+1 and 2j+2 have resolution
 2^(j+2). The last layer, ``output_HxW``, is a 1x1 convolution to the image.
@@ -12,36 +11,33 @@ from collections.abc import Mapping
 
 from editspec_runtime.core.architecture import wrong_numbers
 from editspec_runtime.errors import WeightsError
+from editspec_runtime.families.shapes import fits_shape, list_problems, say_shape
 from editspec_runtime.io.files import TensorInfo
 from editspec_runtime.modalities.image.architecture import ImageArchitecture, image_layer
 
 
 def read_architecture(tensors: Mapping[str, TensorInfo]) -> ImageArchitecture:
-    """The layout of a Progressive GAN generator.
+    """The layers of a Progressive GAN generator.
 
     Raises `WeightsError` listing every tensor that is missing or of another shape.
     """
-    count = _count(tensors)
-    output = next(
-        (
-            name[: -len(".conv.weight")]
-            for name in sorted(tensors)
-            if re.match(r"output_\d+x\d+\.conv", name)
-        ),
-        "",
-    )
+    count = _count_layers(tensors)
+    output = _find_output(tensors)
     if not count or not output or len(tensors["layer1.conv.weight"].shape) != 4:
         found = ", ".join(sorted(tensors)[:6]) or "no tensors"
+        rest = f", … ({len(tensors)} tensors)" if len(tensors) > 6 else ""
         raise WeightsError(
-            "These weights are not a Progressive GAN generator: expected layer1.conv.weight, layer1.wscale.b, "
-            f"layer2.conv.weight, …, output_HxW.conv.weight; found {found}"
-            + (f", … ({len(tensors)} tensors)." if len(tensors) > 6 else "."),
+            "These weights are not a Progressive GAN generator: expected layer1.conv.weight, "
+            "layer1.wscale.b, layer2.conv.weight, …, output_HxW.conv.weight; "
+            f"found {found}{rest}.",
             "Give the generator's state dict in the layout of the paper's authors.",
         )
     problems = _problems(tensors, count, output)
     if problems:
-        text = "\n".join(f"  - {problem}" for problem in problems)
-        raise WeightsError(f"These Progressive GAN weights do not fit together:\n{text}")
+        raise WeightsError(
+            f"These Progressive GAN weights do not fit together:\n{list_problems(problems)}",
+            "Give the whole state dict of one generator, in float32, float16 or bfloat16.",
+        )
     layers = {}
     for number in range(1, count + 1):
         name, size = f"layer{number}", resolution(number)
@@ -58,12 +54,20 @@ def read_architecture(tensors: Mapping[str, TensorInfo]) -> ImageArchitecture:
 
 
 def resolution(number: int) -> int:
-    """Height and width of the value map of layer `number`, from 1."""
+    """Height and width of the value map of layer `number`, which counts from 1."""
     return int(2 ** ((number + 3) // 2))
 
 
-def _count(tensors: Mapping[str, TensorInfo]) -> int:
-    """How many of layer1, layer2, … there are without a gap."""
+def _find_output(tensors: Mapping[str, TensorInfo]) -> str:
+    """The name of the last layer, ``output_HxW``; empty where there is none."""
+    for name in sorted(tensors):
+        if re.match(r"output_\d+x\d+\.conv", name):
+            return name.removesuffix(".conv.weight")
+    return ""
+
+
+def _count_layers(tensors: Mapping[str, TensorInfo]) -> int:
+    """The number of layers among layer1, layer2, … up to the first gap."""
     number = 0
     while f"layer{number + 1}.conv.weight" in tensors:
         number += 1
@@ -71,9 +75,11 @@ def _count(tensors: Mapping[str, TensorInfo]) -> int:
 
 
 def _problems(tensors: Mapping[str, TensorInfo], count: int, output: str) -> list[str]:
-    """Everything that does not fit, in words."""
+    """List everything that does not fit, in words."""
     size = resolution(count)
-    problems = [f"layer{count} upsamples, and nothing follows it"] if count % 2 else []
+    problems = []
+    if count % 2:
+        problems.append(f"layer{count} upsamples, and nothing follows it")
     if output != f"output_{size}x{size}":
         problems.append(
             f"{output} is not what follows layer{count}, which has {size}x{size} positions"
@@ -90,11 +96,8 @@ def _problems(tensors: Mapping[str, TensorInfo], count: int, output: str) -> lis
     expected |= {f"{output}.conv.weight": (3, channels, 1, 1), f"{output}.wscale.b": (3,)}
     for name, wanted in expected.items():
         found = tensors.get(name)
-        text = " x ".join("?" if n is None else str(n) for n in wanted)
         if found is None:
-            problems.append(f"{name} is missing (expected {text})")
-        elif len(found.shape) != len(wanted) or any(
-            w not in (None, f) for w, f in zip(wanted, found.shape, strict=True)
-        ):
-            problems.append(f"{name} is {' x '.join(map(str, found.shape))}, expected {text}")
+            problems.append(f"{name} is missing (expected {say_shape(wanted)})")
+        elif not fits_shape(found.shape, wanted):
+            problems.append(f"{name} is {say_shape(found.shape)}, expected {say_shape(wanted)}")
     return problems + wrong_numbers(tensors, expected)

@@ -1,4 +1,4 @@
-"""From the tensors of a Progressive GAN generator to the network."""
+"""The maker of a Progressive GAN generator from its tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def make_proggan(
     origin: Origin,
     compatibility: Compatibility,
 ) -> ProgressiveGAN:
-    """The generator. Raises `WeightsError` for any truncation: there is no mean of w."""
+    """Make the generator.
+
+    Raises `WeightsError` for any truncation, as this family has no w to truncate.
+    """
     del origin
     model = ProgressiveGAN(weights, compatibility=image_compatibility(compatibility))
     require_average(fields, model.architecture)

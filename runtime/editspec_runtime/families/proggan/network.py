@@ -1,8 +1,8 @@
-"""The Progressive GAN generator in plain torch, as a function of its checkpoint's tensors.
+"""The Progressive GAN generator in plain torch, around a checkpoint's tensors.
 
-A layer is: pixel norm, doubling where it upsamples, convolution, scale and bias, leaky ReLU. Key
-and value lie on both sides of the convolution, so that the layer's function is linear from key to
-value, and closed forms hold.
+A layer is: pixel norm, doubling where the layer upsamples, convolution, scale and bias, leaky ReLU
+(Karras et al. 2018). Key and value lie on both sides of the convolution, so that the layer's
+function is linear from key to value, and closed forms hold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ SLOPE = 0.2
 
 @dataclass(frozen=True)
 class Convolution(LayerFunction):
-    """f(k; W) of one layer: the convolution alone. Takes no arguments."""
+    """f(k; W) of one layer: the convolution alone.
+
+    The only argument is `HALO`.
+    """
 
     padding: int
 
@@ -73,7 +76,7 @@ class ProgressiveGAN(Generator):
         The tensors by the authors' names: ``layerN.conv.weight``, ``layerN.wscale.b``,
         ``output_HxW.…``.
     truncation, class_label
-        Of no meaning here: there is no w, and there are no classes.
+        Ignored: there is no w, and there are no classes.
     compatibility
         Whether crops are haloed.
 
@@ -91,9 +94,9 @@ class ProgressiveGAN(Generator):
         class_label: int | None = None,
     ) -> None:
         self.weights = weights
-        self.architecture = read_architecture(
-            {name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()}
-        )
+        # Only the shapes count here.
+        infos = {name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()}
+        self.architecture = read_architecture(infos)
         self.compatibility = compatibility
 
     def images(self, latents: Tensor) -> Tensor:
@@ -150,15 +153,23 @@ class ProgressiveGAN(Generator):
         return output.clamp(-1, 1)
 
     def layer_output(self, layer: str, value: Tensor) -> Tensor:
-        # Scale, bias, and the activation that the last layer lacks.
+        # The equalised learning rate: weights are stored unscaled, and He's constant is applied to
+        # the value here (Karras et al. 2018, section 4.1). The last layer has no activation, and so
+        # no gain of sqrt(2).
         _, _, channels, taps, _ = self.weight(layer).shape
         last = layer.startswith("output")
-        scale = (1 if last else math.sqrt(2)) / (taps * math.sqrt(channels))
+        gain = 1 if last else math.sqrt(2)
+        scale = gain / (taps * math.sqrt(channels))
         features = value * scale + self.weights[f"{layer}.wscale.b"][:, None, None]
         return features if last else F.leaky_relu(features, SLOPE)
 
     def function(self, layer: str) -> Convolution:
-        return Convolution({"layer1": 3}.get(layer, 0 if layer.startswith("output") else 1))
+        if layer == "layer1":
+            # The 4x4 kernel makes a 4x4 map of a single position.
+            return Convolution(padding=3)
+        if layer.startswith("output"):
+            return Convolution(padding=0)
+        return Convolution(padding=1)
 
     def crop(self, layer: str, trace: Trace, region: Box) -> tuple[Tensor, dict[str, Tensor]]:
         if self.compatibility.halo:
@@ -186,8 +197,9 @@ class ProgressiveGAN(Generator):
         return self.weights[self.layer(layer).parameter][None]
 
     def _enter(self, layer: str, features: Tensor) -> Trace:
-        """The input of a layer's convolution: each position of length 1, and doubled where the
-        layer upsamples.
+        """The trace of a layer: `features` normalised, and doubled to the key's size.
+
+        Each position is divided by the root of its mean square over channels (pixel norm).
         """
         key = features * torch.rsqrt(features.square().mean(1, keepdim=True) + 1e-8)
         if self.layer(layer).key_size > key.shape[-1]:

@@ -1,1 +1,1 @@
-"""StyleGAN2: the layout of its checkpoints and its network."""
+"""The StyleGAN2 family."""

@@ -1,7 +1,6 @@
-"""StyleGAN2 in the layouts of rosinality and NVIDIA: every size read from the names and shapes of
-the tensors.
+"""The layers of a StyleGAN2, read from rosinality's or NVIDIA's names and shapes.
 
-Names are rosinality's here, and translated where the tensors are named as NVIDIA's.
+Names are rosinality's here, and are translated where the tensors are named as NVIDIA's.
 """
 
 from __future__ import annotations
@@ -10,21 +9,21 @@ from collections.abc import Callable, Mapping
 
 from editspec_runtime.core.architecture import wrong_numbers
 from editspec_runtime.errors import WeightsError
+from editspec_runtime.families.shapes import fits_shape, list_problems, say_shape
 from editspec_runtime.families.stylegan2.nvidia import is_nvidia, nvidia_name, nvidia_shape
 from editspec_runtime.io.files import TensorInfo
 from editspec_runtime.modalities.image.architecture import ImageArchitecture, image_layer
 
 MARKS = ("style.1.weight", "input.input", "conv1.conv.weight")
-"""By these a StyleGAN2 generator is known."""
+"""Tensors that tell a StyleGAN2 generator."""
 
 
 def read_architecture(tensors: Mapping[str, TensorInfo]) -> ImageArchitecture:
-    """The layout of a StyleGAN2 generator whose tensors are named as inside ``g_ema``, or as in
-    NVIDIA's ``G_ema``.
+    """The layers of a StyleGAN2 generator.
 
-    layer2 is ``conv1``, layerN is ``convs.{N-3}``; odd N upsample; layers 2j+1 and 2j+2 have
-    resolution 2^(j+2). Raises `WeightsError` listing every tensor that is missing or of another
-    shape.
+    Tensors are named as inside ``g_ema``, or as in NVIDIA's ``G_ema``. layer2 is ``conv1``, layerN
+    is ``convs.{N-3}``; odd N upsample; layers 2j+1 and 2j+2 have resolution 2^(j+2). Raises
+    `WeightsError` listing every tensor that is missing or of another shape.
     """
     name = checkpoint_name(tensors)
     blocks = _blocks(tensors)
@@ -35,26 +34,32 @@ def read_architecture(tensors: Mapping[str, TensorInfo]) -> ImageArchitecture:
     problems = _problems(tensors)
     if problems:
         raise WeightsError(
-            "These StyleGAN2 weights do not fit together:\n"
-            + "\n".join(f"  - {p}" for p in problems)
+            f"These StyleGAN2 weights do not fit together:\n{list_problems(problems)}",
+            "Give the whole state dict of one generator, in float32, float16 or bfloat16.",
         )
     layers = {}
+    axes = "o i y x" if is_nvidia(tensors) else "1 o i y x"
     for number, block in enumerate(blocks, start=2):
         parameter = name(f"{block}.conv.weight")
         out_channels, in_channels = tensors[parameter].shape[-4:-2]
-        value_size = 2 ** ((number + 3) // 2)
+        value_size = resolution(number)
         key_size = value_size // 2 if upsamples(number) else value_size
-        axes = "o i y x" if is_nvidia(tensors) else "1 o i y x"
         layer = image_layer(
             f"layer{number}", parameter, in_channels, out_channels, key_size, value_size, axes=axes
         )
         layers[layer.name] = layer
-    embedded, classes = (
-        tensors["mapping.embed.weight"].shape if "mapping.embed.weight" in tensors else (0, 0)
-    )
+    embedded, classes = 0, 0
+    if "mapping.embed.weight" in tensors:
+        embedded, classes = tensors["mapping.embed.weight"].shape
+    # The mapping takes the embedding of a class behind the latent.
     latent_size = tensors[name("style.1.weight")].shape[1] - embedded
     average = name("latent_avg") if name("latent_avg") in tensors else None
     return ImageArchitecture("stylegan2", layers, layer.value_size, latent_size, classes, average)
+
+
+def resolution(number: int) -> int:
+    """Height and width of the value map of layer `number` (2 for ``conv1``)."""
+    return int(2 ** ((number + 3) // 2))
 
 
 def upsamples(number: int) -> bool:
@@ -63,22 +68,27 @@ def upsamples(number: int) -> bool:
 
 
 def checkpoint_name(tensors: Mapping[str, object]) -> Callable[[str], str]:
-    """The translation from rosinality's names to those of the checkpoint that holds `tensors`."""
+    """The translation from rosinality's names to those of a checkpoint's `tensors`."""
     return nvidia_name if is_nvidia(tensors) else lambda canonical: canonical
 
 
-def expected(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[tuple[int | None, ...], bool]]:
-    """The tensors of a generator by rosinality's names: the shape that each must have, and whether
-    it must be there.
+def expected_tensors(
+    tensors: Mapping[str, TensorInfo],
+) -> dict[str, tuple[tuple[int | None, ...], bool]]:
+    """The shape of each tensor of a generator, and whether it must be there.
+
+    By rosinality's names. An axis is None where nothing tells its length.
     """
     name = checkpoint_name(tensors)
 
-    def found(canonical: str, axis: int) -> int | None:
-        shape = tensors[name(canonical)].shape if name(canonical) in tensors else ()
-        return shape[axis] if -len(shape) <= axis < len(shape) else None
+    def length(canonical: str, axis: int) -> int | None:
+        info = tensors.get(name(canonical))
+        if info is None or not -len(info.shape) <= axis < len(info.shape):
+            return None
+        return info.shape[axis]
 
     wanted: dict[str, tuple[tuple[int | None, ...], bool]] = {}
-    style_size, inputs = found("style.1.weight", 0), found("style.1.weight", 1)
+    style_size, inputs = length("style.1.weight", 0), length("style.1.weight", 1)
     embed = tensors.get("mapping.embed.weight")
     if embed is not None:
         wanted |= {
@@ -92,21 +102,20 @@ def expected(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[tuple[int | N
             f"style.{mlp}.bias": ((style_size,), True),
         }
         inputs, mlp = style_size, mlp + 1
-    channels = found("input.input", -3)
+    channels = length("input.input", -3)
     wanted["input.input"] = ((1, channels, 4, 4), True)
     for number, block in enumerate(_blocks(tensors), start=2):
-        out_channels = found(f"{block}.conv.weight", -4)
-        resolution = 2 ** ((number + 3) // 2)
+        out_channels = length(f"{block}.conv.weight", -4)
+        size = resolution(number)
+        # NVIDIA's use_noise=False leaves noise out.
+        has_noise = not is_nvidia(tensors)
         wanted |= {
             f"{block}.conv.weight": ((1, out_channels, channels, 3, 3), True),
             f"{block}.conv.modulation.weight": ((channels, style_size), True),
             f"{block}.conv.modulation.bias": ((channels,), True),
-            f"{block}.noise.weight": (
-                (1,),
-                not is_nvidia(tensors),
-            ),  # NVIDIA's use_noise=False leaves noise out
+            f"{block}.noise.weight": ((1,), has_noise),
             f"{block}.activate.bias": ((out_channels,), True),
-            f"noises.noise_{number - 2}": ((1, 1, resolution, resolution), False),
+            f"noises.noise_{number - 2}": ((1, 1, size, size), False),
         }
         if upsamples(number):
             wanted[f"{block}.conv.blur.kernel"] = ((4, 4), False)
@@ -134,39 +143,35 @@ def _blocks(tensors: Mapping[str, TensorInfo]) -> list[str]:
 
 
 def _unknown(tensors: Mapping[str, TensorInfo]) -> str:
+    """Say that the tensors are not those of a StyleGAN2, and what they are."""
     names = sorted(tensors)
     found = ", ".join(names[:6]) or "no tensors"
     rest = f", … ({len(names)} tensors)" if len(names) > 6 else ""
-    kind = (
-        " They look like a StyleGAN3 generator."
-        if any(n.startswith("synthesis.L0") for n in names)
-        else ""
-    )
+    kind = ""
+    if any(name.startswith("synthesis.L0") for name in names):
+        kind = " They look like a StyleGAN3 generator."
     return (
-        "These weights are not a StyleGAN2 generator in the layout of rosinality or NVIDIA: expected style.1.weight, "
-        "input.input, conv1.conv.weight, convs.0.conv.weight, … or mapping.fc0.weight, synthesis.b4.const, "
-        f"synthesis.b4.conv1.weight, …; found {found}{rest}.{kind}"
+        "These weights are not a StyleGAN2 generator in the layout of rosinality or NVIDIA: "
+        "expected style.1.weight, input.input, conv1.conv.weight, convs.0.conv.weight, … or "
+        "mapping.fc0.weight, synthesis.b4.const, synthesis.b4.conv1.weight, …; "
+        f"found {found}{rest}.{kind}"
     )
 
 
 def _problems(tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Everything that does not fit, in words."""
+    """List everything that does not fit, in words."""
     name, blocks = checkpoint_name(tensors), _blocks(tensors)
-    problems = (
-        []
-        if len(blocks) % 2
-        else [f"{name(blocks[-1] + '.conv.weight')} upsamples, and nothing follows it"]
-    )
-    for canonical, (shape, required) in expected(tensors).items():
+    expected = expected_tensors(tensors)
+    problems = []
+    if len(blocks) % 2 == 0:
+        last = name(f"{blocks[-1]}.conv.weight")
+        problems.append(f"{last} upsamples, and nothing follows it")
+    for canonical, (shape, required) in expected.items():
+        own = name(canonical)
         wanted = nvidia_shape(canonical, shape) if is_nvidia(tensors) else shape
-        found = tensors.get(name(canonical))
-        text = " x ".join("?" if n is None else str(n) for n in wanted) or "one number"
-        if found is None:
-            problems += [f"{name(canonical)} is missing (expected {text})"] if required else []
-        elif len(found.shape) != len(wanted) or any(
-            w not in (None, f) for w, f in zip(wanted, found.shape, strict=True)
-        ):
-            problems.append(
-                f"{name(canonical)} is {' x '.join(map(str, found.shape))}, expected {text}"
-            )
-    return problems + wrong_numbers(tensors, (name(canonical) for canonical in expected(tensors)))
+        found = tensors.get(own)
+        if found is None and required:
+            problems.append(f"{own} is missing (expected {say_shape(wanted)})")
+        if found is not None and not fits_shape(found.shape, wanted):
+            problems.append(f"{own} is {say_shape(found.shape)}, expected {say_shape(wanted)}")
+    return problems + wrong_numbers(tensors, (name(canonical) for canonical in expected))

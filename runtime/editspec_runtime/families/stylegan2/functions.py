@@ -36,19 +36,19 @@ class StyledConvolution(LayerFunction):
 
     def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
         kernel = weight.reshape(weight.shape[-4:])
+        # The sum over in and taps of (style * w)^2, which the demodulation divides by.
         energy = arguments["style"].square() @ kernel.square().sum((2, 3)).T
-        return self._activate(
-            self._convolve(key, kernel, HALO in arguments), energy, arguments, _scale(kernel)
-        )
+        value = self._convolve(key, kernel, HALO in arguments)
+        return self._activate(value, energy, arguments, _scale(kernel))
 
     def with_key(self, key: Tensor, arguments: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
         squares = arguments["style"].square().repeat_interleave(9, 1)
-        convolved = self._make_products(key, HALO in arguments)
+        convolve = self._make_products(key, HALO in arguments)
 
         def answer(weight: Tensor) -> Tensor:
             kernel = weight.reshape(weight.shape[-4:])
             energy = _WeightedSquares.of(kernel.flatten(1), squares)
-            return self._activate(convolved(kernel), energy, arguments, _scale(kernel))
+            return self._activate(convolve(kernel), energy, arguments, _scale(kernel))
 
         return answer
 
@@ -59,21 +59,23 @@ class StyledConvolution(LayerFunction):
         """
         kernel = weight.reshape(weight.shape[-4:])
         squares = torch.linalg.vector_norm(kernel, dim=(2, 3)).square().T
-        # In the layout that the convolution would give it at every call.
-        turned = kernel if self.blur is None else kernel.transpose(0, 1)
-        turned = turned.contiguous(memory_format=torch.channels_last)
-        laid = turned if self.blur is None else turned.transpose(0, 1)
+        # In the memory layout that the convolution would bring the kernel to at every call; a
+        # transposed convolution takes the input axis first.
+        if self.blur is None:
+            laid = kernel.contiguous(memory_format=torch.channels_last)
+        else:
+            turned = kernel.transpose(0, 1).contiguous(memory_format=torch.channels_last)
+            laid = turned.transpose(0, 1)
 
         def answer(key: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
             energy = arguments["style"].square() @ squares
-            return self._activate(
-                self._convolve(key, laid, HALO in arguments), energy, arguments, _scale(kernel)
-            )
+            value = self._convolve(key, laid, HALO in arguments)
+            return self._activate(value, energy, arguments, _scale(kernel))
 
         return answer
 
     def _make_products(self, key: Tensor, haloed: bool) -> Callable[[Tensor], Tensor]:
-        """The linear part of an unscaled kernel, as one matrix product forward and one back."""
+        """The linear part of an unscaled kernel, as one matrix product each way."""
         if self.blur is not None:
             return self._make_transposed_products(key, haloed)
         # Images, then positions side by side.
@@ -81,37 +83,34 @@ class StyledConvolution(LayerFunction):
         height, width = key.shape[2] + 2 * padding - 2, key.shape[3] + 2 * padding - 2
         columns = F.unfold(key, 3, padding=padding).transpose(0, 1).flatten(1)
 
-        def convolved(kernel: Tensor) -> Tensor:
-            return (
-                (kernel.flatten(1) @ columns)
-                .view(len(kernel), len(key), height, width)
-                .transpose(0, 1)
-            )
+        def convolve(kernel: Tensor) -> Tensor:
+            products = kernel.flatten(1) @ columns
+            return products.view(len(kernel), len(key), height, width).transpose(0, 1)
 
-        return convolved
+        return convolve
 
     def _make_transposed_products(self, key: Tensor, haloed: bool) -> Callable[[Tensor], Tensor]:
         """The linear part of the transposed convolution, with the blur.
 
-        Its products are laid over each other.
+        The products of neighbouring positions overlap and are added up.
         """
         padding = 1 if haloed else 0
         size = (2 * key.shape[2] + 1 - 2 * padding, 2 * key.shape[3] + 1 - 2 * padding)
         columns = key.transpose(0, 1).flatten(1)
 
-        def convolved(kernel: Tensor) -> Tensor:
+        def convolve(kernel: Tensor) -> Tensor:
             rows = kernel.movedim(1, -1).flatten(0, 2)
             products = (rows @ columns).view(len(rows), len(key), -1).transpose(0, 1)
             wide = F.fold(products, size, 3, padding=padding, stride=2)
             assert self.blur is not None
             return filter_channels(wide, self.blur, padding=0 if haloed else 1)
 
-        return convolved
+        return convolve
 
     def _activate(
         self, value: Tensor, energy: Tensor, arguments: Mapping[str, Tensor], scale: float
     ) -> Tensor:
-        """Apply demodulation, noise, bias and activation to what the convolution gave.
+        """Apply demodulation, noise, bias and activation to the result of the convolution.
 
         `value` and `energy` [n, out] are those of a kernel that has not been multiplied by its
         `scale` yet.
@@ -123,8 +122,8 @@ class StyledConvolution(LayerFunction):
         if value.requires_grad or energy.requires_grad:
             value = F.leaky_relu(torch.addcmul(offset, value, factor), SLOPE)
             return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
-        # The same in place: nobody else has the value, and on large maps new memory takes longer
-        # than the numbers.
+        # In place without gradients: nobody else has the value, and on large maps new memory takes
+        # longer than the numbers.
         if value.is_contiguous(memory_format=torch.channels_last):
             offset = offset.contiguous(memory_format=torch.channels_last)
         value = F.leaky_relu_(torch.addcmul(offset, value, factor, out=value), SLOPE)
@@ -152,16 +151,18 @@ class StyledConvolution(LayerFunction):
         unit = unit_kernels((len(directions), *taps), key)
         projected = torch.einsum("jihw,si->jshw", key, directions)
         squares = arguments["style"].square()
+        # With w = w0 + A D, the energy of the demodulation is quadratic in A: its constant, linear
+        # and quadratic parts are energy, cross and gram.
         weighted = squares[:, None] * directions
         gram = weighted @ directions.T
+        gram_by_tap = [torch.kron(each, torch.eye(taps.numel()).to(each)) for each in gram]
         return ChannelwiseFunction(
             response=scale * self._make_products(key, HALO in arguments)(kernel).flatten(2),
             design=self._convolve(projected, scale * unit, HALO in arguments).flatten(2).mT,
             offset=self._offset(arguments).flatten(2),
             energy=scale**2 * squares @ torch.linalg.vector_norm(kernel, dim=(2, 3)).square().T,
             cross=scale**2 * (weighted[:, None] @ kernel.flatten(2)).flatten(2),
-            gram=scale**2
-            * torch.stack([torch.kron(each, torch.eye(taps.numel()).to(each)) for each in gram]),
+            gram=scale**2 * torch.stack(gram_by_tap),
             slope=SLOPE,
             gain=GAIN,
             clamp=self.clamp,
@@ -181,7 +182,9 @@ class StyledConvolution(LayerFunction):
 
 
 class _WeightedSquares(torch.autograd.Function):
-    """sum_i s[n, i] w[o, i]^2 -> [n, o], for less memory and time than a chain of operations."""
+    """The function sum_i s[n, i] w[o, i]^2 -> [n, o] with a gradient of its own.
+
+    It takes less memory and time than a chain of operations."""
 
     @staticmethod
     def forward(context: Any, rows: Tensor, squares: Tensor) -> Tensor:
@@ -203,7 +206,10 @@ class _WeightedSquares(torch.autograd.Function):
 
 
 def _scale(kernel: Tensor) -> float:
-    """The factor of a kernel [out, in, kh, kw], whose training starts from a normal distribution."""
+    """The factor of a kernel [out, in, kh, kw], which is stored unscaled.
+
+    That of the equalised learning rate: training starts from a standard normal distribution.
+    """
     return 1 / math.sqrt(kernel[0].numel())
 
 

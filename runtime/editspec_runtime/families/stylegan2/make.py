@@ -1,4 +1,4 @@
-"""From the tensors of a StyleGAN2 generator and the fields of a spec to the network."""
+"""The maker of a StyleGAN2 generator from its tensors and the fields of a spec."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def make_stylegan2(
     origin: Origin,
     compatibility: Compatibility,
 ) -> StyleGAN2:
-    """The generator. Raises `WeightsError` where a truncation has no mean of w to truncate to."""
+    """Make the generator.
+
+    Raises `WeightsError` where a truncation has no mean of w to truncate to.
+    """
     del origin
     model = StyleGAN2(
         weights, fields.truncation, image_compatibility(compatibility), fields.class_label

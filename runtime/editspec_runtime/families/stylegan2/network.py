@@ -1,4 +1,4 @@
-"""The StyleGAN2 generator in plain torch, as a function of its checkpoint's tensors.
+"""The StyleGAN2 generator in plain torch, around a checkpoint's tensors.
 
 Modulation and demodulation are applied to the input and the output of one shared convolution
 (Karras et al. 2020, appendix B), which gives the same numbers as one kernel per sample and is far
@@ -18,7 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editspec_runtime.core.model import Trace
-from editspec_runtime.families.stylegan2.architecture import expected, read_architecture, upsamples
+from editspec_runtime.families.stylegan2.architecture import (
+    expected_tensors,
+    read_architecture,
+    upsamples,
+)
 from editspec_runtime.families.stylegan2.functions import GAIN, SLOPE, StyledConvolution, upsample
 from editspec_runtime.families.stylegan2.nvidia import (
     CLAMP,
@@ -40,8 +44,14 @@ from editspec_runtime.modalities.image.tiles import most_tiles, split_layers, ti
 
 @dataclass(frozen=True)
 class Carried:
-    """What goes past a layer: the image so far [n, 3, h, w] (None before the first to-RGB) and w
-    [n, style_dim].
+    """The tensors that go past a layer.
+
+    Attributes
+    ----------
+    image
+        The image so far, [n, 3, h, w]; None before the first to-RGB.
+    styles
+        w, [n, style_dim].
     """
 
     image: Tensor | None
@@ -59,9 +69,9 @@ class StyleGAN2(Generator):
     truncation
         w becomes avg + truncation * (w - avg).
     compatibility
-        Which noise is used.
+        The kind of noise, and whether crops are haloed.
     class_label
-        Which class is drawn, where the generator is conditioned on classes.
+        The class that is drawn, where the generator is conditioned on classes.
 
     Raises
     ------
@@ -77,9 +87,9 @@ class StyleGAN2(Generator):
         class_label: int | None = None,
     ) -> None:
         self.weights = weights
-        self.architecture = read_architecture(
-            {name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()}
-        )
+        # Only the shapes count here.
+        infos = {name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()}
+        self.architecture = read_architecture(infos)
         self.named = _to_canonical(weights)
         self.truncation = truncation
         self.compatibility = compatibility
@@ -87,20 +97,15 @@ class StyleGAN2(Generator):
         self.clamp = float(weights[CLAMP]) if CLAMP in weights else None
 
     def mapping(self, latents: Tensor) -> Tensor:
-        """Latents z [n, latent_size] -> w [n, style_dim], truncated."""
+        """Map latents z [n, latent_size] to w [n, style_dim], truncated."""
         styles = _normalise(latents)
         if self.architecture.classes:
-            assert self.class_label is not None
-            # The embedding of a one-hot vector, equalised like every linear layer.
-            weight = self.named["mapping.embed.weight"]
-            embedded = (
-                weight[:, self.class_label] / math.sqrt(weight.shape[1])
-                + self.named["mapping.embed.bias"]
-            )
-            styles = torch.cat([styles, _normalise(embedded[None]).expand(len(styles), -1)], dim=1)
+            embedded = _normalise(self._embed_class()[None])
+            styles = torch.cat([styles, embedded.expand(len(styles), -1)], dim=1)
         number = 1
         while f"style.{number}.weight" in self.named:
             weight, bias = self.named[f"style.{number}.weight"], self.named[f"style.{number}.bias"]
+            # The mapping is trained at a hundredth of the learning rate (Karras et al. 2019).
             styles = F.linear(styles, weight * (0.01 / math.sqrt(weight.shape[1])), bias * 0.01)
             styles = F.leaky_relu(styles, SLOPE) * GAIN
             number += 1
@@ -110,7 +115,7 @@ class StyleGAN2(Generator):
         return average + self.truncation * (styles - average)
 
     def synthesis(self, styles: Tensor) -> Tensor:
-        """w [n, style_dim] -> images [n, 3, image_size, image_size]."""
+        """Draw images [n, 3, image_size, image_size] of w [n, style_dim]."""
         first = self.architecture.layers["layer2"].name
         trace = self._enter(first, self._constant(len(styles)), Carried(None, styles))
         return self.forward_from(first, self.layer_value(first, trace), trace)
@@ -128,23 +133,22 @@ class StyleGAN2(Generator):
 
     def key_maps(self, layer: str) -> Callable[[Tensor], Tensor]:
         names = list(self.architecture.layers)
-        functions = {
-            name: self.function(name).with_weight(self.weight(name))
-            for name in names[: names.index(layer)]
-        }
+        functions = {}
+        for name in names[: names.index(layer)]:
+            functions[name] = self.function(name).with_weight(self.weight(name))
 
-        def key_of(latents: Tensor) -> Tensor:
+        def compute(latents: Tensor) -> Tensor:
             styles = self.mapping(latents)
+            # A copy, as the keys are computed in place.
             features = self._constant(len(latents)).clone()
             for name, function in functions.items():
                 style = self._key_style(name, styles)
                 noise = self._noise(name, len(features)).to(features)
-                features = function(
-                    features.mul_(style[:, :, None, None]), {"style": style, "noise": noise}
-                )
+                key = features.mul_(style[:, :, None, None])
+                features = function(key, {"style": style, "noise": noise})
             return features.mul_(self._key_style(layer, styles)[:, :, None, None])
 
-        return key_of
+        return compute
 
     def most_tiles(self, layer: str) -> int:
         return most_tiles(self.layer(layer))
@@ -154,10 +158,9 @@ class StyleGAN2(Generator):
             return super().map_tiles(layer, tiles)
         layers = split_layers(list(self.architecture.layers.values()), self.layer(layer), tiles)
         start = self.key_maps(layers[0].name)
-        functions = {
-            each.name: self.function(each.name).with_weight(self.weight(each.name))
-            for each in layers[:-1]
-        }
+        functions = {}
+        for each in layers[:-1]:
+            functions[each.name] = self.function(each.name).with_weight(self.weight(each.name))
 
         def tiles_of(latents: Tensor) -> Iterator[Tensor]:
             mapped = self.mapping(latents)
@@ -201,27 +204,23 @@ class StyleGAN2(Generator):
 
     def function(self, layer: str) -> StyledConvolution:
         block = self._block(layer)
-        return StyledConvolution(
-            self.named[f"{block}.noise.weight"],
-            self.named[f"{block}.activate.bias"],
-            self._resampling_kernel(f"{block}.conv.blur.kernel")
-            if self._upsamples(layer)
-            else None,
-            self.clamp,
-        )
+        strength, bias = self.named[f"{block}.noise.weight"], self.named[f"{block}.activate.bias"]
+        blur = None
+        if self._upsamples(layer):
+            blur = self._resampling_kernel(f"{block}.conv.blur.kernel")
+        return StyledConvolution(strength, bias, blur, self.clamp)
 
     def crop(self, layer: str, trace: Trace, region: Box) -> tuple[Tensor, dict[str, Tensor]]:
         shape = self.layer(layer)
         if self.compatibility.halo:
             # Outside of the map lie the zeros that the convolution pads with.
-            key = F.pad(trace.key, (1, 1, 1, 1))[
-                :, :, region.top : region.bottom + 2, region.left : region.right + 2
-            ]
-            values = region.scaled(shape.scale)
+            key = F.pad(trace.key, (1, 1, 1, 1))
+            key = key[:, :, region.top : region.bottom + 2, region.left : region.right + 2]
+            values = region.scale_up(shape.scale)
             noise = trace.arguments["noise"][:, :, values.rows(), values.columns()]
         else:
             key = F.pad(trace.key[:, :, region.rows(), region.columns()], (1, 1, 1, 1))
-            values = region.scaled(shape.scale)
+            values = region.scale_up(shape.scale)
             height, width = values.bottom - values.top, values.right - values.left
             noise = positional_noise(len(key), height, width).to(key)
         return key, {"style": trace.arguments["style"], "noise": noise, HALO: halo_of(key)}
@@ -232,20 +231,21 @@ class StyleGAN2(Generator):
         prefixes = ["style.", "mapping.", "input.", f"{self._block(layer)}.conv.modulation."]
         prefixes += [f"{self._block(name)}." for name in before]
         prefixes += [f"noises.noise_{_number(name) - 2}" for name in before]
-        prefixes += ["latent_avg"] if self.truncation != 1.0 else []
-        tensors = {
-            name: tensor for name, tensor in self.named.items() if name.startswith(tuple(prefixes))
-        }
-        return tensors | ({CLAMP: self.weights[CLAMP]} if self.clamp is not None else {})
+        if self.truncation != 1.0:
+            prefixes.append("latent_avg")
+        tensors = {}
+        for name, tensor in self.named.items():
+            if name.startswith(tuple(prefixes)):
+                tensors[name] = tensor
+        if self.clamp is not None:
+            tensors[CLAMP] = self.weights[CLAMP]
+        return tensors
 
     def trainable(self) -> list[str]:
         fixed = ("noises.", "latent_avg", "mapping.w_avg", CLAMP)
         buffers = (".kernel", ".resample_filter", ".noise_const")
-        return [
-            name
-            for name in self.weights
-            if not name.startswith(fixed) and not name.endswith(buffers)
-        ]
+        names = [name for name in self.weights if not name.startswith(fixed)]
+        return [name for name in names if not name.endswith(buffers)]
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> StyleGAN2:
         return StyleGAN2(weights, self.truncation, self.compatibility, self.class_label)
@@ -257,21 +257,22 @@ class StyleGAN2(Generator):
             "truncation": self.truncation,
             "noise": noise,
         }
-        return settings | ({} if self.class_label is None else {"class_label": self.class_label})
+        # Left out without classes: caches of the time before classes keep their names.
+        if self.class_label is not None:
+            settings["class_label"] = self.class_label
+        return settings
 
     def weight(self, layer: str) -> Tensor:
         return self.named[f"{self._block(layer)}.conv.weight"]
 
     def _enter(self, layer: str, features: Tensor, carried: Carried) -> Trace:
-        """The modulated input of a styled convolution, its noise, and what passes it by."""
+        """The trace of a styled convolution: its modulated input, style and noise."""
         style = self._key_style(layer, carried.styles)
         noise = self._noise(layer, len(features)).to(features)
         return Trace(features * style[:, :, None, None], {"style": style, "noise": noise}, carried)
 
     def _paint(self, layer: str, value: Tensor, carried: Carried) -> Carried:
-        """Add what to-RGB draws from `value` to the image, behind the layers that have one (the
-        even ones).
-        """
+        """Add the image that to-RGB draws from `value`, behind the layers of even number."""
         if self._upsamples(layer):
             return carried
         number = _number(layer)
@@ -279,30 +280,38 @@ class StyleGAN2(Generator):
         style = self._style(f"{name}.conv", carried.styles)
         weight = self.named[f"{name}.conv.weight"][0]
         kernel = weight / math.sqrt(weight.shape[1])
+        # To-RGB modulates and does not demodulate (Karras et al. 2020, appendix B).
         image = F.conv2d(value * style[:, :, None, None], kernel) + self.named[f"{name}.bias"]
-        image = image if self.clamp is None else image.clamp(-self.clamp, self.clamp)
+        if self.clamp is not None:
+            image = image.clamp(-self.clamp, self.clamp)
         if carried.image is not None:
-            image = image + upsample(
-                carried.image, self._resampling_kernel(f"{name}.upsample.kernel")
-            )
+            taps = self._resampling_kernel(f"{name}.upsample.kernel")
+            image = image + upsample(carried.image, taps)
         return Carried(image, carried.styles)
 
     def _key_style(self, layer: str, styles: Tensor) -> Tensor:
-        """What the channels of a layer's key are multiplied by, [n, in_channels]."""
+        """The factors of the channels of a layer's key, [n, in_channels]."""
         return self._style(f"{self._block(layer)}.conv", styles)
 
     def _style(self, convolution: str, styles: Tensor) -> Tensor:
         weight = self.named[f"{convolution}.modulation.weight"]
-        return F.linear(
-            styles,
-            weight / math.sqrt(weight.shape[1]),
-            self.named[f"{convolution}.modulation.bias"],
-        )
+        bias = self.named[f"{convolution}.modulation.bias"]
+        return F.linear(styles, weight / math.sqrt(weight.shape[1]), bias)
+
+    def _embed_class(self) -> Tensor:
+        """The embedding of the class that is drawn, [style_dim]."""
+        assert self.class_label is not None
+        # The embedding of a one-hot vector, equalised like every linear layer.
+        weight = self.named["mapping.embed.weight"]
+        column = weight[:, self.class_label] / math.sqrt(weight.shape[1])
+        return column + self.named["mapping.embed.bias"]
 
     def _noise(self, layer: str, batch: int) -> Tensor:
-        """The noise map of a layer: the checkpoint's buffer, seeded where it has none; never drawn
-        anew.
+        """The noise map of a layer, [1 or batch, 1, value_size, value_size].
+
+        The checkpoint's buffer; where there is none, noise of the layer's own seed.
         """
+        # Never drawn anew: an image must depend on its latent alone.
         index, size = _number(layer) - 2, self.layer(layer).value_size
         if self.compatibility.positional_noise:
             return positional_noise(batch, size, size)
@@ -330,26 +339,26 @@ class StyleGAN2(Generator):
 
 
 def _to_canonical(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by rosinality's names and in its shapes; those that are NVIDIA's are looked at
-    anew, not copied.
-    """
+    """The tensors by rosinality's names and shapes; mostly views of NVIDIA's."""
     if not is_nvidia(weights):
         return dict(weights)
     infos = {key: TensorInfo("F32", tuple(tensor.shape)) for key, tensor in weights.items()}
     named = {}
-    for canonical in [*expected(infos), "latent_avg"]:
+    for canonical in [*expected_tensors(infos), "latent_avg"]:
         tensor = weights.get(nvidia_name(canonical))
         if tensor is not None:
             tensor = tensor.reshape(canonical_shape(canonical, tuple(tensor.shape)))
             # NVIDIA scales when it resamples, rosinality scales the kernel beforehand.
-            named[canonical] = 4 * tensor if canonical.endswith(".kernel") else tensor
+            if canonical.endswith(".kernel"):
+                tensor = 4 * tensor
+            named[canonical] = tensor
         elif canonical.endswith(".noise.weight"):
             named[canonical] = weights["synthesis.b4.const"].new_zeros(1)
     return named
 
 
 def _normalise(latents: Tensor) -> Tensor:
-    """Each row of `latents` [n, size] divided by the root of its mean square."""
+    """Divide each row of `latents` [n, size] by the root of its mean square."""
     return latents * torch.rsqrt(latents.square().mean(1, keepdim=True) + 1e-8)
 
 

@@ -1,5 +1,4 @@
-"""The names and shapes that NVIDIA's code gives to the tensors of a StyleGAN2 generator. Imports no
-torch.
+"""Names and shapes of a StyleGAN2's tensors in NVIDIA's code; imports no torch.
 
 stylegan2-ada-pytorch and the stylegan3 repository share them. A checkpoint of theirs keeps its
 names everywhere: in its digest, in patches, in what `apply` and `convert` write. Only the network
@@ -12,8 +11,9 @@ import re
 from collections.abc import Iterable
 
 CLAMP = "synthesis.conv_clamp"
-"""What the activations are clamped to: an attribute in the pickle, kept beside the tensors, as
-images depend on it.
+"""The tensor that holds the clamp of the activations.
+
+In the pickle an attribute; here among the tensors, as images depend on it.
 """
 
 RGB_BIAS = re.compile(r"(to_rgb1|to_rgbs\.\d+)\.bias")
@@ -30,13 +30,15 @@ LAYER = {
 
 
 def is_nvidia(names: Iterable[str]) -> bool:
-    """Whether tensors of these names are a generator of NVIDIA's."""
+    """Whether tensors of these names are a generator of NVIDIA's code."""
     return any(name.startswith(("synthesis.b4.", "mapping.fc0.")) for name in names)
 
 
 def nvidia_name(canonical: str) -> str:
-    """``convs.0.conv.weight`` -> ``synthesis.b8.conv0.weight``; layer k + 2 is ``conv1`` or
-    ``convs.{k - 1}``.
+    """Translate rosinality's name of a tensor into NVIDIA's.
+
+    ``convs.0.conv.weight`` becomes ``synthesis.b8.conv0.weight``; layer k + 2 is ``conv1`` or
+    ``convs.{k - 1}``. A name without a counterpart stays as it is.
     """
     if canonical == "input.input":
         return "synthesis.b4.const"
@@ -47,49 +49,45 @@ def nvidia_name(canonical: str) -> str:
     if found := re.fullmatch(r"noises\.noise_(\d+)", canonical):
         return f"{_convolution(int(found[1]))}.noise_const"
     if found := re.fullmatch(r"(?:conv1|convs\.(\d+))\.(.+)", canonical):
-        return f"{_convolution(0 if found[1] is None else int(found[1]) + 1)}.{LAYER[found[2]]}"
+        number = 0 if found[1] is None else int(found[1]) + 1
+        return f"{_convolution(number)}.{LAYER[found[2]]}"
     if found := re.fullmatch(r"(?:to_rgb1|to_rgbs\.(\d+))\.(.+)", canonical):
-        block = f"synthesis.b{4 if found[1] is None else 2 ** (int(found[1]) + 3)}"
-        return (
-            f"{block}.resample_filter"
-            if found[2] == "upsample.kernel"
-            else f"{block}.torgb.{LAYER[found[2]]}"
-        )
+        size = 4 if found[1] is None else 2 ** (int(found[1]) + 3)
+        if found[2] == "upsample.kernel":
+            return f"synthesis.b{size}.resample_filter"
+        return f"synthesis.b{size}.torgb.{LAYER[found[2]]}"
     return canonical
 
 
 def nvidia_shape(canonical: str, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    """The shape that NVIDIA's tensor has where rosinality's has `shape`: without the axes of length
-    1 around it.
+    """The shape of NVIDIA's tensor where rosinality's has `shape`.
+
+    NVIDIA's tensors lack some of the axes of length 1.
     """
     if RGB_BIAS.fullmatch(canonical):
         return shape[1:2]
     if canonical.startswith("noises."):
         return shape[2:]
-    return (
-        shape[1:]
-        if canonical == "input.input" or canonical.endswith((".conv.weight", ".noise.weight"))
-        else shape
-    )
+    return shape[1:] if _has_sample_axis(canonical) else shape
 
 
 def canonical_shape(canonical: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that rosinality's tensor has where NVIDIA's has `shape`."""
+    """The shape of rosinality's tensor where NVIDIA's has `shape`."""
     if RGB_BIAS.fullmatch(canonical):
         return (1, *shape, 1, 1)
     if canonical.startswith("noises."):
         return (1, 1, *shape)
-    return (
-        (1, *shape)
-        if canonical == "input.input" or canonical.endswith((".conv.weight", ".noise.weight"))
-        else shape
-    )
+    return (1, *shape) if _has_sample_axis(canonical) else shape
+
+
+def _has_sample_axis(canonical: str) -> bool:
+    """Whether rosinality's tensor has a first axis of length 1 that NVIDIA's lacks."""
+    return canonical == "input.input" or canonical.endswith((".conv.weight", ".noise.weight"))
 
 
 def _convolution(number: int) -> str:
-    """Styled convolution `number` (0 for the one at 4 x 4)."""
-    return (
-        "synthesis.b4.conv1"
-        if number == 0
-        else f"synthesis.b{2 ** ((number + 5) // 2)}.conv{1 - number % 2}"
-    )
+    """The module of styled convolution `number`, which is 0 for the one at 4 x 4."""
+    if number == 0:
+        return "synthesis.b4.conv1"
+    # Odd numbers upsample and are conv0 of a new resolution, even ones its conv1.
+    return f"synthesis.b{2 ** ((number + 5) // 2)}.conv{1 - number % 2}"

@@ -1,1 +1,1 @@
-"""Any torch network whose layers are modules: the family ``torch``."""
+"""The family ``torch``: any torch network whose layers are modules."""

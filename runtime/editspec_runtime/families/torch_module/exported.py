@@ -1,8 +1,7 @@
-"""Networks in files of ``torch.export``: a graph of torch's own operators and its weights, and no
-Python of others.
+"""A reader of networks in files of ``torch.export``, which runs no foreign Python.
 
 torch's reader resolves operators by name anywhere in torch, evaluates sizes as Python expressions
-and unpickles what it finds, so that a file is looked through before it is read: only operators of
+and unpickles what it finds. So a file is looked through before torch reads it: only operators of
 ATen and arithmetic, only sizes that are symbols and numbers, only tensors.
 """
 
@@ -25,11 +24,14 @@ from editspec_runtime.errors import FileError, WeightsError
 from editspec_runtime.io.files import require_file
 
 OPERATORS = re.compile(
-    r"torch\.ops\.aten\.(?!from_file)\w+(\.\w+)?|_operator\.(add|sub|mul|floordiv|mod|getitem|neg|eq|ne|ge|le|lt|gt)"
+    r"torch\.ops\.aten\.(?!from_file)\w+(\.\w+)?"
+    r"|_operator\.(add|sub|mul|floordiv|mod|getitem|neg|eq|ne|ge|le|lt|gt)"
 )
 ENTRY = re.compile(
-    r"[^/]+/(data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
-    r"|data/sample_inputs/model\.pt|models/model\.json|archive_format|archive_version|byteorder|version"
+    r"[^/]+/(data/weights/(weight_\d+|model_weights_config\.json)"
+    r"|data/constants/(tensor_\d+|model_constants_config\.json)"
+    r"|data/sample_inputs/model\.pt|models/model\.json"
+    r"|archive_format|archive_version|byteorder|version"
     r"|\.data/(version|serialization_id)|\.format_version)"
 )
 SYMBOL = re.compile(r"Symbol\('[su]\d+'(, \w+=(True|False))*\)")
@@ -39,18 +41,19 @@ SIZE = re.compile(
 GUARD = re.compile(r"L\['args'\]\[0\](\[0\])?\.size\(\)\[\d+\] *(<=|>=|==|!=|<|>) *\d+")
 
 HARMLESS = {"target": OPERATORS, "expr_str": SIZE, "guards_code": GUARD}
-"""What the texts of a graph that torch looks up or evaluates may be, by their keys; symbols are
-written x.
+"""Texts that a graph may hold where torch looks them up or evaluates them, by their keys.
+
+Symbols are written x.
 """
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a ``.pt2`` file. Raises as `read_exported` does."""
+    """Read the tensors of a ``.pt2`` file. Raises as `read_exported` does."""
     return dict(read_exported(path)[0].state_dict())
 
 
 def read_exported(path: Path) -> tuple[nn.Module, str]:
-    """The network of a ``.pt2`` file, by the names of its modules, and the digest of its graph.
+    """Read the network of a ``.pt2`` file, and the digest of its graph.
 
     Raises `FileError` where the file is missing, damaged, or holds more than a graph of operators
     and tensors.
@@ -66,19 +69,20 @@ def read_exported(path: Path) -> tuple[nn.Module, str]:
     except FileError:
         raise
     except Exception as error:  # torch's reader meets damage with errors of many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise FileError(
-            f"{path} is not a readable file of torch.export: {reason}.",
-            "It is damaged, or another version of torch wrote it. Save it again with torch.export.save.",
+            f"{path} is not a readable file of torch.export.",
+            "It is damaged, or another version of torch wrote it. Save it again with "
+            "torch.export.save.",
         ) from error
-    inputs = [
-        node.meta["val"]
-        for node in program.graph.nodes
-        if node.name in program.graph_signature.user_inputs
-    ]
+    names = program.graph_signature.user_inputs
+    inputs = [node.meta["val"] for node in program.graph.nodes if node.name in names]
     if len(inputs) != 1:
-        raise WeightsError(f"{path} takes {len(inputs)} inputs, expected the latents alone.")
-    module.latent_shape = tuple(int(size) for size in inputs[0].shape[1:])  # type: ignore[assignment]
+        raise WeightsError(
+            f"{path} takes {len(inputs)} inputs, expected the latents alone.",
+            "Export a module whose forward takes the latents and nothing else.",
+        )
+    latent_shape = tuple(int(size) for size in inputs[0].shape[1:])
+    module.latent_shape = latent_shape  # type: ignore[assignment]
     batch = inputs[0].shape[0]
     if isinstance(batch, int) and batch != 1:
         raise WeightsError(
@@ -91,8 +95,9 @@ def read_exported(path: Path) -> tuple[nn.Module, str]:
 
 
 def _require_harmless(archive: zipfile.ZipFile, path: Path) -> bytes:
-    """The text of the graph. Raises `FileError` where reading or running it could do more than
-    compute.
+    """Read the text of the graph.
+
+    Raises `FileError` where reading or running the file could do more than compute.
     """
     graphs = [name for name in archive.namelist() if name.endswith("models/model.json")]
     if len(graphs) != 1:
@@ -101,28 +106,38 @@ def _require_harmless(archive: zipfile.ZipFile, path: Path) -> bytes:
         )
     text = archive.read(graphs[0])
     for key, value in _entries(json.loads(text)):
-        for part in value if key == "guards_code" else [value]:
-            if key in HARMLESS and not (
-                isinstance(part, str) and HARMLESS[key].fullmatch(SYMBOL.sub("x", part))
-            ):
+        parts = value if key == "guards_code" else [value]
+        for part in parts:
+            if key in HARMLESS and not _is_harmless(key, part):
                 raise _refusal(path, str(part))
     for name in archive.namelist():
         if not ENTRY.fullmatch(name):
             raise _refusal(path, name)
-        if name.endswith("_config.json") and any(
-            key == "use_pickle" and value for key, value in _entries(json.loads(archive.read(name)))
-        ):
+        if name.endswith("_config.json") and _asks_for_pickle(json.loads(archive.read(name))):
             raise _refusal(path, f"a pickle in {name}")
         if name.endswith(".pt"):
+            # torch's reader would unpickle it with all that a pickle may do.
             try:
                 torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
-            except Exception as error:
+            except Exception as error:  # torch refuses with errors of many kinds
                 raise _refusal(path, name) from error
     return text
 
 
+def _is_harmless(key: str, part: object) -> bool:
+    """Whether torch may look up or evaluate a text under a key of `HARMLESS`."""
+    if not isinstance(part, str):
+        return False
+    return HARMLESS[key].fullmatch(SYMBOL.sub("x", part)) is not None
+
+
+def _asks_for_pickle(configuration: object) -> bool:
+    """Whether a configuration of weights has any of them unpickled."""
+    return any(key == "use_pickle" and value for key, value in _entries(configuration))
+
+
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of nested JSON with its value."""
+    """Yield every key of nested JSON with its value."""
     if isinstance(value, dict):
         for key, part in value.items():
             yield key, part
@@ -134,15 +149,15 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _refusal(path: Path, what: str) -> FileError:
     return FileError(
-        f"{path} holds more than operators of torch and tensors ({what[:80]}). It was not executed.",
+        f"{path} holds more than operators of torch and tensors ({what[:80]}). It was not "
+        "executed.",
         "Export the network alone, without custom operators and without the training around it.",
     )
 
 
 def _restore_layers(module: nn.Module) -> None:
-    """Put torch's own modules in the place of those that the graph made of layers and of
-    rectifiers.
-    """
+    """Replace modules that a graph made of layers and rectifiers by torch's own."""
+    # Layers are recognised by their classes, and closed forms need rectifiers of a known class.
     for name, part in list(module.named_modules()):
         made = _make_layer(part)
         if made is not None:
@@ -151,11 +166,11 @@ def _restore_layers(module: nn.Module) -> None:
 
 
 def _make_layer(part: nn.Module) -> nn.Module | None:
-    """The layer or the rectifier that a module of one operator is; None for any other."""
+    """Make the layer or rectifier that a one-operator module is; None for any other."""
     graph = getattr(part, "graph", None)
-    calls = (
-        [node for node in graph.nodes if node.op.startswith("call")] if graph is not None else []
-    )
+    if graph is None:
+        return None
+    calls = [node for node in graph.nodes if node.op.startswith("call")]
     if len(calls) != 1:
         return None
     target = str(calls[0].target)

@@ -1,4 +1,4 @@
-"""Fields of ``model:`` that this family reads. Imports no torch."""
+"""Fields of ``model:`` that this family reads; imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from editspec_runtime.modalities.image.fields import ImageFields
 
 
 class LayerPoints(Part):
-    """Where a layer of a torch network begins and ends, by the names of its modules."""
+    """Begin and end of a layer of a torch network, by the names of its modules."""
 
     key: str | None = Field(
         None, description="Whose input is the key; default: the module of the parameter."
@@ -27,7 +27,7 @@ class LayerPoints(Part):
 
 
 class ModuleFields(ImageFields):
-    """A network, by its code and its weights."""
+    """The fields of a network: its code and its weights."""
 
     module: str | None = Field(
         None,
@@ -72,7 +72,7 @@ class ModuleFields(ImageFields):
                 )
 
     def files(self, folder: Path) -> Iterator[str]:
-        """The file of the module, where it lies below `folder`, or the exported network.
+        """Yield the module's file if it lies below `folder`, or the exported network.
 
         The graph of an exported network is not part of the digest of its weights.
         """

@@ -1,4 +1,4 @@
-"""The function of a chain of modules, from the key of the first to the value of the last."""
+"""The function of a chain of modules, from first key to last value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from editspec_runtime.core.model import LayerFunction
 from editspec_runtime.maths.channelwise import ChannelwiseFunction, unit_kernels
 
 REGION = "region"
-"""The argument that says which part of the value map counts, [n, 4]: top, left, bottom, right."""
+"""The argument for the part of the value map that counts, [n, 4]: top, left, bottom, right."""
 
 AXES: dict[type[nn.Module], str] = {
     nn.Linear: "o i",
@@ -37,15 +37,22 @@ POINTWISE = (
     nn.AlphaDropout,
     nn.FeatureAlphaDropout,
 )
-"""The modules that in eval mode, which is the only one here, change each number by itself: the last
-row not at all.
+"""The modules that change each number by itself in eval mode, which is the only one here.
+
+The ones behind the rectifiers change nothing in it.
 """
 
 
 @dataclass(frozen=True)
 class Form:
-    """The form in which a module takes or gives features: how many axes, and whether the channels
-    come last.
+    """The form in which a module takes or gives features.
+
+    Attributes
+    ----------
+    axes
+        The number of axes, from 2 to 4.
+    last
+        Whether the channels come last.
     """
 
     axes: int
@@ -53,20 +60,31 @@ class Form:
 
     def map(self, features: Tensor) -> Tensor:
         """The features as a map [n, c, h, w]."""
-        features = features.movedim(-1, 1) if self.last else features
-        return features if self.axes == 4 else features.reshape(*features.shape[:2], 1, -1)
+        if self.last:
+            features = features.movedim(-1, 1)
+        if self.axes == 4:
+            return features
+        return features.reshape(*features.shape[:2], 1, -1)
 
     def features(self, map_: Tensor) -> Tensor:
         """A map [n, c, h, w] as the module's features."""
-        if self.axes < 4:
-            map_ = map_.flatten(1) if self.axes == 2 else map_.flatten(2)
+        if self.axes == 3:
+            map_ = map_.flatten(2)
+        elif self.axes < 3:
+            map_ = map_.flatten(1)
         return map_.movedim(1, -1) if self.last else map_
 
 
 @dataclass(frozen=True)
 class LayerPoint:
-    """One editable layer of a network: the modules from the edited one to the value, and the forms
-    of both maps.
+    """One editable layer of a network.
+
+    Attributes
+    ----------
+    chain
+        The modules from the edited one to the value, by name.
+    key, value
+        The forms of both maps.
     """
 
     chain: tuple[str, ...]
@@ -79,7 +97,7 @@ class ModuleFunction(LayerFunction):
     """f(k; W) of a chain of modules, the first of which has the weight W.
 
     The key is always the whole map, and the argument ``region`` says which part of the value map
-    counts: what a module needs around a crop is its own affair.
+    counts: nothing tells how much of its surroundings a foreign module needs.
     """
 
     modules: tuple[nn.Module, ...]
@@ -115,10 +133,12 @@ class ModuleFunction(LayerFunction):
         design = self.convolution(torch.einsum("jihw,si->jshw", key, directions), unit)
         if REGION in arguments:
             response, design = self._region(response, arguments), self._region(design, arguments)
-        response, offset = response.flatten(2), torch.zeros_like(response[:1].flatten(2))
-        if (bias := self.weights[0].get("bias")) is not None:
+        response = response.flatten(2)
+        offset = torch.zeros_like(response[:1])
+        bias = self.weights[0].get("bias")
+        if bias is not None:
             offset = offset + bias.to(key)[:, None]
-        multiplier, shift = (tensor.to(key) for tensor in (pointwise.multiplier, pointwise.shift))
+        multiplier, shift = pointwise.multiplier.to(key), pointwise.shift.to(key)
         offset = multiplier[:, None] * offset + shift[:, None]
         return ChannelwiseFunction(
             response,
@@ -129,10 +149,9 @@ class ModuleFunction(LayerFunction):
         )
 
     def _pointwise(self) -> Pointwise | None:
-        """What the modules behind the first one do to each number; None where that is not known."""
+        """The function of each number behind the first module; None where it is not known."""
         module = self.modules[0]
-        # A layer of torch's own adds nothing but a bias; what a class made from it does instead is
-        # not known.
+        # A layer of torch's own adds nothing but a bias; a class made from it may do anything else.
         known = any(type(module).forward is kind.forward for kind in AXES)
         if not known or getattr(module, "padding_mode", "zeros") != "zeros":
             return None
@@ -143,11 +162,10 @@ class ModuleFunction(LayerFunction):
 
     def _region(self, value: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
         """The part of a value map [n, c, h, w] that counts."""
-        boxes = [[int(number) * self.scale for number in region] for region in arguments[REGION]]
-        crops = [
-            each[:, top:bottom, left:right]
-            for each, (top, left, bottom, right) in zip(value, boxes, strict=True)
-        ]
+        crops = []
+        for each, region in zip(value, arguments[REGION], strict=True):
+            top, left, bottom, right = (int(number) * self.scale for number in region)
+            crops.append(each[:, top:bottom, left:right])
         return torch.stack(crops)
 
     def convolution(self, key: Tensor, kernel: Tensor) -> Tensor:
@@ -164,24 +182,29 @@ class ModuleFunction(LayerFunction):
         if isinstance(module, nn.Conv2d):
             return F.conv2d(key, kernel, None, module.stride, module.padding, module.dilation)
         if isinstance(module, nn.Conv1d):
-            given = ((module.stride, 1), (module.padding, 0), (module.dilation, 1))
-            options = tuple(o if isinstance(o, str) else (across, *o) for o, across in given)
-            value: Tensor = F.conv2d(key, kernel, None, *options)
+            # On maps of a single row; a padding may be a word, such as ``same``.
+            padding = module.padding
+            if not isinstance(padding, str):
+                padding = (0, *padding)
+            value: Tensor = F.conv2d(
+                key, kernel, None, (1, *module.stride), padding, (1, *module.dilation)
+            )
             return value
         return F.conv2d(key, kernel)
 
 
 @dataclass(frozen=True)
 class Pointwise:
-    """What a chain of modules makes of every number by itself: leaky_relu(multiplier * x + shift,
-    slope).
+    """The function of each number that a chain of modules computes.
+
+    leaky_relu(multiplier * x + shift, slope).
 
     Attributes
     ----------
     multiplier, shift
         By channel, [c] float64.
     slope
-        What is multiplied below zero; 1 without a rectifier.
+        The factor below zero; 1 without a rectifier.
     """
 
     multiplier: Tensor
@@ -196,38 +219,44 @@ class Pointwise:
         *,
         channels_last: bool,
     ) -> Pointwise | None:
-        """What these modules with these weights do in eval mode; None where it has no such form.
-
-        Only torch's own classes are known: what is made from them may do anything.
-        """
+        """The function of these modules in eval mode; None where it has no such form."""
         found = Pointwise(torch.ones(channels).double(), torch.zeros(channels).double())
         for module, own in zip(modules, weights, strict=True):
+            # Only torch's own classes are known: a class made from them may do anything.
             if type(module) not in POINTWISE:
                 return None
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                # Behind a rectifier, or by the statistics of a batch, it has no such form.
                 if found.slope != 1.0 or "running_var" not in own or channels_last:
                     return None
-                found = found.normalized(
-                    {name: tensor.cpu().double() for name, tensor in own.items()}, module.eps
-                )
+                exact = {name: tensor.cpu().double() for name, tensor in own.items()}
+                found = found.add_normalization(exact, module.eps)
             elif isinstance(module, nn.ReLU | nn.LeakyReLU):
                 slope = module.negative_slope if isinstance(module, nn.LeakyReLU) else 0.0
+                # Two rectifiers are one only where the first keeps the sign. NaN is refused, too.
                 if not slope >= 0:
                     return None
                 found = replace(found, slope=found.slope * slope)
         return found
 
-    def normalized(self, own: Mapping[str, Tensor], eps: float) -> Pointwise:
-        """The same with a batch normalization behind it, by what it saw in training."""
+    def add_normalization(self, own: Mapping[str, Tensor], eps: float) -> Pointwise:
+        """Add a batch normalization behind this function, by its running statistics.
+
+        `own` are the tensors of the normalization by name, float64.
+        """
         scale = (own["running_var"] + eps).rsqrt()
-        scale = scale * own["weight"] if "weight" in own else scale
+        if "weight" in own:
+            scale = scale * own["weight"]
         shift = (self.shift - own["running_mean"]) * scale
-        return Pointwise(self.multiplier * scale, shift + own["bias"] if "bias" in own else shift)
+        if "bias" in own:
+            shift = shift + own["bias"]
+        return Pointwise(self.multiplier * scale, shift)
 
 
 def kernel_of(module: nn.Module, weight: Tensor) -> Tensor:
     """A module's weight as [1, out, in, kh, kw]."""
-    weight = weight.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else weight
+    if isinstance(module, nn.ConvTranspose2d):
+        weight = weight.transpose(0, 1)
     return weight.reshape(1, *weight.shape[:2], *(1,) * (4 - weight.ndim), *weight.shape[2:])
 
 
@@ -236,10 +265,8 @@ def stored_weight(module: nn.Module, kernel: Tensor) -> Tensor:
     weight = kernel[0]
     if isinstance(module, nn.ConvTranspose2d):
         return weight.transpose(0, 1)
-    return (
-        weight.flatten(1)
-        if isinstance(module, nn.Linear)
-        else weight[:, :, 0]
-        if isinstance(module, nn.Conv1d)
-        else weight
-    )
+    if isinstance(module, nn.Linear):
+        return weight.flatten(1)
+    if isinstance(module, nn.Conv1d):
+        return weight[:, :, 0]
+    return weight

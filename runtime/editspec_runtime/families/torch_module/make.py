@@ -1,4 +1,4 @@
-"""From a state dict, or a file of ``torch.export``, and the fields of a spec to the network."""
+"""The maker of a network from its code or its exported graph, and its weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from editspec_runtime.families.origin import Origin
 from editspec_runtime.families.torch_module.exported import read_exported
 from editspec_runtime.families.torch_module.fields import LayerPoints, ModuleFields
 from editspec_runtime.families.torch_module.network import TorchModule
-from editspec_runtime.families.torch_module.source import Points, Source, from_factory
+from editspec_runtime.families.torch_module.source import Points, Source, run_factory
 
 
 def make_module(
@@ -22,7 +22,7 @@ def make_module(
     origin: Origin,
     compatibility: Compatibility,
 ) -> TorchModule:
-    """The network of the code that the fields name, or of the file itself, around the weights.
+    """Make the network of the code that the fields name, or of the file itself.
 
     Raises `CodeError` where foreign code would have to run and may not, `WeightsError` where the
     weights are not those of the network.
@@ -32,9 +32,9 @@ def make_module(
 
 
 def make_source(fields: ModuleFields, origin: Origin) -> Source:
-    """The network without its weights. Raises as `make_module` does."""
+    """Make the network without its weights. Raises as `make_module` does."""
     if fields.module:
-        remake = partial(from_factory, fields.module, origin.folder, allow_code=origin.allow_code)
+        remake = partial(run_factory, fields.module, origin.folder, allow_code=origin.allow_code)
     elif origin.weights is not None:
         remake = partial(read_exported, origin.weights)
     else:

@@ -1,5 +1,6 @@
-"""Any torch network as a generator: keys and values are read and replaced where its modules begin
-and end.
+"""Any torch network as a generator.
+
+Keys and values are read and replaced where modules begin and end.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.func import functional_call
 
 from editspec_runtime.core.model import Trace
 from editspec_runtime.errors import WeightsError
+from editspec_runtime.families.shapes import list_problems, say_shape
 from editspec_runtime.families.torch_module.functions import (
     AXES,
     REGION,
@@ -37,6 +39,9 @@ from editspec_runtime.modalities.image.architecture import (
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.maps import Box
 
+MOST_PROBLEMS = 12
+"""Tensors that a message names."""
+
 
 class TorchModule(Generator):
     """A network of modules.
@@ -46,7 +51,7 @@ class TorchModule(Generator):
     weights
         Its state dict.
     source
-        The network without weights, and the layers that are declared.
+        The network without weights, and the declared layers.
 
     Raises
     ------
@@ -60,35 +65,41 @@ class TorchModule(Generator):
     def __init__(self, weights: Mapping[str, Tensor], source: Source) -> None:
         self.weights = weights
         self.source = source
-        example = next(
-            (tensor for tensor in weights.values() if tensor.is_floating_point()), torch.zeros(())
-        )
-        # Its own tensors are never used; what is no part of its state dict has to be in the right
-        # place, though.
+        floating = (tensor for tensor in weights.values() if tensor.is_floating_point())
+        example = next(floating, torch.zeros(()))
+        # The module's own parameters are never used. Buffers outside of the state dict are, and
+        # have to be on the device of the weights.
         self.module = source.module.eval().requires_grad_(False)
-        _bring(self.module, example)
+        _move_buffers(self.module, example)
         _require_fitting(self.module, weights)
         self.latent_shape = _latent_shape(source)
         latents = torch.linspace(-1, 1, math.prod(self.latent_shape)).to(example)[None]
         self.recording = self._record(latents)
         self.points: dict[str, LayerPoint] = {}
+        layers = self._find_layers()
+        # In the order in which a run reaches them.
+        order = [call.name for call in self.recording.calls]
+        names = sorted(layers, key=lambda name: order.index(self.points[name].chain[0]))
+        layers = {name: layers[name] for name in names}
+        size, latent_size = self.recording.output.shape[-1], math.prod(self.latent_shape)
+        self.architecture = ImageArchitecture("torch", layers, size, latent_size)
+
+    def _find_layers(self) -> dict[str, ImageLayer]:
+        """Find the layers that can be edited, and their points.
+
+        Raises `PointError` where a declared layer cannot be edited.
+        """
         layers = {}
-        for name, points in (
-            _candidates(self.module, self.recording) | dict(source.points)
-        ).items():
+        candidates = _candidates(self.module, self.recording) | dict(self.source.points)
+        for name, points in candidates.items():
             try:
                 point, layers[name] = self._layer(name, points)
                 self.points[name] = point
             except PointError:
-                if name in source.points:
+                # A module that nobody declared is simply not a layer.
+                if name in self.source.points:
                     raise
-        order = [call.name for call in self.recording.calls]
-        layers = dict(
-            sorted(layers.items(), key=lambda item: order.index(self.points[item[0]].chain[0]))
-        )
-        self.architecture = ImageArchitecture(
-            "torch", layers, self.recording.output.shape[-1], math.prod(self.latent_shape)
-        )
+        return layers
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TorchModule, (self.weights, self.source)
@@ -110,11 +121,12 @@ class TorchModule(Generator):
         point = self.points[layer]
         found: list[Tensor] = []
 
-        def reached(_: nn.Module, given: tuple[Any, ...]) -> None:
+        def stop(_: nn.Module, given: tuple[Any, ...]) -> None:
+            # A copy, as the module may change its input in place.
             found.append(given[0].clone())
             raise _Reached
 
-        handle = self.module.get_submodule(point.chain[0]).register_forward_pre_hook(reached)
+        handle = self.module.get_submodule(point.chain[0]).register_forward_pre_hook(stop)
         try:
             for batch in self._batches(latents):
                 with suppress(_Reached):
@@ -129,15 +141,12 @@ class TorchModule(Generator):
 
     @contextmanager
     def _hand_on(self, layer: str, value: Tensor) -> Iterator[None]:
-        """Within this, a run of the network goes on with `value` behind `layer`, whatever reached
-        it.
-        """
+        """Have runs of the network go on with `value` behind `layer`, within this."""
         point = self.points[layer]
-        # A copy, as what follows may change it in place.
+        # A copy, as the modules behind may change it in place.
         given = iter(self._batches(point.value.features(value).clone()))
-        handle = self.module.get_submodule(point.chain[-1]).register_forward_hook(
-            lambda *_: next(given)
-        )
+        last = self.module.get_submodule(point.chain[-1])
+        handle = last.register_forward_hook(lambda *_: next(given))
         try:
             yield
         finally:
@@ -146,10 +155,9 @@ class TorchModule(Generator):
     def function(self, layer: str) -> ModuleFunction:
         point = self.points[layer]
         modules = [self.module.get_submodule(name) for name in point.chain]
-        weights = [
-            {own: self.weights[f"{name}.{own}"] for own in module.state_dict()}
-            for name, module in zip(point.chain, modules, strict=True)
-        ]
+        weights = []
+        for name, module in zip(point.chain, modules, strict=True):
+            weights.append({own: self.weights[f"{name}.{own}"] for own in module.state_dict()})
         return ModuleFunction(tuple(modules), tuple(weights), point, self.layer(layer).scale)
 
     def crop(self, layer: str, trace: Trace, region: Box) -> tuple[Tensor, dict[str, Tensor]]:
@@ -159,12 +167,10 @@ class TorchModule(Generator):
     def upstream(self, layer: str) -> dict[str, Tensor]:
         first = self.points[layer].chain[0]
         before = set(self.recording.begun[: self.recording.begun.index(first)])
+        # Modules with modules in them may use tensors of their own at any time: these count.
         behind = {call.name for call in self.recording.calls if call.leaf} - before
-        return {
-            name: tensor
-            for name, tensor in self.weights.items()
-            if name.rpartition(".")[0] not in behind
-        }
+        names = [name for name in self.weights if name.rpartition(".")[0] not in behind]
+        return {name: self.weights[name] for name in names}
 
     def trainable(self) -> list[str]:
         return [name for name, _ in self.module.named_parameters()]
@@ -193,39 +199,41 @@ class TorchModule(Generator):
         return stored_weight(self.module.get_submodule(self.points[layer].chain[0]), kernel)
 
     def _batches(self, batch: Tensor) -> tuple[Tensor, ...]:
-        """The parts that the network takes: the whole batch, or one by one where a graph knows no
-        other.
-        """
+        """The parts of a batch that the network takes: the whole, or items one by one."""
         return torch.split(batch, 1) if getattr(self.module, "single", False) else (batch,)
 
     def _run(self, latents: Tensor) -> Tensor:
-        parts = [
-            functional_call(
-                self.module, dict(self.weights), (part.reshape(-1, *self.latent_shape),)
-            )
-            for part in self._batches(latents)
-        ]
+        parts = []
+        for part in self._batches(latents):
+            given = part.reshape(-1, *self.latent_shape)
+            parts.append(functional_call(self.module, dict(self.weights), (given,)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _record(self, latents: Tensor) -> Recording:
-        """The record of one run. Raises `WeightsError` where the network is no generator that can be
-        edited.
+        """Record one run.
+
+        Raises `WeightsError` where the network does not draw images or vectors, always the same.
         """
         try:
-            recording, again = (record(self.module, lambda: self._run(latents)) for _ in range(2))
+            recording = record(self.module, lambda: self._run(latents))
+            again = record(self.module, lambda: self._run(latents))
         except Exception as error:  # the network's own code may raise anything
+            # The user's own code failed, and its own words are what the user can act on.
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise WeightsError(
-                f"The network cannot take a latent of the shape {list(self.latent_shape)}: {reason}",
+                f"The network cannot take a latent of the shape {list(self.latent_shape)}: "
+                f"{reason}",
                 "Say the shape of one latent, without the batch, as model.latent_shape.",
             ) from error
         output = recording.output
         shape = list(output.shape[1:]) if isinstance(output, Tensor) else []
         image = len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2]
-        if not image and not (shape and math.prod(shape[:-1]) == 1 and len(shape) < 3):
+        vector = 0 < len(shape) < 3 and math.prod(shape[:-1]) == 1
+        if not image and not vector:
             found = f"{shape} for one latent" if shape else f"a {type(output).__name__}"
             raise WeightsError(
-                f"The network gives {found}, expected square images [1 or 3, size, size] or vectors [size].",
+                f"The network gives {found}, expected square images [1 or 3, size, size] or "
+                "vectors [size].",
                 "Wrap it in a module that gives one of these.",
             )
         if not torch.equal(output, again.output):
@@ -236,31 +244,8 @@ class TorchModule(Generator):
         return recording
 
     def _layer(self, name: str, points: Points) -> tuple[LayerPoint, ImageLayer]:
-        """A layer and its layout. Raises `PointError` where it cannot be edited."""
-        edited, _, last = points.parameter.rpartition(".")
-        modules = dict(self.module.named_modules())
-        for field, known in (("key", points.key), ("value", points.value), ("parameter", edited)):
-            if known not in modules:
-                near = difflib.get_close_matches(known, modules, n=1)
-                raise PointError(
-                    name,
-                    field,
-                    f"the network has no module {known}",
-                    f"did you mean {near[0]}?" if near else "",
-                )
-        module: nn.Module = modules[edited]
-        if not isinstance(module, tuple(AXES)) or last != "weight":
-            kinds = ", ".join(kind.__name__ for kind in AXES)
-            raise PointError(
-                name,
-                "parameter",
-                f"{points.parameter} is not the weight of a layer",
-                f"the layers are {kinds}",
-            )
-        if getattr(module, "groups", 1) != 1:
-            raise PointError(
-                name, "parameter", f"{edited} works in groups of channels, and a key has one group"
-            )
+        """The points and the layer of a name. Raises `PointError` if it is not editable."""
+        module = self._edited_module(name, points)
         chain = self.recording.chain(name, points)
         calls = {call.name: call for call in self.recording.calls}
         key, value = calls[chain[0]].given, calls[chain[-1]].output
@@ -270,24 +255,19 @@ class TorchModule(Generator):
             Form(key.ndim, last_axis and key.ndim > 2),
             Form(value.ndim, last_axis and value.ndim == key.ndim > 2),
         )
-        (key_height, key_size), (height, size) = (
-            point.key.map(key).shape[2:],
-            point.value.map(value).shape[2:],
-        )
+        key_height, key_size = point.key.map(key).shape[2:]
+        height, size = point.value.map(value).shape[2:]
         flat = key_height == height == 1
-        if not (flat or (key_height, height) == (key_size, size)):
-            raise PointError(
-                name,
-                "value",
-                f"its maps are {key_height}x{key_size} and {height}x{size}, expected squares or rows",
+        square = (key_height, height) == (key_size, size)
+        if not flat and not square:
+            message = (
+                f"its maps are {key_height}x{key_size} and {height}x{size}, expected squares or "
+                "rows"
             )
+            raise PointError(name, "value", message, "edit another layer")
         if size % key_size:
-            raise PointError(
-                name,
-                "value",
-                f"a map of {size} positions is no multiple of its key's {key_size}",
-                "edit another layer",
-            )
+            message = f"a map of {size} positions is not a multiple of its key's {key_size}"
+            raise PointError(name, "value", message, "edit another layer")
         channels = kernel_of(module, self.weights[points.parameter]).shape[1:3]
         axes = next(axes for kind, axes in AXES.items() if isinstance(module, kind))
         linear = len(chain) == 1 and module.bias is None
@@ -303,9 +283,28 @@ class TorchModule(Generator):
             row=flat,
         )
 
+    def _edited_module(self, name: str, points: Points) -> nn.Module:
+        """The module whose weight is edited. Raises `PointError` where there is none."""
+        edited, _, last = points.parameter.rpartition(".")
+        modules = dict(self.module.named_modules())
+        for field, known in (("key", points.key), ("value", points.value), ("parameter", edited)):
+            if known not in modules:
+                near = difflib.get_close_matches(known, modules, n=1)
+                hint = f"did you mean {near[0]}?" if near else "print(network) shows its modules"
+                raise PointError(name, field, f"the network has no module {known}", hint)
+        module: nn.Module = modules[edited]
+        if not isinstance(module, tuple(AXES)) or last != "weight":
+            kinds = ", ".join(kind.__name__ for kind in AXES)
+            message = f"{points.parameter} is not the weight of a layer"
+            raise PointError(name, "parameter", message, f"the layers are {kinds}")
+        if getattr(module, "groups", 1) != 1:
+            message = f"{edited} works in groups of channels, and a key has one group"
+            raise PointError(name, "parameter", message, "edit another layer")
+        return module
+
 
 class _Reached(Exception):
-    """The key has been reached, and nothing behind it is to be computed."""
+    """The end of a run that has reached a key."""
 
 
 def _own_tensors(module: nn.Module) -> list[Tensor]:
@@ -313,77 +312,72 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _bring(module: nn.Module, like: Tensor) -> None:
-    """Bring the buffers that are no part of the state dict to the place of `like`, and numbers to
-    its precision.
-    """
+def _move_buffers(module: nn.Module, like: Tensor) -> None:
+    """Move buffers outside of the state dict to the device and dtype of `like`."""
     kept = set(module.state_dict())
     for name, buffer in list(module.named_buffers()):
         if name not in kept:
             owner, _, own = name.rpartition(".")
             placed = buffer.to(like.device)
-            module.get_submodule(owner)._buffers[own] = (
-                placed.to(like.dtype) if placed.is_floating_point() else placed
-            )
+            if placed.is_floating_point():
+                placed = placed.to(like.dtype)
+            module.get_submodule(owner)._buffers[own] = placed
 
 
 def _candidates(module: nn.Module, recording: Recording) -> dict[str, Points]:
-    """Every module whose weight can be edited as a layer of its own, by its name."""
+    """The points of every module whose weight can be edited as a layer, by its name."""
     reached = {call.name for call in recording.calls}
-    return {
-        name: Points(name, name, f"{name}.weight")
-        for name, part in module.named_modules()
-        if isinstance(part, tuple(AXES)) and name in reached
-    }
+    candidates = {}
+    for name, part in module.named_modules():
+        if isinstance(part, tuple(AXES)) and name in reached:
+            candidates[name] = Points(name, name, f"{name}.weight")
+    return candidates
 
 
 def _latent_shape(source: Source) -> tuple[int, ...]:
-    """The shape of one latent: as the spec says, or the module's ``latent_shape`` or
-    ``latent_size``.
+    """The shape of one latent, without the batch.
+
+    From the spec; else from the module's ``latent_shape``, else from its ``latent_size``.
     """
     size = getattr(source.module, "latent_size", None)
-    shape = source.latent_shape or getattr(
-        source.module, "latent_shape", (size,) if isinstance(size, int) else None
-    )
+    usual = (size,) if isinstance(size, int) else None
+    shape = source.latent_shape or getattr(source.module, "latent_shape", usual)
     if shape is None:
         raise WeightsError(
             "Nothing says what a latent of this network looks like.",
-            "Write model.latent_shape, such as [100, 1, 1], or give the module an attribute latent_shape.",
+            "Write model.latent_shape, such as [100, 1, 1], or give the module an attribute "
+            "latent_shape.",
         )
     return tuple(int(size) for size in shape)
 
 
 def _require_fitting(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Raise a `WeightsError` that lists every tensor that is missing, left over or of another
-    shape.
-    """
+    """Raise a `WeightsError` that lists every tensor that does not fit the network."""
+    missing, misshaped = [], []
     own = module.state_dict()
-    problems = [
-        f"{name} is missing (expected {_shape(tensor)})"
-        for name, tensor in own.items()
-        if name not in weights
-    ]
-    problems += [f"{name} is left over" for name in weights if name not in own]
-    problems += [
-        f"{name} is {_shape(weights[name])}, expected {_shape(tensor)}"
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
+    for name, tensor in own.items():
+        wanted = say_shape(tensor.shape)
+        if name not in weights:
+            missing.append(f"{name} is missing (expected {wanted})")
+        elif weights[name].shape != tensor.shape:
+            misshaped.append(f"{name} is {say_shape(weights[name].shape)}, expected {wanted}")
+    left_over = [f"{name} is left over" for name in weights if name not in own]
+    problems = [*missing, *left_over, *misshaped]
+    if len(problems) > MOST_PROBLEMS:
+        rest = f"… and {len(problems) - MOST_PROBLEMS} more"
+        problems = [*problems[:MOST_PROBLEMS], rest]
     if problems:
-        rest = [f"… and {len(problems) - 12} more"] if len(problems) > 12 else []
         raise WeightsError(
-            "These weights are not those of the network:\n"
-            + "\n".join(f"  - {p}" for p in problems[:12] + rest),
+            f"These weights are not those of the network:\n{list_problems(problems)}",
             "Give the state dict of the network that the module makes.",
         )
 
 
-def _shape(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape)) or "one number"
-
-
 def _picture(output: Tensor) -> Tensor:
-    """What the network gives as images [n, 3, size, size]; each number of a vector is a column."""
+    """The network's output as images [n, 3, size, size].
+
+    Gray images get three channels, and of a vector each number becomes a column.
+    """
     if output.ndim == 4:
         return output.expand(-1, 3, -1, -1)
     rows = output.reshape(len(output), 1, 1, -1)

@@ -1,4 +1,4 @@
-"""The source of a network: a factory in foreign code, which has to be allowed to run."""
+"""The source of a network: a factory in foreign code, which needs permission."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from editspec_runtime.errors import CodeError, FileError, WeightsError
 
 @dataclass(frozen=True)
 class Points:
-    """Where a layer begins and ends.
+    """The modules at which a layer begins and ends.
 
     Attributes
     ----------
@@ -64,9 +64,8 @@ class Source:
     remake: Callable[[], tuple[nn.Module, str]] | None = None
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """For another process, where the module itself may not be importable: the way to make
-        it.
-        """
+        """Pickle the way to make the network, and not the network."""
+        # In another process the class of the module may not be importable.
         if self.remake is None:
             return super().__reduce__()
         return _remake_source, (self.remake, self.code, self.points, self.latent_shape)
@@ -80,22 +79,23 @@ def _remake_source(
 ) -> Source:
     """Make a source of the first process of a run again, in another one.
 
-    What `remake` was allowed to run there, it is allowed to run here.
+    Raises `CodeError` where the code differs.
     """
+    # The permission to run code is part of `remake`.
     module, found = remake()
     if found != code:
         raise CodeError(
-            "The code of the network is another here than in the first process of the run."
+            "The code of the network is another here than in the first process of the run.",
+            "Have the same files in the folder of the spec on every machine.",
         )
     return Source(module, code, points, latent_shape, remake)
 
 
-def from_factory(name: str, folder: Path, *, allow_code: bool = False) -> tuple[nn.Module, str]:
-    """The network that ``package.module:factory`` makes, and the digest of the factory's file.
+def run_factory(name: str, folder: Path, *, allow_code: bool = False) -> tuple[nn.Module, str]:
+    """Make the network of ``package.module:factory``, and the digest of its file.
 
-    A module that lies in `folder` is imported from there; every other one, modules that the first
-    one imports from its own folder included, is looked for in `folder` and then where Python looks.
-    ``sys.path`` is afterwards what it was.
+    Modules are looked for in `folder` first, and then where Python looks, those included that the
+    first one imports from its own folder. ``sys.path`` stays as it is.
 
     Parameters
     ----------
@@ -128,23 +128,27 @@ def from_factory(name: str, folder: Path, *, allow_code: bool = False) -> tuple[
         factory = getattr(_import_from(folder.resolve(), module_name), attribute)
         network = factory()
     except Exception as error:  # foreign code may raise anything
+        # The user's own code failed, and its own words are what the user can act on.
         raise FileError(
             f"{name} cannot be used: {type(error).__name__}: {error}.",
             "It is imported from the folder of the spec or from what is installed, and called "
             "without arguments.",
         ) from error
     if not isinstance(network, nn.Module):
-        raise WeightsError(f"{name} makes a {type(network).__name__}, expected a torch.nn.Module.")
+        raise WeightsError(
+            f"{name} makes a {type(network).__name__}, expected a torch.nn.Module.",
+            "Name a class of modules, or a function that returns one.",
+        )
     source = inspect.getsourcefile(inspect.unwrap(factory))
     code = Path(source).read_bytes() if source else name.encode()
     return network.eval(), hashlib.sha256(code).hexdigest()
 
 
 def _import_from(folder: Path, name: str) -> ModuleType:
-    """Import a module, which is looked for in `folder` first."""
+    """Import a module, for which `folder` is searched first."""
     first = name.partition(".")[0]
     beside = (folder / first).exists() or (folder / f"{first}.py").exists()
-    # A module of the same name that another spec brought is not this one's.
+    # Python keeps imported modules by name: one that another spec brought would be taken for ours.
     if beside and name in sys.modules and not _lies_in(sys.modules[name], folder):
         del sys.modules[name]
     importlib.invalidate_caches()
@@ -157,7 +161,7 @@ def _import_from(folder: Path, name: str) -> ModuleType:
 
 
 class _FolderFinder(MetaPathFinder):
-    """Finds modules in a folder, for the thread that made it alone."""
+    """A finder of modules in a folder, for the thread that made the finder alone."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)

@@ -1,4 +1,4 @@
-"""The shape of a generator of images: maps of features, latents, classes. Imports no torch."""
+"""The sizes of a generator of images: maps, latents, classes; imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from editspec_runtime.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLayer(Layer):
-    """A layer whose keys and values are the positions of maps. `image_layer` makes one.
+    """A layer whose keys and values are the positions of maps.
+
+    `image_layer` makes one.
 
     Attributes
     ----------
@@ -51,7 +53,7 @@ class ImageLayer(Layer):
 
     @property
     def scale(self) -> int:
-        """Value positions per key position along one axis: 2 where the layer upsamples, else 1."""
+        """Value positions per key position along an axis: 2 where the layer upsamples."""
         return self.value_size // self.key_size
 
     @property
@@ -78,13 +80,14 @@ def image_layer(
     row: bool = False,
 ) -> ImageLayer:
     """Make a layer from its channels and the width of its maps."""
+    axes_of_map = 1 if row else 2
     return ImageLayer(
         name,
         parameter,
         in_channels,
         out_channels,
-        positions=key_size if row else key_size**2,
-        value_positions=value_size if row else value_size**2,
+        positions=key_size**axes_of_map,
+        value_positions=value_size**axes_of_map,
         linear=linear,
         axes=axes,
         key_size=key_size,
@@ -94,7 +97,10 @@ def image_layer(
 
 
 def require_images(architecture: Architecture) -> ImageArchitecture:
-    """An architecture as one of images. Raises `UsageError` where its family draws no images."""
+    """Narrow an architecture to one of images.
+
+    Raises `UsageError` where its family does not draw images.
+    """
     if not isinstance(architecture, ImageArchitecture):
         raise UsageError(
             f"The family {architecture.family} does not draw images.",
@@ -114,10 +120,10 @@ class ImageArchitecture(Architecture):
     latent_size
         Numbers in a latent.
     classes
-        How many classes the generator is conditioned on; 0 where on none.
+        The number of classes that the generator is conditioned on; 0 without classes.
     average
-        The tensor that holds the mean of w, by its name in the checkpoint; None where there is none
-        to truncate to.
+        The name of the tensor that holds the mean of w, to which w is truncated; None where there
+        is no such tensor.
     """
 
     layers: Mapping[str, ImageLayer]

@@ -1,4 +1,4 @@
-"""How the numbers of image generators are made: our way, or the authors' (``rewriting-2020``).
+"""The two ways to make the numbers of image generators: ours and the authors'.
 
 Imports no torch before `positional_noise` is called.
 """
@@ -15,20 +15,18 @@ if TYPE_CHECKING:
 
 
 LEGACY_LENGTH = 1_000_000
-"""Items of the ``numpy-legacy`` latent stream that can be asked for: it can only be drawn from its
-beginning.
-"""
+"""Items of the ``numpy-legacy`` latent stream, which can be drawn from its beginning alone."""
 
 
 @dataclass(frozen=True)
 class ImageCompatibility(Compatibility):
-    """One way in which the numbers of an image generator are made.
+    """One way to make the numbers of an image generator.
 
     Attributes
     ----------
     positional_noise
-        Whether noise is drawn by position in the batch and by the size of the map, crops included;
-        else it is the checkpoint's.
+        Whether noise is drawn by the position in the batch and the size of the map, crops included;
+        else the noise is the checkpoint's.
     halo
         Whether a target region is evaluated with the ring of keys that its convolution needs; else
         with zeros around it.
@@ -65,12 +63,12 @@ REWRITING_2020 = ImageCompatibility(
 
 
 def compatibility_of(name: str | None) -> ImageCompatibility:
-    """The way that a spec's ``compatibility`` names; ours where it names none."""
+    """The way that a spec's ``compatibility`` names; ours for None."""
     return {None: EDITSPEC, "rewriting-2020": REWRITING_2020}[name]
 
 
 def image_compatibility(given: Compatibility) -> ImageCompatibility:
-    """The way as image generators take it; ours where `given` says nothing of images."""
+    """The way for image generators; ours where `given` says nothing of images."""
     return given if isinstance(given, ImageCompatibility) else EDITSPEC
 
 
@@ -79,7 +77,7 @@ def positional_noise(batch: int, height: int, width: int) -> Tensor:
 
     Sample j of a batch gets row j, and a crop gets other noise than the whole map.
     """
-    # Here, as a spec is checked without numpy and torch.
+    # Imported here, as specs are checked without numpy and torch.
     import numpy as np
     import torch
 

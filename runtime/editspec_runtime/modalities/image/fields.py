@@ -1,4 +1,4 @@
-"""Fields of ``model:`` that families of image generators share. Imports no torch."""
+"""Fields of ``model:`` that families of image generators share; imports no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from editspec_runtime.modalities.image.compatibility import compatibility_of
 
 
 class ImageFields(ModelFields):
-    """A model that draws images."""
+    """The fields of a model that draws images."""
 
     def digest_text(self) -> dict[str, object]:
         """The fields that the bits of an edit depend on.
@@ -23,6 +23,8 @@ class ImageFields(ModelFields):
         Fields of all image families are listed, set or not: digests do not change when a family
         gets a field that others have.
         """
+        # This order and these names are part of every digest: a change would make caches and locks
+        # of earlier builds void.
         text = {"truncation": 1.0, "class_label": None} | self.model_dump(mode="json")
         network = {name: text.get(name) for name in ("module", "layers", "latent_shape")}
         named = {name: text[name] for name in ("family", "truncation", "class_label")}
@@ -30,7 +32,7 @@ class ImageFields(ModelFields):
 
 
 class GeneratorFields(ImageFields):
-    """A generator, by its family and its weights."""
+    """The fields of a generator whose network belongs to its family."""
 
     truncation: Number = Field(
         1.0, ge=0, le=1, description="w becomes avg + truncation * (w - avg)."
@@ -42,15 +44,12 @@ class GeneratorFields(ImageFields):
     def problems(self, compatibility: str | None) -> Iterator[FieldProblem]:
         """Report a truncation that the compatibility mode never applies."""
         if self.truncation != 1.0 and not compatibility_of(compatibility).truncation:
-            yield FieldProblem(
-                ("truncation",),
-                f"{compatibility} never applies a truncation, whatever it is asked for",
-                "leave truncation out, or leave compatibility out",
-                Code.TRUNCATION_UNFIT,
-            )
+            message = f"{compatibility} never applies a truncation"
+            hint = "leave truncation out, or leave compatibility out"
+            yield FieldProblem(("truncation",), message, hint, Code.TRUNCATION_UNFIT)
 
     def problems_with(self, architecture: Architecture) -> Iterator[FieldProblem]:
-        """Report a truncation without a mean of w, and a class that these weights do not draw."""
+        """Report a truncation without a mean of w, and a class that is not there."""
         assert isinstance(architecture, ImageArchitecture)
         if self.truncation != 1.0 and architecture.average is None:
             message = "truncation needs the mean of w, and these weights hold no latent_avg"
@@ -60,6 +59,7 @@ class GeneratorFields(ImageFields):
         yield from self._class_problems(architecture)
 
     def _class_problems(self, architecture: ImageArchitecture) -> Iterator[FieldProblem]:
+        """Report a missing, superfluous or unknown class."""
         label, classes = self.class_label, architecture.classes
         message = hint = ""
         if classes and label is None:

@@ -1,15 +1,19 @@
-"""A generator of images as a model: latents in, images out, keys and values as maps."""
+"""A generator of images as a model, whose keys and values are maps."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from editspec_runtime.core.model import Keys, LayerFunction, Trace
-from editspec_runtime.modalities.image.architecture import ImageArchitecture, ImageLayer
+from editspec_runtime.core.model import Keys, LayerFunction, Model, Trace
+from editspec_runtime.modalities.image.architecture import (
+    ImageArchitecture,
+    ImageLayer,
+    require_images,
+)
 from editspec_runtime.modalities.image.maps import Box
 
 
@@ -18,11 +22,20 @@ def keys_of_map(key_map: Tensor) -> Keys:
     return Keys(key_map.flatten(2).mT)
 
 
-class Generator(ABC):
-    """A generator of images whose layers can be read and edited: a `Model`, `TiledKeys`,
-    `Observable` and `Trainable`.
+def require_generator(model: Model) -> Generator:
+    """Narrow a model to a generator of images.
 
-    A family says what is abstract here; the rest follows.
+    Raises `UsageError` where its family does not draw images.
+    """
+    require_images(model.architecture)
+    return cast(Generator, model)
+
+
+class Generator(ABC):
+    """A generator of images whose layers can be read and edited.
+
+    It is a `Model` with the powers `TiledKeys`, `MappedKeys`, `Observable` and `Trainable`. A
+    family implements the abstract methods, and the others follow from these.
 
     Attributes
     ----------
@@ -37,7 +50,7 @@ class Generator(ABC):
 
     @abstractmethod
     def trace(self, layer: str, latents: Tensor) -> Trace:
-        """Compute all that reaches `layer` for `latents` [n, latent_size], and nothing behind.
+        """Compute all that reaches `layer` for `latents` [n, latent_size], and no more.
 
         The key is a map, [n, in_channels, key_size, key_size], one row of it for `ImageLayer.row`.
         """
@@ -60,14 +73,14 @@ class Generator(ABC):
 
     @abstractmethod
     def forward_between(self, start: str, output: Tensor, trace: Trace, layer: str) -> Trace:
-        """Compute the trace of `layer`, which comes after `start`, from the `output` of `start`.
+        """Compute the trace of `layer` from the `output` of an earlier layer `start`.
 
         `trace` is that of `start`.
         """
 
     @abstractmethod
     def carried_tensors(self, trace: Trace) -> dict[str, Tensor]:
-        """What `forward_between` needs of a trace besides key and arguments, as tensors by name."""
+        """The tensors of a trace that `forward_between` needs, besides key and arguments."""
 
     @abstractmethod
     def trace_from_tensors(self, key: Tensor, tensors: Mapping[str, Tensor]) -> Trace:
@@ -85,7 +98,9 @@ class Generator(ABC):
 
     @abstractmethod
     def images(self, latents: Tensor) -> Tensor:
-        """Draw images [n, 3, image_size, image_size] in -1..1 of `latents` [n, latent_size]."""
+        """Draw images [n, 3, image_size, image_size] of `latents` [n, latent_size].
+
+        Numbers are about -1..1."""
 
     @abstractmethod
     def upstream(self, layer: str) -> dict[str, Tensor]:
@@ -93,21 +108,24 @@ class Generator(ABC):
 
     @abstractmethod
     def trainable(self) -> list[str]:
-        """The tensors that training changes, by name: no noise, no fixed filter, no average."""
+        """The names of the tensors that training changes: no noise, filter or average."""
 
     @abstractmethod
     def with_weights(self, weights: Mapping[str, Tensor]) -> Generator:
         """Make the generator anew around other weights, which are taken as they are."""
 
     def separate(self) -> Generator:
-        """This generator without anything that two threads could not use at a time."""
+        """Make a generator of the same weights for another thread.
+
+        This generator itself, unless the family's network holds state while it runs.
+        """
         return self
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """What the numbers depend on besides the tensors, as plain values by name.
+        """The settings that the numbers depend on, as plain values by name.
 
-        The family, the truncation, the kind of noise.
+        The family, the truncation, the kind of noise; the tensors have digests of their own.
         """
 
     def outputs(self, batch: Tensor) -> Tensor:
@@ -115,14 +133,14 @@ class Generator(ABC):
         return self.images(batch)
 
     def keys(self, layer: str, batch: Tensor) -> Keys:
-        """Compute the keys of `layer` for latents [n, latent_size]; every position counts once."""
+        """Compute the keys of `layer` for latents [n, latent_size], each of weight 1."""
         return keys_of_map(self.key_maps(layer)(batch))
 
     def key_maps(self, layer: str) -> Callable[[Tensor], Tensor]:
         """The key maps of `layer` as a function of latents [n, latent_size].
 
         [n, in_channels, key_size, key_size]. For many latents: what depends on the weights only is
-        computed here, and what only the image needs not at all.
+        computed here, once. Nothing that only the image needs is computed.
         """
         return lambda latents: self.trace(layer, latents).key
 
@@ -146,7 +164,7 @@ class Generator(ABC):
     def key_tiles(self, layer: str, tiles: int) -> Callable[[Tensor], Iterator[Keys]]:
         """The keys of `layer` in `tiles` of rows, as a function of latents."""
         tiles_of = self.map_tiles(layer, tiles)
-        # `map` keeps no tile while the next one is computed.
+        # `map` drops a tile before the next one is computed: two may not fit into memory.
         return lambda latents: map(keys_of_map, tiles_of(latents))
 
     def weight(self, layer: str) -> Tensor:
@@ -155,7 +173,7 @@ class Generator(ABC):
 
     def to_model(self, latents: Tensor) -> Tensor:
         """Bring latents to the device and into the precision of the weights."""
-        # Those of a layer: a checkpoint may hold integers besides.
+        # Those of a layer: a checkpoint may hold integers, too.
         return latents.to(self.weight(next(iter(self.architecture.layers))))
 
     def to_checkpoint(self, layer: str, kernel: Tensor) -> Tensor:
@@ -167,9 +185,9 @@ class Generator(ABC):
         return self.architecture.layers[name]
 
     def layer_output(self, layer: str, value: Tensor) -> Tensor:
-        """Compute what a layer hands on, in the shape of its `value`.
+        """Compute the output of a layer from its `value`, in the same shape.
 
-        The value itself, unless the family says otherwise.
+        The output is the value itself, unless the family says otherwise.
         """
         return value
 

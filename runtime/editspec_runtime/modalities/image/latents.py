@@ -1,4 +1,4 @@
-"""The streams of latents: item n is the same whatever is asked before it."""
+"""Streams of latents, whose items do not depend on one another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from editspec_runtime.errors import EditError
+from editspec_runtime.errors import UsageError
 from editspec_runtime.modalities.image.compatibility import LEGACY_LENGTH
 from editspec_runtime.modalities.image.generator import Generator
 
@@ -22,7 +22,7 @@ class LatentStream:
     Attributes
     ----------
     seed
-        Names the stream.
+        The number of the stream.
     size
         Numbers in a latent.
     sampler
@@ -37,13 +37,12 @@ class LatentStream:
     def items(self, numbers: Sequence[int]) -> Tensor:
         """The latents of these numbers, [len(numbers), size] float32.
 
-        Raises `EditError` for a number beyond the end of the ``numpy-legacy`` stream.
+        Raises `UsageError` for a number beyond the end of the ``numpy-legacy`` stream.
         """
-        rows = (
-            self._legacy(numbers)
-            if self.sampler == "numpy-legacy"
-            else [self._keyed(n) for n in numbers]
-        )
+        if self.sampler == "numpy-legacy":
+            rows = self._legacy(numbers)
+        else:
+            rows = [self._keyed(number) for number in numbers]
         return torch.from_numpy(np.stack(rows).astype(np.float32))
 
     def _keyed(self, number: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -54,10 +53,13 @@ class LatentStream:
 
     def _legacy(self, numbers: Sequence[int]) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
         if max(numbers) >= LEGACY_LENGTH:
-            raise EditError(
-                f"Latent {max(numbers)} lies beyond the numpy-legacy stream, which ends at {LEGACY_LENGTH - 1}.",
+            raise UsageError(
+                f"Latent {max(numbers)} lies beyond the numpy-legacy stream, which ends at "
+                f"{LEGACY_LENGTH - 1}.",
                 "Use the default sampler, whose items are drawn one by one.",
             )
+        # Rows are drawn one by one, and only those that are wanted are kept: the whole stream may
+        # not fit into memory.
         source = np.random.RandomState(self.seed)
         wanted = set(numbers)
         found = {}
@@ -77,15 +79,15 @@ class LatentSample:
 
     @property
     def longest(self) -> None:
-        """None: the layers of generators say how many positions they have."""
+        """None, as the layers of generators say how many positions they have."""
         return None
 
     def first(self, count: int) -> LatentSample:
-        """The sample of the first `count` items, or of all where there are fewer."""
+        """The sample of the first `count` items; of all where there are fewer."""
         return replace(self, count=min(count, self.count))
 
     def fingerprint(self) -> list[Any]:
-        """Sampler, seed, length of a latent, number of items."""
+        """The sampler, the seed, the length of a latent and the number of items."""
         return [self.stream.sampler, self.stream.seed, self.stream.size, self.count]
 
     def batches(self, model: Generator, size: int, numbers: range) -> Iterator[Tensor]:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of map positions: rows top to bottom, columns left to right, the ends
-    exclusive.
+    """A rectangle of map positions.
+
+    Rows top to bottom and columns left to right; `bottom` and `right` are exclusive.
     """
 
     top: int
@@ -26,22 +27,24 @@ class Box:
         """The columns as a slice."""
         return slice(self.left, self.right)
 
-    def scaled(self, scale: int) -> Box:
-        """The same rectangle on a map with `scale` times as many positions along an axis."""
+    def scale_up(self, scale: int) -> Box:
+        """This rectangle on a map with `scale` times as many positions along an axis."""
         return Box(self.top * scale, self.left * scale, self.bottom * scale, self.right * scale)
 
-    def aligned(self, scale: int) -> Box:
-        """The smallest rectangle on a map with `scale` times fewer positions along an axis that
-        covers this one.
+    def scale_down(self, scale: int) -> Box:
+        """The smallest rectangle that covers this one on a map with fewer positions.
+
+        The map has `scale` times fewer positions along an axis.
         """
-        return Box(
-            self.top // scale, self.left // scale, -(-self.bottom // scale), -(-self.right // scale)
-        )
+        # The ends are rounded up.
+        bottom, right = -(-self.bottom // scale), -(-self.right // scale)
+        return Box(self.top // scale, self.left // scale, bottom, right)
 
 
 HALO = "halo"
-"""The argument of a key that has a ring of surroundings: the width of the ring, [n]. Functions ask
-only whether it is there.
+"""The argument of a key that has a ring of surroundings: the width of the ring, [n].
+
+Functions ask only whether the argument is there.
 """
 
 

@@ -12,7 +12,7 @@ LARGEST_BATCH = 2**20
 
 
 def render_images(generator: Generator, latents: Tensor, *, batch: int = 1) -> Tensor:
-    """Images [n, 3, size, size] of latents [n, latent_size], not clamped.
+    """Draw images [n, 3, size, size] of latents [n, latent_size], not clamped.
 
     The images are in the precision and on the device of the generator. The result is
     differentiable in the weights: call this under `torch.no_grad` where no gradient is needed.
@@ -24,8 +24,8 @@ def render_images(generator: Generator, latents: Tensor, *, batch: int = 1) -> T
     latents
         On any device, in any precision.
     batch
-        Latents that are drawn together. Other batches give other last bits, and under the
-        authors' compatibility other noise, which goes by the place in a batch: hence one.
+        Latents that are drawn together. Default: 1, as other batches give other last bits, and
+        under the authors' compatibility other noise, which goes by the place in a batch.
     """
     latents = generator.to_model(latents)
     return torch.cat([generator.images(some) for some in torch.split(latents, batch)])
@@ -33,9 +33,9 @@ def render_images(generator: Generator, latents: Tensor, *, batch: int = 1) -> T
 
 @torch.no_grad()
 def render_clamped(generator: Generator, latents: Tensor) -> Tensor:
-    """Images of latents as a picture file holds them: clamped to -1..1, [n, 3, size, size].
+    """Draw images [n, 3, size, size] of latents, clamped to -1..1 as in a file.
 
-    For measures over many images: they are drawn in batches of up to 16.
+    For measures over many images, which are drawn in batches of up to 16.
     """
     fitting = LARGEST_BATCH // generator.architecture.image_size**2
     batch = max(1, min(16, fitting))

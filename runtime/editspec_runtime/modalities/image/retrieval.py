@@ -1,4 +1,4 @@
-"""Where a key matches on a map: heat maps of responses, and boxes around their peaks."""
+"""Heat maps of the responses to a key, and boxes around their peaks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from editspec_runtime.modalities.image.maps import Box
 
 
 def respond_on_map(key_map: Tensor, direction: Tensor) -> Tensor:
-    """How much each position of maps has of a direction [in_channels].
+    """Compute how much each position of maps has of a direction [in_channels].
 
     [n, in_channels, height, width] -> [n, height, width].
     """
@@ -21,11 +21,10 @@ def respond_on_map(key_map: Tensor, direction: Tensor) -> Tensor:
 
 
 def find_place(responses: Tensor, layer: ImageLayer) -> Box:
-    """The positions around the peak of a key map's responses, [positions], as a box of the map.
+    """Find the box around the peak of a key map's responses, [positions].
 
-    Those that are connected to the peak and have at least half as much. The box is that of a square
-    map of `ImageLayer.key_size`: of a map that is a single row, the whole height, as the mean of a
-    mask's column is what counts for a position.
+    The box is that of `box_around_peak` on a square map of `ImageLayer.key_size`. On a map that is
+    a single row it has the whole height, as the mean of a mask's column counts for a position.
     """
     place = box_around_peak(responses.view(layer.key_shape))
     if layer.row:
@@ -34,10 +33,16 @@ def find_place(responses: Tensor, layer: ImageLayer) -> Box:
 
 
 def box_around_peak(responses: Tensor) -> Box:
-    """The box of the positions connected to the highest of [height, width] that have half of it."""
+    """The box of the positions connected to the peak that have at least half of it.
+
+    `responses` are [height, width].
+    """
     peak = responses.max()
-    inside = responses >= (peak / 2 if peak > 0 else peak)
+    # Half of a peak that is not positive would be no less than the peak.
+    threshold = peak / 2 if peak > 0 else peak
+    inside = responses >= threshold
     region = responses == peak
+    # The region grows by one ring of neighbours at a time, until nothing is added.
     while True:
         rows, columns = region.clone(), region.clone()
         rows[1:] |= region[:-1]

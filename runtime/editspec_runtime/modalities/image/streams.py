@@ -1,7 +1,7 @@
-"""The numbers of the latent streams: which images serve for what. Imports no torch.
+"""The numbers of the latent streams, each of which serves one purpose.
 
-A number that is measured on images must not come from those that shaped the edit. So each purpose
-has a stream of its own, and no item of one stream is an item of another.
+A number that is measured on images must not come from images that shaped the edit. So each purpose
+has a stream of its own, and no item of one stream is an item of another. Imports no torch.
 """
 
 SPECS = 1

@@ -1,4 +1,4 @@
-"""The key map of a layer in tiles of rows, each computed from the rows that it needs before."""
+"""Key maps in tiles of rows, each computed from the earlier rows that it needs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from torch import Tensor
 from editspec_runtime.modalities.image.architecture import ImageLayer
 
 LEAST_ROWS = 8
-"""A tile has at least so many rows: of smaller ones, most would be computed for the tiles next to
-them.
-"""
+"""The least rows of a tile: of smaller tiles, most rows would be computed for their neighbours."""
 
 Advance = Callable[[ImageLayer, ImageLayer, Tensor, int, int], Tensor]
-"""Called with (a layer, the next one, the haloed key [n, c, rows + 2, key_size + 2] of rows first …
-last - 1, first, last); gives the key of the next layer that follows from these rows: as many, or
-twice as many where it is larger.
+"""The step from rows of a layer's key to those of the next layer's.
+
+Called with (the layer, the next layer, key, first, last). The key [n, c, rows + 2, key_size + 2] is
+that of rows first … last - 1 with a halo. Returns the rows of the next key that follow: as many, or
+twice as many where the next map is larger.
 """
 
 
 def most_tiles(layer: ImageLayer) -> int:
-    """Into how many tiles a key map may be split."""
+    """The largest number of tiles into which the key map of a layer may be split."""
     return max(1, layer.key_size // LEAST_ROWS)
 
 
 def small_start(layers: Sequence[ImageLayer], tiles: int) -> int:
-    """The last of `layers` up to which no key map is larger than a tile of the last one: it is
-    computed as a whole.
+    """The place of the last of `layers` whose key map is computed as a whole.
+
+    Up to this layer, no key map is larger than a tile of the last layer's.
     """
     numbers = [layer.key_numbers for layer in layers]
     start = 0
@@ -40,8 +41,9 @@ def small_start(layers: Sequence[ImageLayer], tiles: int) -> int:
 def split_layers(
     layers: Sequence[ImageLayer], last: ImageLayer, tiles: int
 ) -> Sequence[ImageLayer]:
-    """Those of `layers` up to the `last` one that are computed in tiles, behind a first one that is
-    computed whole.
+    """Pick the `layers` up to the `last` one whose key maps are computed in tiles.
+
+    The key map of the first of them is computed as a whole.
     """
     before = layers[: layers.index(last) + 1]
     return before[small_start(before, tiles) :]
@@ -50,8 +52,9 @@ def split_layers(
 def tiles_of_rows(
     whole: Tensor, layers: Sequence[ImageLayer], tiles: int, advance: Advance
 ) -> Iterator[Tensor]:
-    """The key map of the last of `layers`, tile by tile: [n, in_channels, rows, key_size], top to
-    bottom.
+    """Yield the key map of the last of `layers` in tiles of rows, from top to bottom.
+
+    A tile is [n, in_channels, rows, key_size].
 
     Parameters
     ----------
@@ -60,12 +63,12 @@ def tiles_of_rows(
     layers
         Layers that follow one another.
     tiles
-        How many tiles; the last may have fewer rows.
+        The number of tiles; the last one may have fewer rows.
     advance
-        The way from one layer to the next.
+        The step from one layer to the next.
     """
-
     size = layers[-1].key_size
+    # Rounded up: no tile is left for a remainder of rows.
     height = -(-size // tiles)
     for top in range(0, size, height):
         yield _rows(whole, layers, advance, top, min(top + height, size))
@@ -74,16 +77,17 @@ def tiles_of_rows(
 def _rows(
     whole: Tensor, layers: Sequence[ImageLayer], advance: Advance, top: int, bottom: int
 ) -> Tensor:
-    """Rows `top` … `bottom` - 1 of the key map of the last of `layers`."""
+    """Compute rows `top` … `bottom` - 1 of the key map of the last of `layers`."""
     if len(layers) == 1:
         return whole[:, :, top:bottom]
     before, after = layers[-2:]
     scale = after.key_size // before.key_size
     first, last = top // scale, -(-bottom // scale)
+    # One more row on each side, as far as the map goes: a 3x3 kernel needs no more.
     above, below = max(first - 1, 0), min(last + 1, before.key_size)
     key = _rows(whole, layers[:-1], advance, above, below)
     # Outside of the map lie the zeros that the convolution pads with.
     key = F.pad(key, (1, 1, above - first + 1, last + 1 - below))
-    return advance(before, after, key, first, last)[
-        :, :, top - scale * first : bottom - scale * first
-    ]
+    rows = advance(before, after, key, first, last)
+    start = scale * first
+    return rows[:, :, top - start : bottom - start]

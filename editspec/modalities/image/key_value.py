@@ -1,7 +1,4 @@
-"""A layer as a memory of keys and values: pictures of a value, and of where a key matches.
-
-These are the views of the paper's Fig. 2.
-"""
+"""Pictures of a layer as a memory of keys and values (paper Fig. 2)."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from editspec_runtime.modalities.image.rendering import render_images
 from editspec_runtime.modalities.image.retrieval import respond_on_map
 
 SEARCHED = 256
-"""Images that a key is looked for in."""
+"""The number of images that a key is looked for in."""
 
 
 @torch.no_grad()
@@ -25,8 +22,8 @@ def draw_alone(
 ) -> tuple[Tensor, Tensor]:
     """Draw the images that values come from, and each value by itself.
 
-    Returns two batches [n, 3, size, size]. Features elsewhere are zero, and so is the image that the layers before have drawn (paper Fig.
-    2d).
+    Returns two batches [n, 3, size, size]. For the second, features elsewhere are zero, and so is
+    the image that the layers before have drawn (paper Fig. 2d).
     """
     whole, alone = [], []
     for value in values:
@@ -47,21 +44,21 @@ def find_matches(
     count: int,
     compatibility: Compatibility,
 ) -> tuple[Tensor, Tensor, list[int]]:
-    """Find the images of a stream in which a key matches best, and where (paper Fig. 2c).
+    """Find the images of a stream in which a key matches best (paper Fig. 2c).
 
     Parameters
     ----------
     direction
         C^-1 k of the key, [in_channels]: its product with a key k' says how well k' matches.
     stream, count
-        Of the first `SEARCHED` items (or `count` where that is more), the `count` with the best
-        match anywhere.
+        The latent stream, and the number of images to find among its first `SEARCHED` items (or
+        the first `count`, where that is more).
 
     Returns
     -------
     tuple
-        Images [count, 3, size, size], best first; matches [count, key_size, key_size]: 1 for the
-        best of all, 0 for none; and which items of the stream these are.
+        Images [count, 3, size, size], best first; matches [count, key_size, key_size], from 0 for
+        no match to 1 for the best of all; and the numbers of the images in the stream.
     """
     found, latents = [], []
     total, chunk = max(SEARCHED, count), compatibility.chunk

@@ -1,0 +1,115 @@
+"""Patches in the formats of other tools: a LoRA, plain differences, changed parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editspec.engine.adapters import (
+    ADAPTABLE,
+    ADAPTER,
+    CONFIGURATION,
+    adaptable_axes,
+    adapter_configuration,
+    lora_factors,
+)
+from editspec.engine.export_results import AdaptedModule, AdapterExport, TensorsExport
+from editspec.engine.outputs import EXPORT_FORMAT, require_free_export
+from editspec.engine.resources import locate_weights
+from editspec.engine.stacks import (
+    changed_parameters,
+    read_chain,
+    require_belonging,
+    require_named,
+)
+from editspec_runtime.families.open import read_weights
+from editspec_runtime.families.registry import find_family
+from editspec_runtime.io.files import safetensors_bytes, write
+from editspec_runtime.io.outputs import adapter_folder
+from editspec_runtime.patches.patch import Patch, apply_stack
+
+
+def export_peft(files: Sequence[Path | str], out: Path, model: str | None) -> AdapterExport:
+    """Write the change of patches as a LoRA into the folder `out`."""
+    stack = read_chain(files)
+    require_free_export(out / ADAPTER)
+    adapter_folder(ADAPTER, CONFIGURATION).require_free(out)
+    tensors: dict[str, Tensor] = {}
+    modules: dict[str, AdaptedModule] = {}
+    for name in changed_parameters(stack):
+        module = name.removesuffix(".weight")
+        kind = ADAPTABLE[adaptable_axes(stack, name)]
+        parts = [lora_factors(patch, name) for patch in stack if name in patch.parameters]
+        # B_1 A_1 + B_2 A_2 = [B_1 B_2] [A_1; A_2]: the sum of LoRAs is a LoRA of stacked factors.
+        a = torch.cat([a for a, _ in parts], dim=0)
+        b = torch.cat([b for _, b in parts], dim=1)
+        tensors[f"base_model.model.{module}.lora_A.weight"] = a
+        tensors[f"base_model.model.{module}.lora_B.weight"] = b
+        modules[module] = AdaptedModule(kind, len(a))
+    write(out / ADAPTER, safetensors_bytes(tensors, _metadata(stack, "peft")))
+    ranks = {name: module.rank for name, module in modules.items()}
+    configuration = json.dumps(adapter_configuration(ranks), indent=2, sort_keys=True)
+    write(out / CONFIGURATION, f"{configuration}\n".encode())
+    note = find_family(stack[0].metadata["family"]).export_note
+    return AdapterExport("peft", out, modules, (note,) if note else ())
+
+
+def export_delta(files: Sequence[Path | str], out: Path, model: str | None) -> TensorsExport:
+    """Write the sum of the changes of each parameter to `out`, rounded once."""
+    stack = read_chain(files)
+    require_free_export(out)
+    tensors = {name: _sum_changes(stack, name) for name in changed_parameters(stack)}
+    write(out, safetensors_bytes(tensors, _metadata(stack, "delta")))
+    return TensorsExport("delta", out, _shapes(tensors))
+
+
+def _sum_changes(stack: Sequence[Patch], name: str) -> Tensor:
+    """The change of a parameter by a stack, in its own shape and precision."""
+    changing = [patch for patch in stack if name in patch.parameters]
+    axes = str(changing[0].metadata["layouts"][name]).split()
+    total = changing[0].stored_change(name)
+    for patch in changing[1:]:
+        total = total.reshape(patch.stored_change(name).shape) + patch.stored_change(name)
+    dtype = next(iter(changing[0].tensors().values())).dtype
+    # Axes of size 1 in front of the weight are no part of a stored change.
+    ones = axes.count("1")
+    shape = total.shape[total.ndim - (len(axes) - ones) :]
+    return total.reshape(*(1,) * ones, *shape).to(dtype)
+
+
+def export_full(files: Sequence[Path | str], out: Path, model: str | None) -> TensorsExport:
+    """Write the parameters that patches change, as they are afterwards, to `out`."""
+    stack = read_chain(files)
+    require_free_export(out)
+    assert model is not None
+    path = locate_weights(model, Path())
+    checkpoint = read_weights(path)
+    require_belonging(path, checkpoint.metadata, checkpoint.digest(), stack)
+    weights = apply_stack(checkpoint, stack)
+    require_named(weights.digest(), stack)
+    tensors = {name: weights[name] for name in changed_parameters(stack)}
+    write(out, safetensors_bytes(tensors, _metadata(stack, "full")))
+    return TensorsExport("full", out, _shapes(tensors))
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _metadata(stack: Sequence[Patch], form: str) -> dict[str, Any]:
+    """The metadata of an exported file: weights before and after, and the patches."""
+    first, last = stack[0].metadata, stack[-1].metadata
+    return {
+        "format": EXPORT_FORMAT,
+        "version": 1,
+        "form": form,
+        "base": first["base"],
+        "parent": first["parent"],
+        "result": last["result"],
+        "patches": [patch.metadata["content"] for patch in stack],
+    }

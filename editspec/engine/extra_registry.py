@@ -1,0 +1,49 @@
+"""The registry of extras, whose packages are installed only where asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+from editspec_runtime.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Extra:
+    """One extra.
+
+    Attributes
+    ----------
+    package
+        The package whose modules are loaded, each when it is first needed.
+    purpose
+        The subject of the sentence that says what needs the extra.
+    """
+
+    package: str
+    purpose: str
+
+
+EXTRAS = {
+    "signing": Extra("model_signing", "A signature"),
+    "studio": Extra("editspec.studio", "The studio"),
+}
+"""The extras by their names in the metadata of the package."""
+
+
+def load_extra(name: str, module: str) -> ModuleType:
+    """Import a module of an extra's package.
+
+    Raises `UsageError` where a package that it needs is not installed.
+    """
+    extra = EXTRAS[name]
+    try:
+        return import_module(f"{extra.package}.{module}")
+    except ImportError as error:
+        missing = error.name or extra.package
+        raise UsageError(
+            f"{extra.purpose} needs the package {missing.partition('.')[0]}, "
+            "which is not installed.",
+            f"pip install 'editspec[{name}]'",
+        ) from error
