@@ -23,7 +23,7 @@ from editspec_compiler.visit import find_files, visit
 from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import FieldProblem, ModelFields
-from editspec_runtime.core.method import DIRECTIONS, LINEAR
+from editspec_runtime.core.method import DIRECTIONS, LINEAR, Method
 from editspec_runtime.errors import EditError, FileError, WeightsError
 from editspec_runtime.families.registry import FAMILIES, find_container, read_architecture
 from editspec_runtime.io.cache import Cache, default_cache
@@ -161,11 +161,11 @@ def observe_problem(observe: str, architecture: Architecture, edited: str) -> Fi
     return None
 
 
-def nonlinear_problem(layer: Layer) -> FieldProblem | None:
-    """Say that a layer is not linear and has no closed form; None where it is linear."""
+def nonlinear_problem(layer: Layer, method: Method) -> FieldProblem | None:
+    """Say that a layer is not linear, as its method needs it; None where it is linear."""
     if layer.linear:
         return None
-    message = f"{layer.name} is not linear from key to value, so that there is no closed form"
+    message = f"{layer.name} is not linear from key to value, and {method.name} needs that"
     fitting = [name for name in methods_taking(DIRECTIONS) if LINEAR not in METHODS[name].needs]
     hint = f"write one of these methods: {', '.join(fitting)}"
     return FieldProblem(("solver",), message, hint, Code.LAYER_NOT_LINEAR)
@@ -288,7 +288,7 @@ class _References:
         solver, observe = fit(Solver, edit.get("solver")), edit.get("observe")
         found: list[FieldProblem | None] = []
         if solver is not None and LINEAR in method_of(solver).needs:
-            found.append(nonlinear_problem(layer))
+            found.append(nonlinear_problem(layer, method_of(solver)))
         if isinstance(observe, str):
             found.append(observe_problem(observe, architecture, layer.name))
         for each in found:

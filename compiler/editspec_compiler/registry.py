@@ -116,16 +116,16 @@ def _import(place: str) -> Any:
 
 def modality_of(family: str) -> Modality:
     """Return the modality of a family; of an unknown family, that of the first one."""
-    modality: Modality = _import(MODALITIES[_known(family).modality].modality)
+    modality: Modality = _import(MODALITIES[_family_or_first(family).modality].modality)
     return modality
 
 
 def fields_of(family: str) -> type[ModelFields]:
     """Return the fields of ``model:`` of a family; of an unknown one, of the first."""
-    return _known(family).fields
+    return _family_or_first(family).fields
 
 
-def _known(family: str) -> Family:
+def _family_or_first(family: str) -> Family:
     # A spec with a misspelt family is checked as one of the first family: all else that is wrong
     # is told at once, besides the name.
     return FAMILIES.get(family) or next(iter(FAMILIES.values()))

@@ -58,14 +58,19 @@ def check(document: Document) -> tuple[AnySpec | None, list[Problem]]:
         # What follows from several fields is looked for all the same: both are told at once.
         words = _Words(document, family, modality)
         problems = [words.problem(details) for details in error.errors(include_url=False)]
-        return None, problems + _incomplete_edits(document)
+        return None, problems + _find_incomplete_edits(document)
     # Not by a validator of pydantic, which would run only once all fields of an edit fit.
-    if problems := _incomplete_edits(document):
+    if problems := _find_incomplete_edits(document):
         return None, problems
     found: list[Problem] = []
     for each in spec.model.problems(spec.compatibility):
         found.append(document.misfit(("model",), each))
-    for find in (_doubled_names, _foreign_fields, _contradictions, _unfit_checks):
+    for find in (
+        _find_doubled_names,
+        _find_foreign_fields,
+        _find_contradictions,
+        _find_unfit_checks,
+    ):
         found += find(document, spec)
     found += modality.problems(document, spec)
     return spec, found
@@ -103,7 +108,7 @@ def suggest(wanted: str, known: list[str]) -> str:
     return f'did you mean "{close[0]}"? {hint}' if close else hint
 
 
-def _doubled_names(document: Document, spec: AnySpec) -> Iterator[Problem]:
+def _find_doubled_names(document: Document, spec: AnySpec) -> Iterator[Problem]:
     first: dict[str, int] = {}
     hint = "give every edit a name of its own"
     for number, edit in enumerate(spec.edits):
@@ -114,7 +119,7 @@ def _doubled_names(document: Document, spec: AnySpec) -> Iterator[Problem]:
         first.setdefault(edit.name, number)
 
 
-def _incomplete_edits(document: Document) -> list[Problem]:
+def _find_incomplete_edits(document: Document) -> list[Problem]:
     """Find edits that lack a source or a target, or have them besides pairs."""
     problems = []
     for number, edit in enumerate(entries(document.data, "edits")):
@@ -143,7 +148,7 @@ An erased value takes a context whatever the method: the context ranks the units
 """
 
 
-def _foreign_fields(document: Document, spec: AnySpec) -> Iterator[Problem]:
+def _find_foreign_fields(document: Document, spec: AnySpec) -> Iterator[Problem]:
     """Find fields of edits that their solver methods do not take."""
     for number, edit in enumerate(spec.edits):
         where, method = ("edits", number), method_of(edit.solver)
@@ -169,7 +174,7 @@ def _foreign_fields(document: Document, spec: AnySpec) -> Iterator[Problem]:
             yield document.problem((*where, "rank"), message, hint, code=Code.RANK_UNFIT)
 
 
-def _contradictions(document: Document, spec: AnySpec) -> Iterator[Problem]:
+def _find_contradictions(document: Document, spec: AnySpec) -> Iterator[Problem]:
     """Find solvers whose settings contradict each other."""
     for number, edit in enumerate(spec.edits):
         if contradiction := edit.solver.contradiction():
@@ -179,7 +184,7 @@ def _contradictions(document: Document, spec: AnySpec) -> Iterator[Problem]:
             yield document.problem(where, message, hint, code=Code.METHOD_SETTINGS, at_key=True)
 
 
-def _unfit_checks(document: Document, spec: AnySpec) -> Iterator[Problem]:
+def _find_unfit_checks(document: Document, spec: AnySpec) -> Iterator[Problem]:
     """Find checks of unknown edits, checks without a measure, and checks given twice."""
     names = [edit.name for edit in spec.edits]
     first: dict[tuple[str, str | None], int] = {}

@@ -50,9 +50,10 @@ class AuditResult(CommandResult):
 
     def to_text(self) -> str:
         """The verdict, then each tensor that is left."""
-        names = ", ".join(self.patches) or "no patch"
+        names = ", ".join(self.patches)
         verdict = "explained" if self.explained else "NOT explained"
-        lines = [f"{self.base[:12]} -> {self.edited[:12]}: {verdict} by {names}"]
+        by = f" by {names}" if names else ", without patches"
+        lines = [f"{self.base[:12]} -> {self.edited[:12]}: {verdict}{by}"]
         if self.untouched:
             lines.append("the edited weights are the base itself")
         lines += [f"+ {name}" for name in self.added]

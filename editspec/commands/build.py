@@ -22,7 +22,7 @@ from editspec.engine.pareto import ParetoCurve, curves_text, pareto_curves
 from editspec.engine.pick import write_picked
 from editspec.engine.plan import predicted_collateral
 from editspec.engine.provenance import statement
-from editspec.engine.result import DONE, CommandResult, to_plain
+from editspec.engine.result import DONE, CommandResult, describe_rank, to_plain
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.pictures import png_bytes
 from editspec.views.checks import CheckFiles
@@ -288,7 +288,7 @@ def _edit_entry(edit: BuiltEdit) -> dict[str, Any]:
 
 def _edit_line(edit: BuiltEdit) -> str:
     """One edit for people, with the largest collateral of its layers."""
-    rank = "full rank" if edit.rule.rank is None else f"rank {edit.rule.rank}"
+    rank = describe_rank(edit.rule.rank)
     parts = [f"{edit.rule.name}: {edit.status}", edit.rule.layer, rank, f"loss {edit.loss:.4f}"]
     if edit.residual is not None:
         parts.append(f"residual {edit.residual:.2g}")

@@ -18,10 +18,9 @@ from editspec.engine.lock import input_changes, lock_path, read_lock
 from editspec.engine.opening import fetch_weights
 from editspec.engine.outputs import require_own_folder
 from editspec.engine.plan import Plan, make_plan
-from editspec.engine.result import DONE, FAILED, WRONG_USE, CommandResult, to_plain
+from editspec.engine.result import DONE, FAILED, WRONG_USE, CommandResult, count_of, to_plain
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.pictures import png_bytes, require_free_picture
-from editspec.modalities.image.render import draw_edits
 from editspec.views.checks import CheckFiles, checks_markdown
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_runtime.core.progress import ProgressCallback, no_progress
@@ -157,8 +156,8 @@ def ci_review(
     ----------
     specs
         Paths below the working folder. Each spec gets a folder of its own path in `out`, which
-        holds ``build``, ``before-after.png``, ``checks.md``, ``junit.xml`` and the lock as the
-        build wrote it.
+        holds ``build``, ``checks.md``, ``junit.xml``, the lock as the build wrote it and, of a
+        model that draws, ``before-after.png``.
     out
         A new or empty folder, or the folder of an earlier run; the summary is `out`/summary.md.
     base
@@ -204,10 +203,12 @@ def _review(run: _Run, commit: str | None) -> CiSpec:
     write(new_lock, lock_file.read_bytes())
     found = run.check(session.reopen())
     require_free_picture(run.folder / PICTURE)
-    write(run.folder / PICTURE, png_bytes(draw_edits(session.reopen(), PICTURES)))
-    place = quote((run.folder / PICTURE).relative_to(run.out).as_posix())
-    picture = f"![{len(built.edits)} edits, before and after]({place})"
-    run.lines += ["### Before and after", "", picture, ""]
+    preview = session.modality.preview(session.reopen(), PICTURES)
+    if preview is not None:
+        write(run.folder / PICTURE, png_bytes(preview))
+        place = quote((run.folder / PICTURE).relative_to(run.out).as_posix())
+        picture = f"![{count_of(len(built.edits), 'edit')}, before and after]({place})"
+        run.lines += ["### Before and after", "", picture, ""]
     status = PASSED if found.passed else FAILED_STATUS
     return CiSpec(run.path, status, plan=plan, checks=found.checks)
 

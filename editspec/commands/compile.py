@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from editspec.engine.folder import BuildFolder, patch_names
-from editspec.engine.result import CommandResult
+from editspec.engine.result import CommandResult, describe_rank
 from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
@@ -27,10 +27,11 @@ class CompileResult(CommandResult):
 
     def to_text(self) -> str:
         """One line for each rule."""
-        return "\n".join(
-            f"{edit.name}: {edit.layer}, {_context_keys(edit)} context keys, rank {edit.rank}"
-            for edit in self.edits
-        )
+        lines = []
+        for edit in self.edits:
+            keys, rank = f"{_context_keys(edit)} context keys", describe_rank(edit.rank)
+            lines.append(f"{edit.name}: {edit.layer}, {keys}, {rank}")
+        return "\n".join(lines)
 
 
 def compile(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from editspec.engine.outputs import require_free_patch
-from editspec.engine.result import CommandResult
+from editspec.engine.result import CommandResult, describe_rank
 from editspec.engine.session import BuildSession
 from editspec.engine.stacks import changed_parameters, read_chain
 from editspec_compiler import LoadedSpec
@@ -68,8 +68,7 @@ class ComposeResult(CommandResult):
         """One line for each parameter, then the digest."""
         lines = []
         for name, part in self.parameters.items():
-            rank = "full" if part.rank is None else f"rank {part.rank}"
-            lines.append(f"{name}: {rank}, lost {part.lost:.2e}")
+            lines.append(f"{name}: {describe_rank(part.rank)}, lost {part.lost:.2e}")
         return "\n".join([*lines, f"{self.patch}: weights {self.result}"])
 
 
@@ -115,14 +114,14 @@ def compose(
         tensors, lost = _recompress(session, stack, rank)
         change = Patch.of(tensors, {})
         result = apply_stack(session.checkpoint, [change]).digest()
-    patch = _composed_patch(stack, tensors, rank, result)
+    patch = _make_composed_patch(stack, tensors, rank, result)
     write(Path(out), patch.to_bytes())
     ranks = _ranks(patch)
     parameters = {name: ComposedParameter(ranks.get(name), lost[name]) for name in names}
     return ComposeResult(Path(out), patch.metadata["content"], result, parameters)
 
 
-def _composed_patch(
+def _make_composed_patch(
     stack: Sequence[Patch], tensors: dict[str, Tensor], rank: int | None, result: str
 ) -> Patch:
     change = Patch.of(tensors, {})

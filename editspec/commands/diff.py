@@ -91,7 +91,7 @@ class PatchDifference:
         verdict = "the same" if self.identical else "differs"
         lines = [f"{self.name}: {verdict}"]
         for name, (before, after) in self.metadata.items():
-            lines.append(f"  {name}: {_shorten(before)} -> {_shorten(after)}")
+            lines += _field_lines(name, before, after)
         if not self.identical:
             lines += [f"  {part.to_line(name)}" for name, part in self.parameters.items()]
         return lines
@@ -267,6 +267,18 @@ def _open_side(path: Path, model: str | Path | None) -> Checkpoint:
     return Checkpoint(apply_stack(base, stack).with_changes({}, {}), place)
 
 
+def _field_lines(name: str, before: Any, after: Any) -> list[str]:
+    """One line for a field that differs, or one for each part of it that differs."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return [f"  {name}: {_shorten(before)} -> {_shorten(after)}"]
+    lines = []
+    for part in sorted({*before, *after}):
+        old, new = before.get(part), after.get(part)
+        if old != new:
+            lines += _field_lines(f"{name}.{part}", old, new)
+    return lines
+
+
 def _shorten(value: Any) -> str:
-    text = str(value)
+    text = "none" if value is None else str(value)
     return text if len(text) <= SHORT else text[: SHORT // 2] + "…"

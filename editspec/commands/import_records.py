@@ -8,6 +8,7 @@ from typing import Any
 
 from editspec.engine.result import DONE, WRONG_USE, CommandResult
 from editspec.modalities.image.records import Imported, read_records
+from editspec_compiler import SpecError
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,9 @@ def _record_entry(record: Imported) -> dict[str, str]:
 
 
 def _record_line(record: Imported) -> str:
+    if isinstance(record.error, SpecError):
+        # Each of its lines already names the record.
+        return str(record.error)
     if record.error is not None:
         return f"{record.record}: {record.error}"
     return f"{record.record}: {record.meaning} -> {record.spec}"

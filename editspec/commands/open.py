@@ -6,13 +6,13 @@ from pathlib import Path
 
 from editspec.engine.modality_registry import engine_of
 from editspec.engine.opened import OpenedModel
-from editspec.engine.opening import find_architecture
+from editspec.engine.opening import open_weights
 from editspec.engine.resources import locate_weights
 from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.executors.devices import pick_device
-from editspec_runtime.families.open import make_model, read_weights
+from editspec_runtime.families.open import read_weights
 
 SPECS = (".yaml", ".yml", ".json")
 
@@ -59,6 +59,7 @@ def open(
         str(spec), Path(), progress=lambda done, total: progress("fetching", done, total)
     )
     checkpoint = read_weights(place)
-    found = find_architecture(checkpoint, place, family).family
-    model = make_model(found, checkpoint, device=pick_device(device))
-    return engine_of(found).open_model(OpenedModel(model, checkpoint, place), None)
+    model = open_weights(checkpoint, place, family, device=pick_device(device))
+    return engine_of(model.architecture.family).open_model(
+        OpenedModel(model, checkpoint, place), None
+    )

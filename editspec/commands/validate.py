@@ -9,7 +9,7 @@ from typing import Any
 
 from editspec.engine.failures import error_dict, error_text
 from editspec.engine.lock import input_changes, lock_path, read_lock
-from editspec.engine.result import DONE, FAILED, WRONG_USE, CommandResult
+from editspec.engine.result import DONE, FAILED, WRONG_USE, CommandResult, count_of
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_runtime.errors import EditError
 
@@ -60,10 +60,10 @@ class ValidFile:
     def to_text(self) -> str:
         """The file for people."""
         if self.locked is not None:
-            return f"{self.file}: the lock of {self.locked} edits, no problems"
-        counted = f"{len(self.edits)} edits"
+            return f"{self.file}: the lock of {count_of(self.locked, 'edit')}, no problems"
+        counted = count_of(len(self.edits), "edit")
         if self.checks:
-            counted += f", {len(self.checks)} checks"
+            counted += f", {count_of(len(self.checks), 'check')}"
         lines = [f"{self.file}: {counted}, no problems"]
         if self.lock:
             lines.append(f"{lock_path(self.file)} is out of date:")

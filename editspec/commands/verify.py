@@ -15,7 +15,7 @@ from torch import Tensor
 from editspec.engine.lock import lock_path, read_lock
 from editspec.engine.provenance import require_signed
 from editspec.engine.resources import locate_weights
-from editspec.engine.result import DONE, FAILED, CommandResult, to_plain
+from editspec.engine.result import DONE, FAILED, CommandResult, describe_rank, to_plain
 from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
@@ -105,7 +105,7 @@ class VerifiedPatch:
 
     def to_text(self) -> str:
         """One line for people."""
-        line = f"{self.name}: whole, rank {self.rank}"
+        line = f"{self.name}: whole, {describe_rank(self.rank)}"
         return line if self.again is None else f"{line}; {self.again.to_text()}"
 
 

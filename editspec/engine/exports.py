@@ -1,4 +1,4 @@
-"""Patches in the formats of other tools: a LoRA, plain differences, changed parameters."""
+"""Patches in the formats of other tools: a LoRA, deltas, parameters."""
 
 from __future__ import annotations
 

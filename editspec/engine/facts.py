@@ -52,6 +52,8 @@ def _entry_text(entry: dict[str, Any]) -> str:
 
 
 def _value_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items()) or "none"
     if isinstance(value, list):
-        return " x ".join(str(part) for part in value)
+        return " x ".join(str(part) for part in value) or "none"
     return "none" if value is None else str(value)

@@ -16,6 +16,8 @@ from editspec_runtime.core.sample import Sample
 from editspec_runtime.families.registry import find_family
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from editspec.engine.built import BuiltEdit
     from editspec.engine.measures import Measures
     from editspec.engine.opened import OpenedModel
@@ -45,6 +47,12 @@ class ModalityEngine(Protocol):
 
     def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> Measures:
         """The measures that the checks of a spec name, on a stack that is built."""
+
+    def preview(self, session: BuildSession, count: int) -> Image.Image | None:
+        """Draw what `count` inputs lead to before and after all edits.
+
+        None where the modality has no pictures. Nothing may have been built in the session yet.
+        """
 
     def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedModel:
         """Add the views of the modality to an opened model; `loaded` is its spec, if any."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from editspec.engine.built import time_stage
 from editspec.engine.modality_registry import ModalityEngine, engine_of
+from editspec.engine.opening import open_model
 from editspec_compiler import LoadedSpec, SpecError
 from editspec_runtime.codes import Code
 from editspec_runtime.core.compatibility import Compatibility
@@ -23,7 +24,6 @@ from editspec_runtime.core.model import Model
 from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.core.sample import Sample
 from editspec_runtime.executors.devices import reproducible_kernels
-from editspec_runtime.families.open import make_model
 from editspec_runtime.families.origin import Origin
 from editspec_runtime.families.registry import read_fields
 from editspec_runtime.io.cache import Cache
@@ -140,11 +140,10 @@ class ModelSession:
         spec = self.loaded.spec
         weights = self.stacked.place(self.stack, spec.precision, self.device)
         if self.model is None:
-            self.model = make_model(
-                spec.model.family,
+            self.model = open_model(
+                spec.model,
                 weights,
-                read_fields(spec.model),
-                origin=Origin(self.loaded.weights, self.loaded.path.parent, self.allow_code),
+                Origin(self.loaded.weights, self.loaded.path.parent, self.allow_code),
                 precision=spec.precision,
                 device=self.device,
                 compatibility=self.compatibility,

@@ -1,16 +1,24 @@
-"""The way from a spec or a path to weights and their architecture."""
+"""The way from a spec or a path to weights, to their architecture, and to a model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from editspec.engine.resources import locate_weights
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.architecture import Architecture
+from editspec_runtime.core.compatibility import EDITSPEC, Compatibility
+from editspec_runtime.core.fields import ModelFields
+from editspec_runtime.core.model import Model
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import WeightsError
-from editspec_runtime.families.open import read_weights
-from editspec_runtime.families.registry import FAMILIES, read_architecture
+from editspec_runtime.families.open import make_model, read_weights
+from editspec_runtime.families.origin import Origin
+from editspec_runtime.families.registry import FAMILIES, find_family, read_architecture, read_fields
 from editspec_runtime.io.digests import SAFETENSORS_DTYPES
 from editspec_runtime.io.files import TensorInfo
 from editspec_runtime.io.weights import Weights
@@ -84,3 +92,58 @@ def find_architecture(checkpoint: Weights, path: Path, family: str | None = None
         f"{path} holds no weights of a family that editspec knows.\n" + "\n".join(reasons),
         "Give --family where you know better: it then says only what does not fit that one.",
     )
+
+
+def open_model(
+    said: ModelFields,
+    weights: Mapping[str, Tensor],
+    origin: Origin,
+    *,
+    precision: str = "float32",
+    device: torch.device | None = None,
+    compatibility: Compatibility = EDITSPEC,
+) -> Model:
+    """Make the model that the ``model:`` of a spec describes, around its weights.
+
+    Parameters
+    ----------
+    said
+        The ``model:`` of a checked spec.
+    weights
+        The tensors by their names in the checkpoint.
+    origin
+        The path of the weights, the folder of the spec, and whether its code may run.
+
+    Raises
+    ------
+    WeightsError
+        The tensors do not fit the family or the fields.
+    CodeError
+        Foreign code would have to run, and may not.
+    """
+    return make_model(
+        said.family,
+        weights,
+        read_fields(said),
+        origin=origin,
+        precision=precision,
+        device=device,
+        compatibility=compatibility,
+    )
+
+
+def open_weights(
+    weights: Weights,
+    path: Path,
+    family: str | None = None,
+    *,
+    device: torch.device | None = None,
+    compatibility: Compatibility = EDITSPEC,
+) -> Model:
+    """Make the model of weights that no spec describes, as `family` or the first that fits.
+
+    Raises `WeightsError` as `find_architecture` does.
+    """
+    found = find_family(family or find_architecture(weights, path).family)
+    said = found.fields(family=found.name, weights=str(path))
+    return open_model(said, weights, Origin(path), device=device, compatibility=compatibility)

@@ -61,7 +61,9 @@ class PlannedEdit:
         line = f"{SIGNS[self.status]} {self.name}: {self.status}, {self.layer}"
         if self.status != "up to date":
             samples = f"{self.samples} samples" if self.samples else "statistics cached"
-            line += f", {samples}, {self.steps} steps"
+            line += f", {samples}"
+            if self.steps:
+                line += f", {self.steps} steps"
         if self.collateral is not None:
             line += f", predicted collateral {self.collateral:.2e}"
         return [line, *(f"    {reason}" for reason in self.because)]

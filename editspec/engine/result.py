@@ -12,6 +12,11 @@ DONE, FAILED, WRONG_USE, TO_BUILD, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes of the command line."""
 
 
+def count_of(number: int, noun: str) -> str:
+    """A count with its noun: ``1 edit``, ``2 edits``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class CommandResult:
     """The base of all results; each is a frozen dataclass."""
 
@@ -47,3 +52,8 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_plain(part) for part in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def describe_rank(rank: int | None) -> str:
+    """Name the rank of a change in words; None is one without a limit."""
+    return "full rank" if rank is None else f"rank {rank}"

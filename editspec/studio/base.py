@@ -10,6 +10,7 @@ from threading import RLock
 
 import torch
 
+from editspec.engine.opening import open_model
 from editspec.engine.resources import locate_weights
 from editspec_compiler import SpecError
 from editspec_compiler.document import Document
@@ -18,7 +19,7 @@ from editspec_compiler.registry import family_of, fields_of
 from editspec_compiler.validation import check, fit
 from editspec_runtime.core.fields import ModelFields
 from editspec_runtime.errors import WeightsError
-from editspec_runtime.families.open import make_model, read_weights
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.origin import Origin
 from editspec_runtime.families.registry import read_fields
 from editspec_runtime.io.digests import digest
@@ -109,11 +110,10 @@ class Base:
         path = locate_weights(model.weights, folder, pin=model.digest)
         checkpoint = read_weights(path)
         fields = read_fields(model)
-        opened = make_model(
-            model.family,
+        opened = open_model(
+            model,
             checkpoint,
-            fields,
-            origin=Origin(path, folder, allow_code),
+            Origin(path, folder, allow_code),
             precision=settings.precision,
             device=device,
             compatibility=compatibility,

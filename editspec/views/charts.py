@@ -68,15 +68,15 @@ def draw_losses(losses: Sequence[tuple[int, float]], frame: Frame = FRAME) -> Lo
     loss_ticks = pick_ticks(max(loss for _, loss in losses))
     highest = float(loss_ticks[-1])
 
-    def across(step: float) -> float:
+    def to_x(step: float) -> float:
         """The place of a step on the horizontal axis."""
         return round(frame.left + (frame.right - frame.left) * step / last_step, 1)
 
-    def down(loss: float) -> float:
+    def to_y(loss: float) -> float:
         """The place of a loss on the vertical axis, which SVG counts downwards."""
         return round(frame.bottom - (frame.bottom - frame.top) * loss / highest, 1)
 
-    places = [f"{across(step):g},{down(loss):g}" for step, loss in _thin(losses)]
+    places = [f"{to_x(step):g},{to_y(loss):g}" for step, loss in _thin(losses)]
     # The last round number may lie beyond the last step; the axis ends there.
     shown_ticks = [text for text in step_ticks if float(text) <= last_step]
     best_step, best_loss = min(losses, key=lambda point: point[1])
@@ -87,9 +87,9 @@ def draw_losses(losses: Sequence[tuple[int, float]], frame: Frame = FRAME) -> Lo
     )
     return LossChart(
         points=" ".join(places),
-        steps=[Tick(across(float(text)), text) for text in shown_ticks],
-        losses=[Tick(down(float(text)), text) for text in loss_ticks],
-        best=(across(best_step), down(best_loss)),
+        steps=[Tick(to_x(float(text)), text) for text in shown_ticks],
+        losses=[Tick(to_y(float(text)), text) for text in loss_ticks],
+        best=(to_x(best_step), to_y(best_loss)),
         summary=summary,
     )
 

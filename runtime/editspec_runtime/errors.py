@@ -20,7 +20,7 @@ class EditError(Exception):
     message
         One sentence that says what is wrong and where, what was expected and what was found.
     hint
-        One sentence that says what to do; printed on a line of its own.
+        One sentence that says what to do; printed after ``hint:`` on a line of its own.
 
     Each subclass has a `code` of its own, which never changes its meaning.
     """
@@ -33,7 +33,7 @@ class EditError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
     def as_json(self) -> dict[str, str]:
         """The code, the message and the hint as plain values."""

@@ -141,6 +141,13 @@ def test_results_are_what_json_says(built: list[Path]) -> None:
     assert verified == said("verify", *stack, "--model", "tiny.safetensors")
 
 
+def test_no_text_shows_tensors_or_python_values(built: list[Path]) -> None:
+    result = editspec.build("spec.yaml", "out", device="cpu")
+    assert "tensor(" not in repr(result)  # what a notebook shows of it
+    for path in (*built, *Path("out/rules").iterdir()):
+        assert "{" not in editspec.inspect(path).to_text()
+
+
 def test_a_report_is_written_and_named(built: list[Path]) -> None:
     result = editspec.build("spec.yaml", "out", report=True, check=True, device="cpu")
     assert result.report == Path("out/report.html")

@@ -223,6 +223,9 @@ def test_diff_of_patches_stacks_and_weights(built: list[Path]) -> None:
     found = said("diff", "out", "other")
     assert (found["added"], found["removed"]) == ([], ["edit-4"])
     assert [edit["identical"] for edit in found["edits"]] == [True, False, False]
+    text = run("diff", "out", "other").stdout
+    assert "  solver.steps: " in text
+    assert "solver.method" not in text  # only what differs
     said("apply", "--model", "tiny.safetensors", *built, "-o", "edited.safetensors")
     found = said("diff", "tiny.safetensors", "edited.safetensors")
     assert len(found["changed"]) == 2
@@ -267,6 +270,9 @@ def test_audit_explains_or_shows_what_is_left(built: list[Path]) -> None:
     result = run("audit", "--base", "tiny.safetensors", "--edited", "tiny.safetensors", *built)
     assert result.exit_code == 1
     assert "the edited weights are the base itself" in result.stdout
+    assert "NOT explained, without patches" in run("audit", *files).stdout
+    same = run("audit", "--base", "tiny.safetensors", "--edited", "tiny.safetensors")
+    assert (same.exit_code, ": explained, without patches" in same.stdout) == (0, True)
 
 
 def test_parameters_that_share_directions_store_them_once(built: list[Path]) -> None:

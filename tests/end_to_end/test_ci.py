@@ -462,9 +462,9 @@ def test_the_hook_runs_on_specs_and_locks_alone(
     done = commit()
     assert done.returncode == 0, done.stdout
     for line in (
-        "edits/lit.yaml: 1 edits, 2 checks, no problems",
-        "edits/lit.yaml.lock: the lock of 1 edits, no problems",
-        "edits/second.yaml: 1 edits, 2 checks, no problems",
+        "edits/lit.yaml: 1 edit, 2 checks, no problems",
+        "edits/lit.yaml.lock: the lock of 1 edit, no problems",
+        "edits/second.yaml: 1 edit, 2 checks, no problems",
     ):
         assert line in done.stdout
     assert "other.yaml" not in done.stdout

@@ -112,6 +112,8 @@ def test_every_command_takes_it() -> None:
     assert checked["passed"]
     assert len(checked["checks"]) == 5
     assert said("lock", "spec.json", "--check")["edits"]
+    assert said("ci", "review", "spec.json", "-o", "review")["status"] == "passed"
+    assert not list(Path("review").rglob("*.png"))
     assert said("inspect", "toy.safetensors", "--family", "toy")["vocabulary"] == len(LETTERS)
     assert said("inspect", patches[0])["family"] == "toy"
     assert said("statistics", "spec.json")["statistics"][0]["layer"] == "second"

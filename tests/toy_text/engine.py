@@ -82,6 +82,9 @@ class TextEngine:
         """What the checks of a toy's spec measure."""
         return TextMeasures(session, built)
 
+    def preview(self, session: BuildSession, count: int) -> None:
+        """Texts are not shown."""
+
     def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedModel:
         """Patches can be put on a toy; it draws nothing."""
         return opened

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from PIL import Image
+
 from editspec.engine.built import BuiltEdit
 from editspec.engine.modality_registry import Moment
 from editspec.engine.opened import OpenedModel
@@ -12,6 +14,7 @@ from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import statistics_stream
 from editspec.modalities.image.measures import ImageMeasures
 from editspec.modalities.image.opened import OpenedGenerator
+from editspec.modalities.image.render import draw_edits
 from editspec_compiler import LoadedSpec
 from editspec_compiler.modalities.image.resolve import compile_edit
 from editspec_compiler.modalities.image.schema import image_spec
@@ -43,6 +46,10 @@ class ImageEngine:
     def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> ImageMeasures:
         """Return the measures of a stack of edits on images."""
         return ImageMeasures(session, built)
+
+    def preview(self, session: BuildSession, count: int) -> Image.Image:
+        """Draw the first images of the stream of reports before and after all edits."""
+        return draw_edits(session, count)
 
     def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedGenerator:
         """Add the drawing of images, with the sampler of the spec."""

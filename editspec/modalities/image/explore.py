@@ -132,12 +132,13 @@ def find_similar_places(
 
 
 def _similar_place(match: Match, generator: Generator, layer: str) -> SimilarPlace:
-    """Return the place of a match in pixels."""
+    """Return the place of a match in pixels: every pixel that it covers in part."""
     shape = generator.layer(layer)
     place = find_place(match.responses, shape)
-    edges = (place.left, place.top, place.right, place.bottom)
-    scale = generator.architecture.image_size / shape.key_size
-    left, top, right, bottom = (round(scale * edge) for edge in edges)
+    pixels, positions = generator.architecture.image_size, shape.key_size
+    # Outwards, since a position may be smaller than a pixel, and a box without area is no mask.
+    left, top = (edge * pixels // positions for edge in (place.left, place.top))
+    right, bottom = (-(-edge * pixels // positions) for edge in (place.right, place.bottom))
     return SimilarPlace(match.item, match.score, (left, top, right, bottom))
 
 

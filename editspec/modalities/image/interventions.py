@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from editspec.engine.opening import open_weights
 from editspec.engine.resources import locate_weights
 from editspec.modalities.image.record_files import INTERVENED, OBSERVED
 from editspec_compiler import Problem, SpecError
 from editspec_compiler.modalities.image.masks import mask_area
 from editspec_compiler.modalities.image.records import Intervention
 from editspec_runtime.codes import Code
-from editspec_runtime.families.open import make_model, read_weights
+from editspec_runtime.families.open import read_weights
 from editspec_runtime.modalities.image.compatibility import compatibility_of
 from editspec_runtime.modalities.image.generator import Generator, require_generator
 from editspec_runtime.modalities.image.latents import LatentStream
@@ -45,9 +46,10 @@ def find_windows(
     SpecError
         `layer` does not lie behind `INTERVENED`.
     """
-    checkpoint = read_weights(locate_weights(weights, Path()))
+    path = locate_weights(weights, Path())
     own = compatibility_of("rewriting-2020" if compatibility else None)
-    generator = require_generator(make_model(family, checkpoint, compatibility=own))
+    opened = open_weights(read_weights(path), path, family, compatibility=own)
+    generator = require_generator(opened)
     names = list(generator.architecture.layers)
     if INTERVENED not in names or names.index(layer) <= names.index(INTERVENED):
         message = f"interventions switch units of {INTERVENED}, and {layer} does not lie behind it"

@@ -42,7 +42,7 @@ class ImageMeasures(Measures):
             return self.retention(self.numbers[edit])
         return super().measure(number, edit)
 
-    def expected(self, number: int, check: int | None = None) -> Iterator[ExpectedOutput]:
+    def wanted_outputs(self, number: int, check: int | None = None) -> Iterator[ExpectedOutput]:
         """Yield the pictures that edit `number` asks for.
 
         With `check`, these are the images that the check names, else the targets of the edit.
@@ -57,12 +57,12 @@ class ImageMeasures(Measures):
 
     def efficacy(self, number: int, check: int | None) -> Value:
         """Measure the share of the asked-for change that comes out."""
-        share = self.share(number, self.expected(number, check), number + 1)
+        share = self.share(number, self.wanted_outputs(number, check), number + 1)
         return share, NO_WISH if share is None else ""
 
     def retention(self, number: int) -> Value:
         """Measure the share of the efficacy that is left after all edits."""
-        wishes = list(self.expected(number))
+        wishes = list(self.wanted_outputs(number))
         built = self.share(number, wishes, number + 1)
         left = self.share(number, wishes, len(self.built))
         if built is None or left is None:
@@ -101,7 +101,7 @@ class ImageMeasures(Measures):
         model = generator_of(self.session.after(number + 1))
         count = sum(
             count_not_finite(each.draw(self.session.loaded, number, model))
-            for each in self.expected(number)
+            for each in self.wanted_outputs(number)
         )
         remark = f"{count} numbers of the pictures are not finite" if count else ""
         return count, remark

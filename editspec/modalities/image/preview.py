@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from editspec.engine.opening import find_architecture
+from editspec.engine.opening import open_weights
 from editspec.modalities.image.pictures import before_and_after
-from editspec_runtime.families.open import make_model
 from editspec_runtime.io.weights import Weights
 from editspec_runtime.modalities.image.generator import Generator, require_generator
 from editspec_runtime.modalities.image.latents import LatentStream
@@ -55,6 +54,5 @@ def draw_checkpoints(
 
 def _render_checkpoint(checkpoint: Checkpoint, count: int) -> Tensor:
     """Draw the first `count` images of a latent stream with a checkpoint."""
-    family = find_architecture(checkpoint.weights, checkpoint.path).family
-    generator = require_generator(make_model(family, checkpoint.weights))
+    generator = require_generator(open_weights(checkpoint.weights, checkpoint.path))
     return render_stream(generator, count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,35 +127,37 @@ def _require_recordable(loaded: LoadedSpec) -> ImageEdit:
             "a record has one source and one target, or swaps two states of its images",
             hint,
         )
+    for path, scene in _list_scenes(edit):
+        for below, message, hint in _misfits(scene):
+            refuse(("edits", 0, *path, *below), message, hint)
+    if problems:
+        raise SpecError(loaded.document.file, problems, loaded.document.text)
+    return edit
+
+
+def _list_scenes(edit: ImageEdit) -> Iterator[tuple[SpecPath, Scene]]:
+    """Yield the images that an edit names, with their paths below it."""
     named: list[tuple[SpecPath, Any]] = [
         ((name,), getattr(edit, name)) for name in ("source", "target", "query")
     ]
     named += [(("context", index), place) for index, place in enumerate(edit.context or ())]
     for path, scene in named:
-        if not isinstance(scene, Scene):
-            continue
-        if not isinstance(scene.latent, int):
-            hint = "name an image of the authors' stream"
-            refuse(("edits", 0, *path, "latent"), "a record names its images by number", hint)
-        if getattr(scene, "mask", None) is None:
-            refuse(
-                ("edits", 0, *path), "every image of a record has a mask", "write the target's mask"
-            )
-        if scene.intervene is not None:
-            refuse(
-                ("edits", 0, *path, "intervene"),
-                "a record knows no interventions",
-                "leave intervene out",
-            )
-        if isinstance(scene, ContextPlace) and (scene.exclude is not None or scene.weight != 1.0):
-            refuse(
-                ("edits", 0, *path),
-                "a record's masks have no weight and exclude nothing",
-                "paint it into the mask",
-            )
-    if problems:
-        raise SpecError(loaded.document.file, problems, loaded.document.text)
-    return edit
+        if isinstance(scene, Scene):
+            yield path, scene
+
+
+def _misfits(scene: Scene) -> Iterator[tuple[SpecPath, str, str]]:
+    """Yield what a record cannot hold of an image: path, message and hint."""
+    if not isinstance(scene.latent, int):
+        hint = "name an image of the authors' stream"
+        yield ("latent",), "a record names its images by number", hint
+    if getattr(scene, "mask", None) is None:
+        yield (), "every image of a record has a mask", "write the target's mask"
+    if scene.intervene is not None:
+        yield ("intervene",), "a record knows no interventions", "leave intervene out"
+    if isinstance(scene, ContextPlace) and (scene.exclude is not None or scene.weight != 1.0):
+        message = "a record's masks have no weight and exclude nothing"
+        yield (), message, "paint it into the mask"
 
 
 def _are_swaps(pairs: list[ImagePair]) -> bool:

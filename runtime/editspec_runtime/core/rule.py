@@ -49,12 +49,13 @@ class LayerRule:
 
     layer: str
     parameter: str
-    key: Tensor
-    value: Tensor
-    arguments: Mapping[str, Tensor]
-    context_keys: Tensor
-    context_weights: Tensor
-    preserved_keys: Tensor | None = None
+    # Tensors are left out of the text of a rule, which would otherwise fill pages.
+    key: Tensor = field(repr=False)
+    value: Tensor = field(repr=False)
+    arguments: Mapping[str, Tensor] = field(repr=False)
+    context_keys: Tensor = field(repr=False)
+    context_weights: Tensor = field(repr=False)
+    preserved_keys: Tensor | None = field(default=None, repr=False)
     observe: str | None = None
     units: tuple[int, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)

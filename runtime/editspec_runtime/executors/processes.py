@@ -222,7 +222,7 @@ class _Team:
                 self.connect(device)
             assert self.device is not None
             self.tell("job")
-            dist.broadcast_object_list([_pack((function, items))], src=0)
+            dist.broadcast_object_list([_serialise((function, items))], src=0)
         except RuntimeError as error:
             raise WorkerError(GONE, START_AGAIN) from error
         for start in range(0, len(items), self.size):
@@ -255,7 +255,7 @@ class _Team:
                 packed: list[Any] = [None]
                 dist.broadcast_object_list(packed, src=0)
                 try:
-                    (function, items), unfit = _unpack(packed[0], self.device), None
+                    (function, items), unfit = _deserialise(packed[0], self.device), None
                 except Exception as error:
                     unfit = _Failure.of(error)
             else:
@@ -327,7 +327,7 @@ class _Team:
         pickled.
         """
         alone = isinstance(outcome, Tensor)
-        announced = _Shape(outcome.shape, outcome.dtype) if alone else _pack(outcome)
+        announced = _Shape(outcome.shape, outcome.dtype) if alone else _serialise(outcome)
         if self.rank:
             dist.gather_object(announced, None, dst=0)
             if alone:
@@ -342,11 +342,11 @@ class _Team:
                 dist.recv(received, src=rank)
                 outcomes.append(received)
             else:
-                outcomes.append(_unpack(each, self.device))
+                outcomes.append(_deserialise(each, self.device))
         return outcomes
 
 
-def _pack(value: object) -> bytes:
+def _serialise(value: object) -> bytes:
     """Serialise a value for another process of this run."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -357,7 +357,7 @@ def _do_nothing(item: Any) -> None:
     """Do nothing: the function before the first job."""
 
 
-def _unpack(data: bytes, device: torch.device | None) -> Any:
+def _deserialise(data: bytes, device: torch.device | None) -> Any:
     """Read a value of another process of this run.
 
     Tensors from the GPU of that process come to the GPU of this one.

@@ -123,10 +123,10 @@ def _plain_box(box: Box) -> list[int]:
 def _require_fitting_layer(resolver: Resolver) -> None:
     """Raise a `SpecError` where the method or `observe` needs another layer."""
     loaded, generator, edit = resolver.loaded, resolver.generator, resolver.edit
-    needs = method_of(edit.solver).needs
-    if LINEAR in needs and (problem := nonlinear_problem(generator.layer(edit.layer))):
+    method, layer = method_of(edit.solver), generator.layer(edit.layer)
+    if LINEAR in method.needs and (problem := nonlinear_problem(layer, method)):
         raise loaded.misfit(resolver.path, problem)
-    if CHANNELWISE in needs and not is_channelwise(generator.function(edit.layer)):
+    if CHANNELWISE in method.needs and not is_channelwise(generator.function(edit.layer)):
         raise loaded.error(
             (*resolver.path, "solver"),
             f"{edit.layer} is not known to act on each output channel alone, which "

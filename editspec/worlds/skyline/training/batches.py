@@ -44,20 +44,20 @@ class Pool:
         """Render `count` scenes, drawn with `generator`."""
         latents = draw_latents(count, generator).to(device)
         scene = scenes(latents)
-        lender = _in_colours_of(scene[_following(count)], scene)
+        lender = _copy_colours(scene[_find_lenders(count)], scene)
         return Pool(latents, *_render_with_rare(scene), *_render_with_rare(lender))
 
     def batch(self, generator: torch.Generator) -> Batch:
         """Draw `BATCH` scenes."""
         chosen = torch.randint(len(self.latents), (BATCH,), generator=generator)
         chosen = chosen.to(self.latents.device)
-        following = _following(len(self.latents))[chosen.cpu()].to(chosen.device)
+        following = _find_lenders(len(self.latents))[chosen.cpu()].to(chosen.device)
         return Batch(
             self.latents[chosen],
-            _unpack(self.pictures[chosen]),
+            _to_floats(self.pictures[chosen]),
             1 + 3 * self.rare[chosen].float(),
             self.latents[following],
-            _unpack(self.lent[chosen]),
+            _to_floats(self.lent[chosen]),
             1 + 3 * self.lent_rare[chosen].float(),
         )
 
@@ -161,18 +161,18 @@ def _render_with_rare(scene: Scene) -> tuple[Tensor, Tensor]:
     return torch.cat(pictures), torch.cat(rare)
 
 
-def _unpack(pictures: Tensor) -> Tensor:
+def _to_floats(pictures: Tensor) -> Tensor:
     """Convert pictures with 8 bits to -1..1."""
     return pictures / 127.5 - 1
 
 
-def _in_colours_of(scene: Scene, like: Scene) -> Scene:
+def _copy_colours(scene: Scene, like: Scene) -> Scene:
     """Return scenes in the colours of others."""
     colours = {name: getattr(like, name) for name in ("sky", "ground", "wall", "roof")}
     return scene.replace(**colours)
 
 
-def _following(count: int) -> Tensor:
+def _find_lenders(count: int) -> Tensor:
     """Return the number of each scene's lender: the next scene, or the first at last."""
     return torch.arange(count).roll(-1)
 

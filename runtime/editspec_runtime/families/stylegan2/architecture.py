@@ -29,7 +29,8 @@ def read_architecture(tensors: Mapping[str, TensorInfo]) -> ImageArchitecture:
     blocks = _blocks(tensors)
     if not any(name(canonical) in tensors for canonical in MARKS):
         raise WeightsError(
-            _unknown(tensors), "Give the g_ema of a rosinality checkpoint, or NVIDIA's pickle."
+            _describe_strangers(tensors),
+            "Give the g_ema of a rosinality checkpoint, or NVIDIA's pickle.",
         )
     problems = _problems(tensors)
     if problems:
@@ -142,7 +143,7 @@ def _blocks(tensors: Mapping[str, TensorInfo]) -> list[str]:
     return blocks
 
 
-def _unknown(tensors: Mapping[str, TensorInfo]) -> str:
+def _describe_strangers(tensors: Mapping[str, TensorInfo]) -> str:
     """Say that the tensors are not those of a StyleGAN2, and what they are."""
     names = sorted(tensors)
     found = ", ".join(names[:6]) or "no tensors"

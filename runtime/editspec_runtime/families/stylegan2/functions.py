@@ -184,7 +184,8 @@ class StyledConvolution(LayerFunction):
 class _WeightedSquares(torch.autograd.Function):
     """The function sum_i s[n, i] w[o, i]^2 -> [n, o] with a gradient of its own.
 
-    It takes less memory and time than a chain of operations."""
+    It takes less memory and time than a chain of operations.
+    """
 
     @staticmethod
     def forward(context: Any, rows: Tensor, squares: Tensor) -> Tensor:

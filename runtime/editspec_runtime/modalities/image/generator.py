@@ -100,7 +100,8 @@ class Generator(ABC):
     def images(self, latents: Tensor) -> Tensor:
         """Draw images [n, 3, image_size, image_size] of `latents` [n, latent_size].
 
-        Numbers are about -1..1."""
+        Numbers are about -1..1.
+        """
 
     @abstractmethod
     def upstream(self, layer: str) -> dict[str, Tensor]:

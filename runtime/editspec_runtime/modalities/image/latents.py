@@ -40,18 +40,20 @@ class LatentStream:
         Raises `UsageError` for a number beyond the end of the ``numpy-legacy`` stream.
         """
         if self.sampler == "numpy-legacy":
-            rows = self._legacy(numbers)
+            rows = self._draw_legacy(numbers)
         else:
-            rows = [self._keyed(number) for number in numbers]
+            rows = [self._draw_keyed(number) for number in numbers]
         return torch.from_numpy(np.stack(rows).astype(np.float32))
 
-    def _keyed(self, number: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def _draw_keyed(self, number: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         # RandomState, unlike Generator, promises never to change its stream; Philox takes the pair
         # as its key.
         bits = np.random.Philox(key=np.array([self.seed, number], dtype=np.uint64))
         return np.random.RandomState(bits).standard_normal(self.size)
 
-    def _legacy(self, numbers: Sequence[int]) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
+    def _draw_legacy(
+        self, numbers: Sequence[int]
+    ) -> list[np.ndarray[tuple[int], np.dtype[np.float64]]]:
         if max(numbers) >= LEGACY_LENGTH:
             raise UsageError(
                 f"Latent {max(numbers)} lies beyond the numpy-legacy stream, which ends at "

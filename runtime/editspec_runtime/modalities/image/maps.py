@@ -28,7 +28,7 @@ class Box:
         return slice(self.left, self.right)
 
     def scale_up(self, scale: int) -> Box:
-        """This rectangle on a map with `scale` times as many positions along an axis."""
+        """The rectangle on a map with `scale` times as many positions along an axis."""
         return Box(self.top * scale, self.left * scale, self.bottom * scale, self.right * scale)
 
     def scale_down(self, scale: int) -> Box:

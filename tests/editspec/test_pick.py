@@ -110,7 +110,10 @@ def test_of_several_edits_one_is_named(tmp_path: Path) -> None:
     before = (tmp_path / "spec.yaml").read_text()
     result = build(tmp_path, "--pick", "3")
     assert result.exit_code == 2
-    assert "Several edits are solved by least-squares.\n  Give one: one=N, two=N." in result.stderr
+    assert (
+        "Several edits are solved by least-squares.\n  hint: Give one: one=N, two=N."
+        in result.stderr
+    )
     assert (tmp_path / "spec.yaml").read_text() == before
     first = curves(tmp_path)
     assert build(tmp_path, "--pick", "two=3").exit_code == 0
@@ -134,11 +137,11 @@ def test_what_cannot_be_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert spec.read_bytes() == before
         assert (pareto.read_bytes() if pareto.exists() else None) == choice
 
-    refused("pareto.json is not there. Build with --pareto first.", "--pick", "3")
+    refused("pareto.json is not there. hint: Build with --pareto first.", "--pick", "3")
     assert build(tmp_path, "--pareto").exit_code == 0
-    refused("There is no point 18 of e. The points are 1 to 17.", "--pick", "18")
+    refused("There is no point 18 of e. hint: The points are 1 to 17.", "--pick", "18")
     refused("There is no point three of e.", "--pick", "three")
-    refused("There is no edit othr. Known here: e.", "--pick", "othr=3")
+    refused("There is no edit othr. hint: Known here: e.", "--pick", "othr=3")
     refused("other is solved by direct, which has no points to pick from.", "--pick", "other=3")
     refused(
         "--pick changes the spec, which --frozen builds as its lock has it.",
@@ -152,12 +155,14 @@ def test_what_cannot_be_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             os, "access", lambda path, mode: (path, mode) != (spec, os.W_OK) and allowed(path, mode)
         )
         refused(
-            "cannot be written, and a pick is written there. Pick in a copy of it.", "--pick", "3"
+            "cannot be written, and a pick is written there. hint: Pick in a copy of it.",
+            "--pick",
+            "3",
         )
     whole = pareto.read_text()
     for damaged in ("[", "[" * 100_000, "{}", whole.replace('"inputs"', '"puts"')):
         pareto.write_text(damaged)
-        refused("pareto.json has no curve of e. Build with --pareto first.", "--pick", "3")
+        refused("pareto.json has no curve of e. hint: Build with --pareto first.", "--pick", "3")
     collateral_weight = json.loads(whole)["curves"][0]["points"][2]["collateral_weight"]
     pareto.write_text(
         whole.replace(f'"collateral_weight": {collateral_weight!r}', '"collateral_weight": NaN')
@@ -166,7 +171,7 @@ def test_what_cannot_be_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pareto.write_text(whole)
     # Of something else than it was made for, it is no choice.
     spec.write_text(spec.read_text().replace("latent: 6", "latent: 8"))
-    refused("was made from other inputs than e has now. Build with --pareto", "--pick", "3")
+    refused("was made from other inputs than e has now. hint: Build with --pareto", "--pick", "3")
     spec.write_text(spec.read_text().replace("latent: 8", "latent: 6"))
     assert build(tmp_path, "--pick", "3").exit_code == 0
 

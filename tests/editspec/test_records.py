@@ -198,6 +198,7 @@ def test_a_folder_is_imported_whole_with_a_report() -> None:
     errors = {Path(entry["record"]).name for entry in records if "error" in entry}
     assert errors == {"bad.json", "half.json"}
     assert len(list(Path("specs/masks").iterdir())) == masks
+    assert "records/bad.json: records" not in run("import", "records", "-o", "specs", *ASKED).stdout
     assert (
         f"{len(SHAPES) + 1} of {len(SHAPES) + 3} records imported"
         in run("import", "records", "-o", "specs", *ASKED).stdout

@@ -217,27 +217,49 @@ from torch import nn
 
 
 class Rows(nn.Module):
-    """Eight positions in a row, to each of which the same linear layer is applied."""
+    """Positions, to each of which the same linear layer is applied, and an image of 8 pixels."""
 
     latent_size = 6
 
     def __init__(self):
         super().__init__()
-        self.start = nn.Linear(6, 32)
+        self.start = nn.Linear(6, 4 * {positions})
         self.row = nn.{row}
-        self.end = nn.Linear(24, 192)
+        self.end = nn.Linear(3 * {positions}, 192)
 
     def forward(self, latents):
         rows = self.row(self.start(latents).reshape({shape})).flatten(1)
         return self.end(rows).reshape(-1, 3, 8, 8)
 '''
 KINDS = {
-    "linear": {"row": "Linear(4, 3)", "shape": "-1, 8, 4"},
-    "convolution": {"row": "Conv1d(4, 3, 1)", "shape": "-1, 4, 8"},
-    "wide convolution": {"row": "Conv1d(4, 3, 3, padding=1)", "shape": "-1, 4, 8"},
-    "convolution of planes": {"row": "Conv2d(4, 3, 1)", "shape": "-1, 4, 1, 8"},
-    "transposed convolution": {"row": "ConvTranspose2d(4, 3, 1)", "shape": "-1, 4, 1, 8"},
+    "linear": ("Linear(4, 3)", "-1, 8, 4"),
+    "convolution": ("Conv1d(4, 3, 1)", "-1, 4, 8"),
+    "wide convolution": ("Conv1d(4, 3, 3, padding=1)", "-1, 4, 8"),
+    "convolution of planes": ("Conv2d(4, 3, 1)", "-1, 4, 1, 8"),
+    "transposed convolution": ("ConvTranspose2d(4, 3, 1)", "-1, 4, 1, 8"),
 }
+OTHER_SIZES = {
+    "fewer positions than pixels": ("Linear(4, 3)", "-1, 5, 4", 5),
+    "more positions than pixels": ("Conv1d(4, 3, 1)", "-1, 4, 40", 40),
+    "hardly more positions than pixels": ("Linear(4, 3)", "-1, 13, 4", 13),
+    "a map that is finer than the image": ("Conv2d(4, 3, 1)", "-1, 4, 20, 20", 400),
+}
+
+
+def write_rows(row: str, shape: str, positions: int) -> dict[str, Any]:
+    """Write a module of `ROWS` with weights into the working folder; return a spec of it."""
+    Path("rows.py").write_text(ROWS.format(row=row, shape=shape, positions=positions))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        save_file(runpy.run_path("rows.py")["Rows"]().state_dict(), "rows.safetensors")
+    place = {"latent": 7, "mask": {"box": [2, 0, 5, 8]}}
+    edit = {"name": "e", "layer": "row", "source": place, "target": place}
+    return {
+        "version": 1,
+        "model": {"family": "torch", "module": "rows:Rows", "weights": "rows.safetensors"},
+        "statistics": {"samples": 32},
+        "edits": [edit | {"solver": {"method": "direct", "steps": 3}}],
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -246,21 +268,25 @@ def test_what_is_found_in_a_row_counts_in_full(
 ) -> None:
     """A context that `search` proposes is about keys of the row, each of which counts once."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "rows.py").write_text(ROWS.format(**KINDS[kind]))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        save_file(runpy.run_path("rows.py")["Rows"]().state_dict(), "rows.safetensors")
-    place = {"latent": 7, "mask": {"box": [2, 0, 5, 8]}}
-    edit = {"name": "e", "layer": "row", "source": place, "target": place}
-    spec: dict[str, Any] = {
-        "version": 1,
-        "model": {"family": "torch", "module": "rows:Rows", "weights": "rows.safetensors"},
-        "statistics": {"samples": 32},
-        "edits": [edit | {"solver": {"method": "direct", "steps": 3}}],
-    }
+    row, shape = KINDS[kind]
+    spec = write_rows(row, shape, 8)
     with editspec.allow_code():
         matches = editspec.search(written(spec), images=30, count=4).to_dict()["matches"]
         spec["edits"][0]["context"] = [match["context"] for match in matches]
         (rule,) = editspec.compile(written(spec)).edits[0].rules
     assert len(rule.context_keys) >= len(matches)
     assert rule.context_weights.tolist() == [1.0] * len(rule.context_keys)
+
+
+@pytest.mark.parametrize("kind", OTHER_SIZES)
+def test_what_is_found_is_covered_where_positions_are_no_pixels(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peak of each match counts in full, however large a position is in pixels."""
+    monkeypatch.chdir(tmp_path)
+    spec = write_rows(*OTHER_SIZES[kind])
+    with editspec.allow_code():
+        for match in editspec.search(written(spec), images=30, count=4).to_dict()["matches"]:
+            spec["edits"][0]["context"] = [match["context"]]
+            (rule,) = editspec.compile(written(spec)).edits[0].rules
+            assert float(rule.context_weights.max()) == 1.0
