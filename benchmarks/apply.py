@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from editspec_runtime.io.digests import rows_digest, tensor_row
-from editspec_runtime.patches.patch import make_patch, round_once
+from editspec_runtime.patches.patch import make_patch
+from editspec_runtime.patches.rounding import round_once
 
 TENSORS, ROWS, COLUMNS = 200, 2560, 2048
 """200 float32 tensors of 20 MiB: 4.2 GB."""
@@ -119,7 +120,7 @@ def write_inputs(base: Path, patch: Path) -> None:
         "family": "none",
         "layer": "layer",
         "rank": 4,
-        "solver": {},
+        "solver": {"method": "direct"},
         "edit": "0" * 64,
     }
     name = f"layer{TENSORS // 2}.weight"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from editspec.commands.apply import apply
     from editspec.commands.audit import audit
     from editspec.commands.build import build
+    from editspec.commands.cache import cache
     from editspec.commands.check import check
     from editspec.commands.ci import ci_apply, ci_review
     from editspec.commands.compare_layers import compare_layers
@@ -60,6 +61,7 @@ __all__ = [
     "audit",
     "bench_paper",
     "build",
+    "cache",
     "check",
     "ci_apply",
     "ci_review",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.cases import tiny_stylegan2
@@ -133,3 +133,32 @@ def make_tiny() -> Callable[..., dict[str, Tensor]]:
 def tiny() -> dict[str, Tensor]:
     """A StyleGAN2 of 32 x 32 pixels, 6 channels and 8 numbers a latent."""
     return tiny_stylegan2()
+
+
+@pytest.fixture
+def tiny_spec() -> Callable[..., Path]:
+    """Writes a spec of edits of a tiny StyleGAN2, and its weights, into a folder: ``spec.yaml``."""
+
+    def write(folder: Path, edits: int = 1, steps: int = 3, **fields: Any) -> Path:
+        save_file(tiny_stylegan2(size=16), folder / "tiny.safetensors")
+        content = {
+            "version": 1,
+            "model": {"family": "stylegan2", "weights": "tiny.safetensors"},
+            "statistics": {"samples": 16},
+            "edits": [
+                {
+                    "name": f"edit-{number}",
+                    "layer": f"layer{5 + number % 2}",
+                    "source": {"latent": 2 + number, "mask": {"box": [4, 4, 12, 12]}},
+                    "target": {"latent": 1, "mask": {"box": [2, 2, 10, 10]}},
+                    "solver": {"method": "direct", "steps": steps, "learning_rate": 0.01},
+                    **fields,
+                }
+                for number in range(edits)
+            ],
+        }
+        path = folder / "spec.yaml"
+        path.write_text(json.dumps(content))
+        return path
+
+    return write

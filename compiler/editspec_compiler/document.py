@@ -200,7 +200,8 @@ def _require_json(text: str, file: str) -> None:
     The text is read as YAML afterwards, which takes more than JSON and tells where things stand.
     """
     try:
-        json.loads(text)
+        # Numbers are read with the YAML, which says where one is too long.
+        json.loads(text, parse_int=str)
     except json.JSONDecodeError as error:
         line, column = _place(text, error.pos)
         message = "from here on, the text is not JSON"

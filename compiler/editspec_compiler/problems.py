@@ -12,6 +12,12 @@ from editspec_runtime.codes import Code
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 """Where YAML begins a new line: a little more than `\\n`, and less than `str.splitlines`."""
 
+SHOWN = 100
+"""The most problems that are written out; of the others the count is told."""
+
+LONGEST_WORD = 2000
+"""The most characters of a message or a hint that are shown."""
+
 SpecPath = tuple[str | int, ...]
 """A place in a spec: keys and indices from the top, such as ``("edits", 0, "mask")``."""
 
@@ -53,6 +59,11 @@ class SpecError(Exception):
         All that is wrong.
     text
         The text of the spec, whose lines are shown.
+
+    Attributes
+    ----------
+    left_out
+        The count of the problems that are not shown; `problems` holds all of them.
     """
 
     def __init__(self, file: str, problems: Iterable[Problem], text: str = "") -> None:
@@ -60,20 +71,27 @@ class SpecError(Exception):
         # A set: the language and the look-up of what is named may find the same mistake.
         self.problems = sorted(set(problems), key=_order)
         self.text = text
+        self.left_out = max(0, len(self.problems) - SHOWN)
         super().__init__(str(self))
 
     def __str__(self) -> str:
         # As YAML counts lines, and not as `str.splitlines` does: else another line is shown.
         lines = LINE_BREAK.split(self.text) if self.text else []
-        return "\n".join(self._render(problem, lines) for problem in self.problems)
+        shown = [self._render(problem, lines) for problem in self.problems[:SHOWN]]
+        if self.left_out:
+            shown.append(f"{visible(self.file)}: {self.left_out} more problems are not shown")
+        return "\n".join(shown)
 
     def as_json(self) -> dict[str, Any]:
         """Return the problems as plain values."""
         problems = []
-        for problem in self.problems:
+        for problem in self.problems[:SHOWN]:
             written = {"path": path_text(problem.path), "code": str(problem.code)}
             problems.append(asdict(problem) | written)
-        return {"file": self.file, "problems": problems}
+        found: dict[str, Any] = {"file": self.file, "problems": problems}
+        if self.left_out:
+            found["left_out"] = self.left_out
+        return found
 
     def _render(self, problem: Problem, lines: list[str]) -> str:
         place, where = self.file, ""
@@ -81,18 +99,23 @@ class SpecError(Exception):
             place = f"{self.file}:{problem.line}:{problem.column}"
         if problem.path:
             where = f"{path_text(problem.path)}: "
-        text = visible(f"{place}: {where}{problem.message}")
+        text = visible(_cut(f"{place}: {where}{problem.message}"))
         if 0 < problem.line <= len(lines):
             line, column = _window(lines[problem.line - 1], problem.column)
             number = str(problem.line)
             text += f"\n  {number} | {line}\n  {' ' * len(number)} | {' ' * (column - 1)}^"
         if problem.hint:
-            text += f"\n  hint: {visible(problem.hint)}"
+            text += f"\n  hint: {visible(_cut(problem.hint))}"
         return text
 
 
 def _order(problem: Problem) -> tuple[int, int, str]:
     return problem.line, problem.column, problem.message
+
+
+def _cut(text: str) -> str:
+    """Cut a text to `LONGEST_WORD` characters."""
+    return text if len(text) <= LONGEST_WORD else text[:LONGEST_WORD] + "…"
 
 
 def path_text(path: SpecPath) -> str:
@@ -119,12 +142,12 @@ def _window(line: str, column: int, width: int = 100) -> tuple[str, int]:
 
     Returns the part, and the column in it.
     """
-    # One character for one, so that the caret stays in place.
-    line = "".join(map(_stand_in, line))
     start = 0
     if column > width:
         start = max(0, column - 1 - width // 2)
-    part = line[start : start + width]
+    # Cut before it is cleaned: a line may be as long as the text. One character stands for one, so
+    # that the caret stays in place.
+    part = "".join(map(_stand_in, line[start : start + width]))
     if start:
         part = "…" + part[1:]
     if start + width < len(line):

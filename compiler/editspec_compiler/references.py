@@ -24,7 +24,7 @@ from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import FieldProblem, ModelFields
 from editspec_runtime.core.method import DIRECTIONS, LINEAR, Method
-from editspec_runtime.errors import EditError, FileError, WeightsError
+from editspec_runtime.errors import EditError, FileError, WeightsError, reading_foreign
 from editspec_runtime.families.registry import FAMILIES, find_container, read_architecture
 from editspec_runtime.io.cache import Cache, default_cache
 from editspec_runtime.io.downloads import is_remote
@@ -113,7 +113,8 @@ def load(path: Path | str, cache: Cache | None = None) -> LoadedSpec:
         The spec is fine, and the weights themselves are damaged.
     """
     path = Path(path)
-    return load_document(read_document(path), path, cache)
+    with reading_foreign(path):
+        return load_document(read_document(path), path, cache)
 
 
 def load_document(document: Document, path: Path, cache: Cache | None = None) -> LoadedSpec:

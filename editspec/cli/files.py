@@ -117,3 +117,24 @@ def families(as_json: Json = False, debug: Debug = False) -> None:
     """List the families of generators, and what each can load."""
     with report_errors(as_json, debug):
         answer(editspec.families(), as_json)
+
+
+def cache(
+    action: Annotated[
+        str | None, typer.Argument(metavar="[prune]", help="Remove entries; all may be made again.")
+    ] = None,
+    older_than: Annotated[
+        float | None,
+        typer.Option("--older-than", metavar="DAYS", help="Only what was not used for so long."),
+    ] = None,
+    larger_than: Annotated[
+        str | None,
+        typer.Option("--larger-than", metavar="SIZE", help="Only what is larger: bytes, 500M, 2G."),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show where the cache is and how large, or prune it."""
+    with report_errors(as_json, debug):
+        result = editspec.cache(action, older_than=older_than, larger_than=larger_than)
+        answer(result, as_json)

@@ -80,13 +80,17 @@ def review(
 def apply(
     specs: SpecArguments,
     out: OutFolder,
+    reviewed: Annotated[
+        Path | None,
+        typer.Option("--reviewed", metavar="DIR", help="The -o folder of the review."),
+    ] = None,
     allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Build and check specs, apply those that pass, and write DIR/summary.md."""
+    """Check and apply the patches that were reviewed, and write DIR/summary.md."""
     with run_command(as_json, debug, threads) as progress:
-        result = editspec.ci_apply(specs, out, device=device, progress=progress)
+        result = editspec.ci_apply(specs, out, reviewed=reviewed, device=device, progress=progress)
         answer(result, as_json)

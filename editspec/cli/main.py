@@ -48,6 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "statistics": specs.statistics,
     "schema": files.schema,
     "families": files.families,
+    "cache": files.cache,
     "studio": explore.studio,
     "sweep": explore.sweep,
 }

@@ -23,7 +23,10 @@ SpecArguments = Annotated[
     list[Path], typer.Argument(metavar="SPEC...", help="Edit specs, below the working folder.")
 ]
 StackArguments = Annotated[
-    list[Path], typer.Argument(metavar="PATCH...", help="The whole stack, in order.")
+    list[Path],
+    typer.Argument(
+        metavar="PATCH...", help="The whole stack, in order: patches, or the folder of a build."
+    ),
 ]
 
 # Files and folders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -14,7 +15,8 @@ import typer
 
 from editspec.engine.failures import error_dict, error_text
 from editspec.engine.result import FAILED, INTERRUPTED, WRONG_USE, CommandResult
-from editspec_compiler.problems import SpecError
+from editspec.views.text import visible_lines
+from editspec_compiler.problems import SpecError, visible
 from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.errors import (
     MORE_MEMORY,
@@ -26,6 +28,9 @@ from editspec_runtime.errors import (
 )
 
 NO_MEMORY = "This does not fit into memory."
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""What sets a colour on a terminal, and nothing else."""
 
 DEFECT = "This is a defect of editspec; --debug shows where. Please report it."
 
@@ -48,10 +53,25 @@ def answer(result: CommandResult, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result.to_dict()))
     elif sys.stdout.isatty():
-        typer.echo(result.to_terminal(shutil.get_terminal_size().columns))
+        width = shutil.get_terminal_size().columns
+        coloured = type(result).to_terminal is not CommandResult.to_terminal
+        show = keep_colours if coloured else visible_lines
+        typer.echo(show(result.to_terminal(width)))
     else:
-        typer.echo(result.to_text())
+        typer.echo(visible_lines(result.to_text()))
     leave(result.exit_code)
+
+
+def keep_colours(text: str) -> str:
+    """Make all visible but the ends of lines and the colours of results.
+
+    Results escape what they quote themselves where they colour.
+    """
+    parts = COLOUR.split(text)
+    colours = [*COLOUR.findall(text), ""]
+    return "".join(
+        visible_lines(part) + colour for part, colour in zip(parts, colours, strict=True)
+    )
 
 
 def leave(code: int) -> None:
@@ -65,7 +85,7 @@ def fail(text: str, content: dict[str, Any], as_json: bool, code: int) -> NoRetu
 
     With `as_json` its `content` is printed on stdout as well.
     """
-    typer.echo(text, err=True)
+    typer.echo(visible_lines(text), err=True)
     if as_json:
         typer.echo(json.dumps(content))
     raise typer.Exit(code)
@@ -116,6 +136,7 @@ def show_progress() -> Iterator[ProgressCallback]:
         yield _plain_lines()
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress, TaskID
 
     with Progress(console=Console(stderr=True), transient=True) as bars:
@@ -124,7 +145,7 @@ def show_progress() -> Iterator[ProgressCallback]:
         def progress(what: str, done: int, total: int) -> None:
             """Move the bar of a task."""
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
+                tasks[what] = bars.add_task(escape(visible(what)), total=total)
             bars.update(tasks[what], completed=done)
 
         yield progress
@@ -139,7 +160,7 @@ def _plain_lines() -> ProgressCallback:
         now = time.monotonic()
         if done >= total or now - last.get(what, -PLAIN_SECONDS) >= PLAIN_SECONDS:
             last[what] = now
-            typer.echo(f"{what}: {done}/{total}", err=True)
+            typer.echo(f"{visible(what)}: {done}/{total}", err=True)
 
     return progress
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import Any
 from editspec.engine.outputs import WEIGHTS_FORMAT, require_own_or_free, require_own_or_free_folder
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import CommandResult
-from editspec.engine.stacks import changed_parameters, require_belonging, require_named
+from editspec.engine.stacks import changed_parameters, read_stack, require_belonging, require_named
 from editspec_runtime.errors import UsageError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.registry import find_container
 from editspec_runtime.io.files import write
 from editspec_runtime.io.places import container_of
 from editspec_runtime.io.shards import is_sharded, read_stored
-from editspec_runtime.patches.patch import Patch, apply_stack, read_patch
+from editspec_runtime.patches.patch import Patch, apply_stack
 from editspec_runtime.patches.streaming import Applied, apply_stored
 
 
@@ -96,10 +97,12 @@ def apply(
     FileError
         A file is missing or damaged, or something that editspec did not write lies at `out`.
     """
+    if not math.isfinite(scale):
+        raise UsageError(f"--scale is {scale}, and must be a finite number.", "Give --scale 0.5.")
     if dry_run and out is not None:
         raise UsageError("A dry run writes nothing.", "Leave out --dry-run or OUT.")
     base = locate_weights(str(model), Path())
-    stack = [read_patch(Path(patch)) for patch in patches]
+    stack = read_stack(patches)
     place = Path(out) if out is not None else None
     applied = _apply(base, stack, place, scale)
     return ApplyResult(place, applied.result, applied.base, scale, applied.changed)

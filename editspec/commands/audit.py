@@ -9,8 +9,10 @@ from pathlib import Path
 from editspec.engine.differences import ChangedShape, ChangedTensor, compare_weights
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import DONE, FAILED, CommandResult
+from editspec.engine.stacks import read_stack
+from editspec.engine.tolerances import is_rounding
 from editspec_runtime.families.open import read_weights
-from editspec_runtime.patches.patch import apply_stack, read_patch, require_chain
+from editspec_runtime.patches.patch import apply_stack, require_chain
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class AuditResult(CommandResult):
         The digests of the base and of the edited weights.
     patches
         The names of the patches.
+    rounding
+        Whether they differ from the base with the patches only as two builds of one spec in two
+        environments do: within the tolerance of ``verify --spec``, in the parameters and the
+        directions of the patches alone.
     unexplained
         Each tensor whose change the patches do not explain. A few singular values mean another
         low-rank edit, and many mean training.
@@ -39,19 +45,22 @@ class AuditResult(CommandResult):
     base: str
     edited: str
     patches: tuple[str, ...]
+    rounding: bool
     unexplained: dict[str, ChangedShape | ChangedTensor]
     added: tuple[str, ...]
     removed: tuple[str, ...]
 
     @property
     def exit_code(self) -> int:
-        """The exit code: 1 where the patches do not explain the difference."""
-        return DONE if self.explained else FAILED
+        """The exit code: 1 where neither patches nor rounding explain the difference."""
+        return DONE if self.explained or self.rounding else FAILED
 
     def to_text(self) -> str:
         """The verdict, then each tensor that is left."""
         names = ", ".join(self.patches)
         verdict = "explained" if self.explained else "NOT explained"
+        if self.rounding:
+            verdict = "explained up to the rounding of another environment"
         by = f" by {names}" if names else ", without patches"
         lines = [f"{self.base[:12]} -> {self.edited[:12]}: {verdict}{by}"]
         if self.untouched:
@@ -81,16 +90,22 @@ def audit(base: str | Path, edited: str | Path, patches: Sequence[Path | str] = 
     """
     before = read_weights(locate_weights(str(base), Path()))
     after = read_weights(locate_weights(str(edited), Path()))
-    stack = [read_patch(Path(path)) for path in patches]
+    stack = read_stack(patches)
     first, second = before.digest(), after.digest()
     require_chain(first, stack)
-    left = compare_weights(apply_stack(before, stack), after)
+    explained = apply_stack(before, stack)
+    left = compare_weights(explained, after)
+    whole = bool(left.changed) and not left.added and not left.removed
+    rounding = whole and all(
+        is_rounding(before, explained, after, stack, name) for name in left.changed
+    )
     return AuditResult(
         explained=left.same,
         untouched=first == second,
         base=first,
         edited=second,
         patches=tuple(patch.name for patch in stack),
+        rounding=rounding,
         unexplained=left.changed,
         added=left.added,
         removed=left.removed,

@@ -12,6 +12,8 @@ from editspec.commands.check import CheckResult, check_session
 from editspec.engine.built import BuiltEdit
 from editspec.engine.folder import PARETO, REPORT, STATEMENT, BuildFolder, patch_names
 from editspec.engine.lock import (
+    UncomparedEdit,
+    list_uncompared,
     lock_path,
     require_place,
     require_same_artifacts,
@@ -49,6 +51,8 @@ class BuildResult(CommandResult):
         The loss and collateral of each collateral_weight; empty without `pareto`.
     checked
         The result of the checks; None where they were not asked for.
+    uncompared
+        The edits that could not be compared with the lock; None where the build is not frozen.
     """
 
     edits: tuple[BuiltEdit, ...]
@@ -57,6 +61,7 @@ class BuildResult(CommandResult):
     pareto: Path | None = None
     curves: tuple[ParetoCurve, ...] = ()
     checked: CheckResult | None = None
+    uncompared: tuple[UncomparedEdit, ...] | None = None
 
     @property
     def exit_code(self) -> int:
@@ -67,6 +72,8 @@ class BuildResult(CommandResult):
         """The edits without their tensors, the paths of the other files, and the checks."""
         plain: dict[str, Any] = {"edits": [_edit_entry(edit) for edit in self.edits]}
         plain |= {name: str(path) for name, path in self._files().items()}
+        if self.uncompared is not None:
+            plain["uncompared"] = [to_plain(each) for each in self.uncompared]
         if self.checked is not None:
             plain |= self.checked.to_dict()
         return plain
@@ -83,6 +90,7 @@ class BuildResult(CommandResult):
 
     def _text(self, checked: str) -> str:
         lines = [_edit_line(edit) for edit in self.edits]
+        lines += [each.to_line() for each in self.uncompared or ()]
         lines += [f"{name}: {path}" for name, path in self._files().items()]
         if self.pareto is not None:
             lines.append(curves_text(self.curves))
@@ -193,21 +201,24 @@ def build_session(
     report: bool = False,
     provenance: bool = False,
     pareto: bool = False,
+    lock_file: Path | None = None,
 ) -> BuildResult:
-    """Build in a session in which nothing has been built yet, as `build` does."""
+    """Build in a session in which nothing has been built yet, as `build` does.
+
+    `lock_file` is written in place of the lock of the spec, which then stays as it is.
+    """
     if pareto:
         _require_curves(session.loaded)
-    path = lock_path(session.loaded.path)
-    if frozen:
-        require_unchanged(session.loaded, session.base, session.lock)
-    else:
-        require_place(path)
+    path = _prepare_lock(session, frozen, lock_file)
     asked = {REPORT: report, STATEMENT: provenance, **dict.fromkeys(PARETO, pareto)}
     others = [name for name, wanted in asked.items() if wanted]
     folder = session.folder = BuildFolder.prepare(out, patch_names(session.loaded), others)
     built = _build_edits(session, folder)
+    uncompared = None
     if frozen and session.lock is not None:
-        require_same_artifacts(session.lock, [edit.locked for edit in built])
+        locked = [edit.locked for edit in built]
+        require_same_artifacts(session.lock, locked)
+        uncompared = list_uncompared(session.lock, locked)
     if report:
         folder.keep(out / REPORT, build_report(session, built))
     if provenance:
@@ -217,7 +228,7 @@ def build_session(
     # The lock comes last: it promises that all of the build is there.
     if not frozen:
         write_lock(path, session.new_lock(built))
-    result = BuildResult(tuple(built), curves=curves)
+    result = BuildResult(tuple(built), curves=curves, uncompared=uncompared)
     if report:
         result = replace(result, report=out / REPORT)
     if provenance:
@@ -225,6 +236,18 @@ def build_session(
     if pareto:
         result = replace(result, pareto=out / PARETO[0])
     return result
+
+
+def _prepare_lock(session: BuildSession, frozen: bool, lock_file: Path | None) -> Path:
+    """The place of the lock of a build, which is obeyed or can be written."""
+    if lock_file is not None:
+        return lock_file
+    path = lock_path(session.loaded.path)
+    if frozen:
+        require_unchanged(session.loaded, session.base, session.lock)
+    else:
+        require_place(path)
+    return path
 
 
 def manifest_entry(edit: BuiltEdit) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from typing import Any
 from urllib.parse import quote
 
 from editspec.commands.apply import apply
-from editspec.commands.build import build_session
+from editspec.commands.build import BuildResult, build_session
 from editspec.commands.check import CheckResult, check_session
 from editspec.engine.checks import CheckRow
-from editspec.engine.lock import input_changes, lock_path, read_lock
+from editspec.engine.folder import BuildFolder, patch_names
+from editspec.engine.lock import Step, input_changes, lock_path, read_lock
 from editspec.engine.opening import fetch_weights
 from editspec.engine.outputs import require_own_folder
 from editspec.engine.plan import Plan, make_plan
@@ -22,6 +23,7 @@ from editspec.engine.result import DONE, FAILED, WRONG_USE, CommandResult, count
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.pictures import png_bytes, require_free_picture
 from editspec.views.checks import CheckFiles, checks_markdown
+from editspec.views.text import markdown_block, markdown_code, markdown_text
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import EditError, UsageError
@@ -55,6 +57,9 @@ class CiSpec:
         The rows of the checks.
     digest
         The digest of the edited weights; None where they were not applied.
+    reviewed, built
+        The names of the edits whose patches were there as the lock names them, and of those that
+        had to be built; None in a review.
     lines
         The part of the summary that is about this spec, in Markdown.
     """
@@ -65,6 +70,8 @@ class CiSpec:
     plan: Plan | None = None
     checks: tuple[CheckRow, ...] | None = None
     digest: str | None = None
+    reviewed: tuple[str, ...] | None = None
+    built: tuple[str, ...] | None = None
     lines: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,6 +83,10 @@ class CiSpec:
             plain["checks"] = to_plain(self.checks)
         if self.digest is not None:
             plain["digest"] = self.digest
+        if self.reviewed is not None:
+            plain["reviewed"] = list(self.reviewed)
+        if self.built is not None:
+            plain["built"] = list(self.built)
         return plain
 
 
@@ -108,7 +119,7 @@ class CiResult(CommandResult):
         """The content of the file of the summary."""
         text = []
         for spec in self.specs:
-            text += [f"## `{spec.spec}`: {spec.status}", "", *spec.lines]
+            text += [f"## {markdown_code(str(spec.spec))}: {spec.status}", "", *spec.lines]
         return "\n".join(text) + "\n"
 
 
@@ -127,9 +138,19 @@ class _Run:
         """The folder of the spec in the output folder."""
         return self.out / self.path
 
+    @property
+    def new_lock(self) -> Path:
+        """The lock that a build of this run writes; that of the spec stays as it is."""
+        return self.folder / lock_path(self.path).name
+
     def open(self, loaded: LoadedSpec) -> BuildSession:
         """Open the session of the spec, once a run: its checkpoint may be large."""
         return BuildSession.of(loaded, self.device, self.progress, self.folder / "build")
+
+    def build(self, session: BuildSession) -> tuple[BuildResult, BuildSession]:
+        """Build within the output folder alone; return the session after the build, too."""
+        built = build_session(session, self.folder / "build", lock_file=self.new_lock)
+        return built, session.rewind(built.edits)
 
     def check(self, session: BuildSession) -> CheckResult:
         """Check a build, and add the checks to the summary."""
@@ -150,7 +171,7 @@ def ci_review(
 ) -> CiResult:
     """Validate, plan, build, check and draw specs, and write a summary.
 
-    An error in one spec stops no other.
+    An error in one spec stops no other. Nothing outside of `out` is changed.
 
     Parameters
     ----------
@@ -178,32 +199,45 @@ def ci_apply(
     specs: Sequence[Path | str],
     out: Path | str,
     *,
+    reviewed: Path | str | None = None,
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> CiResult:
-    """Build and check specs, and apply the patches of those that pass.
+    """Check the patches that were reviewed, and apply those of the specs that pass.
 
-    The edited weights are ``edited.safetensors`` in the folder of each spec; weights of several
-    files are a folder ``edited``. Parameters and errors are those of `ci_review`.
+    The patches are those that the lock of the spec names, from `reviewed`, `out` or the cache. Only
+    what lies in none of them is built, and the result says which edits were. The edited weights are
+    ``edited.safetensors`` in the folder of each spec; weights of several files are a folder
+    ``edited``. Nothing outside of `out` is changed.
+
+    Parameters
+    ----------
+    reviewed
+        The output folder of the review, such as its artifact; or, of one spec, the folder of its
+        build.
+
+    All else is as in `ci_review`.
     """
-    return _for_each(specs, Path(out), device, progress, _apply)
+    place = None if reviewed is None else Path(reviewed)
+    if place is not None and not place.is_dir():
+        raise UsageError(
+            f"{place} is not a folder.", "Give the output folder of the review, or its artifact."
+        )
+    return _for_each(specs, Path(out), device, progress, lambda run: _apply(run, place))
 
 
 def _review(run: _Run, commit: str | None) -> CiSpec:
-    loaded, lock_file = load(run.path), lock_path(run.path)
-    new_lock = run.folder / lock_file.name
+    loaded = load(run.path)
     session = run.open(loaded)
     if commit is not None:
         run.lines += _describe_changes(session, commit)
-    # Now, as the build below replaces the lock.
-    run.lines += _describe_lock(loaded, new_lock)
+    run.lines += _describe_lock(loaded, run.new_lock)
     plan = make_plan(session)
-    run.lines += ["### Plan", "", *_block(plan.to_text()), ""]
-    built = build_session(session.reopen(), run.folder / "build")
-    write(new_lock, lock_file.read_bytes())
-    found = run.check(session.reopen())
+    run.lines += ["### Plan", "", *markdown_block(plan.to_text()), ""]
+    built, session = run.build(session.reopen())
+    found = run.check(session)
     require_free_picture(run.folder / PICTURE)
-    preview = session.modality.preview(session.reopen(), PICTURES)
+    preview = session.modality.preview(session.rewind(built.edits), PICTURES)
     if preview is not None:
         write(run.folder / PICTURE, png_bytes(preview))
         place = quote((run.folder / PICTURE).relative_to(run.out).as_posix())
@@ -213,19 +247,60 @@ def _review(run: _Run, commit: str | None) -> CiSpec:
     return CiSpec(run.path, status, plan=plan, checks=found.checks)
 
 
-def _apply(run: _Run) -> CiSpec:
+def _apply(run: _Run, reviewed: Path | None) -> CiSpec:
     session = run.open(load(run.path))
-    built = build_session(session, run.folder / "build")
-    found = run.check(session.reopen())
+    if reviewed is not None:
+        session = _look_in(session, _reviewed_build(reviewed, run.path))
+    steps = session.steps
+    built, session = run.build(session)
+    run.lines += _describe_origin(steps)
+    found = run.check(session)
+    result = CiSpec(
+        run.path,
+        FAILED_STATUS,
+        checks=found.checks,
+        reviewed=tuple(step.name for step in steps if step.current),
+        built=tuple(step.name for step in steps if not step.current),
+    )
     if not found.passed:
         run.lines += ["Not applied.", ""]
-        return CiSpec(run.path, FAILED_STATUS, checks=found.checks)
+        return result
     model = fetch_weights(session.loaded)
     place = run.folder / ("edited" if is_sharded(model) else "edited.safetensors")
     applied = apply(model, [edit.path for edit in built.edits if edit.path is not None], place)
     shown = place.relative_to(run.out).as_posix()
-    run.lines += [f"Applied: `{shown}` holds weights `{applied.digest}`.", ""]
-    return CiSpec(run.path, PASSED, checks=found.checks, digest=applied.digest)
+    run.lines += [f"Applied: {markdown_code(shown)} holds weights `{applied.digest}`.", ""]
+    return replace(result, status=PASSED, digest=applied.digest)
+
+
+def _reviewed_build(reviewed: Path, spec: Path) -> Path:
+    """Find the build of a spec in the output of a review; else the folder itself."""
+    inside = reviewed / spec / "build"
+    return inside if inside.is_dir() else reviewed
+
+
+def _look_in(session: BuildSession, folder: Path) -> BuildSession:
+    """Let a session take the patches that the lock names from one more folder, too."""
+    other = BuildFolder(folder, patch_names(session.loaded), [])
+    session = replace(session, others=(other,))
+    session.decide()
+    return session
+
+
+def _describe_origin(steps: Sequence[Step]) -> list[str]:
+    """Where the patches come from: the review, or a build now; in Markdown."""
+    lines = []
+    if current := [step.name for step in steps if step.current]:
+        names = ", ".join(map(markdown_code, current))
+        lines += [f"As reviewed, the patches that the lock names: {names}.", ""]
+    if todo := [step for step in steps if not step.current]:
+        names = ", ".join(f"{markdown_code(step.name)} ({step.status})" for step in todo)
+        lines += [
+            f"Built now, as no patch that the lock names was there: {names}. "
+            "These are not the bytes that were reviewed.",
+            "",
+        ]
+    return lines
 
 
 def _for_each(
@@ -253,7 +328,7 @@ def _for_each(
         except (SpecError, EditError) as error:
             status = WRONG if isinstance(error, SpecError) else FAILED_STATUS
             done = CiSpec(path, status, error=str(error))
-            run.lines += _block(str(error))
+            run.lines += markdown_block(str(error))
         found.append(replace(done, lines=tuple(run.lines)))
     result = CiResult(tuple(found))
     write(out / SUMMARY, result.to_markdown().encode())
@@ -266,8 +341,11 @@ def _describe_lock(loaded: LoadedSpec, new: Path) -> list[str]:
     lock = read_lock(path)
     if lock is not None and not input_changes(loaded, lock.weights, lock):
         return []
-    state = f"There is no `{path}`" if lock is None else f"`{path}` is out of date"
-    hint = f"Put the `{new.name}` that this build wrote next to the spec, and commit it."
+    shown = markdown_code(str(path))
+    state = f"There is no {shown}" if lock is None else f"{shown} is out of date"
+    hint = (
+        f"Put the {markdown_code(new.name)} that this build wrote next to the spec, and commit it."
+    )
     return [f"{state}. {hint}", ""]
 
 
@@ -284,12 +362,16 @@ def _describe_changes(session: BuildSession, commit: str) -> list[str]:
         try:
             lock = read_lock(before)
         except SpecError as error:
-            return [*head, f"Its lock cannot be read: {error.problems[0].message}.", ""]
+            return [
+                *head,
+                f"Its lock cannot be read: {markdown_text(error.problems[0].message)}.",
+                "",
+            ]
     assert lock is not None
     changes = input_changes(loaded, session.base, lock)
     if not changes:
         return [*head, "Nothing that bears on an edit has changed.", ""]
-    return [*head, *_block("\n".join(changes)), ""]
+    return [*head, *markdown_block("\n".join(changes)), ""]
 
 
 def _commit(revision: str) -> str:
@@ -313,11 +395,3 @@ def _git(*arguments: str, folder: Path = Path()) -> subprocess.CompletedProcess[
         raise UsageError(
             "git cannot be run, and --base names a revision.", "Install git, or leave --base out."
         ) from error
-
-
-def _block(text: str) -> list[str]:
-    """Quote a text in Markdown.
-
-    The text is indented, since it may itself hold the marks of a fence.
-    """
-    return [f"    {line}" for line in text.splitlines()]

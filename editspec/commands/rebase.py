@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from editspec.engine.folder import BuildFolder
+from editspec.engine.patch_files import number_files
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import CommandResult
 from editspec.engine.session import BuildSession
+from editspec.engine.stacks import read_stack
 from editspec_compiler import LoadedSpec, load
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import PatchError, UsageError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.io.weights import Weights
-from editspec_runtime.patches.patch import Patch, make_patch, read_patch, stack_results
+from editspec_runtime.patches.patch import Patch, make_patch, stack_results
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,13 @@ def rebase(
             "Patches are either solved again or kept.",
             "Give --spec SPEC to solve again, or --keep-deltas.",
         )
-    stack = [read_patch(Path(path)) for path in patches]
+    stack = read_stack(patches)
     checkpoint = read_weights(locate_weights(str(model), Path()))
     if spec is None:
         made = _keep_deltas(stack, checkpoint)
     else:
         made = _solve_again(stack, checkpoint, spec, device, progress)
-    names = [f"{number:02d}-{patch.name}.safetensors" for number, patch in enumerate(made, 1)]
+    names = number_files(patch.name for patch in made)
     folder = BuildFolder.prepare(Path(out), names)
     for number, patch in enumerate(made):
         folder.keep(folder.patch(number), patch.to_bytes())

@@ -30,6 +30,7 @@ COMMANDS = {
     "statistics": "editspec.commands.statistics:statistics",
     "schema": "editspec.commands.schema:schema",
     "families": "editspec.commands.families:families",
+    "cache": "editspec.commands.cache:cache",
     "studio": "editspec.studio:studio",
     "sweep": "editspec.commands.sweep:sweep",
     "bench paper": "editspec.worlds.skyline.bench.run:bench_paper",

@@ -13,32 +13,34 @@ import torch
 from torch import Tensor
 
 from editspec.engine.lock import lock_path, read_lock
+from editspec.engine.opening import find_architecture
+from editspec.engine.patch_files import list_patch_files
 from editspec.engine.provenance import require_signed
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import DONE, FAILED, CommandResult, describe_rank, to_plain
 from editspec.engine.session import BuildSession
+from editspec.engine.stacks import read_stack
+from editspec.engine.tolerances import TOLERANCES
 from editspec_compiler import LoadedSpec
+from editspec_runtime.core.architecture import Architecture
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import PatchError
 from editspec_runtime.families.open import read_weights
+from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.weights import Weights
 from editspec_runtime.maths.metric import norm, principal_cosines, unfold
-from editspec_runtime.patches.patch import Patch, read_patch, require_chain, stack_results
+from editspec_runtime.patches.patch import Patch, require_chain, stack_results
+from editspec_runtime.patches.soundness import require_fitting, require_orthonormal
 
-TOLERANCES = {"float32": (5e-2, 1e-2), "float64": (1e-6, 1e-6)}
-"""The largest difference of a patch that is solved again elsewhere, by the spec's precision.
+ENERGY_TOLERANCE = 1e-3
+"""The largest relative difference of tr(W C W^T) between two environments."""
 
-The first number is the relative norm of the difference in the metric of C, and the second is the
-largest principal angle of D in radians. A solve in float32 amplifies rounding: its L1 loss and
-Adam's division make two right solutions differ by percents.
-"""
+FOLLOWING = frozenset({"content", "result", "collateral", "directions"})
+"""The fields that follow from the bits of the tensors."""
 
 REBUILD = "It is not what was built; build it again."
 """The hint where the content of a patch contradicts its metadata."""
-
-ORTHONORMAL = 1e-4
-"""The largest difference of an entry of D D^T from the identity."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Comparison:
         The largest principal angle between their directions, in radians.
     tolerance
         The largest `difference` and `angle` that are close enough.
+    parameters
+        The parameters that only one of the two changes; None where there is none.
+    fields
+        The fields that the two say otherwise, besides digests; None where there is none.
     same_environment
         Whether both were built in one environment, so that the bytes should be equal.
     """
@@ -67,6 +73,8 @@ class Comparison:
     angle: float | None = None
     tolerance: tuple[float, float] | None = None
     same_environment: bool | None = None
+    parameters: tuple[str, ...] | None = None
+    fields: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain values, without fields that are None."""
@@ -74,8 +82,12 @@ class Comparison:
 
     def to_text(self) -> str:
         """The comparison for people."""
-        if self.tolerance is None:
+        if self.identical:
             return "built again: identical bytes"
+        if self.tolerance is None:
+            what = list(self.fields or ())
+            what += [f"{name} (only one of the two changes it)" for name in self.parameters or ()]
+            return f"built again: NOT what the spec gives: {', '.join(what)}"
         verdict = "within" if self.within else "NOT within"
         text = (
             f"built again: {verdict} the tolerance: differs by {self.difference:.1e} in the metric "
@@ -195,14 +207,17 @@ def verify(
     SpecError
         The spec is wrong.
     """
+    files = list_patch_files(patches)
     if public_key is not None:
-        require_signed([Path(path) for path in patches], Path(public_key))
+        require_signed(files, Path(public_key))
     checkpoint = read_weights(locate_weights(str(model), Path()))
-    stack = [read_patch(Path(path)) for path in patches]
+    stack = read_stack(files)
     base = checkpoint.digest()
     require_chain(base, stack)
     for patch in stack:
-        _require_ranks(patch)
+        require_orthonormal(patch)
+        architecture = _find_architecture(checkpoint, patch.metadata["family"])
+        require_fitting(patch, checkpoint, architecture)
     _require_results(checkpoint, stack)
     again: list[Comparison | None] = [None] * len(stack)
     if spec is not None:
@@ -225,27 +240,20 @@ def _require_results(checkpoint: Weights, stack: Sequence[Patch]) -> None:
             )
 
 
-def _require_ranks(patch: Patch) -> None:
-    """Raise a `PatchError` unless the directions are orthonormal, one for each rank."""
-    is_composed = "composed" in patch.metadata
-    for parameter, directions in patch.directions.items():
-        rows = directions.double()
-        rank = patch.metadata["rank"]
-        if rank not in (len(rows), None) and not is_composed:
-            raise PatchError(
-                f"Patch {patch.name} says rank {rank}, and {parameter} has {len(rows)}.", REBUILD
-            )
-        if is_composed and patch.metadata["solver"]["rank"] is None:
-            # Stacked factors give the exact change of the stack. To make them orthonormal would
-            # round them anew, so that nobody does.
-            continue
-        error = float((rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype)).abs().max())
-        if error > ORTHONORMAL:
-            raise PatchError(
-                f"Patch {patch.name}: the directions of {parameter} are not orthonormal "
-                f"(by {error:.1e}).",
-                REBUILD,
-            )
+def _find_architecture(checkpoint: Weights, family: str) -> Architecture | None:
+    """Read the layers of weights of a family; None where tensors do not tell them.
+
+    Raises `PatchError` where there is no such family, and `WeightsError` where the weights are of
+    another one.
+    """
+    if family not in FAMILIES:
+        raise PatchError(
+            f"The patches are of a family {family!a}, and there is none.",
+            f"The families are {', '.join(FAMILIES)}.",
+        )
+    if FAMILIES[family].read_architecture is None:
+        return None
+    return find_architecture(checkpoint, Path(), family)
 
 
 def _build_again(
@@ -269,11 +277,9 @@ def _build_again(
                 for rule in built.rule.rules
             }
             locked = lock.edit(patch.name) if lock is not None else None
-            same_environment = (
-                locked is not None
-                and locked.patch == patch.metadata["content"]
-                and locked.environment == built.locked.environment
-            )
+            # It is the environment that counts, and not whether the given patch is the locked one:
+            # a patch that was changed since is just what is looked for.
+            same_environment = locked is not None and locked.environment == built.locked.environment
             tolerance = TOLERANCES[session.loaded.spec.precision]
             yield _compare(patch, built.patch, moments, tolerance, same_environment)
             # The next edit is solved on the weights that the given patch leaves.
@@ -307,6 +313,16 @@ def _compare(
             f"{patch.metadata['edit']}, and the spec has {again.metadata['edit']}.",
             "Build the spec, or give the spec as it was.",
         )
+    other = sorted(set(patch.parameters) ^ set(again.parameters))
+    fields = _find_other_fields(patch, again, tolerance[0])
+    if other or fields:
+        return Comparison(
+            False,
+            False,
+            same_environment=same_environment,
+            parameters=tuple(other) or None,
+            fields=fields or None,
+        )
     difference = angle = 0.0
     for parameter in patch.parameters:
         first, second = unfold(patch.delta(parameter)), unfold(again.delta(parameter))
@@ -323,3 +339,32 @@ def _compare(
     close = difference <= tolerance[0] and angle <= tolerance[1]
     within = close and not same_environment
     return Comparison(False, within, difference, angle, tolerance, same_environment)
+
+
+def _find_other_fields(patch: Patch, again: Patch, tolerance: float) -> tuple[str, ...]:
+    """Find the fields in which two patches differ, but those that follow from bits."""
+    found = []
+    for name in sorted((patch.metadata.keys() | again.metadata.keys()) - FOLLOWING):
+        # The layouts of parameters that only one of the two changes are told with these.
+        if name == "layouts" and patch.parameters != again.parameters:
+            continue
+        if patch.metadata.get(name) != again.metadata.get(name):
+            found.append(name)
+    first, second = patch.metadata.get("collateral"), again.metadata.get("collateral")
+    if not _is_close_collateral(first, second, tolerance):
+        found.append("collateral")
+    return tuple(found)
+
+
+def _is_close_collateral(first: Any, second: Any, tolerance: float) -> bool:
+    """Whether two predictions of the collateral, by layer, are those of close changes."""
+    if first is None or second is None or first.keys() != second.keys():
+        return first is second
+    for layer, numbers in first.items():
+        for name, value in numbers.items():
+            # The collateral is a square of the change, and the energy does not depend on it.
+            most = ENERGY_TOLERANCE if name == "energy" else 4 * tolerance
+            other = second[layer][name]
+            if abs(value - other) > most * max(abs(value), abs(other)):
+                return False
+    return True

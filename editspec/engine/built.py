@@ -6,15 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
-import torch
-
 from editspec.engine.lock import LockedEdit
-from editspec_runtime.core.model import Model
 from editspec_runtime.core.rule import ResolvedEdit
-from editspec_runtime.maths.sampled_keys import environment
 from editspec_runtime.patches.patch import Patch
 
 STAGES = ("compile", "statistics", "solve")
@@ -56,26 +51,6 @@ class BuiltEdit:
     locked: LockedEdit
     path: Path | None = None
     residual: float | None = None
-
-
-def lock_environment(model: Model) -> dict[str, str]:
-    """The environment that the bits of an edit depend on, by name.
-
-    Equal inputs give equal bits where packages, precision, device and threads are equal.
-    """
-    version, _, device, precision, threads = environment(model)
-    packages = {name: metadata.version(name) for name in ("torch", "numpy", "pillow")}
-    if device == "cpu":
-        # Kernels for other instruction sets (AVX2, AVX-512) add in another order.
-        device = f"cpu {torch.backends.cpu.get_cpu_capability()}"
-    precision = precision.removeprefix("torch.")
-    return {
-        "editspec": version,
-        **packages,
-        "device": device,
-        "precision": precision,
-        "threads": threads,
-    }
 
 
 @contextmanager

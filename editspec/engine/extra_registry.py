@@ -26,20 +26,21 @@ class Extra:
 
 
 EXTRAS = {
+    "bench": Extra("cv2", "The bench of the paper"),
     "signing": Extra("model_signing", "A signature"),
     "studio": Extra("editspec.studio", "The studio"),
 }
 """The extras by their names in the metadata of the package."""
 
 
-def load_extra(name: str, module: str) -> ModuleType:
-    """Import a module of an extra's package.
+def load_extra(name: str, module: str = "") -> ModuleType:
+    """Import a module of an extra's package, or the package itself.
 
     Raises `UsageError` where a package that it needs is not installed.
     """
     extra = EXTRAS[name]
     try:
-        return import_module(f"{extra.package}.{module}")
+        return import_module(f"{extra.package}.{module}" if module else extra.package)
     except ImportError as error:
         missing = error.name or extra.package
         raise UsageError(

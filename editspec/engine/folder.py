@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from editspec.engine.patch_files import number_files
 from editspec_compiler import LoadedSpec
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.files import canonical_json, remove_abandoned, write
@@ -35,12 +36,18 @@ class BuildFolder:
         The files of an earlier build, relative to `root`.
     others
         The other files of this build, such as its report.
+    there
+        The files that the manifest lists: those that are there.
+    planned
+        The files that the manifest announces until the build is finished.
     """
 
     root: Path
     names: list[str]
     before: list[str]
     others: Sequence[str] = ()
+    there: set[str] = field(default_factory=set)
+    planned: list[str] = field(default_factory=list)
 
     @staticmethod
     def prepare(root: Path, names: list[str], others: Sequence[str] = ()) -> BuildFolder:
@@ -60,10 +67,13 @@ class BuildFolder:
         for name in others:
             if name not in before:
                 BUILD_FILE.require_free(root / name)
-        # From now on the folder is known as a build's, whatever interrupts it.
         planned = [f"{kind}/{name}" for name in names for kind in ("rules", "patches")]
-        _write_manifest(manifest, sorted({*before, *planned, *others}), [])
-        return BuildFolder(root, names, before, others)
+        planned = sorted({*before, *planned, *others})
+        folder = BuildFolder(root, names, before, others, planned=planned)
+        folder.there = {name for name in before if (root / name).is_file()}
+        # From now on the folder is known as a build's, whatever interrupts it.
+        folder._announce()
+        return folder
 
     def rule(self, number: int) -> Path:
         """The path of the rule of edit `number`."""
@@ -74,9 +84,22 @@ class BuildFolder:
         return self.root / "patches" / self.names[number]
 
     def keep(self, path: Path, data: bytes) -> None:
-        """Write a file, unless the same bytes lie there already."""
+        """Write a file, unless the same bytes lie there already, and list it."""
         if not (path.is_file() and path.read_bytes() == data):
             write(path, data)
+        name = path.relative_to(self.root).as_posix()
+        if name not in self.there:
+            self.there.add(name)
+            self._announce()
+
+    def _announce(self) -> None:
+        """Write the manifest of an unfinished build.
+
+        It lists the files that are there. Those that are to come are announced apart, so that the
+        next build knows them as its own, whatever interrupts this one.
+        """
+        missing = [name for name in self.planned if name not in self.there]
+        _write_manifest(self.root / "manifest.json", sorted(self.there), [], missing)
 
     def finish(
         self, edits: list[dict[str, Any]], *, rules: bool = True, patches: bool = True
@@ -91,15 +114,14 @@ class BuildFolder:
         # Patches of these edits stay even where only rules are made: a build may take them.
         for stale in set(self.before) - set(files) - set(patch_files):
             (self.root / stale).unlink(missing_ok=True)
+        if not patches:
+            files += [name for name in patch_files if name in self.there]
         _write_manifest(self.root / "manifest.json", files, edits)
 
 
 def patch_names(loaded: LoadedSpec) -> list[str]:
     """The file name of each edit of a spec, for its rule and for its patch."""
-    return [
-        f"{number:02d}-{edit.name}.safetensors"
-        for number, edit in enumerate(loaded.spec.edits, start=1)
-    ]
+    return number_files(edit.name for edit in loaded.spec.edits)
 
 
 def _has_files(root: Path) -> bool:
@@ -115,8 +137,12 @@ def _has_files(root: Path) -> bool:
         ) from error
 
 
-def _write_manifest(path: Path, files: list[str], edits: list[dict[str, Any]]) -> None:
+def _write_manifest(
+    path: Path, files: list[str], edits: list[dict[str, Any]], planned: Sequence[str] = ()
+) -> None:
     manifest = {"format": BUILD_FORMAT, "version": 1, "files": sorted(files), "edits": edits}
+    if planned:
+        manifest["planned"] = list(planned)
     # Canonical first, so that numbers are written in one way whatever type they have.
     plain = json.loads(canonical_json(manifest))
     text = json.dumps(plain, indent=2, sort_keys=True)
@@ -124,7 +150,7 @@ def _write_manifest(path: Path, files: list[str], edits: list[dict[str, Any]]) -
 
 
 def _own_files(manifest: Path) -> list[str]:
-    """The files that a manifest names.
+    """The files that a manifest lists or announces.
 
     Raises `FileError` where there is no manifest of a build.
     """
@@ -136,7 +162,7 @@ def _own_files(manifest: Path) -> list[str]:
         # names that a build makes count, and none leads out of the folder.
         return [
             name
-            for name in content["files"]
+            for name in [*content["files"], *content.get("planned", ())]
             if name in (REPORT, STATEMENT, *PARETO) or _is_inside(name)
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from editspec_compiler import LoadedSpec, SpecError
 from editspec_compiler.document import dump, read_document
 from editspec_runtime.codes import Code
-from editspec_runtime.errors import FileError, LockError
+from editspec_runtime.errors import FileError, LockError, reading_foreign
 from editspec_runtime.io.digests import digest
 from editspec_runtime.io.files import write
 
@@ -33,7 +34,7 @@ A longer value, such as a mask as a data URL, is replaced by its digest.
 class _Part(BaseModel):
     """The base of the parts of a lock: unknown fields and other types are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class LockedEdit(_Part):
@@ -107,6 +108,11 @@ def read_lock(path: Path) -> Lock | None:
     """
     if not path.exists():
         return None
+    with reading_foreign(path):
+        return _read_lock(path)
+
+
+def _read_lock(path: Path) -> Lock:
     document = read_document(path)
     problems = list(document.problems)
     try:
@@ -121,9 +127,21 @@ def read_lock(path: Path) -> Lock | None:
             )
             for details in error.errors(include_url=False)
         ]
+    if not problems and not _is_finite(document.data):
+        message = "this is not a lock of version 1: it holds numbers that are not finite"
+        problems.append(document.problem((), message, HINT, code=Code.LOCK_UNFIT))
     if problems:
         raise SpecError(str(path), problems, document.text)
     return lock
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether plain values hold neither NaN nor infinity."""
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 HINT = "resolve the merge, or remove the lock and build again"
@@ -313,6 +331,47 @@ def require_unchanged(loaded: LoadedSpec, weights: str, lock: Lock | None) -> Lo
     return lock
 
 
+@dataclass(frozen=True)
+class UncomparedEdit:
+    """An edit that cannot be compared with the lock, which is of another environment.
+
+    Attributes
+    ----------
+    name
+        The name of the edit.
+    environment
+        What differs, as lines ``name: lock -> here``.
+    artifacts
+        The artifacts that differ; none where all are equal all the same.
+    """
+
+    name: str
+    environment: tuple[str, ...]
+    artifacts: tuple[str, ...]
+
+    def to_line(self) -> str:
+        """One line for people."""
+        equal = "all digests are equal all the same"
+        found = f"{', '.join(self.artifacts)} differ" if self.artifacts else equal
+        return (
+            f"{self.name}: could not be compared with the lock, which is of another environment "
+            f"({'; '.join(self.environment)}): {found}"
+        )
+
+
+def list_uncompared(lock: Lock, built: Sequence[LockedEdit]) -> tuple[UncomparedEdit, ...]:
+    """The edits that were built in another environment than that of the lock."""
+    found = []
+    for edit in built:
+        before = lock.edit(edit.name)
+        if before is None or before.environment == edit.environment:
+            continue
+        lines = tuple(_differences(before.environment, edit.environment))
+        artifacts = tuple(_list_differing(before, edit))
+        found.append(UncomparedEdit(edit.name, lines, artifacts))
+    return tuple(found)
+
+
 def require_same_artifacts(lock: Lock, built: Sequence[LockedEdit]) -> None:
     """Raise a `LockError` where an edit has other results than in the lock.
 
@@ -343,11 +402,16 @@ def removed_edits(loaded: LoadedSpec, lock: Lock | None) -> list[str]:
 def artifact_differences(locked: LockedEdit, built: LockedEdit) -> list[str]:
     """The artifacts of an edit that differ between two builds of it."""
     found = []
-    for name in ("second_moment", "rule", "patch", "result"):
+    for name in _list_differing(locked, built):
         was, now = getattr(locked, name), getattr(built, name)
-        if was != now:
-            found.append(f"{built.name}: {name}: {was} -> {now}")
+        found.append(f"{built.name}: {name}: {was} -> {now}")
     return found
+
+
+def _list_differing(locked: LockedEdit, built: LockedEdit) -> list[str]:
+    """The names of the artifacts that differ."""
+    names = ("second_moment", "rule", "patch", "result")
+    return [name for name in names if getattr(locked, name) != getattr(built, name)]
 
 
 def _order_changes(lock: Lock, name: str, before: Sequence[str]) -> tuple[str, ...]:

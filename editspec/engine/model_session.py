@@ -111,16 +111,18 @@ class ModelSession:
             where = ("model", *error.path)
             raise self.loaded.error(where, error.message, error.hint, Code.MODULE_UNFIT) from error
         document, layers = self.loaded.document, model.architecture.layers
-        problems = [
-            document.problem(
-                ("edits", number, "layer"),
-                f"there is no {edit.layer} in these weights",
-                f"known here: {', '.join(layers)}",
-                code=Code.LAYER_UNKNOWN,
-            )
-            for number, edit in enumerate(self.loaded.spec.edits)
-            if edit.layer not in layers
-        ]
+        problems = []
+        refused = getattr(model, "refused", {})
+        for number, edit in enumerate(self.loaded.spec.edits):
+            if edit.layer in layers:
+                continue
+            message = f"there is no {edit.layer} in these weights"
+            hint = f"known here: {', '.join(layers)}"
+            if edit.layer in refused:
+                reason = refused[edit.layer]
+                message, hint = f"{edit.layer} cannot be edited: {reason.message}", reason.hint
+            where = ("edits", number, "layer")
+            problems.append(document.problem(where, message, hint, code=Code.LAYER_UNKNOWN))
         fields = read_fields(self.loaded.spec.model)
         for found in fields.problems_with(model.architecture):
             problems.append(document.misfit(("model",), found))

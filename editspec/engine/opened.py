@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from editspec.engine.stacks import require_belonging, require_named
+from editspec.engine.stacks import read_stack, require_belonging, require_named
 from editspec_runtime.io.weights import Weights
-from editspec_runtime.patches.patch import Patch, apply_stack, read_patch
+from editspec_runtime.patches.patch import Patch, apply_stack
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,7 +57,7 @@ class OpenedModel:
         PatchError
             A patch is damaged, or was solved on other weights.
         """
-        added = [_read(patch) for patch in patches]
+        added = [each for patch in patches for each in _read(patch)]
         stack = (*self.patches, *added)
         require_belonging(self.place, self.checkpoint.metadata, self.checkpoint.digest(), stack)
         weights = apply_stack(self.checkpoint, stack)
@@ -67,5 +67,5 @@ class OpenedModel:
         return replace(self, model=model, patches=stack)
 
 
-def _read(patch: Path | str | Patch) -> Patch:
-    return patch if isinstance(patch, Patch) else read_patch(Path(patch))
+def _read(patch: Path | str | Patch) -> list[Patch]:
+    return [patch] if isinstance(patch, Patch) else read_stack([patch])

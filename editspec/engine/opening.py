@@ -140,7 +140,7 @@ def open_weights(
     device: torch.device | None = None,
     compatibility: Compatibility = EDITSPEC,
 ) -> Model:
-    """Make the model of weights that no spec describes, as `family` or the first that fits.
+    """Make the model of weights without a spec, as `family` or the first that fits.
 
     Raises `WeightsError` as `find_architecture` does.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from editspec.engine.built import STAGES, BuiltEdit, lock_environment, time_stage
+from editspec.engine.built import STAGES, BuiltEdit, time_stage
 from editspec.engine.folder import BuildFolder, patch_names
 from editspec.engine.lock import (
     CURRENT,
@@ -43,7 +44,7 @@ from editspec_runtime.executors.devices import pick_device
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest, tensor_digest
 from editspec_runtime.maths.collateral import predict_collateral
-from editspec_runtime.maths.sampled_keys import environment
+from editspec_runtime.maths.environment import environment
 from editspec_runtime.methods.rule_file import read_rule
 from editspec_runtime.methods.solve_edit import (
     Solution,
@@ -69,6 +70,8 @@ class BuildSession(ModelSession):
         The status of each edit, which says whether it is to be built.
     folder
         The folder of an earlier build, whose patches are taken.
+    others
+        Folders of other builds, in which the patches that the lock names are looked for, too.
     resolved
         The edits of the stack with their rules resolved, in the order of the stack.
     """
@@ -77,6 +80,7 @@ class BuildSession(ModelSession):
     output_loss: OutputLoss | None = None
     steps: list[Step] = field(default_factory=list)
     folder: BuildFolder | None = None
+    others: tuple[BuildFolder, ...] = ()
     resolved: list[ResolvedEdit] = field(default_factory=list)
 
     @property
@@ -177,13 +181,20 @@ class BuildSession(ModelSession):
         parent = self.stack[-1].metadata["result"] if self.stack else self.base
         return self.modality.compile(self.loaded, number, self.base, parent, self.moment)
 
+    def _folders(self) -> list[BuildFolder]:
+        """The folders in which patches and rules may lie, the session's own first."""
+        own = [self.folder] if self.folder else []
+        return [*own, *self.others]
+
     def find_patch(self, number: int, locked: LockedEdit) -> Patch | None:
         """The patch of an edit that the lock names, from the folder or the cache.
 
         None where it lies in neither.
         """
-        named = [self.folder.patch(number)] if self.folder else []
-        for path in (*named, self.cache.path("patches", locked.patch)):
+        named = [folder.patch(number) for folder in self._folders()]
+        kept = self.cache.path("patches", locked.patch)
+        self.cache.mark_use(kept)
+        for path in (*named, kept):
             try:
                 patch = read_patch(path)
             except EditError:
@@ -198,10 +209,13 @@ class BuildSession(ModelSession):
 
         None where they lie in neither.
         """
-        named = [self.folder.rule(number)] if self.folder else []
-        for path in (*named, self.cache.path("rules", sha256)):
-            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-                return read_rule(path)
+        named = [folder.rule(number) for folder in self._folders()]
+        kept = self.cache.path("rules", sha256)
+        self.cache.mark_use(kept)
+        for path in (*named, kept):
+            with suppress(OSError):
+                if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+                    return read_rule(path)
         return None
 
     @on_device
@@ -386,7 +400,7 @@ class BuildSession(ModelSession):
             result=patch.metadata["result"],
             loss=loss,
             residual=residual_of(rule, model, result),
-            environment=lock_environment(model),
+            environment=environment(model),
         )
         self.cache.keep("rules", locked.rule, rule_bytes)
         self.cache.keep("patches", locked.patch, patch.to_bytes())

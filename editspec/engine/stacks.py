@@ -7,9 +7,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from editspec.engine.patch_files import list_patch_files
 from editspec_runtime.errors import PatchError
 from editspec_runtime.io.files import read_editspec_metadata, read_header
 from editspec_runtime.patches.patch import FORMAT, Patch, read_patch, require_chain
+
+
+def read_stack(patches: Sequence[Path | str]) -> list[Patch]:
+    """Read a stack; the folder of a build stands for its patches in their order."""
+    return [read_patch(path) for path in list_patch_files(patches)]
 
 
 def read_chain(patches: Sequence[Path | str]) -> list[Patch]:
@@ -17,7 +23,7 @@ def read_chain(patches: Sequence[Path | str]) -> list[Patch]:
 
     Raises a `PatchError` where one was solved on other weights than the one before it leaves.
     """
-    stack = [read_patch(Path(path)) for path in patches]
+    stack = read_stack(patches)
     for before, after in pairwise(stack):
         if after.metadata["parent"] != before.metadata["result"]:
             raise PatchError(
@@ -31,7 +37,7 @@ def read_chain(patches: Sequence[Path | str]) -> list[Patch]:
 def find_stack(path: Path) -> list[Patch] | None:
     """Read the patch, or the patches of a build folder, at a path; None for weights."""
     if path.is_dir() and (path / "patches").is_dir():
-        return [read_patch(file) for file in sorted((path / "patches").glob("*.safetensors"))]
+        return read_stack([path])
     if path.suffix != ".safetensors" or not path.is_file():
         return None
     metadata = read_editspec_metadata(read_header(path), path)

@@ -160,6 +160,17 @@ class Draft:
             self.past.append(self.text)
             self._become(self.future.pop())
 
+    def prepare(self, text: str | None = None) -> None:
+        """Parse a text that is about to be used, by default the present one.
+
+        To be called without the lock: a large text takes long, and is then found in a cache.
+        """
+        given = self.text if text is None else text.replace("\r\n", "\n")
+        if len(given) > MAX_BYTES:
+            return
+        for each in {given, show_all_edits(given)}:
+            _parse_once(each, self.file)
+
     def document(self) -> Document:
         """Parse the text with all its edits, on and off. Raises `SpecError`."""
         return _parse(show_all_edits(self.text), self.file)
@@ -395,13 +406,21 @@ def propose_rule(architecture: ImageArchitecture) -> tuple[str, str]:
     return layer.name, suggest_method(linear=layer.linear).name
 
 
-@lru_cache(maxsize=4)
 def _parse(text: str, file: str) -> Document:
-    """Parse a text, or return its document from a cache.
+    """Parse a text, or return its document from a cache. Raises `SpecError`."""
+    found = _parse_once(text, file)
+    if isinstance(found, SpecError):
+        raise found
+    return found
 
-    One request asks for the same document several times.
-    """
-    return parse(text, file)
+
+@lru_cache(maxsize=6)
+def _parse_once(text: str, file: str) -> Document | SpecError:
+    """Parse a text, or return its error; one request asks for the same several times."""
+    try:
+        return parse(text, file)
+    except SpecError as error:
+        return error
 
 
 def _texts(document: Document) -> Iterator[tuple[SpecPath, str]]:

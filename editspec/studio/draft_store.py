@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from editspec_runtime.errors import FileError, UsageError
-from editspec_runtime.io.files import write
+from editspec_runtime.io.files import remove_abandoned, write
 
 FORMAT, VERSION = "editspec.studio", 1
 
@@ -102,6 +103,16 @@ def lock_spec(path: Path) -> AbstractContextManager[object]:
             f"{path.parent} cannot be written.",
             "Give the spec a folder that you may write into, on a disk that is not full.",
         ) from error
+
+
+def remove_abandoned_parts(path: Path) -> None:
+    """Remove what killed studios left half-written in the project of a spec."""
+    remove_abandoned(store_folder(path))
+    remove_abandoned(path.parent, f".{glob.escape(path.name)}*.part")
+    masks = path.parent / "masks"
+    # A link may lead out of the project, where nothing is removed.
+    if not masks.is_symlink():
+        remove_abandoned(masks, ".*.png.*.part")
 
 
 def store_folder(path: Path) -> Path:

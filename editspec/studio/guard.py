@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 from dataclasses import dataclass
@@ -15,9 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MAX_BODY = 32 * 2**20
 """Bytes of a request at most: a spec of the largest size, written as JSON."""
 
+BODY_SECONDS = 60.0
+"""Seconds within which the body of a request has to arrive."""
+
 Refusal = tuple[int, str]
 """A status and a message."""
 
+TOO_SLOW = f"A request has to arrive within {BODY_SECONDS:.0f} seconds."
 TOO_LARGE = f"A request has at most {MAX_BODY} bytes."
 
 HEADERS = {
@@ -67,6 +72,9 @@ class Guard:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *ENCODED_HEADERS]
+                if message["status"] in (408, 413):
+                    # The rest of the request is not waited for.
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         refusal = self._refuse_host(headers) or self._refuse_token(scope, headers)
@@ -74,12 +82,20 @@ class Guard:
         if refusal:
             await _answer(*refusal)(scope, receive, send_guarded)
             return
-        seen = 0
+        seen, arriving = 0, True
+        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
 
         # Content-Length may be missing, so the bytes are counted as they come.
         async def receive_limited() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, arriving
+            if not arriving:  # a page that listens to events waits here until it goes
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise HTTPException(408, TOO_SLOW) from error
+            arriving = bool(message.get("more_body", False))
             seen += len(message.get("body", b""))
             if seen > MAX_BODY:
                 raise HTTPException(413, TOO_LARGE)

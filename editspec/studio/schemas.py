@@ -16,7 +16,7 @@ from editspec.studio.engine import Engine
 from editspec.studio.jobs import Jobs
 from editspec_compiler import Problem
 from editspec_compiler.modalities.image.schema import BoxMask, Mask
-from editspec_compiler.problems import path_text
+from editspec_compiler.problems import SHOWN, path_text
 from editspec_compiler.schema import Solver
 from editspec_compiler.validation import fit
 from editspec_runtime.core.method import CONTEXT, RANK, Method
@@ -271,7 +271,7 @@ def state_of(draft: Draft, engine: Engine, jobs: Jobs) -> State:
 def problems_found(problems: Iterable[Problem]) -> list[FoundProblem]:
     """Describe problems of the compiler."""
     found = []
-    for problem in problems:
+    for problem in list(problems)[:SHOWN]:
         path = path_text(problem.path)
         found.append(
             FoundProblem(

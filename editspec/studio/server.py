@@ -15,8 +15,9 @@ import uvicorn
 from editspec.engine.opening import find_architecture
 from editspec.engine.resources import locate_weights
 from editspec.studio.app import make_app
+from editspec.studio.connections import LimitedProtocol
 from editspec.studio.draft import NEW_SPEC, Draft, propose_rule
-from editspec.studio.draft_store import lock_spec
+from editspec.studio.draft_store import lock_spec, remove_abandoned_parts
 from editspec.studio.engine import Engine
 from editspec.studio.guard import Guard
 from editspec.studio.jobs import Jobs
@@ -73,13 +74,18 @@ def serve(
     if not path.exists():
         new = new_spec(model or DEFAULT_WEIGHTS, path)
     with _listen(host, port) as listening, lock_spec(path):
+        remove_abandoned_parts(path)
         draft, jobs = Draft.open(path, new), Jobs()
         engine = Engine(draft, jobs, device)
         engine.base()  # Errors of the weights end the command, not a request.
         token = secrets.token_urlsafe(24)
         app = Guard(make_app(draft, engine, jobs), token, host)
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=1
+            app,
+            http=LimitedProtocol,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=1,
         )
         name = f"[{host}]" if ":" in host else host
         announce(f"http://{name}:{listening.getsockname()[1]}/?token={token}")

@@ -9,9 +9,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from editspec.engine.checks import FAILED, PASSED, WARNED, CheckRow
+from editspec.views.text import markdown_text
+from editspec_compiler.problems import visible
 from editspec_runtime.io.files import write
 from editspec_runtime.io.outputs import marked_file
 
@@ -31,7 +34,8 @@ def checks_table(rows: Sequence[CheckRow], width: int = 120, *, colours: bool = 
     for column in COLUMNS:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(f"[{STYLES[row.status]}]{row.status}[/]", *_cells(row))
+        cells = [escape(visible(cell)) for cell in _cells(row)]
+        table.add_row(f"[{STYLES[row.status]}]{row.status}[/]", *cells)
     text = io.StringIO()
     console = Console(
         file=text, width=width, force_terminal=colours, no_color=not colours, highlight=False
@@ -48,7 +52,8 @@ def checks_markdown(rows: Sequence[CheckRow]) -> str:
     lines = [MARKDOWN_MARK, "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for row in rows:
         status = row.status if row.status == PASSED else f"**{row.status}**"
-        lines.append("| " + " | ".join((status, *_cells(row))) + " |")
+        cells = [markdown_text(cell) for cell in _cells(row)]
+        lines.append("| " + " | ".join((status, *cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -60,7 +65,7 @@ def checks_junit(rows: Sequence[CheckRow], spec: Path) -> bytes:
     failures = sum(row.status == FAILED for row in rows)
     counts = {"tests": str(len(rows)), "failures": str(failures), "errors": "0"}
     root = ElementTree.Element("testsuites", {"name": JUNIT_NAME, **counts})
-    suite = ElementTree.SubElement(root, "testsuite", {"name": spec.name, **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": visible(spec.name), **counts})
     for row in rows:
         _add_case(suite, row)
     ElementTree.indent(root)
@@ -69,8 +74,8 @@ def checks_junit(rows: Sequence[CheckRow], spec: Path) -> bytes:
 
 
 def _add_case(suite: ElementTree.Element, row: CheckRow) -> None:
-    _, edit, value, bound, _, detail = _cells(row)
-    case = ElementTree.SubElement(suite, "testcase", classname=edit, name=row.name)
+    name, edit, value, bound, _, detail = map(visible, _cells(row))
+    case = ElementTree.SubElement(suite, "testcase", classname=edit, name=name)
     said = f"{row.measure} of {edit}: {value}, expected {bound}"
     if detail:
         said += f" ({detail})"

@@ -123,6 +123,28 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
+def reading_foreign(name: object) -> Iterator[None]:
+    """Turn whatever goes wrong while data of others are read into an error about them.
+
+    Errors that say what is wrong pass. All others, of whatever library, become a `FileError` that
+    names the data, or an `OutOfMemory`.
+    """
+    try:
+        yield
+    except EditError:
+        raise
+    except Exception as error:
+        if hasattr(error, "problems"):  # of a spec, which names its places itself
+            raise
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"{name} does not fit into memory.", MORE_MEMORY) from error
+        raise FileError(
+            f"{name} cannot be read: it is damaged, or was not written for this.",
+            "Copy or build it again.",
+        ) from error
+
+
+@contextmanager
 def translate_memory_errors(work: str) -> Iterator[None]:
     """Raise an `OutOfMemory` about `work` if memory runs out inside the block."""
     try:

@@ -186,6 +186,7 @@ def test_ablating_no_units_changes_nothing(folder: Path) -> None:
         (edit,) = said("build", "spec.yaml", "-o", "out")["edits"]
         assert (edit["result"] == base) == (units == 0)
         assert (edit["loss"] < 1e-6) == (units == 0)
+        assert said("verify", "out", "--model", "tiny.safetensors")["verified"]
 
 
 def test_two_builds_with_empty_caches_give_the_same_bytes(

@@ -283,6 +283,19 @@ def test_artifacts_are_compared_where_the_environment_is_equal(
     elsewhere = [edit.model_copy(update={"environment": {"device": "abacus"}}) for edit in edits]
     Path("spec.yaml.lock").write_bytes(lock.model_copy(update={"edits": elsewhere}).to_bytes())
     assert run("build", "spec.yaml", "-o", "out", "--frozen").exit_code == 0
+    # What could not be compared is told.
+    told = run("build", "spec.yaml", "-o", "told", "--frozen").stdout
+    assert "edit-1: could not be compared with the lock" in told
+    assert "device: abacus -> cpu" in told
+    assert "rule, patch differ" in told
+    found = said("build", "spec.yaml", "-o", "told", "--frozen")["uncompared"]
+    assert [each["name"] for each in found] == [edit.name for edit in lock.edits]
+    assert found[0]["artifacts"] == ["rule", "patch"]
+    # The control: nothing to tell in the environment of the lock.
+    Path("spec.yaml.lock").write_bytes(lock.to_bytes())
+    assert said("build", "spec.yaml", "-o", "same", "--frozen")["uncompared"] == []
+    assert "compared" not in run("build", "spec.yaml", "-o", "same", "--frozen").stdout
+    assert "uncompared" not in said("build", "spec.yaml", "-o", "same")
 
 
 def test_lock_writes_what_build_writes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

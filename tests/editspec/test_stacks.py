@@ -275,6 +275,57 @@ def test_audit_explains_or_shows_what_is_left(built: list[Path]) -> None:
     assert (same.exit_code, ": explained, without patches" in same.stdout) == (0, True)
 
 
+def disturb(name: str, by: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The verdict of `audit` on edited weights to one of which a tensor was added.
+
+    The tensor follows from what the stack changes.
+    """
+    weights = load_file("edited.safetensors")
+    edited = weights[name].double()
+    weights[name] = (edited + by(edited - base()[name].double())).float()
+    save_file(weights, "disturbed.safetensors")
+    files = ("--base", "tiny.safetensors", "--edited", "disturbed.safetensors")
+    found: dict[str, Any] = json.loads(run("audit", *files, "out", "--json").stdout)
+    return found
+
+
+def test_audit_knows_the_rounding_of_another_environment(built: list[Path]) -> None:
+    said("apply", "--model", "tiny.safetensors", *built, "-o", "edited.safetensors")
+    (name,) = read_patch(built[0]).parameters
+
+    def scaled(share: float) -> Callable[[Tensor], Tensor]:
+        return lambda change: share * change
+
+    def elsewhere(share: float) -> Callable[[Tensor], Tensor]:
+        def disturbance(change: Tensor) -> Tensor:
+            noise = torch.randn(change.shape, generator=torch.Generator().manual_seed(1)).double()
+            return share * noise * change.norm() / noise.norm()
+
+        return disturbance
+
+    for by in (scaled(1e-6), scaled(1e-2), elsewhere(1e-5)):
+        found = disturb(name, by)
+        assert not found["explained"]
+        assert found["rounding"]
+    files = ("--base", "tiny.safetensors", "--edited", "disturbed.safetensors")
+    done = run("audit", *files, *built)
+    assert done.exit_code == 0
+    assert "rounding of another environment" in done.stdout
+    # The controls: too far, in other directions, in another parameter, and no difference at all.
+    for by in (scaled(0.2), scaled(-1.0), elsewhere(0.04)):
+        found = disturb(name, by)
+        assert not found["explained"]
+        assert not found["rounding"]
+    assert run("audit", *files, *built).exit_code == 1
+    weights = load_file("edited.safetensors")
+    weights["noises.noise_0"] *= 1 + 1e-6
+    save_file(weights, "disturbed.safetensors")
+    assert not said("audit", *files, *built, code=1)["rounding"]
+    whole = disturb(name, scaled(0.0))
+    assert whole["explained"]
+    assert not whole["rounding"]
+
+
 def test_parameters_that_share_directions_store_them_once(built: list[Path]) -> None:
     first, second = read_patch(built[0]), read_patch(built[1])
     (one,), (other,) = first.parameters, second.parameters
@@ -289,6 +340,7 @@ def test_parameters_that_share_directions_store_them_once(built: list[Path]) -> 
     layouts = first.metadata["layouts"] | second.metadata["layouts"]
     metadata = {name: value for name, value in first.metadata.items() if name != "layer"}
     metadata |= {"layers": ["layer5", "layer6"], "rank": 1, "result": result}
+    metadata["collateral"] = first.metadata["collateral"] | second.metadata["collateral"]
     patch = make_patch(apart.directions, apart.coefficients, layouts, metadata)
     Path("shared.safetensors").write_bytes(patch.to_bytes())
 

@@ -18,9 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from editspec.commands.verify import verify
+from editspec.engine.lock import read_lock
 from editspec_runtime.errors import EditError, PatchError
-from editspec_runtime.patches.patch import Patch, make_patch, read_patch
+from editspec_runtime.families.open import read_weights
+from editspec_runtime.io.digests import tensors_digest
+from editspec_runtime.patches.patch import Patch, apply_stack, make_patch, read_patch
 from tests.commands import run, said
+
+BASE = "tiny.safetensors"
 
 
 def spec() -> dict[str, Any]:
@@ -152,10 +157,6 @@ def save(file: str, **changed: Any) -> Path:
 
 def disturbed(path: Path, by: float) -> None:
     """Sign the patch at `path` again with coefficients that are off by a relative amount."""
-    from editspec_runtime.families.open import read_weights
-    from editspec_runtime.io.digests import tensors_digest
-    from editspec_runtime.patches.patch import apply_stack
-
     patch = read_patch(path)
     coefficients = {name: a * (1 + by) for name, a in patch.coefficients.items()}
     result = apply_stack(
@@ -168,10 +169,22 @@ def disturbed(path: Path, by: float) -> None:
     )
 
 
-@pytest.mark.parametrize(("by", "within"), [(1e-3, True), (0.2, False)])
+def write_lock_of_elsewhere() -> None:
+    """Let the lock be of another machine."""
+    lock = read_lock(Path("spec.yaml.lock"))
+    assert lock is not None
+    edits = []
+    for edit in lock.edits:
+        elsewhere = {**edit.environment, "device": "abacus"}
+        edits.append(edit.model_copy(update={"environment": elsewhere}))
+    Path("spec.yaml.lock").write_bytes(lock.model_copy(update={"edits": edits}).to_bytes())
+
+
+@pytest.mark.parametrize(("by", "within"), [(1e-3, True), (0.04, True), (0.2, False)])
 def test_elsewhere_a_rebuild_is_compared_within_the_tolerance(
     patches: list[Path], by: float, within: bool
 ) -> None:
+    write_lock_of_elsewhere()
     disturbed(patches[0], by)
     found = verify("tiny.safetensors", patches[:1], "spec.yaml")
     again = found.patches[0].again
@@ -186,21 +199,93 @@ def test_elsewhere_a_rebuild_is_compared_within_the_tolerance(
     assert ("NOT within" in result.stdout) is not within
 
 
-def test_in_the_environment_of_the_lock_close_is_not_enough(patches: list[Path]) -> None:
-    from editspec.engine.lock import read_lock
-
-    disturbed(patches[0], 1e-3)
+@pytest.mark.parametrize("by", [1e-6, 1e-3, 0.04])
+@pytest.mark.parametrize("locked", [False, True])
+def test_in_the_environment_of_the_lock_bytes_are_demanded(
+    patches: list[Path], by: float, locked: bool
+) -> None:
+    assert verify("tiny.safetensors", patches, "spec.yaml").verified
+    disturbed(patches[0], by)
     lock = read_lock(Path("spec.yaml.lock"))
     assert lock is not None
-    mine = lock.edits[0].model_copy(update={"patch": read_patch(patches[0]).metadata["content"]})
-    Path("spec.yaml.lock").write_bytes(
-        lock.model_copy(update={"edits": [mine, *lock.edits[1:]]}).to_bytes()
-    )
+    if locked:
+        content = read_patch(patches[0]).metadata["content"]
+        mine = lock.edits[0].model_copy(update={"patch": content})
+        text = lock.model_copy(update={"edits": [mine, *lock.edits[1:]]}).to_bytes()
+        Path("spec.yaml.lock").write_bytes(text)
     found = verify("tiny.safetensors", patches[:1], "spec.yaml")
     assert not found.verified
     again = found.patches[0].again
     assert again is not None
     assert again.same_environment
+    assert run("verify", patches[0], "--model", BASE, "--spec", "spec.yaml").exit_code == 1
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"solver": {"method": "direct", "steps": 6, "learning_rate": 0.01}}, "solver"),
+        ({"solver": {"method": "projected-gradient"}}, "solver"),
+        ({"collateral": None}, "collateral"),
+        ({"collateral": {"independent": 0.0, "correlated": 0.0, "energy": 1.0}}, "collateral"),
+    ],
+)
+def test_what_a_patch_says_is_what_its_spec_gives(
+    patches: list[Path], fields: dict[str, Any], named: str, elsewhere: bool
+) -> None:
+    if elsewhere:
+        write_lock_of_elsewhere()
+    patch = read_patch(patches[0])
+    said = {**unsigned(patch), **fields}
+    if said["collateral"] is None:
+        del said["collateral"]
+    elif "collateral" in fields:
+        said["collateral"] = {"layer5": fields["collateral"]}
+    layouts = patch.metadata["layouts"]
+    forged = make_patch(patch.directions, patch.coefficients, layouts, said)
+    patches[0].write_bytes(forged.to_bytes())
+    # Without a key and a spec nothing contradicts it.
+    assert verify(BASE, patches[:1]).verified
+    found = verify(BASE, patches[:1], "spec.yaml")
+    assert not found.verified
+    again = found.patches[0].again
+    assert again is not None
+    assert again.fields == (named,)
+    result = run("verify", patches[0], "--model", BASE, "--spec", "spec.yaml")
+    assert result.exit_code == 1
+    assert f"NOT what the spec gives: {named}" in result.stdout
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_parameter_that_only_one_of_the_two_has_is_a_difference(
+    patches: list[Path], tmp_path: Path, elsewhere: bool
+) -> None:
+    full = spec()
+    full["edits"] = [full["edits"][0] | {"solver": {"method": "all-weights", "steps": 2}}]
+    del full["edits"][0]["rank"]
+    Path("full.yaml").write_text(yaml.safe_dump(full))
+    assert run("build", "full.yaml", "-o", "full").exit_code == 0
+    if elsewhere:
+        Path("full.yaml.lock").unlink()
+    (path,) = Path("full/patches").iterdir()
+    assert verify(BASE, [path], "full.yaml").verified
+    patch = read_patch(path)
+    left_out = next(name for name in patch.parameters if name.startswith("style"))
+    deltas = {name: delta for name, delta in patch.deltas.items() if name != left_out}
+    layouts = {name: patch.metadata["layouts"][name] for name in deltas}
+    result = apply_stack(read_weights(Path(BASE)).tensors, [Patch({}, {}, {}, deltas)])
+    said = {**unsigned(patch), "result": tensors_digest(result)}
+    path.write_bytes(make_patch({}, {}, layouts, said, deltas).to_bytes())
+    assert verify(BASE, [path]).verified
+    found = verify(BASE, [path], "full.yaml")
+    assert not found.verified
+    again = found.patches[0].again
+    assert again is not None
+    assert again.parameters == (left_out,)
+    result = run("verify", path, "--model", BASE, "--spec", "full.yaml")
+    assert result.exit_code == 1
+    assert left_out in result.stdout
 
 
 def test_weights_that_are_not_finite_are_named(patches: list[Path]) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.patches.patch import read_patch
-from tests.commands import run
+from tests.commands import contents, run, said
 
 ROOT = Path(__file__).parents[2]
 ACTION = ROOT / "action.yml"
@@ -345,28 +345,110 @@ def test_what_was_merged_is_applied(runner: Runner) -> None:
 
 
 def test_the_commands_alone(repository: Path) -> None:
-    def said(*arguments: str) -> tuple[int, Any]:
+    def ended(*arguments: str) -> tuple[int, Any]:
         result = run("ci", *arguments, "--json")
         return result.exit_code, json.loads(result.stdout)
 
-    code, found = said("review", "edits/lit.yaml", "-o", "out")
+    code, found = ended("review", "edits/lit.yaml", "-o", "out")
     assert (code, found["status"], found["specs"][0]["plan"]["edits"][0]["status"]) == (
         0,
         "passed",
         "up to date",
     )
-    code, found = said("apply", "edits/lit.yaml", "-o", "out")
+    code, found = ended("apply", "edits/lit.yaml", "-o", "out")
     assert (code, found["specs"][0]["digest"]) == (
         0,
         read_weights(Path("out/edits/lit.yaml/edited.safetensors")).digest(),
     )
-    assert said("review", str(repository / "edits/lit.yaml"), "-o", "out")[0] == 2
-    assert said("review", "../edits/lit.yaml", "-o", "out")[0] == 2
+    assert ended("review", str(repository / "edits/lit.yaml"), "-o", "out")[0] == 2
+    assert ended("review", "../edits/lit.yaml", "-o", "out")[0] == 2
     Path("mine").mkdir()
     Path("mine/notes").write_text("mine")
-    code, found = said("review", "edits/lit.yaml", "-o", "mine")
+    code, found = ended("review", "edits/lit.yaml", "-o", "mine")
     assert (code, "is in the way" in found["error"]["message"]) == (1, True)
     assert [path.name for path in Path("mine").iterdir()] == ["notes"]
+
+
+def test_a_review_changes_nothing_outside_of_its_folder(repository: Path) -> None:
+    spec = spec_of()
+    spec["edits"][0]["rank"] = 3
+    save(spec)
+    before = contents(Path("edits"))
+    for out in ("first", "second"):
+        found = said("ci", "review", "edits/lit.yaml", "-o", out)
+        assert found["specs"][0]["plan"]["edits"][0]["status"] == "changed"
+        assert "`edits/lit.yaml.lock` is out of date" in Path(out, "summary.md").read_text()
+        assert contents(Path("edits")) == before
+    # The new lock lies in the output alone, and is of what was built.
+    written = Path("first/edits/lit.yaml/lit.yaml.lock").read_bytes()
+    assert written != before["lit.yaml.lock"]
+    # Negative control: with that lock in place, the summary has nothing to say about it.
+    Path("edits/lit.yaml.lock").write_bytes(written)
+    said("ci", "review", "edits/lit.yaml", "-o", "third")
+    assert "out of date" not in Path("third/summary.md").read_text()
+
+
+def test_a_review_works_in_a_checkout_that_cannot_be_written(
+    repository: Path, tmp_path: Path
+) -> None:
+    spec = spec_of()
+    spec["edits"][0]["rank"] = 3
+    save(spec)
+    code = (
+        # The tests may run as root, whom no mode of a folder keeps out.
+        "import os, sys; real = os.access\n"
+        "def access(path, mode, **more):\n"
+        "    refused = str(path) == 'edits' and mode & os.W_OK\n"
+        "    return not refused and real(path, mode, **more)\n"
+        "os.access = access\n"
+        "from editspec.cli.main import app; sys.argv[0] = 'editspec'; app()"
+    )
+    folder = Path("edits")
+    folder.chmod(0o555)
+    try:
+        command = [sys.executable, "-c", code, "ci", "review", "edits/lit.yaml", "-o"]
+        done = subprocess.run(
+            [*command, tmp_path / "out"], capture_output=True, text=True, check=False
+        )
+    finally:
+        folder.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_was_reviewed_is_applied(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reviewed = said("ci", "review", "edits/lit.yaml", "-o", "review")
+    assert "built" not in reviewed["specs"][0]
+    name = "01-dark-windows-to-lit.safetensors"
+    patch = Path("review/edits/lit.yaml/build/patches", name)
+    artifact = Path(shutil.copytree("review", tmp_path / "artifact"))
+    cache = Path(os.environ["EDITSPEC_CACHE"])
+    monkeypatch.setenv("EDITSPEC_CACHE", str(tmp_path / "empty"))
+    shutil.copytree(cache / "statistics", tmp_path / "empty" / "statistics")
+    build = artifact / "edits/lit.yaml/build"
+    for number, place in enumerate((artifact, build)):
+        out = f"merged-{number}"
+        (found,) = said("ci", "apply", "edits/lit.yaml", "-o", out, "--reviewed", place)["specs"]
+        assert (found["reviewed"], found["built"]) == (["dark-windows-to-lit"], [])
+        applied = Path(out, "edits/lit.yaml/build/patches", name)
+        assert applied.read_bytes() == patch.read_bytes()
+        summary = Path(out, "summary.md").read_text()
+        assert "As reviewed" in summary
+        assert "Built now" not in summary
+    # Negative controls: no artifact, and one whose patch is another, are built and said.
+    changed = bytearray(patch.read_bytes())
+    changed[-1] ^= 1
+    (build / "patches" / name).write_bytes(changed)
+    for number, options in enumerate(([], ["--reviewed", artifact])):
+        monkeypatch.setenv("EDITSPEC_CACHE", str(tmp_path / f"none-{number}"))
+        out = f"built-{number}"
+        (found,) = said("ci", "apply", "edits/lit.yaml", "-o", out, *options)["specs"]
+        assert (found["reviewed"], found["built"]) == ([], ["dark-windows-to-lit"])
+        summary = Path(out, "summary.md").read_text()
+        assert "Built now" in summary
+        assert "`dark-windows-to-lit` (missing)" in summary
+    assert run("ci", "apply", "edits/lit.yaml", "-o", "x", "--reviewed", "nowhere").exit_code == 2
 
 
 def test_a_summary_that_is_too_long_is_cut_off(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from editspec.worlds.skyline import WEIGHTS
-from editspec_runtime.errors import FileError
+from editspec_runtime.errors import FileError, NumericalError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.io.cache import Cache
@@ -63,9 +63,9 @@ def ranked(
 
 
 def another_version() -> None:
-    from editspec_runtime.executors import processes as distributed
+    from editspec_runtime.maths import environment
 
-    distributed.__version__ = "another"
+    environment.__version__ = "another"
 
 
 def full_disk() -> None:
@@ -75,6 +75,15 @@ def full_disk() -> None:
         raise FileError(f"Cannot write {path.name}: No space left on device.")
 
     cache.write = write
+
+
+def no_answer() -> None:
+    from editspec_runtime.maths import moments
+
+    def refuse(*_: object) -> None:
+        raise NumericalError("There is no answer.")
+
+    moments.add_outer_products = refuse
 
 
 def defect() -> None:
@@ -384,7 +393,7 @@ def test_finished_blocks_are_used(folder: Path, emptied: Callable[[], Path]) -> 
 @pytest.mark.parametrize(
     ("breaking", "message"),
     [
-        ("full_disk", "worker 1: Cannot write"),
+        ("no_answer", "worker 1: There is no answer"),
         ("defect", "worker 1: ZeroDivisionError"),
         ("another_version", "worker 1"),
     ],
@@ -401,6 +410,15 @@ def test_an_error_of_a_helper_ends_all_with_its_message(
     assert message in json.loads(run.printed(0, "out"))["error"]["message"]
     for rank in (1, 2):
         assert run.printed(rank, "out") + run.printed(rank, "err") == ""
+
+
+def test_a_full_disk_of_a_helper_costs_a_warning_and_no_work(folder: Path) -> None:
+    arguments = (folder, 3, "statistics", "skyline.yaml", "--json", "--device", "cpu")
+    run = started(*arguments, breaking="full_disk")
+    assert run.ended() == [0, 0, 0]
+    assert run.printed(1, "err").count("warning:") == 1
+    assert "EDITSPEC_CACHE" in run.printed(1, "err")
+    assert "warning:" not in run.printed(0, "err")
 
 
 def test_an_error_of_the_first_ends_all_with_its_message(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -87,6 +88,9 @@ def whole_files(folder: str, *below: str) -> dict[str, bytes]:
     ]:
         if not path.is_file() or path.suffix == ".part":
             continue
+        if path.name == "manifest.json":
+            listed = json.loads(path.read_text())["files"]
+            assert all((path.parent / name).is_file() for name in listed)
         if path.parent.name == "patches":
             read_patch(path)
         elif path.parent.name == "rules":

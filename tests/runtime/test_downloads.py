@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,9 @@ def sha256(server: Server) -> str:
 
 
 def files(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.rglob("*") if path.is_file() and path.name != "lock")
+    found = [path for path in cache.rglob("*") if path.is_file() and path.name != "lock"]
+    # The marks of running processes are no downloads.
+    return sorted(path.name for path in found if path.parent.name != "running")
 
 
 def test_a_file_is_fetched_once_with_progress(server: Server, sha256: str, own_cache: Path) -> None:
@@ -290,3 +293,64 @@ def test_the_hub(server: Server, sha256: str, tmp_path: Path, own_cache: Path) -
 
 def test_a_path_is_a_path() -> None:
     assert weights_path("hf/model.pt", Path("x"), cache=default_cache()) == Path("x/hf/model.pt")
+
+
+def test_weights_in_the_cache_are_checked_when_they_are_read(
+    server: Server, sha256: str, own_cache: Path
+) -> None:
+    source = remote(f"{server.address}/file.safetensors#sha256={sha256}")
+    path = fetch(source)
+    assert fetch(source) == path
+    times = path.stat()
+    poisoned = bytearray(path.read_bytes())
+    poisoned[-1] ^= 1
+    path.write_bytes(poisoned)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for fetching in (True, False):
+        with pytest.raises(FileError, match="is not the file that was fetched") as error:
+            weights_path(
+                f"{source.address}#sha256={sha256}",
+                Path(),
+                cache=default_cache(),
+                fetching=fetching,
+            )
+        assert str(path) in str(error.value)
+    path.unlink()
+    assert fetch(source).read_bytes() == server.content
+
+
+def test_without_a_cache_weights_are_fetched_all_the_same(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "deep")
+    for place in ("file", "link"):
+        monkeypatch.setenv("EDITSPEC_CACHE", str(tmp_path / place))
+        server.content, server.asked = place.encode(), []
+        sha256 = hashlib.sha256(server.content).hexdigest()
+        source = remote(f"{server.address}/file.safetensors#sha256={sha256}")
+        for _ in range(2):
+            assert fetch(source).read_bytes() == server.content
+        said = capsys.readouterr().err
+        assert said.count("warning:") == 1
+        assert str(tmp_path / place) in said
+        assert len(server.asked) == 1
+
+
+def test_a_disk_that_fills_up_is_no_broken_connection(
+    server: Server, sha256: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: FileIO, block: bytes) -> None:
+        if str(own_cache) in str(file.name):
+            raise downloads.CacheUnwritable("no space left on device")
+        append(file, block)
+
+    append = downloads._append
+    monkeypatch.setattr(downloads, "_append", refuse)
+    path = fetch(remote(f"{server.address}/file.safetensors#sha256={sha256}"))
+    assert path.read_bytes() == server.content
+    assert not path.is_relative_to(own_cache)
+    assert files(own_cache) == []

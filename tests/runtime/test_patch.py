@@ -79,6 +79,7 @@ def test_a_full_change_survives_its_file_and_is_applied(tmp_path: Path) -> None:
         for name, value in low.metadata.items()
         if name not in ("content", "format", "version")
     }
+    metadata |= {"rank": None, "solver": {"method": "all-weights"}}
     path.write_bytes(
         make_patch({}, {}, {"a.weight": "1 o i y x", "c": "x"}, metadata, deltas).to_bytes()
     )

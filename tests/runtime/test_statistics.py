@@ -154,7 +154,9 @@ def test_two_processes_may_compute_it_at_once(tiny: dict[str, Tensor], tmp_path:
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         first, second = pool.map(in_a_process, [(tiny, tmp_path)] * 2)
     assert first == second
-    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".safetensors"]
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    # Besides the entry, each process leaves its mark, which the next prune sweeps.
+    assert [path.suffix for path in left if path.parent.name != "running"] == [".safetensors"]
 
 
 def test_forward_batches_shrink_with_the_maps(make_tiny: MakeTiny) -> None:

@@ -19,7 +19,8 @@ from editspec.commands.apply import apply
 from editspec_runtime.errors import EditError, FileError, NumericalError, PatchError
 from editspec_runtime.io.digests import tensors_digest
 from editspec_runtime.patches import streaming
-from editspec_runtime.patches.patch import Patch, apply_stack, make_patch, round_once
+from editspec_runtime.patches.patch import Patch, apply_stack, make_patch
+from editspec_runtime.patches.rounding import round_once
 from tests.cases import draw_normal_f32
 
 
@@ -53,15 +54,21 @@ def stack_on(before: dict[str, Tensor], count: int, size: float = 1.0) -> list[P
             "name": f"edit-{seed}",
             "family": "stylegan2",
             "layer": "layer5",
-            "rank": 2,
-            "solver": {},
+            "rank": None if deltas else 2,
+            "solver": {"method": "compose", "rank": None},
+            "composed": [f"{seed:064x}"],
             "edit": "0" * 64,
             "base": tensors_digest(before),
             "parent": stack[-1].metadata["result"] if stack else tensors_digest(before),
             "result": result,
         }
-        stack.append(make_patch(d, a, dict.fromkeys([*d, *deltas], "o i"), metadata, deltas))
+        stack.append(
+            make_patch(d, a, {name: LAYOUTS[name] for name in [*d, *deltas]}, metadata, deltas)
+        )
     return stack
+
+
+LAYOUTS = {"a.weight": "1 o i y x", "b.weight": "o i", "bias": "x"}
 
 
 def saved(stack: list[Patch], folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from editspec_runtime.core.method import DIRECTIONS, ERASED_UNITS, RANK, Change
 from editspec_runtime.core.model import Model
 from editspec_runtime.core.rule import LayerRule
 from editspec_runtime.errors import NumericalError
+from editspec_runtime.io.digests import digest
 from editspec_runtime.io.files import write
 from editspec_runtime.maths.low_rank import kernel_of
 from editspec_runtime.methods.layer_problem import find_directions, with_change
@@ -45,9 +46,15 @@ def deltas_of(changes: Mapping[str, Change]) -> dict[str, Tensor]:
 def patch_of(case: Given, changes: Mapping[str, Change]) -> Patch:
     unsigned = Patch.of_changes(changes)
     axes = {layer.parameter: layer.axes for layer in case.model.architecture.layers.values()}
-    layouts = {name: axes.get(name, "o") for name in unsigned.parameters}
+    layouts = {}
+    for name, change in unsigned.to_changes().items():
+        dimensions = 0 if change.full is None else change.full.ndim
+        layouts[name] = axes.get(name) or " ".join("x" * dimensions)
     said = {"name": "e", "family": case.edit.family, "layer": "l", "rank": case.edit.rank}
-    said |= {"solver": case.edit.method.as_json(), **case.edit.provenance, "result": "result"}
+    for name in ("base", "parent", "edit"):
+        said[name] = digest(case.edit.provenance.get(name))
+    said["result"] = "0" * 64
+    said["solver"] = case.edit.method.as_json()
     return make_patch(unsigned.directions, unsigned.coefficients, layouts, said, unsigned.deltas)
 
 

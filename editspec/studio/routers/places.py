@@ -20,6 +20,7 @@ from editspec.studio.routers.shared import (
 )
 from editspec.studio.schemas import PasteChange, PlaceChange, State
 from editspec.studio.yaml_blocks import Item
+from editspec_compiler.modalities.image.masks import mask_image
 from editspec_compiler.modalities.image.schema import BoxMask
 from editspec_runtime.errors import UsageError
 
@@ -32,6 +33,9 @@ def put_place(studio: CurrentStudio, number: Number, role: Role, body: PlaceChan
 
     Without an index, the context gets one more place.
     """
+    if isinstance(body.mask, str) and body.mask.startswith("data:"):
+        # Decoded before anybody has to wait for it; then it is found in a cache.
+        mask_image(body.mask, studio.draft.path.parent, 0, legacy=False)
 
     def rewrite_text(text: str) -> str:
         studio.draft.edit(number)

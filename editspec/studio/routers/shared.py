@@ -35,6 +35,7 @@ class Studio:
 
     def state(self) -> State:
         """Describe all that the page shows now."""
+        self.draft.prepare()
         with self.draft.lock:
             return state_of(self.draft, self.engine, self.jobs)
 

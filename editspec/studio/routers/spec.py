@@ -22,6 +22,8 @@ def write_spec(studio: CurrentStudio, body: NewText) -> State:
 
     The text may be wrong; `problems` of the answer says where.
     """
+    # A large text is read before anybody has to wait for it.
+    studio.draft.prepare(body.text)
     return studio.rewrite(body.revision, lambda text: body.text)
 
 

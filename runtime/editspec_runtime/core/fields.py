@@ -14,7 +14,7 @@ from editspec_runtime.core.architecture import Architecture
 from editspec_runtime.errors import EditError
 
 Natural = Annotated[int, Field(ge=0, lt=2**64)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 

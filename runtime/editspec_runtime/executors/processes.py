@@ -27,10 +27,10 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from editspec_runtime import __version__
 from editspec_runtime.core.executor import Executor, InProcess
 from editspec_runtime.errors import EditError, WorkerError
 from editspec_runtime.executors.devices import pick_device, reproducible_kernels
+from editspec_runtime.maths.environment import machine_environment
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -286,7 +286,7 @@ class _Team:
             timeout=PATIENCE,
         )
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, {"on": socket.gethostname(), **_environment(device)})
+        dist.all_gather_object(found, {"on": socket.gethostname(), **machine_environment(device)})
         if self.rank == 0:
             _require_same(found)
 
@@ -372,21 +372,6 @@ def _deserialise(data: bytes, device: torch.device | None) -> Any:
     # Whole functions travel, so that weights_only is not possible. The bytes are from processes of
     # this run, which run the same code: they have no power that this process does not have.
     return torch.load(io.BytesIO(data), map_location=place, weights_only=False)
-
-
-def _environment(device: torch.device) -> dict[str, str]:
-    """Everything besides the inputs that bits may depend on, by name."""
-    if device.type == "cuda":
-        kind = torch.cuda.get_device_name(device)
-    else:
-        kind = torch.backends.cpu.get_cpu_capability()
-    threads = str(torch.get_num_threads())
-    return {
-        "editspec": __version__,
-        "torch": torch.__version__,
-        device.type: kind,
-        "threads": threads,
-    }
 
 
 def _require_same(found: list[dict[str, str]]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from editspec_runtime.core.compatibility import EDITSPEC, Compatibility
 from editspec_runtime.core.fields import ModelFields
 from editspec_runtime.core.model import Model
-from editspec_runtime.errors import WeightsError
+from editspec_runtime.errors import FileError, WeightsError, reading_foreign
 from editspec_runtime.families.origin import Origin
 from editspec_runtime.families.registry import (
     FAMILIES,
@@ -21,12 +21,14 @@ from editspec_runtime.families.registry import (
     find_family,
     import_function,
 )
+from editspec_runtime.io.archives import EXPANSION, SLACK
 from editspec_runtime.io.digests import SAFETENSORS_DTYPES
 from editspec_runtime.io.files import (
     read_editspec_metadata,
     read_header,
     read_tensors,
     read_torch,
+    require_printable,
 )
 from editspec_runtime.io.places import SUFFIXES, container_of
 from editspec_runtime.io.shards import is_sharded, read_stored
@@ -103,9 +105,30 @@ def read_weights(path: Path) -> Weights:
     WeightsError
         The file holds no model, or numbers that are not finite.
     """
-    weights = _read_sharded(path) if is_sharded(path) else _read_file(path)
-    _require_sound(weights.tensors, path)
+    with reading_foreign(path):
+        weights = _read_sharded(path) if is_sharded(path) else _read_file(path)
+        require_printable(path, weights.tensors)
+        _require_stored(weights.tensors, path)
+        _require_sound(weights.tensors, path)
     return weights
+
+
+def _require_stored(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise `FileError` where tensors are many times as large as their file.
+
+    A tensor may repeat what is stored of it, which costs nothing until it is computed with.
+    """
+    files = [path]
+    if path.is_dir() or is_sharded(path):
+        files = list((path if path.is_dir() else path.parent).iterdir())
+    stored = sum(file.stat().st_size for file in files)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if size > EXPANSION * stored + SLACK:
+        raise FileError(
+            f"{path} holds {size} bytes of tensors in {stored} bytes, which is more than "
+            f"{EXPANSION} times as much.",
+            "Save the tensors themselves, each with its own numbers (tensor.clone()).",
+        )
 
 
 def _read_sharded(path: Path) -> Weights:

@@ -7,23 +7,61 @@ Imports no torch.
 
 from __future__ import annotations
 
+import atexit
+import errno
+import functools
 import hashlib
 import os
 import re
+import shutil
+import tempfile
+import time
 import urllib.parse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from http.client import HTTPResponse
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from editspec_runtime.errors import FileError
-from editspec_runtime.io.cache import Cache
+from editspec_runtime.io.cache import Cache, hash_once, identify_file
 
 SCHEMES = ("https://", "http://", "hf://")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 CHUNK = 2**20
+LONGEST_ADDRESS = 2000
+"""The most characters of an address."""
+
+LONGEST_NAME = 200
+"""The most characters of the name of a file in the cache."""
+
+UNSAID = 2**30
+"""The most bytes that are taken from a server that does not say how many there are."""
+
+KEPT_FREE = 2**28
+"""Bytes of the disk that a download leaves free."""
+
+SLOWEST, PATIENCE = 1024, 300.0
+"""The fewest bytes a second, on the average, after these seconds."""
+
 TIMEOUT = 30.0
 """Seconds without a byte after which a download counts as broken."""
+
+DISK_ERRORS = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EEXIST,
+        errno.ENOENT,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+"""What a disk says that cannot be written."""
 
 Progress = Callable[[int, int], None]
 """Called with (bytes so far, of all; 0 where that is unknown)."""
@@ -61,7 +99,7 @@ class Remote:
     def path(self) -> Path:
         """The place of the file in the cache, under its own name."""
         place = urllib.parse.urlsplit(self.address).path.partition("@")[0]
-        name = PurePosixPath(place).name or "weights"
+        name = PurePosixPath(place).name[-LONGEST_NAME:] or "weights"
         key = self.sha256 or hashlib.sha256(self.address.encode()).hexdigest()
         return self.cache.root / "weights" / key / name
 
@@ -73,6 +111,12 @@ def parse_remote(weights: str, cache: Cache, pin: str | None = None) -> Remote:
     ``digest: sha256:…``. Raises `FileError` where the address is wrong, or an https address comes
     without a digest.
     """
+    if not weights.isprintable() or len(weights) > LONGEST_ADDRESS:
+        raise FileError(
+            f"{weights[:200]!r} is not an address: it holds control characters, or is longer than "
+            f"{LONGEST_ADDRESS} characters.",
+            "Write https://HOST/PATH.",
+        )
     address, _, fragment = weights.partition("#")
     sha256 = None
     if fragment:
@@ -82,7 +126,11 @@ def parse_remote(weights: str, cache: Cache, pin: str | None = None) -> Remote:
     if address.startswith("hf://"):
         _hub_parts(address)
         return Remote(address, sha256, cache)
-    parts = urllib.parse.urlsplit(address)
+    try:
+        parts = urllib.parse.urlsplit(address)
+        parts.port  # noqa: B018 - read here, since it may be no number
+    except ValueError as error:
+        raise FileError(f"{address} is not an address.", "Write https://HOST/PATH.") from error
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         raise FileError(f"{address} is not encrypted.", "Give the https address.")
     if not parts.hostname:
@@ -110,30 +158,109 @@ def _read_fragment(weights: str, fragment: str) -> str:
 def fetch(source: Remote, progress: Progress = lambda done, total: None) -> Path:
     """Fetch a file into the cache, unless the cache holds it, and return its place.
 
+    A cache that cannot be written is warned of; the file then goes into a folder of this process.
+
     Raises `FileError` where the file cannot be fetched: offline, no such file, a connection that
-    breaks, another digest, a redirection to another host.
+    breaks, another digest, a redirection to another host; or where the cache holds another file
+    than the one that is pinned.
     """
-    if source.path.is_file():
-        return source.path
+    kept = find_kept(source)
+    if kept is not None:
+        return kept
     if is_offline():
         raise FileError(
             f"{source.address} is not in the cache, and nothing may be fetched (EDITSPEC_OFFLINE "
             "is set).",
             f"Fetch it once with a connection, or put the file at {source.path}.",
         )
+    try:
+        return _fetch_into(source, progress)
+    except CacheUnwritable as error:
+        source.cache.warn(f"{error}.")
+        with suppress(OSError):
+            _part_path(source).unlink()
+    try:
+        return _fetch_into(_in_own_folder(source), progress)
+    except CacheUnwritable as error:
+        raise FileError(
+            f"{source.address} cannot be fetched: there is no place to write it ({error}).",
+            "Set EDITSPEC_CACHE to a folder on a disk with room.",
+        ) from error
+
+
+def find_kept(source: Remote) -> Path | None:
+    """The file where it was fetched already; None where it was not.
+
+    Raises `FileError` where another file than the pinned one lies there.
+    """
+    places = [source.path]
+    if _own_folder.cache_info().currsize:
+        places.append(_in_own_folder(source).path)
+    for path in places:
+        if identify_file(path) is not None:
+            source.cache.mark_use(path.parent)
+            _require_kept(source, path)
+            return path
+    return None
+
+
+def _part_path(source: Remote) -> Path:
+    """Where a file lies while it arrives."""
+    return source.path.with_name(f".{source.path.name}.partial")
+
+
+class CacheUnwritable(Exception):
+    """A cache that cannot be written, with the reason of the system."""
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell an error of the cache's disk from an error of the network."""
+    try:
+        yield
+    except OSError as error:
+        raise CacheUnwritable(f"{path}: {error.strerror or error}") from error
+
+
+@functools.cache
+def _own_folder() -> Path:
+    """A folder that ends with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="editspec-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _in_own_folder(source: Remote) -> Remote:
+    """The file with its place in the folder of this process."""
+    return replace(source, cache=Cache(_own_folder()))
+
+
+def _fetch_into(source: Remote, progress: Progress) -> Path:
+    """Fetch a file into its cache.
+
+    Raises `CacheUnwritable` where that cannot be written.
+    """
     from filelock import FileLock
 
-    source.path.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(source.path.parent):
+        source.path.parent.mkdir(parents=True, exist_ok=True)
     # Of two processes that want one file, the second one waits for the first one's.
-    with FileLock(source.path.parent / "lock"):
+    lock = FileLock(source.path.parent / "lock")
+    with _writing(source.path.parent):
+        lock.acquire()
+    try:
         if source.path.is_file():
+            _require_kept(source, source.path)
             return source.path
         if source.address.startswith("hf://"):
             arrived = _fetch_from_hub(source)
         else:
             arrived = _fetch_from_web(source, progress)
         _require_digest(source, arrived)
-        arrived.replace(source.path)
+        with _writing(source.path):
+            arrived.replace(source.path)
+    finally:
+        lock.release()
     return source.path
 
 
@@ -149,6 +276,7 @@ def _fetch_from_web(source: Remote, progress: Progress) -> Path:
             # Whoever wrote the address trusts this host, and no other.
             new = urllib.parse.urlsplit(urllib.parse.urljoin(request.full_url, rest[-1]))
             if (new.scheme, new.netloc) != urllib.parse.urlsplit(request.full_url)[:2]:
+                rest[0].close()
                 place = f"{new.scheme}://{new.netloc}{new.path}"
                 raise FileError(
                     f"{request.full_url} redirects elsewhere, to {place}.",
@@ -156,7 +284,7 @@ def _fetch_from_web(source: Remote, progress: Progress) -> Path:
                 )
             return super().redirect_request(request, *rest)
 
-    part = source.path.with_name(f".{source.path.name}.partial")
+    part = _part_path(source)
     begun = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(source.address)
     if begun:
@@ -165,15 +293,9 @@ def _fetch_from_web(source: Remote, progress: Progress) -> Path:
         with urllib.request.build_opener(SameHost).open(request, timeout=TIMEOUT) as answer:
             # A server that knows no ranges sends the whole file again.
             begun = begun if answer.status == 206 else 0
-            total = begun + int(answer.headers.get("Content-Length") or 0)
-            done = begun
-            mode = "ab" if begun else "wb"
-            with part.open(mode) as file:
-                while block := answer.read(CHUNK):
-                    file.write(block)
-                    done += len(block)
-                    progress(done, max(total, done))
+            done, total = _receive(answer, source, part, begun, progress)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 416:  # more is there than the server has: not this file
             part.unlink()
             raise FileError(
@@ -186,9 +308,93 @@ def _fetch_from_web(source: Remote, progress: Progress) -> Path:
     # urllib's URLError, a time-out and a connection that breaks are all of this kind.
     except OSError as error:
         raise _interruption(source, part, "the connection failed or broke") from error
+    except (FileError, CacheUnwritable):
+        raise
+    except Exception as error:  # a server may answer with anything, and http.client raises as much
+        raise FileError(
+            f"{source.address} cannot be fetched: the server's answer is not HTTP.",
+            "Check the address.",
+        ) from error
     if done < total:
         raise _interruption(source, part, f"it ends after {done} of {total} bytes")
     return part
+
+
+def _append(file: FileIO, block: bytes) -> None:
+    """Write a block to the disk.
+
+    Raises `CacheUnwritable` where the disk does not take it.
+    """
+    rest = memoryview(block)
+    with _writing(Path(str(file.name))):
+        # A disk that is nearly full takes a part, and refuses the next one.
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
+def _receive(
+    answer: HTTPResponse, source: Remote, part: Path, begun: int, progress: Progress
+) -> tuple[int, int]:
+    """Add an answer to the first `begun` bytes of a file.
+
+    Returns the bytes that the file has now, and those that it should have.
+
+    Raises `FileError` where the answer is longer than it says or may be, or comes too slowly, and
+    `CacheUnwritable` where it does not fit on the disk.
+    """
+    length = answer.headers.get("Content-Length")
+    total = begun + _read_length(source, length)
+    most = total if length else begun + UNSAID
+    _require_space(part.parent, total - begun)
+    done, since = begun, time.monotonic()
+    with _writing(part):
+        file = part.open("ab" if begun else "wb", buffering=0)
+    with file:
+        while block := answer.read1(CHUNK):
+            _append(file, block)
+            done += len(block)
+            _require_speed(source, done - begun, time.monotonic() - since)
+            if done > most:
+                raise _endless(source, part, most)
+            if not length:
+                _require_space(part.parent, CHUNK)
+            progress(done, max(total, done))
+    return done, total
+
+
+def _read_length(source: Remote, said: str | None) -> int:
+    """Read the header Content-Length; 0 where there is none."""
+    if said is not None and not re.fullmatch(r"\d{1,15}", said.strip()):
+        raise FileError(
+            f"{source.address} cannot be fetched: the server says a length of {said[:40]!r}.",
+            "Check the address.",
+        )
+    return int(said or 0)
+
+
+def _require_space(folder: Path, size: int) -> None:
+    """Raise `CacheUnwritable` where a disk lacks room for `size` bytes and a reserve."""
+    free = shutil.disk_usage(folder).free
+    if size + KEPT_FREE > free:
+        raise CacheUnwritable(f"the disk of {folder} has {free} bytes free")
+
+
+def _require_speed(source: Remote, size: int, seconds: float) -> None:
+    """Raise a `FileError` where a server sends so slowly that it may never end."""
+    if seconds > PATIENCE and size < SLOWEST * seconds:
+        raise FileError(
+            f"{source.address} cannot be fetched: {size} bytes came in {seconds:.0f} seconds.",
+            "Try again later, or fetch the file by other means and name its path.",
+        )
+
+
+def _endless(source: Remote, part: Path, most: int) -> FileError:
+    """Remove what arrived of a download that is too long, and return the error."""
+    part.unlink(missing_ok=True)
+    return FileError(
+        f"{source.address} cannot be fetched: the server sent more than {most} bytes.",
+        "Fetch the file by other means, and name its path.",
+    )
 
 
 def _interruption(source: Remote, part: Path, why: str) -> FileError:
@@ -198,6 +404,24 @@ def _interruption(source: Remote, part: Path, why: str) -> FileError:
     if kept:
         hint = f"What arrived ({kept} bytes) is kept; try again to go on from there."
     return FileError(f"{source.address} cannot be fetched: {why}.", hint)
+
+
+def _require_kept(source: Remote, path: Path) -> None:
+    """Raise a `FileError` unless the file at `path` has the digest of `source`."""
+    if source.sha256 is None:
+        return
+    try:
+        found = hash_once(path)
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be read: {error.strerror}.", "Remove it; it is then fetched again."
+        ) from error
+    if found != source.sha256:
+        raise FileError(
+            f"{path} in the cache is not the file that was fetched from {source.address}: expected "
+            f"sha256 {source.sha256}, found {found}.",
+            "Somebody or something changed it. Remove it; it is then fetched again.",
+        )
 
 
 def _require_digest(source: Remote, arrived: Path) -> None:
@@ -227,18 +451,22 @@ def _fetch_from_hub(source: Remote) -> Path:
         found = huggingface_hub.hf_hub_download(
             repository, file, revision=revision, cache_dir=source.cache.root / "hub"
         )
-    except Exception as error:  # the library meets trouble with errors of many kinds
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise CacheUnwritable(f"{source.cache.root}: {error.strerror}") from error
+        # The library meets trouble with errors of many kinds.
         raise FileError(
             f"{source.address} cannot be fetched from the hub.",
             "Check the repository, the file and the revision, the connection, and for a closed "
             "repository your login (huggingface-cli login).",
         ) from error
-    part = source.path.with_name(f".{source.path.name}.partial")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(Path(found).resolve(), part)  # twice the name, once the bytes
-    except OSError:
-        part.write_bytes(Path(found).read_bytes())
+    part = _part_path(source)
+    with _writing(part):
+        part.unlink(missing_ok=True)
+        try:
+            os.link(Path(found).resolve(), part)  # twice the name, once the bytes
+        except OSError:
+            shutil.copyfile(found, part)
     return part
 
 

@@ -15,21 +15,37 @@ import re
 import secrets
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from editspec_runtime.errors import FileError
+from editspec_runtime.io.archives import open_archive
+from editspec_runtime.io.json_text import JsonError, parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-ABANDONED = 3600.0
-"""Seconds after which a half-written file is taken for left behind."""
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
+ABANDONED = 3600.0
+"""Seconds after which a half-written file is taken for left behind, held or not."""
+
+UNHELD = 0.5
+"""Seconds within which a file that was just made may not be held yet."""
+
+PART = re.compile(r"\..*\.[0-9a-f]{16}\.part")
+"""The names of half-written files."""
+
+
+LONGEST_NAME = 1000
+"""The most characters of a tensor's name."""
 
 LEGACY_TORCH = bytes.fromhex("6cfc9c46f9206aa85019")
 """The number that a torch checkpoint of the old kind begins with, in the order of its bytes."""
@@ -99,9 +115,21 @@ def read_header(path: Path) -> Header:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 entry = file.get_slice(name)
                 tensors[name] = TensorInfo(entry.get_dtype(), tuple(entry.get_shape()))
+            require_printable(path, tensors)
             return Header(tensors, dict(file.metadata() or {}))
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise unreadable(path, "a whole safetensors file") from error
+
+
+def require_printable(path: Path, names: Iterable[str]) -> None:
+    """Raise a `FileError` where a name could steer a terminal, or break a line."""
+    for name in names:
+        if not name.isprintable() or len(name) > LONGEST_NAME:
+            raise FileError(
+                f"{path} has a tensor named {name!r:.80}, and names are printable and have at most "
+                f"{LONGEST_NAME} characters.",
+                "It was not written by any training that is known here. Do not use it.",
+            )
 
 
 def read_offsets(path: Path) -> dict[str, tuple[int, int]]:
@@ -114,7 +142,7 @@ def read_offsets(path: Path) -> dict[str, tuple[int, int]]:
     read_header(path)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        header = parse_json(file.read(length))
     start = 8 + length
     offsets = {}
     for name, entry in header.items():
@@ -135,7 +163,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     require_file(path)
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise unreadable(path, "a whole safetensors file") from error
 
 
@@ -147,7 +175,8 @@ def read_torch(path: Path) -> object:
     """
     import torch
 
-    require_file(path)
+    if begins_with(path, b"PK"):
+        open_archive(path)
     try:
         # rosinality's training keeps its command line in the checkpoint: a plain container, too.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
@@ -200,7 +229,14 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, obje
     from safetensors.torch import save
 
     # One key only: the library writes two or more in an order that differs from process to process.
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        # The library takes no two tensors of one storage, which a checkpoint may hold.
+        place = own.untyped_storage().data_ptr()
+        plain[name] = own.clone() if place in memory else own
+        memory.add(place)
     return save(plain, {"editspec": canonical_json(metadata)})
 
 
@@ -210,8 +246,8 @@ def read_editspec_metadata(header: Header, path: Path) -> dict[str, object]:
     Raises `FileError` where the metadata are damaged.
     """
     try:
-        metadata = json.loads(header.metadata.get("editspec", "{}"))
-    except json.JSONDecodeError as error:
+        metadata = parse_json(header.metadata.get("editspec", "{}"))
+    except JsonError as error:
         raise FileError(
             f"{path} is damaged: its metadata is not JSON.", "Copy or build it again."
         ) from error
@@ -259,6 +295,8 @@ def open_output(path: Path) -> Iterator[BinaryIO]:
         raise _unwritable(path, error) from error
     try:
         with part.open("w+b") as file:
+            # Held until it is written, and let go of by whatever ends the process.
+            try_lock(file)
             yield file
             # On the disk before the new name is: a power cut leaves the old file or the new one.
             file.flush()
@@ -270,14 +308,39 @@ def open_output(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Remove what killed writes left in a folder more than `ABANDONED` seconds ago."""
-    for part in folder.rglob(".*.part"):
+def remove_abandoned(folder: Path, pattern: str = "**/.*.part") -> None:
+    """Remove what killed writes left in a folder, at the paths of a pattern.
+
+    Nobody holds such a file. Where files cannot be held, one that is old enough is left behind.
+    """
+    for part in folder.glob(pattern):
         try:
-            if time.time() - part.stat().st_mtime > ABANDONED:
+            if _is_abandoned(part):
                 part.unlink()
         except OSError:
             continue
+
+
+def _is_abandoned(part: Path) -> bool:
+    """Whether no process writes a half-written file any more."""
+    age = time.time() - part.stat().st_mtime
+    if age > ABANDONED:
+        return True
+    if age < UNHELD or part.is_symlink() or PART.fullmatch(part.name) is None:
+        return False
+    with part.open("rb") as file:
+        return try_lock(file)
+
+
+def try_lock(file: BinaryIO | int) -> bool:
+    """Lock a file or a descriptor until it is closed; False where it cannot be locked."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _unwritable(path: Path, error: OSError) -> FileError:

@@ -8,21 +8,30 @@ tensors. The source is dropped unread, and any other global is refused by name.
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import pickletools
 import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from editspec_runtime.errors import FileError
+from editspec_runtime.io.archives import require_archive
 from editspec_runtime.io.files import require_file, unreadable
+
+MODULES = 100_000
+"""The most modules that a network may have."""
+
+DEPTH = 100
+"""How deep they may lie in one another."""
 
 
 class ForeignGlobal(Exception):
@@ -51,15 +60,24 @@ class Module:
     name: str
     attributes: dict[str, Any]
 
-    def walk(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+    def walk(self) -> Iterator[tuple[str, Module]]:
         """Yield the module and all below it, each with its prefix in a state dict.
 
-        A prefix is empty, or ends in a dot.
+        A prefix is empty, or ends in a dot. Raises `UnpicklingError` where there are more modules
+        than `MODULES`, or where they lie deeper than `DEPTH`, as in one that is its own child.
         """
-        yield prefix, self
-        for name, child in self._members("_modules").items():
-            if isinstance(child, Module):
-                yield from child.walk(f"{prefix}{name}.")
+        waiting: list[tuple[str, Module, int]] = [("", self, 0)]
+        count = 0
+        while waiting:
+            prefix, module, depth = waiting.pop()
+            count += 1
+            if count > MODULES or depth > DEPTH:
+                raise pickle.UnpicklingError("its modules contain one another, or are too many")
+            yield prefix, module
+            children = list(module._members("_modules").items())
+            for name, child in reversed(children):
+                if isinstance(child, Module):
+                    waiting.append((f"{prefix}{name}.", child, depth + 1))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Parameters and persistent buffers by the names that torch gives them."""
@@ -115,7 +133,38 @@ def load(file: BinaryIO) -> object:
 
     Raises `ForeignGlobal` for anything else, and whatever the standard unpickler raises for damage.
     """
+    _require_small_memo(file)
     return _Unpickler(file).load()
+
+
+def _require_small_memo(file: BinaryIO) -> None:
+    """Raise `UnpicklingError` where a pickle numbers more objects than it can have.
+
+    The standard unpickler makes room for all numbers up to the largest.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", _Bounded(file, size))):
+        if opcode.name in ("PUT", "LONG_BINPUT") and cast(int, argument) > size:
+            raise pickle.UnpicklingError("it numbers more objects than it has bytes")
+    file.seek(0)
+
+
+class _Bounded:
+    """A file of which no more is asked for than there is."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.size = file, size
+
+    def read(self, count: int = -1) -> bytes:
+        left = self.size - self.file.tell()
+        return self.file.read(min(count, left) if count >= 0 else left)
+
+    def readline(self) -> bytes:
+        return self.file.readline()
+
+    def tell(self) -> int:
+        return self.file.tell()
 
 
 class _Unpickler(pickle.Unpickler):
@@ -165,12 +214,16 @@ class _Unpickler(pickle.Unpickler):
         return kind.read(data)
 
     def _storage(self, data: bytes) -> Any:
+        if data.startswith(b"PK"):
+            require_archive(data)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
     def _tensor(self, storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
         # as_strided refuses what lies outside of the storage; setting the sizes at once would
         # enlarge it.
         flat = torch.empty(0, dtype=storage.dtype).set_(storage.untyped())
+        if math.prod(size) > flat.numel():
+            raise ValueError("a tensor is larger than what is stored of it")
         return flat.as_strided(tuple(size), tuple(stride), offset)
 
     def _parameter(self, data: Tensor, *_: Any) -> Tensor:

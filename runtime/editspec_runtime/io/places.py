@@ -8,7 +8,7 @@ from pathlib import Path
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.builtins import BUILTINS
 from editspec_runtime.io.cache import Cache
-from editspec_runtime.io.downloads import fetch, is_remote, parse_remote
+from editspec_runtime.io.downloads import fetch, find_kept, is_remote, parse_remote
 from editspec_runtime.io.files import detect_container
 
 SUFFIXES = {
@@ -50,9 +50,16 @@ def weights_path(
     FileError
         There is no such ``builtin:`` name, or the file cannot be fetched.
     """
+    if not weights.isprintable():
+        raise FileError(
+            f"{weights[:200]!r} is not a path or an address: it holds control characters.",
+            "Write the path as it is printed by ls.",
+        )
     if is_remote(weights):
         source = parse_remote(weights, cache, pin)
-        return fetch(source, progress) if fetching else source.path
+        if fetching:
+            return fetch(source, progress)
+        return find_kept(source) or source.path
     if weights.startswith("builtin:"):
         if weights not in BUILTINS:
             raise FileError(f"There is no {weights}.", f"The package ships {', '.join(BUILTINS)}.")

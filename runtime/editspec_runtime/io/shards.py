@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.files import TensorInfo, read_header, read_offsets, require_file
+from editspec_runtime.io.json_text import parse_json
 
 INDEX = ".safetensors.index.json"
 
@@ -95,7 +95,7 @@ def read_stored(path: Path) -> Stored:
 def _read_index(index: Path) -> tuple[dict[str, str], dict[str, Any]]:
     """The file of each tensor by its name, and the metadata of the index."""
     try:
-        content = json.loads(index.read_text())
+        content = parse_json(index.read_bytes())
         named = {str(name): str(file) for name, file in content["weight_map"].items()}
         return named, dict(content.get("metadata", {}))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -129,7 +129,7 @@ def _editspec(text: object, path: Path) -> dict[str, Any]:
     if not isinstance(text, str):
         return {}
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError as error:
         raise FileError(
             f"{path} is damaged: its metadata is not JSON.", "Copy or build it again."

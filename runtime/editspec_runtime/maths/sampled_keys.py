@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editspec_runtime import NUMERICS, __version__
 from editspec_runtime.core.architecture import Layer
 from editspec_runtime.core.compatibility import Compatibility
 from editspec_runtime.core.model import Keys, MappedModel, Model, TiledKeys
@@ -16,6 +15,7 @@ from editspec_runtime.core.sample import Sample
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest
 from editspec_runtime.io.weights import digest_of
+from editspec_runtime.maths.environment import environment
 
 LARGEST_BATCH = 2**26
 """The largest amount of numbers in the keys or values of a layer in a forward batch.
@@ -149,19 +149,3 @@ def key_inputs(model: Model, layer: str, sample: Sample, batch: int) -> dict[str
         "batch": batch,
         "environment": environment(model),
     }
-
-
-def environment(model: Model) -> list[str]:
-    """Everything besides the inputs that bits depend on.
-
-    These are the versions of the software, the device, the precision and the number of threads.
-    """
-    weight = next(iter(model.weights.values()))
-    device = torch.cuda.get_device_name(weight.device) if weight.is_cuda else "cpu"
-    return [
-        f"{__version__}/{NUMERICS}",
-        torch.__version__,
-        device,
-        str(weight.dtype),
-        str(torch.get_num_threads()),
-    ]

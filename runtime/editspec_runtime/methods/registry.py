@@ -24,7 +24,7 @@ from editspec_runtime.core.method import (
     Settings,
 )
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**7)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 COLLATERAL_WEIGHT = 0.02

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from editspec_runtime.core.rule import FORMAT, VERSION, LayerRule, ResolvedEdit
-from editspec_runtime.errors import FileError
+from editspec_runtime.errors import FileError, reading_foreign
 from editspec_runtime.io.files import read_editspec_metadata, read_header, read_tensors
 from editspec_runtime.methods.registry import settings_of
 
@@ -19,6 +19,11 @@ def read_rule(path: Path) -> ResolvedEdit:
 
     Raises `FileError` if the file is missing, damaged, or not a rule of this version.
     """
+    with reading_foreign(path):
+        return _read_rule(path)
+
+
+def _read_rule(path: Path) -> ResolvedEdit:
     metadata: dict[str, Any] = read_editspec_metadata(read_header(path), path)
     if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
         raise FileError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from editspec_runtime.core.method import Change
-from editspec_runtime.errors import NumericalError, PatchError
+from editspec_runtime.errors import PatchError, reading_foreign
 from editspec_runtime.io.digests import digest, tensors_digest
 from editspec_runtime.io.files import (
     read_editspec_metadata,
@@ -23,27 +23,19 @@ from editspec_runtime.io.outputs import PATCH_FORMAT
 from editspec_runtime.io.weights import Weights
 from editspec_runtime.maths.low_rank import exact_delta
 from editspec_runtime.maths.metric import row_space
+from editspec_runtime.patches.rounding import round_parameter
+from editspec_runtime.patches.shapes import LARGEST_CHANGE
+from editspec_runtime.patches.soundness import (
+    find_contradiction,
+    find_wrong_field,
+    find_wrong_tensor,
+)
 from editspec_runtime.patches.tensor_names import is_complete, shared_directions
 
 OTHER_MODEL = "The patch is of another model: give the weights that it was built for."
 
 FORMAT = PATCH_FORMAT
 VERSION = 1
-FIELDS = (
-    "base",
-    "content",
-    "edit",
-    "family",
-    "format",
-    "layouts",
-    "name",
-    "parent",
-    "rank",
-    "result",
-    "solver",
-    "version",
-)
-"""The metadata that every patch has, besides ``layer`` or ``layers``."""
 
 
 def layer_metadata(layers: Sequence[str]) -> dict[str, Any]:
@@ -154,6 +146,16 @@ class Patch:
         """
         if parameter in self.deltas:
             return self.deltas[parameter].detach().cpu().double()
+        if self.numbers(parameter) > LARGEST_CHANGE:
+            raise PatchError(
+                f"Patch {self.name} changes {self.numbers(parameter)} numbers of {parameter}, and "
+                f"without its weights at most {LARGEST_CHANGE} are written out.",
+                "Check that the patch is of this model; editspec apply reads the weights with it.",
+            )
+        return self._write_out(parameter)
+
+    def _write_out(self, parameter: str) -> Tensor:
+        """The full change by factors, whose size is known to be that of the weights."""
         # By separate multiplications and additions, s ascending: a matrix product would give other
         # bits on other devices.
         return exact_delta(self.coefficients[parameter], self.directions[parameter])
@@ -169,7 +171,24 @@ class Patch:
 
     def stored_change(self, parameter: str) -> Tensor:
         """The full change with its axes in the checkpoint's order, float64 on the CPU."""
-        change = self.delta(parameter)
+        return self._order(parameter, self.delta(parameter))
+
+    def known_change(self, parameter: str, weight: Tensor) -> Tensor:
+        """Return `stored_change` of a parameter of the size of `weight`, however large.
+
+        Raises `PatchError` where it is not.
+        """
+        if weight.numel() != self.numbers(parameter):
+            raise PatchError(
+                f"The patch changes {parameter} ({self.numbers(parameter)} numbers), and these "
+                f"weights {say_found(tuple(weight.shape))}.",
+                OTHER_MODEL,
+            )
+        if parameter in self.deltas:
+            return self.delta(parameter)
+        return self._order(parameter, self._write_out(parameter))
+
+    def _order(self, parameter: str, change: Tensor) -> Tensor:
         if parameter in self.directions and self._is_transposed(parameter):
             return change.transpose(0, 1)
         return change
@@ -191,7 +210,10 @@ class Patch:
         """The number of numbers in a parameter that changes."""
         if parameter in self.deltas:
             return self.deltas[parameter].numel()
-        return self.coefficients[parameter][:, 0].numel() * self.directions[parameter].shape[1]
+        return (
+            _numbers_per_direction(self.coefficients[parameter])
+            * self.directions[parameter].shape[1]
+        )
 
     def part(self, parameter: str, begin: int, end: int) -> Tensor:
         """The numbers `begin` to `end` of the flattened `stored_change`, [end - begin].
@@ -202,17 +224,22 @@ class Patch:
             return self.deltas[parameter].detach().cpu().reshape(-1)[begin:end].double()
         coefficients, directions = self.coefficients[parameter], self.directions[parameter]
         if self._is_transposed(parameter):
-            row = coefficients[:, 0].numel()
+            row = _numbers_per_direction(coefficients)
             columns = {parameter: directions[:, begin // row : end // row]}
             part = Patch(columns, self.coefficients, self.metadata)
             return part.stored_change(parameter).reshape(-1)
-        row = directions.shape[1] * coefficients[0, 0].numel()
+        row = directions.shape[1] * coefficients.shape[2:].numel()
         rows = {parameter: coefficients[begin // row : end // row]}
         return Patch({parameter: directions}, rows, {}).delta(parameter).reshape(-1)
 
     def to_bytes(self) -> bytes:
         """The patch as a safetensors file; equal patches give equal bytes."""
         return safetensors_bytes(self.tensors(), self.metadata)
+
+
+def _numbers_per_direction(coefficients: Tensor) -> int:
+    """The number of numbers in A [out, s, ...] for one direction; s may be 0."""
+    return coefficients.shape[0] * coefficients.shape[2:].numel()
 
 
 def make_patch(
@@ -246,8 +273,14 @@ def read_patch(path: Path) -> Patch:
     FileError
         The file is missing, damaged or not a safetensors file.
     PatchError
-        The file is not a patch of this version, or was changed after it was written.
+        The file is not a patch of this version, was changed after it was written, or says of itself
+        what its tensors are not.
     """
+    with reading_foreign(path):
+        return _read_patch(path)
+
+
+def _read_patch(path: Path) -> Patch:
     header = read_header(path)
     metadata: dict[str, Any] = read_editspec_metadata(header, path)
     if metadata.get("format") != FORMAT:
@@ -255,26 +288,24 @@ def read_patch(path: Path) -> Patch:
             f"{path} is not a patch: its metadata do not say format {FORMAT}.",
             "editspec build writes patches into the folder edits of a build.",
         )
-    if metadata.get("version") != VERSION:
+    if type(metadata.get("version")) is int and metadata["version"] != VERSION:
         raise PatchError(
             f"{path} is a patch of version {metadata.get('version')}; this editspec reads "
             f"{VERSION}.",
             "Build it again, or read it with the editspec that wrote it.",
         )
-    missing = sorted(set(FIELDS) - set(metadata))
-    if ("layer" in metadata) is ("layers" in metadata):
-        missing.append("layer or layers")
-    if missing:
-        raise _damage(path, f"it lacks {', '.join(missing)}")
-    tensors = read_tensors(path)
-    if not is_complete(set(tensors), metadata.get("directions", {})):
+    _require(path, find_wrong_field(metadata))
+    shared = metadata.get("directions", {})
+    if not is_complete(set(header.tensors), shared):
         raise _damage(path, "its tensors are not D and A, or delta")
-    patch = Patch.of(tensors, metadata)
+    _require(path, find_wrong_tensor(header.tensors, shared))
+    patch = Patch.of(read_tensors(path), metadata)
+    _require(path, find_contradiction(patch))
     # The digest is of the values; the bytes must be those that these values give, so that two files
     # of one patch are never different.
     if content_digest(patch) != metadata["content"] or patch.to_bytes() != path.read_bytes():
         raise _damage(path, "its content is not the one that it was signed with")
-    for tensor in tensors.values():
+    for tensor in patch.tensors().values():
         if not bool(tensor.isfinite().all()):
             raise _damage(path, "it holds numbers that are not finite")
     return patch
@@ -299,7 +330,7 @@ def apply_stack(
     """
     totals: dict[str, Tensor] = {}
     for patch in patches:
-        _add_change(totals, patch)
+        _add_change(totals, patch, base)
     if scale != 1.0:
         totals = {name: total * scale for name, total in totals.items()}
     changes = {name: _apply_total(base, name, total) for name, total in totals.items()}
@@ -345,7 +376,7 @@ class StackedWeights:
             applied, totals, weights = (), {}, self.base
         totals = dict(totals)
         for patch in stack[len(applied) :]:
-            _add_change(totals, patch)
+            _add_change(totals, patch, self.base)
             changes = {}
             # From the base each time: weights are rounded once, whatever the length of the stack.
             for name in patch.parameters:
@@ -384,10 +415,16 @@ def _same_change(first: Patch, second: Patch) -> bool:
     return True
 
 
-def _add_change(totals: dict[str, Tensor], patch: Patch) -> None:
-    """Add a patch's deltas to the totals of a stack, in place."""
+def _add_change(totals: dict[str, Tensor], patch: Patch, base: Mapping[str, Tensor]) -> None:
+    """Add a patch's deltas to the totals of a stack on a base, in place."""
     for name in patch.parameters:
-        change = patch.stored_change(name)
+        if name not in base:
+            numbers = patch.numbers(name)
+            raise PatchError(
+                f"The patch changes {name} ({numbers} numbers), and these weights lack it.",
+                OTHER_MODEL,
+            )
+        change = patch.known_change(name, base[name])
         if name in totals:
             change = totals[name] + change
         totals[name] = change
@@ -408,44 +445,6 @@ def _apply_total(base: Mapping[str, Tensor], name: str, total: Tensor) -> Tensor
 def say_found(shape: tuple[int, ...] | None) -> str:
     """Say what weights have in the place of a parameter; a `shape` of None: nothing."""
     return "lack it" if shape is None else f"have {list(shape)}"
-
-
-def round_parameter(parameter: str, exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round the `exact` float64 numbers of a parameter once to a `dtype`.
-
-    Raises `NumericalError` where numbers are NaN, or lie beyond what `dtype` holds, such as 65504
-    in float16.
-    """
-    if bool(exact.isnan().any()):
-        raise NumericalError(
-            f"The edit leaves numbers in {parameter} that are not finite.",
-            "Check the patches with editspec verify.",
-        )
-    stored = round_once(exact, dtype)
-    if not bool(stored.isfinite().all()):
-        kind = str(dtype).removeprefix("torch.")
-        raise NumericalError(
-            f"The edit takes {parameter} to {float(exact.abs().max()):.6g}, and {kind} ends at "
-            f"{torch.finfo(dtype).max:.6g}.",
-            "Edit the weights in float32 (or bfloat16), or apply less of the change (--scale).",
-        )
-    return stored
-
-
-def round_once(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round float64 numbers once to `dtype`, ties to even."""
-    if dtype not in (torch.bfloat16, torch.float16):
-        return exact.to(dtype)
-    # torch goes from float64 to 16 bits by way of float32, and so rounds twice: a number just above
-    # a tie becomes the tie, and then goes the wrong way. Rounding to odd on the way to float32
-    # keeps it off the tie, so that the second rounding gives what one alone would have given.
-    nearest = exact.float()
-    bits = nearest.view(torch.int32)
-    inexact = nearest.double() != exact
-    beyond = nearest.double().abs() > exact.abs()
-    # Toward zero first (one bit pattern less where rounding went beyond), then the last bit is set.
-    odd = torch.where(inexact & nearest.isfinite(), (bits - beyond.int()) | 1, bits)
-    return odd.view(torch.float32).to(dtype)
 
 
 def require_chain(base: str, patches: Sequence[Patch]) -> None:
@@ -481,6 +480,12 @@ def _hint(base: str, patches: Sequence[Patch], stranger: Patch) -> str:
         if patch.metadata["result"] == parent:
             return f"It comes after {patch.name}: give the patches in the order of their edits."
     return "A patch before it is missing: give the whole stack, in the order of the edits."
+
+
+def _require(path: Path, reason: str | None) -> None:
+    """Raise a `PatchError` about a file where there is a reason to refuse it."""
+    if reason is not None:
+        raise _damage(path, reason)
 
 
 def _damage(path: Path, reason: str) -> PatchError:

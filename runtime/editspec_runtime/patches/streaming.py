@@ -24,7 +24,8 @@ from editspec_runtime.io.digests import SAFETENSORS_DTYPES, Row, rows_digest
 from editspec_runtime.io.files import TensorInfo, canonical_json, open_output
 from editspec_runtime.io.shards import Stored, StoredFile
 from editspec_runtime.io.weights import Container
-from editspec_runtime.patches.patch import OTHER_MODEL, Patch, round_parameter, say_found
+from editspec_runtime.patches.patch import OTHER_MODEL, Patch, say_found
+from editspec_runtime.patches.rounding import round_parameter
 
 CHUNK = 2**16
 """Bytes that are read, hashed and written at a time; more are slower to write."""
@@ -203,6 +204,11 @@ class _ParameterChange:
         self, parameter: str, info: TensorInfo, stack: Sequence[Patch], scale: float
     ) -> None:
         self.parameter, self.stack, self.scale = parameter, stack, scale
+        if info.dtype not in DTYPES:
+            raise WeightsError(
+                f"{parameter} holds {info.dtype} values, which editspec does not compute with.",
+                "Save the model with dense tensors in float32, float16 or bfloat16.",
+            )
         self.dtype: torch.dtype = DTYPES[info.dtype]
         if not self.dtype.is_floating_point:
             raise WeightsError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from editspec_compiler.document import Document
 from editspec_compiler.modalities.image.latents import read_latent
-from editspec_compiler.modalities.image.masks import MaskError, mask_image
+from editspec_compiler.modalities.image.masks import MaskError, require_sound
 from editspec_compiler.modalities.image.schema import (
     CHECKS,
     INTERVENTION,
@@ -120,7 +120,7 @@ def _mask_problems(item: Item, surroundings: Surroundings) -> Iterator[Problem]:
     document = surroundings.document
     legacy = document.data.get("compatibility") is not None
     try:
-        mask_image(mask, surroundings.folder, size, legacy=legacy)
+        require_sound(mask, surroundings.folder, size, legacy=legacy)
     except MaskError as error:
         yield document.problem(item.path, error.message, error.hint, code=Code.MASK_UNFIT)
 

@@ -19,6 +19,7 @@ from editspec_compiler.modalities.image.masks import MaskError, mask_image
 from editspec_compiler.problems import Problem, SpecError, SpecPath
 from editspec_compiler.validation import suggest
 from editspec_runtime.codes import Code
+from editspec_runtime.errors import reading_foreign
 from editspec_runtime.modalities.image.compatibility import LEGACY_LENGTH
 
 FIELDS = ("object", "paste", "key", "query")
@@ -107,6 +108,11 @@ def read_record(path: Path, *, legacy: bool) -> Record | list[Intervention]:
 
     `legacy` says how masks will be decoded. Raises `SpecError` with everything that is wrong.
     """
+    with reading_foreign(path):
+        return _read_record(path, legacy)
+
+
+def _read_record(path: Path, legacy: bool) -> Record | list[Intervention]:
     document = read_document(path)
     interventions = bool(document.data) and all(map(_is_intervention, document.data.values()))
     reader = _Reader(document, path.parent, legacy, list(document.problems))

@@ -23,7 +23,7 @@ from editspec_compiler.schema import (
     measures_of,
 )
 from editspec_compiler.visit import FILE, Role
-from editspec_runtime.core.fields import Count, Natural, Number, Part
+from editspec_runtime.core.fields import Natural, Number, Part
 from editspec_runtime.errors import UsageError
 from editspec_runtime.modalities.image.streams import SPECS, STATISTICS
 
@@ -145,7 +145,9 @@ class Place(Scene):
 class ContextPlace(Place):
     """A region in which the new rule holds; several may lie in the same image."""
 
-    weight: Number = Field(1.0, gt=0, description="How much its keys count, besides the mask.")
+    weight: Number = Field(
+        1.0, gt=0, le=1e6, description="How much its keys count, besides the mask."
+    )
     exclude: Mask | None = Field(None, description="What is cut out of the mask.")
 
 
@@ -232,7 +234,7 @@ class Latents(Part):
 class Statistics(Part):
     """The sample that the second moment of the keys is taken over."""
 
-    samples: Count = Field(1000, description="How many latents.")
+    samples: Annotated[int, Field(ge=1, le=10**7)] = Field(1000, description="How many latents.")
     seed: Natural = Field(
         STATISTICS, lt=2**32, description="Names their stream; the sampler is that of latents."
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from editspec.engine.built import BuiltEdit
+from editspec.engine.extra_registry import load_extra
 from editspec.engine.resources import Resources
 from editspec.engine.session import solve as solve_
 from editspec.modalities.image.pictures import png_bytes
@@ -69,7 +70,7 @@ from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest, tensors_digest
 from editspec_runtime.io.files import write
-from editspec_runtime.maths.sampled_keys import environment
+from editspec_runtime.maths.environment import environment
 from editspec_runtime.methods.registry import method_of
 from editspec_runtime.modalities.image.latents import LatentStream
 from editspec_runtime.modalities.image.rendering import render_clamped
@@ -125,9 +126,13 @@ def bench_paper(
 
     Raises
     ------
+    UsageError
+        The packages of the extra ``bench`` are not installed.
     FileError
         Something else lies at `out`, or the backbone cannot be read.
     """
+    # Asked for before the work, of which only a late part needs it.
+    load_extra("bench")
     out = Path(out)
     features = load_features(backbone)
     seconds = open_folder(out, features.digest)

@@ -175,4 +175,17 @@ def _problems(tensors: Mapping[str, TensorInfo]) -> list[str]:
             problems.append(f"{own} is missing (expected {say_shape(wanted)})")
         if found is not None and not fits_shape(found.shape, wanted):
             problems.append(f"{own} is {say_shape(found.shape)}, expected {say_shape(wanted)}")
-    return problems + wrong_numbers(tensors, (name(canonical) for canonical in expected))
+    average = name("latent_avg")
+    if average in tensors:
+        problems += _average_problems(tensors, average)
+    names = [name(canonical) for canonical in expected]
+    return problems + wrong_numbers(tensors, [*names, average])
+
+
+def _average_problems(tensors: Mapping[str, TensorInfo], average: str) -> list[str]:
+    """Describe a mean of w that is not one w, [style_size] or [1, style_size]."""
+    bias = tensors.get(checkpoint_name(tensors)("style.1.bias"))
+    shape = tensors[average].shape
+    if bias is None or shape in (bias.shape, (1, *bias.shape)):
+        return []
+    return [f"{average} is {say_shape(shape)}, expected {say_shape(bias.shape)}"]

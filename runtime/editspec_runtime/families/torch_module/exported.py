@@ -1,8 +1,9 @@
-"""A reader of networks in files of ``torch.export``, which runs no foreign Python.
+"""Networks in files of ``torch.export``: a graph of operators and its weights.
 
 torch's reader resolves operators by name anywhere in torch, evaluates sizes as Python expressions
-and unpickles what it finds. So a file is looked through before torch reads it: only operators of
-ATen and arithmetic, only sizes that are symbols and numbers, only tensors.
+and unpickles what it finds. It is therefore never given the file. Each entry of the archive is
+read once, of its texts only what is known to be harmless is kept (`graph_text`), and torch reads a
+new archive, in memory, that is written of nothing else.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
+import math
 import re
+import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,53 +26,55 @@ import torch
 from torch import Tensor, nn
 
 from editspec_runtime.errors import FileError, WeightsError
-from editspec_runtime.io.files import require_file
-
-OPERATORS = re.compile(
-    r"torch\.ops\.aten\.(?!from_file)\w+(\.\w+)?"
-    r"|_operator\.(add|sub|mul|floordiv|mod|getitem|neg|eq|ne|ge|le|lt|gt)"
+from editspec_runtime.families.torch_module.graph_text import (
+    Refused,
+    clean_graph,
+    clean_payloads,
 )
+from editspec_runtime.io.archives import EXPANSION, SLACK, Archive, open_archive
+from editspec_runtime.io.files import read_torch, require_file
+
 ENTRY = re.compile(
-    r"[^/]+/(data/weights/(weight_\d+|model_weights_config\.json)"
+    r"(data/weights/(weight_\d+|model_weights_config\.json)"
     r"|data/constants/(tensor_\d+|model_constants_config\.json)"
-    r"|data/sample_inputs/model\.pt|models/model\.json"
-    r"|archive_format|archive_version|byteorder|version"
-    r"|\.data/(version|serialization_id)|\.format_version)"
+    r"|data/sample_inputs/model\.pt|models/model\.json|archive_format|archive_version|byteorder"
+    r"|version|\.data/(version|serialization_id)|\.format_version|\.storage_alignment)"
 )
-SYMBOL = re.compile(r"Symbol\('[su]\d+'(, \w+=(True|False))*\)")
-SIZE = re.compile(
-    r"(x|\d+|[-+*/(), ]|Max|Min|Mod|FloorDiv|CeilDiv|Integer|Add|Mul|Pow|Eq|Ne|Ge|Le|Gt|Lt|int_oo)*"
-)
-GUARD = re.compile(r"L\['args'\]\[0\](\[0\])?\.size\(\)\[\d+\] *(<=|>=|==|!=|<|>) *\d+")
+"""What an archive may hold, within its one folder."""
 
-HARMLESS = {"target": OPERATORS, "expr_str": SIZE, "guards_code": GUARD}
-"""Texts that a graph may hold where torch looks them up or evaluates them, by their keys.
+WEIGHTS, WEIGHT = "data/weights/", re.compile(r"weight_\d{1,8}")
+CONSTANTS, CONSTANT = "data/constants/", re.compile(r"tensor_\d{1,8}")
+GRAPH, SAMPLE = "models/model.json", "data/sample_inputs/model.pt"
 
-Symbols are written x.
-"""
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 2, 7: 4, 8: 8, 12: 1, 13: 2}
+"""Bytes of a number by torch.export's number of its dtype: integers, floats and booleans."""
+
+GRAPH_BYTES = 2**26
+"""The most bytes that the text of a graph may have."""
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a ``.pt2`` file. Raises as `read_exported` does."""
+    """The tensors of a ``.pt2`` file. Raises as `read_exported` does."""
     return dict(read_exported(path)[0].state_dict())
 
 
 def read_exported(path: Path) -> tuple[nn.Module, str]:
-    """Read the network of a ``.pt2`` file, and the digest of its graph.
+    """Read the network of a ``.pt2`` file by its modules, and the digest of its graph.
 
     Raises `FileError` where the file is missing, damaged, or holds more than a graph of operators
     and tensors.
     """
     require_file(path)
+    archive = open_archive(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            graph = _require_harmless(archive, path)
-        with warnings.catch_warnings():
+        graph, clean = _rewrite(archive, path)
+    except Refused as error:
+        raise _refusal(path, str(error)) from error
+    try:
+        with warnings.catch_warnings(), _silent("torch.export", "torch._export"):
             warnings.simplefilter("ignore")  # of torch's own changing formats
-            program = torch.export.load(path)
+            program = torch.export.load(clean)
             module = torch.export.unflatten(program)
-    except FileError:
-        raise
     except Exception as error:  # torch's reader meets damage with errors of many kinds
         raise FileError(
             f"{path} is not a readable file of torch.export.",
@@ -76,7 +83,7 @@ def read_exported(path: Path) -> tuple[nn.Module, str]:
         ) from error
     names = program.graph_signature.user_inputs
     inputs = [node.meta["val"] for node in program.graph.nodes if node.name in names]
-    if len(inputs) != 1:
+    if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or inputs[0].ndim == 0:
         raise WeightsError(
             f"{path} takes {len(inputs)} inputs, expected the latents alone.",
             "Export a module whose forward takes the latents and nothing else.",
@@ -94,57 +101,129 @@ def read_exported(path: Path) -> tuple[nn.Module, str]:
     return module, hashlib.sha256(graph).hexdigest()
 
 
-def _require_harmless(archive: zipfile.ZipFile, path: Path) -> bytes:
-    """Read the text of the graph.
+@contextmanager
+def _silent(*names: str) -> Iterator[None]:
+    """Keep torch from printing tracebacks of what is reported as an error anyway."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
-    Raises `FileError` where reading or running the file could do more than compute.
+
+def _rewrite(archive: Archive, path: Path) -> tuple[bytes, io.BytesIO]:
+    """The text of the graph, and a new archive of all that is known to be harmless.
+
+    Raises `Refused` where there is more, and `FileError` where something is missing.
     """
-    graphs = [name for name in archive.namelist() if name.endswith("models/model.json")]
-    if len(graphs) != 1:
-        raise FileError(
-            f"{path} holds {len(graphs)} graphs, expected one.", "Save it with torch.export.save."
-        )
-    text = archive.read(graphs[0])
-    for key, value in _entries(json.loads(text)):
-        parts = value if key == "guards_code" else [value]
-        for part in parts:
-            if key in HARMLESS and not _is_harmless(key, part):
-                raise _refusal(path, str(part))
-    for name in archive.namelist():
-        if not ENTRY.fullmatch(name):
-            raise _refusal(path, name)
-        if name.endswith("_config.json") and _asks_for_pickle(json.loads(archive.read(name))):
-            raise _refusal(path, f"a pickle in {name}")
-        if name.endswith(".pt"):
-            # torch's reader would unpickle it with all that a pickle may do.
-            try:
-                torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
-            except Exception as error:  # torch refuses with errors of many kinds
-                raise _refusal(path, name) from error
-    return text
+    names = _names_within(archive)
+    for name in (GRAPH, f"{WEIGHTS}model_weights_config.json"):
+        if name not in names:
+            raise FileError(
+                f"{path} is not a file of torch.export: it has no {name}.",
+                "Save it with torch.export.save.",
+            )
+    if archive.entries[names[GRAPH]].size > GRAPH_BYTES:
+        raise Refused("a graph of more than 64 MiB of text")
+    if SAMPLE in names:
+        _require_plain(archive[names[SAMPLE]])
+    graph = archive[names[GRAPH]]
+    buffer = io.BytesIO()
+    limit = EXPANSION * path.stat().st_size + SLACK
+    with zipfile.ZipFile(buffer, "w") as clean:
+        # What torch asks of any archive; no input is kept, since torch would unpickle it.
+        for name, content in (
+            ("archive_format", "pt2"),
+            ("archive_version", "0"),
+            ("byteorder", "little"),
+            (".data/version", "6\n"),
+            (SAMPLE, ""),
+        ):
+            clean.writestr(f"model/{name}", content)
+        clean.writestr(f"model/{GRAPH}", clean_graph(graph))
+        for folder, pattern in ((WEIGHTS, WEIGHT), (CONSTANTS, CONSTANT)):
+            kind = folder.split("/")[1]
+            place = f"{folder}model_{kind}_config.json"
+            text = archive[names[place]] if place in names else b'{"config": {}}'
+            payloads = clean_payloads(text, pattern)
+            limit -= _require_sizes(archive, names, folder, payloads)
+            if limit < 0:
+                raise Refused("tensors that are many times as large as the file")
+            clean.writestr(f"model/{place}", json.dumps({"config": payloads}))
+            for file in sorted({payload["path_name"] for payload in payloads.values()}):
+                clean.writestr(f"model/{folder}{file}", archive[names[folder + file]])
+    buffer.seek(0)
+    return graph, buffer
 
 
-def _is_harmless(key: str, part: object) -> bool:
-    """Whether torch may look up or evaluate a text under a key of `HARMLESS`."""
-    if not isinstance(part, str):
-        return False
-    return HARMLESS[key].fullmatch(SYMBOL.sub("x", part)) is not None
+def _require_plain(sample: bytes) -> None:
+    """Raise `Refused` where the sample of an input is more than tensors.
+
+    torch never gets it.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".pt") as file:
+        file.write(sample)
+        file.flush()
+        try:
+            read_torch(Path(file.name))
+        except FileError as error:
+            raise Refused("a sample that is not tensors alone") from error
 
 
-def _asks_for_pickle(configuration: object) -> bool:
-    """Whether a configuration of weights has any of them unpickled."""
-    return any(key == "use_pickle" and value for key, value in _entries(configuration))
+def _names_within(archive: Archive) -> dict[str, str]:
+    """Map the names of entries within the archive's one folder to their full names."""
+    found = {}
+    folders = set()
+    for name in archive:
+        folder, _, within = name.partition("/")
+        folders.add(folder)
+        if not ENTRY.fullmatch(within):
+            raise Refused(name)
+        found[within] = name
+    if len(folders) > 1:
+        raise Refused("several folders")
+    return found
 
 
-def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every key of nested JSON with its value."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield key, part
-            yield from _entries(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _entries(part)
+def _require_sizes(
+    archive: Archive,
+    names: Mapping[str, str],
+    folder: str,
+    payloads: Mapping[str, Mapping[str, Any]],
+) -> int:
+    """Count the bytes of all tensors.
+
+    Raises `Refused` where a tensor is larger than what is stored of it.
+    """
+    total = 0
+    for payload in payloads.values():
+        meta, place = payload.get("tensor_meta") or {}, folder + payload.get("path_name", "")
+        if place not in names or meta.get("dtype") not in SIZES or meta.get("layout") != 7:
+            raise Refused("a tensor that is not stored, or of an unknown kind")
+        item = SIZES[meta["dtype"]]
+        sizes, strides = _integers(meta.get("sizes")), _integers(meta.get("strides"))
+        (offset,) = _integers([meta.get("storage_offset")])
+        if len(sizes) != len(strides):
+            raise Refused("a tensor with more sizes than strides")
+        numbers = math.prod(sizes)
+        steps = zip(sizes, strides, strict=True)
+        extent = offset + 1 + sum((size - 1) * stride for size, stride in steps) if numbers else 0
+        stored = archive.entries[names[place]].size
+        if max(numbers, extent) * item > stored or stored % item:
+            raise Refused("a tensor that is larger than what is stored of it")
+        total += numbers * item
+    return total
+
+
+def _integers(sizes: Any) -> list[int]:
+    found = [size.get("as_int", -1) if isinstance(size, dict) else -1 for size in sizes or []]
+    if any(number < 0 for number in found):
+        raise Refused("a tensor whose size is not a number")
+    return found
 
 
 def _refusal(path: Path, what: str) -> FileError:

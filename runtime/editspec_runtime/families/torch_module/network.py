@@ -76,6 +76,8 @@ class TorchModule(Generator):
         latents = torch.linspace(-1, 1, math.prod(self.latent_shape)).to(example)[None]
         self.recording = self._record(latents)
         self.points: dict[str, LayerPoint] = {}
+        # The modules that look like layers and cannot be edited, and why.
+        self.refused: dict[str, PointError] = {}
         layers = self._find_layers()
         # In the order in which a run reaches them.
         order = [call.name for call in self.recording.calls]
@@ -95,10 +97,11 @@ class TorchModule(Generator):
             try:
                 point, layers[name] = self._layer(name, points)
                 self.points[name] = point
-            except PointError:
+            except PointError as error:
                 # A module that nobody declared is simply not a layer.
                 if name in self.source.points:
                     raise
+                self.refused[name] = error
         return layers
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -297,10 +300,24 @@ class TorchModule(Generator):
             kinds = ", ".join(kind.__name__ for kind in AXES)
             message = f"{points.parameter} is not the weight of a layer"
             raise PointError(name, "parameter", message, f"the layers are {kinds}")
+        if points.parameter not in self.weights:
+            message = (
+                f"{points.parameter} is computed by a normalisation (weight or spectral) of other "
+                "parameters, and is not one itself"
+            )
+            raise PointError(name, "parameter", message, REMOVE_NORMALISATION)
         if getattr(module, "groups", 1) != 1:
             message = f"{edited} works in groups of channels, and a key has one group"
             raise PointError(name, "parameter", message, "edit another layer")
         return module
+
+
+REMOVE_NORMALISATION = (
+    "let the factory call torch.nn.utils.parametrize.remove_parametrizations(module, 'weight') "
+    "(remove_spectral_norm or remove_weight_norm for the older hooks) once the weights are loaded, "
+    "and save the state dict of that network"
+)
+"""Advice for a layer whose weight is computed from other parameters."""
 
 
 class _Reached(Exception):

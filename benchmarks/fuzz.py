@@ -1,0 +1,411 @@
+"""Seeded mutants of all that editspec reads of others: ``python -m benchmarks.fuzz [COUNT]``.
+
+Of each reader the table says how many mutants were read, how many were refused by an error of ours,
+and how many ended otherwise (defects); the longest time, and the memory that was taken on top.
+Whatever starts a process or loads a library meanwhile counts as an execution.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import random
+import resource
+import socket
+import struct
+import sys
+import tempfile
+import threading
+import time
+import warnings
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from editspec.engine.lock import read_lock
+from editspec_compiler import SpecError, load
+from editspec_compiler.modalities.image.masks import MaskError, mask_image
+from editspec_compiler.modalities.image.records import read_record
+from editspec_runtime.errors import EditError
+from editspec_runtime.families.open import read_weights
+from editspec_runtime.families.torch_module.exported import read_exported
+from editspec_runtime.io.cache import Cache
+from editspec_runtime.io.downloads import fetch, parse_remote
+from editspec_runtime.io.files import read_header, safetensors_bytes
+from editspec_runtime.io.shards import read_stored
+from editspec_runtime.methods.rule_file import read_rule
+from editspec_runtime.patches.patch import make_patch, read_patch
+
+ROOT = Path(__file__).parents[1]
+OURS = (EditError, SpecError, MaskError)
+WATCHED = ("os.system", "os.exec", "subprocess.Popen", "ctypes.dlopen", "os.posix_spawn")
+
+NUMBERS = [0, 1, -1, 127, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 10**30, 10**400]
+TOKENS = [
+    b"NaN",
+    b"Infinity",
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b'""',
+    b"1e999",
+    b"\x00",
+    b"\x1b[31m",
+]
+TOKENS += [
+    b"[" * 300,
+    b'{"a":' * 300,
+    b"\xff",
+    b"..",
+    b"../../x",
+    b"*a",
+    b"&a",
+    b"!!python/name:os",
+]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader, the ending of its files, and whole files that mutants are made of."""
+
+    read: Callable[[Path], object]
+    suffix: str
+    seeds: Sequence[bytes]
+
+
+@dataclass
+class Outcome:
+    """How the mutants of a reader ended."""
+
+    read: int = 0
+    refused: int = 0
+    defects: list[str] = field(default_factory=list)
+    executions: int = 0
+    slowest: float = 0.0
+    memory: int = 0
+
+    def to_line(self, name: str) -> str:
+        """One line of the table."""
+        total = self.read + self.refused + len(self.defects)
+        return (
+            f"{name:<14}{total:>8}{self.read:>8}{self.refused:>9}{len(self.defects):>9}"
+            f"{self.executions:>12}{self.slowest:>9.2f} s{self.memory / 2**20:>8.0f} MiB"
+        )
+
+
+HEAD = (
+    f"{'reader':<14}{'mutants':>8}{'read':>8}{'refused':>9}{'defects':>9}{'executions':>12}"
+    f"{'slowest':>11}{'memory':>12}"
+)
+
+
+def mutate(seed: bytes, draw: random.Random) -> bytes:
+    """A file that differs from another one in one to four places."""
+    data = bytearray(seed)
+    for _ in range(draw.randint(1, 4)):
+        if not data:
+            break
+        at = draw.randrange(len(data))
+        kind = draw.randrange(8)
+        if kind == 0:
+            data[at] ^= 1 << draw.randrange(8)
+        elif kind == 1:
+            del data[at:]
+        elif kind == 2:
+            del data[at : at + draw.randint(1, 64)]
+        elif kind == 3:
+            piece = data[at : at + draw.randint(1, 64)]
+            data[at:at] = piece * draw.choice([1, 2, 50])
+        elif kind == 4:
+            size = draw.choice(["<B", "<H", "<I", "<Q"])
+            number = draw.choice(NUMBERS[:-2]) % 2 ** (8 * struct.calcsize(size))
+            data[at : at + struct.calcsize(size)] = struct.pack(size, number)
+        elif kind == 5:
+            data[at:at] = draw.choice(TOKENS)
+        elif kind == 6:
+            _replace_number(data, at, draw)
+        else:
+            other = draw.randrange(len(data))
+            data[at : at + 16], data[other : other + 16] = (
+                data[other : other + 16],
+                data[at : at + 16],
+            )
+    return bytes(data)
+
+
+def _replace_number(data: bytearray, at: int, draw: random.Random) -> None:
+    """Put an odd number in the place of the next one in a text."""
+    digits = b"0123456789"
+    while at < len(data) and data[at] not in digits:
+        at += 1
+    end = at
+    while end < len(data) and data[end] in digits:
+        end += 1
+    data[at:end] = str(draw.choice(NUMBERS)).encode()
+
+
+def run_reader(reader: Reader, count: int, seed: int, folder: Path) -> Outcome:
+    """Read `count` mutants of a reader's files."""
+    outcome, draw = Outcome(), random.Random(seed)
+    path = folder / f"mutant{reader.suffix}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(count):
+            path.write_bytes(mutate(draw.choice(reader.seeds), draw))
+            _read_one(reader, path, outcome)
+    return outcome
+
+
+def _read_one(reader: Reader, path: Path, outcome: Outcome) -> None:
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    executions = len(_executions)
+    try:
+        reader.read(path)
+        outcome.read += 1
+    except OURS:
+        outcome.refused += 1
+    except Exception as error:
+        outcome.defects.append(f"{type(error).__name__}: {error}"[:200])
+        kept = path.with_name(f"defect-{len(outcome.defects)}{path.suffix}")
+        kept.write_bytes(path.read_bytes())
+    outcome.executions += len(_executions) - executions
+    outcome.slowest = max(outcome.slowest, time.monotonic() - begun)
+    taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    outcome.memory = max(outcome.memory, taken)
+
+
+_executions: list[str] = []
+
+
+def watch() -> None:
+    """Note from now on, in this process, whatever starts a process or loads a library."""
+
+    def note(event: str, _: tuple[Any, ...]) -> None:
+        if event in WATCHED:
+            _executions.append(event)
+
+    sys.addaudithook(note)
+
+
+# The readers
+
+
+def make_readers(folder: Path) -> Mapping[str, Reader]:
+    """All readers, with seeds that are made in a folder."""
+    weights = tiny_weights()
+    save_file(weights, folder / "tiny.safetensors")
+    torch.save({"g_ema": weights, "latent_avg": torch.zeros(8)}, folder / "tiny.pt")
+    torch.save(weights, folder / "old.pt", _use_new_zipfile_serialization=False)
+    specs = [*_texts("specs/skyline/*.yaml"), _tiny_spec().encode()]
+    json_specs = [json.dumps(json.loads(_tiny_spec())).encode()]
+    locks = _texts("tests/invalid/*.lock") + _texts("examples/**/*.lock")
+    masks = [path.read_bytes() for path in sorted((ROOT / "specs/skyline/masks").glob("*.png"))[:3]]
+    headers = [(folder / "tiny.safetensors").read_bytes()]
+    return {
+        "specs": Reader(load, ".yaml", specs),
+        "specs, JSON": Reader(load, ".json", json_specs),
+        "locks": Reader(read_lock, ".lock", locks),
+        "masks": Reader(_read_mask, ".png", [*masks, *_odd_masks()]),
+        "records": Reader(_read_record, ".json", _texts("tests/invalid/records/*.json")),
+        "patches": Reader(read_patch, ".safetensors", [tiny_patch()]),
+        "rules": Reader(read_rule, ".safetensors", [tiny_rule()]),
+        "headers": Reader(_read_headers, ".safetensors", headers),
+        "indices": Reader(read_stored, ".safetensors.index.json", [_index(weights)]),
+        "pickles": Reader(read_weights, ".pkl", [tiny_pickle()]),
+        "zips": Reader(read_weights, ".pt", [(folder / "tiny.pt").read_bytes()]),
+        "old .pt": Reader(read_weights, ".pt", [(folder / "old.pt").read_bytes()]),
+        "exported": Reader(read_exported, ".pt2", [exported(folder)]),
+        "exported, text": Reader(_Repacked(exported(folder)), ".pt2", [b"{}"]),
+        "HTTP answers": Reader(_Answers(folder), ".http", _answers()),
+    }
+
+
+def tiny_weights() -> dict[str, Tensor]:
+    """Some tensors by names of a generator."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"style.1.weight": (8, 8), "style.1.bias": (8,), "input.input": (1, 4, 4, 4)}
+    shapes |= {"conv1.conv.weight": (1, 4, 4, 3, 3)}
+    return {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+
+
+def tiny_patch() -> bytes:
+    """A whole patch."""
+    metadata = {"name": "e", "family": "stylegan2", "layer": "layer2", "rank": 1, "edit": "0" * 64}
+    metadata |= {"base": "0" * 64, "parent": "0" * 64, "result": "0" * 64}
+    return make_patch(
+        {"conv1.conv.weight": torch.ones(1, 4) / 2},
+        {"conv1.conv.weight": torch.ones(4, 1, 3, 3)},
+        {"conv1.conv.weight": "1 o i y x"},
+        metadata | {"solver": {"method": "direct"}},
+    ).to_bytes()
+
+
+def tiny_rule() -> bytes:
+    """What a rule file looks like."""
+    rule = {"layer": "layer2", "parameter": "conv1.conv.weight", "units": []}
+    metadata = {"format": "editspec.rule", "version": 1, "name": "e", "family": "stylegan2"}
+    metadata |= {"rules": [rule], "rank": 1, "directions": "zca", "provenance": {}}
+    tensors = {"0.key": torch.ones(1, 4, 2, 2), "0.value": torch.ones(1, 4, 2, 2)}
+    return safetensors_bytes(tensors, metadata | {"solver": {"method": "direct"}})
+
+
+def tiny_pickle() -> bytes:
+    """A pickle as NVIDIA's training writes it, as far as this reader looks."""
+
+    class Meta:
+        def __reduce__(self) -> Any:
+            return OrderedDict, ([("a", torch.ones(3)), ("b", [1, 2.5, "x"])],)
+
+    return pickle.dumps({"G_ema": Meta(), "step": 3, "names": ["a", ("b", {"c": None})]}, 4)
+
+
+def exported(folder: Path) -> bytes:
+    """A file of torch.export."""
+    path = folder / "seed.pt2"
+    if not path.exists():
+        network = nn.Sequential(nn.ConvTranspose2d(4, 3, 4), nn.Tanh()).eval()
+        shapes = ({0: torch.export.Dim("n")},)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(
+                network, (torch.zeros(2, 4, 1, 1),), dynamic_shapes=shapes
+            )
+            torch.export.save(program, path)
+    return path.read_bytes()
+
+
+class _Repacked:
+    """Reads a sound archive of torch.export in which one text was changed.
+
+    Changes of the bytes of an archive mostly end at its checksums.
+    """
+
+    def __init__(self, whole: bytes) -> None:
+
+        with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+            self.entries = {name: archive.read(name) for name in archive.namelist()}
+        self.texts = [name for name in self.entries if name.endswith(".json")]
+
+    def __call__(self, path: Path) -> object:
+
+        draw = random.Random(zlib.crc32(path.read_bytes()) + next(_count))
+        name = draw.choice(self.texts)
+        with zipfile.ZipFile(path, "w") as archive:
+            for entry, data in self.entries.items():
+                archive.writestr(entry, mutate(data, draw) if entry == name else data)
+        return read_exported(path)
+
+
+def _counter() -> Iterator[int]:
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
+_count = _counter()
+
+
+class _Answers:
+    """Fetches from a server in this process that answers with the bytes of a file."""
+
+    def __init__(self, folder: Path) -> None:
+
+        self.folder, self.answer = folder, b""
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self.listening.accept()
+            try:
+                connection.recv(65536)
+                connection.sendall(self.answer)
+            except OSError:
+                pass
+            connection.close()
+
+    def __call__(self, path: Path) -> object:
+        self.answer = path.read_bytes()
+        port = self.listening.getsockname()[1]
+        address = f"http://127.0.0.1:{port}/w{next(_count)}.pt#sha256={'0' * 64}"
+        with tempfile.TemporaryDirectory(dir=self.folder) as cache:
+            return fetch(parse_remote(address, Cache(Path(cache))))
+
+
+def _answers() -> list[bytes]:
+    plain = b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\nContent-Type: text/plain\r\n\r\n" + b"x" * 40
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n"
+    moved = b"HTTP/1.1 302 Found\r\nLocation: /other.pt\r\n\r\n"
+    return [plain, chunked, moved, b"HTTP/1.1 206 Partial\r\nContent-Length: 3\r\n\r\nabc"]
+
+
+def _texts(pattern: str) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(ROOT.glob(pattern))]
+
+
+def _tiny_spec() -> str:
+    mask = {"box": [0, 0, 8, 8]}
+    edit = {"name": "e", "layer": "layer6", "rank": 2, "source": {"latent": 0, "mask": mask}}
+    edit |= {"target": {"latent": 1, "mask": mask}, "context": [{"latent": 2, "mask": mask}]}
+    model = {"family": "stylegan2", "weights": "builtin:skyline"}
+    return json.dumps(
+        {"version": 1, "model": model, "statistics": {"samples": 16}, "edits": [edit]}
+    )
+
+
+def _odd_masks() -> list[bytes]:
+
+    found = []
+    for kind in ("WEBP", "GIF", "BMP", "TIFF", "JPEG"):
+        buffer = io.BytesIO()
+        Image.new("L", (16, 16), 255).save(buffer, kind)
+        found.append(buffer.getvalue())
+    return found
+
+
+def _index(weights: Mapping[str, Tensor]) -> bytes:
+    return json.dumps({"weight_map": dict.fromkeys(weights, "tiny.safetensors")}).encode()
+
+
+def _read_mask(path: Path) -> object:
+    return mask_image(path.name, path.parent, 256, legacy=False)
+
+
+def _read_record(path: Path) -> object:
+    return read_record(path, legacy=True)
+
+
+def _read_headers(path: Path) -> object:
+    return read_header(path), read_stored(path), read_weights(path)
+
+
+def main(count: int) -> int:
+    """Run all readers, print the table, and return 1 where something went wrong."""
+    watch()
+    wrong = 0
+    print(HEAD)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for number, (name, reader) in enumerate(make_readers(folder).items()):
+            outcome = run_reader(reader, count, number, folder)
+            print(outcome.to_line(name), flush=True)
+            for defect in sorted(set(outcome.defects))[:5]:
+                print(f"    {defect}")
+            wrong += len(outcome.defects) + outcome.executions
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000))

@@ -1,0 +1,70 @@
+"""Every reader of foreign data on seeded mutants: an error of ours, or the data.
+
+``python -m benchmarks.fuzz`` runs as many as are wanted, and prints a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from benchmarks import fuzz
+from benchmarks.fuzz import Outcome, Reader, make_readers, run_reader
+
+COUNT = {"specs": 400, "specs, JSON": 400, "exported, text": 300, "HTTP answers": 500}
+"""Fewer than 2,000 where one takes long."""
+
+NAMES = (
+    "specs", "specs, JSON", "locks", "masks", "records", "patches", "rules", "headers", "indices",
+    "pickles", "zips", "old .pt", "exported", "exported, text", "HTTP answers",
+)  # fmt: skip
+WHOLE = ("specs", "specs, JSON", "masks", "patches", "headers", "indices", "zips", "exported")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.fixture(scope="module")
+def readers(folder: Path) -> Mapping[str, Reader]:
+    return make_readers(folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NAMES)
+def test_mutants_are_read_or_refused(
+    name: str, readers: Mapping[str, Reader], folder: Path
+) -> None:
+    outcome = run_reader(readers[name], COUNT.get(name, 2000), 0, folder)
+    assert outcome.defects == []
+    assert outcome.slowest < 10
+    assert outcome.memory < 2**30
+    assert outcome.refused > 0
+
+
+def test_all_readers_are_run(readers: Mapping[str, Reader]) -> None:
+    assert tuple(readers) == NAMES
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_mutants_are_made_of_is_read(
+    name: str, readers: Mapping[str, Reader], folder: Path
+) -> None:
+    reader = readers[name]
+    for seed in reader.seeds[-1:]:
+        path = folder / f"whole{reader.suffix}"
+        path.write_bytes(seed)
+        assert reader.read(path) is not None
+
+
+def test_a_reader_with_a_defect_is_found(tmp_path: Path) -> None:
+    def read(path: Path) -> object:
+        return path.read_bytes()[10**6]
+
+    outcome: Outcome = run_reader(Reader(read, ".x", [b"abc"]), 5, 0, tmp_path)
+    assert len(outcome.defects) == 5
+    assert "IndexError" in outcome.to_line("x") + outcome.defects[0]
+    assert fuzz.HEAD

@@ -1,0 +1,132 @@
+"""Specs, masks and networks that ask for much: answered within seconds, with what to do."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from editspec.worlds.skyline.bench.run import bench_paper
+from editspec_compiler import SpecError, load
+from editspec_compiler.modalities.image import masks
+from editspec_compiler.modalities.image.schema import BoxMask, PolygonMask, UnionMask
+from editspec_compiler.problems import SHOWN
+from editspec_runtime.errors import UsageError
+from editspec_runtime.families.torch_module.network import TorchModule
+from editspec_runtime.families.torch_module.source import Source
+
+
+def test_many_problems_on_one_line_end_within_seconds(tmp_path: Path) -> None:
+    keys = ", ".join(f"unknown{number}: {number}" for number in range(20_000))
+    path = tmp_path / "spec.yaml"
+    path.write_text("{version: 1, model: {family: stylegan2, weights: x}, " + keys + "}")
+    assert path.stat().st_size > 300_000
+    begun = time.process_time()
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    text = str(caught.value)
+    assert time.process_time() - begun < 10
+    assert len(caught.value.problems) > 20_000
+    left_out = len(caught.value.problems) - SHOWN
+    assert text.endswith(f"{left_out} more problems are not shown")
+    assert caught.value.as_json()["left_out"] == left_out
+    assert len(caught.value.as_json()["problems"]) == SHOWN
+    # Negative control: few problems are all shown.
+    path.write_text("{version: 1, model: {family: stylegan2, weights: x}, a: 1, b: 2}")
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    assert "more problems" not in str(caught.value)
+    assert "left_out" not in caught.value.as_json()
+
+
+def test_a_mask_that_several_places_name_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    real = masks._decode_file
+
+    def count(name: str, file: Any, *, legacy: bool) -> Image.Image:
+        decoded.append(name)
+        return real(name, file, legacy=legacy)
+
+    monkeypatch.setattr(masks, "_decode_file", count)
+    path = tmp_path / "mask.png"
+    Image.new("L", (64, 64), 255).save(path)
+    for _ in range(50):
+        masks.mask_area("mask.png", tmp_path, 64, 8, legacy=False)
+    assert len(decoded) == 1
+    # Negative control: another content is another mask.
+    Image.new("L", (32, 32), 128).save(path)
+    assert masks.mask_area("mask.png", tmp_path, 64, 8, legacy=False).max() < 0.6
+    assert len(decoded) == 2
+
+
+def test_the_pixels_of_masks_are_bounded(tmp_path: Path) -> None:
+    for side, fits in ((4096, True), (8192, False)):
+        buffer = io.BytesIO()
+        Image.new("L", (side, side), 255).save(buffer, "WEBP", quality=1)
+        (tmp_path / f"{side}.webp").write_bytes(buffer.getvalue())
+        if fits:
+            masks.mask_area(f"{side}.webp", tmp_path, 64, 8, legacy=False)
+            continue
+        with pytest.raises(masks.MaskError, match="the most is"):
+            masks.mask_area(f"{side}.webp", tmp_path, 64, 8, legacy=False)
+
+
+def test_thousands_of_shapes_are_drawn_within_seconds() -> None:
+    boxes = [BoxMask(box=[n % 60, n % 50, n % 60 + 2, n % 50 + 3]) for n in range(7000)]
+    begun = time.process_time()
+    area = masks.mask_area(UnionMask(union=boxes), Path(), 64, 16, legacy=False)
+    for box in boxes:
+        masks.require_sound(box, Path(), 64, legacy=False)
+    assert time.process_time() - begun < 10
+    few = masks.mask_area(UnionMask(union=boxes[:300]), Path(), 64, 16, legacy=False)
+    assert (area == few).all()  # the places repeat after 300 boxes
+
+
+def test_a_polygon_is_drawn_where_it_is() -> None:
+    """A square as a polygon is the box, at every place of the image."""
+    for left, top, right, bottom in ((0, 0, 64, 64), (3, 5, 9, 60), (60, 61, 64, 64)):
+        corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
+        polygon = masks.mask_area(PolygonMask(polygon=corners), Path(), 64, 64, legacy=False)
+        box = BoxMask(box=[left, top, right, bottom])
+        assert (polygon == masks.mask_area(box, Path(), 64, 64, legacy=False)).all()
+
+
+def test_bench_without_its_extra_ends_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(UsageError) as caught:
+        bench_paper(tmp_path / "out")
+    assert caught.value.hint == "pip install 'editspec[bench]'"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "normalise",
+    [
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.spectral_norm,
+    ],
+)
+def test_a_normalised_layer_is_refused_with_advice(normalise: Any) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        normalise(nn.ConvTranspose2d(4, 5, 4)), nn.ReLU(), nn.ConvTranspose2d(5, 3, 4, 2, 1)
+    )
+    network.latent_shape = (4, 1, 1)  # type: ignore[assignment]
+    network.eval()
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    model = TorchModule(weights, Source(network, "code"))
+    assert list(model.architecture.layers) == ["2"]
+    assert "normalisation" in model.refused["0"].message
+    assert "remove_parametrizations" in model.refused["0"].hint
