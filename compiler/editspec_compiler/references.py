@@ -76,13 +76,6 @@ class LoadedSpec:
         problem = self.document.misfit(path, found)
         return SpecError(self.document.file, [problem], self.document.text)
 
-    def check_files(self) -> list[str]:
-        """Names of the files of the checks, on which no edit depends, in order."""
-        names: set[str] = set()
-        for each in self.spec.checks:
-            names.update(name for _, name in find_files(type(each), each))
-        return sorted(names)
-
     def files(self, number: int) -> dict[str, Path]:
         """Files that edit `number` depends on, besides the weights, by their names."""
         edit, model = self.spec.edits[number], self.spec.model

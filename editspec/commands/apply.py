@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from editspec.engine.outputs import WEIGHTS_FORMAT, require_own_or_free, require_own_or_free_folder
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import CommandResult
 from editspec.engine.stacks import changed_parameters, read_stack, require_belonging, require_named
@@ -16,6 +15,7 @@ from editspec_runtime.errors import UsageError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.registry import find_container
 from editspec_runtime.io.files import write
+from editspec_runtime.io.outputs import WEIGHTS, WEIGHTS_FOLDER, WEIGHTS_FORMAT
 from editspec_runtime.io.places import container_of
 from editspec_runtime.io.shards import is_sharded, read_stored
 from editspec_runtime.patches.patch import Patch, apply_stack
@@ -111,10 +111,10 @@ def apply(
 def _apply(path: Path, stack: Sequence[Patch], out: Path | None, scale: float) -> Applied:
     if is_sharded(path):
         if out is not None:
-            require_own_or_free_folder(out)
+            WEIGHTS_FOLDER.require_free(out)
     else:
         if out is not None:
-            require_own_or_free(out)
+            WEIGHTS.require_free(out)
         if container_of(path) != "safetensors":
             return _apply_in_memory(path, stack, out, scale)
     weights = read_stored(path)

@@ -17,7 +17,6 @@ from editspec.engine.checks import CheckRow
 from editspec.engine.folder import BuildFolder, patch_names
 from editspec.engine.lock import Step, input_changes, lock_path, read_lock
 from editspec.engine.opening import fetch_weights
-from editspec.engine.outputs import require_own_folder
 from editspec.engine.plan import Plan, make_plan
 from editspec.engine.result import DONE, FAILED, WRONG_USE, CommandResult, count_of, to_plain
 from editspec.engine.session import BuildSession
@@ -28,6 +27,7 @@ from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.io.files import write
+from editspec_runtime.io.outputs import run_folder
 from editspec_runtime.io.shards import is_sharded
 
 PASSED, FAILED_STATUS, WRONG = "passed", "failed", "wrong"
@@ -318,7 +318,7 @@ def _for_each(
                 f"{path} does not lie below the working folder.",
                 "Run it where the repository begins.",
             )
-    require_own_folder(out, SUMMARY, "run of ci")
+    run_folder(SUMMARY, "run of ci").require_free(out)
     write(out / SUMMARY, b"")
     found = []
     for path in paths:

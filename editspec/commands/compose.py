@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from editspec.engine.outputs import require_free_patch
 from editspec.engine.result import CommandResult, describe_rank
 from editspec.engine.session import BuildSession
 from editspec.engine.stacks import changed_parameters, read_chain
@@ -18,6 +17,7 @@ from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import PatchError, UsageError
 from editspec_runtime.io.digests import digest
 from editspec_runtime.io.files import write
+from editspec_runtime.io.outputs import PATCH
 from editspec_runtime.maths.metric import fold, recompress, unfold
 from editspec_runtime.patches.patch import (
     Patch,
@@ -102,7 +102,7 @@ def compose(
             "--rank and --spec belong together: C is that of a spec.", "Give both, or neither."
         )
     stack = read_chain(patches)
-    require_free_patch(Path(out))
+    PATCH.require_free(Path(out))
     result = stack[-1].metadata["result"]
     names = changed_parameters(stack)
     lost = dict.fromkeys(names, 0.0)

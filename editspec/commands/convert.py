@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from editspec.engine.opening import find_architecture
-from editspec.engine.outputs import WEIGHTS_FORMAT, require_own_or_free
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import CommandResult
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.io.files import write
+from editspec_runtime.io.outputs import WEIGHTS, WEIGHTS_FORMAT
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def convert(
     # The layers of some families are only known to their own code; any weights fit those.
     if family is None or family not in FAMILIES or FAMILIES[family].read_architecture is not None:
         family = find_architecture(checkpoint, path, family).family
-    require_own_or_free(out)
+    WEIGHTS.require_free(out)
     digest = checkpoint.digest()
     metadata = checkpoint.metadata or {
         "format": WEIGHTS_FORMAT,

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from editspec.engine.outputs import require_own_folder
 from editspec.engine.resources import Resources
 from editspec.engine.result import CommandResult
 from editspec.engine.session import BuildSession
@@ -32,6 +31,7 @@ from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.downloads import is_remote
 from editspec_runtime.io.files import write
+from editspec_runtime.io.outputs import run_folder
 
 FORMAT = "editspec.sweep"
 
@@ -199,7 +199,7 @@ def sweep(
     _ = points_of.judge
     for layer, rank in places:
         rewrite_winner(loaded, out, layer, rank)
-    require_own_folder(out, "sweep.json", "sweep")
+    run_folder("sweep.json", "sweep").require_free(out)
     write(out / "sweep.json", b"{}\n")
     points_of.prepare(layers)
     points: list[SweepPoint] = []

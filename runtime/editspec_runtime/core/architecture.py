@@ -53,11 +53,6 @@ class Layer:
         """The count of numbers in the keys of one item; None where items differ."""
         return None if self.positions is None else self.in_features * self.positions
 
-    @property
-    def value_numbers(self) -> int | None:
-        """The count of numbers in the values of one item; None where items differ."""
-        return None if self.value_positions is None else self.out_features * self.value_positions
-
 
 @dataclass(frozen=True)
 class Architecture:

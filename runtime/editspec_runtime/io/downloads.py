@@ -20,13 +20,15 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from http.client import HTTPResponse
 from io import FileIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.cache import Cache, hash_once, identify_file
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
 
 SCHEMES = ("https://", "http://", "hf://")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

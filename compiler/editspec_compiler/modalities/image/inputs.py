@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from editspec_compiler.modalities.image.latents import read_latent
 from editspec_compiler.modalities.image.masks import MaskError, mask_area
@@ -12,6 +13,9 @@ from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import LoadedSpec
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import FileError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def spec_mask(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import safe_open
 
 from editspec_compiler.document import reading_problem
 from editspec_compiler.modalities.image.schema import LatentFile
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.files import read_header
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def read_latent(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, UnidentifiedImageError
 
 from editspec_compiler.document import reading_problem
@@ -24,6 +23,7 @@ from editspec_compiler.modalities.image.schema import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL.ImageFile import ImageFile
 
 MAX_PIXELS = 16 * 2**20

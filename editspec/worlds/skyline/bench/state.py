@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from editspec.engine.outputs import require_own_folder
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.files import canonical_json, write
+from editspec_runtime.io.outputs import run_folder
 
 STATE = "state.json"
 """The features that a run used, and how long each build took."""
@@ -21,7 +21,7 @@ def open_folder(out: Path, features_digest: str) -> dict[str, float]:
     FileError
         Something else lies at `out`, its state is damaged, or the earlier run used other features.
     """
-    require_own_folder(out, STATE, "bench")
+    run_folder(STATE, "bench").require_free(out)
     state = out / STATE
     seconds: dict[str, float] = {}
     if state.is_file():

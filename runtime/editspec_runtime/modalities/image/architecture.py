@@ -47,11 +47,6 @@ class ImageLayer(Layer):
         return self.in_features * self.positions
 
     @property
-    def value_numbers(self) -> int:
-        """Numbers of a value map."""
-        return self.out_features * self.value_positions
-
-    @property
     def scale(self) -> int:
         """Value positions per key position along an axis: 2 where the layer upsamples."""
         return self.value_size // self.key_size
@@ -60,11 +55,6 @@ class ImageLayer(Layer):
     def key_shape(self) -> tuple[int, int]:
         """Height and width of the key map."""
         return (1 if self.row else self.key_size), self.key_size
-
-    @property
-    def value_shape(self) -> tuple[int, int]:
-        """Height and width of the value map."""
-        return (1 if self.row else self.value_size), self.value_size
 
 
 def image_layer(
