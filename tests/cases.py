@@ -30,7 +30,7 @@ from editspec_runtime.families.proggan.network import ProgressiveGAN
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.families.torch_module.network import TorchModule
 from editspec_runtime.families.torch_module.source import Points, Source
-from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.maths.channelwise import is_channelwise
 from editspec_runtime.methods.registry import METHODS
 from editspec_runtime.modalities.image.compatibility import EDITSPEC

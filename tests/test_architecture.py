@@ -22,6 +22,9 @@ DEFERRED = {
     "runtime/editspec_runtime/io/files.py": {"safetensors", "torch"},
     "runtime/editspec_runtime/io/weights.py": {"torch"},
     "runtime/editspec_runtime/modalities/image/compatibility.py": {"numpy", "torch"},
+    # `validate` of a spec without polygons, and without latents in numbers or files, has no arrays.
+    "compiler/editspec_compiler/modalities/image/latents.py": {"numpy", "safetensors"},
+    "compiler/editspec_compiler/modalities/image/masks.py": {"numpy"},
     # Only weights from elsewhere need them; one of them is optional.
     "runtime/editspec_runtime/io/downloads.py": {"filelock", "huggingface_hub", "urllib"},
     # Only the bench needs it, and it is optional.

@@ -28,7 +28,8 @@ from editspec_runtime.errors import EditError, FileError, WeightsError, reading_
 from editspec_runtime.families.registry import FAMILIES, find_container, read_architecture
 from editspec_runtime.io.cache import Cache, default_cache
 from editspec_runtime.io.downloads import is_remote
-from editspec_runtime.io.files import TensorInfo, read_header
+from editspec_runtime.io.files import read_header
+from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.io.places import container_of, weights_path
 from editspec_runtime.io.shards import INDEX, is_sharded, read_stored
 from editspec_runtime.methods.registry import METHODS, method_of, methods_taking

@@ -122,7 +122,7 @@ def modality_of(family: str) -> Modality:
 
 def fields_of(family: str) -> type[ModelFields]:
     """Return the fields of ``model:`` of a family; of an unknown one, of the first."""
-    return _family_or_first(family).fields
+    return _family_or_first(family).load_fields()
 
 
 def _family_or_first(family: str) -> Family:
@@ -149,7 +149,7 @@ def spec_type(family: str) -> type[AnySpec]:
     name = family if family in FAMILIES else next(iter(FAMILIES))
     family_entry = FAMILIES[name]
     base: type[AnySpec] = _import(MODALITIES[family_entry.modality].spec)
-    return _make_spec(name, family_entry.fields, base)
+    return _make_spec(name, family_entry.load_fields(), base)
 
 
 @cache

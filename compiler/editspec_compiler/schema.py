@@ -11,8 +11,8 @@ import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from editspec_runtime.core.fields import Count, ModelFields, Number, Part
 from editspec_runtime.core.method import ERASED_UNITS, RANK, Settings
@@ -72,23 +72,40 @@ class Pair(Part, Generic[PlaceT, SourceT]):
     target: PlaceT = Field(description="Whose keys K* get that value.")
 
 
-if TYPE_CHECKING:
-    AnySolver = Settings
-    SolverName = str
-else:
-    # The union of the settings of every method, and their names, as the registry has them.
-    AnySolver = functools.reduce(operator.or_, (each.settings for each in METHODS.values()))
-    SolverName = Literal[tuple(METHODS)]
+def solver_union() -> Any:
+    """Return the union of the settings of every method that is registered now."""
+    return functools.reduce(operator.or_, (each.settings for each in METHODS.values()))
 
 
-def _expand_name(given: Any) -> Any:
-    return {"method": given} if isinstance(given, str) else given
+@functools.cache
+def _solver_adapter(settings: tuple[type[Settings], ...]) -> TypeAdapter[Settings]:
+    union: Any = functools.reduce(operator.or_, settings)
+    by_method: Any = Annotated[union, Field(discriminator="method")]
+    return TypeAdapter(by_method)
 
 
-Solver = Annotated[
-    Annotated[AnySolver, Field(discriminator="method")],
-    BeforeValidator(_expand_name, json_schema_input_type=SolverName | AnySolver),
-]
+def _read_solver(given: Any) -> Settings:
+    values = {"method": given} if isinstance(given, str) else given
+    registered = tuple(each.settings for each in METHODS.values())
+    return _solver_adapter(registered).validate_python(values)
+
+
+class _RegisteredMethods:
+    """Mark of the settings of a method, which the registry is asked for at every use.
+
+    A type that names the methods itself would know only those that were registered before it.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(_read_solver)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: Any) -> Any:
+        names: Any = Literal[tuple(METHODS)]
+        return handler(TypeAdapter(names | solver_union()).core_schema)
+
+
+Solver = Annotated[Settings, _RegisteredMethods()]
+"""The settings of any method, or the name of one."""
 
 
 class Edit(Part, Generic[PlaceT, SourceT, ContextT]):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Discriminator, TypeAdapter, ValidationError
 from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 
@@ -25,7 +25,7 @@ from editspec_compiler.registry import (
     modality_of,
     spec_type,
 )
-from editspec_compiler.schema import AnySpec, Check, Edit, Erase
+from editspec_compiler.schema import AnySpec, Check, Edit, Erase, solver_union
 from editspec_compiler.visit import Role, is_union, marks_of, member_by_tag, member_by_word
 from editspec_runtime.codes import Code
 from editspec_runtime.core.method import (
@@ -279,6 +279,8 @@ def _locate(part: Any, location: tuple[int | str, ...]) -> _Place:
 def _strip(part: Any, marks: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     """Take the annotations and None off a type; return it with the marks of both."""
     while True:
+        if part is Settings:
+            return solver_union(), (*marks, Discriminator("method"))
         if typing.get_origin(part) is Annotated:
             part, *more = typing.get_args(part)
             marks = (*marks, *more)
@@ -375,7 +377,7 @@ class _Words:
         key, owner = str(place.path[-1]), _owner(place)
         named = spec_type(self.family).model_fields["model"].annotation
         if owner in (fields_of(self.family), named):
-            takers = [name for name, each in FAMILIES.items() if key in each.fields.model_fields]
+            takers = _families_with(key)
             if takers:
                 return self._foreign_key(place.path, key, takers)
         hint = suggest(key, list(owner.model_fields))
@@ -425,6 +427,15 @@ class _Words:
         message = f"there is no {words.name} {quoted}"
         hint = suggest(word, words.known)
         return problem((*path, words.key), message, hint, code=words.code)
+
+
+def _families_with(key: str) -> list[str]:
+    """Return the families whose ``model:`` has a key."""
+    found = []
+    for name, family in FAMILIES.items():
+        if key in family.load_fields().model_fields:
+            found.append(name)
+    return found
 
 
 def _owner(place: _Place) -> type[BaseModel]:

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from editspec.engine.resources import allow_code
-
 
 def _allow_code(context: typer.Context, allowed: bool) -> None:
     if allowed:
+        # Here, as most commands need no resources to start.
+        from editspec.engine.resources import allow_code
+
         # The permission ends with the command: tests run several in one process.
         context.with_resource(allow_code())
 

@@ -11,7 +11,7 @@ from editspec.engine.resources import locate_weights
 from editspec.engine.result import to_plain
 from editspec_compiler import load
 from editspec_runtime.core.rule import FORMAT as RULE_FORMAT
-from editspec_runtime.families.registry import FAMILIES, import_function
+from editspec_runtime.families.registry import FAMILIES, import_part
 from editspec_runtime.io.files import read_editspec_metadata, read_header, require_file
 from editspec_runtime.io.places import container_of
 from editspec_runtime.io.shards import is_sharded
@@ -123,7 +123,7 @@ def inspect(file: Path | str, family: str | None = None) -> FileFacts:
 
 
 def _read(kind: str, *arguments: Any) -> FileFacts:
-    facts: FileFacts = import_function(READERS[kind])(*arguments)
+    facts: FileFacts = import_part(READERS[kind])(*arguments)
     return facts
 
 
@@ -136,5 +136,5 @@ def _describe_spec(path: Path) -> SpecFacts:
     )
     layers = None
     if FAMILIES[spec.model.family].read_architecture is None:
-        layers = import_function(READERS["layers"])(loaded)
+        layers = import_part(READERS["layers"])(loaded)
     return SpecFacts(spec.model.model_dump(exclude_none=True), edits, checks, layers)

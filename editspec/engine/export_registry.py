@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from editspec.engine.export_results import AdapterExport, RecordExport, TensorsExport
-from editspec_runtime.families.registry import import_function
+from editspec_runtime.families.registry import import_part
 
 Exporter = Callable[
     [Sequence[Path | str], Path, str | None], RecordExport | AdapterExport | TensorsExport
@@ -36,7 +36,7 @@ class ExportFormat:
     @property
     def write(self) -> Exporter:
         """The exporter, whose module is imported only now."""
-        exporter: Exporter = import_function(self.place)
+        exporter: Exporter = import_part(self.place)
         return exporter
 
 

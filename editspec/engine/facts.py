@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from editspec.engine.result import CommandResult
-from editspec_runtime.io.files import Header
+from editspec_runtime.io.headers import Header
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from editspec_runtime.families.open import make_model, read_weights
 from editspec_runtime.families.origin import Origin
 from editspec_runtime.families.registry import FAMILIES, find_family, read_architecture, read_fields
 from editspec_runtime.io.digests import SAFETENSORS_DTYPES
-from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.io.weights import Weights
 
 
@@ -145,5 +145,5 @@ def open_weights(
     Raises `WeightsError` as `find_architecture` does.
     """
     found = find_family(family or find_architecture(weights, path).family)
-    said = found.fields(family=found.name, weights=str(path))
+    said = found.load_fields()(family=found.name, weights=str(path))
     return open_model(said, weights, Origin(path), device=device, compatibility=compatibility)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from editspec_compiler.modalities.image.masks import MaskError, mask_area
+from editspec_compiler.modalities.image.mask_areas import mask_area
+from editspec_compiler.modalities.image.masks import MaskError
 from editspec_compiler.modalities.image.schema import BoxMask, EllipseMask, PolygonMask, UnionMask
 
 HERE = Path()

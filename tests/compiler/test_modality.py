@@ -129,11 +129,15 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     find = registry._import
     own = {"tests:TOY": TOY, "tests:Spec": ToySpec}
     monkeypatch.setattr(registry, "_import", lambda at: own.get(at) or find(at))
+    find_part = families.import_part
+    monkeypatch.setattr(
+        families, "import_part", lambda at: ToyFields if at == "tests:ToyFields" else find_part(at)
+    )
     register_family(
         Family(
             name="toy",
             modality="toy",
-            fields=ToyFields,
+            fields="tests:ToyFields",
             read_architecture=None,
             make="",
             description="",

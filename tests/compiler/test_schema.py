@@ -12,13 +12,15 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 import editspec
 from editspec_compiler.document import parse
 from editspec_compiler.modalities.image.schema import CHECKS
 from editspec_compiler.validation import METHOD_FIELDS, check, json_schema
+from editspec_runtime.core.method import Settings
 from editspec_runtime.families.registry import FAMILIES
-from editspec_runtime.methods.registry import METHODS
+from editspec_runtime.methods.registry import METHODS, register_method
 
 SCHEMA = json_schema()
 LANGUAGE = (Path(__file__).parents[2] / "docs" / "language.md").read_text()
@@ -285,6 +287,33 @@ def test_a_method_without_a_rank_has_no_limit() -> None:
     assert {method for method, limit in limits.items() if limit is None} == {"layer", "all-weights"}
     assert limits["ablate"] == 3
     assert limits["direct"] == 1
+
+
+class Nudge(Settings):
+    """The settings of a method that is registered late."""
+
+    by: float = Field(0.5, gt=0, description="By how much.")
+
+
+def test_a_method_that_is_registered_later_is_in_the_language(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    edit = with_edit(solver={"method": "nudge", "by": 2.0})
+    (unknown,) = problems(edit)
+    assert "there is no solver method" in str(unknown)
+    monkeypatch.setitem(METHODS, "nudge", METHODS["direct"])  # so that it is removed again
+    register_method("nudge", Nudge, "no_module")
+    spec, found = check(parse(json.dumps(edit)))
+    assert spec is not None
+    assert not found
+    assert spec.edits[0].solver.as_json() == {"method": "nudge", "by": 2.0}
+    jsonschema.validate(edit, json_schema())
+    # Negative controls: its own bounds hold, in both, and the schema of before does not know it.
+    edit["edits"][0]["solver"]["by"] = -1.0
+    assert "must be more than 0" in str(problems(edit))
+    for schema in (json_schema(), SCHEMA):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(edit, schema)
 
 
 def test_an_erased_value_takes_a_context_whatever_the_method() -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from editspec_runtime.families.open import read_weights
+from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.patches.patch import read_patch
 from tests.commands import contents, run, said
 
@@ -484,6 +485,48 @@ def test_no_torch_for_help_and_validate(folder: Path, arguments: list[str]) -> N
     control = [sys.executable, "-c", code.replace("app()", "import torch"), *arguments]
     if arguments == ["--help"]:
         assert subprocess.run(control, capture_output=True, env=os.environ).returncode != 0
+
+
+IMPORTED = """
+import json, sys
+from editspec.cli.main import app
+try:
+    app()
+except SystemExit as error:
+    assert not error.code, error.code
+print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+"""
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """All modules that a command has imported when it ends."""
+    command = [sys.executable, "-c", IMPORTED, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return set(json.loads(done.stderr))
+
+
+def test_validating_images_imports_no_arrays_and_no_other_family(folder: Path) -> None:
+    spec = yaml.safe_load((folder / "spec.yaml").read_text())
+    family = spec["model"]["family"]
+    found = modules_after("validate", "spec.yaml")
+    assert "editspec_compiler.modalities.image.masks" in found
+    assert not found & {"torch", "numpy", "safetensors"}
+    folders = {FAMILIES[name].make.split(".")[2] for name in FAMILIES}
+    begun = {name for name in folders if f"editspec_runtime.families.{name}" in found}
+    assert begun == {FAMILIES[family].make.split(".")[2]}
+    # Negative control: numbers in a spec are an array, and a misspelt key asks every family.
+    spec["edits"][0]["source"]["latent"] = [0.5] * 8
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    assert "numpy" in modules_after("validate", "spec.yaml")
+
+
+def test_a_list_of_families_imports_none_of_them(folder: Path) -> None:
+    found = modules_after("families")
+    for family in FAMILIES.values():
+        assert family.make.partition(":")[0] not in found
+        assert family.fields.partition(":")[0] not in found
+        assert str(family.read_architecture).partition(":")[0] not in found
+    assert not found & {"torch", "numpy", "editspec_compiler.schema"}
 
 
 def test_latent_of_a_layer_that_a_pt_lacks_is_the_specs_mistake(folder: Path) -> None:

@@ -17,7 +17,7 @@ from tests.toy_text import FAMILY, registered
 
 def test_fields_that_load_a_network_are_fields_of_the_family() -> None:
     for family in FAMILIES.values():
-        assert set(family.loading) <= set(family.fields.model_fields), family.name
+        assert set(family.loading) <= set(family.load_fields().model_fields), family.name
         # A family that can run code says which of its fields name this code.
         assert not family.runs_code or set(family.loading) > {"weights"}, family.name
 

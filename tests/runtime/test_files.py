@@ -5,11 +5,13 @@ import pickle
 import stat
 import zipfile
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from editspec_runtime.errors import EditError, FileError, WeightsError
@@ -83,6 +85,55 @@ def test_headers_are_read_and_damage_is_named(tmp_path: Path) -> None:
     for missing, message in ((tmp_path, "is a directory"), (tmp_path / "none", "does not exist")):
         with pytest.raises(FileError, match=message):
             read_header(missing)
+
+
+PIECES = [b"0", b"1", b"-", b".5", b",", b'"', b"[", b"]", b"{", b"}", b"null", b"F32", b" ", b"4"]
+
+
+def mutate_header(whole: bytes, random: Random) -> bytes:
+    """Change some bytes of the header of a safetensors file, and its length with them."""
+    length = int.from_bytes(whole[:8], "little")
+    head, body = bytearray(whole[8 : 8 + length]), whole[8 + length :]
+    for _ in range(random.randint(1, 2)):
+        place, piece = random.randrange(len(head)), random.choice(PIECES)
+        end = place + random.choice((0, 1, len(piece)))
+        head[place:end] = random.choice((piece, b""))
+    return len(head).to_bytes(8, "little") + bytes(head) + body
+
+
+def read_by_library(path: Path) -> tuple[dict[str, Any], dict[str, str]] | None:
+    """The tensors and metadata as the library reads them; None where it refuses the file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {}
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                entry = file.get_slice(name)
+                tensors[name] = (entry.get_dtype(), tuple(entry.get_shape()))
+            return tensors, dict(file.metadata() or {})
+    except SafetensorError:
+        return None
+
+
+def test_headers_are_read_as_the_library_reads_them(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(2, 3), "b": torch.zeros(0, 4, dtype=torch.int8), "s": torch.ones(())}
+    whole, path, random = save(tensors, {"k": "v"}), tmp_path / "a.safetensors", Random(1)
+    both = refused = 0
+    for _ in range(4000):
+        path.write_bytes(mutate_header(whole, random))
+        known = read_by_library(path)
+        try:
+            header = read_header(path)
+        except FileError:
+            refused += 1
+            continue
+        if b"-0" in path.read_bytes():  # which is a floating point number to the library
+            continue
+        # Nothing that the library refuses is read, and what both read is the same.
+        found = {name: (each.dtype, each.shape) for name, each in header.tensors.items()}
+        assert (found, header.metadata) == known
+        both += 1
+    assert both > 100
+    assert refused > 1000
 
 
 def test_metadata_have_one_key_and_one_form() -> None:

@@ -27,7 +27,7 @@ from editspec_runtime.errors import EditError, FileError, WeightsError
 from editspec_runtime.families.open import make_model, read_weights
 from editspec_runtime.families.registry import read_architecture
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.modalities.image.fields import GeneratorFields
 from editspec_runtime.modalities.image.maps import Box
 

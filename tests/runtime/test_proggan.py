@@ -11,7 +11,7 @@ from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.proggan.network import ProgressiveGAN
 from editspec_runtime.families.registry import read_architecture
 from editspec_runtime.io.cache import default_cache
-from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.maths.moment_cache import second_moment
 from editspec_runtime.modalities.image.compatibility import REWRITING_2020
 from editspec_runtime.modalities.image.latents import LatentSample, LatentStream

@@ -10,7 +10,7 @@ from torch import Tensor
 from editspec_runtime.errors import WeightsError
 from editspec_runtime.families.registry import read_architecture
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.modalities.image.compatibility import REWRITING_2020
 from editspec_runtime.modalities.image.maps import HALO, Box
 from tests.cases import relative_error, tensor_infos

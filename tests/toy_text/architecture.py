@@ -8,7 +8,7 @@ from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import ModelFields
 from editspec_runtime.errors import WeightsError
 from editspec_runtime.families.registry import Family
-from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.io.headers import TensorInfo
 from tests.toy_text import FAMILY, MODALITY
 
 
@@ -36,8 +36,8 @@ def read_architecture(tensors: Mapping[str, TensorInfo]) -> Architecture:
 TOY = Family(
     name=FAMILY,
     modality=MODALITY,
-    fields=ToyFields,
-    read_architecture=read_architecture,
+    fields="tests.toy_text.architecture:ToyFields",
+    read_architecture="tests.toy_text.architecture:read_architecture",
     make="tests.toy_text.network:make_toy",
     description="letters, each by itself: an embedding, two linear layers, a softmax",
     loads="embedding.weight, first.weight and second.weight in .safetensors",

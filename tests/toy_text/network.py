@@ -12,7 +12,7 @@ from torch import Tensor
 from editspec_runtime.core.compatibility import Compatibility
 from editspec_runtime.core.fields import ModelFields
 from editspec_runtime.core.model import Keys, Trace
-from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.maths.channelwise import MatrixFunction
 from tests.toy_text.architecture import read_architecture
 

@@ -14,7 +14,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -384,9 +384,14 @@ def server(answer: bytes, then: bytes = b"") -> Iterator[str]:
                 pass
             connection.close()
 
-    threading.Thread(target=serve, daemon=True).start()
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/w.pt#sha256={'0' * 64}"
+    # Closing alone leaves the thread in accept, on a number that the next file may get.
+    with suppress(OSError):
+        listening.shutdown(socket.SHUT_RDWR)
     listening.close()
+    thread.join(timeout=60)
 
 
 @pytest.mark.parametrize(

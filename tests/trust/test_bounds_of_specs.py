@@ -16,6 +16,7 @@ from torch import nn
 from editspec.worlds.skyline.bench.run import bench_paper
 from editspec_compiler import SpecError, load
 from editspec_compiler.modalities.image import masks
+from editspec_compiler.modalities.image.mask_areas import mask_area
 from editspec_compiler.modalities.image.schema import BoxMask, PolygonMask, UnionMask
 from editspec_compiler.problems import SHOWN
 from editspec_runtime.errors import UsageError
@@ -60,11 +61,11 @@ def test_a_mask_that_several_places_name_is_decoded_once(
     path = tmp_path / "mask.png"
     Image.new("L", (64, 64), 255).save(path)
     for _ in range(50):
-        masks.mask_area("mask.png", tmp_path, 64, 8, legacy=False)
+        mask_area("mask.png", tmp_path, 64, 8, legacy=False)
     assert len(decoded) == 1
     # Negative control: another content is another mask.
     Image.new("L", (32, 32), 128).save(path)
-    assert masks.mask_area("mask.png", tmp_path, 64, 8, legacy=False).max() < 0.6
+    assert mask_area("mask.png", tmp_path, 64, 8, legacy=False).max() < 0.6
     assert len(decoded) == 2
 
 
@@ -74,20 +75,20 @@ def test_the_pixels_of_masks_are_bounded(tmp_path: Path) -> None:
         Image.new("L", (side, side), 255).save(buffer, "WEBP", quality=1)
         (tmp_path / f"{side}.webp").write_bytes(buffer.getvalue())
         if fits:
-            masks.mask_area(f"{side}.webp", tmp_path, 64, 8, legacy=False)
+            mask_area(f"{side}.webp", tmp_path, 64, 8, legacy=False)
             continue
         with pytest.raises(masks.MaskError, match="the most is"):
-            masks.mask_area(f"{side}.webp", tmp_path, 64, 8, legacy=False)
+            mask_area(f"{side}.webp", tmp_path, 64, 8, legacy=False)
 
 
 def test_thousands_of_shapes_are_drawn_within_seconds() -> None:
     boxes = [BoxMask(box=[n % 60, n % 50, n % 60 + 2, n % 50 + 3]) for n in range(7000)]
     begun = time.process_time()
-    area = masks.mask_area(UnionMask(union=boxes), Path(), 64, 16, legacy=False)
+    area = mask_area(UnionMask(union=boxes), Path(), 64, 16, legacy=False)
     for box in boxes:
         masks.require_sound(box, Path(), 64, legacy=False)
     assert time.process_time() - begun < 10
-    few = masks.mask_area(UnionMask(union=boxes[:300]), Path(), 64, 16, legacy=False)
+    few = mask_area(UnionMask(union=boxes[:300]), Path(), 64, 16, legacy=False)
     assert (area == few).all()  # the places repeat after 300 boxes
 
 
@@ -95,9 +96,9 @@ def test_a_polygon_is_drawn_where_it_is() -> None:
     """A square as a polygon is the box, at every place of the image."""
     for left, top, right, bottom in ((0, 0, 64, 64), (3, 5, 9, 60), (60, 61, 64, 64)):
         corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
-        polygon = masks.mask_area(PolygonMask(polygon=corners), Path(), 64, 64, legacy=False)
+        polygon = mask_area(PolygonMask(polygon=corners), Path(), 64, 64, legacy=False)
         box = BoxMask(box=[left, top, right, bottom])
-        assert (polygon == masks.mask_area(box, Path(), 64, 64, legacy=False)).all()
+        assert (polygon == mask_area(box, Path(), 64, 64, legacy=False)).all()
 
 
 def test_bench_without_its_extra_ends_before_the_work(

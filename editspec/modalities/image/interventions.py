@@ -11,7 +11,7 @@ from editspec.engine.opening import open_weights
 from editspec.engine.resources import locate_weights
 from editspec.modalities.image.record_files import INTERVENED, OBSERVED
 from editspec_compiler import Problem, SpecError
-from editspec_compiler.modalities.image.masks import mask_area
+from editspec_compiler.modalities.image.mask_areas import mask_area
 from editspec_compiler.modalities.image.records import Intervention
 from editspec_runtime.codes import Code
 from editspec_runtime.families.open import read_weights

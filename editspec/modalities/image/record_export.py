@@ -26,7 +26,7 @@ from editspec_compiler.modalities.image.schema import (
 )
 from editspec_compiler.problems import SpecPath
 from editspec_runtime.codes import Code
-from editspec_runtime.families.registry import import_function
+from editspec_runtime.families.registry import import_part
 from editspec_runtime.modalities.image.architecture import require_images
 
 
@@ -215,6 +215,6 @@ def _image_size(loaded: LoadedSpec) -> int:
         model = loaded.spec.model
         path = locate_weights(model.weights, loaded.folder, pin=model.digest)
         # The weights are opened by torch, which most records do without.
-        read = import_function("editspec.engine.opening:read_model_architecture")
+        read = import_part("editspec.engine.opening:read_model_architecture")
         architecture = read(path, model.family)
     return require_images(architecture).image_size

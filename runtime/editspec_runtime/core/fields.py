@@ -21,7 +21,8 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 class Part(BaseModel):
     """A mapping of the language: unknown keys and wrong types are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Built when first used: a command pays for the parts of its own spec alone.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 @dataclass(frozen=True)

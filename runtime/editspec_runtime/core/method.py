@@ -38,7 +38,8 @@ sources that erase units, and the outputs of the model in place of the values of
 class Settings(BaseModel):
     """The settings of a method in a spec. Each method has a subclass of its own."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Built when first used: most commands need one method or none.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     method: str = Field(description="The solver.")
 

@@ -19,7 +19,7 @@ from editspec_runtime.families.registry import (
     containers,
     find_container,
     find_family,
-    import_function,
+    import_part,
 )
 from editspec_runtime.io.archives import EXPANSION, SLACK
 from editspec_runtime.io.digests import SAFETENSORS_DTYPES
@@ -74,10 +74,10 @@ def make_model(
         Foreign code would have to run, and may not.
     """
     found = find_family(family)
-    make = import_function(found.make)
+    make = import_part(found.make)
     model: Model = make(
         _place(weights, precision, device),
-        fields or found.fields(family=family, weights=""),
+        fields or found.load_fields()(family=family, weights=""),
         origin or Origin(),
         compatibility,
     )
@@ -146,12 +146,12 @@ def _read_file(path: Path) -> Weights:
     # The first bytes of such a file may be those of another kind (.pt2 and .pt are both archives):
     # its name decides.
     if path.suffix in readers and SUFFIXES.get(path.suffix) != "pickle":
-        return Weights(import_function(readers[path.suffix])(path))
+        return Weights(import_part(readers[path.suffix])(path))
     kind = container_of(path)
     if kind == "torch":
         return _read_torch(path)
     if kind == "pickle":
-        return Weights(import_function(readers[PICKLE])(path))
+        return Weights(import_part(readers[PICKLE])(path))
     return _take_model(read_tensors(path), read_editspec_metadata(read_header(path), path))
 
 

@@ -1,26 +1,29 @@
-"""The registry of the families of models that can be edited; imports no torch."""
+"""The registry of the families of models that can be edited.
+
+An entry names its parts as ``module:attribute``. A part is imported when it is asked for, so that a
+command pays for the family of its spec alone. This module imports no torch.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
-from editspec_runtime.core.architecture import Architecture
-from editspec_runtime.core.fields import ModelFields
 from editspec_runtime.errors import WeightsError
-from editspec_runtime.families.proggan.architecture import read_architecture as read_proggan
-from editspec_runtime.families.stylegan2.architecture import read_architecture as read_stylegan2
-from editspec_runtime.families.torch_module.fields import ModuleFields
-from editspec_runtime.io.files import TensorInfo
 from editspec_runtime.io.weights import Container
-from editspec_runtime.modalities.image.fields import GeneratorFields
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from editspec_runtime.core.architecture import Architecture
+    from editspec_runtime.core.fields import ModelFields
+    from editspec_runtime.io.headers import TensorInfo
 
 ROOM = "editspec_runtime.families"
+GENERATOR_FIELDS = "editspec_runtime.modalities.image.fields:GeneratorFields"
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,12 @@ class Family:
     modality
         The modality of its inputs and outputs, which decides what an edit of it may say.
     fields
-        The type of ``model:`` in a spec.
+        ``module:class``, the type of ``model:`` in a spec.
     read_architecture
-        From the names and shapes of the tensors to the layers; None where modules alone tell them.
+        ``module:function``, from the names and shapes of the tensors to the layers; None where
+        modules alone tell them.
     make
-        ``module:function``, imported where a model is made: from ``(weights, fields, origin,
-        compatibility)`` to a model.
+        ``module:function``, from ``(weights, fields, origin, compatibility)`` to a model.
     description, loads
         The models and the files that are read, in words for people.
     loading
@@ -61,8 +64,8 @@ class Family:
 
     name: str
     modality: str
-    fields: type[ModelFields]
-    read_architecture: Callable[[Mapping[str, TensorInfo]], Architecture] | None
+    fields: str
+    read_architecture: str | None
     make: str
     description: str
     loads: str
@@ -72,6 +75,11 @@ class Family:
     beside: tuple[str, ...] = ()
     runs_code: bool = False
     export_note: str = ""
+
+    def load_fields(self) -> type[ModelFields]:
+        """Import the type of ``model:``."""
+        fields: type[ModelFields] = import_part(self.fields)
+        return fields
 
 
 FAMILIES: dict[str, Family] = {}
@@ -109,7 +117,8 @@ def read_architecture(family: str, tensors: Mapping[str, TensorInfo]) -> Archite
             f"The tensors alone do not tell the layers of a {family} network.",
             "Write a spec with model.module; editspec inspect SPEC --allow-code lists them.",
         )
-    return read(tensors)
+    architecture: Architecture = import_part(read)(tensors)
+    return architecture
 
 
 def containers() -> list[Container]:
@@ -137,25 +146,24 @@ def find_container(names: Iterable[str]) -> Container:
 
 def read_fields(model: BaseModel) -> ModelFields:
     """Read the fields of a family from the ``model:`` of a checked spec."""
-    if isinstance(model, ModelFields):
+    fields = find_family(str(getattr(model, "family", ""))).load_fields()
+    if isinstance(model, fields):
         return model
-    fields = find_family(str(getattr(model, "family", ""))).fields
     return fields.model_validate(model.model_dump(include=set(fields.model_fields)))
 
 
-def import_function(place: str) -> Callable[..., Any]:
-    """Import the function that ``module:function`` names."""
+def import_part(place: str) -> Any:
+    """Import what ``module:attribute`` names."""
     module, _, name = place.partition(":")
-    function: Callable[..., Any] = getattr(import_module(module), name)
-    return function
+    return getattr(import_module(module), name)
 
 
 register_family(
     Family(
         name="stylegan2",
         modality="image",
-        fields=GeneratorFields,
-        read_architecture=read_stylegan2,
+        fields=GENERATOR_FIELDS,
+        read_architecture=f"{ROOM}.stylegan2.architecture:read_architecture",
         make=f"{ROOM}.stylegan2.make:make_stylegan2",
         description=(
             "StyleGAN2 generators with skip connections, any channel table, 8x8 to 1024x1024"
@@ -179,8 +187,8 @@ register_family(
     Family(
         name="proggan",
         modality="image",
-        fields=GeneratorFields,
-        read_architecture=read_proggan,
+        fields=GENERATOR_FIELDS,
+        read_architecture=f"{ROOM}.proggan.architecture:read_architecture",
         make=f"{ROOM}.proggan.make:make_proggan",
         description="Progressive GAN generators, whose layers are linear from key to value",
         loads=(
@@ -194,7 +202,7 @@ register_family(
     Family(
         name="torch",
         modality="image",
-        fields=ModuleFields,
+        fields=f"{ROOM}.torch_module.fields:ModuleFields",
         read_architecture=None,
         make=f"{ROOM}.torch_module.make:make_module",
         description=(

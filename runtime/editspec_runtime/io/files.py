@@ -17,12 +17,12 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.archives import open_archive
+from editspec_runtime.io.headers import Header, parse_header
 from editspec_runtime.io.json_text import JsonError, parse_json
 
 if TYPE_CHECKING:
@@ -49,22 +49,6 @@ LONGEST_NAME = 1000
 
 LEGACY_TORCH = bytes.fromhex("6cfc9c46f9206aa85019")
 """The number that a torch checkpoint of the old kind begins with, in the order of its bytes."""
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """The dtype, such as ``BF16``, and the shape of a tensor in a safetensors file."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Header:
-    """The header of a safetensors file: its tensors by name, and its metadata."""
-
-    tensors: dict[str, TensorInfo]
-    metadata: dict[str, str]
 
 
 def require_file(path: Path) -> None:
@@ -102,23 +86,18 @@ def begins_with(path: Path, mark: bytes) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a safetensors file, without its tensors and without torch.
+    """Read the header of a safetensors file, without its tensors, numpy and torch.
 
     Raises `FileError` where the file is missing, a directory, truncated or not a safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
-
     require_file(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            tensors = {}
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                entry = file.get_slice(name)
-                tensors[name] = TensorInfo(entry.get_dtype(), tuple(entry.get_shape()))
-            require_printable(path, tensors)
-            return Header(tensors, dict(file.metadata() or {}))
-    except (SafetensorError, OSError, ValueError) as error:
+        with path.open("rb") as file:
+            header = parse_header(file, os.fstat(file.fileno()).st_size)
+    except (OSError, ValueError) as error:
         raise unreadable(path, "a whole safetensors file") from error
+    require_printable(path, header.tensors)
+    return header
 
 
 def require_printable(path: Path, names: Iterable[str]) -> None:
@@ -130,26 +109,6 @@ def require_printable(path: Path, names: Iterable[str]) -> None:
                 f"{LONGEST_NAME} characters.",
                 "It was not written by any training that is known here. Do not use it.",
             )
-
-
-def read_offsets(path: Path) -> dict[str, tuple[int, int]]:
-    """Begin and end of the bytes of each tensor of a safetensors file, by name.
-
-    Tensors come in the order of their bytes, and offsets count from the beginning of the file.
-    Raises `FileError` as `read_header` does.
-    """
-    # The library checks that the offsets are sound, and does not give them.
-    read_header(path)
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = parse_json(file.read(length))
-    start = 8 + length
-    offsets = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            begin, end = entry["data_offsets"]
-            offsets[name] = (start + begin, start + end)
-    return dict(sorted(offsets.items(), key=lambda item: item[1]))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

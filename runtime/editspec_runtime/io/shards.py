@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from editspec_runtime.errors import FileError
-from editspec_runtime.io.files import TensorInfo, read_header, read_offsets, require_file
+from editspec_runtime.io.files import read_header, require_file
+from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.io.json_text import parse_json
 
 INDEX = ".safetensors.index.json"
@@ -119,9 +120,8 @@ def _index_path(path: Path) -> Path:
 
 def _stored_file(path: Path) -> StoredFile:
     header = read_header(path)
-    offsets = read_offsets(path)
-    tensors = {name: header.tensors[name] for name in offsets}
-    return StoredFile(path, header.metadata, tensors, offsets)
+    tensors = {name: header.tensors[name] for name in header.offsets}
+    return StoredFile(path, header.metadata, tensors, header.offsets)
 
 
 def _editspec(text: object, path: Path) -> dict[str, Any]:

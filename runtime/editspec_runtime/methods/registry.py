@@ -138,9 +138,7 @@ def register_method(
 ) -> Method:
     """Register a method.
 
-    The settings get a field ``method``, whose only value is `name`. The language reads the registry
-    when `editspec_compiler.schema` is first imported: no spec can name a method that is registered
-    later.
+    The settings get a field ``method``, whose only value is `name`.
     """
     literal: Any = Literal[name]
     named = create_model(

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from editspec_runtime.core.architecture import Architecture
 from editspec_runtime.core.method import ERASED_UNITS, OUTPUTS, RANK, Method
 from editspec_runtime.errors import PatchError
-from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.methods.registry import METHODS, settings_of
 from editspec_runtime.patches.shapes import DTYPES
 from editspec_runtime.patches.tensor_names import shared_directions

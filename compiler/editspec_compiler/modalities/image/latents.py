@@ -1,12 +1,12 @@
-"""Latents that a spec gives as numbers or in files. Imports no torch."""
+"""Latents that a spec gives as numbers or in files.
+
+Imports no torch, and numpy when such a latent is read: most specs have none.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from safetensors import safe_open
 
 from editspec_compiler.document import reading_problem
 from editspec_compiler.modalities.image.schema import LatentFile
@@ -14,6 +14,7 @@ from editspec_runtime.errors import FileError
 from editspec_runtime.io.files import read_header
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -36,6 +37,8 @@ def read_latent(
     FileError
         The numbers cannot be read, are too few or too many, or are not finite.
     """
+    import numpy as np
+
     given = np.asarray(latent) if isinstance(latent, list) else _read_row(folder, latent)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         vector = given.astype(np.float32).reshape(-1)
@@ -65,6 +68,8 @@ def _read_row(folder: Path, latent: LatentFile) -> NDArray[Any]:
 def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
     if key is not None:
         raise FileError(f"{path} holds one array, which has no name.", "Leave key out.")
+    import numpy as np
+
     try:
         # Mapped, not read: a header that claims more than the file holds costs nothing.
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
@@ -91,6 +96,8 @@ def _read_safetensors(path: Path, key: str | None) -> NDArray[Any]:
     if tensors[name].dtype not in ("F16", "F32", "F64"):
         message = f"{path} holds {tensors[name].dtype} values, expected F16, F32 or F64."
         raise FileError(message, "Convert the tensor to float32.")
+    from safetensors import safe_open
+
     with safe_open(path, framework="numpy") as file:
         array: NDArray[Any] = file.get_tensor(name)
     return array

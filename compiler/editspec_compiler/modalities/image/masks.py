@@ -1,4 +1,7 @@
-"""Masks of the language -> areas at the resolution of a layer. Imports no torch."""
+"""Masks of the language as images: opened, drawn and checked.
+
+Imports no torch, and numpy for polygons alone: `validate` of most specs starts without it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import numpy as np
 from PIL import Image, ImageChops, ImageDraw, UnidentifiedImageError
 
 from editspec_compiler.document import reading_problem
@@ -23,7 +25,6 @@ from editspec_compiler.modalities.image.schema import (
 )
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from PIL.ImageFile import ImageFile
 
 MAX_PIXELS = 16 * 2**20
@@ -95,33 +96,6 @@ def _shape_scale(image_size: int, *, legacy: bool) -> int:
     # Larger, so that a position that is covered in part counts in part: up to 4096 pixels, for the
     # memory. The masks of the authors are of whole pixels.
     return 1 if legacy else max(1, min(8, 4096 // image_size))
-
-
-def mask_area(
-    mask: Mask, folder: Path, image_size: int, resolution: int, *, legacy: bool
-) -> NDArray[np.float64]:
-    """Compute the share of each position that a mask covers.
-
-    The parameters and errors are those of `mask_image`.
-
-    Returns
-    -------
-    NDArray
-        [resolution, resolution] float64 in 0..1. All of it is 0 where the mask is small and the
-        resolution low.
-    """
-    image = mask_image(mask, folder, image_size, legacy=legacy)
-    size = (resolution, resolution)
-    if legacy:
-        area = image.resize(size, Image.Resampling.BILINEAR)
-        return np.asarray(area, dtype=np.float64) / 255
-    # A box filter gives each position exactly the share of it that is covered; there is nothing to
-    # average where the mask is smaller than the map.
-    smaller = image.width >= resolution
-    filter_ = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
-    # In floating point: 8-bit grey would round the shares to 1/255.
-    resized = image.convert("F").resize(size, filter_)
-    return np.asarray(resized, dtype=np.float64).clip(0, 255) / 255
 
 
 def _open_mask(mask: str, folder: Path, *, legacy: bool) -> Image.Image:
@@ -274,6 +248,8 @@ def _fill_polygon(points: list[tuple[float, float]], side: int) -> Image.Image:
     PIL's own polygon draws the outline, too, which would spill over into the neighbouring
     positions.
     """
+    import numpy as np
+
     # Only the rows and columns that the polygon reaches: a union may have thousands of small ones.
     left, right = _span([x for x, _ in points], side)
     top, bottom = _span([y for _, y in points], side)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from editspec_runtime.core.architecture import wrong_numbers
 from editspec_runtime.errors import WeightsError
 from editspec_runtime.families.shapes import fits_shape, list_problems, say_shape
-from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.modalities.image.architecture import ImageArchitecture, image_layer
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from editspec_runtime.core.model import LayerFunction, Trace
 from editspec_runtime.families.proggan.architecture import read_architecture
-from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.maths.channelwise import ChannelwiseFunction, unit_kernels
 from editspec_runtime.modalities.image.architecture import ImageLayer
 from editspec_runtime.modalities.image.compatibility import EDITSPEC, ImageCompatibility

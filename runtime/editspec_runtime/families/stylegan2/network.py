@@ -30,7 +30,7 @@ from editspec_runtime.families.stylegan2.nvidia import (
     is_nvidia,
     nvidia_name,
 )
-from editspec_runtime.io.files import TensorInfo
+from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.modalities.image.architecture import ImageLayer
 from editspec_runtime.modalities.image.compatibility import (
     EDITSPEC,
