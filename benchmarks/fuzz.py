@@ -34,7 +34,8 @@ from torch import Tensor, nn
 
 from editspec.engine.lock import read_lock
 from editspec_compiler import SpecError, load
-from editspec_compiler.modalities.image.masks import MaskError, mask_image
+from editspec_compiler.modalities.image.mask_pixels import MaskError
+from editspec_compiler.modalities.image.masks import mask_image
 from editspec_compiler.modalities.image.records import read_record
 from editspec_runtime.errors import EditError
 from editspec_runtime.families.open import read_weights

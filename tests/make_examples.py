@@ -50,6 +50,7 @@ def main() -> None:
     (FILES / "latent.safetensors").write_bytes(save({"z": torch.ones(5)}))
     checkpoints(module)
     records()
+    painted_masks()
 
     lost = json.dumps({"metadata": {}, "weight_map": {"input.input": "lost.safetensors"}}) + "\n"
     for index in ("sharded/model", "two-indices/one", "two-indices/two"):
@@ -120,6 +121,37 @@ def checkpoints(conftest: Any) -> None:
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     )
     (FILES / "page.pt").write_text("<!DOCTYPE html>\n<title>404 Not Found</title>\n")
+
+
+def painted_masks() -> None:
+    """Masks as people paint and export them, each of which cannot be used."""
+    region = Image.new("L", (32, 32))
+    ImageDraw.Draw(region).rectangle((8, 8, 23, 23), fill=255)
+    region.point(lambda value: value // 255).save(FILES / "label-map.png")
+    region.point(lambda value: value // 3).save(FILES / "faint.png")
+    deep = Image.new("I;16", (32, 32))
+    deep.putpixel((9, 9), 3)
+    deep.save(FILES / "label-map-16.png")
+    red = Image.new("RGB", (32, 32))
+    red.paste((255, 0, 0), mask=region)
+    red.save(FILES / "red.png")
+    labels = Image.new("P", (32, 32))
+    labels.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    ImageDraw.Draw(labels).rectangle((8, 8, 23, 23), fill=1)
+    ImageDraw.Draw(labels).rectangle((12, 12, 15, 15), fill=2)
+    labels.save(FILES / "labels.png")
+    turned = region.transpose(Image.Transpose.TRANSPOSE).point(lambda value: 255 - value)
+    for ending in ("gif", "png", "webp"):
+        region.save(FILES / f"film.{ending}", save_all=True, append_images=[turned], duration=100)
+    region.save(FILES / "region.tif")
+    (FILES / "region.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>\n')
+    (FILES / "region.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (FILES / "region.avif").write_bytes(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf")
+    (FILES / "region.psd").write_bytes(b"8BPS\0\x01")
+    (FILES / "region.pdf").write_text("%PDF-1.7\n")
+    (FILES / "region.npy").write_bytes(b"\x93NUMPY\x01\0")
+    (FILES / "pointer.png").write_bytes((FILES / "pointer.pt").read_bytes())
+    (FILES / "page.png").write_bytes((FILES / "page.pt").read_bytes())
 
 
 def records() -> None:

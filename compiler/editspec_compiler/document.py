@@ -19,6 +19,7 @@ from editspec_compiler.problems import LINE_BREAK, Problem, SpecError, SpecPath
 from editspec_runtime.codes import Code
 from editspec_runtime.core.fields import FieldProblem
 from editspec_runtime.errors import FileError
+from editspec_runtime.io.file_names import find_hint
 from editspec_runtime.io.files import require_file
 
 # A spec may come from a stranger, by a pull request or a browser. Whatever it holds, reading it
@@ -254,13 +255,31 @@ def kind(value: Any) -> str:
     return "a list" if isinstance(value, list) else "a mapping"
 
 
-def reading_problem(path: Path) -> str:
-    """Say why a file that a spec names cannot be read; empty where it can."""
+def find_path_problem(name: str, folder: Path) -> tuple[str, str] | None:
+    """Find why a file that a spec names cannot be read.
+
+    Parameters
+    ----------
+    name
+        The name in the spec.
+    folder
+        What it is relative to.
+
+    Returns
+    -------
+    tuple
+        One sentence that says what is wrong, and a hint; None where the file can be read.
+    """
+    path = folder / name
     try:
         require_file(path)
     except FileError as error:
-        return error.message
-    return ""
+        relative = "paths are relative to the spec"
+        hint = "" if path.is_dir() else find_hint(name, folder)
+        if hint.startswith("did you mean"):
+            hint = f"{hint} {relative}"
+        return error.message, hint or relative
+    return None
 
 
 def _shorten(text: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from editspec_compiler.document import Document, entries, read_document, reading_problem
+from editspec_compiler.document import Document, entries, find_path_problem, read_document
 from editspec_compiler.problems import Problem, SpecError, SpecPath
 from editspec_compiler.registry import (
     Surroundings,
@@ -28,7 +28,7 @@ from editspec_runtime.errors import EditError, FileError, WeightsError, reading_
 from editspec_runtime.families.registry import FAMILIES, find_container, read_architecture
 from editspec_runtime.io.cache import Cache, default_cache
 from editspec_runtime.io.downloads import is_remote
-from editspec_runtime.io.files import read_header
+from editspec_runtime.io.files import read_header, require_file
 from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.io.places import container_of, weights_path
 from editspec_runtime.io.shards import INDEX, is_sharded, read_stored
@@ -312,8 +312,10 @@ def _weights_file(model: ModelFields, folder: Path, cache: Cache) -> Path:
     path = weights_path(model.weights, folder, cache=cache, pin=model.digest, fetching=False)
     if is_sharded(path) and any(path.glob(f"*{INDEX}")):
         return path
-    if not is_remote(model.weights) and (why := reading_problem(path)):
-        raise FileError(why, "paths are relative to the spec")
+    if path == folder / model.weights and (problem := find_path_problem(model.weights, folder)):
+        raise FileError(*problem)
+    if not is_remote(model.weights):  # one of the package, or below a home
+        require_file(path)
     return path
 
 

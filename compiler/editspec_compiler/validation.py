@@ -449,7 +449,7 @@ def _keys_of(members: tuple[Any, ...]) -> list[str]:
     for member in members:
         plain, _ = _strip(member, ())
         keys.extend(getattr(plain, "model_fields", ()))
-    return keys
+    return list(dict.fromkeys(keys))
 
 
 def _misfit(what: str, given: Any, context: dict[str, Any]) -> tuple[str, str, Code]:

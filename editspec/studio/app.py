@@ -20,7 +20,7 @@ from editspec.studio.routers.page import STATIC
 from editspec.studio.routers.shared import REFUSALS, Studio
 from editspec.studio.schemas import Failure, FoundProblem, problems_found
 from editspec_compiler import SpecError
-from editspec_compiler.modalities.image.masks import MaskError
+from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_runtime.errors import EditError
 
 ROUTERS = (page, spec, edits, places, images, jobs, events)

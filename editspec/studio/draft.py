@@ -24,7 +24,8 @@ from editspec.studio.spec_editor import replace_masks
 from editspec.studio.yaml_blocks import is_switched_off, show_all_edits
 from editspec_compiler import LoadedSpec, Problem, SpecError
 from editspec_compiler.document import MAX_BYTES, Document, parse, read_document
-from editspec_compiler.modalities.image.masks import MaskError, mask_image
+from editspec_compiler.modalities.image.mask_pixels import MaskError
+from editspec_compiler.modalities.image.masks import mask_image
 from editspec_compiler.modalities.image.schema import Place
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import load_document

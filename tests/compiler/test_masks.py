@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from editspec_compiler.modalities.image.mask_areas import mask_area
-from editspec_compiler.modalities.image.masks import MaskError
+from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_compiler.modalities.image.schema import BoxMask, EllipseMask, PolygonMask, UnionMask
 
 HERE = Path()

@@ -18,7 +18,7 @@ from PIL import Image
 from editspec_compiler import SpecError, load
 from editspec_compiler.document import parse
 from editspec_compiler.modalities.image.mask_areas import mask_area
-from editspec_compiler.modalities.image.masks import MaskError
+from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_compiler.modalities.image.schema import BoxMask, PolygonMask
 from editspec_runtime.errors import FileError
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.archives import open_archive
+from editspec_runtime.io.file_names import find_hint
 from editspec_runtime.io.headers import Header, parse_header
 from editspec_runtime.io.json_text import JsonError, parse_json
 
@@ -65,9 +66,9 @@ def require_file(path: Path) -> None:
             f"{path} is a directory, and a file was expected.", "Give a file that lies in it."
         )
     if not there:
-        raise FileError(
-            f"{path} does not exist.", "Check the name, and the folder that it is given from."
-        )
+        meant = find_hint(str(path), Path())
+        usual = "Check the name, and the folder that it is given from."
+        raise FileError(f"{path} does not exist.", _as_sentence(meant) if meant else usual)
     if not path.is_file():
         raise FileError(
             f"{path} is not an ordinary file.", "Copy its content to a file, and give that."
@@ -76,6 +77,12 @@ def require_file(path: Path) -> None:
         raise FileError(
             f"{path} cannot be read: permission denied.", "Give yourself permission to read it."
         )
+
+
+def _as_sentence(hint: str) -> str:
+    """Write a hint of a few words as a sentence."""
+    end = "" if hint.endswith("?") else "."
+    return f"{hint[0].upper()}{hint[1:]}{end}"
 
 
 def begins_with(path: Path, mark: bytes) -> bool:

@@ -9,6 +9,7 @@ from editspec_runtime.errors import FileError
 from editspec_runtime.io.builtins import BUILTINS
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.downloads import fetch, find_kept, is_remote, parse_remote
+from editspec_runtime.io.file_names import describe_odd
 from editspec_runtime.io.files import detect_container
 
 SUFFIXES = {
@@ -52,7 +53,7 @@ def weights_path(
     """
     if not weights.isprintable():
         raise FileError(
-            f"{weights[:200]!r} is not a path or an address: it holds control characters.",
+            f"The weights are not named by a path or an address: {describe_odd(weights)}.",
             "Write the path as it is printed by ls.",
         )
     if is_remote(weights):

@@ -8,7 +8,7 @@ import numpy as np
 
 from editspec_compiler.modalities.image.latents import read_latent
 from editspec_compiler.modalities.image.mask_areas import mask_area
-from editspec_compiler.modalities.image.masks import MaskError
+from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_compiler.modalities.image.schema import LatentFile, Mask
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import LoadedSpec

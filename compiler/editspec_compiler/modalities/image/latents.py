@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editspec_compiler.document import reading_problem
+from editspec_compiler.document import find_path_problem
 from editspec_compiler.modalities.image.schema import LatentFile
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.files import read_header
@@ -54,8 +54,8 @@ def read_latent(
 def _read_row(folder: Path, latent: LatentFile) -> NDArray[Any]:
     """Read the row of numbers in a file; axes of length 1 do not count."""
     path = folder / latent.file
-    if why := reading_problem(path):
-        raise FileError(why, "paths are relative to the spec")
+    if problem := find_path_problem(latent.file, folder):
+        raise FileError(*problem)
     read = _read_npy if path.suffix == ".npy" else _read_safetensors
     array = read(path, latent.key)
     if max(array.shape, default=1) != array.size:

@@ -5,17 +5,13 @@ Imports no torch, and numpy for polygons alone: `validate` of most specs starts 
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-import warnings
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
-from PIL import Image, ImageChops, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageDraw
 
-from editspec_compiler.document import reading_problem
+from editspec_compiler.modalities.image.mask_files import open_mask
+from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_compiler.modalities.image.schema import (
     BoxMask,
     EllipseMask,
@@ -24,28 +20,7 @@ from editspec_compiler.modalities.image.schema import (
     UnionMask,
 )
 
-if TYPE_CHECKING:
-    from PIL.ImageFile import ImageFile
-
-MAX_PIXELS = 16 * 2**20
-"""The most pixels of a mask: 4096 x 4096. A pixel takes up to 8 bytes while it is decoded."""
-
-DECODED = 8
-"""The masks of files and data URLs that are kept decoded, as places often share one."""
-
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-"""The formats that are decoded. PIL knows more, such as EPS, for which it runs Ghostscript."""
-
-SMALLER = "save the mask smaller: it is scaled to the layer's resolution anyway"
-
-
-class MaskError(Exception):
-    """Mask that cannot be used: what is wrong with it, and what to do."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+Shape = BoxMask | EllipseMask | PolygonMask
 
 
 def mask_image(mask: Mask, folder: Path, image_size: int, *, legacy: bool) -> Image.Image:
@@ -69,7 +44,7 @@ def mask_image(mask: Mask, folder: Path, image_size: int, *, legacy: bool) -> Im
         or empty.
     """
     if isinstance(mask, str):
-        image = _open_mask(mask, folder, legacy=legacy)
+        image = open_mask(mask, folder, legacy=legacy)
     else:
         scale = _shape_scale(image_size, legacy=legacy)
         image = _draw_mask(mask, folder, image_size, scale, legacy=legacy)
@@ -98,97 +73,11 @@ def _shape_scale(image_size: int, *, legacy: bool) -> int:
     return 1 if legacy else max(1, min(8, 4096 // image_size))
 
 
-def _open_mask(mask: str, folder: Path, *, legacy: bool) -> Image.Image:
-    """Decode the image of a file name or data URL; it is shared, so never drawn on."""
-    if mask.startswith("data:"):
-        return _decode_url_once(mask, legacy)
-    path = folder / mask
-    if why := reading_problem(path):
-        raise MaskError(why, "paths are relative to the spec")
-    state = path.stat()
-    # A file that is replaced, or written again, is decoded again.
-    return _decode_path_once(path, legacy, (state.st_ino, state.st_size, state.st_mtime_ns))
-
-
-@lru_cache(maxsize=DECODED)
-def _decode_path_once(path: Path, legacy: bool, state: tuple[int, ...]) -> Image.Image:
-    """Decode a file; `state` tells its versions apart."""
-    with path.open("rb") as file:
-        return _decode_file(str(path), file, legacy=legacy)
-
-
-@lru_cache(maxsize=DECODED)
-def _decode_url_once(url: str, legacy: bool) -> Image.Image:
-    return _decode_file("the data URL", io.BytesIO(_decode_url(url)), legacy=legacy)
-
-
-def _decode_file(name: str, file: BinaryIO, *, legacy: bool) -> Image.Image:
-    """Decode an image file; `name` stands in messages. Raises `MaskError`."""
-    try:
-        with warnings.catch_warnings():
-            # Of large images, which are refused, and of odd palettes.
-            warnings.simplefilter("ignore")
-            image = _require_square(Image.open(file, formats=FORMATS), name)
-            image.load()
-            return _to_grey(image, legacy=legacy)
-    except MaskError:
-        raise
-    except Image.DecompressionBombError as error:
-        message = f"{name} has far too many pixels; the most is {MAX_PIXELS}"
-        raise MaskError(message, SMALLER) from error
-    except UnidentifiedImageError as error:
-        raise MaskError(f"{name} is not an image", f"masks are {', '.join(FORMATS)}") from error
-    except Exception as error:  # PIL's readers meet damage with errors of many kinds
-        raise MaskError(f"{name} is a damaged image", "save it again") from error
-
-
-def _require_square(image: ImageFile, name: str) -> ImageFile:
-    """Return an image that can be a mask; only its header has been read so far."""
-    if image.width * image.height > MAX_PIXELS:
-        raise MaskError(
-            f"{name} has {image.width} x {image.height} pixels; the most is {MAX_PIXELS}", SMALLER
-        )
-    if image.width != image.height:
-        raise MaskError(
-            f"{name} has {image.width} x {image.height} pixels, and the model's images are square",
-            "paint masks on images that the model made (any size will do)",
-        )
-    return image
-
-
-def _decode_url(url: str) -> bytes:
-    head, _, text = url.partition(",")
-    if not head.startswith("data:image/") or not head.endswith(";base64"):
-        message = "a data URL of a mask is an image in base64"
-        raise MaskError(message, "begin it with data:image/png;base64,")
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError as error:
-        hint = "copy the whole of it: base64 has letters, digits, +, / and ends in up to two ="
-        raise MaskError("the data URL is not base64", hint) from error
-
-
-def _to_grey(image: Image.Image, *, legacy: bool) -> Image.Image:
-    """Convert an image to 8-bit grey: white and opaque is inside.
-
-    `legacy` drops alpha and takes the red channel.
-    """
-    if legacy:
-        return image.convert("RGB").getchannel(0)
-    if image.mode.startswith("I"):
-        # 16 bits: 65535 = 255 * 257. PIL itself would cut off all above 255.
-        image = image.convert("I").point(lambda value: value / 257).convert("L")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return ImageChops.multiply(rgba.convert("RGB").convert("L"), rgba.getchannel("A"))
-    return image.convert("L")
-
-
 def _draw_mask(mask: Mask, folder: Path, size: int, scale: int, *, legacy: bool) -> Image.Image:
     """Draw a mask as an image of `scale` times the size of the generator's."""
     side = size * scale
     if isinstance(mask, str):
-        image = _open_mask(mask, folder, legacy=legacy)
+        image = open_mask(mask, folder, legacy=legacy)
         return image.resize((side, side), Image.Resampling.BILINEAR)
     image = Image.new("L", (side, side))
     if isinstance(mask, UnionMask):
@@ -215,9 +104,13 @@ def _draw_union(
 
 
 def _draw_polygon(mask: PolygonMask, size: int, scale: int) -> Image.Image:
+    ratio = scale * _picture_ratio(mask, size)
+    points = []
     for point in mask.polygon:
-        _require_inside(point, size)
-    image = _fill_polygon([(x * scale, y * scale) for x, y in mask.polygon], size * scale)
+        _require_inside(point, mask, size)
+        x, y = point
+        points.append((x * ratio, y * ratio))
+    image = _fill_polygon(points, size * scale)
     if image.getbbox() is None:
         raise MaskError("the polygon has no area", "give corners that do not lie on one line")
     return image
@@ -234,8 +127,9 @@ def _draw_rectangle(image: Image.Image, mask: BoxMask | EllipseMask, size: int, 
 def _corners(mask: BoxMask | EllipseMask, size: int, scale: int) -> tuple[int, int, int, int]:
     """The left, top, right and bottom of a shape in drawn pixels. Raises `MaskError`."""
     corners = mask.box if isinstance(mask, BoxMask) else mask.ellipse
-    _require_inside(corners, size)
-    left, top, right, bottom = (round(corner * scale) for corner in corners)
+    _require_inside(corners, mask, size)
+    ratio = scale * _picture_ratio(mask, size)
+    left, top, right, bottom = (round(corner * ratio) for corner in corners)
     if right <= left or bottom <= top:
         numbers = ", ".join(f"{corner:g}" for corner in corners)
         raise MaskError(f"[{numbers}] has no area", "the order is left, top, right, bottom")
@@ -273,10 +167,32 @@ def _span(numbers: list[float], side: int) -> tuple[int, int]:
     return first, min(side, math.ceil(max(numbers)) + 1)
 
 
-def _require_inside(numbers: list[float], size: int) -> None:
-    outside = [number for number in numbers if not 0 <= number <= size]
-    if outside:
+def _picture_ratio(mask: Shape, size: int) -> float:
+    """Output pixels per pixel of the picture that a shape was drawn on. Raises `MaskError`."""
+    if mask.of is None:
+        return 1
+    width, height = mask.of
+    if width != height:
         raise MaskError(
-            f"{outside[0]:g} lies outside of the image, which has {size} x {size} pixels",
-            "give output pixels",
+            f"the shape is of a picture of {width:g} x {height:g} pixels, and the model's images "
+            "are square",
+            "draw shapes on pictures of the model (any size will do)",
         )
+    return size / width
+
+
+def _require_inside(numbers: list[float], mask: Shape, size: int) -> None:
+    """Raise `MaskError` unless all coordinates lie on the picture that a shape is of."""
+    side = size if mask.of is None else mask.of[0]
+    outside = [number for number in numbers if not 0 <= number <= side]
+    if not outside:
+        return
+    what = "image" if mask.of is None else "picture that it is of"
+    message = f"{outside[0]:g} lies outside of the {what}, which has {side:g} x {side:g} pixels"
+    hint = "give pixels of that picture"
+    if mask.of is None:
+        hint = (
+            "give output pixels, or say what size the picture had that this was drawn on, such as "
+            "of: [1024, 1024]"
+        )
+    raise MaskError(message, hint)

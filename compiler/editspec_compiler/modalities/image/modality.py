@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from editspec_compiler.document import Document
 from editspec_compiler.modalities.image.latents import read_latent
-from editspec_compiler.modalities.image.masks import MaskError, require_sound
+from editspec_compiler.modalities.image.mask_pixels import MaskError
+from editspec_compiler.modalities.image.masks import require_sound
 from editspec_compiler.modalities.image.schema import (
     CHECKS,
     INTERVENTION,

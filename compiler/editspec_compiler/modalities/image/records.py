@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from editspec_compiler.document import Document, kind, read_document
-from editspec_compiler.modalities.image.masks import MaskError, mask_image
+from editspec_compiler.modalities.image.mask_pixels import MaskError
+from editspec_compiler.modalities.image.masks import mask_image
 from editspec_compiler.problems import Problem, SpecError, SpecPath
 from editspec_compiler.validation import suggest
 from editspec_runtime.codes import Code

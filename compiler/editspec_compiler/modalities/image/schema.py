@@ -31,7 +31,18 @@ LATENT, MASK, INTERVENTION = "latent", "mask", "intervention"
 """The roles of values that this modality looks up."""
 
 Corners = Annotated[list[Number], Field(min_length=4, max_length=4)]
+Side = Annotated[float, Field(allow_inf_nan=False, gt=0, le=10**6)]
 Point = Annotated[list[Number], Field(min_length=2, max_length=2)]
+PictureSize = Annotated[
+    Annotated[list[Side], Field(min_length=2, max_length=2)] | None,
+    Field(
+        exclude_if=lambda given: given is None,  # so that digests of other shapes are as they were
+        description=(
+            "[width, height] of the picture that the coordinates are pixels of. Default: those of "
+            "the model's images."
+        ),
+    ),
+]
 
 
 class LatentFile(Part):
@@ -63,18 +74,21 @@ class BoxMask(Part):
     """A rectangle."""
 
     box: Corners = Field(description="[left, top, right, bottom] in output pixels.")
+    of: PictureSize = None
 
 
 class EllipseMask(Part):
     """The ellipse inside a rectangle."""
 
     ellipse: Corners = Field(description="[left, top, right, bottom] in output pixels.")
+    of: PictureSize = None
 
 
 class PolygonMask(Part):
     """A polygon."""
 
     polygon: list[Point] = Field(description="[[x, y], …] in output pixels.", min_length=3)
+    of: PictureSize = None
 
 
 class UnionMask(Part):
