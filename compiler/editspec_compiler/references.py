@@ -25,7 +25,8 @@ from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import FieldProblem, ModelFields
 from editspec_runtime.core.method import DIRECTIONS, LINEAR, Method
 from editspec_runtime.errors import EditError, FileError, WeightsError, reading_foreign
-from editspec_runtime.families.registry import FAMILIES, find_container, read_architecture
+from editspec_runtime.families.registry import FAMILIES, read_architecture
+from editspec_runtime.families.selection import Held, choose_by_fields, choose_container
 from editspec_runtime.io.cache import Cache, default_cache
 from editspec_runtime.io.downloads import is_remote
 from editspec_runtime.io.files import read_header, require_file
@@ -153,6 +154,13 @@ def observe_problem(observe: str, architecture: Architecture, edited: str) -> Fi
         later = ", ".join(names[names.index(edited) :])
         message = f"{observe} comes before {edited}, which is edited: it sees nothing of the change"
         return FieldProblem(("observe",), message, f"one of {later}", Code.OBSERVE_UNFIT)
+    layers = architecture.layers
+    if observe != edited and layers[observe].parameter == layers[edited].parameter:
+        message = (
+            f"{observe} is another layer of the weight of {edited}, and does not come after it"
+        )
+        hint = f"write layer: {observe}, or observe a later layer"
+        return FieldProblem(("observe",), message, hint, Code.OBSERVE_UNFIT)
     return None
 
 
@@ -255,8 +263,9 @@ class _References:
         named: dict[str, TensorInfo] = {}
         for file in files:
             named.update(file.tensors)
-        tensors = find_container(named).model_part(named)
-        self.architecture = read_architecture(model.family, tensors)
+        held = Held((), named)
+        container = choose_container(self.weights, [held], choose_by_fields(model))
+        self.architecture = read_architecture(model.family, held.part(container))
         for found in model.problems_with(self.architecture):
             yield self.document.misfit(("model",), found)
 

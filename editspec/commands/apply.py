@@ -10,16 +10,23 @@ from typing import Any
 
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import CommandResult
-from editspec.engine.stacks import changed_parameters, read_stack, require_belonging, require_named
+from editspec.engine.stacks import (
+    changed_parameters,
+    choose_by_stack,
+    read_stack,
+    require_belonging,
+    require_named,
+)
 from editspec_runtime.errors import UsageError
 from editspec_runtime.families.open import read_weights
-from editspec_runtime.families.registry import find_container
+from editspec_runtime.families.selection import Held, choose_container
 from editspec_runtime.io.files import write
 from editspec_runtime.io.outputs import WEIGHTS, WEIGHTS_FOLDER, WEIGHTS_FORMAT
 from editspec_runtime.io.places import container_of
 from editspec_runtime.io.shards import is_sharded, read_stored
+from editspec_runtime.io.weights import Container
 from editspec_runtime.patches.patch import Patch, apply_stack
-from editspec_runtime.patches.streaming import Applied, apply_stored
+from editspec_runtime.patches.streaming import Applied, apply_stored, digest_stored
 
 
 @dataclass(frozen=True)
@@ -128,14 +135,18 @@ def _apply(path: Path, stack: Sequence[Patch], out: Path | None, scale: float) -
         """The metadata of the edited weights, once their digests are known."""
         return _weights_metadata(base, result, stack, scale)
 
-    names = [name for file in weights.files for name in file.tensors]
-    container = find_container(names)
+    def digest_of(container: Container) -> str:
+        """The digest of the weights in a container."""
+        return digest_stored(weights, container)
+
+    held = Held((), weights.tensors)
+    container = choose_container(path, [held], choose_by_stack(stack), digest_of)
     return apply_stored(weights, stack, out, make_metadata, accept, scale, container)
 
 
 def _apply_in_memory(path: Path, stack: Sequence[Patch], out: Path | None, scale: float) -> Applied:
     """Apply a stack to a container that can only be read whole."""
-    checkpoint = read_weights(path)
+    checkpoint = read_weights(path, choose_by_stack(stack))
     base = checkpoint.digest()
     require_belonging(path, checkpoint.metadata, base, stack)
     weights = apply_stack(checkpoint, stack, scale)

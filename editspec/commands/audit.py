@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from editspec.engine.differences import ChangedShape, ChangedTensor, compare_weights
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import DONE, FAILED, CommandResult
-from editspec.engine.stacks import read_stack
+from editspec.engine.stacks import choose_by_stack, read_stack
 from editspec.engine.tolerances import is_rounding
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.patches.patch import apply_stack, require_chain
@@ -88,9 +88,13 @@ def audit(base: str | Path, edited: str | Path, patches: Sequence[Path | str] = 
     FileError, WeightsError
         A file is missing or damaged.
     """
-    before = read_weights(locate_weights(str(base), Path()))
-    after = read_weights(locate_weights(str(edited), Path()))
     stack = read_stack(patches)
+    choice = choose_by_stack(stack)
+    before = read_weights(locate_weights(str(base), Path()), choice)
+    # The edited weights have another digest; the same tensors are meant.
+    result = str(stack[-1].metadata["result"]) if stack else None
+    choice = replace(choice, digest=result)
+    after = read_weights(locate_weights(str(edited), Path()), choice)
     first, second = before.digest(), after.digest()
     require_chain(first, stack)
     explained = apply_stack(before, stack)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from editspec.engine.result import CommandResult
-from editspec.modalities.image.explore import measure_shares, open_at_edit
+from editspec.modalities.image.explore import measure_layers, open_at_edit
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 
@@ -23,14 +23,20 @@ class ComparedLayer:
     shares
         For each selection, the share of all positions that have as much of the direction; None
         where it cannot be measured at the layer.
+    left, collateral
+        The loss of the edit at the layer after least squares, as a share of that before, and the
+        predicted collateral of the change; None where least squares does not solve it.
     """
 
     layer: str
     shares: dict[str, float | None]
+    left: float | None
+    collateral: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The layer and its shares in one dict."""
-        return {"layer": self.layer, **self.shares}
+        """The layer, its shares and its numbers in one dict."""
+        numbers = {"left": self.left, "collateral": self.collateral}
+        return {"layer": self.layer, **self.shares, **numbers}
 
 
 @dataclass(frozen=True)
@@ -48,9 +54,11 @@ class CompareLayersResult(CommandResult):
 
     def to_text(self) -> str:
         """The layers as a table."""
-        table = [["layer", *self.layers[0].shares]]
+        table = [["layer", *self.layers[0].shares, "left", "collateral"]]
         for layer in self.layers:
-            table.append([layer.layer, *map(_share_text, layer.shares.values())])
+            shares = [*layer.shares.values(), layer.left]
+            collateral = "-" if layer.collateral is None else f"{layer.collateral:.2g}"
+            table.append([layer.layer, *map(_share_text, shares), collateral])
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = []
         for row in table:
@@ -75,6 +83,10 @@ def compare_layers(
     the context; an entry of the context is measured with the other entries. The smaller the share,
     the better a rule at that layer tells the selection from all else.
 
+    Layers of one weight have the same keys, and so the same shares. What the rule asks of them
+    differs: at each layer the edit is solved by least squares with its default settings, whatever
+    its own method, and the loss that is left is shown beside the predicted collateral.
+
     Parameters
     ----------
     spec, edit
@@ -94,9 +106,10 @@ def compare_layers(
         The weights or the numbers are wrong.
     """
     session, number = open_at_edit(spec, edit, device, progress)
-    shares = measure_shares(session, number, images)
-    layers = tuple(ComparedLayer(layer, found) for layer, found in shares.items())
-    return CompareLayersResult(session.loaded.spec.edits[number].name, images, layers)
+    layers = []
+    for layer, found in measure_layers(session, number, images).items():
+        layers.append(ComparedLayer(layer, found.shares, found.left, found.collateral))
+    return CompareLayersResult(session.loaded.spec.edits[number].name, images, tuple(layers))
 
 
 def _share_text(share: float | None) -> str:

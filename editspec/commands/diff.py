@@ -12,7 +12,7 @@ import torch
 from editspec.engine.differences import WeightsDifference, compare_weights
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import CommandResult
-from editspec.engine.stacks import find_stack
+from editspec.engine.stacks import choose_by_stack, find_stack
 from editspec.modalities.image.pictures import png_bytes, require_free_picture
 from editspec.modalities.image.preview import Checkpoint, draw_checkpoints
 from editspec_runtime.errors import PatchError
@@ -262,7 +262,7 @@ def _open_side(path: Path, model: str | Path | None) -> Checkpoint:
     if model is None:
         raise PatchError("Patches draw nothing by themselves.", "Give --model BASE.")
     place = locate_weights(str(model), Path())
-    base = read_weights(place)
+    base = read_weights(place, choose_by_stack(stack))
     require_chain(base.digest(), stack)
     return Checkpoint(apply_stack(base, stack).with_changes({}, {}), place)
 

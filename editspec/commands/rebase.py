@@ -12,7 +12,7 @@ from editspec.engine.patch_files import number_files
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import CommandResult
 from editspec.engine.session import BuildSession
-from editspec.engine.stacks import read_stack
+from editspec.engine.stacks import choose_by_stack, read_stack
 from editspec_compiler import LoadedSpec, load
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import PatchError, UsageError
@@ -85,7 +85,7 @@ def rebase(
             "Give --spec SPEC to solve again, or --keep-deltas.",
         )
     stack = read_stack(patches)
-    checkpoint = read_weights(locate_weights(str(model), Path()))
+    checkpoint = read_weights(locate_weights(str(model), Path()), choose_by_stack(stack))
     if spec is None:
         made = _keep_deltas(stack, checkpoint)
     else:

@@ -19,7 +19,7 @@ from editspec.engine.provenance import require_signed
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import DONE, FAILED, CommandResult, describe_rank, to_plain
 from editspec.engine.session import BuildSession
-from editspec.engine.stacks import read_stack
+from editspec.engine.stacks import choose_by_stack, read_stack
 from editspec.engine.tolerances import TOLERANCES
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.architecture import Architecture
@@ -210,8 +210,8 @@ def verify(
     files = list_patch_files(patches)
     if public_key is not None:
         require_signed(files, Path(public_key))
-    checkpoint = read_weights(locate_weights(str(model), Path()))
     stack = read_stack(files)
+    checkpoint = read_weights(locate_weights(str(model), Path()), choose_by_stack(stack))
     base = checkpoint.digest()
     require_chain(base, stack)
     for patch in stack:

@@ -22,6 +22,7 @@ from editspec.engine.export_results import AdaptedModule, AdapterExport, Tensors
 from editspec.engine.resources import locate_weights
 from editspec.engine.stacks import (
     changed_parameters,
+    choose_by_stack,
     read_chain,
     require_belonging,
     require_named,
@@ -87,7 +88,7 @@ def export_full(files: Sequence[Path | str], out: Path, model: str | None) -> Te
     EXPORT.require_free(out)
     assert model is not None
     path = locate_weights(model, Path())
-    checkpoint = read_weights(path)
+    checkpoint = read_weights(path, choose_by_stack(stack))
     require_belonging(path, checkpoint.metadata, checkpoint.digest(), stack)
     weights = apply_stack(checkpoint, stack)
     require_named(weights.digest(), stack)

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from editspec.engine.built import time_stage
 from editspec.engine.modality_registry import ModalityEngine, engine_of
-from editspec.engine.opening import open_model
+from editspec.engine.opening import open_model, placing_fields
 from editspec_compiler import LoadedSpec, SpecError
 from editspec_runtime.codes import Code
 from editspec_runtime.core.compatibility import Compatibility
 from editspec_runtime.core.executor import IN_PROCESS, Executor
-from editspec_runtime.core.fields import FieldError
 from editspec_runtime.core.method import KeyStatistics
 from editspec_runtime.core.model import Model
 from editspec_runtime.core.progress import ProgressCallback
@@ -105,11 +104,8 @@ class ModelSession:
 
         For some checkpoints, such as .pt files, the layers are only known once the model is open.
         """
-        try:
+        with placing_fields(self.loaded):
             model = self.current_model()
-        except FieldError as error:
-            where = ("model", *error.path)
-            raise self.loaded.error(where, error.message, error.hint, Code.MODULE_UNFIT) from error
         document, layers = self.loaded.document, model.architecture.layers
         problems = []
         refused = getattr(model, "refused", {})

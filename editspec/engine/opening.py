@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from editspec.engine.resources import locate_weights
+from editspec.engine.resources import is_code_allowed, locate_weights
 from editspec_compiler import LoadedSpec
+from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Architecture
 from editspec_runtime.core.compatibility import EDITSPEC, Compatibility
-from editspec_runtime.core.fields import ModelFields
+from editspec_runtime.core.fields import FieldError, ModelFields
 from editspec_runtime.core.model import Model
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import WeightsError
+from editspec_runtime.families.contents import tensor_infos
 from editspec_runtime.families.open import make_model, read_weights
 from editspec_runtime.families.origin import Origin
 from editspec_runtime.families.registry import FAMILIES, find_family, read_architecture, read_fields
-from editspec_runtime.io.digests import SAFETENSORS_DTYPES
-from editspec_runtime.io.headers import TensorInfo
+from editspec_runtime.families.selection import choose_by_fields
 from editspec_runtime.io.weights import Weights
 
 
@@ -37,9 +39,12 @@ def fetch_weights(loaded: LoadedSpec, progress: ProgressCallback = no_progress) 
 
 
 def open_checkpoint(
-    loaded: LoadedSpec, progress: ProgressCallback = no_progress
+    loaded: LoadedSpec, progress: ProgressCallback = no_progress, allow_code: bool | None = None
 ) -> tuple[Weights, str]:
     """Read the weights of a spec, and take their digest.
+
+    Code of a network, which may run where `allow_code` says so, tells which of several state dicts
+    is meant. Default: as `Resources` says.
 
     Raises
     ------
@@ -48,7 +53,11 @@ def open_checkpoint(
     FileError
         The file is missing or damaged.
     """
-    checkpoint = read_weights(fetch_weights(loaded, progress))
+    path = fetch_weights(loaded, progress)
+    allowed = is_code_allowed() if allow_code is None else allow_code
+    origin = Origin(path, loaded.path.parent, allowed)
+    with placing_fields(loaded):
+        checkpoint = read_weights(path, choose_by_fields(read_fields(loaded.spec.model), origin))
     base = checkpoint.digest()
     pin = loaded.spec.model.digest
     # A pin ``sha256:`` is of the bytes of the file, and was compared when they were fetched.
@@ -59,6 +68,16 @@ def open_checkpoint(
             "Get the pinned weights, or change model.digest.",
         )
     return checkpoint, base
+
+
+@contextmanager
+def placing_fields(loaded: LoadedSpec) -> Iterator[None]:
+    """Turn a field of ``model:`` that does not fit the network into an error at its place."""
+    try:
+        yield
+    except FieldError as error:
+        where = ("model", *error.path)
+        raise loaded.error(where, error.message, error.hint, Code.MODULE_UNFIT) from error
 
 
 def read_model_architecture(path: Path, family: str) -> Architecture:
@@ -74,10 +93,7 @@ def find_architecture(checkpoint: Weights, path: Path, family: str | None = None
     WeightsError
         No family fits. The message says what was found, and what each family expects.
     """
-    infos = {}
-    for name, tensor in checkpoint.tensors.items():
-        dtype = SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")]
-        infos[name] = TensorInfo(dtype, tuple(tensor.shape))
+    infos = tensor_infos(checkpoint.tensors)
     if family is not None:
         return read_architecture(family, infos)
     reasons = []

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from editspec.engine.built import STAGES, BuiltEdit, time_stage
+from editspec.engine.changes import factors_of, layout_of, names_of_changed
 from editspec.engine.folder import BuildFolder, patch_names
 from editspec.engine.lock import (
     CURRENT,
@@ -30,7 +31,6 @@ from editspec.engine.model_session import ModelSession, on_device
 from editspec.engine.opening import open_checkpoint
 from editspec.engine.resources import Resources
 from editspec_compiler import LoadedSpec, load
-from editspec_runtime.core.architecture import Layer
 from editspec_runtime.core.executor import Executor
 from editspec_runtime.core.method import OutputLoss, Problem
 from editspec_runtime.core.model import Model
@@ -131,7 +131,8 @@ class BuildSession(ModelSession):
         """
         resources = Resources()
         loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
-        checkpoint, base = open_checkpoint(loaded, progress)
+        allowed = resources.allow_code if allow_code is None else allow_code
+        checkpoint, base = open_checkpoint(loaded, progress, allowed)
         lock = read_lock(lock_path(loaded.path))
         session = BuildSession(
             loaded,
@@ -142,7 +143,7 @@ class BuildSession(ModelSession):
             progress,
             lock=lock,
             output_loss=output_loss,
-            allow_code=resources.allow_code if allow_code is None else allow_code,
+            allow_code=allowed,
             executor=executor or resources.executor,
         )
         session.require_layers()
@@ -276,10 +277,10 @@ class BuildSession(ModelSession):
         rules = solved[0] if solved else resolve_rules(edit, model, change.to_changes())
         axes = {layer.parameter: layer.axes for layer in model.architecture.layers.values()}
         layouts = {
-            name: axes.get(name) or _layout_of(self.checkpoint[name]) for name in change.parameters
+            name: axes.get(name) or layout_of(self.checkpoint[name]) for name in change.parameters
         }
         metadata = {
-            "collateral": self.collateral(change, model, seconds),
+            "collateral": self.collateral(change, model, [rule.layer for rule in rules], seconds),
             "layouts": layouts,
         }
         return edit.with_rules(rules), replace(change, metadata=metadata)
@@ -302,18 +303,23 @@ class BuildSession(ModelSession):
         return [(int(step), loss) for step, loss in found["losses"].tolist()]
 
     @on_device
-    def collateral(self, change: Patch, model: Model, seconds: dict[str, float]) -> dict[str, Any]:
-        """The predicted collateral of every layer that changes, by the layer's name."""
+    def collateral(
+        self, change: Patch, model: Model, edited: Sequence[str], seconds: dict[str, float]
+    ) -> dict[str, Any]:
+        """The predicted collateral of every weight that changes, by the name of its layer.
+
+        Of the layers of one weight, the one that is `edited` names it, else the first.
+        """
         found = {}
-        for name, layer in model.architecture.layers.items():
-            if layer.parameter not in change.parameters:
-                continue
+        names = names_of_changed(model.architecture, change, edited)
+        for name in names:
+            layer = model.architecture.layers[name]
             moment = self.keys(model, name, seconds).moment()
             with time_stage(seconds, "statistics"):
                 predicted = predict_collateral(
                     model,
                     name,
-                    *_factors_of(change, layer),
+                    *factors_of(change, layer),
                     moment,
                     self.sample(model),
                     self.compatibility,
@@ -468,26 +474,3 @@ def solve(
         spec, device, progress, cache=cache, output_loss=output_loss, executor=executor
     )
     return [session.solve(number) for number in range(len(session.loaded.spec.edits))]
-
-
-def _factors_of(change: Patch, layer: Layer) -> tuple[Tensor, Tensor | None]:
-    """A and D of the change of a layer; the whole change and None where it has no D.
-
-    The whole change has its outputs before its inputs.
-    """
-    if layer.parameter not in change.deltas:
-        return change.coefficients[layer.parameter], change.directions[layer.parameter]
-    delta = change.deltas[layer.parameter]
-    # A transposed convolution has its inputs first.
-    inputs_first = layer.axes.startswith("i")
-    return (delta.transpose(0, 1) if inputs_first else delta), None
-
-
-def _layout_of(parameter: Tensor) -> str:
-    """The axes of a parameter that belongs to no layer, by their number.
-
-    They are output, input, taps y and x. A weight with five axes has one of size 1 in front. Any
-    other parameter has axes ``x``.
-    """
-    unknown = " ".join("x" * parameter.ndim)
-    return {5: "1 o i y x", 4: "o i y x", 2: "o i"}.get(parameter.ndim, unknown)

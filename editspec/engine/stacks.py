@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 from editspec.engine.patch_files import list_patch_files
 from editspec_runtime.errors import PatchError
+from editspec_runtime.families.selection import Choice
 from editspec_runtime.io.files import read_editspec_metadata, read_header
+from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.patches.patch import FORMAT, Patch, read_patch, require_chain
 
 
@@ -42,6 +45,23 @@ def find_stack(path: Path) -> list[Patch] | None:
         return None
     metadata = read_editspec_metadata(read_header(path), path)
     return [read_patch(path)] if metadata.get("format") == FORMAT else None
+
+
+def choose_by_stack(stack: Sequence[Patch]) -> Choice:
+    """The choice of the model in a file that a stack makes: the one that it changes."""
+    if not stack:
+        return Choice()
+
+    def fits(tensors: Mapping[str, TensorInfo]) -> bool:
+        """Whether tensors hold all that the patches change, as large as they say."""
+        for patch in stack:
+            for parameter in patch.parameters:
+                found = tensors.get(parameter)
+                if found is None or math.prod(found.shape) != patch.numbers(parameter):
+                    return False
+        return True
+
+    return Choice(fits=fits, digest=str(stack[0].metadata["parent"]))
 
 
 def changed_parameters(stack: Sequence[Patch]) -> list[str]:

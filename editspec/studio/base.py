@@ -22,6 +22,7 @@ from editspec_runtime.errors import WeightsError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.origin import Origin
 from editspec_runtime.families.registry import read_fields
+from editspec_runtime.families.selection import choose_by_fields
 from editspec_runtime.io.digests import digest
 from editspec_runtime.io.weights import Weights
 from editspec_runtime.modalities.image.compatibility import ImageCompatibility, compatibility_of
@@ -108,12 +109,12 @@ class Base:
         """
         model, compatibility = settings.model, compatibility_of(settings.compatibility)
         path = locate_weights(model.weights, folder, pin=model.digest)
-        checkpoint = read_weights(path)
-        fields = read_fields(model)
+        fields, origin = read_fields(model), Origin(path, folder, allow_code)
+        checkpoint = read_weights(path, choose_by_fields(fields, origin))
         opened = open_model(
             model,
             checkpoint,
-            Origin(path, folder, allow_code),
+            origin,
             precision=settings.precision,
             device=device,
             compatibility=compatibility,

@@ -52,7 +52,7 @@ class Pictures(nn.Module):
         self.unused = nn.Linear(2, 2)
 
     def forward(self, z):
-        x = self.up(self.act(self.norm(self.begin(z))))
+        x = 1.1 * self.up(self.act(self.norm(self.begin(z))))
         return torch.tanh(self.last(F.leaky_relu(self.mix(x), 0.2)))
 
 class Rectified(nn.Module):
@@ -169,7 +169,7 @@ def test_a_weight_has_one_form(name: str, layer: str) -> None:
     model = generator(name, DECLARED[name])
     shape, kernel = model.layer(layer), model.weight(layer)
     assert kernel.shape[:3] == (1, shape.out_features, shape.in_features)
-    edited = model.module.get_submodule(model.points[layer].chain[0])
+    edited = model.module.get_submodule(model.points[layer].chain[0].name)
     assert torch.equal(stored_weight(edited, kernel), model.weights[shape.parameter])
     assert torch.equal(kernel_of(edited, stored_weight(edited, kernel)), kernel)
     # The convolution alone is what the module does without its bias.
@@ -216,7 +216,7 @@ WRONG_POINTS = [
     (Points("unused", "unused", "unused.weight"), "key", "unused is never reached"),
     (Points("up", "act", "up.weight"), "value", "act lies before up"),
     (
-        Points("mix", "last", "mix.weight"),
+        Points("up", "mix", "up.weight"),
         "value",
         "more is computed than modules, one after the other",
     ),
@@ -332,8 +332,12 @@ def test_a_module_alone_or_before_what_is_known_is_solved_by_least_squares(
     random = torch.Generator().manual_seed(4)
     d = torch.linalg.qr(torch.randn(shape.in_features, 2, generator=random))[0].T.contiguous()
     channelwise = function.channelwise(key, weight, d, arguments)
-    if layer in ("bent", "squashed"):
+    if layer in ("along", "bent", "squashed"):
+        # An ELU has no such form; the convolution alone has.
         assert channelwise is None
+        if layer == "along":
+            alone = model.function("along/weight")
+            assert alone.channelwise(key, weight, d, arguments) is not None
         return
     assert channelwise is not None
     a = torch.randn(1, shape.out_features, 2, *weight.shape[-2:], generator=random)
@@ -357,6 +361,8 @@ def test_what_follows_a_module_is_refused_with_the_method_to_use() -> None:
         in result.stderr
     )
     assert "projected-gradient" in result.stderr
+    # The way out: what comes before the squash, by the names of layers of the same weight.
+    assert "layer: mix, whose value is cut's" in result.stderr
     # Before C is computed.
     assert "statistics of" not in result.stderr
     Path("spec.yaml").write_text(

@@ -467,9 +467,7 @@ def test_numbers_of_numpy_become_plain_ones() -> None:
             assert number == kind(3)
     swapped = np.array([1.5], dtype=">f4")[0]
     assert read(swapped, 4) == 1.5
-    # Arrays, and what is no number, stay foreign.
-    with pytest.raises(pickles.ForeignGlobal, match="_reconstruct"):
-        read(np.ones(2), 4)
+    # What is no number stays foreign.
     for value in (np.datetime64("2020-01-01"), np.complex64(1), np.str_("x"), np.void(b"12")):
         with pytest.raises(pickle.UnpicklingError, match="a number of the type"):
             read(value, 4)
@@ -532,7 +530,7 @@ def test_what_computes_otherwise_is_refused(change: Change, message: str) -> Non
 
 
 def test_what_is_no_generator_is_named() -> None:
-    for content, found in (({"D": None}, "found D"), ([1], "found list"), ({}, "found nothing")):
+    for content, found in (({"D": None}, "found D"), ([1], "holds a list"), ({}, "found nothing")):
         Path("x.pkl").write_bytes(pickle.dumps(content))
         with pytest.raises(WeightsError, match=found):
             read_weights(Path("x.pkl"))

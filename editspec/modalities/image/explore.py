@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import generator_of, statistics_stream
@@ -23,11 +24,18 @@ from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import load_document
 from editspec_compiler.validation import suggest
 from editspec_runtime.codes import Code
+from editspec_runtime.core.method import KeyStatistics
+from editspec_runtime.core.method import Problem as Task
 from editspec_runtime.core.progress import ProgressCallback
-from editspec_runtime.errors import NumericalError
+from editspec_runtime.errors import EditError, NumericalError
 from editspec_runtime.maths.directions import mean_direction
+from editspec_runtime.maths.low_rank import exact_delta
+from editspec_runtime.maths.metric import energy
 from editspec_runtime.maths.moment_cache import second_moment
 from editspec_runtime.maths.retrieval import Match, search, share_above
+from editspec_runtime.maths.sampled_keys import key_sample
+from editspec_runtime.methods.losses import rule_loss
+from editspec_runtime.methods.registry import method_of, suggest_method
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
 from editspec_runtime.modalities.image.rendering import render_images
@@ -148,27 +156,41 @@ def spec_stream(session: BuildSession, generator: Generator) -> LatentStream:
     return LatentStream(latents.seed, generator.architecture.latent_size, latents.sampler)
 
 
-def measure_shares(
-    session: BuildSession, number: int, images: int
-) -> dict[str, dict[str, float | None]]:
-    """Measure how well each layer tells the selections of an edit from the rest.
+@dataclass(frozen=True)
+class LayerMeasures:
+    """How well one layer suits an edit.
 
-    For each layer and each selection (source, target, context): the share of all positions of
-    `images` images that have as much of the direction as the median key of the selection has. The
-    direction is C^-1 k of the mean key of the context; of a context entry, that of the others. The
-    smaller the share, the better a rule of that layer can be held apart. None where a layer cannot
-    say.
+    Attributes
+    ----------
+    shares
+        For each selection (source, target, context): the share of all positions that have as much
+        of the direction as the median key of the selection has. The direction is C^-1 k of the mean
+        key of the context; of a context entry, that of the others. The smaller the share, the
+        better a rule of that layer can be held apart. None where a layer cannot say.
+    left
+        The loss of the rule at this layer after least squares, as a share of the loss before; None
+        where least squares does not solve it.
+    collateral
+        The predicted collateral of that change, tr(dW C dW^T) / tr(W C W^T); None likewise.
     """
-    shares = {}
+
+    shares: dict[str, float | None]
+    left: float | None = None
+    collateral: float | None = None
+
+
+def measure_layers(session: BuildSession, number: int, images: int) -> dict[str, LayerMeasures]:
+    """Measure on `images` images how well each layer suits an edit."""
+    measures = {}
     with session.kernels():
         generator = generator_of(session)
         names = list(generator.architecture.layers)
         for done, layer in enumerate(names):
             session.progress("layers", done, len(names))
             loaded = _with_layer(session.loaded, number, layer)
-            shares[layer] = _measure_layer(session, loaded, number, generator, images)
+            measures[layer] = _measure_layer(session, loaded, number, generator, images)
     session.progress("layers", len(names), len(names))
-    return shares
+    return measures
 
 
 def open_at_edit(
@@ -236,15 +258,21 @@ def _select_keys(
 
 def _with_layer(loaded: LoadedSpec, number: int, layer: str) -> LoadedSpec:
     """Return the spec with another layer for edit `number`."""
+    edit = loaded.spec.edits[number].model_copy(update={"layer": layer})
+    return _with_edit(loaded, number, edit)
+
+
+def _with_edit(loaded: LoadedSpec, number: int, edit: ImageEdit) -> LoadedSpec:
+    """Return the spec with another edit `number`."""
     edits = list(loaded.spec.edits)
-    edits[number] = edits[number].model_copy(update={"layer": layer})
+    edits[number] = edit
     return replace(loaded, spec=loaded.spec.model_copy(update={"edits": edits}))
 
 
 def _measure_layer(
     session: BuildSession, loaded: LoadedSpec, number: int, generator: Generator, images: int
-) -> dict[str, float | None]:
-    """Measure the share of every selection at the layer that `loaded` edits."""
+) -> LayerMeasures:
+    """Measure every selection, and the edit, at the layer that `loaded` edits."""
     edit, own = loaded.spec.edits[number], session.compatibility
     sample = LatentSample(statistics_stream(session.loaded, generator), images)
     moment = second_moment(generator, edit.layer, sample, own, session.cache).matrix
@@ -263,7 +291,56 @@ def _measure_layer(
             continue
         median = float((keys.cpu().double() @ direction[0]).median())
         shares[name] = share_above(generator, edit.layer, direction, median, sample, own)
-    return shares
+    try:
+        left, collateral = _try_edit(session, loaded, number, generator, moment, sample)
+    except (SpecError, EditError):
+        # The rule does not fit the layer, the layer not the method, or the numbers give no answer.
+        return LayerMeasures(shares)
+    return LayerMeasures(shares, left, collateral)
+
+
+def _try_edit(
+    session: BuildSession,
+    loaded: LoadedSpec,
+    number: int,
+    generator: Generator,
+    moment: Tensor,
+    sample: LatentSample,
+) -> tuple[float, float]:
+    """Solve an edit by least squares at the layer that `loaded` edits.
+
+    Returns the loss that is left, as a share, and the predicted collateral.
+    """
+    edit = loaded.spec.edits[number]
+    settings = suggest_method(linear=False).make_settings()
+    tried = edit.model_copy(update={"solver": settings, "observe": None})
+    loaded = _with_edit(loaded, number, tried)
+    compiled = replace(session, loaded=loaded).compile(number)
+    (resolve,) = compiled.rules
+    rule = resolve(generator)
+    task = Task(
+        generator,
+        [lambda _: rule],
+        settings,
+        compiled.rank,
+        compiled.directions,
+        lambda model, layer: KeyStatistics(
+            lambda: moment,
+            lambda: key_sample(model, layer, sample, session.compatibility, session.cache),
+        ),
+        session.compatibility,
+    )
+    change = method_of(settings).solve(task)[rule.parameter]
+    assert change.coefficients is not None
+    assert change.directions is not None
+    weight, function = generator.weight(edit.layer), generator.function(edit.layer)
+    delta = exact_delta(change.coefficients, change.directions).view(weight.shape).to(weight)
+    before = rule_loss(function, rule, weight)
+    after = rule_loss(function, rule, weight + delta)
+    wide = change.directions.double().cpu()
+    moved = energy(change.coefficients.cpu(), wide @ moment @ wide.T)
+    left = float(after / before) if before else 0.0
+    return left, moved / energy(weight, moment)
 
 
 def draw_places(

@@ -29,6 +29,9 @@ class Layer:
     axes
         The axes of the weight in the checkpoint, in order: ``o`` for outputs, ``i`` for inputs,
         ``y`` and ``x`` for the taps of a kernel, ``1`` for an axis of length 1.
+    steps
+        The names of what computes the value from the key, in order; empty where the family says it
+        once for all layers.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Layer:
     value_positions: int | None
     linear: bool = False
     axes: str = "o i"
+    steps: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, str]:
         """Facts about the layer for a person, in words by name."""

@@ -77,6 +77,16 @@ class ModelFields(Part):
             "builtin:skyline, a path relative to the spec, https://… (with digest) or hf://…"
         ),
     )
+    key: str | None = Field(
+        None,
+        min_length=1,
+        description="The key of its state dict in a file that holds several, dotted if nested.",
+    )
+    prefix: str | None = Field(
+        None,
+        min_length=1,
+        description="The text before the names of its tensors, such as `module.` or `generator.`.",
+    )
     digest: str | None = Field(
         None,
         pattern=r"^(sha256:)?[0-9a-f]{64}$",
@@ -103,4 +113,4 @@ class ModelFields(Part):
 
     def digest_text(self) -> dict[str, object]:
         """The fields that the bits of an edit depend on, as plain values by name."""
-        return self.model_dump(mode="json", exclude={"weights", "digest"})
+        return self.model_dump(mode="json", exclude={"weights", "key", "prefix", "digest"})

@@ -13,28 +13,30 @@ from editspec_runtime.core.compatibility import EDITSPEC, Compatibility
 from editspec_runtime.core.fields import ModelFields
 from editspec_runtime.core.model import Model
 from editspec_runtime.errors import FileError, WeightsError, reading_foreign
+from editspec_runtime.families.contents import describe_held, find_state_dicts, tensor_infos
 from editspec_runtime.families.origin import Origin
+from editspec_runtime.families.pickled import find_modules, read_generator
 from editspec_runtime.families.registry import (
     FAMILIES,
     containers,
-    find_container,
     find_family,
     import_part,
 )
+from editspec_runtime.families.selection import STATE_DICT, Choice, Held, choose_container
 from editspec_runtime.io.archives import EXPANSION, SLACK
 from editspec_runtime.io.digests import SAFETENSORS_DTYPES
 from editspec_runtime.io.files import (
     read_editspec_metadata,
     read_header,
     read_tensors,
-    read_torch,
     require_printable,
 )
+from editspec_runtime.io.pickles import read_pickle
 from editspec_runtime.io.places import SUFFIXES, container_of
 from editspec_runtime.io.shards import is_sharded, read_stored
+from editspec_runtime.io.torch_files import read_torch
 from editspec_runtime.io.weights import Container, Weights, place_tensor
 
-PICKLE = ".pkl"
 FEW = 6
 """Tensors that a message names."""
 
@@ -92,21 +94,29 @@ def _place(
     return {name: place_tensor(tensor, precision, device) for name, tensor in weights.items()}
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path, choice: Choice | None = None) -> Weights:
     """Read the weights of a model from a file, or from several with an index.
 
     Reads ``.safetensors``, ``.pt`` and ``.pth``, and the files that the readers of the families
     know. Of all but safetensors, the tensors of the model alone are kept.
+
+    Parameters
+    ----------
+    path
+        The file, the index, or the folder of the index.
+    choice
+        The model that is meant, where the file holds several. Default: the one that fits a family.
 
     Raises
     ------
     FileError
         The file is missing, damaged, or holds code.
     WeightsError
-        The file holds no model, or numbers that are not finite.
+        The file holds no model, several, or numbers that are not finite.
     """
+    choice = choice or Choice()
     with reading_foreign(path):
-        weights = _read_sharded(path) if is_sharded(path) else _read_file(path)
+        weights = _read_sharded(path, choice) if is_sharded(path) else _read_file(path, choice)
         require_printable(path, weights.tensors)
         _require_stored(weights.tensors, path)
         _require_sound(weights.tensors, path)
@@ -131,15 +141,15 @@ def _require_stored(tensors: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def _read_sharded(path: Path) -> Weights:
+def _read_sharded(path: Path, choice: Choice) -> Weights:
     found = read_stored(path)
     named: dict[str, Tensor] = {}
     for file in found.files:
         named |= read_tensors(file.path)
-    return _take_model(named, dict(found.metadata))
+    return _take_model(path, named, dict(found.metadata), choice)
 
 
-def _read_file(path: Path) -> Weights:
+def _read_file(path: Path, choice: Choice) -> Weights:
     readers: dict[str, str] = {}
     for family in FAMILIES.values():
         readers |= family.readers
@@ -149,62 +159,66 @@ def _read_file(path: Path) -> Weights:
         return Weights(import_part(readers[path.suffix])(path))
     kind = container_of(path)
     if kind == "torch":
-        return _read_torch(path)
+        return _read_nested(path, read_torch(path), choice)
     if kind == "pickle":
-        return Weights(import_part(readers[PICKLE])(path))
-    return _take_model(read_tensors(path), read_editspec_metadata(read_header(path), path))
+        content = read_pickle(path)
+        modules = find_modules(content)
+        if modules:
+            return read_generator(path, modules, choice)
+        return _read_nested(path, content, choice)
+    metadata = read_editspec_metadata(read_header(path), path)
+    return _take_model(path, read_tensors(path), metadata, choice)
 
 
-def _take_model(named: Mapping[str, Tensor], metadata: Mapping[str, object]) -> Weights:
+def _take_model(
+    path: Path, named: Mapping[str, Tensor], metadata: Mapping[str, object], choice: Choice
+) -> Weights:
     """Pick the weights of the model from the tensors of a file."""
-    found = find_container(named)
+
+    def digest_of(container: Container) -> str:
+        """The digest of the weights in a container."""
+        return Weights(container.model_part(named)).digest()
+
+    found = choose_container(path, [Held((), tensor_infos(named))], choice, digest_of)
     part = found.model_part(named)
     inside = {found.name(name) for name in part}
     others = {name: tensor for name, tensor in named.items() if name not in inside}
     return Weights(part, replace(found, others=others), metadata)
 
 
-def _read_torch(path: Path) -> Weights:
-    """Read a checkpoint of torch: the state dict of a model, bare or under a name."""
-    content = read_torch(path)
-    if not isinstance(content, dict):
+def _read_nested(path: Path, content: object, choice: Choice) -> Weights:
+    """Pick the weights of the model from what a checkpoint of torch or a pickle holds."""
+    if not isinstance(content, Mapping):
         raise WeightsError(
             f"{path} holds a {type(content).__name__}, expected {_say_expected()}.",
             "Save the state dict of the model: torch.save(model.state_dict(), PATH).",
         )
-    container = Container()
-    for each in containers():
-        if _key_of(each) in content:
-            container = each
-            break
-    state = content.get("state_dict", content)
-    if container.prefix:
-        state = content[_key_of(container)]
-    tensors = {}
-    if isinstance(state, dict):
-        tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
+    dicts = find_state_dicts(content)
+    if not dicts:
         found = ", ".join(map(str, list(content)[:8])) or "nothing"
         raise WeightsError(
             f"{path} holds no model: expected {_say_expected()}, found {found}.",
             "Save the state dict of the model: torch.save(model.state_dict(), PATH).",
         )
-    for each in containers():
-        for name in each.beside:
-            if isinstance(content.get(name), Tensor):
-                tensors[name] = content[name]
-    return Weights(tensors, container)
 
+    def read(container: Container) -> dict[str, Tensor]:
+        """The tensors of the model in a container, with those beside it."""
+        tensors = dict(dicts.get((), {})) if container.key else {}
+        beside = {name: tensors[name] for name in container.beside if name in tensors}
+        return container.model_part(dicts[container.key]) | beside
 
-def _key_of(container: Container) -> str:
-    """The key of the model in a checkpoint of the whole training."""
-    return container.prefix.removesuffix(".")
+    def digest_of(container: Container) -> str:
+        """The digest of the weights in a container."""
+        return Weights(read(container)).digest()
+
+    container = choose_container(path, describe_held(dicts), choice, digest_of)
+    return Weights(read(container), container)
 
 
 def _say_expected() -> str:
     """Say what a checkpoint of torch may hold, by the containers of the families."""
-    keys = [_key_of(container) for container in containers()]
-    return f"{', '.join([*keys, 'state_dict'])} or a bare state dict of tensors"
+    keys = [container.prefix.removesuffix(".") for container in containers()]
+    return f"{', '.join([*keys, *STATE_DICT])}, another key, or a bare state dict of tensors"
 
 
 def _require_sound(tensors: Mapping[str, Tensor], path: Path) -> None:

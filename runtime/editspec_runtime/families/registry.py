@@ -7,7 +7,7 @@ command pays for the family of its spec alone. This module imports no torch.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -48,9 +48,17 @@ class Family:
     loading
         The fields of ``model:`` that say which network is loaded. A text from a browser may not
         change them.
+    expects
+        ``module:function``, from ``(fields, origin)`` to the shapes of the model's tensors by name,
+        where `read_architecture` is None; may be empty.
     readers
         By the ending of a file that holds more than named tensors, ``module:function``: from the
         path to the tensors by name.
+    title
+        The name of its models for people.
+    pickled
+        ``module:function``, from a module in a pickle to its tensors by name and a list of problems
+        in words; tensors are None where it is not of this family. May be empty.
     prefix
         The text that a checkpoint of the whole training puts before the names of the model; empty
         where there is no such checkpoint.
@@ -69,7 +77,10 @@ class Family:
     make: str
     description: str
     loads: str
+    title: str = ""
+    pickled: str = ""
     loading: tuple[str, ...] = ("weights",)
+    expects: str = ""
     readers: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
     beside: tuple[str, ...] = ()
@@ -135,15 +146,6 @@ def loading_fields() -> tuple[str, ...]:
     return tuple(fields)
 
 
-def find_container(names: Iterable[str]) -> Container:
-    """Find the container of a file by the names of its tensors; mostly an empty one."""
-    known = list(names)
-    for container in containers():
-        if any(name.startswith(container.prefix) for name in known):
-            return container
-    return Container()
-
-
 def read_fields(model: BaseModel) -> ModelFields:
     """Read the fields of a family from the ``model:`` of a checked spec."""
     fields = find_family(str(getattr(model, "family", ""))).load_fields()
@@ -173,7 +175,8 @@ register_family(
             "names in .safetensors; NVIDIA's .pkl of stylegan2-ada-pytorch and stylegan3 "
             "(StyleGAN2 configurations, class-conditional too)"
         ),
-        readers={".pkl": f"{ROOM}.stylegan2.pickled:read_nvidia_pickle"},
+        title="StyleGAN2",
+        pickled=f"{ROOM}.stylegan2.pickled:read_module",
         prefix="g_ema.",
         beside=("latent_avg",),
         export_note=(
@@ -213,7 +216,8 @@ register_family(
             "state dicts in .safetensors and .pt, with model.module in the spec; files of "
             "torch.export (.pt2) alone"
         ),
-        loading=("weights", "module", "layers", "latent_shape"),
+        loading=("weights", "module", "arguments", "inputs", "layers", "latent_shape"),
+        expects=f"{ROOM}.torch_module.make:expected_shapes",
         readers={".pt2": f"{ROOM}.torch_module.exported:read_state"},
         runs_code=True,
     )

@@ -7,21 +7,18 @@ final name.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import re
 import secrets
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from editspec_runtime.errors import FileError
-from editspec_runtime.io.archives import open_archive
 from editspec_runtime.io.file_names import find_hint
 from editspec_runtime.io.headers import Header, parse_header
 from editspec_runtime.io.json_text import JsonError, parse_json
@@ -131,33 +128,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise unreadable(path, "a whole safetensors file") from error
-
-
-def read_torch(path: Path) -> object:
-    """Read a ``.pt`` file with ``weights_only=True``: plain containers and tensors.
-
-    Code is never run. Raises `FileError` where the file is missing, damaged, or holds anything
-    else.
-    """
-    import torch
-
-    if begins_with(path, b"PK"):
-        open_archive(path)
-    try:
-        # rosinality's training keeps its command line in the checkpoint: a plain container, too.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of old pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader meets damage with errors of many kinds
-        foreign = re.search(r"(?:GLOBAL|global|Unsupported class) ([\w.]+)", str(error))
-        if foreign is None:
-            raise unreadable(path, "a readable torch checkpoint") from error
-        raise FileError(
-            f"{path} holds more than tensors and plain containers ({foreign[1]}), and such a file "
-            "can run code when it is read. It was not executed.",
-            "Save the generator's state dict alone (or as .safetensors) in the environment that "
-            "made the file.",
-        ) from error
 
 
 def detect_container(path: Path) -> str:

@@ -11,7 +11,6 @@ import io
 import math
 import pickle
 import pickletools
-import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -19,19 +18,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.archives import require_archive
 from editspec_runtime.io.files import require_file, unreadable
+from editspec_runtime.io.numpy_data import NumpyData
 
 MODULES = 100_000
 """The most modules that a network may have."""
 
 DEPTH = 100
 """How deep they may lie in one another."""
+
+
+TENSORFLOW = ("dnnlib.tflib.", "tfutil.")
+"""The beginnings of the names of what TensorFlow's generators are pickled as."""
 
 
 class ForeignGlobal(Exception):
@@ -98,36 +101,6 @@ class Module:
         return dict(members) if isinstance(members, dict) else {}
 
 
-@dataclass
-class NumberKind:
-    """The type of one of numpy's numbers as data.
-
-    Attributes
-    ----------
-    code
-        Kind and bytes, such as ``f8``.
-    order
-        The order of the bytes: ``<``, ``>``, ``=`` or ``|``.
-    """
-
-    code: str
-    order: str = "="
-
-    def __setstate__(self, state: Any) -> None:
-        self.order = str(state[1])
-
-    def read(self, data: bytes) -> bool | int | float:
-        """Read the number whose bytes are `data`."""
-        # numpy gets no other text: a type of objects would take the bytes for addresses.
-        plain = re.fullmatch("b1|[iu][1248]|f[248]", self.code)
-        if plain is None or self.order not in ("<", ">", "=", "|"):
-            raise pickle.UnpicklingError(
-                f"it holds a number of the type {self.order}{self.code}"[:80]
-            )
-        (number,) = np.frombuffer(data, self.order + self.code).tolist()
-        return number  # type: ignore[no-any-return]
-
-
 def load(file: BinaryIO) -> object:
     """Read a pickle of plain containers, numbers, tensors and `Module`.
 
@@ -179,14 +152,12 @@ class _Unpickler(pickle.Unpickler):
         # methods.
         dictionary = type("Dictionary", (dict,), {})
         self._known: dict[str, Any] = {
+            **NumpyData().table(),
             "collections.OrderedDict": OrderedDict,
             "builtins.set": set,
             "__builtin__.set": set,
             "dnnlib.util.EasyDict": dictionary,
             "torch_utils.persistence._reconstruct_persistent_obj": self._module,
-            "numpy.dtype": self._number_kind,
-            "numpy.core.multiarray.scalar": self._number,
-            "numpy._core.multiarray.scalar": self._number,
             "torch.storage._load_from_bytes": self._storage,
             "torch._utils._rebuild_tensor": self._tensor,
             "torch._utils._rebuild_tensor_v2": self._tensor,
@@ -206,12 +177,6 @@ class _Unpickler(pickle.Unpickler):
 
     def _module(self, meta: dict[str, Any]) -> Module:
         return Module(str(meta["class_name"]), dict(meta["state"]))
-
-    def _number_kind(self, code: str, *_: Any) -> NumberKind:
-        return NumberKind(str(code))
-
-    def _number(self, kind: NumberKind, data: bytes) -> bool | int | float:
-        return kind.read(data)
 
     def _storage(self, data: bytes) -> Any:
         if data.startswith(b"PK"):
@@ -242,6 +207,13 @@ def read_pickle(path: Path) -> object:
             warnings.simplefilter("ignore")  # of torch's old storages, which old pickles hold
             return load(file)
     except ForeignGlobal as error:
+        if error.name.startswith(TENSORFLOW):
+            raise FileError(
+                f"{path} is a network of TensorFlow ({error.name}), as StyleGAN and the first "
+                "StyleGAN2 were saved. It was not executed.",
+                "Convert a StyleGAN2 in NVIDIA's PyTorch repository: python legacy.py "
+                "--source=IN.pkl --dest=OUT.pkl. That script knows no older StyleGAN.",
+            ) from error
         raise FileError(
             f"{path} holds more than a generator, plain containers and tensors ({error.name}), and "
             "such a file can run code when it is read. It was not executed.",

@@ -55,6 +55,14 @@ class Stored:
     index: tuple[str, Mapping[str, Any]] | None
     metadata: Mapping[str, Any]
 
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """The tensors of all files by name."""
+        named: dict[str, TensorInfo] = {}
+        for file in self.files:
+            named |= file.tensors
+        return named
+
 
 def is_sharded(path: Path) -> bool:
     """Whether weights at `path` are an index, or a folder that holds one."""

@@ -144,18 +144,25 @@ class Container:
     prefix
         The text that the file puts before the names of the model.
     beside
-        Names that the file leaves without the prefix.
+        Names that the file leaves without the prefix, and outside of the key.
     others
         Tensors of the file that do not belong to the model; carried along untouched.
+    key
+        The keys that lead to the tensors, in a file of nested mappings.
     """
 
     prefix: str = ""
     beside: tuple[str, ...] = ()
     others: Mapping[str, Tensor] = field(default_factory=dict)
+    key: tuple[str, ...] = ()
 
     def name(self, own: str) -> str:
         """The name in the file of a tensor of the model."""
         return own if own in self.beside else self.prefix + own
+
+    def place(self, own: str) -> tuple[str, ...]:
+        """The keys that lead to a tensor of the model in a file of nested mappings."""
+        return (own,) if own in self.beside else (*self.key, self.prefix + own)
 
     def model_part(self, named: Mapping[str, T]) -> dict[str, T]:
         """Pick what belongs to the model from a whole file, by its names in the model."""

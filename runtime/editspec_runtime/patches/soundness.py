@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from editspec_runtime.core.architecture import Architecture
+from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.method import ERASED_UNITS, OUTPUTS, RANK, Method
 from editspec_runtime.errors import PatchError
 from editspec_runtime.io.headers import TensorInfo
@@ -371,7 +371,7 @@ def _require_layers(patch: Patch, architecture: Architecture) -> None:
             reason = f"its layout of {parameter} is {axes}, and the weight's is {layers[name].axes}"
             raise _contradiction(patch, reason)
     collateral = patch.metadata.get("collateral")
-    if collateral is not None and collateral.keys() != changed:
+    if collateral is not None and not _covers(collateral, changed, layers):
         raise _contradiction(patch, "the layers of its collateral are not those that it changes")
     if composed:
         return
@@ -381,6 +381,13 @@ def _require_layers(patch: Patch, architecture: Architecture) -> None:
         if stated != set(patch.parameters):
             other = ", ".join(sorted(stated ^ set(patch.parameters)))
             raise _contradiction(patch, f"its layer is {','.join(named)}, which is not {other}")
+
+
+def _covers(collateral: Mapping[str, Any], changed: set[str], layers: Mapping[str, Layer]) -> bool:
+    """Whether a collateral names one of the layers of each weight that changes, and no other."""
+    named = [layers[name].parameter for name in collateral if name in changed]
+    wanted = {layers[name].parameter for name in changed}
+    return len(named) == len(collateral) == len(wanted) and set(named) == wanted
 
 
 def _stored_shape(patch: Patch, parameter: str) -> tuple[int, ...]:

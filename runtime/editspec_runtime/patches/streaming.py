@@ -100,9 +100,7 @@ def apply_stored(
         Something cannot be read or written.
     """
     container = container or Container()
-    tensors: dict[str, TensorInfo] = {}
-    for file in weights.files:
-        tensors |= file.tensors
+    tensors = weights.tensors
     names = container.model_names(tensors)
     stored_names = {own: name for name, own in names.items()}
     _require_fit(stack, {own: tensors[name] for own, name in stored_names.items()})
@@ -133,6 +131,15 @@ def apply_stored(
             with open_output(place(None, index_name)) as target:
                 target.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
     return Applied(base, result, dict(sorted(run.changed.items())))
+
+
+def digest_stored(weights: Stored, container: Container) -> str:
+    """The digest of the model in a container of stored weights, which are read once."""
+    run = _Run(container.model_names(weights.tensors), {}, 1.0)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for file in weights.files:
+            run.copy_file(pool, file, None, {})
+    return run.digests()[0]
 
 
 class _Run:

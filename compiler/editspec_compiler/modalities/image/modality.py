@@ -158,7 +158,11 @@ def intervention_problem(
         message = f"there is no {change.layer} in these weights"
         hint = suggest(change.layer, names)
         return FieldProblem(("layer",), message, hint, Code.LAYER_UNKNOWN)
-    before = names[: names.index(edited)]
+    before = []
+    for name in names[: names.index(edited)]:
+        # Layers of one weight begin at the same place.
+        if architecture.layers[name].parameter != architecture.layers[edited].parameter:
+            before.append(name)
     if change.layer not in before:
         hint = f"the layers before it: {', '.join(before)}" if before else "edit a later layer"
         message = f"{change.layer} does not come before {edited}, which is edited"

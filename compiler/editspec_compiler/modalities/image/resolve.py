@@ -131,13 +131,22 @@ def _require_fitting_layer(resolver: Resolver) -> None:
             (*resolver.path, "solver"),
             f"{edit.layer} is not known to act on each output channel alone, which "
             f"{edit.solver.method} needs",
-            f"write method: {DEFAULT_METHOD.name}",
+            f"write method: {DEFAULT_METHOD.name}{_suggest_layer(generator, edit.layer)}",
             Code.LAYER_NOT_CHANNELWISE,
         )
     if edit.observe is None:
         return
     if problem := observe_problem(edit.observe, generator.architecture, edit.layer):
         raise loaded.misfit(resolver.path, problem)
+
+
+def _suggest_layer(generator: Generator, edited: str) -> str:
+    """Suggest another layer of the same weight that acts on each output channel alone."""
+    parameter = generator.layer(edited).parameter
+    for name, layer in generator.architecture.layers.items():
+        if layer.parameter == parameter and is_channelwise(generator.function(name)):
+            return f", or layer: {name}, whose value is {layer.steps[-1]}'s"
+    return ""
 
 
 def _require_one_shape(resolver: Resolver, sides: list[Side]) -> None:

@@ -3,55 +3,35 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from editspec_runtime.errors import WeightsError
-from editspec_runtime.families.shapes import list_problems
 from editspec_runtime.families.stylegan2.nvidia import CLAMP
-from editspec_runtime.io.pickles import Module, read_pickle
+from editspec_runtime.io.pickles import Module
 
 LINEAR = (".affine.", ".embed.")
 """Modules without an activation, by the ends of their names."""
 
 
-def read_nvidia_pickle(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of ``G_ema``, or of the generator alone.
+def read_module(module: Module) -> tuple[dict[str, Tensor] | None, list[str]]:
+    """Read the tensors of a generator, the clamp of its activations among them where it has one.
 
-    The clamp of its activations is one of them where it has one. Raises `FileError` where the file
-    is damaged or holds code, and `WeightsError` where the file holds no generator, or one that
-    computes otherwise than the StyleGAN2 that is known here.
+    Returns None for a module of another kind; the list says how a generator computes otherwise than
+    the StyleGAN2 that is known here.
     """
-    content = read_pickle(path)
-    found = type(content).__name__
-    module = content
-    if isinstance(content, dict):
-        found = ", ".join(map(str, list(content)[:8])) or "nothing"
-        module = content.get("G_ema")
-    if not isinstance(module, Module):
-        raise WeightsError(
-            f"{path} holds no generator: expected G_ema, found {found}.",
-            "Give the pickle that NVIDIA's training wrote (network-snapshot-….pkl).",
-        )
-    problems = _differences(module)
-    if problems:
-        raise WeightsError(
-            f"{path} holds a {module.name} that is not the StyleGAN2 known here:\n"
-            f"{list_problems(problems)}",
-            "Generators of the configurations paper256, paper512, paper1024, stylegan2 and auto "
-            "with skip connections are read.",
-        )
+    state = module.state_dict()
+    if "synthesis.b4.const" not in state:
+        return None, []
     # Tensors of a pickle may share their memory, which a safetensors file cannot say.
-    tensors = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    tensors = {name: tensor.clone() for name, tensor in state.items()}
     for _, part in module.walk():
         clamp = part.attributes.get("conv_clamp")
         if clamp:
-            # All layers have the same, which `_differences` has checked.
+            # All layers have the same, which `_differences` checks.
             tensors[CLAMP] = torch.tensor(float(clamp))
             break
-    return tensors
+    return tensors, _differences(module)
 
 
 def _differences(module: Module) -> list[str]:

@@ -31,8 +31,10 @@ from editspec_runtime.families.torch_module.graph_text import (
     clean_graph,
     clean_payloads,
 )
+from editspec_runtime.families.torch_module.restored import restore_modules
 from editspec_runtime.io.archives import EXPANSION, SLACK, Archive, open_archive
-from editspec_runtime.io.files import read_torch, require_file
+from editspec_runtime.io.files import require_file
+from editspec_runtime.io.torch_files import read_torch
 
 ENTRY = re.compile(
     r"(data/weights/(weight_\d+|model_weights_config\.json)"
@@ -97,7 +99,7 @@ def read_exported(path: Path) -> tuple[nn.Module, str]:
             "Export it with one latent, or with a dynamic first dimension.",
         )
     module.single = isinstance(batch, int)  # type: ignore[assignment]
-    _restore_layers(module)
+    restore_modules(module)
     return module, hashlib.sha256(graph).hexdigest()
 
 
@@ -232,73 +234,3 @@ def _refusal(path: Path, what: str) -> FileError:
         "executed.",
         "Export the network alone, without custom operators and without the training around it.",
     )
-
-
-def _restore_layers(module: nn.Module) -> None:
-    """Replace modules that a graph made of layers and rectifiers by torch's own."""
-    # Layers are recognised by their classes, and closed forms need rectifiers of a known class.
-    for name, part in list(module.named_modules()):
-        made = _make_layer(part)
-        if made is not None:
-            parent, _, last = name.rpartition(".")
-            setattr(module.get_submodule(parent), last, made)
-
-
-def _make_layer(part: nn.Module) -> nn.Module | None:
-    """Make the layer or rectifier that a one-operator module is; None for any other."""
-    graph = getattr(part, "graph", None)
-    if graph is None:
-        return None
-    calls = [node for node in graph.nodes if node.op.startswith("call")]
-    if len(calls) != 1:
-        return None
-    target = str(calls[0].target)
-    if target in ("aten.relu.default", "aten.relu_.default"):
-        return nn.ReLU()
-    if target in ("aten.leaky_relu.default", "aten.leaky_relu_.default"):
-        return nn.LeakyReLU(*calls[0].args[1:])
-    if not hasattr(part, "weight"):
-        return None
-    weight: Any = part.weight
-    given = list(calls[0].args[3:])
-
-    def option(index: int, default: Any) -> Any:
-        return given[index] if index < len(given) else default
-
-    if target == "aten.linear.default":
-        made: nn.Module = nn.Linear(weight.shape[1], weight.shape[0])
-    elif target in ("aten.conv1d.default", "aten.conv2d.default"):
-        kind = nn.Conv1d if weight.ndim == 3 else nn.Conv2d
-        stride, padding, dilation, groups = option(0, 1), option(1, 0), option(2, 1), option(3, 1)
-        size = tuple(weight.shape[2:])
-        made = kind(
-            weight.shape[1] * groups,
-            weight.shape[0],
-            size,
-            _as_tuple(stride),
-            _as_tuple(padding),
-            _as_tuple(dilation),
-            groups,
-        )
-    elif target == "aten.conv_transpose2d.input":
-        stride, padding, output_padding = option(0, 1), option(1, 0), option(2, 0)
-        groups, dilation = option(3, 1), option(4, 1)
-        made = nn.ConvTranspose2d(
-            weight.shape[0],
-            weight.shape[1] * groups,
-            tuple(weight.shape[2:]),
-            _as_tuple(stride),
-            _as_tuple(padding),
-            _as_tuple(output_padding),
-            groups,
-            dilation=_as_tuple(dilation),
-        )
-    else:
-        return None
-    made.weight = weight
-    made.register_parameter("bias", getattr(part, "bias", None))
-    return made.eval()
-
-
-def _as_tuple(option: Any) -> Any:
-    return option if isinstance(option, (int, str)) else tuple(option)

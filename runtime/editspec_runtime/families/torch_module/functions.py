@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from editspec_runtime.core.model import LayerFunction
+from editspec_runtime.families.torch_module.recording import Step
 from editspec_runtime.maths.channelwise import ChannelwiseFunction, unit_kernels
 
 REGION = "region"
@@ -82,12 +83,12 @@ class LayerPoint:
     Attributes
     ----------
     chain
-        The modules from the edited one to the value, by name.
+        The steps from the edited module to the value.
     key, value
         The forms of both maps.
     """
 
-    chain: tuple[str, ...]
+    chain: tuple[Step, ...]
     key: Form
     value: Form
 

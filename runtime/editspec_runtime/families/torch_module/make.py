@@ -31,10 +31,26 @@ def make_module(
     return TorchModule(weights, make_source(fields, origin))
 
 
+def expected_shapes(fields: ModuleFields, origin: Origin) -> dict[str, tuple[int, ...]]:
+    """The shapes of the network's tensors by name. Raises as `make_source` does."""
+    state = make_source(fields, origin).module.state_dict()
+    shapes = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor):  # a module may keep other things there
+            shapes[name] = tuple(value.shape)
+    return shapes
+
+
 def make_source(fields: ModuleFields, origin: Origin) -> Source:
     """Make the network without its weights. Raises as `make_module` does."""
     if fields.module:
-        remake = partial(run_factory, fields.module, origin.folder, allow_code=origin.allow_code)
+        remake = partial(
+            run_factory,
+            fields.module,
+            origin.folder,
+            fields.arguments,
+            allow_code=origin.allow_code,
+        )
     elif origin.weights is not None:
         remake = partial(read_exported, origin.weights)
     else:
@@ -46,7 +62,7 @@ def make_source(fields: ModuleFields, origin: Origin) -> Source:
     for name, given in (fields.layers or {}).items():
         points[name] = _complete_points(given)
     shape = tuple(fields.latent_shape) if fields.latent_shape else None
-    return Source(module, code, points, shape, remake)
+    return Source(module, code, points, shape, fields.inputs or {}, remake)
 
 
 def _complete_points(given: LayerPoints) -> Points:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import replace
@@ -29,7 +29,9 @@ from editspec_runtime.families.torch_module.functions import (
     kernel_of,
     stored_weight,
 )
-from editspec_runtime.families.torch_module.recording import PointError, Recording, record
+from editspec_runtime.families.torch_module.handing_on import replace_outputs
+from editspec_runtime.families.torch_module.recording import Call, PointError, Recording, record
+from editspec_runtime.families.torch_module.signatures import require_inputs
 from editspec_runtime.families.torch_module.source import Points, Source
 from editspec_runtime.modalities.image.architecture import (
     ImageArchitecture,
@@ -73,36 +75,62 @@ class TorchModule(Generator):
         _move_buffers(self.module, example)
         _require_fitting(self.module, weights)
         self.latent_shape = _latent_shape(source)
+        self.inputs = _make_inputs(source, example)
         latents = torch.linspace(-1, 1, math.prod(self.latent_shape)).to(example)[None]
-        self.recording = self._record(latents)
+        recording = self._record(latents)
+        self.order = [call.name for call in recording.calls if call.leaf and call.name]
+        self.begun = recording.begun
         self.points: dict[str, LayerPoint] = {}
         # The modules that look like layers and cannot be edited, and why.
         self.refused: dict[str, PointError] = {}
-        layers = self._find_layers()
-        # In the order in which a run reaches them.
-        order = [call.name for call in self.recording.calls]
-        names = sorted(layers, key=lambda name: order.index(self.points[name].chain[0]))
-        layers = {name: layers[name] for name in names}
-        size, latent_size = self.recording.output.shape[-1], math.prod(self.latent_shape)
+        layers = self._find_layers(recording)
+        size, latent_size = recording.output.shape[-1], math.prod(self.latent_shape)
         self.architecture = ImageArchitecture("torch", layers, size, latent_size)
 
-    def _find_layers(self) -> dict[str, ImageLayer]:
-        """Find the layers that can be edited, and their points.
+    def _find_layers(self, recording: Recording) -> dict[str, ImageLayer]:
+        """Find the layers that can be edited, and their points, in the order of the run.
 
         Raises `PointError` where a declared layer cannot be edited.
         """
         layers = {}
-        candidates = _candidates(self.module, self.recording) | dict(self.source.points)
-        for name, points in candidates.items():
+        for name, points in self._candidates(recording).items():
             try:
-                point, layers[name] = self._layer(name, points)
-                self.points[name] = point
+                module = self._edited_module(name, points)
+                chain = recording.chain(name, points)
+                if name not in self.source.points and not name.endswith(BARE):
+                    chain += recording.find_followers(chain[0])
+                layer = self._layer(name, points, module, chain)
             except PointError as error:
                 # A module that nobody declared is simply not a layer.
                 if name in self.source.points:
                     raise
                 self.refused[name] = error
-        return layers
+                continue
+            self.points[name], layers[name] = layer
+        for name in [name for name in layers if name.endswith(BARE)]:
+            self._drop_alike(name, layers)
+        names = sorted(layers, key=lambda name: self.order.index(self.points[name].chain[0].name))
+        return {name: layers[name] for name in names}
+
+    def _candidates(self, recording: Recording) -> dict[str, Points]:
+        """The points of every module whose weight may be edited, and the declared ones, by name."""
+        reached = {call.name for call in recording.calls}
+        candidates: dict[str, Points] = {}
+        for name, part in self.module.named_modules():
+            if isinstance(part, tuple(AXES)) and name in reached:
+                points = Points(name, name, f"{name}.weight")
+                candidates |= {name: points, f"{name}{BARE}": points}
+        return candidates | dict(self.source.points)
+
+    def _drop_alike(self, name: str, layers: dict[str, ImageLayer]) -> None:
+        """Drop the layer of a module alone where the module's own layer is no other."""
+        whole = name.removesuffix(BARE)
+        declared = name in self.source.points
+        if declared or whole not in layers or self.points[whole] != self.points[name]:
+            return
+        message = f"nothing behind {whole} belongs to it, so that {whole} is its module alone"
+        self.refused[name] = PointError(name, "value", message, f"write {whole}")
+        del layers[name], self.points[name]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TorchModule, (self.weights, self.source)
@@ -124,12 +152,12 @@ class TorchModule(Generator):
         point = self.points[layer]
         found: list[Tensor] = []
 
-        def stop(_: nn.Module, given: tuple[Any, ...]) -> None:
+        def stop(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             # A copy, as the module may change its input in place.
-            found.append(given[0].clone())
+            found.append(next(iter((*given, *named.values()))).clone())
             raise _Reached
 
-        handle = self.module.get_submodule(point.chain[0]).register_forward_pre_hook(stop)
+        handle = self._edited(layer).register_forward_pre_hook(stop, with_kwargs=True)
         try:
             for batch in self._batches(latents):
                 with suppress(_Reached):
@@ -147,20 +175,17 @@ class TorchModule(Generator):
         """Have runs of the network go on with `value` behind `layer`, within this."""
         point = self.points[layer]
         # A copy, as the modules behind may change it in place.
-        given = iter(self._batches(point.value.features(value).clone()))
-        last = self.module.get_submodule(point.chain[-1])
-        handle = last.register_forward_hook(lambda *_: next(given))
-        try:
+        values = iter(self._batches(point.value.features(value).clone()))
+        with replace_outputs(self.module, point.chain, values):
             yield
-        finally:
-            handle.remove()
 
     def function(self, layer: str) -> ModuleFunction:
         point = self.points[layer]
-        modules = [self.module.get_submodule(name) for name in point.chain]
-        weights = []
-        for name, module in zip(point.chain, modules, strict=True):
-            weights.append({own: self.weights[f"{name}.{own}"] for own in module.state_dict()})
+        modules, weights = [], []
+        for step in point.chain:
+            module = step.function or self.module.get_submodule(step.name)
+            modules.append(module)
+            weights.append({own: self.weights[f"{step.name}.{own}"] for own in module.state_dict()})
         return ModuleFunction(tuple(modules), tuple(weights), point, self.layer(layer).scale)
 
     def crop(self, layer: str, trace: Trace, region: Box) -> tuple[Tensor, dict[str, Tensor]]:
@@ -168,11 +193,11 @@ class TorchModule(Generator):
         return trace.key, {REGION: edges.expand(len(trace.key), -1)}
 
     def upstream(self, layer: str) -> dict[str, Tensor]:
-        first = self.points[layer].chain[0]
-        before = set(self.recording.begun[: self.recording.begun.index(first)])
+        first = self.points[layer].chain[0].name
+        before = set(self.begun[: self.begun.index(first)])
         # Modules with modules in them may use tensors of their own at any time: these count.
-        behind = {call.name for call in self.recording.calls if call.leaf} - before
-        names = [name for name in self.weights if name.rpartition(".")[0] not in behind]
+        behind = tuple(f"{name}." for name in self.order if name not in before)
+        names = [name for name in self.weights if not name.startswith(behind)]
         return {name: self.weights[name] for name in names}
 
     def trainable(self) -> list[str]:
@@ -192,14 +217,18 @@ class TorchModule(Generator):
             "family": "torch",
             "code": self.source.code,
             "latent_shape": list(self.latent_shape),
+            "inputs": dict(self.source.inputs),
         }
 
     def weight(self, layer: str) -> Tensor:
-        edited = self.module.get_submodule(self.points[layer].chain[0])
-        return kernel_of(edited, self.weights[self.layer(layer).parameter])
+        return kernel_of(self._edited(layer), self.weights[self.layer(layer).parameter])
 
     def to_checkpoint(self, layer: str, kernel: Tensor) -> Tensor:
-        return stored_weight(self.module.get_submodule(self.points[layer].chain[0]), kernel)
+        return stored_weight(self._edited(layer), kernel)
+
+    def _edited(self, layer: str) -> nn.Module:
+        """The module whose weight is that of a layer."""
+        return self.module.get_submodule(self.points[layer].chain[0].name)
 
     def _batches(self, batch: Tensor) -> tuple[Tensor, ...]:
         """The parts of a batch that the network takes: the whole, or items one by one."""
@@ -209,14 +238,19 @@ class TorchModule(Generator):
         parts = []
         for part in self._batches(latents):
             given = part.reshape(-1, *self.latent_shape)
-            parts.append(functional_call(self.module, dict(self.weights), (given,)))
+            named = {
+                name: each.expand(len(part), *each.shape) for name, each in self.inputs.items()
+            }
+            parts.append(functional_call(self.module, dict(self.weights), (given,), named))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _record(self, latents: Tensor) -> Recording:
         """Record one run.
 
-        Raises `WeightsError` where the network does not draw images or vectors, always the same.
+        Raises `WeightsError` where the network does not draw images or vectors, always the same,
+        and `FieldError` where it takes other inputs.
         """
+        require_inputs(self.module, self.source.inputs)
         try:
             recording = record(self.module, lambda: self._run(latents))
             again = record(self.module, lambda: self._run(latents))
@@ -246,15 +280,14 @@ class TorchModule(Generator):
             )
         return recording
 
-    def _layer(self, name: str, points: Points) -> tuple[LayerPoint, ImageLayer]:
+    def _layer(
+        self, name: str, points: Points, module: nn.Module, chain: Sequence[Call]
+    ) -> tuple[LayerPoint, ImageLayer]:
         """The points and the layer of a name. Raises `PointError` if it is not editable."""
-        module = self._edited_module(name, points)
-        chain = self.recording.chain(name, points)
-        calls = {call.name: call for call in self.recording.calls}
-        key, value = calls[chain[0]].given, calls[chain[-1]].output
+        key, value = chain[0].given, chain[-1].output
         last_axis = isinstance(module, nn.Linear)
         point = LayerPoint(
-            chain,
+            tuple(call.step() for call in chain),
             Form(key.ndim, last_axis and key.ndim > 2),
             Form(value.ndim, last_axis and value.ndim == key.ndim > 2),
         )
@@ -274,6 +307,7 @@ class TorchModule(Generator):
         channels = kernel_of(module, self.weights[points.parameter]).shape[1:3]
         axes = next(axes for kind, axes in AXES.items() if isinstance(module, kind))
         linear = len(chain) == 1 and module.bias is None
+        steps = tuple(step.name for step in point.chain)
         return point, image_layer(
             name,
             points.parameter,
@@ -284,6 +318,7 @@ class TorchModule(Generator):
             linear=linear,
             axes=axes,
             row=flat,
+            steps=steps,
         )
 
     def _edited_module(self, name: str, points: Points) -> nn.Module:
@@ -320,8 +355,21 @@ REMOVE_NORMALISATION = (
 """Advice for a layer whose weight is computed from other parameters."""
 
 
+BARE = "/weight"
+"""The end of the name of a layer that ends where its own module does."""
+
+
 class _Reached(Exception):
     """The end of a run that has reached a key."""
+
+
+def _make_inputs(source: Source, example: Tensor) -> dict[str, Tensor]:
+    """The inputs besides the latent, without the batch, where the weights are."""
+    made = {}
+    for name, given in source.inputs.items():
+        tensor = torch.tensor(given, device=example.device)
+        made[name] = tensor.to(example.dtype) if tensor.is_floating_point() else tensor
+    return made
 
 
 def _own_tensors(module: nn.Module) -> list[Tensor]:
@@ -339,16 +387,6 @@ def _move_buffers(module: nn.Module, like: Tensor) -> None:
             if placed.is_floating_point():
                 placed = placed.to(like.dtype)
             module.get_submodule(owner)._buffers[own] = placed
-
-
-def _candidates(module: nn.Module, recording: Recording) -> dict[str, Points]:
-    """The points of every module whose weight can be edited as a layer, by its name."""
-    reached = {call.name for call in recording.calls}
-    candidates = {}
-    for name, part in module.named_modules():
-        if isinstance(part, tuple(AXES)) and name in reached:
-            candidates[name] = Points(name, name, f"{name}.weight")
-    return candidates
 
 
 def _latent_shape(source: Source) -> tuple[int, ...]:

@@ -17,7 +17,10 @@ from typing import Any
 
 from torch import nn
 
+from editspec_runtime.core.fields import FieldError
 from editspec_runtime.errors import CodeError, FileError, WeightsError
+from editspec_runtime.families.torch_module.signatures import require_arguments
+from editspec_runtime.io.digests import digest
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Source:
         The layers that the spec declares, by name.
     latent_shape
         The shape of one latent as the network takes it, where the spec says it.
+    inputs
+        The inputs besides the latent that every image gets, by name, as the spec says them.
     remake
         Makes module and code again, in another process of the same run.
     """
@@ -61,6 +66,7 @@ class Source:
     code: str
     points: Mapping[str, Points] = field(default_factory=dict)
     latent_shape: tuple[int, ...] | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     remake: Callable[[], tuple[nn.Module, str]] | None = None
 
     def __reduce__(self) -> str | tuple[Any, ...]:
@@ -68,7 +74,8 @@ class Source:
         # In another process the class of the module may not be importable.
         if self.remake is None:
             return super().__reduce__()
-        return _remake_source, (self.remake, self.code, self.points, self.latent_shape)
+        said = (self.points, self.latent_shape, self.inputs)
+        return _remake_source, (self.remake, self.code, *said)
 
 
 def _remake_source(
@@ -76,6 +83,7 @@ def _remake_source(
     code: str,
     points: Mapping[str, Points],
     latent_shape: tuple[int, ...] | None,
+    inputs: Mapping[str, Any],
 ) -> Source:
     """Make a source of the first process of a run again, in another one.
 
@@ -88,11 +96,19 @@ def _remake_source(
             "The code of the network is another here than in the first process of the run.",
             "Have the same files in the folder of the spec on every machine.",
         )
-    return Source(module, code, points, latent_shape, remake)
+    return Source(module, code, points, latent_shape, inputs, remake)
 
 
-def run_factory(name: str, folder: Path, *, allow_code: bool = False) -> tuple[nn.Module, str]:
-    """Make the network of ``package.module:factory``, and the digest of its file.
+def run_factory(
+    name: str,
+    folder: Path,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    allow_code: bool = False,
+) -> tuple[nn.Module, str]:
+    """Make the network of ``package.module:factory``, and the digest of its code.
+
+    The digest is that of the factory's file, its name and its arguments.
 
     Modules are looked for in `folder` first, and then where Python looks, those included that the
     first one imports from its own folder. ``sys.path`` stays as it is.
@@ -100,9 +116,11 @@ def run_factory(name: str, folder: Path, *, allow_code: bool = False) -> tuple[n
     Parameters
     ----------
     name
-        The factory, which is called without arguments.
+        The factory.
     folder
         The folder of the spec.
+    arguments
+        The arguments that the factory is called with, by name. Default: none.
     allow_code
         Whether foreign code may run, with all that its user may do.
 
@@ -110,6 +128,8 @@ def run_factory(name: str, folder: Path, *, allow_code: bool = False) -> tuple[n
     ------
     CodeError
         Foreign code is not allowed.
+    FieldError
+        The factory takes other arguments.
     FileError
         The factory cannot be imported, or fails.
     WeightsError
@@ -124,15 +144,19 @@ def run_factory(name: str, folder: Path, *, allow_code: bool = False) -> tuple[n
             "code.",
         )
     module_name, _, attribute = name.partition(":")
+    given = dict(arguments or {})
     try:
         factory = getattr(_import_from(folder.resolve(), module_name), attribute)
-        network = factory()
+        require_arguments(name, factory, given)
+        network = factory(**given)
+    except FieldError:
+        raise
     except Exception as error:  # foreign code may raise anything
         # The user's own code failed, and its own words are what the user can act on.
         raise FileError(
             f"{name} cannot be used: {type(error).__name__}: {error}.",
             "It is imported from the folder of the spec or from what is installed, and called "
-            "without arguments.",
+            "with model.arguments.",
         ) from error
     if not isinstance(network, nn.Module):
         raise WeightsError(
@@ -141,7 +165,8 @@ def run_factory(name: str, folder: Path, *, allow_code: bool = False) -> tuple[n
         )
     source = inspect.getsourcefile(inspect.unwrap(factory))
     code = Path(source).read_bytes() if source else name.encode()
-    return network.eval(), hashlib.sha256(code).hexdigest()
+    said = {"factory": attribute, "arguments": given, "file": hashlib.sha256(code).hexdigest()}
+    return network.eval(), digest(said)
 
 
 def _import_from(folder: Path, name: str) -> ModuleType:

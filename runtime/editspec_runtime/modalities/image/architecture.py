@@ -31,8 +31,8 @@ class ImageLayer(Layer):
     row: bool = False
 
     def facts(self) -> dict[str, str]:
-        """The parameter, and channels and positions from key to value."""
-        return {
+        """The parameter, channels and positions from key to value, and what lies between."""
+        facts = {
             "layer": self.name,
             "parameter": self.parameter,
             "channels": f"{self.in_features} -> {self.out_features}",
@@ -40,6 +40,9 @@ class ImageLayer(Layer):
                 f"{self.key_size}x{self.key_size} -> {self.value_size}x{self.value_size}"
             ),
         }
+        if self.steps:
+            facts["from key to value"] = ", ".join(self.steps)
+        return facts
 
     @property
     def key_numbers(self) -> int:
@@ -68,6 +71,7 @@ def image_layer(
     linear: bool = False,
     axes: str = "o i y x",
     row: bool = False,
+    steps: tuple[str, ...] = (),
 ) -> ImageLayer:
     """Make a layer from its channels and the width of its maps."""
     axes_of_map = 1 if row else 2
@@ -80,6 +84,7 @@ def image_layer(
         value_positions=value_size**axes_of_map,
         linear=linear,
         axes=axes,
+        steps=steps,
         key_size=key_size,
         value_size=value_size,
         row=row,

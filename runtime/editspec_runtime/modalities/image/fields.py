@@ -27,6 +27,9 @@ class ImageFields(ModelFields):
         # of earlier builds void.
         text = {"truncation": 1.0, "class_label": None} | self.model_dump(mode="json")
         network = {name: text.get(name) for name in ("module", "layers", "latent_shape")}
+        # Fields that came later count where they are given.
+        later = {name: text[name] for name in ("arguments", "inputs") if text.get(name)}
+        network |= later
         named = {name: text[name] for name in ("family", "truncation", "class_label")}
         return {**named, "network": network}
 

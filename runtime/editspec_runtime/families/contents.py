@@ -1,0 +1,85 @@
+"""The state dicts in what a file of torch or a pickle holds, wherever they are nested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from editspec_runtime.families.selection import Held
+from editspec_runtime.io.digests import SAFETENSORS_DTYPES
+from editspec_runtime.io.headers import TensorInfo
+from editspec_runtime.io.numpy_data import NumberArray
+
+DEPTH = 6
+"""How deep a state dict may be nested."""
+
+MOST = 10_000
+"""The most mappings that are looked into."""
+
+OPTIMISER = {"state", "param_groups"}
+"""The keys of an optimiser's state, whose tensors are those of no model."""
+
+StateDicts = dict[tuple[str, ...], dict[str, Tensor]]
+"""State dicts by the keys that lead to them."""
+
+
+def find_state_dicts(content: object) -> StateDicts:
+    """Find all mappings from names to tensors in what a file holds.
+
+    Arrays of numpy count as tensors. Those of optimisers are left out.
+    """
+    found: StateDicts = {}
+    for key, mapping in _walk(content):
+        tensors = {}
+        for name, value in mapping.items():
+            tensor = _read_tensor(value)
+            if isinstance(name, str) and tensor is not None:
+                tensors[name] = tensor
+        if tensors:
+            found[key] = tensors
+    return found
+
+
+def describe_held(dicts: StateDicts) -> list[Held]:
+    """Describe state dicts by dtypes and shapes."""
+    return [Held(key, tensor_infos(tensors)) for key, tensors in dicts.items()]
+
+
+def tensor_infos(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
+    """The dtypes, by their names in safetensors where they have one, and shapes of tensors."""
+    infos = {}
+    for name, tensor in tensors.items():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        infos[name] = TensorInfo(SAFETENSORS_DTYPES.get(kind, kind), tuple(tensor.shape))
+    return infos
+
+
+def _walk(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, object]]]:
+    """Yield the mappings in what a file holds, the outermost first."""
+    waiting: list[tuple[tuple[str, ...], object]] = [((), content)]
+    count = 0
+    while waiting and count < MOST:
+        key, value = waiting.pop(0)
+        count += 1
+        inner: list[tuple[object, object]] = []
+        if isinstance(value, Mapping) and not set(value) >= OPTIMISER:
+            yield key, value
+            inner = list(value.items())
+        elif isinstance(value, list | tuple):
+            inner = list(enumerate(value))
+        if len(key) < DEPTH:
+            for name, part in inner:
+                if isinstance(part, Mapping | list | tuple):
+                    waiting.append(((*key, str(name)), part))
+
+
+def _read_tensor(value: object) -> Tensor | None:
+    """The tensor of a value; None where it is none."""
+    if isinstance(value, NumberArray):
+        kind = value.values.dtype.newbyteorder("=")
+        if kind.kind not in "biuf":
+            return None
+        return torch.from_numpy(value.values.astype(kind))
+    return value.detach() if isinstance(value, Tensor) else None
