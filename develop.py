@@ -30,7 +30,8 @@ JOBS = {
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
-        ["pytest"],
+        # The files of tests are shared out among processes, one for each core.
+        ["pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup"],
     ],
 }
 
@@ -47,7 +48,7 @@ def main() -> int:
     if not SCRIPTS.exists():
         venv.create(ENVIRONMENT, with_pip=True)
     package = ".[test]" if job == "test" else "."
-    environment = {**os.environ, **(browser() if job == "test" else {})}
+    environment = {**os.environ, **(tools() if job == "test" else {})}
     commands = [
         ["python", "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", package],
         *JOBS[job],
@@ -60,6 +61,11 @@ def main() -> int:
         if code:
             return code
     return 0
+
+
+def tools() -> dict[str, str]:
+    """The variables that the tests take: the browser, and one thread for each process of theirs."""
+    return {"OMP_NUM_THREADS": "1", **browser()}
 
 
 def browser() -> dict[str, str]:

@@ -24,6 +24,17 @@ GOLDEN = TESTS / "golden"
 INVALID = TESTS / "invalid"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put slow tests last, and keep each file in one process, where processes share the tests.
+
+    The fixtures of a file are then made once, as in a single process.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def golden() -> dict[str, dict[str, Tensor]]:
     """The golden tensors by the name of their file."""

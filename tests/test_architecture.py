@@ -25,10 +25,8 @@ DEFERRED = {
     # `validate` of a spec without polygons, and without latents in numbers or files, has no arrays.
     "compiler/editspec_compiler/modalities/image/latents.py": {"numpy", "safetensors"},
     "compiler/editspec_compiler/modalities/image/masks.py": {"numpy"},
-    # Only weights from elsewhere need them; one of them is optional.
-    "runtime/editspec_runtime/io/downloads.py": {"filelock", "huggingface_hub", "urllib"},
-    # Only the bench needs it, and it is optional.
-    "editspec/worlds/skyline/bench/propagation.py": {"cv2"},
+    # Only weights from elsewhere need them.
+    "runtime/editspec_runtime/io/downloads.py": {"filelock", "urllib"},
 }
 """Packages of others that functions outside of the command line import, and why."""
 

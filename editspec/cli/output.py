@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import typer
 
-from editspec.engine.failures import error_dict, error_text
-from editspec.engine.result import FAILED, INTERRUPTED, WRONG_USE, CommandResult
+from editspec.engine.failures import error_code, error_dict, error_text
+from editspec.engine.result import INTERRUPTED, CommandResult
 from editspec.views.text import visible_lines
 from editspec_compiler.problems import SpecError, visible
 from editspec_runtime.core.progress import ProgressCallback
@@ -23,7 +23,6 @@ from editspec_runtime.errors import (
     EditError,
     FileError,
     OutOfMemory,
-    UsageError,
     is_out_of_memory,
 )
 
@@ -104,8 +103,7 @@ def report_errors(as_json: bool, debug: bool) -> Iterator[None]:
         if debug:
             raise
         text, content = _describe(error)
-        wrong_use = isinstance(error, (SpecError, UsageError))
-        fail(text, {"error": content}, as_json, WRONG_USE if wrong_use else FAILED)
+        fail(text, {"error": content}, as_json, error_code(error))
 
 
 def _describe(error: Exception) -> tuple[str, dict[str, Any]]:

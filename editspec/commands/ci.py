@@ -14,6 +14,7 @@ from editspec.commands.apply import apply
 from editspec.commands.build import BuildResult, build_session
 from editspec.commands.check import CheckResult, check_session
 from editspec.engine.checks import CheckRow
+from editspec.engine.failures import error_code
 from editspec.engine.folder import BuildFolder, patch_names
 from editspec.engine.lock import Step, input_changes, lock_path, read_lock
 from editspec.engine.opening import fetch_weights
@@ -326,7 +327,7 @@ def _for_each(
         try:
             done = work(run)
         except (SpecError, EditError) as error:
-            status = WRONG if isinstance(error, SpecError) else FAILED_STATUS
+            status = WRONG if error_code(error) == WRONG_USE else FAILED_STATUS
             done = CiSpec(path, status, error=str(error))
             run.lines += markdown_block(str(error))
         found.append(replace(done, lines=tuple(run.lines)))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from editspec.engine.failures import error_dict, error_text
+from editspec.engine.failures import error_code, error_dict, error_text
 from editspec.engine.lock import input_changes, lock_path, read_lock
-from editspec.engine.result import DONE, FAILED, WRONG_USE, CommandResult, count_of
+from editspec.engine.result import DONE, CommandResult, count_of
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_runtime.errors import EditError
 
@@ -88,8 +88,7 @@ class ValidateResult(CommandResult):
         """The exit code: that of a wrong spec comes before that of any other error."""
         if self.valid:
             return DONE
-        wrong = any(isinstance(error, SpecError) for error in self.errors)
-        return WRONG_USE if wrong else FAILED
+        return max(error_code(error) for error in self.errors)
 
     def to_dict(self) -> dict[str, Any]:
         """The values of the only file, or a list of several files."""

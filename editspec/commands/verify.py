@@ -28,6 +28,7 @@ from editspec_runtime.errors import PatchError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.io.cache import Cache
+from editspec_runtime.io.extra_registry import load_extra
 from editspec_runtime.io.weights import Weights
 from editspec_runtime.maths.metric import norm, principal_cosines, unfold
 from editspec_runtime.patches.patch import Patch, require_chain, stack_results
@@ -202,11 +203,15 @@ def verify(
     ------
     FileError, PatchError, WeightsError
         A file is missing or damaged, or files do not belong together.
+    UsageError
+        A public key is given, and the packages of the extra ``signing`` are not installed.
     SignatureError
         The folder is not signed, or with other files, or by another key.
     SpecError
         The spec is wrong.
     """
+    if public_key is not None:
+        load_extra("signing")
     files = list_patch_files(patches)
     if public_key is not None:
         require_signed(files, Path(public_key))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from editspec.engine.built import BuiltEdit
-from editspec.engine.extra_registry import load_extra
 from editspec.engine.folder import STATEMENT
 from editspec.engine.lock import edit_files
 from editspec.engine.session import BuildSession
@@ -19,6 +18,7 @@ from editspec_runtime import __version__
 from editspec_runtime.errors import SignatureError, UsageError
 from editspec_runtime.io.builtins import BUILTINS
 from editspec_runtime.io.downloads import is_remote
+from editspec_runtime.io.extra_registry import load_extra
 from editspec_runtime.io.files import file_digest, require_file, write
 from editspec_runtime.io.shards import is_sharded, read_stored
 from editspec_runtime.patches.patch import layer_metadata

@@ -4,6 +4,7 @@ Copy, Paste and Context are the gestures of section 4 of the paper (Bau et al. 2
 the spec is the state: every gesture on the page changes it, and everything that the page shows is
 read from it. The modules, from the text up to the wire:
 
+    parsed        documents of texts, each parsed once
     yaml_blocks   a YAML spec as one block of lines for each edit
     spec_editor   changes of the text that keep its comments and its order
     sandbox       limits of a text that comes from a browser
@@ -28,7 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from editspec.engine.extra_registry import load_extra
+from editspec_runtime.io.extra_registry import load_extra
 
 
 def studio(

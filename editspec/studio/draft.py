@@ -11,17 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
 from editspec.modalities.image.pictures import encode_png
 from editspec.studio.draft_store import StoredDraft
+from editspec.studio.parsed import OFF, parse_once, show_all_edits
 from editspec.studio.sandbox import Sandbox
 from editspec.studio.spec_editor import replace_masks
-from editspec.studio.yaml_blocks import is_switched_off, show_all_edits
 from editspec_compiler import LoadedSpec, Problem, SpecError
 from editspec_compiler.document import MAX_BYTES, Document, parse, read_document
 from editspec_compiler.modalities.image.mask_pixels import MaskError
@@ -170,11 +170,12 @@ class Draft:
         if len(given) > MAX_BYTES:
             return
         for each in {given, show_all_edits(given)}:
-            _parse_once(each, self.file)
+            with suppress(SpecError):
+                parse_once(each, self.file)
 
     def document(self) -> Document:
         """Parse the text with all its edits, on and off. Raises `SpecError`."""
-        return _parse(show_all_edits(self.text), self.file)
+        return parse_once(show_all_edits(self.text), self.file)
 
     def document_in_sandbox(self) -> Document:
         """Parse the text. Raises `SpecError` where it leaves the sandbox, too."""
@@ -228,18 +229,25 @@ class Draft:
             raise Missing(f"Edit {number} has no {role} with a mask here.")
         return place
 
-    def is_off(self, number: int) -> bool:
-        """Tell whether edit `number` of all is switched off."""
-        line, _ = self.document().positions[("edits", number)]
-        return is_switched_off(self.text, line)
+    def switched_off(self) -> list[bool]:
+        """Tell for every edit of the text whether it is switched off."""
+        lines, positions = self.text.split("\n"), self.document().positions
+        found = []
+        for number in range(len(self.edits())):
+            line, _ = positions["edits", number]
+            found.append(lines[line - 1].startswith(OFF))
+        return found
 
     def active_names(self, stop: int | None = None) -> list[str]:
         """List the names of the edits that are on, of those before `stop`."""
-        return [
-            str(edit.get("name"))
-            for number, edit in enumerate(self.edits()[:stop])
-            if isinstance(edit, dict) and not self.is_off(number)
-        ]
+        edits = self.edits()[:stop]
+        if not edits:
+            return []
+        names = []
+        for edit, off in zip(edits, self.switched_off(), strict=False):
+            if isinstance(edit, dict) and not off:
+                names.append(str(edit.get("name")))
+        return names
 
     def has_active_edits(self) -> bool:
         """Tell whether an edit is on, right or wrong, so that there is a build to do."""
@@ -277,7 +285,7 @@ class Draft:
 
         Raises `SpecError` and `EditError`.
         """
-        document = _parse(self.text, self.file)
+        document = parse_once(self.text, self.file)
         # Before the document is loaded: loading opens the files that it names.
         if outside := self.sandbox.problems(document):
             problems = [*outside, *document.problems, *check(document)[1]]
@@ -334,19 +342,22 @@ class Draft:
         self.change(replace_masks(self.text, self.file, names))
 
     def save(self, *, overwrite: bool) -> None:
-        """Make the text the spec.
+        """Make the text the spec. The caller has looked for its mistakes.
 
         Raises `Conflict` where another program has changed the file and it is not to be
-        overwritten, and `SpecError` and `EditError` where the text is wrong.
+        overwritten.
         """
-        self.name_masks()
-        self.load()
         if self.is_changed_outside and not overwrite:
             raise Conflict(f"{self.file} was changed outside of the studio since it was opened.")
         write(self.path, self.text.encode())
         self.saved = _sha256(self.text)
         self._remove_unused_masks()
         self.store()
+
+    def snapshot(self) -> Draft:
+        """Copy the draft as it is now, to look at it without the lock."""
+        past, future, masks = list(self.past), list(self.future), set(self.masks)
+        return replace(self, past=past, future=future, masks=masks, lock=RLock())
 
     def store(self) -> None:
         """Write the draft into its folder beside the spec."""
@@ -405,23 +416,6 @@ def propose_rule(architecture: ImageArchitecture) -> tuple[str, str]:
     layers = list(architecture.layers.values())
     layer = layers[len(layers) * 3 // 5]
     return layer.name, suggest_method(linear=layer.linear).name
-
-
-def _parse(text: str, file: str) -> Document:
-    """Parse a text, or return its document from a cache. Raises `SpecError`."""
-    found = _parse_once(text, file)
-    if isinstance(found, SpecError):
-        raise found
-    return found
-
-
-@lru_cache(maxsize=6)
-def _parse_once(text: str, file: str) -> Document | SpecError:
-    """Parse a text, or return its error; one request asks for the same several times."""
-    try:
-        return parse(text, file)
-    except SpecError as error:
-        return error
 
 
 def _texts(document: Document) -> Iterator[tuple[SpecPath, str]]:

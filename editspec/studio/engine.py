@@ -25,7 +25,6 @@ from editspec.studio.base import Base, ModelSettings, RecentGenerators
 from editspec.studio.draft import Draft
 from editspec.studio.jobs import Jobs, Work
 from editspec_compiler import LoadedSpec, SpecError
-from editspec_compiler.document import Document
 from editspec_compiler.modalities.image.context import find_context_keys
 from editspec_compiler.modalities.image.expected import expected_outputs
 from editspec_compiler.modalities.image.inputs import spec_latent
@@ -95,22 +94,31 @@ class Engine:
         The text may be unreadable, or name a model that is not there. Raises `SpecError` and
         `EditError` where no model was opened before.
         """
+        draft, base = self.draft.snapshot(), self._base
+        if base is not None and draft.text == self._base_text:
+            return base
+        # Without the lock, as a large text takes long.
+        settings = _read_settings(draft)
         with self._opening:
-            text = self.draft.text
-            if self._base is None or text != self._base_text:
-                try:
-                    self._base = self._open_base(self.draft.document())
-                except (SpecError, EditError):
-                    # The draft of an earlier server may be unreadable; the opened spec is not.
-                    self._base = self._base or self._open_base(self.draft.sandbox.opened)
-                self._base_text = text
+            # Where the text has changed meanwhile, its own request opens its model.
+            if self._base is None or draft.text == self.draft.text:
+                self._base = self._open_named(settings)
+                self._base_text = draft.text
             return self._base
 
-    def _open_base(self, document: Document) -> Base:
-        """Open the model that a document names, where it is another one than now."""
-        if outside := self.draft.sandbox.problems(document):
-            raise SpecError(document.file, outside, document.text)
-        settings = ModelSettings.read(document)
+    def _open_named(self, settings: ModelSettings | None) -> Base:
+        """Open the model of the text, or else keep the one before it."""
+        if settings is not None:
+            try:
+                return self._open_base(settings)
+            except (SpecError, EditError):
+                if self._base is not None:
+                    return self._base
+        # The draft of an earlier server may be unreadable; the opened spec is not.
+        return self._base or self._open_base(ModelSettings.read(self.draft.sandbox.opened))
+
+    def _open_base(self, settings: ModelSettings) -> Base:
+        """Open a model, where it is another one than now."""
         if self._base is not None and self._base.key == settings.digest():
             return self._base
         folder = self.draft.path.parent
@@ -125,7 +133,9 @@ class Engine:
 
         The answer is None where the generator is no longer there.
         """
-        base, outcome = self.base(), self.outcome
+        # A page names generators of a state that it was given, which has opened the model: a large
+        # text that came since need not be read for that.
+        base, outcome = self._base or self.base(), self.outcome
         if name == base.name:
             generator = base.generator
         elif outcome is not None and name == outcome.after:
@@ -216,9 +226,11 @@ class Engine:
         The code and the cache are those of the command line.
         """
         draft = self.draft
-        draft.name_masks()
-        base, text = self.base(), draft.text
-        loaded = draft.load() if draft.has_active_edits() else None
+        with draft.lock:
+            draft.name_masks()
+            named = draft.snapshot()
+        base, text = self.base(), named.text
+        loaded = named.load() if named.has_active_edits() else None
 
         def work(progress: ProgressCallback) -> None:
             built: list[BuiltEdit] = []
@@ -364,6 +376,14 @@ def _encode_grey(light: Tensor) -> bytes:
     """Encode a map [height, width] in 0..1 as a grey PNG."""
     levels = (light * 255).round().to(torch.uint8).cpu()
     return png_bytes(Image.fromarray(levels.numpy()))
+
+
+def _read_settings(draft: Draft) -> ModelSettings | None:
+    """Read the settings that a text gives its model; None where it is wrong in them."""
+    try:
+        return ModelSettings.read(draft.document_in_sandbox())
+    except (SpecError, EditError):
+        return None
 
 
 def _name_result(base: Base, built: Sequence[BuiltEdit]) -> str:

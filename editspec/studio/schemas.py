@@ -12,7 +12,7 @@ from editspec.engine.plan import predicted_collateral
 from editspec.modalities.image.explore import SimilarPlace
 from editspec.studio.base import Base
 from editspec.studio.draft import Draft
-from editspec.studio.engine import Engine
+from editspec.studio.engine import Engine, Outcome
 from editspec.studio.jobs import Jobs
 from editspec_compiler import Problem
 from editspec_compiler.modalities.image.schema import BoxMask, Mask
@@ -239,11 +239,13 @@ class State(BaseModel):
     failure: Failure | None
 
 
-def state_of(draft: Draft, engine: Engine, jobs: Jobs) -> State:
-    """Describe all that the page shows now."""
+def state_of(draft: Draft, engine: Engine, outcome: Outcome | None, jobs: Jobs) -> State:
+    """Describe all that the page shows of a draft and of the `outcome` of its last build."""
     base = engine.base()
     found = {name: list(map(_describe_match, each)) for name, each in engine.found.items()}
-    edits = [_describe_edit(draft, number, edit) for number, edit in enumerate(draft.edits())]
+    given = draft.edits()
+    off = draft.switched_off() if given else []
+    edits = [_describe_edit(draft, n, edit, off[n]) for n, edit in enumerate(given)]
     # Read once: the thread of the work sets it to None at its end.
     job = jobs.job
     job_state = job.as_json() if job is not None else None
@@ -261,7 +263,7 @@ def state_of(draft: Draft, engine: Engine, jobs: Jobs) -> State:
         collateral_weight=list(map(_round, CURVE)),
         can_undo=bool(draft.past),
         can_redo=bool(draft.future),
-        results=_describe_results(draft, engine),
+        results=_describe_results(draft, engine, outcome),
         found=found,
         job=job_state,
         failure=failure,
@@ -329,7 +331,7 @@ def _describe_match(place: SimilarPlace) -> Match:
     return Match(latent=place.latent, score=place.score, box=list(place.box))
 
 
-def _describe_edit(draft: Draft, number: int, given: Any) -> EditState:
+def _describe_edit(draft: Draft, number: int, given: Any, off: bool) -> EditState:
     """Describe an edit as far as the text gives it."""
     # The text is described while it is being typed, so that every part may be anything.
     edit = given if isinstance(given, dict) else {}
@@ -345,7 +347,7 @@ def _describe_edit(draft: Draft, number: int, given: Any) -> EditState:
         layer=str(edit.get("layer", "")),
         rank=edit["rank"] if has_rank else 1,
         solver=settings,
-        off=draft.is_off(number),
+        off=off,
         line=line,
         source=_describe_place(edit.get("source")),
         target=_describe_place(edit.get("target")),
@@ -379,8 +381,7 @@ def _describe_place(given: Any) -> PlaceState | None:
     return PlaceState(latent=None, words=words, mask=mask_digest)
 
 
-def _describe_results(draft: Draft, engine: Engine) -> Results | None:
-    outcome = engine.outcome
+def _describe_results(draft: Draft, engine: Engine, outcome: Outcome | None) -> Results | None:
     if outcome is None:
         return None
     edits = [_describe_result(built, engine.find_curve(built)) for built in outcome.built]

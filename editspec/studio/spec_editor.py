@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from editspec.studio.parsed import parse_once, show_all_edits
 from editspec.studio.yaml_blocks import (
     Change,
     Item,
     SpecBlocks,
     put_field,
-    show_all_edits,
     to_flow,
 )
 from editspec_compiler.document import parse
@@ -34,7 +34,7 @@ def change_edit(text: str, file: str, number: int, change: Change) -> str:
     """Return the text with `change` made to edit `number`."""
     if _is_json(file):
         return _change_json(text, file, lambda edits: change(edits[number]))
-    blocks = SpecBlocks.read(text)
+    blocks = SpecBlocks.read(text, file)
     return blocks.replace_block(number, blocks.edits[number].change(change)).to_text()
 
 
@@ -42,21 +42,21 @@ def add_edit(text: str, file: str, item: dict[str, Any]) -> str:
     """Return the text with one more edit at the end."""
     if _is_json(file):
         return _change_json(text, file, lambda edits: edits.append(item))
-    return SpecBlocks.read(text).append(item).to_text()
+    return SpecBlocks.read(text, file).append(item).to_text()
 
 
 def remove_edit(text: str, file: str, number: int) -> str:
     """Return the text without edit `number`."""
     if _is_json(file):
         return _change_json(text, file, lambda edits: edits.pop(number))
-    return SpecBlocks.read(text).remove(number).to_text()
+    return SpecBlocks.read(text, file).remove(number).to_text()
 
 
 def move_edit(text: str, file: str, number: int, to: int) -> str:
     """Return the text with edit `number` at place `to`."""
     if _is_json(file):
         return _change_json(text, file, lambda edits: edits.insert(to, edits.pop(number)))
-    return SpecBlocks.read(text).move(number, to).to_text()
+    return SpecBlocks.read(text, file).move(number, to).to_text()
 
 
 def switch_edit(text: str, file: str, number: int, *, off: bool) -> str:
@@ -66,7 +66,7 @@ def switch_edit(text: str, file: str, number: int, *, off: bool) -> str:
             "An edit of a JSON spec cannot be switched off: JSON has no comments.",
             "Use a YAML spec.",
         )
-    blocks = SpecBlocks.read(text)
+    blocks = SpecBlocks.read(text, file)
     return blocks.replace_block(number, replace(blocks.edits[number], off=off)).to_text()
 
 
@@ -76,7 +76,7 @@ def put_fields(text: str, file: str, number: int, fields: Mapping[str, Any]) -> 
     Keys that are there are rewritten in place, as everywhere in editspec. `change_edit` writes new
     keys, and values that others share by an alias.
     """
-    edit = parse(show_all_edits(text), file).data["edits"][number]
+    edit = parse_once(show_all_edits(text), file).data["edits"][number]
     new = {key: value for key, value in fields.items() if key not in edit}
     known = [Put(("edits", 0, key), value) for key, value in fields.items() if key in edit]
     try:
@@ -143,7 +143,7 @@ def _rewrite_edit(text: str, file: str, number: int, puts: Sequence[Put]) -> str
         numbered = [replace(put, path=_renumber(put.path, number)) for put in puts]
         return rewrite(text, file, numbered)
     # The block alone: an edit that is off stands as comments in the text.
-    blocks = SpecBlocks.read(text)
+    blocks = SpecBlocks.read(text, file)
     block = blocks.edits[number]
     alone = rewrite("\n".join(["edits:", *block.lines, ""]), file, puts)
     lines = tuple(alone.split("\n")[1:-1])

@@ -19,11 +19,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
-from editspec_compiler.document import Document, parse
+from editspec.studio.parsed import OFF, parse_once, show_all_edits
+from editspec_compiler.document import Document
 from editspec_runtime.errors import UsageError
-
-OFF = "# off: "
-"""The beginning of each line of an edit that is switched off."""
 
 ORDER = (
     "name",
@@ -98,13 +96,13 @@ class SpecBlocks:
     tail: tuple[str, ...]
 
     @staticmethod
-    def read(text: str) -> SpecBlocks:
+    def read(text: str, file: str) -> SpecBlocks:
         """Split a text into blocks.
 
         Raises `SpecError`, and `UsageError` where the text cannot be split.
         """
         whole = show_all_edits(text)
-        document = parse(whole)
+        document = parse_once(whole, file)
         # Line numbers of the parser and of `split` would differ.
         if ODD_BREAKS & set(whole):
             raise UsageError(
@@ -121,7 +119,7 @@ class SpecBlocks:
             return SpecBlocks(head, (), tuple(raw[key + 1 :]))
         starts = _find_starts(document, lines, len(edits))
         if starts is None:
-            return SpecBlocks.read(_to_block_style(text))
+            return SpecBlocks.read(_to_block_style(text), file)
         blocks, cursor = [], key + 1
         for start, stop in zip(starts, _find_stops(document, lines, key, starts), strict=True):
             # From `lines`, where an edit that is off has lost its marks.
@@ -155,19 +153,6 @@ class SpecBlocks:
         """Join the lines."""
         edits = [line for block in self.edits for line in block.to_lines()]
         return "\n".join([*self.head, *edits, *(self.tail or [""])])
-
-
-def show_all_edits(text: str) -> str:
-    """Return the text with all edits switched on.
-
-    No line changes its number, so that positions hold in both texts.
-    """
-    return re.sub(f"^{OFF}", "", text, flags=re.MULTILINE)
-
-
-def is_switched_off(text: str, line: int) -> bool:
-    """Tell whether the edit that begins in a line (from 1) is switched off."""
-    return text.split("\n")[line - 1].startswith(OFF)
 
 
 def put_field(item: Item, key: str, value: Any) -> None:

@@ -230,11 +230,6 @@ def test_what_cannot_be_signed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     loose = shutil.copy(PATCHES[0], "loose.safetensors")
     result = run("verify", loose, "--model", "tiny.safetensors", "--public-key", public)
     assert (result.exit_code, "of a build folder" in result.stderr) == (2, True)
-    monkeypatch.setitem(sys.modules, "model_signing", None)
-    for module in [name for name in sys.modules if name.startswith("model_signing.")]:
-        monkeypatch.delitem(sys.modules, module)
-    result = run("sign", "out", "--key", private)
-    assert (result.exit_code, "pip install 'editspec[signing]'" in result.stderr) == (2, True)
 
 
 def test_the_package_verifies_it_by_itself() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from editspec.worlds.skyline.bench.run import bench_paper
 from editspec_compiler import SpecError, load
 from editspec_compiler.modalities.image import masks
 from editspec_compiler.modalities.image.mask_areas import mask_area
 from editspec_compiler.modalities.image.schema import BoxMask, PolygonMask, UnionMask
 from editspec_compiler.problems import SHOWN
-from editspec_runtime.errors import UsageError
 from editspec_runtime.families.torch_module.network import TorchModule
 from editspec_runtime.families.torch_module.source import Source
 
@@ -99,16 +96,6 @@ def test_a_polygon_is_drawn_where_it_is() -> None:
         polygon = mask_area(PolygonMask(polygon=corners), Path(), 64, 64, legacy=False)
         box = BoxMask(box=[left, top, right, bottom])
         assert (polygon == mask_area(box, Path(), 64, 64, legacy=False)).all()
-
-
-def test_bench_without_its_extra_ends_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UsageError) as caught:
-        bench_paper(tmp_path / "out")
-    assert caught.value.hint == "pip install 'editspec[bench]'"
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

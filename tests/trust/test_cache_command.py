@@ -62,12 +62,13 @@ def test_pruning_removes_what_is_old_and_large(root: Path) -> None:
 
 def test_what_a_running_command_uses_is_never_pruned(root: Path) -> None:
     code = (
-        "import time; from editspec_runtime.io.cache import default_cache\n"
+        "import sys; from editspec_runtime.io.cache import default_cache\n"
         "cache = default_cache()\n"
         f"cache.mark_use(cache.path('statistics', '{'a' * 64}'))\n"
-        "print('marked', flush=True); time.sleep(20)"
+        "print('marked', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
         assert process.stdout is not None
         process.stdout.readline()
         old = root / "statistics" / ("a" * 64 + ".safetensors")

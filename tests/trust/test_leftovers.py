@@ -54,13 +54,13 @@ def test_an_interrupted_build_lists_only_what_is_there(
 def leave_part(path: Path) -> None:
     """Begin to write a file in a process, and kill it with signal 9."""
     code = (
-        "import sys, time; from pathlib import Path\n"
+        "import sys; from pathlib import Path\n"
         "from editspec_runtime.io.files import open_output\n"
         "with open_output(Path(sys.argv[1])) as file:\n"
-        "    file.write(b'half'); file.flush(); print('begun', flush=True); time.sleep(60)"
+        "    file.write(b'half'); file.flush(); print('begun', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.kill()

@@ -43,7 +43,7 @@ def change_edit(studio: CurrentStudio, number: Number, body: EditChange) -> Stat
         count = len(draft.edits())
         draft.edit(number)
         # Asked before the text changes: a rewritten block may have other lines.
-        was_off = draft.is_off(number)
+        was_off = draft.switched_off()[number]
         if fields:
             text = spec_editor.put_fields(text, draft.file, number, fields)
         if body.off is not None and body.off != was_off:

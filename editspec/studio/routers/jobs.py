@@ -27,7 +27,11 @@ def search(studio: CurrentStudio, number: Number) -> State:
 @router.post("/execute", status_code=202)
 def execute(studio: CurrentStudio, body: OnRevision) -> State:
     """Begin to build the edits that are on, and to apply them."""
-    return studio.act(body.revision, studio.engine.execute)
+    studio.draft.prepare()
+    with studio.draft.lock:
+        studio.draft.require(body.revision)
+    studio.engine.execute()
+    return studio.tell_change()
 
 
 @router.post("/results/{number}/curve", status_code=202)
@@ -47,9 +51,6 @@ def cancel(studio: CurrentStudio) -> State:
 @router.post("/export", status_code=202)
 def export(studio: CurrentStudio, body: SaveRequest) -> State:
     """Save, and begin to write the patches into build/NAME, as editspec build does."""
-
-    def action() -> None:
-        studio.draft.save(overwrite=body.overwrite)
-        studio.engine.export()
-
-    return studio.act(body.revision, action)
+    studio.save(body.revision, overwrite=body.overwrite)
+    studio.engine.export()
+    return studio.tell_change()

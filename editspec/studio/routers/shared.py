@@ -35,18 +35,41 @@ class Studio:
 
     def state(self) -> State:
         """Describe all that the page shows now."""
-        self.draft.prepare()
+        # Only the copy is made under the lock: to look at a large text takes long.
         with self.draft.lock:
-            return state_of(self.draft, self.engine, self.jobs)
+            draft, outcome = self.draft.snapshot(), self.engine.outcome
+        return state_of(draft, self.engine, outcome, self.jobs)
 
     def act(self, revision: int, action: Callable[[], None]) -> State:
         """Do something on a revision, tell all pages, and describe the new state.
 
         Raises `Conflict` where the spec is at another revision.
         """
+        # A large text is parsed before anybody has to wait for it.
+        self.draft.prepare()
         with self.draft.lock:
             self.draft.require(revision)
             action()
+        return self.tell_change()
+
+    def save(self, revision: int, *, overwrite: bool) -> None:
+        """Write the spec into its file, with its masks as files.
+
+        Raises `Conflict` as `act` does, or where another program has changed the file and it is not
+        to be overwritten; `SpecError` and `EditError` where the text is wrong.
+        """
+        self.draft.prepare()
+        with self.draft.lock:
+            self.draft.require(revision)
+            self.draft.name_masks()
+            named = self.draft.snapshot()
+        named.load()
+        with self.draft.lock:
+            self.draft.require(named.revision)
+            self.draft.save(overwrite=overwrite)
+
+    def tell_change(self) -> State:
+        """Tell all pages that the spec has changed, and describe the new state."""
         self.jobs.tell({"event": "changed", "revision": self.draft.revision})
         return self.state()
 

@@ -42,4 +42,5 @@ def redo(studio: CurrentStudio, body: OnRevision) -> State:
 @router.post("/save")
 def save(studio: CurrentStudio, body: SaveRequest) -> State:
     """Write the spec, with its masks as files."""
-    return studio.act(body.revision, lambda: studio.draft.save(overwrite=body.overwrite))
+    studio.save(body.revision, overwrite=body.overwrite)
+    return studio.tell_change()

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.cache import Cache, hash_once, identify_file
+from editspec_runtime.io.extra_registry import load_extra
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -443,14 +444,9 @@ def _require_digest(source: Remote, arrived: Path) -> None:
 def _fetch_from_hub(source: Remote) -> Path:
     """Fetch a file of the hub by its own library and cache, under a name of its own."""
     repository, file, revision = _hub_parts(source.address)
+    hub = load_extra("hub")
     try:
-        import huggingface_hub
-    except ImportError as error:
-        raise FileError(
-            f"{source.address} needs the package huggingface_hub.", "pip install 'editspec[hub]'"
-        ) from error
-    try:
-        found = huggingface_hub.hf_hub_download(
+        found = hub.hf_hub_download(
             repository, file, revision=revision, cache_dir=source.cache.root / "hub"
         )
     except Exception as error:

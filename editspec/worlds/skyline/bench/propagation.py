@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editspec.modalities.image.pictures import to_image
+from editspec_runtime.io.extra_registry import load_extra
 from editspec_runtime.modalities.image.generator import Generator
 
 COARSE_TO_FINE = (16, 32)
@@ -197,7 +198,7 @@ def _blend_laplace(image: Tensor, pasted: Tensor, area: Tensor) -> Tensor:
     `area` is [size, size] in 0..1.
     """
     # OpenCV comes with the extra `bench` alone, and only this row of the tables needs it.
-    import cv2
+    cv2 = load_extra("bench")
 
     # The solver needs a border of the image around what it fills in.
     inside = F.pad(area[1:-1, 1:-1], (1, 1, 1, 1)) > 0.5

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from editspec.engine.built import BuiltEdit
-from editspec.engine.extra_registry import load_extra
 from editspec.engine.resources import Resources
 from editspec.engine.session import solve as solve_
 from editspec.modalities.image.pictures import png_bytes
@@ -69,6 +68,7 @@ from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest, tensors_digest
+from editspec_runtime.io.extra_registry import load_extra
 from editspec_runtime.io.files import write
 from editspec_runtime.maths.environment import environment
 from editspec_runtime.methods.registry import method_of

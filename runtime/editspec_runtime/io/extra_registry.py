@@ -1,4 +1,7 @@
-"""The registry of extras, whose packages are installed only where asked for."""
+"""The registry of extras, whose packages are installed only where asked for.
+
+A command loads the extra that it needs before its work, and never imports the package elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ class Extra:
 
 EXTRAS = {
     "bench": Extra("cv2", "The bench of the paper"),
+    "hub": Extra("huggingface_hub", "An address of the Hugging Face hub"),
     "signing": Extra("model_signing", "A signature"),
     "studio": Extra("editspec.studio", "The studio"),
 }
