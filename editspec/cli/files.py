@@ -97,12 +97,14 @@ def convert(
     weights: Annotated[
         str, typer.Argument(metavar="IN", help="A checkpoint: .pt, .pth, .pkl or .safetensors.")
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="Where the weights go.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT.safetensors", help="Where the weights go; or OUT.pt.")
+    ],
     family: Family = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write the model of a checkpoint as safetensors; names and digest stay."""
+    """Write the model of a checkpoint as safetensors or .pt; names and digest stay."""
     with run_command(as_json, debug) as progress:
         answer(editspec.convert(weights, out, family, progress=progress), as_json)
 

@@ -68,9 +68,15 @@ def apply(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", metavar="OUT", help="Where the weights go: a file; for shards, a folder."
+            "-o",
+            "--out",
+            metavar="OUT",
+            help="A file as BASE, or as its ending says (.safetensors, .pt); for shards, a folder.",
         ),
     ] = None,
+    only_generator: Annotated[
+        bool, typer.Option("--only-generator", help="Write the tensors of the generator alone.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write nothing; say what would change.")
     ] = False,
@@ -84,7 +90,9 @@ def apply(
     if (out is None) is not dry_run:
         raise typer.BadParameter("give -o OUT, or --dry-run and no OUT")
     with report_errors(as_json, debug):
-        result = editspec.apply(model, patches, out, dry_run=dry_run, scale=scale)
+        result = editspec.apply(
+            model, patches, out, only_generator=only_generator, dry_run=dry_run, scale=scale
+        )
         answer(result, as_json)
 
 

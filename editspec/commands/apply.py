@@ -17,13 +17,17 @@ from editspec.engine.stacks import (
     require_belonging,
     require_named,
 )
+from editspec.engine.weights_output import (
+    STREAMED,
+    WeightsOutput,
+    find_kind,
+    plan_edited,
+)
 from editspec_runtime.errors import UsageError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.selection import Held, choose_container
-from editspec_runtime.io.files import write
-from editspec_runtime.io.outputs import WEIGHTS, WEIGHTS_FOLDER, WEIGHTS_FORMAT
-from editspec_runtime.io.places import container_of
-from editspec_runtime.io.shards import is_sharded, read_stored
+from editspec_runtime.io.outputs import WEIGHTS_FORMAT
+from editspec_runtime.io.shards import read_stored
 from editspec_runtime.io.weights import Container
 from editspec_runtime.patches.patch import Patch, apply_stack
 from editspec_runtime.patches.streaming import Applied, apply_stored, digest_stored
@@ -76,13 +80,14 @@ def apply(
     patches: Sequence[Path | str],
     out: Path | str | None = None,
     *,
+    only_generator: bool = False,
     dry_run: bool = False,
     scale: float = 1.0,
 ) -> ApplyResult:
     """Apply a whole stack of patches to its base, and write the weights to `out`.
 
     Safetensors, in one file or in several with an index, are streamed, with a few MiB in memory at
-    a time.
+    a time. Whatever else is written is read again before it gets its name.
 
     Parameters
     ----------
@@ -91,7 +96,12 @@ def apply(
     patches
         The whole stack, in order.
     out
-        A file, or a folder where the base has several files. None: a dry run.
+        A file, or a folder where the base has several files. Its ending says the container:
+        ``.safetensors``, ``.pt`` (or ``.pth``, ``.tar``, ``.ckpt``, ``.bin``), or that of the base;
+        without an ending it is that of the base. In the base's own container all that the patches
+        do not change stays as it is. None: a dry run.
+    only_generator
+        Write the tensors of the generator alone, in safetensors by the names that its module has.
     dry_run
         Write nothing, and only say what would change.
     scale
@@ -99,6 +109,8 @@ def apply(
 
     Raises
     ------
+    UsageError
+        The ending of `out` asks for what cannot be written.
     PatchError
         A patch is damaged, or was solved on other weights.
     FileError
@@ -109,21 +121,23 @@ def apply(
     if dry_run and out is not None:
         raise UsageError("A dry run writes nothing.", "Leave out --dry-run or OUT.")
     base = locate_weights(str(model), Path())
+    output = None
+    if out is not None:
+        output = plan_edited(Path(out), base, only_generator)
+        output.require_free()
     stack = read_stack(patches)
-    place = Path(out) if out is not None else None
-    applied = _apply(base, stack, place, scale)
+    if find_kind(base) in STREAMED and (output is None or output.kind in STREAMED):
+        applied = _apply_streaming(base, stack, output, scale)
+    else:
+        applied = _apply_in_memory(base, stack, output, scale)
+    place = None if output is None else output.path
     return ApplyResult(place, applied.result, applied.base, scale, applied.changed)
 
 
-def _apply(path: Path, stack: Sequence[Patch], out: Path | None, scale: float) -> Applied:
-    if is_sharded(path):
-        if out is not None:
-            WEIGHTS_FOLDER.require_free(out)
-    else:
-        if out is not None:
-            WEIGHTS.require_free(out)
-        if container_of(path) != "safetensors":
-            return _apply_in_memory(path, stack, out, scale)
+def _apply_streaming(
+    path: Path, stack: Sequence[Patch], output: WeightsOutput | None, scale: float
+) -> Applied:
+    """Apply a stack to safetensors, part by part."""
     weights = read_stored(path)
 
     def accept(base: str, result: str) -> None:
@@ -140,11 +154,18 @@ def _apply(path: Path, stack: Sequence[Patch], out: Path | None, scale: float) -
         return digest_stored(weights, container)
 
     held = Held((), weights.tensors)
-    container = choose_container(path, [held], choose_by_stack(stack), digest_of)
+    choice = choose_by_stack(stack).in_file(weights.metadata)
+    container = choose_container(path, [held], choice, digest_of)
+    out = None
+    if output is not None:
+        out = output.path
+        weights, container = output.arrange(weights, container)
     return apply_stored(weights, stack, out, make_metadata, accept, scale, container)
 
 
-def _apply_in_memory(path: Path, stack: Sequence[Patch], out: Path | None, scale: float) -> Applied:
+def _apply_in_memory(
+    path: Path, stack: Sequence[Patch], output: WeightsOutput | None, scale: float
+) -> Applied:
     """Apply a stack to a container that can only be read whole."""
     checkpoint = read_weights(path, choose_by_stack(stack))
     base = checkpoint.digest()
@@ -152,11 +173,12 @@ def _apply_in_memory(path: Path, stack: Sequence[Patch], out: Path | None, scale
     weights = apply_stack(checkpoint, stack, scale)
     result = weights.digest()
     require_named(result, stack, scale)
-    if out is not None:
-        metadata = _weights_metadata(base, result, stack, scale)
-        write(out, weights.with_changes({}, metadata).to_bytes())
+    names = changed_parameters(stack)
+    if output is not None:
+        said = weights.with_changes({}, _weights_metadata(base, result, stack, scale))
+        output.write(said, {name: weights[name] for name in names})
     changed = {}
-    for name in changed_parameters(stack):
+    for name in names:
         before, after = checkpoint[name].double(), weights[name].double()
         changed[name] = float((after - before).norm() / before.norm())
     return Applied(base, result, changed)

@@ -1,4 +1,4 @@
-"""``editspec convert``: checkpoints of any container as safetensors."""
+"""``editspec convert``: checkpoints of any container as safetensors, or as plain ``.pt``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from editspec.engine.opening import find_architecture
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import CommandResult
+from editspec.engine.weights_output import STREAMED, find_kind, plan_converted
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.registry import FAMILIES
-from editspec_runtime.io.files import write
-from editspec_runtime.io.outputs import WEIGHTS, WEIGHTS_FORMAT
+from editspec_runtime.io.outputs import WEIGHTS_FORMAT
+from editspec_runtime.io.shards import read_stored
+from editspec_runtime.patches.streaming import apply_stored
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,26 @@ def convert(
     *,
     progress: ProgressCallback = no_progress,
 ) -> ConvertResult:
-    """Write the model of a checkpoint as safetensors.
+    """Write the model of a checkpoint as safetensors, or as a plain checkpoint of torch.
 
-    Names and digest stay as they are, so that patches fit both files. `family` is found by the
-    names of the tensors where it is not given.
+    Names, digest and what is said of the weights stay as they are, so that patches fit both files.
+
+    Parameters
+    ----------
+    weights
+        A checkpoint of any container.
+    out
+        A file whose ending says its container: ``.safetensors`` or none, or ``.pt`` (``.pth``,
+        ``.tar``, ``.ckpt``, ``.bin``), which holds tensors and mappings alone.
+    family
+        The family of the model. Default: found by the names of the tensors.
+    progress
+        A callback ``(task, done, total)`` that is called as weights are fetched.
 
     Raises
     ------
+    UsageError
+        The ending of `out` asks for what cannot be written.
     FileError
         The checkpoint is missing or damaged, or something that editspec did not write lies at
         `out`.
@@ -52,12 +67,12 @@ def convert(
     path = locate_weights(
         str(weights), Path(), progress=lambda done, total: progress("fetching", done, total)
     )
-    out = Path(out)
+    output = plan_converted(Path(out), path)
+    output.require_free()
     checkpoint = read_weights(path)
     # The layers of some families are only known to their own code; any weights fit those.
     if family is None or family not in FAMILIES or FAMILIES[family].read_architecture is not None:
         family = find_architecture(checkpoint, path, family).family
-    WEIGHTS.require_free(out)
     digest = checkpoint.digest()
     metadata = checkpoint.metadata or {
         "format": WEIGHTS_FORMAT,
@@ -66,5 +81,13 @@ def convert(
         "patches": [],
         "result": digest,
     }
-    write(out, checkpoint.with_changes({}, metadata).to_bytes())
-    return ConvertResult(out, family, len(checkpoint.tensors), digest)
+    if find_kind(path) in STREAMED and output.kind in STREAMED:
+        stored, container = output.arrange(read_stored(path), checkpoint.container)
+        apply_stored(stored, (), output.path, lambda *_: metadata, _accept, container=container)
+    else:
+        output.write(checkpoint.with_changes({}, metadata), {})
+    return ConvertResult(output.path, family, len(checkpoint.tensors), digest)
+
+
+def _accept(base: str, result: str) -> None:
+    """Take whatever weights were read already."""

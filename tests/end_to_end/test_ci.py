@@ -108,11 +108,14 @@ class Runner:
         Where the repository lies.
     server
         A folder that stands for github.com.
+    gh
+        A script that stands for the program gh; by default it may do nothing.
     """
 
     checkout: Path
     server: Path
     repository: str = "owner/models"
+    gh: str = "exit 1"
 
     def run(self, **inputs: str) -> Ran:
         action = yaml.safe_load(ACTION.read_text())
@@ -135,10 +138,10 @@ class Runner:
         return ran
 
     def _holds(self, condition: str, inputs: dict[str, str]) -> bool:
-        match = re.fullmatch(r"inputs\.([\w-]+) != '(.*)'", condition)
+        match = re.fullmatch(r"inputs\.([\w-]+) ([!=]=) '(.*)'", condition)
         assert match is not None, condition
-        name, wanted = match.groups()
-        return inputs[name] != wanted
+        name, how, wanted = match.groups()
+        return (inputs[name] == wanted) == (how == "==")
 
     def _filled(self, text: str, inputs: dict[str, str], ran: Ran) -> str:
         def value(found: re.Match[str]) -> str:
@@ -174,6 +177,9 @@ class Runner:
         editspec = runner / "bin" / "editspec"
         editspec.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m editspec "$@"\n')
         editspec.chmod(0o755)
+        gh = runner / "bin" / "gh"
+        gh.write_text(f"#!/bin/bash\n{self.gh}\n")
+        gh.chmod(0o755)
         for name in ("output", "summary"):
             (runner / name).write_text("")
         environment = {
@@ -184,6 +190,8 @@ class Runner:
             "GITHUB_STEP_SUMMARY": str(runner / "summary"),
             "GITHUB_SERVER_URL": f"file://{self.server}",
             "GITHUB_REPOSITORY": self.repository,
+            "GITHUB_SHA": git(self.checkout, "rev-parse", "HEAD"),
+            "GITHUB_WORKFLOW": "edits",
             "GITHUB_RUN_ID": "7",
         }
         environment |= {
@@ -449,6 +457,79 @@ def test_what_was_reviewed_is_applied(
         assert "Built now" in summary
         assert "`dark-windows-to-lit` (missing)" in summary
     assert run("ci", "apply", "edits/lit.yaml", "-o", "x", "--reviewed", "nowhere").exit_code == 2
+
+
+GH = """
+case "$1 $2" in
+"api repos/owner/models/commits/$GITHUB_SHA/pulls") [[ $GITHUB_SHA != {merge} ]] || echo {head} ;;
+"run list") [[ " $* " != *" --commit={head} "* ]] || echo 41 ;;
+"run download")
+    [[ "$3" == 41 && " $* " == *" --name=editspec "* ]] || exit 1
+    cp -r {artifact}/. "${{!#/--dir=/}}" ;;
+esac
+"""
+"""The part of gh that the action needs, of one pull request with one review."""
+
+
+def test_the_action_applies_what_its_review_built(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A review in one checkout, a merge, and `apply` in another with nothing in its cache."""
+    origin, main = runner.checkout, git(runner.checkout, "branch", "--show-current")
+    git(origin, "checkout", "-qb", "change")
+    spec = spec_of()
+    spec["edits"][0]["rank"] = 3
+    save(spec)
+    assert run("lock", "edits/lit.yaml").exit_code == 0
+    git(origin, "commit", "-qam", "Three directions")
+    head = git(origin, "rev-parse", "HEAD")
+    assert runner.run(specs="edits/lit.yaml", base=main).code == 0
+    name = "edits/lit.yaml/build/patches/01-dark-windows-to-lit.safetensors"
+    artifact = Path(shutil.copytree(origin / "editspec-out", tmp_path / "artifact"))
+    git(origin, "checkout", "-q", main)
+    git(origin, "merge", "-q", "--no-ff", "-m", "Merge", "change")
+    other = tmp_path / "other checkout"
+    git(tmp_path, "clone", "-q", str(origin), str(other))
+    merge = git(other, "rev-parse", "HEAD")
+    applied = Runner(other, runner.server)
+    applied.gh = GH.format(merge=merge, head=head, artifact=artifact)
+    monkeypatch.setenv("EDITSPEC_CACHE", str(tmp_path / "empty"))
+    ran = applied.run(specs="edits/lit.yaml", command="apply")
+    assert ran.code == 0, ran.log
+    assert "As reviewed, the patches that the lock names: `dark-windows-to-lit`" in ran.summary
+    assert "Built now" not in ran.summary
+    assert (other / "editspec-out" / name).read_bytes() == (artifact / name).read_bytes()
+    # A folder that the workflow has fetched itself.
+    monkeypatch.setenv("EDITSPEC_CACHE", str(tmp_path / "empty-again"))
+    applied.gh = "exit 1"
+    shutil.rmtree(other / "editspec-out")
+    ran = applied.run(specs="edits/lit.yaml", command="apply", reviewed=str(artifact))
+    assert "As reviewed" in ran.summary, ran.log
+    # Negative controls: no review is found, for one reason after the other.
+    for number, (gh, reason) in enumerate(
+        [
+            ("exit 1", "`pull-requests: read`"),
+            (GH.format(merge=merge, head="x", artifact=artifact), "the merge of no pull request"),
+            ("[[ $1 != run ]] || exit 1; echo " + head, "`actions: read`"),
+            ("[[ $1 == run ]] || echo " + head, "no review of the pull request has passed"),
+            (GH.format(merge=merge, head=head, artifact="/none"), "cannot be fetched"),
+        ]
+    ):
+        applied.gh = gh
+        shutil.rmtree(other / "editspec-out")
+        if number == 0:
+            monkeypatch.setenv("EDITSPEC_CACHE", str(tmp_path / "empty-once-more"))
+        ran = applied.run(specs="edits/lit.yaml", command="apply")
+        assert ran.code == 0, ran.log
+        assert "what was reviewed is not there: " in ran.log
+        assert reason in ran.log
+        # Later ones find in the cache what the first one built.
+        assert ("Built now" in ran.summary) == (number == 0)
+
+
+def test_another_command_than_review_and_apply_is_refused(runner: Runner) -> None:
+    ran = runner.run(specs="edits/lit.yaml", command="--help")
+    assert (ran.code, "the command is review or apply" in ran.log) == (2, True)
 
 
 def test_a_summary_that_is_too_long_is_cut_off(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from editspec_runtime.io.files import (
 )
 from editspec_runtime.io.places import weights_path
 from editspec_runtime.io.weights import Weights
+from editspec_runtime.io.weights_files import write_weights
 
 
 class Code:
@@ -174,7 +175,8 @@ def test_names_and_other_tensors_survive(tiny: dict[str, Tensor], tmp_path: Path
     }
     save_file(named | {"d.x": torch.arange(3)}, tmp_path / "a.safetensors")
     checkpoint = read_weights(tmp_path / "a.safetensors")
-    write(tmp_path / "b.safetensors", checkpoint.to_bytes())
+    with (tmp_path / "b.safetensors").open("wb") as file:
+        write_weights(file, checkpoint, "safetensors")
     again = read_tensors(tmp_path / "b.safetensors")
     assert set(again) == {*named, "d.x"}
     assert torch.equal(again["d.x"], torch.arange(3))

@@ -28,6 +28,7 @@ from editspec_runtime.families.open import make_model, read_weights
 from editspec_runtime.families.registry import read_architecture
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.io.headers import TensorInfo
+from editspec_runtime.io.weights_files import write_weights
 from editspec_runtime.modalities.image.fields import GeneratorFields
 from editspec_runtime.modalities.image.maps import Box
 
@@ -350,7 +351,8 @@ def test_a_checkpoint_keeps_nvidias_names(tmp_path: Path) -> None:
     assert shape.layers["layer2"].parameter == "synthesis.b4.conv1.weight"
     assert shape.layers["layer5"].parameter == "synthesis.b16.conv0.weight"
     assert shape.layers["layer8"].parameter == "synthesis.b32.conv1.weight"
-    (tmp_path / "same.safetensors").write_bytes(checkpoint.to_bytes())
+    with (tmp_path / "same.safetensors").open("wb") as file:
+        write_weights(file, checkpoint, "safetensors")
     assert read_weights(tmp_path / "same.safetensors").digest() == checkpoint.digest()
     assert set(load_file(tmp_path / "same.safetensors")) == set(checkpoint.tensors)
     other = read_weights(saved(generator(classes=3, clamp=255.0)))

@@ -26,11 +26,11 @@ from editspec_runtime.families.selection import STATE_DICT, Choice, Held, choose
 from editspec_runtime.io.archives import EXPANSION, SLACK
 from editspec_runtime.io.digests import SAFETENSORS_DTYPES
 from editspec_runtime.io.files import (
-    read_editspec_metadata,
-    read_header,
+    parse_editspec_metadata,
     read_tensors,
     require_printable,
 )
+from editspec_runtime.io.marks import read_metadata
 from editspec_runtime.io.pickles import read_pickle
 from editspec_runtime.io.places import SUFFIXES, container_of
 from editspec_runtime.io.shards import is_sharded, read_stored
@@ -146,7 +146,8 @@ def _read_sharded(path: Path, choice: Choice) -> Weights:
     named: dict[str, Tensor] = {}
     for file in found.files:
         named |= read_tensors(file.path)
-    return _take_model(path, named, dict(found.metadata), choice)
+    metadata = dict(found.metadata)
+    return _take_model(path, named, metadata, choice.in_file(metadata))
 
 
 def _read_file(path: Path, choice: Choice) -> Weights:
@@ -158,16 +159,24 @@ def _read_file(path: Path, choice: Choice) -> Weights:
     if path.suffix in readers and SUFFIXES.get(path.suffix) != "pickle":
         return Weights(import_part(readers[path.suffix])(path))
     kind = container_of(path)
+    said = read_metadata(path)
+    metadata = parse_editspec_metadata(said.pop("editspec", "{}"), path)
+    choice = choice.in_file(metadata)
     if kind == "torch":
-        return _read_nested(path, read_torch(path), choice)
-    if kind == "pickle":
-        content = read_pickle(path)
-        modules = find_modules(content)
-        if modules:
-            return read_generator(path, modules, choice)
-        return _read_nested(path, content, choice)
-    metadata = read_editspec_metadata(read_header(path), path)
-    return _take_model(path, read_tensors(path), metadata, choice)
+        weights = _read_nested(path, read_torch(path), choice)
+    elif kind == "pickle":
+        weights = _read_pickle(path, choice)
+    else:
+        weights = _take_model(path, read_tensors(path), {}, choice)
+    return Weights(weights.tensors, replace(weights.container, metadata=said), metadata)
+
+
+def _read_pickle(path: Path, choice: Choice) -> Weights:
+    content = read_pickle(path)
+    modules = find_modules(content)
+    if modules:
+        return read_generator(path, modules, choice)
+    return _read_nested(path, content, choice)
 
 
 def _take_model(

@@ -7,7 +7,7 @@ with a text before the names of its tensors. What a family expects tells which o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,15 @@ class Choice:
     prefix: str | None = None
     fits: Fit | None = None
     digest: str | None = None
+
+    def in_file(self, metadata: Mapping[str, object]) -> Choice:
+        """The choice in a file of which editspec says `metadata`.
+
+        In a file that it edited, the edited model is meant, even where another is like the base.
+        """
+        if not metadata.get("patches"):
+            return self
+        return replace(self, digest=str(metadata.get("result")))
 
 
 Candidate = tuple[Held, Container]

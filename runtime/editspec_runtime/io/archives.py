@@ -12,7 +12,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,7 +43,10 @@ class _Unsound(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """Where the bytes of an entry lie, how they are packed, and how many there are."""
+    """Where the bytes of an entry lie, how they are packed, and how many there are.
+
+    `extra` are the fields that the directory has about it.
+    """
 
     name: str
     method: int
@@ -51,6 +54,7 @@ class Entry:
     packed: int
     size: int
     begin: int
+    extra: bytes = b""
 
 
 class Archive(Mapping[str, bytes]):
@@ -148,7 +152,7 @@ def _read_entries(file: BinaryIO, size: int) -> list[Entry]:
         if offset - expected not in slack:
             raise _Unsound("there is data before or between its entries")
         data = _require_local_header(file, offset, flags, entry)
-        found.append(Entry(entry.name, entry.method, entry.crc, entry.packed, entry.size, data))
+        found.append(replace(entry, begin=data))
         expected = data + entry.packed
         slack = DESCRIPTOR_SIZES if flags & DESCRIPTOR else NOTHING
     if begin - expected not in slack:
@@ -219,7 +223,7 @@ def _read_directory_entry(data: bytes, at: int) -> tuple[Entry, int, int, int]:
     if method == STORED and size != packed:
         raise _Unsound("an entry has two sizes")
     name = raw.decode("ascii")
-    return Entry(name, method, crc, packed, size, -1), flags, offset, following
+    return Entry(name, method, crc, packed, size, -1, extra), flags, offset, following
 
 
 def _widen(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:

@@ -181,8 +181,13 @@ def read_editspec_metadata(header: Header, path: Path) -> dict[str, object]:
 
     Raises `FileError` where the metadata are damaged.
     """
+    return parse_editspec_metadata(header.metadata.get("editspec", "{}"), path)
+
+
+def parse_editspec_metadata(text: str, path: Path) -> dict[str, object]:
+    """Read the text of our own metadata in a file. Raises `FileError` for damage."""
     try:
-        metadata = parse_json(header.metadata.get("editspec", "{}"))
+        metadata = parse_json(text)
     except JsonError as error:
         raise FileError(
             f"{path} is damaged: its metadata is not JSON.", "Copy or build it again."

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from editspec_runtime.errors import EditError, FileError
-from editspec_runtime.io.files import begins_with, read_editspec_metadata, read_header
+from editspec_runtime.io.files import (
+    begins_with,
+    parse_editspec_metadata,
+    read_editspec_metadata,
+    read_header,
+)
+from editspec_runtime.io.marks import read_metadata
 from editspec_runtime.io.shards import read_stored
 
 PATCH_FORMAT = "editspec.patch"
@@ -100,8 +106,13 @@ def _is_weights_folder(path: Path) -> bool:
     return read_stored(path).metadata.get("format") == WEIGHTS_FORMAT
 
 
+def _is_weights_file(path: Path) -> bool:
+    said = parse_editspec_metadata(read_metadata(path).get("editspec", "{}"), path)
+    return said.get("format") == WEIGHTS_FORMAT
+
+
 PATCH = Output(has_format(PATCH_FORMAT))
-WEIGHTS = Output(has_format(WEIGHTS_FORMAT))
+WEIGHTS = Output(_is_weights_file)
 WEIGHTS_FOLDER = Output(is_empty_folder_or(_is_weights_folder))
 EXPORT = Output(has_format(EXPORT_FORMAT))
 BUILD_FILE = Output(

@@ -117,26 +117,29 @@ def _require_small_memo(file: BinaryIO) -> None:
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", _Bounded(file, size))):
+    for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", Bounded(file, size))):
         if opcode.name in ("PUT", "LONG_BINPUT") and cast(int, argument) > size:
             raise pickle.UnpicklingError("it numbers more objects than it has bytes")
     file.seek(0)
 
 
-class _Bounded:
+class Bounded:
     """A file of which no more is asked for than there is."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file, self.size = file, size
 
     def read(self, count: int = -1) -> bytes:
+        """Read so many bytes, or what is left."""
         left = self.size - self.file.tell()
         return self.file.read(min(count, left) if count >= 0 else left)
 
     def readline(self) -> bytes:
+        """Read up to the end of a line."""
         return self.file.readline()
 
     def tell(self) -> int:
+        """Tell the place in the file."""
         return self.file.tell()
 
 

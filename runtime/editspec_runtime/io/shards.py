@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,20 @@ class StoredFile:
     tensors
         Its tensors by name, in the order of their bytes.
     offsets
-        Begin and end of the bytes of each tensor, from the beginning of the file.
+        Begin and end of the bytes of each tensor, from the beginning of its file.
+    paths
+        The files of tensors that lie elsewhere, where several files are taken for one.
     """
 
     path: Path
     metadata: Mapping[str, str]
     tensors: Mapping[str, TensorInfo]
     offsets: Mapping[str, tuple[int, int]]
+    paths: Mapping[str, Path] = field(default_factory=dict)
+
+    def path_of(self, name: str) -> Path:
+        """The file that the bytes of a tensor lie in."""
+        return self.paths.get(name, self.path)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,25 @@ class Stored:
         for file in self.files:
             named |= file.tensors
         return named
+
+
+def as_one_file(weights: Stored, names: Mapping[str, str]) -> Stored:
+    """Take some tensors of stored weights for those of one file, by new names.
+
+    `names` are the new ones by those in the files.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    offsets: dict[str, tuple[int, int]] = {}
+    paths: dict[str, Path] = {}
+    for file in weights.files:
+        for name, info in file.tensors.items():
+            if name in names:
+                new = names[name]
+                tensors[new], offsets[new] = info, file.offsets[name]
+                paths[new] = file.path
+    first = weights.files[0]
+    one = StoredFile(first.path, first.metadata, tensors, offsets, paths)
+    return Stored((one,), None, weights.metadata)
 
 
 def is_sharded(path: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from editspec_runtime.io import digests
 from editspec_runtime.io.digests import Row, rows_digest
-from editspec_runtime.io.files import safetensors_bytes
+from editspec_runtime.io.files import canonical_json
 
 if TYPE_CHECKING:
     import torch
@@ -123,10 +123,12 @@ class Weights(Mapping[str, "Tensor"]):
                 placed._hashes[name] = self._hashes[name]
         return placed
 
-    def to_bytes(self) -> bytes:
-        """A safetensors file of the whole container, by the names that the file had."""
-        named = {self.container.name(name): tensor for name, tensor in self.tensors.items()}
-        return safetensors_bytes({**named, **self.container.others}, self.metadata)
+    def file_metadata(self) -> dict[str, str]:
+        """What is said in a file of these weights, by editspec and by others."""
+        said = dict(self.container.metadata)
+        if self.metadata:
+            said["editspec"] = canonical_json(self.metadata)
+        return said
 
     def _sha256(self, name: str) -> str:
         found = self._hashes[name]
@@ -149,12 +151,15 @@ class Container:
         Tensors of the file that do not belong to the model; carried along untouched.
     key
         The keys that lead to the tensors, in a file of nested mappings.
+    metadata
+        What others wrote into the file, as a safetensors file has it.
     """
 
     prefix: str = ""
     beside: tuple[str, ...] = ()
     others: Mapping[str, Tensor] = field(default_factory=dict)
     key: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def name(self, own: str) -> str:
         """The name in the file of a tensor of the model."""

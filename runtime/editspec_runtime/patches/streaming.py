@@ -371,7 +371,8 @@ def _copy_tensor(
     step = change.step if change else CHUNK
     buffer = memoryview(bytearray(min(step, end - begin)))
     # A handle each: several tensors are read and written at a time.
-    with file.path.open("rb") as source, into[0].open("r+b") if into else nullcontext() as target:
+    path = file.path_of(name)
+    with path.open("rb") as source, into[0].open("r+b") if into else nullcontext() as target:
         source.seek(begin)
         if target and into:
             target.seek(into[1])
@@ -379,7 +380,7 @@ def _copy_tensor(
             piece = buffer[: min(step, end - at)]
             if source.readinto(piece) != len(piece):
                 raise FileError(
-                    f"{file.path} became shorter while it was read.",
+                    f"{path} became shorter while it was read.",
                     "Apply the patches again when nothing writes to it.",
                 )
             before.update(piece)

@@ -20,11 +20,9 @@ def read_module(module: Module) -> tuple[dict[str, Tensor] | None, list[str]]:
     Returns None for a module of another kind; the list says how a generator computes otherwise than
     the StyleGAN2 that is known here.
     """
-    state = module.state_dict()
-    if "synthesis.b4.const" not in state:
+    tensors = module.state_dict()
+    if "synthesis.b4.const" not in tensors:
         return None, []
-    # Tensors of a pickle may share their memory, which a safetensors file cannot say.
-    tensors = {name: tensor.clone() for name, tensor in state.items()}
     for _, part in module.walk():
         clamp = part.attributes.get("conv_clamp")
         if clamp:
