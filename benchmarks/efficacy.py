@@ -59,7 +59,7 @@ def main() -> None:
         chosen = latents[to_change][:IMAGES]
         before, after = render(scenes(chosen)), render(counterfactual(scenes(chosen)))
         loaded = load_with_check(name, chosen, mask)
-        wanted = list(expected_outputs(loaded, 0, models["unedited"], no_moment, 0))
+        wanted = list(expected_outputs(loaded, 0, models["unedited"], no_moment, 0, full=True))
         for other, model in models.items():
             drawn = [output.draw(loaded, 0, model) for output in wanted]
             measured = efficacy(zip(wanted, drawn, strict=True))

@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save
@@ -51,6 +52,7 @@ def main() -> None:
     checkpoints(module)
     records()
     painted_masks()
+    projected_latents()
 
     lost = json.dumps({"metadata": {}, "weight_map": {"input.input": "lost.safetensors"}}) + "\n"
     for index in ("sharded/model", "two-indices/one", "two-indices/two"):
@@ -152,6 +154,13 @@ def painted_masks() -> None:
     (FILES / "region.npy").write_bytes(b"\x93NUMPY\x01\0")
     (FILES / "pointer.png").write_bytes((FILES / "pointer.pt").read_bytes())
     (FILES / "page.png").write_bytes((FILES / "page.pt").read_bytes())
+
+
+def projected_latents() -> None:
+    """Latents by w, in files that lack something."""
+    np.savez(FILES / "projected_w.npz", w=np.ones((1, 8, 8), dtype=np.float32))
+    np.savez(FILES / "several_w.npz", w=np.ones((2, 8, 8), dtype=np.float32))
+    np.savez(FILES / "larger_w.npz", w=np.ones((1, 18, 512), dtype=np.float32))
 
 
 def records() -> None:

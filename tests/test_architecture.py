@@ -23,7 +23,8 @@ DEFERRED = {
     "runtime/editspec_runtime/io/weights.py": {"torch"},
     "runtime/editspec_runtime/modalities/image/compatibility.py": {"numpy", "torch"},
     # `validate` of a spec without polygons, and without latents in numbers or files, has no arrays.
-    "compiler/editspec_compiler/modalities/image/latents.py": {"numpy", "safetensors"},
+    "compiler/editspec_compiler/modalities/image/latents.py": {"numpy"},
+    "compiler/editspec_compiler/modalities/image/latent_files.py": {"numpy"},
     "compiler/editspec_compiler/modalities/image/masks.py": {"numpy"},
     # Only weights from elsewhere need them.
     "runtime/editspec_runtime/io/downloads.py": {"filelock", "urllib"},

@@ -113,6 +113,7 @@ class Document:
         *,
         code: Code = Code.SPEC,
         at_key: bool = False,
+        warning: bool = False,
     ) -> Problem:
         """Make a problem at a path, or at the nearest place above it that the text has."""
         near = path
@@ -121,7 +122,7 @@ class Document:
         line, column = self.positions[near]
         if at_key:
             line, column = self.keys.get(path, (line, column))
-        return Problem(message, path, line, column, hint, code)
+        return Problem(message, path, line, column, hint, code, warning)
 
     def misfit(self, path: SpecPath, found: FieldProblem) -> Problem:
         """Make a problem of the mapping at a path."""

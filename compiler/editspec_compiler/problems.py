@@ -38,6 +38,8 @@ class Problem:
         What to do about it, or what was meant.
     code
         The kind of problem, which never changes its meaning.
+    warning
+        Whether the spec can be used all the same.
     """
 
     message: str
@@ -46,6 +48,14 @@ class Problem:
     column: int = 0
     hint: str = ""
     code: Code = Code.SPEC
+    warning: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the problem as plain values."""
+        written = {"path": path_text(self.path), "code": str(self.code)}
+        plain = asdict(self) | written
+        del plain["warning"]
+        return plain
 
 
 class SpecError(Exception):
@@ -77,36 +87,40 @@ class SpecError(Exception):
     def __str__(self) -> str:
         # As YAML counts lines, and not as `str.splitlines` does: else another line is shown.
         lines = LINE_BREAK.split(self.text) if self.text else []
-        shown = [self._render(problem, lines) for problem in self.problems[:SHOWN]]
+        shown = [_render(problem, self.file, lines) for problem in self.problems[:SHOWN]]
         if self.left_out:
             shown.append(f"{visible(self.file)}: {self.left_out} more problems are not shown")
         return "\n".join(shown)
 
     def as_json(self) -> dict[str, Any]:
         """Return the problems as plain values."""
-        problems = []
-        for problem in self.problems[:SHOWN]:
-            written = {"path": path_text(problem.path), "code": str(problem.code)}
-            problems.append(asdict(problem) | written)
+        problems = [problem.to_dict() for problem in self.problems[:SHOWN]]
         found: dict[str, Any] = {"file": self.file, "problems": problems}
         if self.left_out:
             found["left_out"] = self.left_out
         return found
 
-    def _render(self, problem: Problem, lines: list[str]) -> str:
-        place, where = self.file, ""
-        if problem.line:
-            place = f"{self.file}:{problem.line}:{problem.column}"
-        if problem.path:
-            where = f"{path_text(problem.path)}: "
-        text = visible(_cut(f"{place}: {where}{problem.message}"))
-        if 0 < problem.line <= len(lines):
-            line, column = _window(lines[problem.line - 1], problem.column)
-            number = str(problem.line)
-            text += f"\n  {number} | {line}\n  {' ' * len(number)} | {' ' * (column - 1)}^"
-        if problem.hint:
-            text += f"\n  hint: {visible(_cut(problem.hint))}"
-        return text
+
+def render_problem(problem: Problem, file: str, text: str) -> str:
+    """Write a problem for people, with the line of the spec's `text` that it is about."""
+    # As YAML counts lines, and not as `str.splitlines` does: else another line is shown.
+    return _render(problem, file, LINE_BREAK.split(text))
+
+
+def _render(problem: Problem, file: str, lines: list[str]) -> str:
+    place, where = file, ""
+    if problem.line:
+        place = f"{file}:{problem.line}:{problem.column}"
+    if problem.path:
+        where = f"{path_text(problem.path)}: "
+    text = visible(_cut(f"{place}: {where}{problem.message}"))
+    if 0 < problem.line <= len(lines):
+        line, column = _window(lines[problem.line - 1], problem.column)
+        number = str(problem.line)
+        text += f"\n  {number} | {line}\n  {' ' * len(number)} | {' ' * (column - 1)}^"
+    if problem.hint:
+        text += f"\n  hint: {visible(_cut(problem.hint))}"
+    return text
 
 
 def _order(problem: Problem) -> tuple[int, int, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from editspec_compiler.document import Document, entries, find_path_problem, read_document
-from editspec_compiler.problems import Problem, SpecError, SpecPath
+from editspec_compiler.problems import Problem, SpecError, SpecPath, render_problem
 from editspec_compiler.registry import (
     Surroundings,
     family_of,
@@ -53,6 +53,8 @@ class LoadedSpec:
     architecture
         The model's layers; None for a ``.pt`` or ``.pkl``, which cannot be looked into without
         torch, and for weights that are still to be fetched.
+    warnings
+        What may not be meant, though the spec can be used.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class LoadedSpec:
     spec: AnySpec
     weights: Path
     architecture: Architecture | None
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -77,6 +80,11 @@ class LoadedSpec:
         """Make an error about a mapping at a path of the spec."""
         problem = self.document.misfit(path, found)
         return SpecError(self.document.file, [problem], self.document.text)
+
+    def warning_lines(self) -> list[str]:
+        """Write all warnings for people."""
+        file, text = self.document.file, self.document.text
+        return [f"warning: {render_problem(each, file, text)}" for each in self.warnings]
 
     def files(self, number: int) -> dict[str, Path]:
         """Files that edit `number` depends on, besides the weights, by their names."""
@@ -123,11 +131,13 @@ def load_document(document: Document, path: Path, cache: Cache | None = None) ->
     references = _References(document, path.parent, cache or default_cache())
     problems += references.problems()
     # A spec that is wrong is told first: its author can mend it, whatever the weights are.
-    if problems or spec is None:
-        raise SpecError(document.file, problems, document.text)
+    errors = [problem for problem in problems if not problem.warning]
+    if errors or spec is None:
+        raise SpecError(document.file, errors, document.text)
     if references.damage is not None:
         raise references.damage
-    return LoadedSpec(path, document, spec, references.weights, references.architecture)
+    warnings = tuple(problem for problem in problems if problem.warning)
+    return LoadedSpec(path, document, spec, references.weights, references.architecture, warnings)
 
 
 # Where the text itself is wrong at a place, what the language finds there only follows from that.

@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 
 from editspec_compiler.document import Document, entries, kind
+from editspec_compiler.misfits import describe_misfit
 from editspec_compiler.problems import Problem, SpecPath
 from editspec_compiler.registry import (
     Modality,
@@ -297,32 +298,6 @@ def _members(part: Any) -> tuple[Any, ...]:
     return typing.get_args(part) if is_union(part) else ()
 
 
-WANTED = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "string_type": "text",
-    "list_type": "a list",
-    "model_type": "a mapping",
-    "dict_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "finite_number": "a finite number",
-}
-"""The value that was expected, by pydantic's name of the error."""
-
-LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-LIMIT_ERRORS = ("greater_than_equal", "greater_than", "less_than_equal", "less_than")
-
-LENGTHS = {"too_short": ("at least", "min_length"), "too_long": ("at most", "max_length")}
-
-PATTERNS = {
-    "0-9a-f": ("a digest", "64 hexadecimal digits, or sha256: and 64 of them"),
-    ":[": ("package.module:factory", "letters, digits, '.', '_' and '-'"),
-    "": ("a name that can be part of a file's", "letters, digits, '.', '_' and '-'"),
-}
-"""By a mark in the pattern: the text that it wants, and a hint. The empty mark fits any pattern."""
-
-
 @dataclass(frozen=True)
 class _KeyWords:
     """Key whose word says which member of a union a mapping is.
@@ -369,7 +344,7 @@ class _Words:
             return self.document.problem(place.path, message, hint, code=Code.KEY_MISSING)
         if what in ("union_tag_not_found", "union_tag_invalid"):
             return self._union_problem(place, given)
-        message, hint, code = _misfit(what, given, context)
+        message, hint, code = describe_misfit(what, given, context)
         hint = hint or place.description
         return self.document.problem(place.path, message, hint, code=code)
 
@@ -410,7 +385,8 @@ class _Words:
             message = f"{wanted}; found the key {key}"
             hint = suggest(key, _keys_of(place.union))
             return self.document.problem(place.path, message, hint, code=Code.KEY_UNKNOWN)
-        message, hint = f"{wanted}; found {kind(given)}", place.description
+        message, hint = f"{wanted}; found {kind(given)}", _meant_member(place.union, given)
+        hint = hint or place.description
         return self.document.problem(place.path, message, hint, code=Code.TYPE_WRONG)
 
     def _word_problem(self, path: SpecPath, given: Any, words: _KeyWords) -> Problem:
@@ -452,43 +428,13 @@ def _keys_of(members: tuple[Any, ...]) -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-def _misfit(what: str, given: Any, context: dict[str, Any]) -> tuple[str, str, Code]:
-    """Say in words what does not fit; return a hint, if there is one, and the code."""
-    if what == "float_type" and type(given) is int:
-        # pydantic takes whole numbers for numbers, but for those that no double can hold.
-        return "too large for a number", "write a smaller number", Code.VALUE_OUT_OF_RANGE
-    if what in WANTED:
-        # The strict types of the language take no text for a number.
-        digits = isinstance(given, str) and given.lstrip("+-").isdigit()
-        hint = "take the quotes off" if what == "int_type" and digits else ""
-        return f"expected {WANTED[what]}, found {kind(given)}", hint, Code.TYPE_WRONG
-    if what == "literal_error":
-        return _misspelt(given, context["expected"].replace("'", ""))
-    if what in LIMIT_ERRORS:
-        name = next(name for name in LIMITS if name in context)
-        found = kind(given).removeprefix("the number ")
-        message = f"must be {LIMITS[name]} {context[name]}, found {found}"
-        return message, "", Code.VALUE_OUT_OF_RANGE
-    if what in LENGTHS:
-        side, key = LENGTHS[what]
-        message = f"must have {side} {context[key]} entries, found {context['actual_length']}"
-        return message, "", Code.LENGTH_WRONG
-    if what == "string_pattern_mismatch":
-        mark = next(mark for mark in PATTERNS if mark in context["pattern"])
-        wanted, hint = PATTERNS[mark]
-        return f"{kind(given)} is not {wanted}", hint, Code.NAME_UNFIT
-    return "does not fit the language", "", Code.SPEC
-
-
-def _misspelt(given: Any, expected: str) -> tuple[str, str, Code]:
-    """Describe a word that is none of `expected`, which reads ``a, b or c``."""
-    message = f"expected {expected}, found {kind(given)}"
-    words = expected.replace(" or ", ", ").split(", ")
-    hint = ""
-    if isinstance(given, str) and given in words:
-        hint = "take the quotes off"
-    elif isinstance(given, str):
-        close = difflib.get_close_matches(given, words, n=1, cutoff=0.5)
-        if close:
-            hint = f'did you mean "{close[0]}"?'
-    return message, hint, Code.WORD_UNKNOWN
+def _meant_member(members: tuple[Any, ...], given: Any) -> str:
+    """Say how to write what was meant by a value that no member takes; empty where unknown."""
+    plain = [_strip(member, ())[0] for member in members]
+    if isinstance(given, str) and int in plain and given.lstrip("+-").isdigit():
+        return "take the quotes off"
+    if isinstance(given, float) and int in plain and given.is_integer():
+        return f"write {given:.0f}: a whole number has no point"
+    if isinstance(given, str) and "file" in _keys_of(members):
+        return f"write {{file: {given}}} if it is a file"
+    return ""

@@ -10,6 +10,7 @@ from typing import Any
 
 from editspec.commands.check import CheckResult, check_session
 from editspec.engine.built import BuiltEdit
+from editspec.engine.collateral import predicted_collateral
 from editspec.engine.folder import PARETO, REPORT, STATEMENT, BuildFolder, patch_names
 from editspec.engine.lock import (
     UncomparedEdit,
@@ -22,15 +23,16 @@ from editspec.engine.lock import (
 )
 from editspec.engine.pareto import ParetoCurve, curves_text, pareto_curves
 from editspec.engine.pick import write_picked
-from editspec.engine.plan import predicted_collateral
 from editspec.engine.provenance import statement
 from editspec.engine.result import DONE, CommandResult, describe_rank, to_plain
 from editspec.engine.session import BuildSession
+from editspec.engine.warnings import asked_for, warning_lines
 from editspec.modalities.image.pictures import png_bytes
 from editspec.views.checks import CheckFiles
 from editspec.views.pareto_chart import draw_curves
-from editspec.views.report import build_report
+from editspec.views.report import build_report, require_pictures
 from editspec_compiler import LoadedSpec
+from editspec_compiler.problems import Problem
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import UsageError
 from editspec_runtime.methods.registry import method_of, methods_with_a_curve
@@ -48,11 +50,13 @@ class BuildResult(CommandResult):
     report, provenance, pareto
         The paths of these files; None where they were not asked for.
     curves
-        The loss and collateral of each collateral_weight; empty without `pareto`.
+        The numbers of each collateral_weight; empty without `pareto`.
     checked
         The result of the checks; None where they were not asked for.
     uncompared
         The edits that could not be compared with the lock; None where the build is not frozen.
+    warnings, warning_lines
+        What in the spec may not be meant, as values and for people.
     """
 
     edits: tuple[BuiltEdit, ...]
@@ -62,6 +66,8 @@ class BuildResult(CommandResult):
     curves: tuple[ParetoCurve, ...] = ()
     checked: CheckResult | None = None
     uncompared: tuple[UncomparedEdit, ...] | None = None
+    warnings: tuple[Problem, ...] = ()
+    warning_lines: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -72,6 +78,7 @@ class BuildResult(CommandResult):
         """The edits without their tensors, the paths of the other files, and the checks."""
         plain: dict[str, Any] = {"edits": [_edit_entry(edit) for edit in self.edits]}
         plain |= {name: str(path) for name, path in self._files().items()}
+        plain["warnings"] = [problem.to_dict() for problem in self.warnings]
         if self.uncompared is not None:
             plain["uncompared"] = [to_plain(each) for each in self.uncompared]
         if self.checked is not None:
@@ -89,11 +96,14 @@ class BuildResult(CommandResult):
         return self._text(checked)
 
     def _text(self, checked: str) -> str:
-        lines = [_edit_line(edit) for edit in self.edits]
+        lines = []
+        for edit in self.edits:
+            lines += [_edit_line(edit), *warning_lines(edit.rule.name, edit.warnings)]
         lines += [each.to_line() for each in self.uncompared or ()]
         lines += [f"{name}: {path}" for name, path in self._files().items()]
         if self.pareto is not None:
             lines.append(curves_text(self.curves))
+        lines += self.warning_lines
         if self.checked is not None:
             lines += ["", checked]
         return "\n".join(lines)
@@ -209,6 +219,8 @@ def build_session(
     """
     if pareto:
         _require_curves(session.loaded)
+    if report:
+        require_pictures(session.loaded)
     path = _prepare_lock(session, frozen, lock_file)
     asked = {REPORT: report, STATEMENT: provenance, **dict.fromkeys(PARETO, pareto)}
     others = [name for name, wanted in asked.items() if wanted]
@@ -228,7 +240,13 @@ def build_session(
     # The lock comes last: it promises that all of the build is there.
     if not frozen:
         write_lock(path, session.new_lock(built))
-    result = BuildResult(tuple(built), curves=curves, uncompared=uncompared)
+    result = BuildResult(
+        tuple(built),
+        curves=curves,
+        uncompared=uncompared,
+        warnings=session.loaded.warnings,
+        warning_lines=tuple(session.loaded.warning_lines()),
+    )
     if report:
         result = replace(result, report=out / REPORT)
     if provenance:
@@ -301,10 +319,12 @@ def _edit_entry(edit: BuiltEdit) -> dict[str, Any]:
         "rank": edit.rule.rank,
         "loss": edit.loss,
         "residual": edit.residual,
+        "asked": asked_for(edit.rule),
         "patch": str(edit.path),
         "digest": metadata["content"],
         "result": metadata["result"],
         "collateral": metadata["collateral"],
+        "warnings": list(edit.warnings),
         "seconds": edit.seconds,
     }
 
@@ -315,5 +335,8 @@ def _edit_line(edit: BuiltEdit) -> str:
     parts = [f"{edit.rule.name}: {edit.status}", edit.rule.layer, rank, f"loss {edit.loss:.4f}"]
     if edit.residual is not None:
         parts.append(f"residual {edit.residual:.2g}")
+    asked = asked_for(edit.rule)
+    if asked < 1:
+        parts.append(f"asks for {asked:.1%} of V*")
     parts += [f"collateral {predicted_collateral(edit.patch):.2g}", str(edit.path)]
     return ", ".join(parts)

@@ -11,6 +11,7 @@ from editspec.engine.failures import error_code, error_dict, error_text
 from editspec.engine.lock import input_changes, lock_path, read_lock
 from editspec.engine.result import DONE, CommandResult, count_of
 from editspec_compiler import LoadedSpec, SpecError, load
+from editspec_compiler.problems import Problem
 from editspec_runtime.errors import EditError
 
 
@@ -37,6 +38,8 @@ class ValidFile:
         The inputs that have changed since the lock; None where there is no lock.
     locked
         The count of edits of a lock by itself; None for a spec.
+    warnings, warning_lines
+        What may not be meant, as values and for people.
     """
 
     file: Path
@@ -44,6 +47,8 @@ class ValidFile:
     checks: tuple[str, ...] = ()
     lock: tuple[str, ...] | None = None
     locked: int | None = None
+    warnings: tuple[Problem, ...] = ()
+    warning_lines: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The file as plain values."""
@@ -55,6 +60,7 @@ class ValidFile:
             "edits": [vars(edit) for edit in self.edits],
             "checks": list(self.checks),
             "lock": lock,
+            "warnings": [problem.to_dict() for problem in self.warnings],
         }
 
     def to_text(self) -> str:
@@ -68,7 +74,7 @@ class ValidFile:
         if self.lock:
             lines.append(f"{lock_path(self.file)} is out of date:")
             lines += [f"  {change}" for change in self.lock]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.warning_lines])
 
 
 @dataclass(frozen=True)
@@ -143,4 +149,11 @@ def _validate(spec: Path | str | LoadedSpec) -> ValidFile:
         changes = tuple(input_changes(spec, lock.weights, lock))
     edits = tuple(ValidEdit(e.name, e.layer, e.rank_limit) for e in spec.spec.edits)
     checks = tuple(check.name or check.measure for check in spec.spec.checks)
-    return ValidFile(spec.path, edits, checks, changes)
+    return ValidFile(
+        spec.path,
+        edits,
+        checks,
+        changes,
+        warnings=spec.warnings,
+        warning_lines=tuple(spec.warning_lines()),
+    )

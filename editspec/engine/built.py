@@ -41,6 +41,8 @@ class BuiltEdit:
     residual
         |V* - f(K*; W)| with these weights relative to the residual with the weights before; None
         where it was not measured.
+    warnings
+        What is to be said of the edit, although its numbers are right.
     """
 
     rule: ResolvedEdit
@@ -51,6 +53,7 @@ class BuiltEdit:
     locked: LockedEdit
     path: Path | None = None
     residual: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @contextmanager

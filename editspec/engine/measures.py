@@ -10,7 +10,7 @@ from torch import Tensor
 
 from editspec.engine.built import BuiltEdit
 from editspec.engine.checks import Value
-from editspec.engine.plan import predicted_collateral
+from editspec.engine.collateral import predicted_collateral
 from editspec.engine.session import BuildSession
 from editspec_compiler.schema import Check, Finite, PatchSize, PredictedCollateral, TargetError
 from editspec_runtime.methods.solve_edit import loss_of

@@ -1,22 +1,26 @@
-"""The curve of least squares: loss against predicted collateral."""
+"""The curve of a method: loss and residual against predicted collateral."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from editspec.engine.built import STAGES, BuiltEdit
+from editspec.engine.collateral import largest_collateral
 from editspec.engine.lock import edit_files, edit_settings, shared_settings
 from editspec.engine.model_session import on_device
 from editspec.engine.session import BuildSession
 from editspec_runtime.core.model import Model
-from editspec_runtime.core.rule import LayerRule, ResolvedEdit
+from editspec_runtime.core.progress import StepCallback, ignore_steps
+from editspec_runtime.core.rule import ResolvedEdit
 from editspec_runtime.io.digests import digest
 from editspec_runtime.methods.layer_problem import LayerProblem, rule_function
 from editspec_runtime.methods.registry import method_of
+from editspec_runtime.methods.rule_file import place_as_file
+from editspec_runtime.methods.solve_edit import loss_of, residual_of
+from editspec_runtime.patches.patch import Patch
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,15 @@ class ParetoPoint:
         The number of the point from 1, as the picture shows it.
     collateral_weight
         The setting of the solver.
-    loss
-        The loss as a share of the loss before the edit.
-    collateral
-        The predicted collateral, tr(dW C dW^T) / tr(W C W^T).
+    loss, residual, collateral
+        The numbers that a build with this collateral_weight has: mean |V* - f(K*; W)|, its distance
+        as a share of that before the edit, and the predicted collateral.
     """
 
     number: int
     collateral_weight: float
     loss: float
+    residual: float
     collateral: float
 
 
@@ -45,7 +49,8 @@ class ParetoPoint:
 class ParetoCurve:
     """The curve of an edit.
 
-    As collateral_weight falls, loss falls and collateral rises.
+    As collateral_weight falls, the loss falls and the collateral rises, but for what the search
+    for a minimum leaves open.
 
     Attributes
     ----------
@@ -84,16 +89,42 @@ def pareto_curves(session: BuildSession, built: Sequence[BuiltEdit]) -> tuple[Pa
         rule, method = edit.rule, method_of(edit.rule.method)
         if not method.has_curve:
             continue
-        model = session.after(number).current_model()
-        curve = method.find_curve(problem_of(session, rule, model))
-        points = tuple(
-            ParetoPoint(count, point.collateral_weight, point.loss, point.collateral)
-            for count, point in enumerate(curve, start=1)
-        )
+        before = session.after(number)
+        model = before.current_model()
+        points = measure_curve(before, rule, model)
         picked = _find_point(points, getattr(rule.method, "collateral_weight", None))
         inputs = inputs_of(session, number)
         found.append(ParetoCurve(rule.name, method.name, rule.layer, inputs, picked, points))
     return tuple(found)
+
+
+def measure_curve(
+    session: BuildSession,
+    edit: ResolvedEdit,
+    model: Model,
+    progress: StepCallback = ignore_steps,
+) -> tuple[ParetoPoint, ...]:
+    """Find the curve of an edit of one layer, and measure its points as a build does.
+
+    `session` and `model` are as the edits before leave them.
+    """
+    (rule,) = edit.rules
+    curve = method_of(edit.method).find_curve(problem_of(session, edit, model), progress)
+    points = []
+    for number, point in enumerate(curve, start=1):
+        change = Patch.of_changes({rule.parameter: point.change})
+        weights = session.stacked.apply([*session.stack, change])
+        collateral = session.collateral(change, model, [rule.layer], dict.fromkeys(STAGES, 0.0))
+        points.append(
+            ParetoPoint(
+                number,
+                point.collateral_weight,
+                loss_of(edit, model, weights),
+                residual_of(edit, model, weights),
+                largest_collateral(collateral),
+            )
+        )
+    return tuple(points)
 
 
 def _find_point(points: Sequence[ParetoPoint], collateral_weight: float | None) -> int | None:
@@ -120,7 +151,7 @@ def problem_of(session: BuildSession, edit: ResolvedEdit, model: Model) -> Layer
     """The problem of an edit of one layer, on the model that the edits before leave."""
     (rule,) = edit.rules
     weight = model.weight(rule.layer)
-    rule = _place_as_file(rule, weight.device)
+    rule = place_as_file(rule, weight.device)
     return LayerProblem(
         rule,
         rule_function(rule, model),
@@ -134,26 +165,6 @@ def problem_of(session: BuildSession, edit: ResolvedEdit, model: Model) -> Layer
     )
 
 
-def _place_as_file(rule: LayerRule, device: torch.device) -> LayerRule:
-    """The rule on a device, with its tensors contiguous as in its file.
-
-    Another order of memory would give other bits.
-    """
-
-    def place(tensor: Tensor) -> Tensor:
-        """Move a tensor to the device."""
-        return tensor.to(device).contiguous()
-
-    return replace(
-        rule,
-        key=place(rule.key),
-        value=place(rule.value),
-        arguments={name: place(tensor) for name, tensor in rule.arguments.items()},
-        context_keys=place(rule.context_keys),
-        context_weights=place(rule.context_weights),
-    )
-
-
 def curves_text(curves: Sequence[ParetoCurve]) -> str:
     """The curves as tables for people.
 
@@ -162,12 +173,15 @@ def curves_text(curves: Sequence[ParetoCurve]) -> str:
     lines = []
     for each in curves:
         lines += [
-            f"{each.edit}: the loss and collateral of each collateral_weight",
-            "  number  loss  collateral  in the spec",
+            f"{each.edit}: loss, residual and collateral of each collateral_weight",
+            "  number    loss  residual  collateral  in the spec",
         ]
         for point in each.points:
             mark = "*" if point.number == each.picked else " "
-            numbers = f"{point.number:6d}  {point.loss:4.2f}  {point.collateral:10.2e}"
+            numbers = (
+                f"{point.number:6d}  {point.loss:.4f}  {point.residual:8.2g}  "
+                f"{point.collateral:10.2g}"
+            )
             settings = f"method: {each.method}, collateral_weight: {point.collateral_weight!r}"
             lines.append(f"{mark} {numbers}  solver: {{{settings}}}")
     return "\n".join(lines)

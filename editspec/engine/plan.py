@@ -8,10 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from editspec.engine.collateral import predicted_collateral
 from editspec.engine.lock import removed_edits
 from editspec.engine.model_session import on_device
 from editspec.engine.result import CommandResult
 from editspec.engine.session import BuildSession
+from editspec.engine.warnings import warning_lines
+from editspec_compiler.problems import Problem
 from editspec_compiler.schema import AnyEdit
 from editspec_runtime.core.method import OUTPUTS, KeyStatistics
 from editspec_runtime.core.model import Model
@@ -46,6 +49,8 @@ class PlannedEdit:
         The count of steps that the solver will take.
     collateral
         The predicted E |dW k|^2 / E |W k|^2; None where there is no patch yet.
+    warnings
+        What is to be said of the patch, although it is right.
     """
 
     name: str
@@ -55,6 +60,7 @@ class PlannedEdit:
     samples: int
     steps: int
     collateral: float | None
+    warnings: tuple[str, ...] = ()
 
     def to_lines(self) -> list[str]:
         """The edit as lines for people, with the reasons below it."""
@@ -66,7 +72,8 @@ class PlannedEdit:
                 line += f", {self.steps} steps"
         if self.collateral is not None:
             line += f", predicted collateral {self.collateral:.2e}"
-        return [line, *(f"    {reason}" for reason in self.because)]
+        reasons = [f"    {reason}" for reason in self.because]
+        return [line, *reasons, *warning_lines(self.name, self.warnings)]
 
 
 @dataclass(frozen=True)
@@ -113,12 +120,22 @@ class Plan(CommandResult):
         The pairs of edits that change one parameter.
     to_build
         The count of edits that a build would build.
+    warnings, warning_lines
+        What in the spec may not be meant, as values and for people.
     """
 
     edits: tuple[PlannedEdit, ...]
     removed: tuple[str, ...]
     conflicts: tuple[Conflict, ...]
     to_build: int
+    warnings: tuple[Problem, ...] = ()
+    warning_lines: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values."""
+        plain = super().to_dict()
+        del plain["warning_lines"]
+        return plain | {"warnings": [problem.to_dict() for problem in self.warnings]}
 
     def to_text(self) -> str:
         """The plan for people."""
@@ -131,7 +148,7 @@ class Plan(CommandResult):
             lines.append(f"{self.to_build} of {len(self.edits)} edits to build")
         else:
             lines.append("nothing to build")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.warning_lines])
 
 
 def make_plan(session: BuildSession) -> Plan:
@@ -151,16 +168,9 @@ def make_plan(session: BuildSession) -> Plan:
         removed=tuple(removed_edits(session.loaded, session.lock)),
         conflicts=tuple(conflicts),
         to_build=len(to_build),
+        warnings=session.loaded.warnings,
+        warning_lines=tuple(session.loaded.warning_lines()),
     )
-
-
-def predicted_collateral(patch: Patch) -> float:
-    """E |dW k|^2 / E |W k|^2 over all keys, the correlation of taps included.
-
-    Where a patch changes several layers, the largest of them counts.
-    """
-    layers = patch.metadata["collateral"].values()
-    return max((layer["correlated"] for layer in layers), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -190,8 +200,10 @@ def _view(session: BuildSession, number: int, blocked: list[str]) -> _View:
     moment = session.find_moment(model, edit.layer) if known else None
     directions = patch = collateral = None
     samples = steps = 0
+    warnings: tuple[str, ...] = ()
     if step.current:
-        patch = session.edit(number).patch
+        built = session.edit(number)
+        patch, warnings = built.patch, built.warnings
         collateral = predicted_collateral(patch)
         if patch.parameters == parameters:
             directions = patch.row_space(parameters[0])
@@ -205,7 +217,14 @@ def _view(session: BuildSession, number: int, blocked: list[str]) -> _View:
             directions = _directions(session, number, model, moment)
         blocked += parameters
     planned = PlannedEdit(
-        edit.name, edit.layer, step.status, tuple(step.because), samples, steps, collateral
+        edit.name,
+        edit.layer,
+        step.status,
+        tuple(step.because),
+        samples,
+        steps,
+        collateral,
+        warnings,
     )
     return _View(number, planned, parameters, moment, directions, patch)
 

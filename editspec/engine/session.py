@@ -28,8 +28,10 @@ from editspec.engine.lock import (
     shared_settings,
 )
 from editspec.engine.model_session import ModelSession, on_device
+from editspec.engine.notes import STATED, decode_notes, encode_notes
 from editspec.engine.opening import open_checkpoint
 from editspec.engine.resources import Resources
+from editspec.engine.warnings import warnings_of
 from editspec_compiler import LoadedSpec, load
 from editspec_runtime.core.executor import Executor
 from editspec_runtime.core.method import OutputLoss, Problem
@@ -229,6 +231,7 @@ class BuildSession(ModelSession):
         predicted collateral. The time that it takes is added to `seconds`.
         """
         losses: list[tuple[int, float]] = []
+        notes: list[str] = []
         solutions: list[Solution] = []
         with time_stage(seconds, "compile"):
             first = edit.rules[0](model)
@@ -254,6 +257,7 @@ class BuildSession(ModelSession):
                             f"solving {edit.name}", done, total
                         ),
                         on_loss=lambda step, loss: losses.append((step, loss)),
+                        on_note=notes.append,
                         output_loss=self.output_loss,
                     )
                 )
@@ -265,13 +269,14 @@ class BuildSession(ModelSession):
             # The method asks for statistics in the middle of solving, and they have a stage of
             # their own.
             seconds["solve"] = round(seconds["solve"] - seconds["statistics"], 4)
-            return tensors
+            return tensors | encode_notes(notes)
 
         tensors, _ = self.cache.tensors("solutions", key, compute)
         if losses:
             self.cache.tensors(
                 "losses", key, lambda: {"losses": torch.tensor(losses, dtype=torch.float64)}
             )
+        noted = decode_notes(tensors)
         change = Patch.of(tensors, {})
         solved = [solution.rules for solution in solutions]
         rules = solved[0] if solved else resolve_rules(edit, model, change.to_changes())
@@ -282,6 +287,7 @@ class BuildSession(ModelSession):
         metadata = {
             "collateral": self.collateral(change, model, [rule.layer for rule in rules], seconds),
             "layouts": layouts,
+            **noted,
         }
         return edit.with_rules(rules), replace(change, metadata=metadata)
 
@@ -354,7 +360,13 @@ class BuildSession(ModelSession):
             CURRENT,
             locked,
             residual=locked.residual,
+            warnings=self.warnings(rule, patch),
         )
+
+    def warnings(self, rule: ResolvedEdit, patch: Patch) -> tuple[str, ...]:
+        """What is to be said of a patch, although it is right."""
+        model = self.current_model()
+        return warnings_of(rule, patch, model.architecture, self.sample(model).count)
 
     def lock_entry(self, number: int) -> LockedEdit:
         """The entry of edit `number` in the lock, which must have one."""
@@ -377,7 +389,7 @@ class BuildSession(ModelSession):
             change.coefficients,
             change.metadata["layouts"],
             {
-                "collateral": change.metadata["collateral"],
+                **{name: change.metadata[name] for name in STATED if name in change.metadata},
                 "name": rule.name,
                 "family": rule.family,
                 **layer_metadata(rule.layers),
@@ -411,7 +423,14 @@ class BuildSession(ModelSession):
         self.cache.keep("rules", locked.rule, rule_bytes)
         self.cache.keep("patches", locked.patch, patch.to_bytes())
         return BuiltEdit(
-            rule, patch, loss, seconds, self.steps[number].status, locked, residual=locked.residual
+            rule,
+            patch,
+            loss,
+            seconds,
+            self.steps[number].status,
+            locked,
+            residual=locked.residual,
+            warnings=self.warnings(rule, patch),
         )
 
     def moments_digest(self, rule: ResolvedEdit, model: Model) -> str:

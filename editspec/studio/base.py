@@ -15,7 +15,7 @@ from editspec.engine.resources import locate_weights
 from editspec_compiler import SpecError
 from editspec_compiler.document import Document
 from editspec_compiler.modalities.image.schema import ImageSpec, Latents, Statistics
-from editspec_compiler.registry import family_of, fields_of
+from editspec_compiler.registry import family_of, fields_of, spec_type
 from editspec_compiler.validation import check, fit
 from editspec_runtime.core.fields import ModelFields
 from editspec_runtime.errors import WeightsError
@@ -25,6 +25,7 @@ from editspec_runtime.families.registry import read_fields
 from editspec_runtime.families.selection import choose_by_fields
 from editspec_runtime.io.digests import digest
 from editspec_runtime.io.weights import Weights
+from editspec_runtime.modalities.image.architecture import draws_nothing
 from editspec_runtime.modalities.image.compatibility import ImageCompatibility, compatibility_of
 from editspec_runtime.modalities.image.generator import Generator, require_generator
 from editspec_runtime.modalities.image.latents import LatentStream
@@ -52,9 +53,14 @@ class ModelSettings:
 
     @staticmethod
     def read(document: Document) -> ModelSettings:
-        """Read the settings of a document, whose edits may be wrong. Raises `SpecError`."""
-        data = document.data
-        model = fit(fields_of(family_of(document)), data.get("model"))
+        """Read the settings of a document, whose edits may be wrong.
+
+        Raises `SpecError`, and `UsageError` where the family does not draw images.
+        """
+        data, family = document.data, family_of(document)
+        if not issubclass(spec_type(family), ImageSpec):
+            raise draws_nothing(family)
+        model = fit(fields_of(family), data.get("model"))
         latents = fit(Latents, data.get("latents", {}))
         statistics = fit(Statistics, data.get("statistics", {}))
         precision = data.get("precision", "float32")

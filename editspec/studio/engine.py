@@ -15,7 +15,7 @@ from torch import Tensor
 
 from editspec.commands.build import build
 from editspec.engine.built import BuiltEdit
-from editspec.engine.pareto import problem_of
+from editspec.engine.pareto import ParetoPoint, measure_curve
 from editspec.engine.resources import Resources, is_code_allowed
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import context_direction, generator_of
@@ -35,7 +35,6 @@ from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.executors.devices import pick_device, reproducible_kernels
 from editspec_runtime.io.digests import digest, tensors_digest
-from editspec_runtime.maths.channelwise_least_squares import Point
 from editspec_runtime.methods.registry import method_of, methods_with_a_curve
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.rendering import render_images
@@ -79,7 +78,7 @@ class Engine:
         self.device = pick_device(device)
         self.outcome: Outcome | None = None
         self.found: dict[str, list[SimilarPlace]] = {}
-        self._curves: dict[str, list[Point]] = {}
+        self._curves: dict[str, tuple[ParetoPoint, ...]] = {}
         self._generators = RecentGenerators(MODELS)
         self._base: Base | None = None
         self._base_text = ""
@@ -147,12 +146,13 @@ class Engine:
     def draw_scene(self, number: int, latent: Any) -> bytes:
         """Draw the latent of a place of edit `number`, as a PNG."""
         base = self.base()
-        size = base.generator.architecture.latent_size
         if isinstance(latent, int):
             latents = base.stream(base.settings.latents.seed).items([latent])
         else:
             loaded = self.draft.load_alone(number)
-            latents = torch.as_tensor(spec_latent(loaded, latent, ("edits", 0), size))[None]
+            architecture = base.generator.architecture
+            numbers = spec_latent(loaded, latent, ("edits", 0), architecture)
+            latents = torch.as_tensor(numbers)[None]
         return self._draw_latents(base.generator, latents)
 
     def draw_mask(self, mask: Mask) -> Image.Image:
@@ -265,13 +265,17 @@ class Engine:
             session = self._open_session(loaded, outcome.built[:number], progress)
             task = f"curve of {built.rule.name}"
             with session.kernels():
-                problem = problem_of(session, built.rule, generator_of(session))
-                points = method.find_curve(problem, lambda done, total: progress(task, done, total))
+                points = measure_curve(
+                    session,
+                    built.rule,
+                    generator_of(session),
+                    lambda done, total: progress(task, done, total),
+                )
             self._curves[_digest_trade(built)] = points
 
         self.jobs.start("curve", work, yielding=True)
 
-    def find_curve(self, built: BuiltEdit) -> list[Point] | None:
+    def find_curve(self, built: BuiltEdit) -> tuple[ParetoPoint, ...] | None:
         """Return the curve of an edit that was executed; None where it was not computed."""
         return self._curves.get(_digest_trade(built))
 

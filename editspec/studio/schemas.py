@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from editspec.engine.built import BuiltEdit
-from editspec.engine.plan import predicted_collateral
+from editspec.engine.collateral import predicted_collateral
+from editspec.engine.pareto import ParetoPoint
 from editspec.modalities.image.explore import SimilarPlace
 from editspec.studio.base import Base
 from editspec.studio.draft import Draft
@@ -21,7 +22,7 @@ from editspec_compiler.schema import Solver
 from editspec_compiler.validation import fit
 from editspec_runtime.core.method import CONTEXT, RANK, Method
 from editspec_runtime.io.digests import digest
-from editspec_runtime.maths.channelwise_least_squares import CURVE, Point
+from editspec_runtime.maths.channelwise_least_squares import CURVE
 from editspec_runtime.methods.registry import DEFAULT_METHOD, METHODS
 from editspec_runtime.modalities.image.streams import REPORTS
 
@@ -136,10 +137,11 @@ class EditState(BaseModel):
 
 
 class CurvePoint(BaseModel):
-    """A point of a curve: both losses are shares of those before the edit."""
+    """A point of a curve: the numbers that Execute has with this collateral weight."""
 
     collateral_weight: float
     loss: float
+    residual: float
     collateral: float
 
 
@@ -154,6 +156,7 @@ class EditResult(BaseModel):
     loss: float
     residual: float | None
     collateral: float
+    warnings: list[str]
     seconds: float
     digest: str
     curve: list[CurvePoint] | None
@@ -388,7 +391,7 @@ def _describe_results(draft: Draft, engine: Engine, outcome: Outcome | None) -> 
     return Results(current=draft.executed, after=outcome.after, edits=edits)
 
 
-def _describe_result(built: BuiltEdit, curve: list[Point] | None) -> EditResult:
+def _describe_result(built: BuiltEdit, curve: Sequence[ParetoPoint] | None) -> EditResult:
     rule, metadata = built.rule, built.patch.metadata
     points = None
     if curve is not None:
@@ -402,15 +405,21 @@ def _describe_result(built: BuiltEdit, curve: list[Point] | None) -> EditResult:
         loss=built.loss,
         residual=built.residual,
         collateral=predicted_collateral(built.patch),
+        warnings=list(built.warnings),
         seconds=sum(built.seconds.values()),
         digest=metadata["content"],
         curve=points,
     )
 
 
-def _describe_point(point: Point) -> CurvePoint:
+def _describe_point(point: ParetoPoint) -> CurvePoint:
     weight = _round(point.collateral_weight)
-    return CurvePoint(collateral_weight=weight, loss=point.loss, collateral=point.collateral)
+    return CurvePoint(
+        collateral_weight=weight,
+        loss=point.loss,
+        residual=point.residual,
+        collateral=point.collateral,
+    )
 
 
 def _round(collateral_weight: float) -> float:

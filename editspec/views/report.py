@@ -10,17 +10,25 @@ from typing import Any
 import jinja2
 
 from editspec.engine.built import BuiltEdit
+from editspec.engine.collateral import predicted_collateral
 from editspec.engine.lock import removed_edits
 from editspec.engine.model_session import on_device
-from editspec.engine.plan import make_plan, predicted_collateral
+from editspec.engine.plan import make_plan
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.report import Pictures, ReportPictures
 from editspec.views.charts import FRAME, LossChart, draw_losses
+from editspec_compiler import LoadedSpec
+from editspec_compiler.modalities.image.schema import image_spec
 from editspec_runtime import __version__
 from editspec_runtime.core.model import Model
 
 PACKAGES = ("editspec", "torch", "numpy", "pillow")
 """The packages whose versions the report lists."""
+
+
+def require_pictures(loaded: LoadedSpec) -> None:
+    """Raise a `UsageError` where the family of a spec draws no images for a report."""
+    image_spec(loaded.spec)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ class Code(StrEnum):
     PAIRS_UNFIT = "E407 pairs-unfit"
     MASK_UNFIT = "E410 mask-unfit"
     MASK_VANISHES = "E411 mask-vanishes"
+    MASK_SPECKS = "E413 mask-specks"
+    MASK_NEARLY_WHOLE = "E414 mask-nearly-whole"
     LATENT_UNFIT = "E412 latent-unfit"
     RECORD_UNFIT = "E420 record-unfit"
 
@@ -84,3 +86,4 @@ class Code(StrEnum):
     DEVICE = "E909 device"
     WORKERS = "E910 workers"
     MEMORY = "E911 memory"
+    NOT_CONVERGED = "E912 not-converged"

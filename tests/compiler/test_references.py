@@ -87,9 +87,9 @@ def test_an_array_that_claims_to_be_huge_costs_nothing(load_with: Load, tmp_path
         load_with({"file": "z.npy"})
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "I64", "F8_E4M3"])
+@pytest.mark.parametrize("dtype", ["I64", "F8_E4M3"])
 def test_tensors_that_are_no_latent(load_with: Load, tmp_path: Path, dtype: str) -> None:
-    data = bytes(8 * {"BF16": 2, "I64": 8, "F8_E4M3": 1}[dtype])
+    data = bytes(8 * {"I64": 8, "F8_E4M3": 1}[dtype])
     header = json.dumps(
         {"z": {"dtype": dtype, "shape": [8], "data_offsets": [0, len(data)]}}
     ).encode()

@@ -6,6 +6,7 @@ from what a build makes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from editspec_runtime.families.open import read_weights
 from editspec_runtime.io.digests import digest, tensors_digest
 from editspec_runtime.io.files import canonical_json, safetensors_bytes
 from editspec_runtime.patches.patch import Patch, apply_stack, read_patch
+from editspec_runtime.patches.soundness import FIELDS, OPTIONAL
 from tests.commands import run
 
 BASE = "tiny.safetensors"
@@ -288,3 +290,15 @@ def test_what_a_build_makes_passes(
         assert verify(BASE, [made]).verified
         assert run("compose", made, "-o", f"{name}.safetensors").exit_code == 0
         assert verify(BASE, [f"{name}.safetensors"]).verified
+
+
+def test_the_fields_of_a_patch_are_documented() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "supply-chain.md").read_text()
+    table = re.search(r"\| field \| there \|.*\n\|[-|]+\n((?:\|.*\n)+)", docs)
+    assert table is not None
+    documented: dict[str, str] = {}
+    for line in table[1].splitlines():
+        names, there = line.strip("|").split("|")[:2]
+        documented |= dict.fromkeys(re.findall(r"`(\w+)`", names), there.strip())
+    assert set(documented) == {*FIELDS, *OPTIONAL}
+    assert {name for name, there in documented.items() if there == "always"} == set(FIELDS)

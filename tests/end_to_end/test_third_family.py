@@ -17,7 +17,7 @@ from torch import Tensor
 
 import editspec
 from editspec_runtime.patches.patch import read_patch
-from tests.commands import run, said
+from tests.commands import contents, run, said
 from tests.toy_text import registered
 from tests.toy_text.network import LETTERS, RandomTexts, Toy, encode
 
@@ -189,10 +189,18 @@ def test_what_is_wrong_is_said_in_its_place(
         ["compare-layers", "spec.json"],
         ["sweep", "spec.json", "-o", "swept"],
         ["build", "spec.json", "-o", "x", "--report"],
+        ["render", "spec.json", "-o", "x.png", "--value"],
+        ["studio", "spec.json", "--port", "0"],
     ],
 )
 def test_commands_of_images_say_that_it_draws_none(command: list[str]) -> None:
+    before = contents(Path())
     result = run(*command)
     assert result.exit_code == 2, result.output
     assert "The family toy does not draw images" in result.stderr
-    assert "defect" not in result.stderr
+    assert "Take build, check, plan or verify" in result.stderr
+    # Before the work: nothing was built, and no folder was made but the studio's own.
+    found = {name: data for name, data in contents(Path()).items() if name[0] != "."}
+    assert found == before
+    assert not Path("x").exists()
+    assert not Path("swept").exists()

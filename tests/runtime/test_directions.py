@@ -5,7 +5,12 @@ import torch
 from torch import Tensor
 
 from editspec_runtime.errors import NumericalError
-from editspec_runtime.maths.directions import inverse_root, zca_directions
+from editspec_runtime.maths.directions import (
+    count_missing,
+    inverse_root,
+    root_and_inverse,
+    zca_directions,
+)
 from tests.cases import draw_normal
 
 
@@ -73,11 +78,29 @@ def test_a_weight_of_almost_nothing_counts_for_nothing() -> None:
     torch.testing.assert_close(zca_directions(c, keys, torch.tensor([1.0, 1e-9]), 1), alone)
 
 
-def test_a_singular_second_moment_is_named() -> None:
-    c = moment()
+def test_directions_that_never_occur_are_left_out() -> None:
+    c, keys = moment(), draw_normal(4, 12, seed=7)
     c[3] = c[:, 3] = 0
-    with pytest.raises(NumericalError, match="singular: 1 of 12"):
-        inverse_root(c)
+    assert count_missing(c) == 1
+    assert count_missing(moment()) == 0
+    # As if the layer had no such unit.
+    units = [unit for unit in range(12) if unit != 3]
+    rest = c[units][:, units]
+    root, inverse = root_and_inverse(c)
+    torch.testing.assert_close(root @ root, c)
+    torch.testing.assert_close(inverse[units][:, units], root_and_inverse(rest)[1])
+    assert inverse[3].abs().max() < 1e-12 * inverse.abs().max()
+    found = zca_directions(c, keys, torch.ones(4), 2)
+    assert found[:, 3].abs().max() < 1e-12
+    torch.testing.assert_close(
+        found[:, units], zca_directions(rest, keys[:, units], torch.ones(4), 2)
+    )
+
+
+def test_a_second_moment_without_an_inverse_is_named() -> None:
+    c = moment()
+    with pytest.raises(NumericalError, match="is zero"):
+        inverse_root(0 * c)
     c[3, 3] = float("nan")
     with pytest.raises(NumericalError, match="not finite"):
         inverse_root(c)

@@ -12,19 +12,25 @@ from torch import Tensor
 
 from editspec_runtime.core.method import KeyStatistics, Settings
 from editspec_runtime.core.model import LayerFunction
+from editspec_runtime.core.progress import NoteCallback, ignore_note
 from editspec_runtime.core.rule import LayerRule
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.families.proggan.network import ProgressiveGAN
 from editspec_runtime.families.stylegan2.functions import StyledConvolution
 from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.maths import robust_least_squares
 from editspec_runtime.maths.channelwise import ChannelwiseFunction
 from editspec_runtime.maths.channelwise_least_squares import (
     ChannelwiseProblem,
+    NotConverged,
     minimise,
+)
+from editspec_runtime.maths.low_rank import delta
+from editspec_runtime.maths.robust_least_squares import (
+    minimise_from_above,
     minimise_within,
     trace_curve,
 )
-from editspec_runtime.maths.low_rank import delta
 from editspec_runtime.methods import projected_gradient
 from editspec_runtime.methods.layer_problem import LayerProblem
 from editspec_runtime.methods.least_squares import find_coefficients, pose
@@ -55,12 +61,20 @@ class Task:
     directions: Tensor
     second_moment: Tensor
 
-    def layer_problem(self, settings: Settings = SETTINGS) -> LayerProblem:
+    def layer_problem(
+        self, settings: Settings = SETTINGS, on_note: NoteCallback = ignore_note
+    ) -> LayerProblem:
         statistics = KeyStatistics(
             lambda: self.second_moment, lambda: pytest.fail("no sample is needed")
         )
         return LayerProblem(
-            self.rule, self.function, self.weight, settings, statistics=statistics, family="f"
+            self.rule,
+            self.function,
+            self.weight,
+            settings,
+            statistics=statistics,
+            family="f",
+            on_note=on_note,
         )
 
     def problem(self) -> ChannelwiseProblem:
@@ -303,19 +317,68 @@ def test_a_second_moment_that_is_nearly_singular_gives_no_nan(make_tiny: MakeTin
         assert near.loss(found) < near.loss()
 
 
-def test_a_singular_second_moment_is_named(make_tiny: MakeTiny) -> None:
+def test_a_singular_second_moment_gets_a_ridge_and_a_note(make_tiny: MakeTiny) -> None:
     given = task(make_tiny)
     direction = given.directions[0]
     rest = torch.eye(6).double() - torch.outer(direction, direction)
-    for moment in (
-        rest @ given.second_moment @ rest,
-        0 * given.second_moment,
-        float("nan") * given.second_moment,
+    singular = dataclasses.replace(given, second_moment=rest @ given.second_moment @ rest)
+    notes: list[str] = []
+    found = find_coefficients(singular.layer_problem(on_note=notes.append), given.directions)
+    assert found.isfinite().all()
+    assert singular.loss(found) < singular.loss()
+    (note,) = notes
+    assert "singular in the directions of the context, and has a ridge of 1e-08" in note
+    # Where the directions occur there is no ridge, and no note.
+    notes.clear()
+    find_coefficients(given.layer_problem(on_note=notes.append), given.directions)
+    assert not notes
+
+
+@pytest.mark.parametrize("factor", [0.0, float("nan")])
+def test_a_second_moment_without_numbers_is_named(make_tiny: MakeTiny, factor: float) -> None:
+    given = task(make_tiny)
+    broken = dataclasses.replace(given, second_moment=factor * given.second_moment)
+    with pytest.raises(
+        NumericalError, match="second moment of the keys is singular in the directions"
     ):
-        with pytest.raises(
-            NumericalError, match="second moment of the keys is singular in the directions"
-        ):
-            dataclasses.replace(given, second_moment=moment).solved()
+        broken.solved()
+
+
+def test_steps_that_do_not_converge_go_on_from_a_larger_weight(
+    make_tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = task(make_tiny)
+    plain = minimise
+
+    def stubborn(problem: ChannelwiseProblem, weight: float, start: Tensor) -> Tensor:
+        """Converge from no change at weights of 1 and above, and from near at 0.01 and above."""
+        if weight < 0.01 or (weight < 1 and not start.any()):
+            raise NotConverged("not converged")
+        return plain(problem, weight, start)
+
+    monkeypatch.setattr(robust_least_squares, "minimise", stubborn)
+    problem = given.problem()
+    # The weight that is asked for is reached from above ...
+    reached = minimise_from_above(problem, 0.02)
+    assert reached.collateral_weight == 0.02
+    wanted = plain(problem, 0.02, problem.nothing())
+    objectives = [problem.objective(each, 0.02).mean() for each in (reached.unknowns, wanted)]
+    assert objectives[0] == pytest.approx(objectives[1].item(), rel=1e-2)
+    # ... or the last one that converges, of which the caller is told.
+    assert 0.01 <= minimise_from_above(problem, 0.001).collateral_weight < 0.02
+    assert 0.01 <= minimise_from_above(problem, 0.0).collateral_weight < 0.02
+    notes: list[str] = []
+    settings = least_squares(collateral_weight=0.001)
+    find_coefficients(given.layer_problem(settings, on_note=notes.append), given.directions)
+    assert "do not converge at a collateral weight of 0.001: the change is that of 0.01" in notes[0]
+
+    def never(problem: ChannelwiseProblem, weight: float, start: Tensor) -> Tensor:
+        """Converge nowhere."""
+        raise NotConverged("not converged")
+
+    monkeypatch.setattr(robust_least_squares, "minimise", never)
+    with pytest.raises(NotConverged):
+        minimise_from_above(problem, 0.02)
 
 
 def test_a_loss_that_is_not_finite_is_named(make_tiny: MakeTiny) -> None:

@@ -23,6 +23,9 @@ class Compatibility:
     keep_best
         Whether a solver returns the best iterate that satisfies its constraint. If not, the solver
         returns the last iterate.
+    absolute_rate
+        Whether the learning rate of a method is taken as it is. If not, it is multiplied by the
+        scale of the weight.
     states_added
         Whether the squared loss of several pairs is the sum of the losses of the two states of the
         scenes. If not, the loss is the mean over all pairs.
@@ -31,6 +34,7 @@ class Compatibility:
     chunk: int = 16
     fixed_chunk: bool = False
     keep_best: bool = True
+    absolute_rate: bool = False
     states_added: bool = False
 
 

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from editspec_runtime.core.progress import LossCallback, StepCallback, ignore_loss, ignore_steps
+from editspec_runtime.core.progress import (
+    LossCallback,
+    NoteCallback,
+    StepCallback,
+    ignore_loss,
+    ignore_note,
+    ignore_steps,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +62,10 @@ class Settings(BaseModel):
         """Advice on settings for when the method finds no change better than none."""
         return "Lower the learning rate where there is one"
 
+    def less_collateral(self) -> str:
+        """Advice on settings for when the method changes too much of the rest."""
+        return "Lower the rank, or give a smaller context."
+
 
 @dataclass(frozen=True)
 class Method:
@@ -90,12 +101,12 @@ class Method:
         return solve
 
     @property
-    def find_curve(self) -> Callable[..., list[Any]]:
-        """The function that finds the curve of the loss of a rule against its collateral.
+    def find_curve(self) -> Callable[..., list[CurvePoint]]:
+        """The function that finds the changes of a rule between little loss and little collateral.
 
         The method's module, and with it torch, is imported.
         """
-        find_curve: Callable[..., list[Any]] = import_module(self.module).find_curve
+        find_curve: Callable[..., list[CurvePoint]] = import_module(self.module).find_curve
         return find_curve
 
     def make_settings(self, **values: Any) -> Settings:
@@ -143,6 +154,22 @@ class Change:
         return change is None or not bool(change.any())
 
 
+@dataclass(frozen=True)
+class CurvePoint:
+    """A point of the curve of a method.
+
+    Attributes
+    ----------
+    collateral_weight
+        The weight of the collateral.
+    change
+        The change that it gives.
+    """
+
+    collateral_weight: float
+    change: Change
+
+
 OutputLoss = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 """A function from outputs [n, ...], the wanted outputs [n, ...] and the weight of each number to a
 scalar.
@@ -173,6 +200,8 @@ class Problem:
     progress, on_loss
         Callbacks for the steps, and for the losses on the way. A method without steps calls
         neither.
+    on_note
+        A callback for notes on what could not be done as asked.
     output_loss
         The loss that a method that needs outputs minimises; None for the method's own.
     """
@@ -187,6 +216,7 @@ class Problem:
     earlier: Sequence[LayerRule] = ()
     progress: StepCallback = ignore_steps
     on_loss: LossCallback = ignore_loss
+    on_note: NoteCallback = ignore_note
     output_loss: OutputLoss | None = None
 
 

@@ -16,6 +16,9 @@ LossCallback = Callable[[int, float], None]
 A method calls it wherever it computes the loss of a change that it may return.
 """
 
+NoteCallback = Callable[[str], None]
+"""A callback that takes a clause on how a method went on where it could not do as it was asked."""
+
 
 def no_progress(what: str, done: int, total: int) -> None:
     """A progress callback that does nothing."""
@@ -27,3 +30,7 @@ def ignore_steps(done: int, total: int) -> None:
 
 def ignore_loss(step: int, loss: float) -> None:
     """A loss callback that does nothing."""
+
+
+def ignore_note(note: str) -> None:
+    """A note callback that does nothing."""

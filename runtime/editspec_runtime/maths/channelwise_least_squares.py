@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from editspec_runtime.core.progress import StepCallback, ignore_steps
+from editspec_runtime.codes import Code
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.channelwise import ChannelwiseFunction
 from editspec_runtime.maths.metric import energy
@@ -35,10 +35,14 @@ NEWTON = 0.03
 
 It is a share of the objective of a channel.
 """
-BISECTIONS = 14
-"""The number of bisections of log collateral_weight in the search for a budget."""
 CURVE = tuple(10 ** (exponent / 4) for exponent in range(4, -13, -1))
 """The collateral weights of a curve, falling."""
+
+
+class NotConverged(NumericalError):
+    """Steps of least squares that did not reach a minimum."""
+
+    code = Code.NOT_CONVERGED
 
 
 @dataclass(frozen=True)
@@ -302,7 +306,7 @@ def minimise(problem: ChannelwiseProblem, collateral_weight: float, start: Tenso
     when it is done. At collateral_weight 0, unknowns that the rule does not determine stay as in
     `start`. From zero, the solution thus has the least collateral of all that fit equally well.
 
-    Raises `NumericalError` if `STEPS` steps are not enough. At collateral_weight 0 there may be no
+    Raises `NotConverged` if `STEPS` steps are not enough. At collateral_weight 0 there may be no
     minimum, because demodulation may make a change better the larger it becomes.
     """
     if problem.linear:
@@ -352,7 +356,7 @@ def minimise(problem: ChannelwiseProblem, collateral_weight: float, start: Tenso
     unknowns[active] = state.unknowns
     reached = float(problem.objective(unknowns, collateral_weight).sum())
     if float(promise.sum()) > GOOD_ENOUGH * reached:
-        raise NumericalError(
+        raise NotConverged(
             f"Least squares has not converged after {STEPS} steps.",
             "Raise solver.collateral_weight, or lower the rank.",
         )
@@ -379,79 +383,6 @@ def _linear(problem: ChannelwiseProblem, collateral_weight: float) -> Tensor:
     shares = torch.where(seen, values / (values.square() + price), 0)
     unknowns: Tensor = (shares * wanted) @ right
     return unknowns
-
-
-def trace_curve(problem: ChannelwiseProblem, progress: StepCallback = ignore_steps) -> list[Point]:
-    """Compute the curve of loss against collateral, a point for each of `CURVE`.
-
-    As collateral_weight falls, loss falls and collateral rises. Each point starts from the
-    extrapolation of the point before.
-    """
-    unknowns, found = problem.nothing(), []
-    for done, collateral_weight in enumerate(CURVE):
-        progress(done, len(CURVE))
-        start = extrapolate(problem, unknowns, collateral_weight)
-        unknowns = minimise(problem, collateral_weight, start)
-        found.append(unknowns)
-    points = []
-    for collateral_weight in CURVE:
-        best = _best_of(problem, found, collateral_weight)
-        points.append(problem.point(best, collateral_weight))
-    return points
-
-
-def extrapolate(problem: ChannelwiseProblem, unknowns: Tensor, collateral_weight: float) -> Tensor:
-    """Extrapolate to another collateral_weight with the curvature at `unknowns`."""
-    no_newton = unknowns.new_zeros(len(unknowns), dtype=torch.bool)
-    gradient, curvature = problem.quadratic(problem.at(unknowns), no_newton)
-    values, vectors = torch.linalg.eigh(curvature)
-    wanted = (curvature @ unknowns[..., None])[..., 0] - gradient
-    # The eigenvalues are not negative, but rounding may make them negative.
-    damped = values.clamp_min(0) + 2 * collateral_weight * problem.price
-    rotated = (wanted[:, None] @ vectors)[:, 0] / damped
-    answer: Tensor = (vectors @ rotated[..., None])[..., 0]
-    return answer
-
-
-def _best_of(
-    problem: ChannelwiseProblem, candidates: list[Tensor], collateral_weight: float
-) -> Tensor:
-    """Pick the best of some candidates, channel by channel.
-
-    So a curve is monotone, although the minimisation may end in different local minima.
-    """
-    objectives = torch.stack(
-        [problem.objective(unknowns, collateral_weight) for unknowns in candidates]
-    )
-    channels = torch.arange(objectives.shape[1], device=objectives.device)
-    return torch.stack(candidates)[objectives.argmin(0), channels]
-
-
-def minimise_within(problem: ChannelwiseProblem, budget: float) -> Point:
-    """Find the point of the least collateral weight that keeps a budget.
-
-    The weight is not below the last of `CURVE`. The collateral of the point is at most `budget`,
-    which is a share of tr(W C W^T).
-    """
-    lowest, highest = CURVE[-1], CURVE[0]
-    unknowns = minimise(problem, lowest, problem.nothing())
-    best = problem.point(unknowns, lowest)
-    if best.collateral <= budget:
-        return best
-    best = problem.point(minimise(problem, highest, problem.nothing()), highest)
-    while best.collateral > budget:
-        lowest, highest = highest, 10 * highest
-        best = problem.point(minimise(problem, highest, problem.nothing()), highest)
-    # The weight is between `lowest`, which breaks the budget, and `highest`, which keeps it.
-    for _ in range(BISECTIONS):
-        middle = math.sqrt(lowest * highest)
-        unknowns = minimise(problem, middle, unknowns)
-        point = problem.point(unknowns, middle)
-        if point.collateral <= budget:
-            best, highest = point, middle
-        else:
-            lowest = middle
-    return best
 
 
 def whiten_unknowns(function: ChannelwiseFunction, root: Tensor) -> ChannelwiseFunction:

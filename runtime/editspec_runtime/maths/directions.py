@@ -12,28 +12,53 @@ from editspec_runtime.maths.ranking import one_hot, quantile_ranking
 
 
 def inverse_root(second_moment: Tensor) -> Tensor:
-    """Compute C^-1/2 of a second moment C [n, n] float64 by eigendecomposition.
+    """Compute C^-1/2 of a second moment C [n, n] float64 in the space that occurs.
 
-    Raises `NumericalError` if C is singular in float64 or not finite.
+    Directions that no key has are left out of the inverse, as in that of Moore and Penrose. Raises
+    `NumericalError` if C is not finite, or zero.
     """
+    return root_and_inverse(second_moment)[1]
+
+
+def root_and_inverse(second_moment: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute C^1/2 and C^-1/2, each [n, n] float64; errors are those of `inverse_root`."""
+    values, vectors = torch.linalg.eigh(_require_finite(second_moment))
+    occurs = values > _floor(values[-1], len(values))
+    if not bool(occurs.any()):
+        raise NumericalError(
+            "The second moment of the keys is zero: the layer sees no keys but zero.",
+            "Edit an earlier layer.",
+        )
+    inverse = torch.where(occurs, values, torch.inf).rsqrt()
+    root: Tensor = (vectors * torch.where(occurs, values, 0).sqrt()) @ vectors.T
+    inverse_root: Tensor = (vectors * inverse) @ vectors.T
+    return root, inverse_root
+
+
+def count_missing(second_moment: Tensor) -> int:
+    """Count the directions of C [n, n] float64 that no key has."""
+    count = len(second_moment)
+    # Cholesky's decomposition is many times cheaper, and fails wherever a direction is missing.
+    room = _floor(second_moment.trace(), count) * torch.eye(count, dtype=torch.float64)
+    _, failed = torch.linalg.cholesky_ex(second_moment - room)
+    if not bool(failed):
+        return 0
+    values = torch.linalg.eigvalsh(second_moment)
+    return int((values <= _floor(values[-1], count)).sum())
+
+
+def _floor(largest: Tensor, count: int) -> Tensor:
+    """The usual threshold of numerical rank: an eigenvalue below it is rounding alone."""
+    return largest * count * torch.finfo(torch.float64).eps
+
+
+def _require_finite(second_moment: Tensor) -> Tensor:
     if not bool(second_moment.isfinite().all()):
         raise NumericalError(
             "The second moment of the keys is not finite: the model overflows on its own sample.",
             "Use precision: float64, or edit an earlier layer.",
         )
-    values, vectors = torch.linalg.eigh(second_moment)
-    # The usual threshold of numerical rank: an eigenvalue below it is rounding alone.
-    floor = values[-1] * len(values) * torch.finfo(values.dtype).eps
-    missing = int((values <= floor).sum())
-    if missing:
-        raise NumericalError(
-            f"The second moment of the keys is singular: {missing} of {len(values)} directions "
-            "never occur in the samples, so that C^-1 does not exist.",
-            "Raise statistics.samples. If the second moment stays singular, units of the layer are "
-            "dead or doubled: edit another layer.",
-        )
-    root: Tensor = (vectors * values.rsqrt()) @ vectors.T
-    return root
+    return second_moment
 
 
 def zca_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: int) -> Tensor:
@@ -63,7 +88,8 @@ def zca_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: i
     Raises
     ------
     NumericalError
-        C is singular, or fewer than `rank` of the keys are linearly independent.
+        Fewer than `rank` of the keys are linearly independent in the space that occurs, or C has
+        no inverse square root.
     """
     root = inverse_root(second_moment)
     rows = weights.double()[:, None] * (keys.double() @ root)

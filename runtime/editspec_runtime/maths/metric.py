@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from editspec_runtime.maths.directions import inverse_root
+from editspec_runtime.maths.directions import root_and_inverse
 
 
 def unfold(weight: Tensor) -> Tensor:
@@ -120,11 +120,10 @@ class Recompressed:
 def recompress(matrix: Tensor, moment: Tensor, rank: int) -> Recompressed:
     """Approximate `matrix` [m, n] at a lower rank in the metric of C.
 
-    No other change of at most `rank` is nearer (Eckart and Young). Raises `NumericalError` if C is
-    singular.
+    No other change of at most `rank` is nearer (Eckart and Young). Where C is singular, only its
+    own space counts. Raises `NumericalError` as `root_and_inverse` does.
     """
-    inverse = inverse_root(moment)
-    root = torch.linalg.inv(inverse)
+    root, inverse = root_and_inverse(moment)
     _, values, right = torch.linalg.svd(matrix @ root, full_matrices=False)
     kept = right[: min(rank, len(values))]
     directions = torch.linalg.qr((kept @ inverse).T)[0].T.contiguous()

@@ -10,6 +10,7 @@ from torch import Tensor
 from editspec_runtime.core.method import Change, Problem
 from editspec_runtime.core.model import Trainable
 from editspec_runtime.core.rule import LayerRule
+from editspec_runtime.maths.scale import typical_scale
 from editspec_runtime.methods.layer_problem import require_nothing_to_do
 from editspec_runtime.methods.losses import absolute_difference, compute_outputs, descend
 
@@ -31,6 +32,19 @@ def solve(problem: Problem) -> dict[str, Change]:
     return changes
 
 
+def learning_rate(problem: Problem) -> float:
+    """The rate of Adam: the one of the settings, relative to the scale of the model's layers.
+
+    One rate serves every tensor. Biases and gains have no scale of their own that would tell.
+    """
+    settings: Any = problem.settings
+    rate: float = settings.learning_rate
+    if problem.compatibility.absolute_rate:
+        return rate
+    model = problem.model
+    return rate * typical_scale(model.weight(layer) for layer in model.architecture.layers)
+
+
 def find_deltas(problem: Problem, rule: LayerRule) -> dict[str, Tensor]:
     """Find by Adam the change of every weight that gives the composited outputs.
 
@@ -47,7 +61,7 @@ def find_deltas(problem: Problem, rule: LayerRule) -> dict[str, Tensor]:
         free.values(),
         lambda: loss_of(compute_outputs(trained, rule.key), rule.value, rule.arguments["area"]),
         steps=settings.steps,
-        learning_rate=settings.learning_rate,
+        learning_rate=learning_rate(problem),
         compatibility=problem.compatibility,
         progress=problem.progress,
         on_loss=problem.on_loss,

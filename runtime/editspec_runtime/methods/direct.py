@@ -48,7 +48,7 @@ def find_coefficients(problem: LayerProblem, directions: Tensor) -> Tensor:
     # same layout, and `view_as` above gives gradients that are contiguous.
     start = coefficients_of(torch.zeros_like(weight), directions)
     coefficients = start.contiguous().requires_grad_()
-    adam = Adam([coefficients], settings.learning_rate)
+    adam = Adam([coefficients], problem.learning_rate)
     best = Best()
     for step in range(settings.steps + 1):
         adam.zero_grad()

@@ -17,12 +17,21 @@ from editspec_runtime.core.model import (
     ObservableModel,
     ObservedFunction,
 )
-from editspec_runtime.core.progress import LossCallback, StepCallback, ignore_loss, ignore_steps
+from editspec_runtime.core.progress import (
+    LossCallback,
+    NoteCallback,
+    StepCallback,
+    ignore_loss,
+    ignore_note,
+    ignore_steps,
+)
 from editspec_runtime.core.rule import LayerRule
 from editspec_runtime.errors import NumericalError
-from editspec_runtime.maths.directions import directions
+from editspec_runtime.maths.directions import count_missing, directions
 from editspec_runtime.maths.low_rank import exact_delta, kernel_of
+from editspec_runtime.maths.scale import scale_of
 from editspec_runtime.methods.losses import NOTHING_TO_DO, rule_loss
+from editspec_runtime.methods.rule_file import place_as_file
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class LayerProblem:
         The statistics of the layer's keys; None only for methods that do not need them.
     family
         The model's family, for messages.
-    compatibility, progress, on_loss
+    compatibility, progress, on_loss, on_note
         As in `Problem`.
     """
 
@@ -60,6 +69,15 @@ class LayerProblem:
     compatibility: Compatibility = EDITSPEC
     progress: StepCallback = ignore_steps
     on_loss: LossCallback = ignore_loss
+    on_note: NoteCallback = ignore_note
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of Adam: the one of the settings, relative to the scale of the weight."""
+        rate: float = self.settings.learning_rate
+        if self.compatibility.absolute_rate:
+            return rate
+        return rate * scale_of(self.weight)
 
     @property
     def moment(self) -> Tensor:
@@ -89,11 +107,15 @@ def find_directions(
 
 
 def layer_problem(problem: Problem, rule: LayerRule, model: Model) -> LayerProblem:
-    """Pose a rule of an edit on the model that the rules before it left."""
+    """Pose a rule of an edit on the model that the rules before it left.
+
+    The rule is as a reader of its file has it: another order of memory would give other bits.
+    """
+    weight = model.weight(rule.layer)
     return LayerProblem(
-        rule,
+        place_as_file(rule, weight.device),
         rule_function(rule, model),
-        model.weight(rule.layer),
+        weight,
         problem.settings,
         problem.rank,
         problem.directions,
@@ -102,6 +124,7 @@ def layer_problem(problem: Problem, rule: LayerRule, model: Model) -> LayerProbl
         problem.compatibility,
         problem.progress,
         problem.on_loss,
+        problem.on_note,
     )
 
 
@@ -133,9 +156,20 @@ def solve_in_directions(
     def solve_layer(each: LayerProblem) -> Change:
         assert each.statistics is not None
         found = find_directions(each.rule, each.directions, each.rank, each.statistics)
+        note_missing(each)
         return Change(found, kernel_of(find_coefficients(each, found)))
 
     return solve_each(problem, solve_layer)
+
+
+def note_missing(problem: LayerProblem) -> None:
+    """Note that some directions occur in no key, so that C is inverted without them."""
+    missing = count_missing(problem.moment)
+    if missing:
+        problem.on_note(
+            f"{missing} of {len(problem.moment)} directions of the keys of {problem.rule.layer} "
+            "never occur in its sample, and the second moment is inverted without them"
+        )
 
 
 def require_better(problem: LayerProblem, change: Change) -> None:

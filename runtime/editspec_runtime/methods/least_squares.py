@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from editspec_runtime.core.method import LINEAR, Change, Problem
+from editspec_runtime.core.method import LINEAR, Change, CurvePoint, Problem
 from editspec_runtime.core.progress import StepCallback, ignore_steps
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.channelwise import (
@@ -23,13 +23,14 @@ from editspec_runtime.maths.channelwise import (
 )
 from editspec_runtime.maths.channelwise_least_squares import (
     ChannelwiseProblem,
-    Point,
-    minimise,
-    minimise_within,
-    trace_curve,
     whiten_unknowns,
 )
 from editspec_runtime.maths.low_rank import kernel_of
+from editspec_runtime.maths.robust_least_squares import (
+    minimise_from_above,
+    minimise_within,
+    trace_curve,
+)
 from editspec_runtime.maths.weighted_squares import WeightedSquares
 from editspec_runtime.methods.layer_problem import (
     LayerProblem,
@@ -38,6 +39,9 @@ from editspec_runtime.methods.layer_problem import (
 )
 from editspec_runtime.methods.losses import NOTHING_TO_DO
 from editspec_runtime.methods.registry import DEFAULT_METHOD, method_of
+
+RIDGE = 1e-8
+"""The ridge of D C D^T where it is singular, as a share of the mean of the diagonal of C."""
 
 
 def solve(problem: Problem) -> dict[str, Change]:
@@ -73,22 +77,35 @@ def find_coefficients(problem: LayerProblem, directions: Tensor) -> Tensor:
         converge.
     """
     channelwise, settings = pose(problem, directions), problem.settings
-    # Some weights have an axis of length 1 before [out, in, *taps].
-    axes_before = problem.weight.ndim - 1 - len(channelwise.taps)
-    shape = problem.weight.shape[:axes_before]
     if channelwise.asked <= NOTHING_TO_DO:
         coefficients = channelwise.nothing()
     elif settings.collateral is not None:
         coefficients = minimise_within(channelwise, settings.collateral).coefficients
     else:
-        unknowns = minimise(channelwise, settings.collateral_weight, channelwise.nothing())
-        coefficients = channelwise.coefficients(unknowns)
+        reached = minimise_from_above(channelwise, settings.collateral_weight)
+        if reached.collateral_weight > settings.collateral_weight:
+            problem.on_note(
+                f"the steps of {problem.rule.layer} do not converge at a collateral weight of "
+                f"{settings.collateral_weight:g}: the change is that of "
+                f"{reached.collateral_weight:.3g}"
+            )
+        coefficients = channelwise.coefficients(reached.unknowns)
+    return _shape_as_weight(coefficients, channelwise, problem)
+
+
+def _shape_as_weight(
+    coefficients: Tensor, channelwise: ChannelwiseProblem, problem: LayerProblem
+) -> Tensor:
+    """Shape coefficients as the weight is, in its precision."""
+    # Some weights have an axis of length 1 before [out, in, *taps].
+    axes_before = problem.weight.ndim - 1 - len(channelwise.taps)
+    shape = problem.weight.shape[:axes_before]
     return coefficients.reshape(*shape, -1, *channelwise.taps).to(problem.weight)
 
 
 @torch.no_grad()
-def find_curve(problem: LayerProblem, progress: StepCallback = ignore_steps) -> list[Point]:
-    """Find the curve of the loss against the predicted collateral.
+def find_curve(problem: LayerProblem, progress: StepCallback = ignore_steps) -> list[CurvePoint]:
+    """Find the change of each weight of the collateral, falling.
 
     The curve has no points if the rule holds already.
     """
@@ -98,7 +115,12 @@ def find_curve(problem: LayerProblem, progress: StepCallback = ignore_steps) -> 
     channelwise = pose(problem, directions)
     if channelwise.asked <= NOTHING_TO_DO:
         return []
-    return trace_curve(channelwise, progress)
+    points = []
+    for point in trace_curve(channelwise, progress):
+        coefficients = _shape_as_weight(point.coefficients, channelwise, problem)
+        change = Change(directions, kernel_of(coefficients))
+        points.append(CurvePoint(point.collateral_weight, change))
+    return points
 
 
 def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
@@ -111,12 +133,7 @@ def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
     second_moment = problem.moment.to(weight)
     taps = (len(directions), *kernel_of(weight).shape[2:])
     function = _channelwise(problem, weight, directions)
-    moment, failed = torch.linalg.cholesky_ex(directions @ second_moment @ directions.T)
-    if bool(failed) or not bool(moment.isfinite().all()):
-        raise NumericalError(
-            "The second moment of the keys is singular in the directions of the context.",
-            "Raise statistics.samples, or lower the rank.",
-        )
+    moment = _root_of(problem, directions @ second_moment @ directions.T)
     # The taps count as independent: C for all taps is block diagonal, and so is its root.
     root = torch.kron(moment.contiguous(), torch.eye(math.prod(taps[1:])).to(moment))
     value = value_by_channel(problem.rule.value.double(), weight)
@@ -140,6 +157,29 @@ def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
         second_moment=second_moment,
         squares=WeightedSquares(function.design),
     )
+
+
+def _root_of(problem: LayerProblem, moment: Tensor) -> Tensor:
+    """The Cholesky factor of D C D^T, [s, s]; with a ridge where the matrix is singular.
+
+    Raises `NumericalError` if the matrix is not finite.
+    """
+    root: Tensor
+    root, failed = torch.linalg.cholesky_ex(moment)
+    if not bool(failed) and bool(root.isfinite().all()):
+        return root
+    ridge = RIDGE * problem.moment.diagonal().mean().to(moment)
+    root, failed = torch.linalg.cholesky_ex(moment + ridge * torch.eye(len(moment)).to(moment))
+    if bool(failed) or not bool(root.isfinite().all()):
+        raise NumericalError(
+            "The second moment of the keys is singular in the directions of the context.",
+            "Raise statistics.samples, or lower the rank.",
+        )
+    problem.on_note(
+        f"the second moment of {problem.rule.layer} is singular in the directions of the context, "
+        f"and has a ridge of {RIDGE:g} of the mean square of a key"
+    )
+    return root
 
 
 def _channelwise(problem: LayerProblem, weight: Tensor, directions: Tensor) -> ChannelwiseFunction:

@@ -29,7 +29,7 @@ def find_factors(problem: LayerProblem) -> Change:
     settings, weight, rank = problem.settings, problem.weight, problem.rank
     assert rank is not None
     free = weight.clone().requires_grad_()
-    adam = Adam([free], settings.learning_rate)
+    adam = Adam([free], problem.learning_rate)
     factors = _cut(torch.zeros_like(weight), rank)
     best, best_loss, cut = factors, float("inf"), True
     for step in range(settings.steps + 1):

@@ -29,7 +29,7 @@ def find_delta(problem: LayerProblem) -> Tensor:
         [free],
         lambda: rule_loss(problem.function, problem.rule, free),
         steps=problem.settings.steps,
-        learning_rate=problem.settings.learning_rate,
+        learning_rate=problem.learning_rate,
         compatibility=problem.compatibility,
         progress=problem.progress,
         on_loss=problem.on_loss,

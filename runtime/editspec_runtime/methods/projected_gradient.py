@@ -40,7 +40,7 @@ def find_coefficients(problem: LayerProblem, directions: Tensor) -> Tensor:
     """
     settings, rule, weight = problem.settings, problem.rule, problem.weight
     free = weight.clone().requires_grad_()
-    adam = Adam([free], settings.learning_rate)
+    adam = Adam([free], problem.learning_rate)
     answer = problem.function.with_key(rule.key, rule.arguments)
     coefficients = coefficients_of(torch.zeros_like(weight), directions)
     best, projected = Best(), True

@@ -31,11 +31,17 @@ COLLATERAL_WEIGHT = 0.02
 """The default collateral weight of least squares. docs/bench.md says how it was chosen."""
 
 
+RATE = "The rate of Adam, for weights of scale 1 (root mean square, as a power of two)."
+
+LESS_RATE = "Lower solver.learning_rate, solver.steps or the rank."
+LESS_WITHOUT_RANK = "Lower solver.learning_rate or solver.steps, or take a method that has a rank."
+
+
 class ProjectedGradient(Settings):
     """Adam on the weight, projected into the directions (paper section 3.4)."""
 
     steps: Count = Field(2001, description="Steps of Adam.")
-    learning_rate: Number = Field(0.05, gt=0, description="The rate of Adam.")
+    learning_rate: Number = Field(0.05, gt=0, description=RATE)
     project_every: Count = Field(10, description="Steps between two projections.")
     project_gradient: bool = Field(
         False, description="Project every gradient, too (paper section 5.2)."
@@ -45,12 +51,20 @@ class ProjectedGradient(Settings):
         """Advice: a lower rate, more projections, or more directions."""
         return "Lower solver.learning_rate, set project_every: 1, raise the rank"
 
+    def less_collateral(self) -> str:
+        """Advice: smaller or fewer steps, or fewer directions."""
+        return LESS_RATE
+
 
 class Direct(Settings):
     """Adam on the coefficients of the directions (paper Eqn. 17 and 18)."""
 
     steps: Count = Field(2001, description="Steps of Adam.")
-    learning_rate: Number = Field(0.05, gt=0, description="The rate of Adam.")
+    learning_rate: Number = Field(0.05, gt=0, description=RATE)
+
+    def less_collateral(self) -> str:
+        """Advice: smaller or fewer steps, or fewer directions."""
+        return LESS_RATE
 
 
 class LeastSquares(Settings):
@@ -84,6 +98,12 @@ class LeastSquares(Settings):
             return "Raise solver.collateral"
         return "Lower solver.collateral_weight"
 
+    def less_collateral(self) -> str:
+        """Advice: a lower budget, or a higher weight of the collateral."""
+        if self.collateral is not None:
+            return "Lower solver.collateral, or the rank."
+        return "Raise solver.collateral_weight, or lower the rank."
+
 
 class ClosedForm(Settings):
     """Least squares in closed form, for linear layers (paper Eqn. 14 and 15)."""
@@ -92,31 +112,51 @@ class ClosedForm(Settings):
     collateral: ClassVar[None] = None
     collateral_weight: ClassVar[float] = 0.0
 
+    def less_collateral(self) -> str:
+        """Advice: fewer directions, or a method that weighs the collateral."""
+        return f"Lower the rank, or write solver: {_LEAST_SQUARES.name}."
+
 
 class LowRank(Settings):
     """Adam on the weight, whose change is cut to the rank by SVD (paper section 5.3)."""
 
     steps: Count = Field(10_001, description="Steps of Adam.")
-    learning_rate: Number = Field(0.01, gt=0, description="The rate of Adam.")
+    learning_rate: Number = Field(0.01, gt=0, description=RATE)
     project_every: Count = Field(10, description="Steps between two cuts.")
+
+    def less_collateral(self) -> str:
+        """Advice: smaller or fewer steps, or fewer directions."""
+        return LESS_RATE
 
 
 class OneLayer(Settings):
     """Adam on the whole weight of the layer, without directions (paper Eqn. 6)."""
 
     steps: Count = Field(2001, description="Steps of Adam.")
-    learning_rate: Number = Field(0.05, gt=0, description="The rate of Adam.")
+    learning_rate: Number = Field(0.05, gt=0, description=RATE)
+
+    def less_collateral(self) -> str:
+        """Advice: smaller or fewer steps, or a method that keeps to directions."""
+        return LESS_WITHOUT_RANK
 
 
 class AllWeights(Settings):
     """Adam on every weight, towards the composited outputs (paper Eqn. 3)."""
 
     steps: Count = Field(20_001, description="Steps of Adam.")
-    learning_rate: Number = Field(0.01, gt=0, description="The rate of Adam.")
+    learning_rate: Number = Field(0.01, gt=0, description=RATE)
+
+    def less_collateral(self) -> str:
+        """Advice: smaller or fewer steps, or a method that keeps to directions."""
+        return LESS_WITHOUT_RANK
 
 
 class Ablate(Settings):
     """Ablation: the weights from the erased units become zero (GAN Dissection)."""
+
+    def less_collateral(self) -> str:
+        """Advice: fewer units."""
+        return "Lower the number of units that are erased."
 
 
 METHODS: dict[str, Method] = {}

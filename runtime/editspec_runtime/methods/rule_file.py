@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -53,3 +55,23 @@ def _read_rule(path: Path) -> ResolvedEdit:
             f"{path} is a rule with parts missing or unknown.",
             "Build again to write the rule anew.",
         ) from error
+
+
+def place_as_file(rule: LayerRule, device: torch.device) -> LayerRule:
+    """The rule on a device, with its tensors contiguous as in its file.
+
+    Another order of memory would give other bits.
+    """
+
+    def place(tensor: Tensor) -> Tensor:
+        """Move a tensor to the device, with the strides that a file gives."""
+        return tensor.to(device).clone(memory_format=torch.contiguous_format)
+
+    return replace(
+        rule,
+        key=place(rule.key),
+        value=place(rule.value),
+        arguments={name: place(tensor) for name, tensor in rule.arguments.items()},
+        context_keys=place(rule.context_keys),
+        context_weights=place(rule.context_weights),
+    )

@@ -19,6 +19,7 @@ from editspec_runtime.methods.losses import (
     rule_loss,
 )
 from editspec_runtime.methods.registry import method_of
+from editspec_runtime.methods.rule_file import place_as_file
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def loss_of(edit: ResolvedEdit, model: Model, weights: Mapping[str, Tensor]) -> 
     absolute difference of the outputs. `weights` are those of a checkpoint; they are converted to
     the precision of the model.
     """
-    losses = [_loss_of(edit, rule, model, weights) for rule in edit.rules]
+    losses = [_loss_of(edit, rule, model, weights) for rule in _rules_as_in_file(edit)]
     return sum(losses) / len(losses)
 
 
@@ -102,6 +103,11 @@ def residual_of(edit: ResolvedEdit, model: Model, weights: Mapping[str, Tensor])
     return float(left / before) if before else 0.0
 
 
+def _rules_as_in_file(edit: ResolvedEdit) -> list[LayerRule]:
+    """The rules as a reader of their file has them, so that the bits of a loss are the same."""
+    return [place_as_file(rule, rule.value.device) for rule in edit.rules]
+
+
 def _loss_of(
     edit: ResolvedEdit, rule: LayerRule, model: Model, weights: Mapping[str, Tensor]
 ) -> float:
@@ -113,7 +119,7 @@ def _loss_of(
 
 
 def _residual(edit: ResolvedEdit, model: Model, weights: Mapping[str, Tensor]) -> Tensor:
-    norms = [_missing(edit, rule, model, weights).norm() for rule in edit.rules]
+    norms = [_missing(edit, rule, model, weights).norm() for rule in _rules_as_in_file(edit)]
     norm: Tensor = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
     return norm
 

@@ -96,6 +96,10 @@ def _are_digests(value: object) -> bool:
     return isinstance(value, list) and value != [] and all(map(_is_digest, value))
 
 
+def _are_notes(value: object) -> bool:
+    return isinstance(value, list) and value != [] and all(map(_is_word, value))
+
+
 def _are_layers(value: object) -> bool:
     if not isinstance(value, list) or len(value) < 2 or not all(map(_is_word, value)):
         return False
@@ -135,6 +139,7 @@ OPTIONAL: dict[str, Check] = {
     "directions": (_are_directions, "the names D.0, D.1, ... by parameter"),
     "layer": WORD,
     "layers": (_are_layers, "the names of several layers"),
+    "notes": (_are_notes, "sentences on how its solver went on"),
     "composed": (_are_digests, "the digests of the patches that it was composed of"),
 }
 """The fields that some patches have."""

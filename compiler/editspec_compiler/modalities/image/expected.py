@@ -63,6 +63,8 @@ def expected_outputs(
     generator: Generator,
     moment: LayerMoment,
     check: int | None = None,
+    *,
+    full: bool = False,
 ) -> Iterator[ExpectedOutput]:
     """Make the pictures that an edit asks for, at its targets or at a check's places.
 
@@ -78,6 +80,8 @@ def expected_outputs(
         Gives C of a layer of a model; only sources that erase units ask for it.
     check
         The number of an efficacy check, whose places get the value of the edit's first source.
+    full
+        Whether V* is asked for in full where a mask is brightest, however bright it is there.
 
     Raises
     ------
@@ -85,12 +89,13 @@ def expected_outputs(
         As `resolve_rule` does.
     """
     resolver = Resolver(loaded, generator, number, moment)
+    wanting = replace(resolver, full=full)
     sides = resolver.sides() if check is None else list(_check_sides(resolver, check))
     units: tuple[int, ...] = ()
     if resolver.edit.erases:
         units = rank_units(resolver, *needed_context_keys(resolver))
     for pair, path in sides:
-        yield _expected_output(resolver, pair, path, units)
+        yield _expected_output(wanting, pair, path, units)
 
 
 def _check_sides(resolver: Resolver, number: int) -> Iterator[tuple[ImagePair, SpecPath]]:

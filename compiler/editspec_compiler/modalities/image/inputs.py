@@ -1,4 +1,4 @@
-"""Masks and latents of a loaded spec as arrays. Imports no torch."""
+"""Masks and latents of a loaded spec as arrays."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from editspec_compiler.modalities.image.latent_tensors import open_tensors
 from editspec_compiler.modalities.image.latents import read_latent
 from editspec_compiler.modalities.image.mask_areas import mask_area
 from editspec_compiler.modalities.image.mask_pixels import MaskError
@@ -14,6 +15,7 @@ from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import LoadedSpec
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import FileError
+from editspec_runtime.modalities.image.architecture import ImageArchitecture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,13 +36,16 @@ def spec_mask(
 
 
 def spec_latent(
-    loaded: LoadedSpec, latent: list[float] | LatentFile, where: SpecPath, size: int
+    loaded: LoadedSpec,
+    latent: list[float] | LatentFile,
+    where: SpecPath,
+    architecture: ImageArchitecture,
 ) -> NDArray[np.float32]:
-    """Read a latent that a spec gives as numbers or in a file, [size].
+    """Read a latent that a spec gives as numbers or in a file, as `read_latent` does.
 
     Raises `SpecError` at `where`.
     """
     try:
-        return read_latent(latent, loaded.folder, size)
+        return read_latent(latent, loaded.folder, architecture, open_tensors)
     except FileError as error:
         raise loaded.error(where, error.message, error.hint, Code.LATENT_UNFIT) from error

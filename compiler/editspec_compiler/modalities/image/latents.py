@@ -9,19 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editspec_compiler.document import find_path_problem
-from editspec_compiler.modalities.image.schema import LatentFile
+from editspec_compiler.modalities.image.latent_files import Opener, open_arrays
+from editspec_compiler.modalities.image.schema import STYLES, LatentFile
 from editspec_runtime.errors import FileError
-from editspec_runtime.io.files import read_header
+from editspec_runtime.modalities.image.architecture import ImageArchitecture
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+SHOWN = 12
+"""The most names of arrays that a message lists."""
+
 
 def read_latent(
-    latent: list[float] | LatentFile, folder: Path, size: int | None
+    latent: list[float] | LatentFile,
+    folder: Path,
+    architecture: ImageArchitecture | None,
+    open_torch: Opener | None = None,
 ) -> NDArray[np.float32]:
-    """Read the numbers of a latent, [size] float32.
+    """Read the numbers of a latent.
 
     Parameters
     ----------
@@ -29,75 +36,151 @@ def read_latent(
         The numbers, or the file that holds them.
     folder
         What file names are relative to.
-    size
-        The length that the model takes; None where it is not known yet: any length will do.
+    architecture
+        The model's sizes; None where they are not known yet: any length will do.
+    open_torch
+        As in `open_arrays`.
+
+    Returns
+    -------
+    NDArray
+        z [latent_size] float32, or w of every layer [styles, style_size].
 
     Raises
     ------
     FileError
-        The numbers cannot be read, are too few or too many, or are not finite.
+        The numbers cannot be read, are too few or too many, or are not finite; or the model has
+        no w.
     """
     import numpy as np
 
-    given = np.asarray(latent) if isinstance(latent, list) else _read_row(folder, latent)
+    of_styles = is_of_styles(latent)
+    if of_styles and architecture is not None and not architecture.styles:
+        raise FileError(
+            f"the family {architecture.family} has no w: its images are made of z alone",
+            "leave space out, and give a z",
+        )
+    if isinstance(latent, list):
+        given = np.asarray(latent)
+    else:
+        given = _read_array(folder, latent, open_torch)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-        vector = given.astype(np.float32).reshape(-1)
-    if size is not None and vector.size != size:
-        message = f"a latent of this model has {size} numbers, found {vector.size}"
-        raise FileError(message, "give a latent that was made for this model")
-    if not np.isfinite(vector).all():
+        numbers = given.astype(np.float32)
+    if not np.isfinite(numbers).all():
         message = "a latent has finite float32 numbers, found some that are not"
         raise FileError(message, "leave NaN and infinity out, and all above 3.4e38")
-    return vector
+    name = "" if isinstance(latent, list) else str(folder / latent.file)
+    if of_styles:
+        return _shape_styles(name, numbers, architecture)
+    return _shape_vector(name, numbers, architecture)
 
 
-def _read_row(folder: Path, latent: LatentFile) -> NDArray[Any]:
-    """Read the row of numbers in a file; axes of length 1 do not count."""
+def is_of_styles(latent: object) -> bool:
+    """Return whether a latent of a spec is w, and not z."""
+    return isinstance(latent, LatentFile) and latent.space == STYLES
+
+
+def _read_array(folder: Path, latent: LatentFile, open_torch: Opener | None) -> NDArray[Any]:
+    """Read the array in a file, or the row of it that `index` says."""
     path = folder / latent.file
     if problem := find_path_problem(latent.file, folder):
         raise FileError(*problem)
-    read = _read_npy if path.suffix == ".npy" else _read_safetensors
-    array = read(path, latent.key)
-    if max(array.shape, default=1) != array.size:
-        shape = " x ".join(map(str, array.shape))
-        message = f"{path} holds {shape} numbers, expected those of one latent"
-        raise FileError(message, "write each latent to a file, or under a key, of its own")
-    return array
+    arrays = open_arrays(path, open_torch)
+    name = _choose(path, list(arrays), latent.key)
+    # A key of this name holds nothing else; where its array looks like z, it must not pass for one.
+    if name.rpartition("/")[2] == STYLES and "space" not in latent.model_fields_set:
+        message = f"{path} holds a latent by the name of w, and space says nothing of it"
+        raise FileError(message, "write space: w (or space: z, if it is one all the same)")
+    array = arrays[name]()
+    if latent.index is None:
+        return array
+    rows = len(array) if array.ndim > 1 else 1
+    if latent.index >= rows:
+        have = "1 latent" if rows == 1 else f"{rows} latents"
+        hint = "Leave index out." if rows == 1 else f"Give an index of 0 to {rows - 1}."
+        raise FileError(f"{path} holds {have}, and there is no number {latent.index}.", hint)
+    row: NDArray[Any] = array[latent.index] if array.ndim > 1 else array
+    return row
 
 
-def _read_npy(path: Path, key: str | None) -> NDArray[Any]:
-    if key is not None:
+def _choose(path: Path, arrays: list[str], key: str | None) -> str:
+    """Choose the name of the array of a key; of a file with one array, that one."""
+    if not arrays:
+        raise FileError(f"{path} holds no numbers.", "Write the latent with numpy.save.")
+    listed = ", ".join(sorted(arrays)[:SHOWN])
+    more = ", …" if len(arrays) > SHOWN else ""
+    if key is None:
+        if len(arrays) == 1:
+            return arrays[0]
+        raise FileError(f"{path} holds {len(arrays)} tensors: {listed}{more}.", "Give the key.")
+    if arrays == [""]:
         raise FileError(f"{path} holds one array, which has no name.", "Leave key out.")
+    if key in arrays:
+        return key
+    # Of tensors in containers, such as those of a projector by the names of pictures.
+    within = [name for name in arrays if name.endswith(f"/{key}")]
+    if len(within) == 1:
+        return within[0]
+    raise FileError(f"{path} holds no {key}.", f"It holds {listed}{more}.")
+
+
+def _shape_vector(
+    name: str, numbers: NDArray[np.float32], architecture: ImageArchitecture | None
+) -> NDArray[np.float32]:
+    """Take z out of an array, whose axes of length 1 do not count."""
+    size = architecture.latent_size if architecture is not None else None
+    if max(numbers.shape, default=1) != numbers.size:
+        message = f"{name} holds {_describe(numbers)} numbers, expected those of one latent"
+        hint = "give the index of the one that is meant"
+        if _could_be_styles(numbers, architecture):
+            hint = "if these are w, as a projector or an encoder writes them: write space: w"
+        raise FileError(message, hint)
+    if size is not None and numbers.size != size:
+        message = f"a latent of this model has {size} numbers, found {numbers.size}"
+        raise FileError(message, "give a latent that was made for this model")
+    return numbers.reshape(-1)
+
+
+def _could_be_styles(numbers: NDArray[np.float32], architecture: ImageArchitecture | None) -> bool:
+    """Return whether an array has the shape of w, [styles, style_size]."""
+    if architecture is None:
+        return numbers.ndim == 3
+    shape = tuple(length for length in numbers.shape if length != 1)
+    return shape == (architecture.styles, architecture.style_size)
+
+
+def _shape_styles(
+    name: str, numbers: NDArray[np.float32], architecture: ImageArchitecture | None
+) -> NDArray[np.float32]:
+    """Take w of every layer out of an array.
+
+    [style_size] is for all layers; [styles, style_size] has one for each.
+    """
     import numpy as np
 
-    try:
-        # Mapped, not read: a header that claims more than the file holds costs nothing.
-        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # numpy meets damage with errors of many kinds
-        hint = "Write it with numpy.save, as an array of numbers."
-        if "Python objects" in str(error):  # reading such an array would run code
-            raise FileError(f"{path} holds Python objects, which are not read.", hint) from error
-        raise FileError(f"{path} holds no latent that can be read.", hint) from error
-    if array.dtype.kind != "f":
-        message = f"{path} holds {array.dtype} values, expected floating point numbers."
-        raise FileError(message, "Convert the array to float32.")
-    return array
+    if architecture is None:
+        return numbers
+    count, size = architecture.styles, architecture.style_size
+    shape = numbers.shape
+    while len(shape) > 1 and shape[0] == 1:
+        shape = shape[1:]
+    if shape == (size,):
+        return np.tile(numbers.reshape(1, size), (count, 1))
+    if shape == (count, size):
+        return numbers.reshape(count, size)
+    message = (
+        f"{name} holds {_describe(numbers)} numbers; w of this model has {size}, or {count} x "
+        f"{size}: one w for each layer"
+    )
+    several = shape[1:] in ((size,), (1, size), (count, size))
+    if several and shape[-1] == size:
+        last = shape[0] - 1
+        hint = f"give the index of the one that is meant, 0 to {last}"
+        if shape == (shape[0], size):
+            hint += "; w of every layer is that of a model of this size alone"
+        raise FileError(message, hint)
+    raise FileError(message, "give a latent that was made for this model")
 
 
-def _read_safetensors(path: Path, key: str | None) -> NDArray[Any]:
-    tensors = read_header(path).tensors
-    if key is None and len(tensors) != 1:
-        raise FileError(
-            f"{path} holds {len(tensors)} tensors: {', '.join(sorted(tensors))}.", "Give the key."
-        )
-    name = next(iter(tensors)) if key is None else key
-    if name not in tensors:
-        raise FileError(f"{path} holds no {name}.", f"It holds {', '.join(sorted(tensors))}.")
-    if tensors[name].dtype not in ("F16", "F32", "F64"):
-        message = f"{path} holds {tensors[name].dtype} values, expected F16, F32 or F64."
-        raise FileError(message, "Convert the tensor to float32.")
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        array: NDArray[Any] = file.get_tensor(name)
-    return array
+def _describe(numbers: NDArray[np.float32]) -> str:
+    return " x ".join(map(str, numbers.shape)) or "1"

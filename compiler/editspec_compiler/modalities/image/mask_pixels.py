@@ -113,8 +113,7 @@ def _read_with_alpha(image: Image.Image) -> Image.Image:
     """Multiply brightness by alpha; where alpha cuts a shape out, take alpha alone."""
     alpha, grey = image.getchannel("A"), image.convert("RGB").convert("L")
     product = ImageChops.multiply(grey, alpha)
-    darkest: Any = alpha.getextrema()[0]
-    if darkest >= HALF:  # no place is transparent
+    if not any(alpha.histogram()[:HALF]):  # no place is transparent
         return _require_bright(product)
     # A shape of any colour on a transparent layer, or a photograph that was cut out: neither black
     # nor white was painted to say what is inside.

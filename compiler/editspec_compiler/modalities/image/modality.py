@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from editspec_compiler.document import Document
+from editspec_compiler.document import Document, find_path_problem
+from editspec_compiler.modalities.image.latent_files import is_of_torch
 from editspec_compiler.modalities.image.latents import read_latent
+from editspec_compiler.modalities.image.mask_doubts import find_doubts
 from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_compiler.modalities.image.masks import require_sound
 from editspec_compiler.modalities.image.schema import (
@@ -17,6 +20,7 @@ from editspec_compiler.modalities.image.schema import (
     ImageEdit,
     Intervention,
     Latent,
+    LatentFile,
     Latents,
     Mask,
     Scene,
@@ -124,6 +128,11 @@ def _mask_problems(item: Item, surroundings: Surroundings) -> Iterator[Problem]:
         require_sound(mask, surroundings.folder, size, legacy=legacy)
     except MaskError as error:
         yield document.problem(item.path, error.message, error.hint, code=Code.MASK_UNFIT)
+        return
+    if not isinstance(mask, str):
+        return
+    for each in find_doubts(mask, surroundings.folder, legacy=legacy):
+        yield document.problem(item.path, each.message, each.hint, code=each.code, warning=True)
 
 
 def _latent_problems(item: Item, surroundings: Surroundings) -> Iterator[Problem]:
@@ -140,12 +149,16 @@ def _latent_problems(item: Item, surroundings: Surroundings) -> Iterator[Problem
             hint = "use the default sampler, whose items are drawn one by one"
             yield document.problem(item.path, message, hint, code=Code.LATENT_UNFIT)
         return
-    architecture = _image_architecture(surroundings)
-    size = architecture.latent_size if architecture is not None else None
     try:
-        read_latent(latent, surroundings.folder, size)
+        if not (isinstance(latent, LatentFile) and _needs_torch(latent, surroundings.folder)):
+            read_latent(latent, surroundings.folder, _image_architecture(surroundings))
     except FileError as error:
         yield document.problem(item.path, error.message, error.hint, code=Code.LATENT_UNFIT)
+
+
+def _needs_torch(latent: LatentFile, folder: Path) -> bool:
+    """Return whether only a build can read the file of a latent."""
+    return find_path_problem(latent.file, folder) is None and is_of_torch(folder / latent.file)
 
 
 def intervention_problem(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from editspec_compiler.modalities.image.places import Resolver, enclosing_box, lay_on
+from editspec_compiler.modalities.image.places import Resolver, counted, lay_on
 from editspec_compiler.modalities.image.schema import Copied, ImagePair, Place
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.schema import Erase
@@ -38,12 +38,15 @@ class WantedMap:
         The wanted value map of the edited or the observed layer, [1, channels, size, size].
     covered
         The part of that map that the rule is about.
+    asked
+        How much of V* is asked for there, 0 to 1: the mean over the positions that count.
     """
 
     latent: Tensor
     trace: Trace
     value: Tensor
     covered: Box
+    asked: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,15 @@ class Side:
         K* and V*, each a batch of one.
     arguments
         The arguments of the layer's function there.
+    asked
+        How much of V* is asked for, 0 to 1.
     """
 
     region: Box
     key: Tensor
     value: Tensor
     arguments: dict[str, Tensor]
+    asked: float = 1.0
 
 
 def make_side(resolver: Resolver, pair: ImagePair, path: SpecPath, units: tuple[int, ...]) -> Side:
@@ -92,8 +98,10 @@ def _copy(resolver: Resolver, source: Copied, target: Place, path: SpecPath) -> 
     values = resolver.value(resolver.trace(source, *path, "source"))
     latent = resolver.latent(target, *path, "target")
     trace = resolver.trace(target, *path, "target")
-    value, covered = _paste(resolver, values, resolver.value(trace), source, target, size, path)
-    return WantedMap(latent, trace, value, covered)
+    value, covered, alpha = _paste(
+        resolver, values, resolver.value(trace), source, target, size, path
+    )
+    return WantedMap(latent, trace, value, covered, _asked(resolver, alpha))
 
 
 def _erase(
@@ -106,12 +114,12 @@ def _erase(
     key = trace.key.clone()
     key[:, list(units)] = 0
     erased = resolver.value(trace, key)
-    area = lay_on(erased, resolver.area(pair.target.mask, size, *path, "target", "mask"))
+    area = lay_on(erased, resolver.paste_area(pair.target.mask, size, *path, "target", "mask"))
     # The authors' code erases on the whole map, and asks for all of it.
     if compatibility_of(resolver.loaded.spec.compatibility).erase_everywhere:
         return WantedMap(latent, trace, erased, Box(0, 0, size, size))
-    value = resolver.value(trace)
-    return WantedMap(latent, trace, torch.lerp(value, erased, area.to(value)), enclosing_box(area))
+    value = torch.lerp(resolver.value(trace), erased, area.to(erased))
+    return WantedMap(latent, trace, value, resolver.enclose(area), _asked(resolver, area))
 
 
 def _paste(
@@ -122,25 +130,36 @@ def _paste(
     pasted_to: Place,
     size: int,
     path: SpecPath,
-) -> tuple[Tensor, Box]:
-    """Paste values of a map [1, c, size, size] into another; return it and the place.
+) -> tuple[Tensor, Box, Tensor]:
+    """Paste values of a map [1, c, size, size] into another.
+
+    Returns the map, the place, and how much each position was replaced.
 
     What lies under the source's mask goes to the middle of the target's mask. Without a mask of the
     source, what lies under the target's mask comes from the same place.
     """
-    target_area = lay_on(target, resolver.area(pasted_to.mask, size, *path, "target", "mask"))
+    target_area = lay_on(target, resolver.paste_area(pasted_to.mask, size, *path, "target", "mask"))
     if copied_from.mask is None:
-        return torch.lerp(target, source, target_area.to(target)), enclosing_box(target_area)
-    source_area = lay_on(target, resolver.area(copied_from.mask, size, *path, "source", "mask"))
-    copied = enclosing_box(source_area)
+        value = torch.lerp(target, source, target_area.to(target))
+        return value, resolver.enclose(target_area), target_area
+    source_area = lay_on(
+        target, resolver.paste_area(copied_from.mask, size, *path, "source", "mask")
+    )
+    copied = resolver.enclose(source_area)
     alpha = source_area[copied.rows(), copied.columns()].to(target)
     clip = source[:, :, copied.rows(), copied.columns()]
-    pasted = _centre(copied, enclosing_box(target_area), size)
+    pasted = _centre(copied, resolver.enclose(target_area), size)
     value = target.clone()
     # As the paper's interface pastes: soft edges of the mask blend.
     under = value[:, :, pasted.rows(), pasted.columns()]
     value[:, :, pasted.rows(), pasted.columns()] = (1 - alpha) * under + alpha * clip
-    return value, pasted
+    return value, pasted, source_area
+
+
+def _asked(resolver: Resolver, alpha: Tensor) -> float:
+    """Compute the mean of alpha over the positions that count for its bounding box."""
+    share = compatibility_of(resolver.loaded.spec.compatibility).box_share
+    return float(alpha[counted(alpha, share)].mean())
 
 
 def _centre(copied: Box, target: Box, size: int) -> Box:
@@ -163,12 +182,14 @@ def _crop(resolver: Resolver, wanted: WantedMap) -> Side:
     if edit.observe is not None:
         whole = Box(0, 0, shape.key_size, shape.key_size)
         key, arguments = generator.crop(edit.layer, trace, whole)
-        return Side(whole, key, wanted.value, arguments | generator.carried_tensors(trace))
+        arguments |= generator.carried_tensors(trace)
+        return Side(whole, key, wanted.value, arguments, wanted.asked)
     # Where the layer samples up, several values have one key: the region is of whole keys.
     region = wanted.covered.scale_down(shape.scale)
     covered = region.scale_up(shape.scale)
     key, arguments = generator.crop(edit.layer, trace, region)
-    return Side(region, key, wanted.value[:, :, covered.rows(), covered.columns()], arguments)
+    value = wanted.value[:, :, covered.rows(), covered.columns()]
+    return Side(region, key, value, arguments, wanted.asked)
 
 
 def composite_image(resolver: Resolver, pair: ImagePair, path: SpecPath, wanted: WantedMap) -> Side:
@@ -186,7 +207,7 @@ def composite_image(resolver: Resolver, pair: ImagePair, path: SpecPath, wanted:
     else:
         source = generator.images(resolver.latent(pair.source, *path, "source"))
         target = generator.images(resolver.latent(pair.target, *path, "target"))
-        image, covered = _paste(resolver, source, target, pair.source, pair.target, size, path)
+        image, covered, _ = _paste(resolver, source, target, pair.source, pair.target, size, path)
     area = torch.zeros_like(image[:, :1])
     area[:, :, covered.rows(), covered.columns()] = 1
-    return Side(covered, wanted.latent, image, {"area": area})
+    return Side(covered, wanted.latent, image, {"area": area}, wanted.asked)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from editspec_compiler.modalities.image.inputs import spec_latent, spec_mask
+from editspec_compiler.modalities.image.latents import is_of_styles
 from editspec_compiler.modalities.image.modality import intervention_problem
 from editspec_compiler.modalities.image.schema import (
+    LATENT,
     ContextPlace,
     ImageEdit,
     ImagePair,
@@ -24,6 +26,7 @@ from editspec_compiler.modalities.image.schema import (
 )
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import LoadedSpec
+from editspec_compiler.visit import visit
 from editspec_runtime.codes import Code
 from editspec_runtime.core.model import Trace
 from editspec_runtime.io.cache import Cache
@@ -73,6 +76,8 @@ class Resolver:
         Gives C of a layer where a source erases units.
     root
         The place in the spec that paths are below, where it is not the edit: a place of a check.
+    full
+        Whether V* is asked for in full where the mask is brightest, however bright it is there.
     """
 
     loaded: LoadedSpec
@@ -80,6 +85,7 @@ class Resolver:
     number: int
     moment: LayerMoment = no_moment
     root: SpecPath | None = None
+    full: bool = False
 
     @property
     def edit(self) -> ImageEdit:
@@ -90,6 +96,12 @@ class Resolver:
     def path(self) -> SpecPath:
         """Place in the spec that paths are below."""
         return self.root or ("edits", self.number)
+
+    @cached_property
+    def by_styles(self) -> bool:
+        """Whether a latent of the edit is w."""
+        items = visit(type(self.edit), self.edit)
+        return any(item.role == LATENT and is_of_styles(item.value) for item in items)
 
     @property
     def observed(self) -> str:
@@ -143,19 +155,27 @@ class Resolver:
         return generator.output_at(layer, value, trace, self.edit.observe)
 
     def latent(self, scene: Scene, *path: str | int) -> Tensor:
-        """Return the latent of a scene, [1, latent_size] in the precision of the model."""
+        """Return the latent of a scene, as `vector` does."""
         return self.vector(scene.latent, *path, "latent")
 
     def vector(self, given: Latent, *path: str | int) -> Tensor:
-        """Return a latent of the language, [1, latent_size] in the precision of the model."""
+        """Return a latent of the language in the precision of the model.
+
+        z [1, latent_size], or w of every layer [1, styles, style_size]: of an edit that names one
+        of its latents by w, all are w, so that they fit into one batch.
+        """
         latents = image_spec(self.loaded.spec).latents
         size = self.generator.architecture.latent_size
         if isinstance(given, int):
             latent = LatentStream(latents.seed, size, latents.sampler).items([given])
         else:
-            vector = spec_latent(self.loaded, given, (*self.path, *path), size)
-            latent = torch.from_numpy(vector)[None]
-        return latent.to(self.generator.weight(self.edit.layer))
+            architecture = self.generator.architecture
+            numbers = spec_latent(self.loaded, given, (*self.path, *path), architecture)
+            latent = torch.from_numpy(numbers)[None]
+        latent = latent.to(self.generator.weight(self.edit.layer))
+        if self.by_styles and latent.ndim == 2:
+            return self.generator.styles(latent)
+        return latent
 
     def area(self, mask: Mask, resolution: int, *path: str | int) -> Tensor:
         """Compute the area of a mask, [resolution, resolution] float64 in 0..1.
@@ -165,6 +185,16 @@ class Resolver:
         area = self._mask_area(mask, resolution, *path)
         self._require_some(area, "of this mask", *path)
         return area
+
+    def paste_area(self, mask: Mask, resolution: int, *path: str | int) -> Tensor:
+        """Compute how much of V* each position gets, as `area` does."""
+        area = self.area(mask, resolution, *path)
+        return area / area.max() if self.full else area
+
+    def enclose(self, area: Tensor) -> Box:
+        """Return the smallest box that holds every position that counts for it."""
+        share = compatibility_of(self.loaded.spec.compatibility).box_share
+        return enclosing_box(area, share)
 
     def context_area(self, place: Place, resolution: int, *path: str | int) -> Tensor:
         """Compute the area of a place of the context: its mask without what it excludes.
@@ -201,7 +231,12 @@ def lay_on(map_: Tensor, area: Tensor) -> Tensor:
     return area if map_.shape[-2] == len(area) else area.mean(0, keepdim=True)
 
 
-def enclosing_box(area: Tensor) -> Box:
-    """Return the smallest box that holds every position with some area."""
-    rows, columns = torch.nonzero(area > 0, as_tuple=True)
+def counted(area: Tensor, share: float) -> Tensor:
+    """Return which positions have some area, and at least a share of the largest."""
+    return (area > 0) & (area >= share * area.max())
+
+
+def enclosing_box(area: Tensor, share: float) -> Box:
+    """Return the smallest box that holds every position with `share` of the largest area."""
+    rows, columns = torch.nonzero(counted(area, share), as_tuple=True)
     return Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)

@@ -104,7 +104,10 @@ def resolve_rule(
         context_weights=context_weights.to(precision),
         observe=edit.observe,
         units=units,
-        details={"region": regions[0] if edit.pairs is None else regions},
+        details={
+            "region": regions[0] if edit.pairs is None else regions,
+            "asked": round(sum(side.asked for side in sides) / len(sides), 4),
+        },
     )
 
 

@@ -24,8 +24,18 @@ from editspec_compiler.schema import (
 )
 from editspec_compiler.visit import FILE, Role
 from editspec_runtime.core.fields import Natural, Number, Part
-from editspec_runtime.errors import UsageError
+from editspec_runtime.modalities.image.architecture import draws_nothing
 from editspec_runtime.modalities.image.streams import SPECS, STATISTICS
+
+
+# Left out of digests, so that specs without these fields have the digests that they had.
+def _is_none(given: object) -> bool:
+    return given is None
+
+
+def _is_z(given: object) -> bool:
+    return given == "z"
+
 
 LATENT, MASK, INTERVENTION = "latent", "mask", "intervention"
 """The roles of values that this modality looks up."""
@@ -36,7 +46,7 @@ Point = Annotated[list[Number], Field(min_length=2, max_length=2)]
 PictureSize = Annotated[
     Annotated[list[Side], Field(min_length=2, max_length=2)] | None,
     Field(
-        exclude_if=lambda given: given is None,  # so that digests of other shapes are as they were
+        exclude_if=_is_none,
         description=(
             "[width, height] of the picture that the coordinates are pixels of. Default: those of "
             "the model's images."
@@ -45,19 +55,34 @@ PictureSize = Annotated[
 ]
 
 
+STYLES = "w"
+"""The space of latents behind the mapping, one for each layer."""
+
+
 class LatentFile(Part):
     """A latent in a file."""
 
     file: Annotated[str, Role(FILE)] = Field(
-        description="A .safetensors or .npy file, relative to the spec."
+        description="A .safetensors, .npy, .npz or .pt file, relative to the spec."
     )
     key: str | None = Field(
         None, description="The tensor's name; may be left out where the file holds one tensor."
     )
+    index: Natural | None = Field(
+        None, exclude_if=_is_none, description="Which of several latents in the tensor, from 0."
+    )
+    space: Literal["z", "w"] = Field(
+        "z",
+        exclude_if=_is_z,
+        description=(
+            "z: what the stream of latents has. w: what the mapping of a StyleGAN2 makes of it, "
+            "as projectors and encoders find it; one for all layers, or one for each."
+        ),
+    )
 
 
 def _latent_tag(given: Any) -> str | None:
-    keys = {"file": "@latent-file", "key": "@latent-file"}
+    keys = dict.fromkeys(LatentFile.model_fields, "@latent-file")
     return choose_tag(given, {int: "@number", list: "@vector"}, keys)
 
 
@@ -277,8 +302,5 @@ def image_spec(spec: AnySpec) -> ImageSpec:
     Raises `UsageError` where its family does not draw images.
     """
     if not isinstance(spec, ImageSpec):
-        raise UsageError(
-            f"The family {spec.model.family} does not draw images.",
-            "Commands that draw, search or compare images are for families of images.",
-        )
+        raise draws_nothing(spec.model.family)
     return spec

@@ -38,6 +38,7 @@ export interface Edit {
 export interface CurvePoint {
   collateral_weight: number;
   loss: number;
+  residual: number;
   collateral: number;
 }
 
@@ -50,6 +51,7 @@ export interface EditResult {
   loss: number;
   residual: number | null;
   collateral: number;
+  warnings: string[];
   seconds: number;
   digest: string;
   curve: CurvePoint[] | null;

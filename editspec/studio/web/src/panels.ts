@@ -1,6 +1,6 @@
 // The panels on the left: the list of edits, the rule of the chosen one, what Execute made of it.
 
-import type { Edit, EditResult, State } from "./api";
+import type { CurvePoint, Edit, EditResult, State } from "./api";
 import { h, icon, iconButton, redraw, short, svg } from "./dom";
 
 export interface Acts {
@@ -220,6 +220,7 @@ export function drawOutcome(panel: Element, state: State, selected: number, acts
           figure("Patch", result.digest.slice(0, 12), `${result.layer}, ${result.rank ? `rank ${result.rank}` : "full rank"}`),
         )
       : !job && h("p", { class: "hint" }, ready ? "Execute applies the rule to the model." : todo(state, edit)),
+    ...(result?.warnings ?? []).map((text) => h("p", { class: "hint warning", role: "status" }, text)),
     result && hasCurve(state, result) && trade(state, selected, edit, result, acts),
   );
 }
@@ -251,7 +252,7 @@ function trade(state: State, selected: number, edit: Edit, result: EditResult, a
   const words = (at: number) => {
     const point = result.curve?.[at];
     return point
-      ? `loss ${short(100 * point.loss, 2)} %, coll. ${short(point.collateral, 2)}`
+      ? `loss ${short(point.loss)}, coll. ${short(point.collateral, 2)}`
       : `collateral weight ${short(steps[at] ?? 0)}`;
   };
   const said = h("output", { class: "aside" }, chosen === null ? "within a budget" : result.curve ? words(place) : `collateral weight ${short(chosen)}`);
@@ -288,19 +289,19 @@ function trade(state: State, selected: number, edit: Edit, result: EditResult, a
 const WIDE = 216;
 const HIGH = 72;
 
-function at(curve: { loss: number; collateral: number }[], index: number): [number, number] {
+function at(curve: CurvePoint[], index: number): [number, number] {
   const most = Math.max(...curve.map((point) => point.collateral), Number.MIN_VALUE);
   const point = curve[index]!;
-  return [8 + (WIDE - 16) * Math.sqrt(point.collateral / most), 6 + (HIGH - 12) * (1 - Math.min(1, point.loss))];
+  return [8 + (WIDE - 16) * Math.sqrt(point.collateral / most), 6 + (HIGH - 12) * (1 - Math.min(1, point.residual))];
 }
 
-function put(dot: SVGElement, curve: { loss: number; collateral: number }[], index: number): void {
+function put(dot: SVGElement, curve: CurvePoint[], index: number): void {
   const [x, y] = at(curve, index);
   dot.setAttribute("cx", String(x));
   dot.setAttribute("cy", String(y));
 }
 
-function chart(curve: { loss: number; collateral: number }[], dot: SVGElement, place: number): HTMLElement {
+function chart(curve: CurvePoint[], dot: SVGElement, place: number): HTMLElement {
   const points = curve.map((_, index) => at(curve, index).map((value) => value.toFixed(1)).join(","));
   put(dot, curve, place);
   return h(

@@ -55,7 +55,17 @@ def read_architecture(tensors: Mapping[str, TensorInfo]) -> ImageArchitecture:
     # The mapping takes the embedding of a class behind the latent.
     latent_size = tensors[name("style.1.weight")].shape[1] - embedded
     average = name("latent_avg") if name("latent_avg") in tensors else None
-    return ImageArchitecture("stylegan2", layers, layer.value_size, latent_size, classes, average)
+    return ImageArchitecture(
+        "stylegan2",
+        layers,
+        layer.value_size,
+        latent_size,
+        classes,
+        average,
+        # Each convolution takes one, and the last to-RGB; the others share that of the next layer.
+        styles=len(blocks) + 1,
+        style_size=tensors[name("style.1.weight")].shape[0],
+    )
 
 
 def resolution(number: int) -> int:

@@ -51,7 +51,7 @@ class Carried:
     image
         The image so far, [n, 3, h, w]; None before the first to-RGB.
     styles
-        w, [n, style_dim].
+        w, [n, style_dim], or w of every layer, [n, styles, style_dim].
     """
 
     image: Tensor | None
@@ -97,7 +97,12 @@ class StyleGAN2(Generator):
         self.clamp = float(weights[CLAMP]) if CLAMP in weights else None
 
     def mapping(self, latents: Tensor) -> Tensor:
-        """Map latents z [n, latent_size] to w [n, style_dim], truncated."""
+        """Map latents z [n, latent_size] to w [n, style_dim], truncated.
+
+        w of every layer, [n, styles, style_dim], is taken as it is.
+        """
+        if latents.ndim == 3:
+            return latents
         styles = _normalise(latents)
         if self.architecture.classes:
             embedded = _normalise(self._embed_class()[None])
@@ -113,6 +118,9 @@ class StyleGAN2(Generator):
             return styles
         average = self.named["latent_avg"]
         return average + self.truncation * (styles - average)
+
+    def styles(self, latents: Tensor) -> Tensor:
+        return self.mapping(latents)[:, None].expand(-1, self.architecture.styles, -1)
 
     def synthesis(self, styles: Tensor) -> Tensor:
         """Draw images [n, 3, image_size, image_size] of w [n, style_dim]."""
@@ -277,7 +285,8 @@ class StyleGAN2(Generator):
             return carried
         number = _number(layer)
         name = "to_rgb1" if number == 2 else f"to_rgbs.{number // 2 - 2}"
-        style = self._style(f"{name}.conv", carried.styles)
+        # To-RGB shares the w of the convolution that follows.
+        style = self._style(f"{name}.conv", _style_at(carried.styles, number - 1))
         weight = self.named[f"{name}.conv.weight"][0]
         kernel = weight / math.sqrt(weight.shape[1])
         # To-RGB modulates and does not demodulate (Karras et al. 2020, appendix B).
@@ -291,7 +300,8 @@ class StyleGAN2(Generator):
 
     def _key_style(self, layer: str, styles: Tensor) -> Tensor:
         """The factors of the channels of a layer's key, [n, in_channels]."""
-        return self._style(f"{self._block(layer)}.conv", styles)
+        own = _style_at(styles, _number(layer) - 2)
+        return self._style(f"{self._block(layer)}.conv", own)
 
     def _style(self, convolution: str, styles: Tensor) -> Tensor:
         weight = self.named[f"{convolution}.modulation.weight"]
@@ -360,6 +370,11 @@ def _to_canonical(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _normalise(latents: Tensor) -> Tensor:
     """Divide each row of `latents` [n, size] by the root of its mean square."""
     return latents * torch.rsqrt(latents.square().mean(1, keepdim=True) + 1e-8)
+
+
+def _style_at(styles: Tensor, place: int) -> Tensor:
+    """The w of one place [n, style_dim], of one w for all places or one for each."""
+    return styles if styles.ndim == 2 else styles[:, place]
 
 
 def _number(layer: str) -> int:

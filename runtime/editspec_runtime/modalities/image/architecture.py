@@ -97,11 +97,17 @@ def require_images(architecture: Architecture) -> ImageArchitecture:
     Raises `UsageError` where its family does not draw images.
     """
     if not isinstance(architecture, ImageArchitecture):
-        raise UsageError(
-            f"The family {architecture.family} does not draw images.",
-            "Commands that draw, search or compare images are for families of images.",
-        )
+        raise draws_nothing(architecture.family)
     return architecture
+
+
+def draws_nothing(family: str) -> UsageError:
+    """Make the error of a command of images on a family that draws none."""
+    return UsageError(
+        f"The family {family} does not draw images, and this is about images.",
+        "Take build, check, plan or verify, which are for every family: render, search, sweep, "
+        "compare-layers, studio and reports are for families of images.",
+    )
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,9 @@ class ImageArchitecture(Architecture):
     average
         The name of the tensor that holds the mean of w, to which w is truncated; None where there
         is no such tensor.
+    styles, style_size
+        How many w an image is made of, one for each place where a network of styles takes one, and
+        the numbers in each; 0 where the latent goes into the network itself.
     """
 
     layers: Mapping[str, ImageLayer]
@@ -126,6 +135,8 @@ class ImageArchitecture(Architecture):
     latent_size: int
     classes: int = 0
     average: str | None = None
+    styles: int = 0
+    style_size: int = 0
 
     def facts(self) -> dict[str, Any]:
         """The sizes, and whether classes and truncation are there."""

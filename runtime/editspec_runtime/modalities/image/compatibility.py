@@ -36,6 +36,9 @@ class ImageCompatibility(Compatibility):
         Whether a truncation that a spec asks for is applied.
     erase_everywhere
         Whether a value is erased on the whole map; else inside of the target's mask.
+    box_share
+        The share of a mask's peak from which on a position counts for its bounding box; with 0,
+        every position that the mask covers at all.
     """
 
     positional_noise: bool = False
@@ -43,6 +46,7 @@ class ImageCompatibility(Compatibility):
     legacy_masks: bool = False
     truncation: bool = True
     erase_everywhere: bool = False
+    box_share: float = 0.1
 
 
 EDITSPEC = ImageCompatibility()
@@ -52,12 +56,14 @@ REWRITING_2020 = ImageCompatibility(
     chunk=10,
     fixed_chunk=True,
     keep_best=False,
+    absolute_rate=True,
     states_added=True,
     positional_noise=True,
     halo=False,
     legacy_masks=True,
     truncation=False,
     erase_everywhere=True,
+    box_share=0.0,
 )
 """The way of the paper's authors (Bau et al. 2020)."""
 

@@ -52,6 +52,7 @@ class Generator(ABC):
     def trace(self, layer: str, latents: Tensor) -> Trace:
         """Compute all that reaches `layer` for `latents` [n, latent_size], and no more.
 
+        Of a model with styles, latents may also be w of every layer, [n, styles, style_size].
         The key is a map, [n, in_channels, key_size, key_size], one row of it for `ImageLayer.row`.
         """
 
@@ -114,6 +115,14 @@ class Generator(ABC):
     @abstractmethod
     def with_weights(self, weights: Mapping[str, Tensor]) -> Generator:
         """Make the generator anew around other weights, which are taken as they are."""
+
+    def styles(self, latents: Tensor) -> Tensor:
+        """Map z [n, latent_size] to w of every layer, [n, styles, style_size].
+
+        Whatever takes latents takes these, too. Only a model whose architecture has styles is
+        asked.
+        """
+        raise NotImplementedError(f"{self.architecture.family} has no w")
 
     def separate(self) -> Generator:
         """Make a generator of the same weights for another thread.
