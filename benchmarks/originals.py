@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from editspec_runtime.families.open import make_model, read_weights
 from editspec_runtime.modalities.image.fields import GeneratorFields
+from editspec_runtime.modalities.image.generator import make_picture
 
 NVIDIA: dict[str, dict[str, Any]] = {
     "configuration F": {"size": 64},
@@ -39,6 +40,15 @@ NVIDIA: dict[str, dict[str, Any]] = {
     "a clamp that bites": {"size": 32, "clamp": 1.0},
     "other lengths of z and w": {"size": 32, "base": 2048, "latent": 64, "style": 96},
     "no noise": {"size": 32, "more": {"use_noise": False}},
+    "residual connections": {"size": 64, "more": {"architecture": "resnet"}},
+    "residual connections, a clamp that bites": {
+        "size": 32,
+        "clamp": 1.0,
+        "more": {"architecture": "resnet"},
+    },
+    "neither": {"size": 64, "psi": 0.7, "more": {"architecture": "orig"}},
+    "gray": {"size": 64, "colors": 1},
+    "with transparency": {"size": 64, "colors": 4},
     "another filter": {"size": 32, "more": {"resample_filter": [1, 2, 1, 3]}},
 }
 ROSINALITY: dict[str, dict[str, Any]] = {
@@ -63,11 +73,12 @@ def draw_by_nvidia(
     latent: int = 512,
     style: int = 512,
     count: int = 3,
+    colors: int = 3,
     more: dict[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw by a generator of NVIDIA's, and save it as their training does.
 
-    Returns latents [count, latent] and images [count, 3, size, size].
+    Returns latents [count, latent] and pictures [count, 3, size, size].
     """
     dnnlib = importlib.import_module("dnnlib")
     third = Path(sys.path[0], "training", "networks_stylegan2.py").is_file()
@@ -85,14 +96,14 @@ def draw_by_nvidia(
         c_dim=classes,
         w_dim=style,
         img_resolution=size,
-        img_channels=3,
+        img_channels=colors,
         mapping_kwargs=dnnlib.EasyDict(num_layers=mlp),
         **(synthesis if third else {"synthesis_kwargs": dnnlib.EasyDict(synthesis)}),
     )
     _randomize_zeros(generator)
     generator.mapping.w_avg.copy_(0.1 * torch.randn(style))
     discriminator = networks.Discriminator(
-        c_dim=classes, img_resolution=size, img_channels=3, channel_base=1024, channel_max=32
+        c_dim=classes, img_resolution=size, img_channels=colors, channel_base=1024, channel_max=32
     )
     augment = importlib.import_module("training.augment").AugmentPipe(xflip=1, scale=1, hue=1)
     saved: dict[str, Any] = {"training_set_kwargs": {"path": "images.zip", "resolution": size}}
@@ -111,7 +122,7 @@ def draw_by_nvidia(
     images = saved["G_ema"](
         latents, labels, truncation_psi=psi, noise_mode="const", force_fp32=True
     )
-    return latents, images
+    return latents, make_picture(images)
 
 
 def draw_by_rosinality(

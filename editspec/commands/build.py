@@ -55,6 +55,8 @@ class BuildResult(CommandResult):
         The result of the checks; None where they were not asked for.
     uncompared
         The edits that could not be compared with the lock; None where the build is not frozen.
+    notes
+        Sentences about what is assumed of the model because its weights do not say it.
     warnings, warning_lines
         What in the spec may not be meant, as values and for people.
     """
@@ -66,6 +68,7 @@ class BuildResult(CommandResult):
     curves: tuple[ParetoCurve, ...] = ()
     checked: CheckResult | None = None
     uncompared: tuple[UncomparedEdit, ...] | None = None
+    notes: tuple[str, ...] = ()
     warnings: tuple[Problem, ...] = ()
     warning_lines: tuple[str, ...] = ()
 
@@ -81,6 +84,8 @@ class BuildResult(CommandResult):
         plain["warnings"] = [problem.to_dict() for problem in self.warnings]
         if self.uncompared is not None:
             plain["uncompared"] = [to_plain(each) for each in self.uncompared]
+        if self.notes:
+            plain["notes"] = list(self.notes)
         if self.checked is not None:
             plain |= self.checked.to_dict()
         return plain
@@ -101,6 +106,7 @@ class BuildResult(CommandResult):
             lines += [_edit_line(edit), *warning_lines(edit.rule.name, edit.warnings)]
         lines += [each.to_line() for each in self.uncompared or ()]
         lines += [f"{name}: {path}" for name, path in self._files().items()]
+        lines += [f"note: {note}" for note in self.notes]
         if self.pareto is not None:
             lines.append(curves_text(self.curves))
         lines += self.warning_lines
@@ -240,10 +246,12 @@ def build_session(
     # The lock comes last: it promises that all of the build is there.
     if not frozen:
         write_lock(path, session.new_lock(built))
+    notes = () if session.model is None else session.model.architecture.notes
     result = BuildResult(
         tuple(built),
         curves=curves,
         uncompared=uncompared,
+        notes=notes,
         warnings=session.loaded.warnings,
         warning_lines=tuple(session.loaded.warning_lines()),
     )

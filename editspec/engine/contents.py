@@ -56,6 +56,8 @@ class WeightsFacts(FileFacts):
         The metadata of weights that editspec edited; None for others.
     layers
         The layers that can be edited.
+    notes
+        Sentences about what is assumed of the model because its weights do not say it.
     """
 
     family: str
@@ -66,10 +68,13 @@ class WeightsFacts(FileFacts):
     digest: str
     edited: dict[str, Any] | None
     layers: tuple[dict[str, str], ...]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values; the facts of the model stand among them."""
         fields = super().to_dict()
+        if not self.notes:
+            del fields["notes"]
         model = fields.pop("model")
         return {"kind": "weights", "family": fields.pop("family"), **model, **fields}
 
@@ -97,6 +102,7 @@ def describe_weights(path: Path, family: str | None) -> WeightsFacts:
         digest=checkpoint.digest(),
         edited=checkpoint.metadata if is_edited else None,
         layers=_list_layers(architecture),
+        notes=architecture.notes,
     )
 
 

@@ -132,6 +132,47 @@ def test_inspect_says_what_a_checkpoint_is(tiny: dict[str, Tensor]) -> None:
     assert said("inspect", "classes.safetensors")["classes"] == 3
 
 
+def test_what_is_assumed_is_said(tiny: dict[str, Tensor]) -> None:
+    save_file(nvidia_names(tiny), "nvidia.safetensors")
+    save_file(
+        nvidia_names(tiny) | {"synthesis.conv_clamp": torch.tensor(256.0)}, "clamp.safetensors"
+    )
+    place = {"latent": 1, "mask": {"box": [4, 4, 20, 20]}}
+    solver = {"method": "direct", "steps": 1}
+    edit = {"name": "e", "layer": "layer6", "source": place, "target": place, "solver": solver}
+    for name, noted in (("nvidia", True), ("clamp", False)):
+        weights = f"{name}.safetensors"
+        model = {"family": "stylegan2", "weights": weights}
+        spec = {"version": 1, "model": model, "statistics": {"samples": 32}, "edits": [edit]}
+        Path("spec.yaml").write_text(yaml.safe_dump(spec))
+        for command in (["inspect", weights], ["build", "spec.yaml", "-o", f"out-{name}"]):
+            assert ("no clamp of the activations is assumed" in run(*command).stdout) is noted
+            assert ("notes" in said(*command)) is noted
+
+
+@pytest.mark.parametrize("colors", [1, 4])
+def test_gray_images_and_images_with_transparency(tiny: dict[str, Tensor], colors: int) -> None:
+    for name, tensor in tiny.items():
+        if name.startswith("to_rgb") and name.endswith(("rgb1.bias", ".conv.weight")):
+            tiny[name] = torch.cat([tensor, tensor[:, :1]], 1)[:, :colors].contiguous()
+        if name.startswith("to_rgbs") and name.endswith(".bias") and "modulation" not in name:
+            tiny[name] = torch.cat([tensor, tensor[:, :1]], 1)[:, :colors].contiguous()
+    torch.save({"g_ema": tiny}, "net.pt")
+    place = {"latent": 1, "mask": {"box": [4, 4, 20, 20]}}
+    edit = {"name": "e", "layer": "layer6", "source": place, "target": {**place, "latent": 2}}
+    spec = {
+        "version": 1,
+        "model": {"family": "stylegan2", "weights": "net.pt"},
+        "statistics": {"samples": 32},
+        "edits": [{**edit, "solver": {"method": "direct", "steps": 5}}],
+        "checks": [{"measure": "collateral", "images": [{"latents": [3, 4]}], "at_most": 9}],
+    }
+    Path("spec.yaml").write_text(yaml.safe_dump(spec))
+    assert run("build", "spec.yaml", "-o", "out", "--check", "--report").exit_code == 0
+    assert said("inspect", "net.pt")["image_channels"] == colors
+    assert run("render", "spec.yaml", "-o", "pictures.png", "--count", "2").exit_code == 0
+
+
 def test_an_unknown_layout_is_listed_and_a_family_forced(tiny: dict[str, Tensor]) -> None:
     save_file({f"{name}.0": tensor for name, tensor in tiny.items()}, "other.safetensors")
     for command in (

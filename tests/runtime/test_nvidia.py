@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from editspec_runtime.errors import EditError, FileError, WeightsError
 from editspec_runtime.families.open import make_model, read_weights
 from editspec_runtime.families.registry import read_architecture
 from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.families.stylegan2.nvidia import nvidia_name
 from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.io.weights_files import write_weights
 from editspec_runtime.modalities.image.fields import GeneratorFields
@@ -106,6 +108,8 @@ def generator(
     classes: int = 0,
     clamp: float | None = 256.0,
     seed: int = 0,
+    colors: int = 3,
+    wiring: str = "skip",
 ) -> Persistent:
     """A random generator with the modules, attributes and tensors that NVIDIA's has."""
     random = torch.Generator().manual_seed(seed)
@@ -152,7 +156,7 @@ def generator(
         # Another width at each resolution, as in the published channel tables.
         outputs = channels if resolution == 4 else inputs + 1
         block = Persistent(
-            "SynthesisBlock", architecture="skip", resolution=resolution, use_fp16=resolution > 8
+            "SynthesisBlock", architecture=wiring, resolution=resolution, use_fp16=resolution > 8
         )
         block.buffer("resample_filter", kernel)
         if resolution == 4:
@@ -160,11 +164,18 @@ def generator(
         else:
             block.add_module("conv0", convolution(inputs, outputs, resolution, 2))
         block.add_module("conv1", convolution(outputs, outputs, resolution, 1))
-        rgb = Persistent("ToRGBLayer", conv_clamp=clamp, weight_gain=1 / np.sqrt(outputs))
-        rgb.add_module("affine", linear(outputs, latents, bias=1.0))
-        rgb.parameter("weight", normal(3, outputs, 1, 1))
-        rgb.parameter("bias", normal(3))
-        block.add_module("torgb", rgb)
+        if wiring == "skip" or resolution == size:
+            rgb = Persistent("ToRGBLayer", conv_clamp=clamp, weight_gain=1 / np.sqrt(outputs))
+            rgb.add_module("affine", linear(outputs, latents, bias=1.0))
+            rgb.parameter("weight", normal(colors, outputs, 1, 1))
+            rgb.parameter("bias", normal(colors))
+            block.add_module("torgb", rgb)
+        if wiring == "resnet" and resolution > 4:
+            # Its clamp is None whatever that of the others is.
+            skip = Persistent("Conv2dLayer", activation="linear", conv_clamp=None, up=2)
+            skip.parameter("weight", normal(outputs, inputs, 1, 1))
+            skip.buffer("resample_filter", kernel)
+            block.add_module("skip", skip)
         synthesis.add_module(f"b{resolution}", block)
         inputs, resolution = outputs, resolution * 2
     whole = Persistent(
@@ -191,7 +202,7 @@ def reference(
     """One image [3, size, size] of one latent [latents], step by step, in float64."""
     state = {name: tensor.double() for name, tensor in module.state_dict().items()}
     clamps = {m.conv_clamp for m in module.modules() if hasattr(m, "conv_clamp")}
-    clamp = clamps.pop() or math.inf
+    clamp = max((each for each in clamps if each), default=math.inf)
 
     def second_moment_normalised(x: Tensor) -> Tensor:
         return x / torch.sqrt((x * x).mean() + 1e-8)
@@ -233,7 +244,7 @@ def reference(
                 )
         return total
 
-    def styled(name: str, x: Tensor, w: Tensor, up: bool) -> Tensor:
+    def styled(name: str, x: Tensor, w: Tensor, up: bool, gain: float = 1.0) -> Tensor:
         kernel = state[f"{name}.weight"] * affine(name, w)[None, :, None, None]
         kernel = kernel / torch.sqrt((kernel * kernel).sum((1, 2, 3), keepdim=True) + 1e-8)
         if up:
@@ -255,7 +266,7 @@ def reference(
             x = convolved(x, kernel)
         if f"{name}.noise_const" in state:
             x = x + state[f"{name}.noise_const"] * state[f"{name}.noise_strength"]
-        return activated(x + state[f"{name}.bias"][:, None, None]).clamp(-clamp, clamp)
+        return gain * activated(x + state[f"{name}.bias"][:, None, None]).clamp(-clamp, clamp)
 
     w = second_moment_normalised(z.double())
     if label is not None:
@@ -271,18 +282,36 @@ def reference(
         )
     w = state["mapping.w_avg"] + truncation * (w - state["mapping.w_avg"])
 
-    x, image, resolution = state["synthesis.b4.const"], torch.zeros(3, 4, 4, dtype=torch.float64), 4
+    x, image, resolution = state["synthesis.b4.const"], torch.zeros(1, 4, 4, dtype=torch.float64), 4
     while f"synthesis.b{resolution}.conv1.weight" in state:
         block = f"synthesis.b{resolution}"
+        given, half = x, 1.0
         if resolution > 4:
             x = styled(f"{block}.conv0", x, w, up=True)
             image = upsampled(image, state[f"{block}.resample_filter"])
-        x = styled(f"{block}.conv1", x, w, up=False)
+        if f"{block}.skip.weight" in state:
+            half = math.sqrt(0.5)
+        x = styled(f"{block}.conv1", x, w, up=False, gain=half)
+        if f"{block}.skip.weight" in state:
+            kernel = state[f"{block}.skip.weight"] / math.sqrt(len(given))
+            around = upsampled(convolved(given, kernel), state[f"{block}.skip.resample_filter"])
+            x = x + half * around
+        if f"{block}.torgb.weight" not in state:
+            resolution *= 2
+            continue
         style = affine(f"{block}.torgb", w) / math.sqrt(x.shape[0])
         kernel = state[f"{block}.torgb.weight"] * style[None, :, None, None]
         drawn = convolved(x, kernel) + state[f"{block}.torgb.bias"][:, None, None]
         image, resolution = image + drawn.clamp(-clamp, clamp), resolution * 2
     return image
+
+
+def as_picture(image: Tensor) -> Tensor:
+    """Three channels: gray thrice, and what is transparent on white."""
+    if image.shape[1] == 4:
+        opacity = (image[:, 3:].clamp(-1, 1) + 1) / 2
+        return opacity * image[:, :3] + (1 - opacity) * torch.ones(3, 1, 1)
+    return torch.cat([image] * 3, 1) if image.shape[1] == 1 else image
 
 
 LATENTS = torch.randn(3, 8, generator=torch.Generator().manual_seed(5))
@@ -296,6 +325,12 @@ LATENTS = torch.randn(3, 8, generator=torch.Generator().manual_seed(5))
         ({"clamp": 0.8}, 0.0, None),
         ({"classes": 5}, 0.7, 3),
         ({"size": 8}, 1.0, None),
+        ({"wiring": "resnet"}, 0.7, None),
+        ({"wiring": "resnet", "clamp": 0.8, "size": 16}, 1.0, None),
+        ({"wiring": "orig"}, 1.0, None),
+        ({"wiring": "orig", "classes": 4, "size": 8}, 0.5, 1),
+        ({"colors": 1}, 1.0, None),
+        ({"colors": 4, "wiring": "resnet"}, 1.0, None),
     ],
 )
 def test_images_are_those_of_the_description(
@@ -308,6 +343,7 @@ def test_images_are_those_of_the_description(
     )
     model = make_model("stylegan2", weights, fields)
     wanted = torch.stack([reference(module, z, truncation, label) for z in LATENTS])
+    wanted = as_picture(wanted)
     assert (model.images(LATENTS) - wanted).abs().max() < 1e-3
     exact = make_model("stylegan2", weights, fields, precision="float64")
     assert (exact.images(LATENTS.double()) - wanted).abs().max() < 1e-6
@@ -321,9 +357,11 @@ def test_images_are_those_of_the_description(
         changed = {**weights, name: 1.5 * weights[name] + 0.1}
         if name.endswith("noise_const") or name == "synthesis.conv_clamp":
             continue
-        other = make_model("stylegan2", changed, fields)
+        if "wiring" in given and re.fullmatch(r"synthesis\.b\d+\.resample_filter", name):
+            continue  # there, too: no image is resampled without skip connections
+        other = make_model("stylegan2", changed, fields, precision="float64")
         if truncation or not name.startswith("mapping."):
-            assert (other.images(LATENTS) - wanted).abs().max() > 1e-3, name
+            assert (other.images(LATENTS.double()) - wanted).abs().max() > 1e-5, name
 
 
 def test_the_clamp_is_seen() -> None:
@@ -500,7 +538,7 @@ def test_damage_is_named() -> None:
 
 
 def change_architecture(parts: dict[str, nn.Module]) -> None:
-    parts["synthesis.b8"].architecture = "resnet"  # type: ignore[assignment]
+    parts["synthesis.b8"].architecture = "dense"  # type: ignore[assignment]
 
 
 def change_rate(parts: dict[str, nn.Module]) -> None:
@@ -518,7 +556,10 @@ def change_clamp(parts: dict[str, nn.Module]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (change_architecture, r"synthesis\.b8\.architecture is resnet, expected skip"),
+        (
+            change_architecture,
+            r"synthesis\.b8\.architecture is dense, expected skip, resnet or orig",
+        ),
         (change_rate, r"mapping\.fc1\.weight_gain is 1, expected 0\.0035"),
         (change_activation, r"synthesis\.b8\.conv1\.activation is relu, expected lrelu"),
         (change_clamp, r"clamped to different values: 256\.0, 3"),
@@ -551,5 +592,103 @@ def test_everything_that_does_not_fit_is_named_by_nvidias_names() -> None:
         read_architecture("stylegan2", infos)
     assert "synthesis.b8.conv1.affine.weight is 7 x 9, expected 7 x 8" in str(error.value)
     assert "synthesis.b8.conv0.noise_strength is 1, expected one number" in str(error.value)
-    with pytest.raises(WeightsError, match="look like a StyleGAN3 generator"):
+    with pytest.raises(WeightsError, match="look like a StyleGAN3 generator") as error:
         read_architecture("stylegan2", {"synthesis.L0_36_512.weight": TensorInfo("F32", (1,))})
+    assert "StyleGAN3 is known by name alone" in error.value.hint
+
+
+@pytest.mark.parametrize(("taps", "configuration"), [(3, "T"), (1, "R")])
+def test_stylegan3_is_recognised_by_name(taps: int, configuration: str) -> None:
+    synthesis = Persistent("SynthesisNetwork", img_resolution=256)
+    synthesis.add_module("input", Persistent("SynthesisInput"))
+    synthesis.input.buffer("freqs", torch.ones(4, 2))  # type: ignore[union-attr]
+    layer = Persistent("SynthesisLayer", conv_kernel=taps)
+    layer.parameter("weight", torch.ones(4, 4, taps, taps))
+    synthesis.add_module("L0_36_4", layer)
+    whole = Persistent("Generator", img_resolution=256)
+    whole.add_module("synthesis", synthesis)
+    with pytest.raises(WeightsError) as error:
+        read_weights(saved(whole))
+    assert f"StyleGAN3 of configuration {configuration}" in error.value.message
+    assert "StyleGAN2 configurations" in error.value.hint
+
+
+def test_what_differs_from_the_usual_is_said() -> None:
+    def architecture(**given: Any) -> Any:
+        return StyleGAN2(read_weights(saved(generator(**given))).tensors).architecture
+
+    assert architecture().facts().keys() == {
+        "image_size",
+        "latent_size",
+        "classes",
+        "truncation",
+    }
+    assert architecture().notes == ()
+    assert architecture(colors=1).facts()["image_channels"] == 1
+    assert architecture(colors=4, wiring="orig").facts()["architecture"] == "orig"
+    assert architecture(wiring="resnet").facts()["architecture"] == "resnet"
+    (note,) = architecture(clamp=None).notes
+    assert "no clamp of the activations is assumed" in note
+
+
+@pytest.mark.parametrize("colors", [2, 5])
+def test_other_numbers_of_channels_are_refused(colors: int) -> None:
+    weights = read_weights(saved(generator(colors=colors))).tensors
+    with pytest.raises(WeightsError, match=f"its images have {colors} channels, expected 1"):
+        StyleGAN2(weights)
+
+
+def test_images_that_are_not_square_are_refused() -> None:
+    weights = read_weights(saved(generator())).tensors
+    weights["synthesis.b4.const"] = torch.ones(6, 4, 8)
+    with pytest.raises(WeightsError, match=r"6 x 4 x 8: these images are not square, and square"):
+        StyleGAN2(weights)
+
+
+@pytest.mark.parametrize("layer", ["layer2", "layer5", "layer6"])
+def test_least_squares_sees_the_function_of_a_layer_that_is_added(layer: str) -> None:
+    given = generator(wiring="resnet", clamp=1.5)
+    weights = {n: t.double() for n, t in read_weights(saved(given)).tensors.items()}
+    model = StyleGAN2(weights)
+    trace, function, kernel = (
+        model.trace(layer, LATENTS.double()),
+        model.function(layer),
+        model.weight(layer),
+    )
+    directions = torch.linalg.qr(torch.randn(kernel.shape[2], 2).double())[0].T
+    channelwise = function.channelwise(trace.key, kernel, directions, trace.arguments)
+    for scale in (0.0, 0.5):
+        factors = scale * torch.ones(kernel.shape[1], 2, 3, 3).double()
+        changed = kernel + torch.einsum("osyx,si->oiyx", factors, directions)[None]
+        wanted = function(trace.key, changed, trace.arguments)
+        found = channelwise(factors.flatten(1)).view_as(wanted)
+        torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
+        assert torch.equal(wanted, model.layer_value(layer, trace)) is (scale == 0.0)
+
+
+@pytest.mark.parametrize("wiring", ["resnet", "orig"])
+@pytest.mark.parametrize("layer", [f"layer{n}" for n in range(2, 9)])
+def test_the_way_on_from_every_layer_gives_the_images(layer: str, wiring: str) -> None:
+    model = StyleGAN2(read_weights(saved(generator(wiring=wiring, clamp=1.0))).tensors)
+    wanted = model.images(LATENTS)
+    trace = model.trace(layer, LATENTS)
+    value = model.layer_value(layer, trace)
+    assert torch.equal(model.forward_from(layer, value, trace), wanted)
+    assert torch.allclose(model.key_maps(layer)(LATENTS), trace.key, rtol=1e-5, atol=1e-5)
+    # What is kept of a trace is enough to go on from it.
+    kept = model.trace_from_tensors(trace.key, model.carried_tensors(trace))
+    for later in list(model.architecture.layers)[
+        list(model.architecture.layers).index(layer) + 1 :
+    ]:
+        found = model.forward_between(layer, value, kept, later).key
+        assert torch.equal(found, model.trace(later, LATENTS).key)
+    # All that a key depends on is named, and nothing else.
+    upstream = model.upstream(layer)
+    for name in model.named:
+        if name.endswith(".kernel") or name == "latent_avg":
+            continue
+        changed = dict(model.weights)
+        own = nvidia_name(name)
+        changed[own] = 1.5 * changed[own] + 0.1
+        moved = not torch.equal(model.with_weights(changed).trace(layer, LATENTS).key, trace.key)
+        assert moved == (name in upstream), name

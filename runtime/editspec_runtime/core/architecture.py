@@ -70,11 +70,14 @@ class Architecture:
         The layers by name.
     details
         Further facts about the model that its family knows, as plain values by name.
+    notes
+        Sentences about what is assumed of the model because its weights do not say it.
     """
 
     family: str
     layers: Mapping[str, Layer]
     details: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def facts(self) -> dict[str, Any]:
         """Facts about the model besides its layers, as plain values by name."""

@@ -168,7 +168,8 @@ register_family(
         read_architecture=f"{ROOM}.stylegan2.architecture:read_architecture",
         make=f"{ROOM}.stylegan2.make:make_stylegan2",
         description=(
-            "StyleGAN2 generators with skip connections, any channel table, 8x8 to 1024x1024"
+            "StyleGAN2 generators with skip or residual connections or neither, of gray, color or "
+            "RGBA images, any channel table, 8x8 to 1024x1024"
         ),
         loads=(
             "rosinality checkpoints: .pt (g_ema and latent_avg, or the bare state dict), or their "

@@ -5,17 +5,34 @@ Names are rosinality's here, and are translated where the tensors are named as N
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from editspec_runtime.core.architecture import wrong_numbers
 from editspec_runtime.errors import WeightsError
 from editspec_runtime.families.shapes import fits_shape, list_problems, say_shape
-from editspec_runtime.families.stylegan2.nvidia import is_nvidia, nvidia_name, nvidia_shape
+from editspec_runtime.families.stylegan2.nvidia import (
+    CLAMP,
+    RESIDUAL,
+    SKIP,
+    find_wiring,
+    is_nvidia,
+    nvidia_name,
+    nvidia_shape,
+)
 from editspec_runtime.io.headers import TensorInfo
-from editspec_runtime.modalities.image.architecture import ImageArchitecture, image_layer
+from editspec_runtime.modalities.image.architecture import (
+    CHANNELS,
+    ImageArchitecture,
+    image_layer,
+)
 
 MARKS = ("style.1.weight", "input.input", "conv1.conv.weight")
 """Tensors that tell a StyleGAN2 generator."""
+
+
+Expected = dict[str, tuple[tuple[int | None, ...], bool]]
+"""The shape of each tensor of a generator, and whether it must be there."""
 
 
 def read_architecture(tensors: Mapping[str, TensorInfo]) -> ImageArchitecture:
@@ -28,10 +45,10 @@ def read_architecture(tensors: Mapping[str, TensorInfo]) -> ImageArchitecture:
     name = checkpoint_name(tensors)
     blocks = _blocks(tensors)
     if not any(name(canonical) in tensors for canonical in MARKS):
-        raise WeightsError(
-            _describe_strangers(tensors),
-            "Give the g_ema of a rosinality checkpoint, or NVIDIA's pickle.",
-        )
+        hint = "Give the g_ema of a rosinality checkpoint, or NVIDIA's pickle."
+        if _is_stylegan3(tensors):
+            hint = "StyleGAN3 is known by name alone; give a generator of StyleGAN2."
+        raise WeightsError(_describe_strangers(tensors), hint)
     problems = _problems(tensors)
     if problems:
         raise WeightsError(
@@ -62,10 +79,50 @@ def read_architecture(tensors: Mapping[str, TensorInfo]) -> ImageArchitecture:
         latent_size,
         classes,
         average,
+        details=_details(tensors),
+        notes=_notes(tensors),
         # Each convolution takes one, and the last to-RGB; the others share that of the next layer.
         styles=len(blocks) + 1,
         style_size=tensors[name("style.1.weight")].shape[0],
     )
+
+
+def _details(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    """What differs from a generator of color images with skip connections."""
+    details: dict[str, Any] = {}
+    colors = count_colors(tensors)
+    if colors != 3:
+        details["image_channels"] = colors
+    wiring = find_wiring(tensors)
+    if wiring != SKIP:
+        details["architecture"] = wiring
+    return details
+
+
+def _notes(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+    """What is assumed of a generator because its tensors do not say it."""
+    if not is_nvidia(tensors) or CLAMP in tensors:
+        return ()
+    return (
+        f"These weights hold no {CLAMP}: no clamp of the activations is assumed. NVIDIA's "
+        "published networks clamp at 256, which their .pkl says and a state dict does not.",
+    )
+
+
+def count_colors(tensors: Mapping[str, TensorInfo]) -> int:
+    """Count the channels of the images: 1 for gray ones, 4 with transparency."""
+    bias = tensors.get(checkpoint_name(tensors)(f"{name_rgb(1 + len(_blocks(tensors)))}.bias"))
+    return max(bias.shape, default=0) if bias is not None else 3
+
+
+def name_rgb(number: int) -> str:
+    """The name of what draws from layer `number`, which is even."""
+    return "to_rgb1" if number == 2 else f"to_rgbs.{number // 2 - 2}"
+
+
+def name_skip(number: int) -> str:
+    """The name of the residual connection around layers `number` - 1 and `number`."""
+    return f"skips.{number // 2 - 2}"
 
 
 def resolution(number: int) -> int:
@@ -83,9 +140,7 @@ def checkpoint_name(tensors: Mapping[str, object]) -> Callable[[str], str]:
     return nvidia_name if is_nvidia(tensors) else lambda canonical: canonical
 
 
-def expected_tensors(
-    tensors: Mapping[str, TensorInfo],
-) -> dict[str, tuple[tuple[int | None, ...], bool]]:
+def expected_tensors(tensors: Mapping[str, TensorInfo]) -> Expected:
     """The shape of each tensor of a generator, and whether it must be there.
 
     By rosinality's names. An axis is None where nothing tells its length.
@@ -98,7 +153,7 @@ def expected_tensors(
             return None
         return info.shape[axis]
 
-    wanted: dict[str, tuple[tuple[int | None, ...], bool]] = {}
+    wanted: Expected = {}
     style_size, inputs = length("style.1.weight", 0), length("style.1.weight", 1)
     embed = tensors.get("mapping.embed.weight")
     if embed is not None:
@@ -130,17 +185,36 @@ def expected_tensors(
         }
         if upsamples(number):
             wanted[f"{block}.conv.blur.kernel"] = ((4, 4), False)
+            inputs = channels
+        else:
+            wanted |= _tensors_behind(tensors, number, (inputs, out_channels, style_size))
         channels = out_channels
-        if not upsamples(number):
-            rgb = "to_rgb1" if number == 2 else f"to_rgbs.{number // 2 - 2}"
-            wanted |= {
-                f"{rgb}.conv.weight": ((1, 3, channels, 1, 1), True),
-                f"{rgb}.conv.modulation.weight": ((channels, style_size), True),
-                f"{rgb}.conv.modulation.bias": ((channels,), True),
-                f"{rgb}.bias": ((1, 3, 1, 1), True),
-            }
-            if number > 2:
-                wanted[f"{rgb}.upsample.kernel"] = ((4, 4), False)
+    return wanted
+
+
+def _tensors_behind(
+    tensors: Mapping[str, TensorInfo], number: int, lengths: tuple[int | None, ...]
+) -> Expected:
+    """The expected tensors behind layer `number`, which is even: of drawing and of adding.
+
+    `lengths` are the channels of the input and of the output of its block, and the size of w.
+    """
+    wiring, colors = find_wiring(tensors), count_colors(tensors)
+    inputs, channels, style_size = lengths
+    rgb, skip = name_rgb(number), name_skip(number)
+    wanted: Expected = {}
+    if wiring == SKIP or number == 1 + len(_blocks(tensors)):
+        wanted |= {
+            f"{rgb}.conv.weight": ((1, colors, channels, 1, 1), True),
+            f"{rgb}.conv.modulation.weight": ((channels, style_size), True),
+            f"{rgb}.conv.modulation.bias": ((channels,), True),
+            f"{rgb}.bias": ((1, colors, 1, 1), True),
+        }
+    if wiring == SKIP and number > 2:
+        wanted[f"{rgb}.upsample.kernel"] = ((4, 4), False)
+    if wiring == RESIDUAL and number > 2:
+        wanted[f"{skip}.weight"] = ((channels, inputs, 1, 1), True)
+        wanted[f"{skip}.kernel"] = ((4, 4), False)
     return wanted
 
 
@@ -153,13 +227,17 @@ def _blocks(tensors: Mapping[str, TensorInfo]) -> list[str]:
     return blocks
 
 
+def _is_stylegan3(names: Iterable[str]) -> bool:
+    return any(name.startswith("synthesis.L0_") for name in names)
+
+
 def _describe_strangers(tensors: Mapping[str, TensorInfo]) -> str:
     """Say that the tensors are not those of a StyleGAN2, and what they are."""
     names = sorted(tensors)
     found = ", ".join(names[:6]) or "no tensors"
     rest = f", … ({len(names)} tensors)" if len(names) > 6 else ""
     kind = ""
-    if any(name.startswith("synthesis.L0") for name in names):
+    if _is_stylegan3(tensors):
         kind = " They look like a StyleGAN3 generator."
     return (
         "These weights are not a StyleGAN2 generator in the layout of rosinality or NVIDIA: "
@@ -173,7 +251,7 @@ def _problems(tensors: Mapping[str, TensorInfo]) -> list[str]:
     """List everything that does not fit, in words."""
     name, blocks = checkpoint_name(tensors), _blocks(tensors)
     expected = expected_tensors(tensors)
-    problems = []
+    problems = _picture_problems(tensors)
     if len(blocks) % 2 == 0:
         last = name(f"{blocks[-1]}.conv.weight")
         problems.append(f"{last} upsamples, and nothing follows it")
@@ -190,6 +268,22 @@ def _problems(tensors: Mapping[str, TensorInfo]) -> list[str]:
         problems += _average_problems(tensors, average)
     names = [name(canonical) for canonical in expected]
     return problems + wrong_numbers(tensors, [*names, average])
+
+
+def _picture_problems(tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """Say that images are not square, or have channels that no picture has."""
+    problems = []
+    constant = checkpoint_name(tensors)("input.input")
+    shape = tensors[constant].shape if constant in tensors else ()
+    if len(shape) >= 2 and shape[-2] != shape[-1]:
+        problems.append(
+            f"{constant} is {say_shape(shape)}: these images are not square, and square ones only "
+            "are drawn"
+        )
+    colors = count_colors(tensors)
+    if colors not in CHANNELS:
+        problems.append(f"its images have {colors} channels, expected 1 (gray), 3 or 4 (RGBA)")
+    return problems
 
 
 def _average_problems(tensors: Mapping[str, TensorInfo], average: str) -> list[str]:

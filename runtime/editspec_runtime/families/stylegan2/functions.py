@@ -33,6 +33,7 @@ class StyledConvolution(LayerFunction):
     bias: Tensor
     blur: Tensor | None
     clamp: float | None = None
+    gain: float = GAIN
 
     def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
         kernel = weight.reshape(weight.shape[-4:])
@@ -117,8 +118,8 @@ class StyledConvolution(LayerFunction):
         """
         # Scale and gain go with what is multiplied and added anyway: the map is passed over twice
         # in all.
-        factor = scale * GAIN * torch.rsqrt(scale**2 * energy + 1e-8)
-        factor, offset = factor[:, :, None, None], GAIN * self._offset(arguments)
+        factor = scale * self.gain * torch.rsqrt(scale**2 * energy + 1e-8)
+        factor, offset = factor[:, :, None, None], self.gain * self._offset(arguments)
         if value.requires_grad or energy.requires_grad:
             value = F.leaky_relu(torch.addcmul(offset, value, factor), SLOPE)
             return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
@@ -164,7 +165,7 @@ class StyledConvolution(LayerFunction):
             cross=scale**2 * (weighted[:, None] @ kernel.flatten(2)).flatten(2),
             gram=scale**2 * torch.stack(gram_by_tap),
             slope=SLOPE,
-            gain=GAIN,
+            gain=self.gain,
             clamp=self.clamp,
             scale=scale,
         )

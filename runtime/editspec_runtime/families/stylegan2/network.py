@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,18 @@ from torch import Tensor
 from editspec_runtime.core.model import Trace
 from editspec_runtime.families.stylegan2.architecture import (
     expected_tensors,
+    name_rgb,
+    name_skip,
     read_architecture,
     upsamples,
 )
 from editspec_runtime.families.stylegan2.functions import GAIN, SLOPE, StyledConvolution, upsample
 from editspec_runtime.families.stylegan2.nvidia import (
     CLAMP,
+    RESIDUAL,
+    SKIP,
     canonical_shape,
+    find_wiring,
     is_nvidia,
     nvidia_name,
 )
@@ -37,9 +42,12 @@ from editspec_runtime.modalities.image.compatibility import (
     ImageCompatibility,
     positional_noise,
 )
-from editspec_runtime.modalities.image.generator import Generator
+from editspec_runtime.modalities.image.generator import Generator, make_picture
 from editspec_runtime.modalities.image.maps import HALO, Box, halo_of
 from editspec_runtime.modalities.image.tiles import most_tiles, split_layers, tiles_of_rows
+
+HALF = math.sqrt(0.5)
+"""The factor of each of two parts that are added, which leaves their variance as it was."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +57,20 @@ class Carried:
     Attributes
     ----------
     image
-        The image so far, [n, 3, h, w]; None before the first to-RGB.
+        The image so far, [n, channels, h, w]; None before the first to-RGB.
     styles
         w, [n, style_dim], or w of every layer, [n, styles, style_dim].
+    skip
+        The features that a residual connection leads around the layer; None without one.
     """
 
     image: Tensor | None
     styles: Tensor
+    skip: Tensor | None = None
 
 
 class StyleGAN2(Generator):
-    """A StyleGAN2 generator with skip connections.
+    """A StyleGAN2 generator, whose blocks add to the image, to their input, or to nothing.
 
     Parameters
     ----------
@@ -91,6 +102,7 @@ class StyleGAN2(Generator):
         infos = {name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()}
         self.architecture = read_architecture(infos)
         self.named = _to_canonical(weights)
+        self.wiring = find_wiring(weights)
         self.truncation = truncation
         self.compatibility = compatibility
         self.class_label = class_label
@@ -123,7 +135,7 @@ class StyleGAN2(Generator):
         return self.mapping(latents)[:, None].expand(-1, self.architecture.styles, -1)
 
     def synthesis(self, styles: Tensor) -> Tensor:
-        """Draw images [n, 3, image_size, image_size] of w [n, style_dim]."""
+        """Draw pictures [n, 3, image_size, image_size] of w [n, style_dim]."""
         first = self.architecture.layers["layer2"].name
         trace = self._enter(first, self._constant(len(styles)), Carried(None, styles))
         return self.forward_from(first, self.layer_value(first, trace), trace)
@@ -140,6 +152,8 @@ class StyleGAN2(Generator):
         return self.forward_between(first, self.layer_value(first, trace), trace, layer)
 
     def key_maps(self, layer: str) -> Callable[[Tensor], Tensor]:
+        if self.wiring == RESIDUAL:
+            return super().key_maps(layer)
         names = list(self.architecture.layers)
         functions = {}
         for name in names[: names.index(layer)]:
@@ -159,7 +173,8 @@ class StyleGAN2(Generator):
         return compute
 
     def most_tiles(self, layer: str) -> int:
-        return most_tiles(self.layer(layer))
+        # A residual connection would have to be led around the tiles.
+        return 1 if self.wiring == RESIDUAL else most_tiles(self.layer(layer))
 
     def map_tiles(self, layer: str, tiles: int) -> Callable[[Tensor], Iterator[Tensor]]:
         if tiles == 1:
@@ -189,26 +204,29 @@ class StyleGAN2(Generator):
 
     def forward_between(self, start: str, output: Tensor, trace: Trace, layer: str) -> Trace:
         names = list(self.architecture.layers)
-        carried = self._paint(start, output, trace.carried)
+        features, carried = self._leave(start, output, trace.carried)
         for name in names[names.index(start) + 1 : names.index(layer)]:
-            output = self.layer_value(name, self._enter(name, output, carried))
-            carried = self._paint(name, output, carried)
-        return self._enter(layer, output, carried)
+            trace = self._enter(name, features, carried)
+            features, carried = self._leave(name, self.layer_value(name, trace), trace.carried)
+        return self._enter(layer, features, carried)
 
     def carried_tensors(self, trace: Trace) -> dict[str, Tensor]:
-        return {"w": trace.carried.styles}
+        tensors = {"w": trace.carried.styles}
+        if trace.carried.skip is not None:
+            tensors["skip"] = trace.carried.skip
+        return tensors
 
     def trace_from_tensors(self, key: Tensor, tensors: Mapping[str, Tensor]) -> Trace:
-        return Trace(key, {}, Carried(None, tensors["w"]))
+        return Trace(key, {}, Carried(None, tensors["w"], tensors.get("skip")))
 
     def forward_from(self, layer: str, value: Tensor, trace: Trace) -> Tensor:
         names = list(self.architecture.layers)
-        carried = self._paint(layer, value, trace.carried)
+        features, carried = self._leave(layer, value, trace.carried)
         for name in names[names.index(layer) + 1 :]:
-            value = self.layer_value(name, self._enter(name, value, carried))
-            carried = self._paint(name, value, carried)
+            trace = self._enter(name, features, carried)
+            features, carried = self._leave(name, self.layer_value(name, trace), trace.carried)
         assert carried.image is not None
-        return carried.image
+        return make_picture(carried.image)
 
     def function(self, layer: str) -> StyledConvolution:
         block = self._block(layer)
@@ -216,7 +234,11 @@ class StyleGAN2(Generator):
         blur = None
         if self._upsamples(layer):
             blur = self._resampling_kernel(f"{block}.conv.blur.kernel")
-        return StyledConvolution(strength, bias, blur, self.clamp)
+        if not self._is_added(layer):
+            return StyledConvolution(strength, bias, blur, self.clamp)
+        # The two parts of a sum are scaled so that it stays as large as they are.
+        clamp = None if self.clamp is None else self.clamp * HALF
+        return StyledConvolution(strength, bias, blur, clamp, GAIN * HALF)
 
     def crop(self, layer: str, trace: Trace, region: Box) -> tuple[Tensor, dict[str, Tensor]]:
         shape = self.layer(layer)
@@ -239,6 +261,7 @@ class StyleGAN2(Generator):
         prefixes = ["style.", "mapping.", "input.", f"{self._block(layer)}.conv.modulation."]
         prefixes += [f"{self._block(name)}." for name in before]
         prefixes += [f"noises.noise_{_number(name) - 2}" for name in before]
+        prefixes += [f"{name_skip(_number(name))}." for name in before if self._is_added(name)]
         if self.truncation != 1.0:
             prefixes.append("latent_avg")
         tensors = {}
@@ -268,6 +291,8 @@ class StyleGAN2(Generator):
         # Left out without classes: caches of the time before classes keep their names.
         if self.class_label is not None:
             settings["class_label"] = self.class_label
+        if self.wiring != SKIP:
+            settings["architecture"] = self.wiring
         return settings
 
     def weight(self, layer: str) -> Tensor:
@@ -277,26 +302,43 @@ class StyleGAN2(Generator):
         """The trace of a styled convolution: its modulated input, style and noise."""
         style = self._key_style(layer, carried.styles)
         noise = self._noise(layer, len(features)).to(features)
+        if self.wiring == RESIDUAL and self._upsamples(layer):
+            carried = replace(carried, skip=self._lead_around(layer, features))
         return Trace(features * style[:, :, None, None], {"style": style, "noise": noise}, carried)
 
-    def _paint(self, layer: str, value: Tensor, carried: Carried) -> Carried:
-        """Add the image that to-RGB draws from `value`, behind the layers of even number."""
-        if self._upsamples(layer):
+    def _lead_around(self, layer: str, features: Tensor) -> Tensor:
+        """Bring the input of a block, whose first layer is given, to its output."""
+        skip = name_skip(_number(layer) + 1)
+        weight = self.named[f"{skip}.weight"]
+        narrow = F.conv2d(features, weight * (HALF / math.sqrt(weight.shape[1])))
+        return upsample(narrow, self._resampling_kernel(f"{skip}.kernel"))
+
+    def _leave(self, layer: str, value: Tensor, carried: Carried) -> tuple[Tensor, Carried]:
+        """The input of the next layer, and what goes on past it, from a layer's value."""
+        features = value
+        if self._is_added(layer):
+            assert carried.skip is not None
+            features = value + carried.skip
+            carried = replace(carried, skip=None)
+        return features, self._paint(layer, features, carried)
+
+    def _paint(self, layer: str, features: Tensor, carried: Carried) -> Carried:
+        """Add the image that to-RGB draws from `features`, behind the layers of even number."""
+        name = name_rgb(_number(layer))
+        if self._upsamples(layer) or f"{name}.conv.weight" not in self.named:
             return carried
-        number = _number(layer)
-        name = "to_rgb1" if number == 2 else f"to_rgbs.{number // 2 - 2}"
         # To-RGB shares the w of the convolution that follows.
-        style = self._style(f"{name}.conv", _style_at(carried.styles, number - 1))
+        style = self._style(f"{name}.conv", _style_at(carried.styles, _number(layer) - 1))
         weight = self.named[f"{name}.conv.weight"][0]
         kernel = weight / math.sqrt(weight.shape[1])
         # To-RGB modulates and does not demodulate (Karras et al. 2020, appendix B).
-        image = F.conv2d(value * style[:, :, None, None], kernel) + self.named[f"{name}.bias"]
+        image = F.conv2d(features * style[:, :, None, None], kernel) + self.named[f"{name}.bias"]
         if self.clamp is not None:
             image = image.clamp(-self.clamp, self.clamp)
         if carried.image is not None:
             taps = self._resampling_kernel(f"{name}.upsample.kernel")
             image = image + upsample(carried.image, taps)
-        return Carried(image, carried.styles)
+        return replace(carried, image=image)
 
     def _key_style(self, layer: str, styles: Tensor) -> Tensor:
         """The factors of the channels of a layer's key, [n, in_channels]."""
@@ -342,6 +384,11 @@ class StyleGAN2(Generator):
 
     def _upsamples(self, layer: str) -> bool:
         return upsamples(_number(layer))
+
+    def _is_added(self, layer: str) -> bool:
+        """Whether a residual connection is added to the value of a layer."""
+        number = _number(layer)
+        return self.wiring == RESIDUAL and number > 2 and not upsamples(number)
 
     def _block(self, layer: str) -> str:
         number = _number(layer)

@@ -16,6 +16,14 @@ CLAMP = "synthesis.conv_clamp"
 In the pickle an attribute; here among the tensors, as images depend on it.
 """
 
+SKIP, RESIDUAL, PLAIN = "skip", "resnet", "orig"
+"""NVIDIA's names of the ways in which blocks are wired.
+
+Each block adds to the image; each adds to its input; or there is one path alone.
+"""
+
+WIRINGS = (SKIP, RESIDUAL, PLAIN)
+
 RGB_BIAS = re.compile(r"(to_rgb1|to_rgbs\.\d+)\.bias")
 
 LAYER = {
@@ -32,6 +40,17 @@ LAYER = {
 def is_nvidia(names: Iterable[str]) -> bool:
     """Whether tensors of these names are a generator of NVIDIA's code."""
     return any(name.startswith(("synthesis.b4.", "mapping.fc0.")) for name in names)
+
+
+def find_wiring(names: Iterable[str]) -> str:
+    """Find how the blocks of a generator are wired, one of `WIRINGS`."""
+    known = set(names)
+    if any(re.match(r"synthesis\.b\d+\.skip\.", name) for name in known):
+        return RESIDUAL
+    sizes = {int(found[1]) for name in known if (found := re.match(r"synthesis\.b(\d+)\.", name))}
+    drawing = {size for size in sizes if f"synthesis.b{size}.torgb.weight" in known}
+    # With the last block alone drawing, there is nothing to add up.
+    return PLAIN if len(sizes) > 1 and drawing == {max(sizes)} else SKIP
 
 
 def nvidia_name(canonical: str) -> str:
@@ -56,6 +75,9 @@ def nvidia_name(canonical: str) -> str:
         if found[2] == "upsample.kernel":
             return f"synthesis.b{size}.resample_filter"
         return f"synthesis.b{size}.torgb.{LAYER[found[2]]}"
+    if found := re.fullmatch(r"skips\.(\d+)\.(weight|kernel)", canonical):
+        own = {"weight": "weight", "kernel": "resample_filter"}[found[2]]
+        return f"synthesis.b{2 ** (int(found[1]) + 3)}.skip.{own}"
     return canonical
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from editspec_runtime.families.stylegan2.nvidia import CLAMP
+from editspec_runtime.families.stylegan2.nvidia import CLAMP, SKIP, WIRINGS
 from editspec_runtime.io.pickles import Module
 
-LINEAR = (".affine.", ".embed.")
+AROUND = ".skip."
+"""The end of the names of residual connections, which are never clamped."""
+
+LINEAR = (".affine.", ".embed.", AROUND)
 """Modules without an activation, by the ends of their names."""
 
 
@@ -21,6 +26,8 @@ def read_module(module: Module) -> tuple[dict[str, Tensor] | None, list[str]]:
     the StyleGAN2 that is known here.
     """
     tensors = module.state_dict()
+    if "synthesis.input.freqs" in tensors:
+        return None, [_describe_stylegan3(tensors)]
     if "synthesis.b4.const" not in tensors:
         return None, []
     for _, part in module.walk():
@@ -32,14 +39,28 @@ def read_module(module: Module) -> tuple[dict[str, Tensor] | None, list[str]]:
     return tensors, _differences(module)
 
 
+def _describe_stylegan3(state: Mapping[str, Tensor]) -> str:
+    """Describe the generator of the next paper, which is known by name alone."""
+    taps = [t.shape[-1] for name, t in state.items() if re.search(r"\.L0_\d+_\d+\.weight$", name)]
+    configuration = "R" if taps == [1] else "T"
+    return (
+        f"it is a StyleGAN3 of configuration {configuration}, whose layers filter the maps before "
+        "and behind their activation; StyleGAN3 is known by name alone, and cannot be edited"
+    )
+
+
 def _differences(module: Module) -> list[str]:
     """List how a generator differs from the one that the network computes, in words."""
     problems, clamps = [], set()
     for prefix, part in module.walk():
         attributes = part.attributes
-        if attributes.get("architecture", "skip") != "skip":
-            problems.append(f"{prefix}architecture is {attributes['architecture']}, expected skip")
-        if "conv_clamp" in attributes:
+        wiring = attributes.get("architecture", SKIP)
+        if wiring not in WIRINGS:
+            expected = ", ".join(WIRINGS[:-1])
+            problems.append(
+                f"{prefix}architecture is {wiring}, expected {expected} or {WIRINGS[-1]}"
+            )
+        if "conv_clamp" in attributes and not prefix.endswith(AROUND):
             clamps.add(attributes["conv_clamp"])
         activation = attributes.get("activation")
         known = "linear" if prefix.endswith(LINEAR) else "lrelu"

@@ -9,6 +9,9 @@ from typing import Any
 from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.errors import UsageError
 
+CHANNELS = (1, 3, 4)
+"""The channels that images may have: gray, color, or color with transparency."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLayer(Layer):

@@ -22,6 +22,21 @@ def keys_of_map(key_map: Tensor) -> Keys:
     return Keys(key_map.flatten(2).mT)
 
 
+def make_picture(image: Tensor) -> Tensor:
+    """The picture [n, 3, h, w] of an image of 1, 3 or 4 channels, in -1..1.
+
+    Gray becomes three equal channels. Of four, the last is opacity, and what is transparent is
+    white. Differentiable.
+    """
+    channels = image.shape[1]
+    if channels == 1:
+        return image.expand(-1, 3, -1, -1)
+    if channels == 4:
+        opacity = ((image[:, 3:] + 1) / 2).clamp(0, 1)
+        return image[:, :3] * opacity + (1 - opacity)
+    return image
+
+
 def require_generator(model: Model) -> Generator:
     """Narrow a model to a generator of images.
 
