@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from editspec.commands.plan import plan
     from editspec.commands.rebase import rebase
     from editspec.commands.render import render
+    from editspec.commands.sample import sample
     from editspec.commands.schema import schema
     from editspec.commands.search import search
     from editspec.commands.sign import sign
@@ -80,6 +81,7 @@ __all__ = [
     "plan",
     "rebase",
     "render",
+    "sample",
     "schema",
     "search",
     "sign",

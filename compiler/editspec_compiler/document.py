@@ -7,6 +7,7 @@ YAML 1.2, which is also what JSON means.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -276,7 +277,9 @@ def find_path_problem(name: str, folder: Path) -> tuple[str, str] | None:
         require_file(path)
     except FileError as error:
         relative = "paths are relative to the spec"
-        hint = "" if path.is_dir() else find_hint(name, folder)
+        # A path raises where its name is too long.
+        is_folder = os.path.isdir(path)  # noqa: PTH112
+        hint = "" if is_folder else find_hint(name, folder)
         if hint.startswith("did you mean"):
             hint = f"{hint} {relative}"
         return error.message, hint or relative

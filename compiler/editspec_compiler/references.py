@@ -76,6 +76,16 @@ class LoadedSpec:
         problem = self.document.problem(path, message, hint, code=code)
         return SpecError(self.document.file, [problem], self.document.text)
 
+    def require_edits(self) -> None:
+        """Raise a `SpecError` where the spec has no edits."""
+        if not self.spec.edits:
+            raise self.error(
+                ("edits",),
+                "this spec has no edits, so that there is nothing to build",
+                "add one under edits:; inspect, sample, render and studio take the spec as it is",
+                Code.KEY_MISSING,
+            )
+
     def misfit(self, path: SpecPath, found: FieldProblem) -> SpecError:
         """Make an error about a mapping at a path of the spec."""
         problem = self.document.misfit(path, found)

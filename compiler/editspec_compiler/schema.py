@@ -275,6 +275,11 @@ def measures_of(*checks: type[Check]) -> dict[str, type[Check]]:
     return found
 
 
+def _expand_nothing(given: Any) -> Any:
+    # A key without a value, as it stands there when the last entry is removed.
+    return [] if given is None else given
+
+
 class SpecHead(Part):
     """The version and the model, with which a spec begins."""
 
@@ -294,8 +299,12 @@ class Spec(SpecHead, Generic[EditT, CheckT]):
         "float32", description="Of all computation and of the patch."
     )
     compatibility: str | None = Field(None, description="Do as the paper's own code does.")
-    edits: list[EditT] = Field(
-        min_length=1, description="Applied in this order; each sees what those before it left."
+    edits: Annotated[list[EditT], BeforeValidator(_expand_nothing)] = Field(
+        [],
+        description=(
+            "Applied in this order; each sees what those before it left. Without any there is "
+            "nothing to build, and the spec names a model."
+        ),
     )
     checks: list[CheckT] = Field(
         [], description="What must hold of the result; of no effect on it."

@@ -1,4 +1,4 @@
-"""Commands that explore: render, search, compare-layers, studio, sweep."""
+"""Commands that explore: sample, render, search, compare-layers, studio, sweep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from editspec.cli.options import (
     Debug,
     Device,
     EditName,
+    Family,
     Json,
+    Module,
     OutFolder,
     OutPicture,
     SpecArgument,
@@ -24,6 +26,44 @@ from editspec.cli.output import answer, run_command
 from editspec.worlds.registry import DEFAULT_WEIGHTS
 from editspec_runtime.errors import UsageError
 from editspec_runtime.modalities.image.streams import REPORTS, SPECS
+
+
+def sample(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL|SPEC", help="builtin:skyline, a checkpoint, or a spec."),
+    ],
+    out: OutPicture,
+    first: Annotated[
+        int, typer.Option("--first", min=0, max=10**9, help="The number of the first latent.")
+    ] = 0,
+    count: Annotated[int, typer.Option("--count", min=1, max=1024, help="How many images.")] = 64,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, max=2**32 - 1, help="The stream; default: the spec's."),
+    ] = None,
+    family: Family = None,
+    module: Module = None,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Draw the images of a model, each with the number of its latent."""
+    with run_command(as_json, debug, threads) as progress:
+        result = editspec.sample(
+            model,
+            out,
+            first=first,
+            count=count,
+            seed=seed,
+            family=family,
+            module=module,
+            device=device,
+            progress=progress,
+        )
+        answer(result, as_json)
 
 
 def render(
@@ -80,6 +120,7 @@ def search(
         str | None,
         typer.Option("--family", metavar="NAME", help="Without SPEC; default: found by names."),
     ] = None,
+    module: Module = None,
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=2**32 - 1, help="Without SPEC: the stream.")
     ] = SPECS,
@@ -104,6 +145,7 @@ def search(
             layer=layer,
             model=model,
             family=family,
+            module=module,
             seed=seed,
             images=images,
             count=count,
@@ -143,6 +185,7 @@ def studio(
         str | None,
         typer.Option("--model", metavar="WEIGHTS", help="Of a new spec; default: builtin:skyline."),
     ] = None,
+    module: Module = None,
     port: Annotated[
         int | None,
         typer.Option("--port", min=0, max=65535, help="Where to listen; 0: any port that is free."),
@@ -162,7 +205,7 @@ def studio(
 ) -> None:
     """Edit a spec in the browser by copy, paste and context. Prints the URL to open."""
     with run_command(False, debug, threads):
-        editspec.studio(spec, model=model, port=port, host=host, device=device)
+        editspec.studio(spec, model=model, module=module, port=port, host=host, device=device)
 
 
 def sweep(
@@ -175,6 +218,7 @@ def sweep(
         typer.Option("--experiment", metavar="NAME", help="Judge by a perfect edit of the bench."),
     ] = None,
     images: Annotated[int, typer.Option("--images", min=8, help="How many images judge.")] = 200,
+    allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,

@@ -42,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "import": files.import_records,
     "export": files.export,
     "convert": files.convert,
+    "sample": explore.sample,
     "render": explore.render,
     "search": explore.search,
     "compare-layers": explore.compare_layers,

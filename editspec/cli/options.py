@@ -65,6 +65,15 @@ Family = Annotated[
     ),
 ]
 
+Module = Annotated[
+    str | None,
+    typer.Option(
+        "--module",
+        metavar="MODULE:FACTORY",
+        help="The code of a torch network, for weights without SPEC; needs --allow-code.",
+    ),
+]
+
 # Means of the work
 
 AllowCode = Annotated[
@@ -79,7 +88,7 @@ Device = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute.")
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.")
+    int | None, typer.Option("--threads", min=1, help="Parts computed at once; default: all cores.")
 ]
 
 # Output

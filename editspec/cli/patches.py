@@ -110,6 +110,7 @@ def compose(
         Path | None,
         typer.Option("--spec", metavar="SPEC", help="With --rank: the spec that C is of."),
     ] = None,
+    allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,
@@ -135,6 +136,7 @@ def rebase(
     keep_deltas: Annotated[
         bool, typer.Option("--keep-deltas", help="Rewrite parents, solve nothing.")
     ] = False,
+    allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
     as_json: Json = False,

@@ -12,6 +12,7 @@ from editspec.engine.result import DONE, FAILED, CommandResult
 from editspec.engine.stacks import choose_by_stack, read_stack
 from editspec.engine.tolerances import is_rounding
 from editspec_runtime.families.open import read_weights
+from editspec_runtime.maths.parallel import unshared_operations
 from editspec_runtime.patches.patch import apply_stack, require_chain
 
 
@@ -71,6 +72,7 @@ class AuditResult(CommandResult):
         return "\n".join(lines)
 
 
+@unshared_operations()
 def audit(base: str | Path, edited: str | Path, patches: Sequence[Path | str] = ()) -> AuditResult:
     """Test whether patches explain the difference of two checkpoints.
 

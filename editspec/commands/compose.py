@@ -19,6 +19,7 @@ from editspec_runtime.io.digests import digest
 from editspec_runtime.io.files import write
 from editspec_runtime.io.outputs import PATCH
 from editspec_runtime.maths.metric import fold, recompress, unfold
+from editspec_runtime.maths.parallel import unshared_operations
 from editspec_runtime.patches.patch import (
     Patch,
     apply_stack,
@@ -72,6 +73,7 @@ class ComposeResult(CommandResult):
         return "\n".join([*lines, f"{self.patch}: weights {self.result}"])
 
 
+@unshared_operations()
 def compose(
     patches: Sequence[Path | str],
     out: Path | str,

@@ -19,6 +19,7 @@ from editspec_runtime.errors import PatchError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.io.files import write
 from editspec_runtime.maths.metric import cosine, norm, principal_cosines, unfold
+from editspec_runtime.maths.parallel import unshared_operations
 from editspec_runtime.patches.patch import Patch, apply_stack, require_chain
 
 PICTURES = 8
@@ -148,6 +149,7 @@ class WeightsDiff(CommandResult):
         return "\n".join(self.weights.to_lines() + ["no difference"] * self.same)
 
 
+@unshared_operations()
 def diff(
     first: Path | str,
     second: Path | str,

@@ -60,6 +60,7 @@ def lock(
     """
     if check:
         loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
+        loaded.require_edits()
         path = lock_path(loaded.path)
         _, base = open_checkpoint(loaded, progress)
         return LockResult(path, require_unchanged(loaded, base, read_lock(path)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from editspec.engine.modality_registry import engine_of
+from editspec.engine.named_model import is_spec
 from editspec.engine.opened import OpenedModel
 from editspec.engine.opening import open_weights
 from editspec.engine.resources import locate_weights
@@ -13,8 +14,6 @@ from editspec_compiler import LoadedSpec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.executors.devices import pick_device
 from editspec_runtime.families.open import read_weights
-
-SPECS = (".yaml", ".yml", ".json")
 
 
 def open(
@@ -46,8 +45,8 @@ def open(
     EditError
         The weights are wrong.
     """
-    if isinstance(spec, LoadedSpec) or Path(spec).suffix in SPECS:
-        session = BuildSession.of(spec, device, progress)
+    if is_spec(spec):
+        session = BuildSession.of(spec, device, progress, needs_edits=False)
         opened = OpenedModel(
             session.current_model(),
             session.checkpoint,

@@ -128,6 +128,7 @@ def _solve_again(
     progress: ProgressCallback,
 ) -> list[Patch]:
     loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
+    loaded.require_edits()
     edits = {edit.name: edit for edit in loaded.spec.edits}
     strangers = [patch.name for patch in stack if patch.name not in edits]
     if strangers:

@@ -24,6 +24,7 @@ COMMANDS = {
     "import": "editspec.commands.import_records:import_records",
     "export": "editspec.commands.export:export",
     "convert": "editspec.commands.convert:convert",
+    "sample": "editspec.commands.sample:sample",
     "render": "editspec.commands.render:render",
     "search": "editspec.commands.search:search",
     "compare-layers": "editspec.commands.compare_layers:compare_layers",

@@ -49,7 +49,7 @@ def render(
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> RenderResult:
-    """Draw images before and after the edits of a spec.
+    """Draw images before and after the edits of a spec, or those of its model without edits.
 
     Parameters
     ----------
@@ -83,7 +83,8 @@ def render(
         raise UsageError("--value and --key exclude each other.", "Give --value or --key.")
     out = Path(out)
     require_free_picture(out)
-    session = BuildSession.of(spec, device, progress)
+    # What edits are made of cannot be drawn without edits; the images of the model can.
+    session = BuildSession.of(spec, device, progress, needs_edits=value or key)
     if value:
         picture = draw_values(session)
     elif key:

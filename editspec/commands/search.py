@@ -6,24 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from editspec.engine.opening import find_architecture
-from editspec.engine.resources import locate_weights
+from editspec.engine.named_model import spec_of_model
 from editspec.engine.result import CommandResult
 from editspec.modalities.image.drawing import generator_of
 from editspec.modalities.image.explore import (
     SimilarPlace,
+    add_selection,
     draw_places,
     find_similar_places,
     open_at_edit,
-    selection_spec,
     spec_stream,
 )
 from editspec.modalities.image.pictures import png_bytes, require_free_picture
 from editspec.worlds.registry import DEFAULT_WEIGHTS
-from editspec_compiler import LoadedSpec, Problem, SpecError
+from editspec_compiler import LoadedSpec, Problem, SpecError, load
 from editspec_runtime.codes import Code
 from editspec_runtime.core.progress import ProgressCallback, no_progress
-from editspec_runtime.families.open import read_weights
 from editspec_runtime.io.files import write
 from editspec_runtime.modalities.image.streams import SPECS
 
@@ -67,6 +65,7 @@ def search(
     layer: str | None = None,
     model: str = DEFAULT_WEIGHTS,
     family: str | None = None,
+    module: str | None = None,
     seed: int = SPECS,
     images: int = 1000,
     count: int = 12,
@@ -77,19 +76,19 @@ def search(
     """Find the images that match a selection best.
 
     The selection is the query of an edit of `spec`, else its context, else its target. Without a
-    spec it is given by `latent`, `mask` and `layer`. Images are compared with C^-1 k of its mean
-    key k, as in the notebook of the paper's authors.
+    spec, or with one that has no edits, it is given by `latent`, `mask` and `layer`. Images are
+    compared with C^-1 k of its mean key k, as in the notebook of the paper's authors.
 
     Parameters
     ----------
     spec, edit
         A spec, and the name of an edit. Default: the first edit.
     latent, mask, layer
-        Without a spec: the number of the image, the place in it (a file, a data URL, or shapes as
+        Without edits: the number of the image, the place in it (a file, a data URL, or shapes as
         JSON or YAML), and the layer whose keys are compared.
-    model, family, seed
-        Without a spec: the weights, their family (default: the first that fits), and the seed of
-        the latent stream.
+    model, family, module, seed
+        Without a spec: the weights, their family (default: the first that fits),
+        ``package.module:factory`` of a torch network, and the seed of the latent stream.
     images, count
         The number of images that are searched, and the number of matches.
     out
@@ -108,26 +107,25 @@ def search(
     """
     selection = {"--latent": latent, "--mask": mask, "--layer": layer}
     missing = [name for name, value in selection.items() if value is None]
-    if spec is not None and len(missing) < len(selection):
-        raise _wrong_use(
-            "a SPEC and --latent, --mask or --layer exclude each other", "leave out one of the two"
-        )
-    if spec is None:
-        if latent is None or mask is None or layer is None:
+    loaded = spec if spec is None or isinstance(spec, LoadedSpec) else load(spec)
+    if loaded is not None and loaded.spec.edits:
+        if len(missing) < len(selection):
             raise _wrong_use(
-                f"without a SPEC, {' and '.join(missing)} must be given", "give these, or a SPEC"
+                "a SPEC with edits and --latent, --mask or --layer exclude each other",
+                "leave out one of the two",
             )
-        spec = selection_spec(
-            family=family or _find_family(model),
-            weights=model,
-            latent=latent,
-            mask=mask,
-            layer=layer,
-            stream={"seed": seed},
+    elif latent is None or mask is None or layer is None:
+        without = "without a SPEC" if loaded is None else "with a SPEC without edits"
+        raise _wrong_use(
+            f"{without}, {' and '.join(missing)} must be given", "give these, or a SPEC with edits"
         )
+    else:
+        if loaded is None:
+            loaded = spec_of_model(model, family=family, module=module, latents={"seed": seed})
+        loaded = add_selection(loaded, latent=latent, mask=mask, layer=layer)
     if out is not None:
         require_free_picture(Path(out))
-    session, number = open_at_edit(spec, edit, device, progress)
+    session, number = open_at_edit(loaded, edit, device, progress)
     wanted = session.loaded.spec.edits[number]
     with session.kernels():
         generator = generator_of(session)
@@ -136,12 +134,6 @@ def search(
             sheet = draw_places(generator, spec_stream(session, generator), matches)
             write(Path(out), png_bytes(sheet))
     return SearchResult(wanted.name, wanted.layer, images, tuple(matches))
-
-
-def _find_family(weights: str) -> str:
-    """The family of weights, by the names of their tensors."""
-    path = locate_weights(weights)
-    return find_architecture(read_weights(path), path).family
 
 
 def _wrong_use(message: str, hint: str) -> SpecError:

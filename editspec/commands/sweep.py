@@ -186,6 +186,7 @@ def sweep(
         Foreign files lie at `out`.
     """
     loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
+    loaded.require_edits()
     out, edit = Path(out), loaded.spec.edits[-1]
     layers, ranks = list(layers) or [edit.layer], list(ranks) or [edit.rank]
     places = [(layer, rank) for layer in layers for rank in ranks]

@@ -31,6 +31,7 @@ from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.extra_registry import load_extra
 from editspec_runtime.io.weights import Weights
 from editspec_runtime.maths.metric import norm, principal_cosines, unfold
+from editspec_runtime.maths.parallel import unshared_operations
 from editspec_runtime.patches.patch import Patch, require_chain, stack_results
 from editspec_runtime.patches.soundness import require_fitting, require_orthonormal
 
@@ -168,6 +169,7 @@ class VerifyResult(CommandResult):
         return "\n".join([*lines, f"weights {self.base} -> {self.result}"])
 
 
+@unshared_operations()
 def verify(
     model: str | Path,
     patches: Sequence[Path | str],

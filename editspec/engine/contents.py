@@ -112,7 +112,7 @@ def list_network_layers(loaded: LoadedSpec) -> tuple[dict[str, str], ...]:
     None are listed where that code may not run.
     """
     try:
-        session = BuildSession.of(loaded, "auto", no_progress)
+        session = BuildSession.of(loaded, "auto", no_progress, needs_edits=False)
     except CodeError:
         return ()
     return _list_layers(session.current_model().architecture)

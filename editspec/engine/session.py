@@ -38,10 +38,7 @@ from editspec_runtime.core.method import OutputLoss, Problem
 from editspec_runtime.core.model import Model
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.core.rule import CompiledEdit, LayerRule, ResolvedEdit
-from editspec_runtime.errors import (
-    EditError,
-    FileError,
-)
+from editspec_runtime.errors import EditError, FileError
 from editspec_runtime.executors.devices import pick_device
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest, tensor_digest
@@ -104,6 +101,8 @@ class BuildSession(ModelSession):
         output_loss: OutputLoss | None = None,
         executor: Executor | None = None,
         allow_code: bool | None = None,
+        *,
+        needs_edits: bool = True,
     ) -> BuildSession:
         """Load a spec, its model and its lock, and decide what is to be done.
 
@@ -125,6 +124,8 @@ class BuildSession(ModelSession):
             The executor of independent items of work. Default: the executor of `Resources`.
         allow_code
             Whether foreign code that the spec names may run. Default: as `Resources` says.
+        needs_edits
+            Whether a spec without edits is an error.
 
         Raises
         ------
@@ -133,6 +134,8 @@ class BuildSession(ModelSession):
         """
         resources = Resources()
         loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
+        if needs_edits:
+            loaded.require_edits()
         allowed = resources.allow_code if allow_code is None else allow_code
         checkpoint, base = open_checkpoint(loaded, progress, allowed)
         lock = read_lock(lock_path(loaded.path))

@@ -36,6 +36,7 @@ def studio(
     spec: Path | str | None = None,
     *,
     model: str | None = None,
+    module: str | None = None,
     port: int | None = None,
     host: str = "127.0.0.1",
     device: str = "auto",
@@ -48,6 +49,8 @@ def studio(
         A spec, new or not. Default: edits.yaml in the working folder.
     model
         The weights of a new spec. Default: those of `editspec.worlds.registry.DEFAULT_WEIGHTS`.
+    module
+        The code of the network of a new spec, ``package.module:factory``. Default: none.
     port
         Where to listen; 0: any port that is free. Default: 8642, or any.
     host
@@ -63,7 +66,13 @@ def studio(
     """
     server = load_extra("studio", "server")
     server.serve(
-        Path(spec or "edits.yaml"), model, host=host, port=port, device=device, announce=_announce
+        Path(spec or "edits.yaml"),
+        model,
+        module=module,
+        host=host,
+        port=port,
+        device=device,
+        announce=_announce,
     )
 
 

@@ -34,14 +34,14 @@ from editspec_compiler.visit import find_files
 from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.io.files import write
 from editspec_runtime.methods.registry import suggest_method
-from editspec_runtime.modalities.image.architecture import ImageArchitecture
+from editspec_runtime.modalities.image.architecture import ImageArchitecture, ImageLayer
 
 PAST_COUNT, PAST_LENGTH = 100, 2**24
 """Texts that undo can go back to, and their characters together, at most."""
 
 NEW_SPEC = """\
 version: 1
-model: {{family: {family}, weights: {weights}}}
+model: {{family: {family}, weights: {weights}{code}}}
 edits:
   - name: edit-1
     layer: {layer}
@@ -413,7 +413,11 @@ def propose_rule(architecture: ImageArchitecture) -> tuple[str, str]:
 
     The layer lies behind the middle, where parts of objects are drawn; the solver is a fast one.
     """
-    layers = list(architecture.layers.values())
+    # Of the layers of one weight the first, which is the whole one.
+    whole: dict[str, ImageLayer] = {}
+    for each in architecture.layers.values():
+        whole.setdefault(each.parameter, each)
+    layers = list(whole.values())
     layer = layers[len(layers) * 3 // 5]
     return layer.name, suggest_method(linear=layer.linear).name
 

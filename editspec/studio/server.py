@@ -12,8 +12,10 @@ from types import FrameType
 
 import uvicorn
 
+from editspec.engine.named_model import spec_of_model
 from editspec.engine.opening import find_architecture
 from editspec.engine.resources import locate_weights
+from editspec.engine.session import BuildSession
 from editspec.studio.app import make_app
 from editspec.studio.connections import LimitedProtocol
 from editspec.studio.draft import NEW_SPEC, Draft, propose_rule
@@ -22,6 +24,8 @@ from editspec.studio.engine import Engine
 from editspec.studio.guard import Guard
 from editspec.studio.jobs import Jobs
 from editspec.worlds.registry import DEFAULT_WEIGHTS
+from editspec_compiler.document import parse
+from editspec_runtime.core.progress import no_progress
 from editspec_runtime.errors import UsageError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.io.downloads import is_remote
@@ -30,32 +34,48 @@ from editspec_runtime.modalities.image.architecture import require_images
 PORT = 8642
 
 
-def new_spec(model: str, path: Path) -> str:
-    """Write a spec for `model` that edits nothing yet.
+def new_spec(model: str, path: Path, module: str | None = None) -> str:
+    """Write a spec for `model`, whose network is made by `module`, that edits nothing yet.
 
     Raises `EditError` where the weights cannot be used.
     """
     place = locate_weights(model, Path())
-    architecture = require_images(find_architecture(read_weights(place), place))
+    if module is None:
+        architecture = require_images(find_architecture(read_weights(place), place))
+    else:
+        loaded = spec_of_model(str(place), module=module, folder=path.parent)
+        session = BuildSession.of(loaded, "auto", no_progress, needs_edits=False)
+        architecture = require_images(session.current_model().architecture)
     named = model
     if not model.startswith("builtin:") and not is_remote(model):
         named = Path(os.path.relpath(place, path.parent)).as_posix()
     layer, solver = propose_rule(architecture)
+    code = "" if module is None else f", module: {json.dumps(module)}"
     return NEW_SPEC.format(
-        family=architecture.family, weights=json.dumps(named), layer=layer, solver=solver
+        family=architecture.family,
+        weights=json.dumps(named),
+        code=code,
+        layer=_quote(layer),
+        solver=solver,
     )
+
+
+def _quote(layer: str) -> str:
+    """The name of a layer as a YAML text: modules of a sequence have numbers as names."""
+    return layer if parse(f"layer: {layer}").data["layer"] == layer else json.dumps(layer)
 
 
 def serve(
     path: Path,
     model: str | None,
     *,
+    module: str | None = None,
     host: str,
     port: int | None,
     device: str,
     announce: Callable[[str], None],
 ) -> None:
-    """Serve the spec at `path`, or a new one of `model`, until interrupted.
+    """Serve the spec at `path`, or a new one of `model` (and `module`), until interrupted.
 
     `announce` is called with the address, which holds the token.
 
@@ -64,15 +84,15 @@ def serve(
     SpecError, EditError
         The spec cannot be read, its model cannot be drawn with, or the port is taken.
     """
-    if path.exists() and model is not None:
+    if path.exists() and (model or module):
         raise UsageError(
             f"{path} has a model of its own.",
-            "Leave --model out, or name a SPEC that is not there yet.",
+            "Leave --model and --module out, or name a SPEC that is not there yet.",
         )
     path = path.absolute()
     new = ""
     if not path.exists():
-        new = new_spec(model or DEFAULT_WEIGHTS, path)
+        new = new_spec(model or DEFAULT_WEIGHTS, path, module)
     with _listen(host, port) as listening, lock_spec(path):
         remove_abandoned_parts(path)
         draft, jobs = Draft.open(path, new), Jobs()

@@ -108,7 +108,11 @@ class SpecBlocks:
             raise UsageError(
                 "The spec has line breaks that are not plain ones.", "Change it in the YAML."
             )
-        edits = document.data.get("edits", 0)
+        if "edits" not in document.data:
+            if isinstance(document.data, dict) and whole.lstrip().startswith("{"):
+                raise UsageError("There is no list under edits: to work on.", "Write edits: [].")
+            return SpecBlocks.read(text.rstrip("\n") + "\nedits:\n", file)
+        edits = document.data["edits"]
         if edits is not None and not isinstance(edits, list):
             raise UsageError("There is no list under edits: to work on.", "Correct it in the YAML.")
         raw, lines = text.split("\n"), whole.split("\n")

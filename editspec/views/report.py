@@ -128,7 +128,7 @@ def _list_facts(session: BuildSession, built: Sequence[BuiltEdit]) -> dict[str, 
     return {
         "Precision": session.loaded.spec.precision,
         "Built with": ", ".join(versions),
-        "Device": f"{environment['device']}, {environment['threads']} threads",
+        "Device": environment["device"],
     }
 
 

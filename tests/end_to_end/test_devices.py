@@ -27,6 +27,9 @@ from editspec_runtime.families.torch_module.network import TorchModule
 from editspec_runtime.families.torch_module.source import Source
 from editspec_runtime.maths.adam import Adam
 
+PATIENCE = 300
+"""Seconds after which a wait for something that has to happen is given up."""
+
 AWAY = torch.device("meta")
 BETWEEN = ("aten::_to_copy", "aten::copy_", "aten::index", "aten::index_put", "aten::index_put_")
 """What takes tensors of both places: copies, and indices of the CPU."""
@@ -258,11 +261,11 @@ def test_kernels_are_reproducible_where_something_is_computed() -> None:
         def compute() -> None:
             with reproducible_kernels(gpu):
                 inside.set()
-                leave.wait(10)
+                leave.wait(PATIENCE)
 
         thread = Thread(target=compute)
         thread.start()
-        assert inside.wait(10)
+        assert inside.wait(PATIENCE)
     # Another thread is still computing.
     assert flags() == [True, False, False, False]
     leave.set()

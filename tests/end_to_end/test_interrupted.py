@@ -118,6 +118,15 @@ def test_killed_at_fifty_random_moments(folder: str) -> None:
     assert Path(folder, "halfway").read_text() >= "10"
 
 
+FILES = 11
+"""The files in the folder of a whole build: rules, patches, and the manifest."""
+
+
+def count_files(folder: Path) -> int:
+    """Count the finished files of a folder, which need not be there."""
+    return sum(path.is_file() and path.suffix != ".part" for path in folder.rglob("*"))
+
+
 def kill_fifty(folder: str) -> None:
     """Build, kill, build again: each in a fork of this process, which has built before, so that a
     build is short.
@@ -126,17 +135,22 @@ def kill_fifty(folder: str) -> None:
     built(folder, "warm", "cache-warm")
 
     def once(out: str, cache: str, moment: float | None = None) -> float:
+        """Build, or kill the build at a `moment` that is a count of files and a part of one."""
         process, begun = fork.Process(target=built, args=(folder, out, cache)), time.perf_counter()
         process.start()
         if moment is None:
             finish(process)
         else:
-            time.sleep(moment)
+            # Files and not seconds: a machine that is busy at times builds slower at times.
+            while process.is_alive() and count_files(Path(folder, out)) < int(moment):
+                time.sleep(0.001)
+            time.sleep(moment % 1 * duration / FILES)
             process.kill()
             process.join()
         return time.perf_counter() - begun
 
     Path(folder, "spec.yaml.lock").unlink()
+    duration = 0.0
     duration = once("whole", "cache-whole")
     wanted = results(whole_files(folder, "whole"), "whole")
     assert len(wanted) == 13  # rules, patches, the manifest, the spec and its lock
@@ -145,7 +159,7 @@ def kill_fifty(folder: str) -> None:
     for attempt in range(50):
         Path(folder, "spec.yaml.lock").unlink(missing_ok=True)
         out, cache = f"out-{attempt}", f"cache-{attempt}"
-        once(out, cache, rng.uniform(0, duration))
+        once(out, cache, rng.uniform(0, FILES))
         found = results(whole_files(folder, out, cache), out)
         halfway += 2 < len(found) < 13
         once(out, cache)

@@ -482,7 +482,7 @@ def test_tensors_lie_inside_of_their_storage() -> None:
 
     assert torch.equal(read(1, (3,), (1,)), torch.ones(3))  # type: ignore[arg-type]
     for arguments in ((2, (3,), (1,)), (0, (2**40,), (1,)), (-1, (1,), (1,)), (0, (2, 2), (4, 1))):
-        with pytest.raises((RuntimeError, ValueError)):
+        with pytest.raises((RuntimeError, ValueError, pickle.UnpicklingError)):
             read(*arguments)
 
 

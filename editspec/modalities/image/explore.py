@@ -49,26 +49,18 @@ _Selection = tuple[Place, SpecPath]
 """A place, and where it stands below its edit."""
 
 
-def selection_spec(
-    *, family: str, weights: str, latent: int, mask: str, layer: str, stream: dict[str, Any]
-) -> LoadedSpec:
-    """Make a spec that holds one selection and nothing else.
+def add_selection(loaded: LoadedSpec, *, latent: int, mask: str, layer: str) -> LoadedSpec:
+    """Make a spec that holds one selection on the model of `loaded`, which has no edits.
 
-    Parameters
-    ----------
-    mask
-        A file, a data URL, or shapes as JSON or YAML.
-    stream
-        The field ``latents`` of the spec.
+    `mask` is a file, a data URL, or shapes as JSON or YAML.
     """
     given: Any = mask
     if mask.lstrip().startswith("{"):
         given = parse(mask, "--mask").data
     place = {"latent": latent, "mask": given}
     edit = {"name": "search", "layer": layer, "source": place, "target": place}
-    model = {"family": family, "weights": weights}
-    text = json.dumps({"version": 1, "model": model, "latents": stream, "edits": [edit]})
-    return load_document(parse(text, "command line"), Path("command line"))
+    text = json.dumps({**loaded.document.data, "edits": [edit]})
+    return load_document(parse(text, "command line"), loaded.path)
 
 
 @dataclass(frozen=True)
@@ -202,6 +194,7 @@ def open_at_edit(
     Raises `SpecError` where no edit has the name.
     """
     loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
+    loaded.require_edits()
     names = [each.name for each in loaded.spec.edits]
     if edit is not None and edit not in names:
         message, hint = f"there is no edit {edit}", suggest(edit, names)

@@ -118,6 +118,13 @@ def is_own_picture(path: Path) -> bool:
         return False
 
 
+def enlarge(picture: Image.Image) -> Image.Image:
+    """Enlarge a small picture by a whole factor to at most `CELL` pixels."""
+    factor = max(1, CELL // picture.width)
+    size = (picture.width * factor, picture.height * factor)
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
 def arrange(pictures: Sequence[Image.Image]) -> Image.Image:
     """Arrange pictures of one size side by side, in rows of up to `COLUMNS`."""
     width, height = pictures[0].size

@@ -53,6 +53,7 @@ def _write_record(spec: Path | str, out: Path) -> str:
         Something else lies at `out`.
     """
     loaded = load(spec)
+    loaded.require_edits()
     edit = _require_recordable(loaded)
     make_record = _edit_record if edit.pairs is None else _intervention_record
     record = make_record(loaded, edit)

@@ -9,7 +9,14 @@ from editspec.engine.model_session import on_device
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import context_direction, generator_of
 from editspec.modalities.image.key_value import draw_alone, find_matches
-from editspec.modalities.image.pictures import before_and_after, spotlight, stack_pictures
+from editspec.modalities.image.pictures import (
+    arrange,
+    before_and_after,
+    enlarge,
+    spotlight,
+    stack_pictures,
+    to_image,
+)
 from editspec.modalities.image.preview import render_stream
 from editspec_compiler.modalities.image.expected import find_source_values
 from editspec_compiler.modalities.image.schema import image_spec
@@ -28,6 +35,8 @@ def draw_edits(session: BuildSession, count: int, seed: int = REPORTS) -> Image.
         session.edit(number)
     sampler = image_spec(session.loaded.spec).latents.sampler
     first = render_stream(before, count, seed, sampler)
+    if not session.loaded.spec.edits:
+        return arrange([enlarge(to_image(image)) for image in first])
     return before_and_after(first, render_stream(generator_of(session), count, seed, sampler))
 
 

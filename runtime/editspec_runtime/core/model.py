@@ -175,6 +175,14 @@ class TiledKeys(Protocol):
 
 
 @runtime_checkable
+class Separable(Protocol):
+    """The power to be used by several threads at once."""
+
+    def separate(self) -> Model:
+        """Make an equal model for another thread: itself, unless it holds state while it runs."""
+
+
+@runtime_checkable
 class MappedKeys(Protocol):
     """The power to give keys as maps: the positions of an item have neighbours."""
 

@@ -10,6 +10,7 @@ from threading import Lock
 import torch
 
 from editspec_runtime.errors import DeviceError
+from editspec_runtime.maths.parallel import unshared_operations
 
 
 def pick_device(name: str) -> torch.device:
@@ -51,14 +52,25 @@ _FLAGS = _Flags()
 
 @contextmanager
 def reproducible_kernels(device: torch.device) -> Iterator[None]:
-    """Make the kernels of a GPU reproducible inside the block, in full float32.
+    """Make kernels reproducible inside the block, those of a GPU in full float32.
+
+    On the CPU, each operation is computed by one thread. It is so for a GPU, too, as some work of
+    an edit is done on the CPU whatever the device is.
 
     The flags of torch belong to the whole process. They are restored when the last block of all
-    threads has ended. On the CPU nothing has to be done.
+    threads has ended.
     """
-    if device.type != "cuda":
-        yield
-        return
+    with unshared_operations():
+        if device.type != "cuda":
+            yield
+            return
+        with _flags_of_a_gpu():
+            yield
+
+
+@contextmanager
+def _flags_of_a_gpu() -> Iterator[None]:
+    """Set the flags of torch's kernels inside the block."""
     with _FLAGS.lock:
         if not _FLAGS.blocks:
             _FLAGS.before = _exchange_flags((True, False, False, False))

@@ -31,6 +31,7 @@ from editspec_runtime.core.executor import Executor, InProcess
 from editspec_runtime.errors import EditError, WorkerError
 from editspec_runtime.executors.devices import pick_device, reproducible_kernels
 from editspec_runtime.maths.environment import machine_environment
+from editspec_runtime.maths.parallel import count_threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -218,7 +219,7 @@ class _Team:
         """Distribute the items, in the first process."""
         try:
             if self.device is None:
-                self.tell("join", {"device": device.type, "threads": torch.get_num_threads()})
+                self.tell("join", {"device": device.type, "threads": count_threads()})
                 self.connect(device)
             assert self.device is not None
             self.tell("job")

@@ -18,6 +18,9 @@ DEPTH = 6
 MOST = 10_000
 """The most mappings that are looked into."""
 
+ENTRIES = 2_000_000
+"""The most entries that are looked at; mappings and lists may be shared by many others."""
+
 OPTIMISER = {"state", "param_groups"}
 """The keys of an optimiser's state, whose tensors are those of no model."""
 
@@ -59,10 +62,11 @@ def tensor_infos(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
 def _walk(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, object]]]:
     """Yield the mappings in what a file holds, the outermost first."""
     waiting: list[tuple[tuple[str, ...], object]] = [((), content)]
-    count = 0
-    while waiting and count < MOST:
+    count, entries = 0, 0
+    while waiting and count < MOST and entries < ENTRIES:
         key, value = waiting.pop(0)
         count += 1
+        entries += len(value) if isinstance(value, Mapping | list | tuple) else 0
         inner: list[tuple[object, object]] = []
         if isinstance(value, Mapping) and not set(value) >= OPTIMISER:
             yield key, value
@@ -72,7 +76,12 @@ def _walk(content: object) -> Iterator[tuple[tuple[str, ...], Mapping[object, ob
         if len(key) < DEPTH:
             for name, part in inner:
                 if isinstance(part, Mapping | list | tuple):
-                    waiting.append(((*key, str(name)), part))
+                    waiting.append(((*key, _say(name)), part))
+
+
+def _say(name: object) -> str:
+    """The text of a key; of one that is neither a text nor a number its type."""
+    return str(name) if isinstance(name, str | int) else type(name).__name__
 
 
 def _read_tensor(value: object) -> Tensor | None:

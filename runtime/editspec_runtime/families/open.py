@@ -34,7 +34,7 @@ from editspec_runtime.io.marks import read_metadata
 from editspec_runtime.io.pickles import read_pickle
 from editspec_runtime.io.places import SUFFIXES, container_of
 from editspec_runtime.io.shards import is_sharded, read_stored
-from editspec_runtime.io.torch_files import read_torch
+from editspec_runtime.io.torch_files import read_torch, say_keys
 from editspec_runtime.io.weights import Container, Weights, place_tensor
 
 FEW = 6
@@ -204,9 +204,8 @@ def _read_nested(path: Path, content: object, choice: Choice) -> Weights:
         )
     dicts = find_state_dicts(content)
     if not dicts:
-        found = ", ".join(map(str, list(content)[:8])) or "nothing"
         raise WeightsError(
-            f"{path} holds no model: expected {_say_expected()}, found {found}.",
+            f"{path} holds no model: expected {_say_expected()}, found {say_keys(content)}.",
             "Save the state dict of the model: torch.save(model.state_dict(), PATH).",
         )
 

@@ -58,14 +58,27 @@ class Entry:
 
 
 class Archive(Mapping[str, bytes]):
-    """The entries of an archive by their names; each is read when it is asked for."""
+    """The entries of an archive by their names; each is read when it is asked for.
 
-    def __init__(self, path: Path, entries: Mapping[str, Entry]) -> None:
-        self.path, self.entries = path, dict(entries)
+    Parameters
+    ----------
+    path
+        The file of the archive, or the one that the archive lies in.
+    entries
+        The entries by their names.
+    data
+        The bytes of the archive. Default: they are read from the file.
+    """
+
+    def __init__(self, path: Path, entries: Mapping[str, Entry], data: bytes | None = None) -> None:
+        self.path, self.entries, self.data = path, dict(entries), data
+
+    def _open(self) -> BinaryIO:
+        return self.path.open("rb") if self.data is None else io.BytesIO(self.data)
 
     def __getitem__(self, name: str) -> bytes:
         entry = self.entries[name]
-        with self.path.open("rb") as file:
+        with self._open() as file:
             file.seek(entry.begin)
             data = file.read(entry.packed)
         if entry.method == DEFLATED:
@@ -102,26 +115,34 @@ def open_archive(path: Path) -> Archive:
             f"{path} cannot be read: {error.strerror}.", "Check its name and who may read it."
         ) from error
     except (_Unsound, struct.error, UnicodeDecodeError) as error:
-        reason = str(error) if isinstance(error, _Unsound) else "its directory is damaged"
-        raise damaged(path, reason) from error
-    total = sum(entry.size for entry in entries)
-    if total > EXPANSION * size + SLACK:
-        raise FileError(
-            f"{path} holds {total} bytes in a file of {size}, which is more than {EXPANSION} times "
-            "as much.",
-            "Files of torch are not compressed. Unpack it yourself, if you trust it.",
-        )
-    return Archive(path, {entry.name: entry for entry in entries})
+        raise _refusal(path, error) from error
+    return _bounded(Archive(path, entries), size)
 
 
-def require_archive(data: bytes) -> None:
-    """Raise `ValueError` unless `open_archive` would open `data` as an archive."""
+def read_archive(data: bytes, path: Path) -> Archive:
+    """The entries of an archive whose bytes lie in another file, as `open_archive` reads them."""
     try:
         entries = _read_entries(io.BytesIO(data), len(data))
     except (_Unsound, struct.error, UnicodeDecodeError) as error:
-        raise ValueError("an archive within it is not sound") from error
-    if sum(entry.size for entry in entries) > EXPANSION * len(data) + SLACK:
-        raise ValueError("an archive within it expands")
+        raise _refusal(path, error) from error
+    return _bounded(Archive(path, entries, data), len(data))
+
+
+def _refusal(path: Path, error: Exception) -> FileError:
+    reason = str(error) if isinstance(error, _Unsound) else "its directory is damaged"
+    return damaged(path, reason)
+
+
+def _bounded(archive: Archive, size: int) -> Archive:
+    """An archive that is not many times as large as its `size` in bytes."""
+    total = sum(entry.size for entry in archive.entries.values())
+    if total > EXPANSION * size + SLACK:
+        raise FileError(
+            f"{archive.path} holds {total} bytes in a file of {size}, which is more than "
+            f"{EXPANSION} times as much.",
+            "Files of torch are not compressed. Unpack it yourself, if you trust it.",
+        )
+    return archive
 
 
 def damaged(path: Path, reason: str) -> FileError:
@@ -132,7 +153,7 @@ def damaged(path: Path, reason: str) -> FileError:
     )
 
 
-def _read_entries(file: BinaryIO, size: int) -> list[Entry]:
+def _read_entries(file: BinaryIO, size: int) -> dict[str, Entry]:
     begin, end, count = _find_directory(file, size)
     if count > ENTRIES:
         raise _Unsound(f"it has {count} entries, more than {ENTRIES}")
@@ -146,13 +167,13 @@ def _read_entries(file: BinaryIO, size: int) -> list[Entry]:
     if at != len(directory):
         raise _Unsound("its directory holds more than its entries")
     _require_names([entry.name for entry in entries])
-    found = []
+    found = {}
     expected, slack = 0, NOTHING
     for (offset, flags), entry in sorted(zip(offsets, entries, strict=True), key=_offset):
         if offset - expected not in slack:
             raise _Unsound("there is data before or between its entries")
         data = _require_local_header(file, offset, flags, entry)
-        found.append(replace(entry, begin=data))
+        found[entry.name] = replace(entry, begin=data)
         expected = data + entry.packed
         slack = DESCRIPTOR_SIZES if flags & DESCRIPTOR else NOTHING
     if begin - expected not in slack:

@@ -17,6 +17,9 @@ import numpy as np
 PLAIN = re.compile("b1|[iu][1248]|f[248]")
 """The types of plain numbers: kind and bytes."""
 
+AXES = 64
+"""The most axes of an array."""
+
 ORDERS = ("<", ">", "=", "|")
 
 
@@ -36,7 +39,7 @@ class NumberKind:
     order: str = "="
 
     def __setstate__(self, state: Any) -> None:
-        self.order = str(state[1])
+        self.order = require_text(state[1])
 
     def read(self, data: bytes) -> np.ndarray[Any, Any]:
         """Read the numbers whose bytes are `data`.
@@ -78,7 +81,7 @@ def shape_numbers(numbers: np.ndarray[Any, Any], shape: Any, order: str) -> np.n
     Raises `UnpicklingError` where they are not as many as the shape has.
     """
     lengths = tuple(int(length) for length in shape)
-    if math.prod(lengths) != numbers.size or min(lengths, default=0) < 0:
+    if len(lengths) > AXES or math.prod(lengths) != numbers.size or min(lengths, default=0) < 0:
         raise pickle.UnpicklingError("an array is not as large as what is stored of it")
     return numbers.reshape(lengths, order="F" if order == "F" else "C")
 
@@ -87,6 +90,13 @@ def _numbers(kind: Any, data: Any) -> np.ndarray[Any, Any]:
     if not isinstance(kind, NumberKind):
         raise pickle.UnpicklingError("it holds numbers of no known type")
     return kind.read(data)
+
+
+def require_text(value: object) -> str:
+    """Return a text. Raises `UnpicklingError` for anything else, which may take ages to show."""
+    if not isinstance(value, str):
+        raise pickle.UnpicklingError("it has something else in the place of a text")
+    return value
 
 
 class NumpyData:
@@ -110,7 +120,7 @@ class NumpyData:
         return named
 
     def _kind(self, code: Any, *_: Any) -> NumberKind:
-        return NumberKind(str(code))
+        return NumberKind(require_text(code))
 
     def _number(self, kind: Any, data: Any) -> bool | int | float:
         (number,) = _numbers(kind, data).tolist()
@@ -121,13 +131,13 @@ class NumpyData:
         return NumberArray()
 
     def _array_of_bytes(self, data: Any, kind: Any, shape: Any, order: Any) -> NumberArray:
-        return NumberArray(shape_numbers(_numbers(kind, bytes(data)), shape, str(order)))
+        return NumberArray(shape_numbers(_numbers(kind, bytes(data)), shape, require_text(order)))
 
     def _encode(self, text: Any, encoding: Any) -> bytes:
         # Old pickles hold bytes as text.
-        if str(encoding).lower().replace("-", "") not in ("latin1", "iso88591"):
+        if require_text(encoding).lower().replace("-", "") not in ("latin1", "iso88591"):
             raise pickle.UnpicklingError(f"it holds bytes as {encoding!a:.40}, expected latin1")
-        return str(text).encode("latin1")
+        return require_text(text).encode("latin1")
 
     def _no_bytes(self, *given: Any) -> bytes:
         # Old pickles hold no bytes at all as this call, which could ask for any number of them.

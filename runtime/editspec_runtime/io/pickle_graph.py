@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, BinaryIO, cast
 
-from editspec_runtime.io.pickles import Bounded
+from editspec_runtime.io.pickle_scan import Bounded
 
 OPERATIONS = 10_000_000
 """The most operations of a pickle that is rewritten."""
@@ -260,7 +260,7 @@ def read_graph(file: BinaryIO) -> Graph:
     size = file.seek(0, 2)
     file.seek(begin)
     reader = _Reader()
-    operations = pickletools.genops(cast("IO[bytes]", Bounded(file, size)))
+    operations = pickletools.genops(cast("IO[bytes]", Bounded(file, size - begin)))
     for count, (opcode, argument, place) in enumerate(operations):
         if opcode.name == "STOP":
             break

@@ -10,21 +10,21 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import pickletools
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from editspec_runtime.errors import FileError
-from editspec_runtime.io.archives import require_archive
 from editspec_runtime.io.files import require_file, unreadable
-from editspec_runtime.io.numpy_data import NumpyData
+from editspec_runtime.io.numpy_data import NumpyData, require_text
+from editspec_runtime.io.pickle_scan import AXES, scan_pickle
+from editspec_runtime.io.torch_files import load_torch
 
 MODULES = 100_000
 """The most modules that a network may have."""
@@ -101,46 +101,17 @@ class Module:
         return dict(members) if isinstance(members, dict) else {}
 
 
-def load(file: BinaryIO) -> object:
+def load(file: BinaryIO, path: Path = Path()) -> object:
     """Read a pickle of plain containers, numbers, tensors and `Module`.
 
     Raises `ForeignGlobal` for anything else, and whatever the standard unpickler raises for damage.
-    """
-    _require_small_memo(file)
-    return _Unpickler(file).load()
-
-
-def _require_small_memo(file: BinaryIO) -> None:
-    """Raise `UnpicklingError` where a pickle numbers more objects than it can have.
-
-    The standard unpickler makes room for all numbers up to the largest.
+    `path` stands in messages.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", Bounded(file, size))):
-        if opcode.name in ("PUT", "LONG_BINPUT") and cast(int, argument) > size:
-            raise pickle.UnpicklingError("it numbers more objects than it has bytes")
+    scan_pickle(file, size)
     file.seek(0)
-
-
-class Bounded:
-    """A file of which no more is asked for than there is."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file, self.size = file, size
-
-    def read(self, count: int = -1) -> bytes:
-        """Read so many bytes, or what is left."""
-        left = self.size - self.file.tell()
-        return self.file.read(min(count, left) if count >= 0 else left)
-
-    def readline(self) -> bytes:
-        """Read up to the end of a line."""
-        return self.file.readline()
-
-    def tell(self) -> int:
-        """Tell the place in the file."""
-        return self.file.tell()
+    return _Unpickler(file, path).load()
 
 
 class _Unpickler(pickle.Unpickler):
@@ -149,8 +120,9 @@ class _Unpickler(pickle.Unpickler):
     Nothing is built but what its own methods build.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         super().__init__(file)
+        self._path = path
         # A pickle may set attributes of what it names, so it gets a class of its own and bound
         # methods.
         dictionary = type("Dictionary", (dict,), {})
@@ -174,23 +146,19 @@ class _Unpickler(pickle.Unpickler):
             raise ForeignGlobal(f"{module}.{name}") from None
 
     def persistent_load(self, identifier: Any) -> Any:
-        raise pickle.UnpicklingError(
-            f"it refers to an object outside of itself ({str(identifier)[:80]})"
-        )
+        raise pickle.UnpicklingError("it refers to an object outside of itself")
 
     def _module(self, meta: dict[str, Any]) -> Module:
-        return Module(str(meta["class_name"]), dict(meta["state"]))
+        return Module(require_text(meta["class_name"]), dict(meta["state"]))
 
     def _storage(self, data: bytes) -> Any:
-        if data.startswith(b"PK"):
-            require_archive(data)
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return load_torch(data, self._path)
 
     def _tensor(self, storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
         # as_strided refuses what lies outside of the storage; setting the sizes at once would
         # enlarge it.
         flat = torch.empty(0, dtype=storage.dtype).set_(storage.untyped())
-        if math.prod(size) > flat.numel():
+        if len(size) > AXES or math.prod(size) > flat.numel():
             raise ValueError("a tensor is larger than what is stored of it")
         return flat.as_strided(tuple(size), tuple(stride), offset)
 
@@ -208,7 +176,7 @@ def read_pickle(path: Path) -> object:
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's old storages, which old pickles hold
-            return load(file)
+            return load(file, path)
     except ForeignGlobal as error:
         if error.name.startswith(TENSORFLOW):
             raise FileError(

@@ -79,7 +79,7 @@ def machine_environment(device: torch.device) -> dict[str, str]:
 
     Two processes with equal environments give equal bits. Libraries choose kernels by the
     instructions of the processor and by their own settings, and each kernel adds in an order of its
-    own.
+    own. The number of threads is not among it: no operation is shared by several threads.
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -93,7 +93,6 @@ def machine_environment(device: torch.device) -> dict[str, str]:
         "processor": _processor(),
         "blas": _libraries(device.type == "cuda"),
         "settings": _settings(),
-        "threads": str(torch.get_num_threads()),
     }
 
 

@@ -18,11 +18,14 @@ from editspec_runtime.errors import OutOfMemory, translate_memory_errors
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest
 from editspec_runtime.maths.moments import SecondMoment, SecondMomentEstimator
+from editspec_runtime.maths.parallel import count_threads, map_parts
 from editspec_runtime.maths.sampled_keys import (
     forward_batch,
     key_inputs,
     key_reader,
+    models_for_batches,
     most_tiles,
+    share_by_model,
 )
 
 Progress = Callable[[int, int], None]
@@ -64,7 +67,8 @@ def second_moment(
     and of later ones reuse the second moment. During the computation the sums of its blocks are
     cached, so that the work of a run that was killed is not repeated.
 
-    When memory runs out, keys are split into 2, 4, … tiles before the batch is halved. If the place
+    When memory runs out, one batch is computed at a time. When it still runs out, keys are split
+    into 2, 4, … tiles before the batch is halved. If the place
     in a batch changes the numbers, the batch is never halved. Tiles and batches may give other
     bits, and are part of the name in the cache.
 
@@ -79,13 +83,17 @@ def second_moment(
         Not even the smallest part fits into memory.
     """
     batch, tiles = forward_batch(model, layer, sample, compatibility), 1
+    alone = model.weight(layer).is_cuda
     while True:
-        blocks = Blocks(model, layer, sample, batch, cache, tiles, progress, executor)
+        blocks = Blocks(model, layer, sample, batch, cache, tiles, progress, executor, alone)
         try:
             tensors, cached = cache.tensors("statistics", blocks.key, blocks.result)
             break
         except OutOfMemory:
-            if 2 * tiles <= most_tiles(model, layer):
+            # The bits must not depend on how many batches were computed at once.
+            if not alone and sample.count > batch and count_threads() > 1:
+                alone = True
+            elif 2 * tiles <= most_tiles(model, layer):
                 tiles *= 2
             elif batch > 1 and not compatibility.fixed_chunk:
                 batch //= 2
@@ -115,8 +123,9 @@ class Blocks:
     """The sums of a second moment, block by block of the sample.
 
     A block is the unit that is distributed over processes, and that is cached until all blocks are
-    done. Its number of forward batches follows from the sample alone. Its batches are added up in
-    order, and so are the blocks. Neither depends on the number of processes, and so C does not.
+    done. Its number of forward batches follows from the sample alone. Several batches are computed
+    at once, each by one thread, unless they are to be computed `alone`. They are added up in order,
+    and so are the blocks. Neither depends on the number of threads or processes, and so C does not.
     """
 
     model: Model
@@ -127,6 +136,7 @@ class Blocks:
     tiles: int = 1
     progress: Progress = ignore_progress
     executor: Executor = IN_PROCESS
+    alone: bool = False
 
     @cached_property
     def size(self) -> int:
@@ -186,20 +196,37 @@ class Blocks:
 
     @torch.no_grad()
     def _compute(self, start: int) -> Tensor:
-        numbers = range(start, min(start + self.size, self.sample.count))
+        end = min(start + self.size, self.sample.count)
+        starts = range(start, end, self.batch)
         estimator = self._estimator(self._device())
-        done = start
         split = f" in {self.tiles} tiles" if self.tiles > 1 else ""
         what = f"The statistics of {self.layer}, {self.batch} items at a time{split},"
         with translate_memory_errors(what):
-            read = key_reader(self.model, self.layer, self.tiles)
-            for batch in self.sample.batches(self.model, self.batch, numbers):
+            for begin, sums in zip(starts, map_parts(self._readers(starts), starts), strict=True):
+                estimator.add(sums)
+                self.progress(min(begin + self.batch, end), self.sample.count)
+        return estimator.sums
+
+    def _readers(self, starts: range) -> list[Callable[[int], Tensor]]:
+        """Functions from the first item of a batch to its sums, one for each thread."""
+        count = 1 if self.alone else len(starts)
+        models = models_for_batches(self.model, self.layer, self.sample, self.batch, count)
+        return share_by_model(models, self._reader)
+
+    def _reader(self, model: Model) -> Callable[[int], Tensor]:
+        read = key_reader(model, self.layer, self.tiles)
+
+        def sum_batch(start: int) -> Tensor:
+            """Compute `SecondMomentEstimator.sums` of the batch that begins at item `start`."""
+            estimator = self._estimator(self._device())
+            numbers = range(start, min(start + self.batch, self.sample.count))
+            for batch in self.sample.batches(model, self.batch, numbers):
                 for keys in read(batch):
                     estimator.update(keys.values, keys.weight)
                     del keys  # frees the memory before the next tile is computed
-                done = min(done + self.batch, numbers.stop)
-                self.progress(done, self.sample.count)
-        return estimator.sums
+            return estimator.sums
+
+        return sum_batch
 
     def _estimator(self, device: torch.device | None = None) -> SecondMomentEstimator:
         return SecondMomentEstimator(self._features(), device)

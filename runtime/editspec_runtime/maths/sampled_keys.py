@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,11 +16,15 @@ from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest
 from editspec_runtime.io.weights import digest_of
 from editspec_runtime.maths.environment import environment
+from editspec_runtime.maths.parallel import AnyModel, map_parts, separate_models
 
-LARGEST_BATCH = 2**26
+Made = TypeVar("Made")
+
+LARGEST_BATCH, LARGEST_BATCH_OF_A_GPU = 2**23, 2**26
 """The largest amount of numbers in the keys or values of a layer in a forward batch.
 
-With it, StyleGAN2 at 1024 x 1024 fits into 6 GB.
+On a CPU several batches are computed at once, and smaller ones stay in its caches. A GPU computes
+one batch at a time.
 """
 
 KEPT_KEYS = 2**24
@@ -39,15 +43,23 @@ def forward_batch(model: Model, layer: str, sample: Sample, compatibility: Compa
     """
     if compatibility.fixed_chunk:
         return compatibility.chunk
+    largest = LARGEST_BATCH_OF_A_GPU if model.weight(layer).is_cuda else LARGEST_BATCH
+    numbers = numbers_per_item(model, layer, sample.longest)
+    return max(1, min(compatibility.chunk, largest // numbers))
+
+
+def numbers_per_item(model: Model, layer: str, longest: int | None = None) -> int:
+    """The amount of numbers in the largest keys or values of an item up to `layer`.
+
+    `longest` is the number of positions of the longest item, where layers do not say their own.
+    """
     layers = list(model.architecture.layers.values())
     before = layers[: layers.index(model.architecture.layers[layer]) + 1]
-    largest = max(_numbers_per_item(each, sample) for each in before)
-    return max(1, min(compatibility.chunk, LARGEST_BATCH // largest))
+    return max(_numbers_at(each, longest or 1) for each in before)
 
 
-def _numbers_per_item(layer: Layer, sample: Sample) -> int:
+def _numbers_at(layer: Layer, longest: int) -> int:
     """The amount of numbers in the keys or the values of an item, whichever is larger."""
-    longest = sample.longest or 1
     keys = layer.in_features * (layer.positions or longest)
     values = layer.out_features * (layer.value_positions or longest)
     return max(keys, values)
@@ -68,15 +80,37 @@ def most_tiles(model: Model, layer: str) -> int:
     return model.most_tiles(layer) if isinstance(model, TiledKeys) else 1
 
 
+def models_for_batches(
+    model: AnyModel, layer: str, sample: Sample, size: int, count: int
+) -> list[AnyModel]:
+    """The models that compute `count` batches of `size` items up to `layer` at once."""
+    features = model.architecture.layers[layer].in_features
+    # A second moment has numbers of twice the size.
+    numbers = max(size * numbers_per_item(model, layer, sample.longest), 2 * features**2)
+    return separate_models(model, numbers, count)
+
+
+def share_by_model(models: Sequence[AnyModel], make: Callable[[AnyModel], Made]) -> list[Made]:
+    """Make something of each model, once of models that are the same one."""
+    made = {id(model): make(model) for model in models}
+    return [made[id(model)] for model in models]
+
+
 @torch.no_grad()
 def keys_of_sample(
     model: Model, layer: str, sample: Sample, compatibility: Compatibility
 ) -> Iterator[Keys]:
     """Yield the keys of `layer` for all items of a sample, batch by batch."""
     size = forward_batch(model, layer, sample, compatibility)
-    read = key_reader(model, layer)
-    for batch in sample.batches(model, size, range(sample.count)):
-        yield from read(batch)
+    starts = range(0, sample.count, size)
+    models = models_for_batches(model, layer, sample, size, len(starts))
+
+    def make_reader(own: Model) -> Callable[[int], list[Keys]]:
+        read = key_reader(own, layer)
+        return lambda start: list(read(_batch_at(sample, own, size, start)))
+
+    for keys in map_parts(share_by_model(models, make_reader), starts):
+        yield from keys
 
 
 @torch.no_grad()
@@ -88,8 +122,21 @@ def key_maps(
     A batch is [batch, in_channels, height, width].
     """
     size = forward_batch(model, layer, sample, compatibility)
-    maps_of = model.key_maps(layer)
-    yield from map(maps_of, sample.batches(model, size, range(sample.count)))
+    starts = range(0, sample.count, size)
+    models = models_for_batches(model, layer, sample, size, len(starts))
+
+    def make_reader(own: MappedModel) -> Callable[[int], Tensor]:
+        read = own.key_maps(layer)
+        return lambda start: read(_batch_at(sample, own, size, start))
+
+    yield from map_parts(share_by_model(models, make_reader), starts)
+
+
+def _batch_at(sample: Sample, model: Model, size: int, start: int) -> Any:
+    """The batch of a sample that begins at item `start`."""
+    numbers = range(start, min(start + size, sample.count))
+    (batch,) = sample.batches(model, size, numbers)
+    return batch
 
 
 def cached_key_maps(

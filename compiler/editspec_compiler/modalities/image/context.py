@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -12,7 +15,9 @@ from editspec_compiler.references import LoadedSpec, unit_problem
 from editspec_compiler.schema import Erase
 from editspec_runtime.codes import Code
 from editspec_runtime.core.method import DIRECTIONS
+from editspec_runtime.maths.parallel import map_parts, separate_models
 from editspec_runtime.maths.ranking import energy_ranking
+from editspec_runtime.maths.sampled_keys import numbers_per_item
 from editspec_runtime.modalities.image.generator import Generator
 
 
@@ -61,9 +66,17 @@ def context_keys(resolver: Resolver) -> tuple[Tensor, Tensor]:
     else:
         for pair, path in resolver.sides():
             places.append((pair.target, (*path, "target")))
-    found = [_place_keys(resolver, place, *path) for place, path in places]
+    numbers = numbers_per_item(resolver.generator, resolver.edit.layer)
+    generators = separate_models(resolver.generator, numbers, len(places))
+    finders = [partial(_find_place_keys, replace(resolver, generator=each)) for each in generators]
+    found = list(map_parts(finders, places))
     keys, weights = zip(*found, strict=True)
     return torch.cat(keys), torch.cat(weights)
+
+
+def _find_place_keys(resolver: Resolver, where: tuple[Place, SpecPath]) -> tuple[Tensor, Tensor]:
+    place, path = where
+    return _place_keys(resolver, place, *path)
 
 
 def _place_keys(resolver: Resolver, place: Place, *path: str | int) -> tuple[Tensor, Tensor]:

@@ -54,20 +54,22 @@ def _differences(module: Module) -> list[str]:
     problems, clamps = [], set()
     for prefix, part in module.walk():
         attributes = part.attributes
-        wiring = attributes.get("architecture", SKIP)
+        wiring = _plain(attributes.get("architecture", SKIP))
         if wiring not in WIRINGS:
             expected = ", ".join(WIRINGS[:-1])
             problems.append(
                 f"{prefix}architecture is {wiring}, expected {expected} or {WIRINGS[-1]}"
             )
         if "conv_clamp" in attributes and not prefix.endswith(AROUND):
-            clamps.add(attributes["conv_clamp"])
-        activation = attributes.get("activation")
+            clamps.add(_plain(attributes["conv_clamp"]))
+        activation = _plain(attributes.get("activation"))
         known = "linear" if prefix.endswith(LINEAR) else "lrelu"
         if activation not in (None, known):
             problems.append(f"{prefix}activation is {activation}, expected {known}")
-        gain, weight = attributes.get("weight_gain"), part.state_dict().get("weight")
-        if prefix.startswith("mapping.fc") and gain is not None and weight is not None:
+        gain, weight = _plain(attributes.get("weight_gain")), part.state_dict().get("weight")
+        if not prefix.startswith("mapping.fc") or weight is None:
+            continue
+        if isinstance(gain, int | float):
             # Another learning rate of the mapping is another factor of its weights.
             wanted = 0.01 / math.sqrt(weight.shape[1])
             if abs(gain - wanted) > 1e-6 * wanted:
@@ -79,3 +81,12 @@ def _differences(module: Module) -> list[str]:
         values = ", ".join(sorted(map(str, clamps)))
         problems.append(f"its layers are clamped to different values: {values}")
     return problems
+
+
+def _plain(value: object) -> str | float | None:
+    """A setting of a module; of anything but a text or a number its type, which can be shown."""
+    if value is None or isinstance(value, str | float):
+        return value
+    if isinstance(value, int) and value.bit_length() < 64:
+        return value
+    return type(value).__name__

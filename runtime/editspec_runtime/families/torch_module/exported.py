@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from editspec_runtime.errors import FileError, WeightsError
+from editspec_runtime.families.torch_module.dry_run import DryRun, budget_of
 from editspec_runtime.families.torch_module.graph_text import (
     Refused,
     clean_graph,
@@ -51,7 +52,7 @@ GRAPH, SAMPLE = "models/model.json", "data/sample_inputs/model.pt"
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 2, 7: 4, 8: 8, 12: 1, 13: 2}
 """Bytes of a number by torch.export's number of its dtype: integers, floats and booleans."""
 
-GRAPH_BYTES = 2**26
+GRAPH_BYTES = 2**24
 """The most bytes that the text of a graph may have."""
 
 
@@ -99,6 +100,9 @@ def read_exported(path: Path) -> tuple[nn.Module, str]:
             "Export it with one latent, or with a dynamic first dimension.",
         )
     module.single = isinstance(batch, int)  # type: ignore[assignment]
+    dry_run = DryRun(program, budget_of(path.stat().st_size), str(path))
+    dry_run(module, (torch.empty(1, *latent_shape, dtype=inputs[0].dtype, device="meta"),))
+    module.register_forward_pre_hook(dry_run)
     restore_modules(module)
     return module, hashlib.sha256(graph).hexdigest()
 
@@ -130,7 +134,7 @@ def _rewrite(archive: Archive, path: Path) -> tuple[bytes, io.BytesIO]:
                 "Save it with torch.export.save.",
             )
     if archive.entries[names[GRAPH]].size > GRAPH_BYTES:
-        raise Refused("a graph of more than 64 MiB of text")
+        raise Refused("a graph of more than 16 MiB of text")
     if SAMPLE in names:
         _require_plain(archive[names[SAMPLE]])
     graph = archive[names[GRAPH]]

@@ -3,17 +3,18 @@
 torch resolves names of operators anywhere in torch, evaluates sizes and guards as Python, writes
 names of nodes into Python that it compiles, and imports what the contexts of its trees name. So
 a text is taken apart here, each part is held against what it may be, and a new text is written.
+What a text says of values between the operators is left out: they follow from the operators.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import keyword
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from torch import nn
 
 from editspec_runtime.families.torch_module.operators import is_harmless
 
@@ -22,46 +23,43 @@ Rule = Callable[[Any], Any]
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 PATH = re.compile(r"([A-Za-z0-9_@]+(\.[A-Za-z0-9_@]+)*)?")
-STACK = re.compile(r"[\w.@,; ()<>\[\]'-]*", re.ASCII)
+MODULE = re.compile(r"([\w.@'\[\]]*),([\w.@]*),[\w.@,() <>\[\]'-]*", re.ASCII)
+"""How a module around an operator is said: by a key, its path, and its type."""
+
+TAKEN = frozenset(dir(nn.Module()))
+"""The attributes of any module, after which none of its parts can be named."""
+
 TEXT = re.compile(r"[ -~]{0,1000}")
 QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-SYMBOL = re.compile(r"[su]\d{1,4}")
-SIZE = re.compile(r"[\w\s'(),=+*/%<>!-]{1,1000}", re.ASCII)
+SYMBOL = re.compile(r"s\d{1,4}")
+SYMBOLIC = re.compile(
+    r"s\d{1,4}|Symbol\('s\d{1,4}'(, (integer|positive|nonnegative|real)=(True|False))*\)"
+)
+"""A size of an input that is not a number: one symbol."""
 
 RESERVED = {"self", "torch", "device", "inf", "nan", "fx_pytree", "pytree", "NoneType", "math"}
 """Names that the Python which torch writes of a graph uses itself."""
-
-FACTORY = re.compile(
-    r"torch\.ops\.aten\.(arange|linspace|eye|full|zeros|ones|empty|rand|randn|randperm"
-    r"|repeat_interleave|new_\w+)\.\w+"
-)
-"""Operators that make as many numbers as they are told."""
-
-LARGEST_SIZE = 2**28
-"""The most numbers that one list of sizes, or one operator that makes numbers, may ask for."""
 
 LARGEST = 2**63
 NESTING = 100
 """How deep the text may be nested."""
 
-POWER = 8
-"""What all exponents of an expression may come to by multiplication."""
+NODES = 3_000
+"""The most operators of a graph; torch takes 3 ms to read one."""
 
-FUNCTIONS = frozenset(
-    """
-    Symbol Integer Add Mul Pow PowByNatural Max Min Mod PythonMod FloorDiv CeilDiv CleanDiv Eq
-    Equality Ne Unequality Ge Le Gt Lt GreaterThan LessThan StrictGreaterThan StrictLessThan
-    Not
-    """.split()  # noqa: SIM905 - a table of words
-)
-"""What may be called in an expression."""
+DEPTH = 64
+"""How deep modules may lie in one another."""
 
-STRUCTURE = (ast.Expression, ast.Call, ast.Name, ast.Constant, ast.keyword, ast.Load)
-OPERATIONS = (ast.BinOp, ast.UnaryOp, ast.Compare, ast.USub, ast.Pow)
-ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
-ORDER = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
-PARTS = STRUCTURE + OPERATIONS + ARITHMETIC + ORDER
-"""What an expression may consist of."""
+BETWEEN: Mapping[str, Any] = {
+    "dtype": 7,
+    "sizes": [],
+    "requires_grad": False,
+    "device": {"type": "cpu", "index": None},
+    "strides": [],
+    "storage_offset": {"as_int": 0},
+    "layout": 7,
+}
+"""What is said of any tensor between the operators."""
 
 
 class Refused(Exception):
@@ -144,6 +142,29 @@ def _name(value: Any) -> str:
     return str(value)
 
 
+def _path(value: Any) -> str:
+    """The path of a module or of a tensor, none of whose parts a module has already."""
+    path: str = _matching(PATH)(value)
+    parts = path.split(".")
+    if len(parts) > DEPTH or not TAKEN.isdisjoint(parts):
+        raise Refused(f"the path {path!r:.60}")
+    return path
+
+
+def _stack(value: Any) -> str:
+    """The modules around an operator, whose paths torch follows."""
+    modules = _is_a(str)(value).split(";")
+    for module in modules:
+        found = MODULE.fullmatch(module)
+        # torch takes a comma within brackets for a part of the key.
+        if found is None or found[1].count("[") != found[1].count("]"):
+            raise Refused(f"the module {module!r:.60}")
+        _path(found[2])
+    if len(modules) > DEPTH:
+        raise Refused(f"modules more than {DEPTH} deep")
+    return ";".join(modules)
+
+
 def _operator(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 200 or not is_harmless(value):
         raise Refused(f"{value!r:.80}")
@@ -155,67 +176,6 @@ def _device(value: Any) -> dict[str, Any]:
         value
     )
     return found
-
-
-def _expression(value: Any) -> str:
-    """An expression of sizes, whose value and whose time to compute are bounded."""
-    if not isinstance(value, str) or not SIZE.fullmatch(value):
-        raise Refused(f"the size {value!r:.80}")
-    try:
-        tree = ast.parse(value.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise Refused(f"the size {value!r:.80}") from error
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    inside = {
-        id(node.args[0])
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Symbol" and node.args
-    }
-    power = 1
-    for node in ast.walk(tree):
-        if not _is_arithmetic(node, called, inside):
-            raise Refused(f"the size {value!r:.80}")
-        power *= _exponent(node)
-    if power > POWER:
-        raise Refused(f"the size {value!r:.80}")
-    return value
-
-
-def _is_arithmetic(node: ast.AST, called: set[int], inside: set[int]) -> bool:
-    if not isinstance(node, PARTS):
-        return False
-    if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS
-    if isinstance(node, ast.Name):
-        known = SYMBOL.fullmatch(node.id) or node.id == "int_oo"
-        return bool(known) or id(node) in called
-    if isinstance(node, ast.keyword):
-        flag = isinstance(node.value, ast.Constant) and type(node.value.value) is bool
-        return flag and node.arg is not None and node.arg.isidentifier()
-    if isinstance(node, ast.Constant):
-        if isinstance(node.value, str):
-            return id(node) in inside and bool(SYMBOL.fullmatch(node.value))
-        return type(node.value) is bool or (
-            type(node.value) is int and -LARGEST <= node.value < LARGEST
-        )
-    return True
-
-
-def _exponent(node: ast.AST) -> int:
-    """Find the exponent of a part of an expression; 1 where it raises nothing."""
-    given: Any = None
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        given = node.right
-    elif isinstance(node, ast.Call) and getattr(node.func, "id", "").startswith("Pow"):
-        given = node.args[1] if len(node.args) == 2 else ast.Name("none")
-    if given is None:
-        return 1
-    if isinstance(given, ast.Call) and getattr(given.func, "id", "") == "Integer" and given.args:
-        given = given.args[0]
-    if isinstance(given, ast.UnaryOp):
-        given = given.operand
-    exponent = getattr(given, "value", None)
-    return abs(exponent) if type(exponent) is int else POWER + 1
 
 
 # Rules of structures
@@ -264,7 +224,7 @@ def _union(**rules: Rule) -> Rule:
 
 _boolean = _is_a(bool)
 _hint = _union(as_int=_integer, as_bool=_boolean, as_float=_real)
-_symbolic = _record(expr_str=_expression, hint=_maybe(_hint))
+_symbolic = _record(expr_str=_matching(SYMBOLIC), hint=_maybe(_hint))
 _size = _union(as_expr=_symbolic, as_int=_integer)
 _tensor = _record(name=_name)
 _size_argument = _union(as_name=_name, as_int=_integer)
@@ -313,43 +273,68 @@ _any_node = _record(
         _record(name=_matching(re.compile(r"\w{0,100}")), arg=_argument, kind=_maybe(_small))
     ),
     outputs=_each(_argument),
-    metadata=_record(nn_module_stack=_matching(STACK)),
+    metadata=_record(nn_module_stack=_stack),
     is_hop_single_tensor_return=_maybe(_boolean),
     name=_maybe(_name),
 )
 
 
+_number = _union(
+    as_int=_integer,
+    as_float=_real,
+    as_bool=_boolean,
+    as_sym_int=_size_argument,
+    as_sym_float=_real_argument,
+    as_sym_bool=_boolean_argument,
+)
+
+
 def _node(value: Any) -> dict[str, Any]:
-    """A call of an operator, without sizes that no network of images has."""
+    """A call of an operator, one of Python with numbers alone."""
     node: dict[str, Any] = _any_node(value)
-    makes_all = bool(FACTORY.fullmatch(node.get("target", "")))
-    for given in node.get("inputs", []):
-        ((kind, sizes),) = given.get("arg", {"as_none": True}).items()
-        if kind == "as_sym_ints":
-            sizes = [size.get("as_int", 1) for size in sizes]
-        elif kind == "as_int" and makes_all:
-            sizes = [sizes]
-        elif kind != "as_ints":
-            continue
-        if math.prod(max(1, abs(size)) for size in sizes) > LARGEST_SIZE:
-            raise Refused(f"the size {sizes!r:.60}")
+    if node.get("target", "").startswith("_operator."):
+        # Python multiplies texts and lists, too, and puts numbers of any width into a text.
+        for given in node.get("inputs", []):
+            _number(given.get("arg"))
     return node
 
 
-_graph = _record(
+def _nodes(value: Any) -> list[Any]:
+    if len(_is_a(list)(value)) > NODES:
+        raise Refused(f"{len(value)} operators, more than {NODES}")
+    return [_node(part) for part in value]
+
+
+_any_graph = _record(
     inputs=_each(_argument),
     outputs=_each(_argument),
-    nodes=_each(_node),
-    tensor_values=_by(_name, tensor_meta),
-    sym_int_values=_by(_name, _size),
-    sym_bool_values=_by(_name, _union(as_expr=_symbolic, as_bool=_boolean)),
-    sym_float_values=_by(_name, _union(as_expr=_symbolic, as_float=_real)),
+    nodes=_nodes,
+    tensor_values=_is_a(dict),
+    sym_int_values=_is_a(dict),
+    sym_bool_values=_is_a(dict),
+    sym_float_values=_is_a(dict),
     is_single_tensor_return=_boolean,
 )
+
+
+def _graph(value: Any) -> dict[str, Any]:
+    """A graph, of whose values only those of its inputs are said."""
+    graph: dict[str, Any] = _any_graph(value)
+    tensors = [given["as_tensor"] for given in graph.get("inputs", []) if "as_tensor" in given]
+    inputs = {tensor.get("name") for tensor in tensors}
+    values = {}
+    for name, meta in graph.get("tensor_values", {}).items():
+        values[_name(name)] = tensor_meta(meta) if name in inputs else BETWEEN
+    graph["tensor_values"] = values
+    for kind, plain in (("int", 1), ("bool", True), ("float", 1.0)):
+        names = graph.get(f"sym_{kind}_values", {})
+        graph[f"sym_{kind}_values"] = {_name(name): {f"as_{kind}": plain} for name in names}
+    return graph
+
+
 _constant = _union(
     as_none=_boolean, as_int=_integer, as_float=_real, as_string=_matching(TEXT), as_bool=_boolean
 )
-_path = _matching(PATH)
 _input = _union(
     user_input=_record(arg=_argument),
     parameter=_record(arg=_tensor, parameter_name=_path),
@@ -409,13 +394,22 @@ def _call(value: Any) -> dict[str, Any]:
 
 
 _limit = _maybe(_integer)
+
+
+def _ranges(value: Any) -> dict[str, Any]:
+    """The ranges of the symbols that sizes of inputs may be."""
+    limits = _record(min_val=_limit, max_val=_limit)
+    given = _is_a(dict)(value)
+    return {name: limits(given[name]) for name in given if SYMBOL.fullmatch(name)}
+
+
 _program_parts = _record(
     graph_module=_record(
         graph=_graph,
         signature=_record(input_specs=_each(_input), output_specs=_each(_output)),
         module_call_graph=_each(_call),
     ),
-    range_constraints=_by(_matching(SYMBOL), _record(min_val=_limit, max_val=_limit)),
+    range_constraints=_ranges,
     schema_version=_record(major=_small, minor=_small),
     torch_version=_matching(TEXT),
     verifiers=_each(_matching(re.compile("ATEN|TRAINING|"))),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from editspec_runtime.core.model import Trace
-from editspec_runtime.errors import WeightsError
+from editspec_runtime.errors import EditError, WeightsError
 from editspec_runtime.families.shapes import list_problems, say_shape
 from editspec_runtime.families.torch_module.functions import (
     AXES,
@@ -253,7 +253,10 @@ class TorchModule(Generator):
         require_inputs(self.module, self.source.inputs)
         try:
             recording = record(self.module, lambda: self._run(latents))
-            again = record(self.module, lambda: self._run(latents))
+            with torch.no_grad():
+                again = self._run(latents)
+        except EditError:
+            raise
         except Exception as error:  # the network's own code may raise anything
             # The user's own code failed, and its own words are what the user can act on.
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -273,7 +276,7 @@ class TorchModule(Generator):
                 "vectors [size].",
                 "Wrap it in a module that gives one of these.",
             )
-        if not torch.equal(output, again.output):
+        if not torch.equal(output, again):
             raise WeightsError(
                 "The network gives another image each time for the same latent.",
                 "Make it draw no random numbers of its own in eval mode: noise is to be a buffer.",

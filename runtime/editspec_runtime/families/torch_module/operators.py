@@ -1,22 +1,24 @@
 """The operators of ATen that a graph of others may call: those that only compute.
 
 Others read and write files, take raw pointers in tensors, trust sizes and indices that they are
-given, or change storages under tensors.
+given, change storages under tensors, or compute for as long as a number says. How much those that
+are allowed make and compute is found by `dry_run`.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 
-ATEN = re.compile(r"torch\.ops\.aten\.(\w+)(?:\.(\w+))?")
-PYTHON = re.compile(r"_operator\.(add|sub|mul|floordiv|mod|getitem|neg|eq|ne|ge|le|lt|gt)")
+ATEN = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)")
+PYTHON = re.compile(r"_operator\.(add|sub|mul|floordiv|mod|neg|eq|ne|ge|le|lt|gt)")
 
 COMPOSITE = frozenset(
     """
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear matmul mv dot
-    outer einsum addbmm baddbmm addmv batch_norm instance_norm group_norm layer_norm rms_norm
+    outer einsum baddbmm addmv batch_norm instance_norm group_norm layer_norm rms_norm
     native_batch_norm dropout feature_dropout alpha_dropout feature_alpha_dropout softmax
     log_softmax flatten unflatten reshape view_as reshape_as expand_as transpose t swapaxes swapdims
     movedim moveaxis chunk split tensor_split unbind stack hstack vstack dstack concat concatenate
@@ -29,19 +31,22 @@ COMPOSITE = frozenset(
     new_zeros new_ones new_full new_empty linspace eye lift_fresh lift_fresh_copy repeat_interleave
     roll rot90 tile broadcast_to narrow max_pool1d max_pool2d max_pool3d adaptive_avg_pool2d
     adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d scaled_dot_product_attention
-    _scaled_dot_product_flash_attention_for_cpu grid_sampler affine_grid_generator _weight_norm
+    grid_sampler affine_grid_generator _weight_norm
     _weight_norm_interface _unsafe_view _assert_tensor_metadata _assert_scalar sym_constrain_range
     sym_constrain_range_for_size numpy_T rand_like randn_like bernoulli diag diag_embed tril triu
     fft_fft fft_fft2 fft_ifft fft_ifft2 fft_rfft fft_rfft2 fft_irfft fft_irfft2 view_as_real
     view_as_complex real imag complex polar floor_divide __and__ __or__ all index_add index_copy
     index_fill masked_select take take_along_dim bucketize unfold im2col cosine_similarity
-    pairwise_distance argsort msort count_nonzero cummax cummin median square rsub item
+    pairwise_distance argsort msort count_nonzero cummax cummin median square rsub
     """.split()  # noqa: SIM905 - a table of words
 )
 """Operators that torch has no tag for, and those that others are made of."""
 
-DENIED = re.compile(r"resize_.*|set_.*|_embedding_bag|_pdist_forward|_cdist_forward|\w+_backward")
-"""Operators that trust what they are given, or change storages."""
+DENIED = re.compile(
+    r"resize_.*|set_.*|_embedding_bag|_pdist_forward|_cdist_forward|\w+_backward"
+    r"|special_\w+_polynomial_\w+|mvlgamma_?|_local_scalar_dense"
+)
+"""Operators that trust what they are given, change storages, or count up to a number."""
 
 
 def is_harmless(target: str) -> bool:
@@ -49,19 +54,27 @@ def is_harmless(target: str) -> bool:
     if PYTHON.fullmatch(target):
         return True
     found = ATEN.fullmatch(target)
-    if found is None:
+    if found is None or DENIED.fullmatch(found[1]):
         return False
-    base, overload_name = found[1], found[2] or "default"
-    plain = base.removesuffix("_") if not base.endswith("__") else base
-    if DENIED.fullmatch(base):
-        return False
-    if plain in COMPOSITE:
-        return True
-    packet = getattr(torch.ops.aten, base, None)
-    overload = getattr(packet, overload_name, None)
+    base, overload_name = found.groups()
+    overload = getattr(getattr(torch.ops.aten, base, None), overload_name, None)
     if not isinstance(overload, torch._ops.OpOverload):
         return False
-    return bool({torch.Tag.core, torch.Tag.pointwise} & set(overload.tags)) or _is_core(plain)
+    # A tensor to write the result to would be resized.
+    if any(argument.is_out for argument in overload._schema.arguments):
+        return False
+    # Operators on numbers alone divide by zero, which ends the process.
+    returns = overload._schema.returns
+    if returns and not base.startswith("sym_") and not any(map(_is_tensor, returns)):
+        return False
+    plain = base.removesuffix("_") if not base.endswith("__") else base
+    tagged = {torch.Tag.core, torch.Tag.pointwise} & set(overload.tags)
+    return plain in COMPOSITE or bool(tagged) or _is_core(plain)
+
+
+def _is_tensor(returned: Any) -> bool:
+    """Whether an operator gives a tensor, or a list of them, in this place."""
+    return "Tensor" in str(returned.type)
 
 
 def _is_core(base: str) -> bool:

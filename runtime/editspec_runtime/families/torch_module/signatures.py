@@ -33,7 +33,8 @@ def require_arguments(name: str, factory: Callable[..., Any], given: Mapping[str
     if unknown:
         parts.append(f"takes no {', '.join(unknown)}")
     hint = (
-        f"it takes {name.rpartition(':')[2]}({signature}); write model.arguments: {{name: value}}"
+        f"it takes {name.rpartition(':')[2]}({signature}); write them in a spec, as "
+        "model.arguments: {name: value}"
     )
     raise FieldError(("arguments",), f"{name} {' and '.join(parts)}", hint)
 

@@ -49,8 +49,8 @@ def require_generator(model: Model) -> Generator:
 class Generator(ABC):
     """A generator of images whose layers can be read and edited.
 
-    It is a `Model` with the powers `TiledKeys`, `MappedKeys`, `Observable` and `Trainable`. A
-    family implements the abstract methods, and the others follow from these.
+    It is a `Model` with the powers `Separable`, `TiledKeys`, `MappedKeys`, `Observable` and
+    `Trainable`. A family implements the abstract methods, and the others follow from these.
 
     Attributes
     ----------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from editspec_runtime.maths.parallel import map_parts, separate_models
+from editspec_runtime.maths.sampled_keys import numbers_per_item
 from editspec_runtime.modalities.image.generator import Generator
 
 LARGEST_BATCH = 2**20
@@ -16,6 +18,7 @@ def render_images(generator: Generator, latents: Tensor, *, batch: int = 1) -> T
 
     The images are in the precision and on the device of the generator. The result is
     differentiable in the weights: call this under `torch.no_grad` where no gradient is needed.
+    Several batches are drawn at once on a CPU, each by one thread.
 
     Parameters
     ----------
@@ -27,8 +30,11 @@ def render_images(generator: Generator, latents: Tensor, *, batch: int = 1) -> T
         Latents that are drawn together. Default: 1, as other batches give other last bits, and
         under the authors' compatibility other noise, which goes by the place in a batch.
     """
-    latents = generator.to_model(latents)
-    return torch.cat([generator.images(some) for some in torch.split(latents, batch)])
+    parts = torch.split(generator.to_model(latents), batch)
+    last = list(generator.architecture.layers)[-1]
+    numbers = batch * numbers_per_item(generator, last)
+    generators = separate_models(generator, numbers, len(parts))
+    return torch.cat(list(map_parts([each.images for each in generators], parts)))
 
 
 @torch.no_grad()
