@@ -33,6 +33,8 @@ JOBS = {
         # The files of tests are shared out among processes, one for each core.
         ["pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup"],
     ],
+    # The generators of others: downloads 61 MB, unless EDITSPEC_WHEELS names a folder with them.
+    "test-real": [["pytest", "-m", "real", "tests/real"]],
 }
 
 
@@ -47,8 +49,8 @@ def main() -> int:
     job = sys.argv[1]
     if not SCRIPTS.exists():
         venv.create(ENVIRONMENT, with_pip=True)
-    package = ".[test]" if job == "test" else "."
-    environment = {**os.environ, **(tools() if job == "test" else {})}
+    package = "." if job == "demo" else ".[test]"
+    environment = {**os.environ, **(tools() if job != "demo" else {})}
     commands = [
         ["python", "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", package],
         *JOBS[job],

@@ -37,10 +37,14 @@ BuildFolder = Annotated[
     Path | None, typer.Option("-o", "--out", metavar="DIR", help="The folder of the build.")
 ]
 OutPicture = Annotated[
-    Path, typer.Option("-o", "--out", metavar="OUT.png", help="Where the picture goes.")
+    Path,
+    typer.Option(
+        "-o", "--out", metavar="OUT.png", help="Where the picture goes: .png, .jpg, .webp."
+    ),
 ]
 ContactSheet = Annotated[
-    Path | None, typer.Option("-o", "--out", metavar="OUT.png", help="A contact sheet.")
+    Path | None,
+    typer.Option("-o", "--out", metavar="OUT.png", help="A contact sheet: .png, .jpg, .webp."),
 ]
 Base = Annotated[
     str,

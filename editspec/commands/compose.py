@@ -103,8 +103,8 @@ def compose(
         raise UsageError(
             "--rank and --spec belong together: C is that of a spec.", "Give both, or neither."
         )
-    stack = read_chain(patches)
     PATCH.require_free(Path(out))
+    stack = read_chain(patches)
     result = stack[-1].metadata["result"]
     names = changed_parameters(stack)
     lost = dict.fromkeys(names, 0.0)

@@ -13,7 +13,7 @@ from editspec.engine.differences import WeightsDifference, compare_weights
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import CommandResult
 from editspec.engine.stacks import choose_by_stack, find_stack
-from editspec.modalities.image.pictures import png_bytes, require_free_picture
+from editspec.modalities.image.pictures import picture_bytes, require_free_picture
 from editspec.modalities.image.preview import Checkpoint, draw_checkpoints
 from editspec_runtime.errors import PatchError
 from editspec_runtime.families.open import read_weights
@@ -164,7 +164,7 @@ def diff(
     first, second
         Two patches, two folders of a build, or two files of weights.
     picture
-        A PNG with images of both, `first` above `second`.
+        A picture (.png, .jpg, .webp) with images of both, `first` above `second`.
     model
         The base that patches are applied to for the picture.
 
@@ -177,6 +177,8 @@ def diff(
     FileError
         A file is missing or damaged, or a foreign file lies at `picture`.
     """
+    if picture is not None:
+        require_free_picture(Path(picture))
     found = _compare(Path(first), Path(second))
     if picture is not None:
         _draw(Path(first), Path(second), Path(picture), model)
@@ -250,9 +252,9 @@ def _compare_changes(first: Patch, second: Patch, name: str) -> OnlyIn | ChangeD
 
 def _draw(first: Path, second: Path, out: Path, model: str | Path | None) -> None:
     """Draw images of two sides, `first` above `second`."""
-    require_free_picture(out)
     sides = _open_side(first, model), _open_side(second, model)
-    write(out, png_bytes(draw_checkpoints(*sides, PICTURES, labels=("A", "B"))))
+    picture = draw_checkpoints(*sides, PICTURES, labels=("A", "B"))
+    write(out, picture_bytes(picture, out))
 
 
 def _open_side(path: Path, model: str | Path | None) -> Checkpoint:

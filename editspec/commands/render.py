@@ -9,7 +9,7 @@ from PIL import Image
 
 from editspec.engine.result import CommandResult
 from editspec.engine.session import BuildSession
-from editspec.modalities.image.pictures import png_bytes, require_free_picture
+from editspec.modalities.image.pictures import picture_bytes, png_bytes, require_free_picture
 from editspec.modalities.image.render import draw_edits, draw_keys, draw_values
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
@@ -56,7 +56,7 @@ def render(
     spec
         The path of a spec, or a spec that is loaded.
     out
-        A new PNG, or one that editspec made.
+        A new picture, or one that editspec made: .png, .jpg or .webp.
     value
         Draw instead, for every edit, the images that its values come from, and each value by itself
         (paper Fig. 2d).
@@ -91,5 +91,5 @@ def render(
         picture = draw_keys(session, count, seed)
     else:
         picture = draw_edits(session, count, seed)
-    write(out, png_bytes(picture))
+    write(out, picture_bytes(picture, out))
     return RenderResult(out, picture)

@@ -12,7 +12,7 @@ from editspec.engine.named_model import is_spec, spec_of_model
 from editspec.engine.result import CommandResult
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.gallery import draw_gallery
-from editspec.modalities.image.pictures import png_bytes, require_free_picture
+from editspec.modalities.image.pictures import picture_bytes, png_bytes, require_free_picture
 from editspec_compiler import LoadedSpec
 from editspec_compiler.modalities.image.schema import image_spec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
@@ -121,5 +121,5 @@ def sample(
     latents = image_spec(session.loaded.spec).latents
     seed = latents.seed if seed is None else seed
     picture = draw_gallery(session, range(first, first + count), seed)
-    write(out, png_bytes(picture))
+    write(out, picture_bytes(picture, out))
     return SampleResult(out, first, count, seed, latents.sampler, picture)

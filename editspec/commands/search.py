@@ -17,7 +17,7 @@ from editspec.modalities.image.explore import (
     open_at_edit,
     spec_stream,
 )
-from editspec.modalities.image.pictures import png_bytes, require_free_picture
+from editspec.modalities.image.pictures import picture_bytes, require_free_picture
 from editspec.worlds.registry import DEFAULT_WEIGHTS
 from editspec_compiler import LoadedSpec, Problem, SpecError, load
 from editspec_runtime.codes import Code
@@ -132,7 +132,7 @@ def search(
         matches = find_similar_places(session, number, generator, images, count)
         if out is not None:
             sheet = draw_places(generator, spec_stream(session, generator), matches)
-            write(Path(out), png_bytes(sheet))
+            write(Path(out), picture_bytes(sheet, Path(out)))
     return SearchResult(wanted.name, wanted.layer, images, tuple(matches))
 
 

@@ -30,15 +30,16 @@ from editspec.engine.stacks import (
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.registry import find_family
 from editspec_runtime.io.files import safetensors_bytes, write
-from editspec_runtime.io.outputs import EXPORT, EXPORT_FORMAT, adapter_folder
+from editspec_runtime.io.outputs import EXPORT, EXPORT_FORMAT, adapter_folder, require_folder_name
 from editspec_runtime.patches.patch import Patch, apply_stack
 
 
 def export_peft(files: Sequence[Path | str], out: Path, model: str | None) -> AdapterExport:
     """Write the change of patches as a LoRA into the folder `out`."""
-    stack = read_chain(files)
+    require_folder_name(out)
     EXPORT.require_free(out / ADAPTER)
     adapter_folder(ADAPTER, CONFIGURATION).require_free(out)
+    stack = read_chain(files)
     tensors: dict[str, Tensor] = {}
     modules: dict[str, AdaptedModule] = {}
     for name in changed_parameters(stack):
@@ -61,8 +62,8 @@ def export_peft(files: Sequence[Path | str], out: Path, model: str | None) -> Ad
 
 def export_delta(files: Sequence[Path | str], out: Path, model: str | None) -> TensorsExport:
     """Write the sum of the changes of each parameter to `out`, rounded once."""
-    stack = read_chain(files)
     EXPORT.require_free(out)
+    stack = read_chain(files)
     tensors = {name: _sum_changes(stack, name) for name in changed_parameters(stack)}
     write(out, safetensors_bytes(tensors, _metadata(stack, "delta")))
     return TensorsExport("delta", out, _shapes(tensors))
@@ -84,8 +85,8 @@ def _sum_changes(stack: Sequence[Patch], name: str) -> Tensor:
 
 def export_full(files: Sequence[Path | str], out: Path, model: str | None) -> TensorsExport:
     """Write the parameters that patches change, as they are afterwards, to `out`."""
-    stack = read_chain(files)
     EXPORT.require_free(out)
+    stack = read_chain(files)
     assert model is not None
     path = locate_weights(model, Path())
     checkpoint = read_weights(path, choose_by_stack(stack))

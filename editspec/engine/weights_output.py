@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from editspec_runtime.families.registry import containers
 from editspec_runtime.families.selection import Choice
 from editspec_runtime.io.files import open_output
 from editspec_runtime.io.marks import as_said
-from editspec_runtime.io.outputs import WEIGHTS, WEIGHTS_FOLDER
+from editspec_runtime.io.outputs import WEIGHTS, WEIGHTS_FOLDER, name_ending
 from editspec_runtime.io.places import container_of
 from editspec_runtime.io.rewriting import rewrite
 from editspec_runtime.io.shards import Stored, as_one_file, is_sharded
@@ -36,9 +35,6 @@ ENDINGS = {
     ".pt2": EXPORTED,
 }
 """The kind of a file of weights that a name asks for."""
-
-VERSION = re.compile(r"\.\d\w*")
-"""What is no ending, as in ``edited-1.5``."""
 
 FORMATS = ".safetensors, or .pt (.pth, .tar, .ckpt, .bin)"
 
@@ -148,8 +144,10 @@ def plan_edited(out: Path, base: Path, alone: bool) -> WeightsOutput:
     own = find_kind(base)
     kind = _asked_kind(out, base, own)
     if kind == "":
-        problem = f"its ending {_ending(out)} is none of a file of weights"
-        hint = f"Give a name that ends in {FORMATS}, or in {_ending(base) or 'nothing'} as {base}."
+        problem = f"its ending {name_ending(out)} is none of a file of weights"
+        hint = (
+            f"Give a name that ends in {FORMATS}, or in {name_ending(base) or 'nothing'} as {base}."
+        )
         raise _refusal(out, problem, hint)
     if kind == EXPORTED or (kind == "pickle" and own != "pickle"):
         problem = f"a {out.suffix or base.suffix} is not made of {base}"
@@ -169,12 +167,12 @@ def plan_converted(out: Path, base: Path) -> WeightsOutput:
     UsageError
         The ending asks for what cannot be written.
     """
-    kind = "safetensors" if not _ending(out) else ENDINGS.get(_ending(out), "")
+    kind = "safetensors" if not name_ending(out) else ENDINGS.get(name_ending(out), "")
     if kind not in ("safetensors", "torch"):
         hint = f"Give a name that ends in {FORMATS}."
         if kind == "pickle":
             hint += " A .pkl is edited by editspec apply --model BASE.pkl PATCH... -o EDITED.pkl."
-        raise _refusal(out, f"convert makes no {_ending(out)}", hint)
+        raise _refusal(out, f"convert makes no {name_ending(out)}", hint)
     return WeightsOutput(out, kind, base, own_form=False)
 
 
@@ -182,8 +180,8 @@ def _asked_kind(out: Path, base: Path, own: str) -> str:
     """The kind that a name asks for, with a base of the kind `own`; empty for an unknown one."""
     if own == FOLDER and out.is_dir():
         return FOLDER
-    ending = _ending(out)
-    if ending == "" or (ending == _ending(base) and own != FOLDER):
+    ending = name_ending(out)
+    if ending == "" or (ending == name_ending(base) and own != FOLDER):
         return own
     return ENDINGS.get(ending, "")
 
@@ -192,9 +190,3 @@ def _refusal(out: Path, problem: str, hint: str) -> UsageError:
     """The error of a name that cannot be written; that of what lies there comes first."""
     WEIGHTS.require_free(out)
     return UsageError(f"{out} cannot be written: {problem}.", hint)
-
-
-def _ending(path: Path) -> str:
-    """The ending of a name, in small letters; empty where there is none."""
-    suffix = path.suffix.lower()
-    return "" if VERSION.fullmatch(suffix) else suffix

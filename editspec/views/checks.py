@@ -116,13 +116,15 @@ class CheckFiles:
         return CheckFiles(junit, markdown)
 
     def require_places(self) -> None:
-        """Raise a `FileError` where something lies there that no check wrote.
+        """Raise an error where something lies there that no check wrote, or a name ends wrongly.
 
         To be called before the work, not after it.
         """
-        for path, mark in ((self.junit, JUNIT_HEAD), (self.markdown, MARKDOWN_MARK.encode())):
-            if path is not None:
-                marked_file(mark).require_free(path)
+        if self.junit is not None:
+            marked_file(JUNIT_HEAD, (".xml",)).require_free(self.junit)
+        if self.markdown is not None:
+            endings = (".md", ".markdown", ".txt")
+            marked_file(MARKDOWN_MARK.encode(), endings).require_free(self.markdown)
 
     def write(self, rows: Sequence[CheckRow], spec: Path) -> None:
         """Write the rows of a spec."""

@@ -174,3 +174,14 @@ def test_syntax_is_explained_in_words_of_ours(text: str, words: str) -> None:
     assert problem.message.startswith(f"not YAML: {words}")
     assert problem.hint
     assert problem.line
+
+
+SPEC = "version: 1\n# a comment\nmodel:\n  weights: caf\u00e9.pt\nedits: [a, b]\n"
+
+
+@pytest.mark.parametrize("text", ["\ufeff" + SPEC, SPEC.replace("\n", "\r\n"), SPEC.rstrip()])
+def test_marks_and_line_ends_of_other_systems_change_nothing(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_bytes(text.encode())
+    found, plain = read_document(path), parse(SPEC)
+    assert (found.data, found.positions) == (plain.data, plain.positions)

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Event, Timer
 from typing import Any
 
+import numpy as np
 import pytest
 import schemathesis
 import torch
@@ -34,8 +35,11 @@ from editspec.studio.yaml_blocks import OFF
 from editspec_compiler import SpecError
 from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.errors import EditError, UsageError
+from editspec_runtime.families.open import make_model, read_weights
 from editspec_runtime.families.torch_module.source import run_factory
+from editspec_runtime.io.builtins import BUILTINS
 from editspec_runtime.io.files import read_header
+from editspec_runtime.modalities.image.latents import LatentStream
 from tests.commands import run, said
 
 Make = Callable[..., Any]
@@ -44,6 +48,30 @@ PATIENCE = 600
 """Seconds after which a wait for something that has to happen is given up."""
 
 SPEC = Path(__file__).parents[2] / "specs" / "skyline" / "three_edits.yaml"
+
+
+def test_a_photograph_that_was_projected_is_drawn_from_its_w(
+    make_studio: Make, tmp_path: Path
+) -> None:
+    generator = make_model("stylegan2", read_weights(BUILTINS["builtin:skyline"]).tensors)
+    z = LatentStream(1, generator.architecture.latent_size).items([31])
+    np.savez(tmp_path / "projected_w.npz", w=generator.styles(z).numpy())
+    studio = make_studio(
+        "version: 1\n"
+        "model: {family: stylegan2, weights: builtin:skyline}\n"
+        "edits:\n"
+        "  - name: edit\n"
+        "    layer: layer6\n"
+        "    source: {latent: {file: projected_w.npz, space: w}, mask: {box: [8, 8, 22, 28]}}\n"
+        "    target: {latent: 31, mask: {box: [128, 128, 352, 448], of: [1024, 1024]}}\n"
+    )
+    drawn = studio.call("GET", "edits/0/scenes/source").content
+    assert drawn == studio.call("GET", "edits/0/scenes/target").content
+    source, target = (studio.call("GET", f"edits/0/masks/{role}") for role in ("source", "target"))
+    assert source.content == target.content
+    box = {"box": [0, 0, 512, 512], "of": [1024, 1024]}
+    studio.call("PUT", "edits/0/places/source", {"latent": 4, "mask": box})
+    assert "{box: [0, 0, 512, 512], of: [1024, 1024]}" in studio.draft.text
 
 
 def test_the_token_opens_and_nothing_else_does(studio: Any) -> None:

@@ -6,16 +6,42 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from editspec_runtime.io.outputs import IN_THE_WAY, Output
+from editspec_runtime.errors import FileError
+from editspec_runtime.io.outputs import IN_THE_WAY, Output, name_ending
 
 MARK = "editspec"
 """The text chunk of a PNG that editspec made."""
+
+SOFTWARE = 0x0131
+"""The tag of EXIF that has the mark in other formats than PNG."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A format besides PNG, its settings, and the most pixels of a side."""
+
+    format: str
+    longest: int
+    settings: dict[str, Any]
+
+
+JPEG = Encoding("JPEG", 65535, {"quality": 95, "subsampling": 0})
+ENCODINGS = {
+    ".jpg": JPEG,
+    ".jpeg": JPEG,
+    ".webp": Encoding("WEBP", 16383, {"lossless": True}),
+}
+"""The formats of pictures by the endings of their names; PNG is the usual one."""
+
+FORMATS = ("PNG", "JPEG", "WEBP")
 
 COLUMNS = 8
 CELL = 128
@@ -109,11 +135,32 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def picture_bytes(image: Image.Image, path: Path) -> bytes:
+    """Encode an image with the mark, as the ending of its path says; without one as a PNG.
+
+    Raises `FileError` where the format cannot hold an image of this size.
+    """
+    encoding = ENCODINGS.get(name_ending(path))
+    if encoding is None:
+        return png_bytes(image)
+    if max(image.size) > encoding.longest:
+        raise FileError(
+            f"{path} cannot be written: the picture is {image.width} x {image.height} pixels, and "
+            f"a {name_ending(path)} has at most {encoding.longest} a side.",
+            "Give a name that ends in .png.",
+        )
+    mark = Image.Exif()
+    mark[SOFTWARE] = MARK
+    buffer = io.BytesIO()
+    image.save(buffer, encoding.format, exif=mark, **encoding.settings)
+    return buffer.getvalue()
+
+
 def is_own_picture(path: Path) -> bool:
     """Whether the file at `path` is a picture that editspec made."""
     try:
-        with Image.open(path, formats=("PNG",)) as image:
-            return MARK in image.info
+        with Image.open(path, formats=FORMATS) as image:
+            return MARK in image.info or image.getexif().get(SOFTWARE) == MARK
     except (OSError, UnidentifiedImageError, ValueError):
         return False
 
@@ -138,9 +185,19 @@ def arrange(pictures: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-PICTURE = Output(is_own_picture, f"{IN_THE_WAY}editspec did not make it.")
+PICTURE = Output(
+    is_own_picture, f"{IN_THE_WAY}editspec did not make it.", endings=(".png", *ENCODINGS)
+)
 
 
 def require_free_picture(out: Path) -> None:
-    """Raise a `FileError` where a file lies at `out` that editspec did not draw."""
+    """Raise an error where no picture can go to `out`.
+
+    Raises
+    ------
+    FileError
+        A file lies there that editspec did not draw.
+    UsageError
+        Its ending is none of a picture that is written here.
+    """
     PICTURE.require_free(out)

@@ -27,6 +27,7 @@ from editspec_compiler.modalities.image.schema import (
 from editspec_compiler.problems import SpecPath
 from editspec_runtime.codes import Code
 from editspec_runtime.families.registry import import_part
+from editspec_runtime.io.outputs import require_ending
 from editspec_runtime.modalities.image.architecture import require_images
 
 
@@ -36,6 +37,8 @@ def export_record(files: Sequence[Path | str], out: Path, model: str | None) -> 
     Raises `SpecError` where the spec is wrong or a record cannot hold all of it, and `FileError`
     where a foreign file lies at `out`.
     """
+    if not out.exists():
+        require_ending(out, (".json",))
     return RecordExport(out, _write_record(files[0], out))
 
 

@@ -27,6 +27,7 @@ from editspec_runtime.errors import EditError, FileError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.io.files import require_file
+from editspec_runtime.io.outputs import require_ending
 from editspec_runtime.methods.registry import DEFAULT_METHOD, REFLECTIONS
 
 AUTHORS = """\
@@ -86,6 +87,8 @@ def read_records(
     _check_target(family, weights, layer)
     target = _Target(family, weights, layer, compatibility)
     if not records.is_dir():
+        if not out.exists():
+            require_ending(out, (".yaml", ".yml"))
         return [_import(records, out, out.parent / "masks", target)]
     found = sorted(records.rglob("*.json"))
     if not found:

@@ -93,7 +93,8 @@ def read_scene(studio: CurrentStudio, number: Number, role: Role, index: Index =
 def _write_mask(studio: Studio, body: PlaceChange) -> Any:
     """Return a mask for the spec: a box, or the name of the file that is written."""
     if isinstance(body.mask, BoxMask):
-        return {"box": list(map(_shorten, body.mask.box))}
+        plain: dict[str, list[float]] = body.mask.model_dump()
+        return {name: list(map(_shorten, numbers)) for name, numbers in plain.items()}
     if not body.mask.startswith("data:"):
         raise UsageError(
             "The mask is neither a box nor a data URL.",

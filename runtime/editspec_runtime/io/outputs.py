@@ -5,11 +5,12 @@ Every kind of output is one `Output`. It is asked before the work whose result i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from editspec_runtime.errors import EditError, FileError
+from editspec_runtime.errors import EditError, FileError, UsageError
 from editspec_runtime.io.files import (
     begins_with,
     parse_editspec_metadata,
@@ -22,6 +23,13 @@ from editspec_runtime.io.shards import read_stored
 PATCH_FORMAT = "editspec.patch"
 WEIGHTS_FORMAT = "editspec.weights"
 EXPORT_FORMAT = "editspec.export"
+
+VERSION = re.compile(r"\.\d\w*")
+"""What is no ending, as in ``edited-1.5``."""
+
+SAFETENSORS = (".safetensors",)
+FILES = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".json", ".yaml", ".zip")
+"""Endings that people would take a folder for a file by."""
 
 IN_THE_WAY = "{path} is in the way: "
 ANOTHER_NAME = "Remove it, or give another name."
@@ -38,22 +46,54 @@ class Output:
         Whether what lies at a path may be overwritten. An `EditError` that it raises says no.
     message, hint
         Of the error about anything else; ``{path}`` stands for the path.
+    endings
+        The endings that names of this kind have, the usual one first. A name may have none. Empty:
+        any.
     """
 
     is_own: Callable[[Path], bool]
     message: str = f"{IN_THE_WAY}editspec did not write it."
     hint: str = ANOTHER_NAME
+    endings: tuple[str, ...] = ()
 
     def require_free(self, path: Path) -> None:
-        """Raise a `FileError` where something lies at `path` that may not be overwritten."""
-        if not path.exists():
-            return
+        """Raise an error where an output of this kind cannot go to `path`.
+
+        Raises
+        ------
+        FileError
+            Something lies there that may not be overwritten.
+        UsageError
+            Its ending is that of another kind.
+        """
+        if path.exists():
+            self._require_own(path)
+        require_ending(path, self.endings)
+
+    def _require_own(self, path: Path) -> None:
         try:
             own = self.is_own(path)
         except EditError:
             own = False
         if not own:
             raise FileError(self.message.format(path=path), self.hint)
+
+
+def name_ending(path: Path) -> str:
+    """The ending of a name, in small letters; empty where there is none."""
+    suffix = path.suffix.lower()
+    return "" if VERSION.fullmatch(suffix) else suffix
+
+
+def require_ending(path: Path, endings: Sequence[str]) -> None:
+    """Raise a `UsageError` where a name has another ending than those of a kind."""
+    ending = name_ending(path)
+    if endings and ending and ending not in endings:
+        raise UsageError(
+            f"{path} cannot be written: what goes there has the ending {' or '.join(endings)}, "
+            f"and not {ending}.",
+            f"Give a name that ends in {endings[0]}.",
+        )
 
 
 def has_format(name: str) -> Callable[[Path], bool]:
@@ -111,19 +151,19 @@ def _is_weights_file(path: Path) -> bool:
     return said.get("format") == WEIGHTS_FORMAT
 
 
-PATCH = Output(has_format(PATCH_FORMAT))
+PATCH = Output(has_format(PATCH_FORMAT), endings=SAFETENSORS)
 WEIGHTS = Output(_is_weights_file)
 WEIGHTS_FOLDER = Output(is_empty_folder_or(_is_weights_folder))
-EXPORT = Output(has_format(EXPORT_FORMAT))
+EXPORT = Output(has_format(EXPORT_FORMAT), endings=SAFETENSORS)
 BUILD_FILE = Output(
     lambda path: False, f"{IN_THE_WAY}no build of editspec made it.", "Move it elsewhere."
 )
 """A file of a build folder whose manifest does not name it: any file there is foreign."""
 
 
-def marked_file(mark: bytes) -> Output:
+def marked_file(mark: bytes, endings: tuple[str, ...]) -> Output:
     """The kind of texts that begin with a mark of ours, such as a table of checks."""
-    return Output(has_mark(mark))
+    return Output(has_mark(mark), endings=endings)
 
 
 def kept_file(data: bytes) -> Output:
@@ -138,6 +178,15 @@ def run_folder(mark: str, maker: str) -> Output:
         f"{IN_THE_WAY}no {maker} of editspec made it.",
         NEW_FOLDER,
     )
+
+
+def require_folder_name(path: Path) -> None:
+    """Raise a `UsageError` where a folder would have the ending of a file."""
+    if name_ending(path) in FILES:
+        raise UsageError(
+            f"{path} is to be a folder, and its name ends in {name_ending(path)}.",
+            "Give a name without an ending.",
+        )
 
 
 def adapter_folder(adapter: str, configuration: str) -> Output:
