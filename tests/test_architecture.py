@@ -25,7 +25,7 @@ DEFERRED = {
     # `validate` of a spec without polygons, and without latents in numbers or files, has no arrays.
     "compiler/editspec_compiler/modalities/image/latents.py": {"numpy"},
     "compiler/editspec_compiler/modalities/image/latent_files.py": {"numpy"},
-    "compiler/editspec_compiler/modalities/image/masks.py": {"numpy"},
+    "compiler/editspec_compiler/modalities/image/mask_spans.py": {"numpy"},
     # Only weights from elsewhere need them.
     "runtime/editspec_runtime/io/downloads.py": {"filelock", "urllib"},
 }

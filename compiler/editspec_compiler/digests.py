@@ -37,4 +37,8 @@ def edit_digest(loaded: LoadedSpec, number: int) -> str:
     files = {}
     for name, path in loaded.files(number).items():
         files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return digest({"text": text, "files": files})
+    if spec.edits[number].protect is None:
+        return digest({"text": text, "files": files})
+    # What is protected are the places of the edits before.
+    protected = [edit_digest(loaded, earlier) for earlier in range(number)]
+    return digest({"text": text, "files": files, "protected": protected})

@@ -11,7 +11,15 @@ import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    WrapValidator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from editspec_runtime.core.fields import Count, ModelFields, Number, Part
@@ -23,6 +31,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 PlaceT = TypeVar("PlaceT")
 SourceT = TypeVar("SourceT")
 ContextT = TypeVar("ContextT")
+PreservedT = TypeVar("PreservedT")
 EditT = TypeVar("EditT")
 CheckT = TypeVar("CheckT")
 
@@ -108,7 +117,41 @@ Solver = Annotated[Settings, _RegisteredMethods()]
 """The settings of any method, or the name of one."""
 
 
-class Edit(Part, Generic[PlaceT, SourceT, ContextT]):
+class Refine(Part):
+    """Steps on outputs: those of the targets, and those of what is preserved."""
+
+    steps: Count = Field(300, description="Steps of Adam.")
+    learning_rate: Number = Field(0.01, gt=0, le=1, description="The rate of Adam at first.")
+    weight: Number = Field(
+        8.0, gt=0, le=1e6, description="How much targets count; what is preserved counts 1."
+    )
+    at: str | None = Field(
+        None,
+        description=(
+            "Where the values are pasted that give the wanted outputs: at a later layer, or in the "
+            "outputs themselves. Default: at the edit's layer."
+        ),
+    )
+
+
+FULL: Literal["full"] = "full"
+"""The rank of a change that has no limit."""
+
+if TYPE_CHECKING:
+    Rank = int | Literal["full"]
+else:
+    # Not a union, whose errors would speak of its members: whatever is not the word is a count.
+    Rank = Annotated[
+        Count,
+        WrapValidator(
+            lambda given, check: given if given == FULL else check(given),
+            json_schema_input_type=Count | Literal["full"],
+        ),
+        PlainSerializer(lambda rank: rank),
+    ]
+
+
+class Edit(Part, Generic[PlaceT, SourceT, ContextT, PreservedT]):
     """One rule change."""
 
     model_config = ConfigDict(
@@ -119,7 +162,9 @@ class Edit(Part, Generic[PlaceT, SourceT, ContextT]):
     layer: str = Field(
         description="The layer whose weight changes; `editspec inspect WEIGHTS` lists them."
     )
-    rank: Count = Field(1, description="How many directions the change may have.")
+    rank: Rank = Field(
+        1, description="How many directions the change may have; full: as many as the weight."
+    )
     source: SourceT | None = Field(
         None, description="Where the value V* comes from: a place that is copied from, or erase."
     )
@@ -142,8 +187,22 @@ class Edit(Part, Generic[PlaceT, SourceT, ContextT]):
             "Where the rule holds: the keys that give the directions D. Default: the target."
         ),
     )
-    directions: Literal["zca", "mean", "svd", "units"] = Field(
-        "zca", description="How the context's keys give the directions D."
+    directions: Literal["zca", "mean", "svd", "units", "learned"] = Field(
+        "zca",
+        description=(
+            "How the context's keys give the directions D; learned: found together with the change "
+            "from the rule and what is preserved."
+        ),
+    )
+    preserve: list[PreservedT] | None = Field(
+        None, min_length=1, description="What must stay as it is."
+    )
+    protect: Literal["previous"] | None = Field(
+        None,
+        description="previous: the targets and contexts of the edits before are preserved, too.",
+    )
+    refine: Refine | None = Field(
+        None, description="Steps on outputs, after the solver and within its rank."
     )
     query: PlaceT | None = Field(
         None,
@@ -173,7 +232,7 @@ class Edit(Part, Generic[PlaceT, SourceT, ContextT]):
         """
         method = method_of(self.solver)
         if ERASED_UNITS not in method.needs:
-            return self.rank if RANK in method.takes else None
+            return self.rank if RANK in method.takes and self.rank != FULL else None
         for pair in self.sides:
             if isinstance(pair.source, Erase):
                 return pair.source.erase.units
@@ -316,5 +375,5 @@ class Spec(SpecHead, Generic[EditT, CheckT]):
         return check.select_edits([edit.name for edit in edits])
 
 
-AnyEdit = Edit[Any, Any, Any]
+AnyEdit = Edit[Any, Any, Any, Any]
 AnySpec = Spec[Any, Any]

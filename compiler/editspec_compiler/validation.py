@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 
 from editspec_compiler.document import Document, entries, kind
+from editspec_compiler.method_fields import find_contradictions, find_foreign_fields
 from editspec_compiler.misfits import describe_misfit
 from editspec_compiler.problems import Problem, SpecPath
 from editspec_compiler.registry import (
@@ -26,23 +27,16 @@ from editspec_compiler.registry import (
     modality_of,
     spec_type,
 )
-from editspec_compiler.schema import AnySpec, Check, Edit, Erase, solver_union
+from editspec_compiler.schema import AnySpec, Check, Edit, solver_union
 from editspec_compiler.visit import Role, is_union, marks_of, member_by_tag, member_by_word
 from editspec_runtime.codes import Code
 from editspec_runtime.core.method import (
-    CONTEXT,
-    DIRECTIONS,
-    ERASED_UNITS,
-    OBSERVE,
-    RANK,
     Settings,
 )
 from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.methods.registry import (
     METHODS,
-    method_of,
     methods_setting,
-    methods_taking,
 )
 
 
@@ -68,8 +62,8 @@ def check(document: Document) -> tuple[AnySpec | None, list[Problem]]:
         found.append(document.misfit(("model",), each))
     for find in (
         _find_doubled_names,
-        _find_foreign_fields,
-        _find_contradictions,
+        find_foreign_fields,
+        find_contradictions,
         _find_unfit_checks,
     ):
         found += find(document, spec)
@@ -140,49 +134,6 @@ def _find_incomplete_edits(document: Document) -> list[Problem]:
                     document.problem(where, message, hint, code=Code.SIDES_DOUBLE, at_key=True)
                 )
     return problems
-
-
-METHOD_FIELDS = (RANK, CONTEXT, DIRECTIONS, OBSERVE)
-"""The fields of an edit that not every method takes.
-
-An erased value takes a context whatever the method: the context ranks the units.
-"""
-
-
-def _find_foreign_fields(document: Document, spec: AnySpec) -> Iterator[Problem]:
-    """Find fields of edits that their solver methods do not take."""
-    for number, edit in enumerate(spec.edits):
-        where, method = ("edits", number), method_of(edit.solver)
-        copies = not all(isinstance(pair.source, Erase) for pair in edit.sides)
-        if ERASED_UNITS in method.needs and copies:
-            message = f"{method.name} sets units to zero, and this source names none"
-            hint = "write source: {erase: {units: N}}, or take another method"
-            yield document.problem((*where, "source"), message, hint, code=Code.METHOD_NEEDS)
-        for field in METHOD_FIELDS:
-            ranks_units = field == CONTEXT and edit.erases
-            # A field that is written out counts even where it has the default: it has no effect.
-            if field not in edit.model_fields_set or field in method.takes or ranks_units:
-                continue
-            message = f"{method.name} takes no {field}"
-            takers = ", ".join(methods_taking(field))
-            hint = f"leave {field} out, or take a method that has it: {takers}"
-            yield document.problem(
-                (*where, field), message, hint, code=Code.METHOD_FIELD, at_key=True
-            )
-        if edit.directions == "mean" and edit.rank > 1:
-            message = f"the mean key is one direction, and the rank is {edit.rank}"
-            hint = "write rank: 1, or directions: zca"
-            yield document.problem((*where, "rank"), message, hint, code=Code.RANK_UNFIT)
-
-
-def _find_contradictions(document: Document, spec: AnySpec) -> Iterator[Problem]:
-    """Find solvers whose settings contradict each other."""
-    for number, edit in enumerate(spec.edits):
-        if contradiction := edit.solver.contradiction():
-            field, message = contradiction
-            where = ("edits", number, "solver", field)
-            hint = "keep the setting that is meant, and leave the other out"
-            yield document.problem(where, message, hint, code=Code.METHOD_SETTINGS, at_key=True)
 
 
 def _find_unfit_checks(document: Document, spec: AnySpec) -> Iterator[Problem]:

@@ -33,6 +33,7 @@ from editspec_runtime.maths.moment_cache import (
     second_moment,
 )
 from editspec_runtime.maths.sampled_keys import key_sample
+from editspec_runtime.maths.tapped_moments import tapped_moment
 from editspec_runtime.patches.patch import Patch, StackedWeights
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -198,4 +199,11 @@ class ModelSession:
                     self.cache,
                 )
 
-        return KeyStatistics(moment, sample)
+        def taps() -> Tensor:
+            """E[x x^T] of the keys under all taps."""
+            with time_stage(seconds, "statistics"):
+                return tapped_moment(
+                    model, layer, self.sample(model), self.compatibility, self.cache
+                )
+
+        return KeyStatistics(moment, sample, taps)

@@ -46,7 +46,7 @@ class Goal(Part):
     examples: Annotated[str, Role(FILE)] | None = Field(None, description="A file of texts.")
 
 
-class ToyEdit(Edit[Prompt, Goal, list[Prompt]]):
+class ToyEdit(Edit[Prompt, Goal, list[Prompt], Prompt]):
     """One rule change."""
 
 

@@ -17,7 +17,7 @@ from editspec_compiler.digests import edit_digest
 from editspec_compiler.modalities.image.places import moment_of
 from editspec_compiler.modalities.image.resolve import compile_edit
 from editspec_runtime.core.method import KeyStatistics
-from editspec_runtime.core.rule import LayerRule, ResolvedEdit
+from editspec_runtime.core.rule import LayerRule, PreservedKeys, Refinement, ResolvedEdit
 from editspec_runtime.families.open import make_model, read_weights
 from editspec_runtime.io.cache import default_cache
 from editspec_runtime.io.files import write
@@ -368,16 +368,26 @@ def test_a_rule_of_several_layers_and_preserved_keys_survives_its_file(
     place = {"latent": 3, "mask": {"box": [8, 8, 16, 16]}}
     edit, _ = resolved(tiny_spec("layer6", place, place), tmp_path)
     later, _ = compiled(tiny_spec("layer8", place, {**place, "latent": 4}), tmp_path)
-    later = replace(later, preserved_keys=2 * later.context_keys, units=(3, 1))
+    maps, shares = 2 * later.context_keys[None], torch.full((1, len(later.context_keys)), 0.1)
+    preserved = PreservedKeys(maps, {"style": torch.ones(1, 2)}, shares, 2 * shares)
+    pictures = torch.ones(2, 3, 4, 4)
+    refinement = Refinement(pictures[:, 0, 0], pictures, pictures[:1, 0, 1], 7, 0.5, 3.0)
+    later = replace(later, preserved=preserved, refinement=refinement, units=(3, 1))
     both = replace(edit, rules=(*edit.rules, later))
     write(tmp_path / "r.safetensors", both.to_bytes())
     read = read_rule(tmp_path / "r.safetensors")
     assert read.to_bytes() == both.to_bytes() != edit.to_bytes()
     assert read.layers == ["layer6", "layer8"]
     first, second = read.rules
-    assert first.preserved_keys is None
-    assert second.preserved_keys is not None
-    assert torch.equal(second.preserved_keys, 2 * later.context_keys)
+    assert first.preserved is None
+    assert first.refinement is None
+    assert second.preserved is not None
+    assert torch.equal(second.preserved.key, maps)
+    assert torch.equal(second.preserved.value_weights, 2 * shares)
+    assert set(second.preserved.arguments) == {"style"}
+    assert second.refinement is not None
+    assert second.refinement.to_json() == refinement.to_json()
+    assert torch.equal(second.refinement.wanted, pictures)
     assert second.units == (3, 1)
     assert torch.equal(second.value, later.value)
     assert set(second.arguments) == set(later.arguments)

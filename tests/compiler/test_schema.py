@@ -16,8 +16,9 @@ from pydantic import Field
 
 import editspec
 from editspec_compiler.document import parse
+from editspec_compiler.method_fields import METHOD_FIELDS
 from editspec_compiler.modalities.image.schema import CHECKS
-from editspec_compiler.validation import METHOD_FIELDS, check, json_schema
+from editspec_compiler.validation import check, json_schema
 from editspec_runtime.core.method import Settings
 from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.methods.registry import METHODS, register_method
@@ -66,7 +67,7 @@ def parsed(data: dict[str, Any]) -> Any:
 
 def with_value(path: str, value: Any) -> dict[str, Any]:
     """A spec of every optional part, with one of its values written out."""
-    data = with_edit(context=[copy.deepcopy(PLACE)])
+    data = with_edit(context=[copy.deepcopy(PLACE)], preserve=[{"latent": 3}], refine={})
     data["checks"] = [{"measure": "finite"}]
     *folders, key = path.split(".")
     node: Any = data
@@ -87,6 +88,9 @@ OPTIONAL = {
     "directions": ("edits.0.directions", "svd"),
     "solver": ("edits.0.solver", "direct"),
     "weight": ("edits.0.context.0.weight", 2),
+    "refine.steps": ("edits.0.refine.steps", 9),
+    "refine.learning_rate": ("edits.0.refine.learning_rate", 0.5),
+    "refine.weight": ("edits.0.refine.weight", 1),
     "severity": ("checks.0.severity", "warn"),
 }
 """The keys that docs/language.md gives a default: where they stand, and a value that is another."""
@@ -229,11 +233,22 @@ def test_the_table_of_fields_in_the_docs_is_true() -> None:
     fields, methods = docs_table(r"method")
     assert set(methods) == set(METHODS)
     assert fields == list(METHOD_FIELDS)
-    settings = {"rank": 1, "context": [PLACE], "directions": "zca", "observe": "layer8"}
+    settings = {
+        "rank": 1,
+        "context": [PLACE],
+        "directions": "zca",
+        "observe": "layer8",
+        "preserve": [{"latent": 3}],
+        "protect": "previous",
+        "refine": {"steps": 3},
+    }
     for method, cells in methods.items():
         for field, cell in zip(fields, cells, strict=True):
             found = problems(with_edit(solver=method, **{field: settings[field]}))
-            assert (field in METHODS[method].takes) == (cell == "optional"), (method, field)
+            assert (METHOD_FIELDS[field] in METHODS[method].takes) == (cell == "optional"), (
+                method,
+                field,
+            )
             assert any(f"{method} takes no {field}" in str(problem) for problem in found) == (
                 cell == "error"
             )
@@ -345,6 +360,7 @@ def test_the_table_of_solvers_in_the_docs_is_true() -> None:
                 default = yaml.safe_load(cell)
                 other = not default if isinstance(default, bool) else 2 * default
                 assert parsed_solver(method, **{field: default}) == left_out, (method, field)
+                other = 0.5 if field == "preserve_share" else other
                 assert parsed_solver(method, **{field: other}) != left_out, (method, field)
 
 

@@ -15,7 +15,7 @@ from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec
 from editspec_compiler.digests import edit_digest
 from editspec_runtime.core.compatibility import EDITSPEC, Compatibility
-from editspec_runtime.core.rule import CompiledEdit, LayerRule
+from editspec_runtime.core.rule import CompiledEdit, LayerRule, PreservedKeys
 from tests.toy_text.language import Probability, TextPlace
 from tests.toy_text.network import LETTERS, RandomTexts, Toy, encode
 
@@ -66,6 +66,7 @@ class TextEngine:
                 arguments={},
                 context_keys=context.to(precision),
                 context_weights=torch.ones(len(context), dtype=precision),
+                preserved=preserved_keys(model, edit.layer, edit.preserve or (), precision),
             )
 
         return CompiledEdit(
@@ -93,6 +94,17 @@ class TextEngine:
 def key_of(model: Toy, layer: str, place: TextPlace) -> torch.Tensor:
     """The key of a layer at a letter, [1, 1, in]."""
     return model.trace(layer, encode([place.text])).key[:, place.letter, None]
+
+
+def preserved_keys(
+    model: Toy, layer: str, places: Sequence[TextPlace], precision: torch.dtype
+) -> PreservedKeys | None:
+    """The keys of the letters that must stay; None where there are none."""
+    if not places:
+        return None
+    keys = torch.cat([key_of(model, layer, place) for place in places]).to(precision)
+    shares = torch.full((len(places), 1), 1 / len(places), dtype=precision)
+    return PreservedKeys(keys, {}, shares, shares)
 
 
 ENGINE = TextEngine()

@@ -57,7 +57,7 @@ class Probability(Check):
 TextCheck = TargetError | PredictedCollateral | PatchSize | Probability
 
 
-class TextEdit(Edit[TextPlace, TextPlace, list[TextPlace]]):
+class TextEdit(Edit[TextPlace, TextPlace, list[TextPlace], TextPlace]):
     """One rule change."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import time
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 from torch import nn
 
 from editspec_compiler import SpecError, load
-from editspec_compiler.modalities.image import masks
+from editspec_compiler.modalities.image import mask_files, masks
 from editspec_compiler.modalities.image.mask_areas import mask_area
-from editspec_compiler.modalities.image.schema import BoxMask, PolygonMask, UnionMask
+from editspec_compiler.modalities.image.mask_pixels import MaskError
+from editspec_compiler.modalities.image.masks import mask_image
+from editspec_compiler.modalities.image.schema import BoxMask, Mask, PolygonMask, UnionMask
 from editspec_compiler.problems import SHOWN
 from editspec_runtime.families.torch_module.network import TorchModule
 from editspec_runtime.families.torch_module.source import Source
@@ -48,13 +52,13 @@ def test_a_mask_that_several_places_name_is_decoded_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[str] = []
-    real = masks._decode_file
+    real = mask_files._decode_file
 
     def count(name: str, file: Any, *, legacy: bool) -> Image.Image:
         decoded.append(name)
         return real(name, file, legacy=legacy)
 
-    monkeypatch.setattr(masks, "_decode_file", count)
+    monkeypatch.setattr(mask_files, "_decode_file", count)
     path = tmp_path / "mask.png"
     Image.new("L", (64, 64), 255).save(path)
     for _ in range(50):
@@ -118,3 +122,37 @@ def test_a_normalised_layer_is_refused_with_advice(normalise: Any) -> None:
     assert list(model.architecture.layers) == ["2"]
     assert "normalisation" in model.refused["0"].message
     assert "remove_parametrizations" in model.refused["0"].hint
+
+
+@pytest.mark.parametrize("kind", ["polygon", "box", "ellipse", "union"])
+def test_thousands_of_shapes_as_large_as_the_image_are_joined_in_seconds(kind: str) -> None:
+    size, parts = 256, []
+    for number in range(3000):
+        inset = number * 1e-4
+        corners = [inset, inset, size - inset, size - inset]
+        shape: dict[str, Any] = {kind: corners}
+        if kind in ("polygon", "union"):
+            left, top, right, bottom = corners
+            shape = {"polygon": [[left, top], [right, top], [right, bottom], [left, bottom]]}
+        parts.append({"union": [shape]} if kind == "union" else shape)
+    mask = TypeAdapter(Mask).validate_python({"union": parts})
+    begun = time.process_time()
+    image = mask_image(mask, Path(), size, legacy=False)
+    assert time.process_time() - begun < 20
+    whole = TypeAdapter(Mask).validate_python(parts[0])
+    assert image == mask_image(whole, Path(), size, legacy=False)
+
+
+def test_images_by_the_thousand_are_refused_before_they_are_drawn() -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8), 255).save(buffer, "PNG")
+    parts: list[Any] = []
+    for number in range(3000):
+        text = base64.b64encode(buffer.getvalue() + bytes([number % 256, number // 256])).decode()
+        parts.append(f"data:image/png;base64,{text}")
+    begun = time.process_time()
+    with pytest.raises(MaskError, match="one by one"):
+        mask_image(TypeAdapter(Mask).validate_python({"union": parts}), Path(), 256, legacy=False)
+    assert time.process_time() - begun < 30
+    few = TypeAdapter(Mask).validate_python({"union": parts[:3]})
+    assert mask_image(few, Path(), 256, legacy=False).getbbox() is not None

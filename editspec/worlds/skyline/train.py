@@ -60,9 +60,12 @@ def main() -> None:
     arguments.add_argument(
         "--scale", type=float, default=1.0, help="of the number of steps of every stage"
     )
+    arguments.add_argument(
+        "--plain", action="store_true", help="paste no features of other images in the training"
+    )
     options = arguments.parse_args()
     device = torch.device(options.device)
-    weights = train_generator(options.out, device, options.scale)
+    weights = train_generator(options.out, device, options.scale, plain=options.plain)
     write(options.out / "weights.safetensors", checkpoint_bytes(weights))
     reader = options.out / "reader.safetensors"
     if not reader.exists():
@@ -70,17 +73,21 @@ def main() -> None:
     print(tensors_digest(weights))
 
 
-def train_generator(out: Path, device: torch.device, scale: float) -> dict[str, Tensor]:
+def train_generator(
+    out: Path, device: torch.device, scale: float, *, plain: bool = False
+) -> dict[str, Tensor]:
     """Train all stages, and return the averaged weights.
 
-    The tensors have their names inside ``g_ema``; ``latent_avg`` is added.
+    The tensors have their names inside ``g_ema``; ``latent_avg`` is added. Where `plain`, no
+    features are pasted, as in the training of generators elsewhere.
     """
     weights = {name: tensor.to(device) for name, tensor in first_weights().items()}
     average = {name: tensor.clone() for name, tensor in weights.items()}
     for number, stage in enumerate(STAGES):
         steps = max(1, round(stage.steps * scale))
         saved = out / f"stage-{number}-{stage.name}.pt"
-        weights, average = _train_stage(stage, steps, saved, weights, average, SEED + 10 + number)
+        seed = SEED + 10 + number
+        weights, average = _train_stage(stage, steps, saved, weights, average, seed, plain)
     with torch.no_grad():
         latents = draw_latents(10000, torch.Generator().manual_seed(SEED)).to(device)
         average["latent_avg"] = StyleGAN2(average).mapping(latents).mean(0)
@@ -94,6 +101,7 @@ def _train_stage(
     weights: dict[str, Tensor],
     average: dict[str, Tensor],
     seed: int,
+    plain: bool,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Train one stage from where its checkpoint stands.
 
@@ -130,7 +138,7 @@ def _train_stage(
         if pool is None:
             loss = attribute_loss(weights, generator)
         else:
-            loss = image_loss(weights, stage, pool, generator)
+            loss = image_loss(weights, stage, pool, generator, plain=plain)
         adam.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         for name in blind:

@@ -25,14 +25,21 @@ if TYPE_CHECKING:
     from editspec_runtime.core.model import Model
     from editspec_runtime.core.rule import LayerRule, LazyRule
 
-RANK, CONTEXT, DIRECTIONS, OBSERVE, PRESERVE = (
+RANK, CONTEXT, DIRECTIONS, OBSERVE, PRESERVE, REFINE = (
     "rank",
     "context",
     "directions",
     "observe",
     "preserve",
+    "refine",
 )
 """The fields of an edit that a method may take."""
+
+LEARNED, WHOLE = "directions: learned", "rank: full"
+"""Values of these fields that a method may take besides the usual ones.
+
+They are directions that are solved for together with the change, and a change of any rank.
+"""
 
 LINEAR, CHANNELWISE, ERASED_UNITS, OUTPUTS = "linear", "channelwise", "erased-units", "outputs"
 """The properties that a method may need.
@@ -114,6 +121,10 @@ class Method:
         return self.settings(method=self.name, **values)
 
 
+def _refuse() -> Tensor:
+    raise AssertionError("these statistics are not at hand")
+
+
 @dataclass(frozen=True)
 class KeyStatistics:
     """Statistics of the keys of a layer. Each is computed when it is called for.
@@ -124,10 +135,13 @@ class KeyStatistics:
         C, [in, in] float64.
     sample
         Many keys, [p, in], each column sorted.
+    taps
+        E[x x^T] of the keys under all taps of the kernel, [in * taps, in * taps] float64.
     """
 
     moment: Callable[[], Tensor]
     sample: Callable[[], Tensor]
+    taps: Callable[[], Tensor] = _refuse
 
 
 @dataclass(frozen=True)

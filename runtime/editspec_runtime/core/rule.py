@@ -19,6 +19,97 @@ VERSION = 2
 
 
 @dataclass(frozen=True)
+class PreservedKeys:
+    """Keys of whole items whose values are to stay as they are.
+
+    There are n items, P positions of keys and V positions of values.
+
+    Attributes
+    ----------
+    key
+        The keys as the layer's function takes them: [n, P, in], or maps [n, in, h, w].
+    arguments
+        The arguments of the layer's function besides key and weight.
+    key_weights, value_weights
+        The shares of the positions, [n, P] and [n, V]. They sum to at most 1; the keys of the
+        sample have the rest.
+    """
+
+    key: Tensor = field(repr=False)
+    arguments: Mapping[str, Tensor] = field(repr=False)
+    key_weights: Tensor = field(repr=False)
+    value_weights: Tensor = field(repr=False)
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """The keys that count, [p, in], and their shares, [p]."""
+        keys = self.key.flatten(2).mT if self.key.ndim == 4 else self.key
+        shares = self.key_weights.flatten()
+        return keys.flatten(0, 1)[shares > 0], shares[shares > 0]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by their names in a rule file."""
+        named = {
+            "key": self.key,
+            "key_weights": self.key_weights,
+            "value_weights": self.value_weights,
+        }
+        return named | {f"argument.{name}": each for name, each in self.arguments.items()}
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor]) -> PreservedKeys:
+        """Make the keys that `tensors` describes. Raises `KeyError` for parts that are missing."""
+        return PreservedKeys(
+            key=tensors["key"],
+            arguments=_below("argument.", tensors),
+            key_weights=tensors["key_weights"],
+            value_weights=tensors["value_weights"],
+        )
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What the outputs of a model should be, and the steps that take them there.
+
+    Attributes
+    ----------
+    items, wanted
+        The items of the rule, as the model takes them, [n, ...], and the outputs that are wanted of
+        them, [n, ...].
+    kept
+        The items whose outputs must stay, [m, ...].
+    steps, learning_rate
+        The number of steps of Adam, and their first rate, for weights of root mean square 1.
+    weight
+        How much the items of the rule count; those that are kept count 1.
+    """
+
+    items: Tensor = field(repr=False)
+    wanted: Tensor = field(repr=False)
+    kept: Tensor = field(repr=False)
+    steps: int
+    learning_rate: float
+    weight: float
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by their names in a rule file."""
+        return {"items": self.items, "wanted": self.wanted, "kept": self.kept}
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings, as plain values."""
+        return {
+            "steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "weight": self.weight,
+        }
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    found = {name for name in tensors if name.startswith(prefix)}
+    return {name.removeprefix(prefix): tensors[name] for name in sorted(found)}
+
+
+@dataclass(frozen=True)
 class LayerRule:
     """A rule K* -> V* for one weight, and the context in which it holds.
 
@@ -37,8 +128,10 @@ class LayerRule:
         outputs, ``area``: the weight of each number of an output.
     context_keys, context_weights
         Keys [m, in] and their positive weights [m]. m is 0 for a method without directions.
-    preserved_keys
-        Keys whose values must stay, [p, in]; None where the edit names none.
+    preserved
+        Keys whose values are to stay; None where the edit names none.
+    refinement
+        The outputs that the change is refined by; None where it is not refined.
     observe
         The later layer whose output V* is; None where V* is the output of `layer`.
     units
@@ -55,7 +148,8 @@ class LayerRule:
     arguments: Mapping[str, Tensor] = field(repr=False)
     context_keys: Tensor = field(repr=False)
     context_weights: Tensor = field(repr=False)
-    preserved_keys: Tensor | None = field(default=None, repr=False)
+    preserved: PreservedKeys | None = None
+    refinement: Refinement | None = None
     observe: str | None = None
     units: tuple[int, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -68,19 +162,26 @@ class LayerRule:
             "context.key": self.context_keys,
             "context.weight": self.context_weights,
         }
-        if self.preserved_keys is not None:
-            named["preserved.key"] = self.preserved_keys
+        if self.preserved is not None:
+            kept = self.preserved.tensors()
+            named |= {f"preserved.{name}": tensor for name, tensor in kept.items()}
+        if self.refinement is not None:
+            outputs = self.refinement.tensors()
+            named |= {f"refinement.{name}": tensor for name, tensor in outputs.items()}
         return named | {f"argument.{name}": tensor for name, tensor in self.arguments.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the tensors, as plain values."""
-        return {
+        plain = {
             "layer": self.layer,
             "parameter": self.parameter,
             "observe": self.observe,
             "units": list(self.units),
             "details": dict(self.details),
         }
+        if self.refinement is not None:
+            plain["refinement"] = self.refinement.to_json()
+        return plain
 
     @staticmethod
     def from_parts(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerRule:
@@ -88,19 +189,20 @@ class LayerRule:
 
         Raises `KeyError` and `TypeError` for parts that are missing or unknown.
         """
-        prefix = "argument."
+        kept, plain = _below("preserved.", tensors), dict(values)
+        refinement = None
+        if (settings := plain.pop("refinement", None)) is not None:
+            outputs: dict[str, Any] = _below("refinement.", tensors)
+            refinement = Refinement(**outputs, **settings)
         return LayerRule(
-            **{**values, "units": tuple(values["units"])},
+            **{**plain, "units": tuple(plain["units"])},
             key=tensors["key"],
             value=tensors["value"],
-            arguments={
-                name.removeprefix(prefix): tensor
-                for name, tensor in tensors.items()
-                if name.startswith(prefix)
-            },
+            arguments=_below("argument.", tensors),
             context_keys=tensors["context.key"],
             context_weights=tensors["context.weight"],
-            preserved_keys=tensors.get("preserved.key"),
+            preserved=PreservedKeys.from_tensors(kept) if kept else None,
+            refinement=refinement,
         )
 
 

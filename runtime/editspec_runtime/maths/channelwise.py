@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editspec_runtime.core.model import LayerFunction
+from editspec_runtime.maths.low_rank import kernel_of
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,23 @@ class Channelwise(Protocol):
         """
 
 
+@runtime_checkable
+class Designed(Protocol):
+    """The power of a layer's function to give its design alone, which takes less memory."""
+
+    def design(
+        self,
+        key: Tensor,
+        weight: Tensor,
+        directions: Tensor,
+        arguments: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Compute `ChannelwiseFunction.design`, [J, P, n].
+
+        The parameters are those of `Channelwise.channelwise`.
+        """
+
+
 @dataclass(frozen=True)
 class MatrixFunction(LayerFunction):
     """The function f(k; W) = W k + b at every position of a sequence.
@@ -189,6 +207,47 @@ def value_by_channel(value: Tensor, weight: Tensor) -> Tensor:
     The values of a matrix [J, P, O] are transposed, those of a kernel [J, O, h, w] are flattened.
     """
     return value.mT if weight.ndim == 2 else value.flatten(2)
+
+
+def design_of(
+    function: LayerFunction,
+    key: Tensor,
+    weight: Tensor,
+    directions: Tensor,
+    arguments: Mapping[str, Tensor],
+) -> Tensor:
+    """Compute the design of a function, [J, P, n], unscaled.
+
+    Row p holds what each coefficient of a change adds to the linear output at value position p, as
+    a share of the scale that the weight is multiplied by. For all input units as directions these
+    are the keys under every tap of the kernel. The function acts on each output channel alone, or
+    is linear from key to value.
+    """
+    if isinstance(function, Designed):
+        return function.design(key, weight, directions, arguments)
+    form = channelwise_form(function, key, weight, directions, arguments)
+    if form is not None:
+        return form.design / form.scale
+    return linear_design(function, key, weight, directions, arguments)
+
+
+def linear_design(
+    function: LayerFunction,
+    key: Tensor,
+    weight: Tensor,
+    directions: Tensor,
+    arguments: Mapping[str, Tensor],
+) -> Tensor:
+    """Compute the design of a function that is linear from key to value, [J, P, n].
+
+    A linear function reveals its own design: it is called with one output channel for each
+    coefficient, whose kernel is 1 at the direction and tap of that coefficient and 0 elsewhere.
+    """
+    unit = unit_kernels((len(directions), *kernel_of(weight).shape[2:]), key)
+    if weight.ndim == 5:
+        unit = unit[None]
+    projected = torch.einsum("ni...,si->ns...", key, directions)
+    return function(projected, unit, arguments).flatten(2).mT
 
 
 def is_channelwise(function: LayerFunction) -> bool:

@@ -121,7 +121,10 @@ class ChannelwiseProblem:
         The predicted mean square change of the values over all keys for |b|^2 = 1, as a share of
         asked^2.
     root
-        The Cholesky factor of D C D^T for every tap, [n, n]: b = a root.
+        The Cholesky factor of the metric of what must stay, [n, n]: b = a root.
+    moment_root
+        The Cholesky factor of D C D^T for every tap, [n, n], which the reported collateral is in.
+        It is `root` where nothing is preserved.
     taps
         [s, kh, kw].
     weight, second_moment
@@ -135,6 +138,7 @@ class ChannelwiseProblem:
     asked: float
     price: float
     root: Tensor
+    moment_root: Tensor
     taps: tuple[int, ...]
     weight: Tensor
     second_moment: Tensor
@@ -218,8 +222,11 @@ class ChannelwiseProblem:
     def point(self, unknowns: Tensor, collateral_weight: float) -> Point:
         """Convert the unknowns to a point of the curve."""
         loss = self.at(unknowns).loss.mean().item()
+        coefficients = self.coefficients(unknowns)
+        if self.moment_root is not self.root:
+            unknowns = coefficients.view(unknowns.shape) @ self.moment_root
         collateral = unknowns.square().sum().item() / self.energy
-        return Point(collateral_weight, loss, collateral, self.coefficients(unknowns))
+        return Point(collateral_weight, loss, collateral, coefficients)
 
     def at(self, unknowns: Tensor) -> _State:
         """Compute the state of the problem at these unknowns."""

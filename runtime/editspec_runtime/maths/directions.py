@@ -10,6 +10,9 @@ from torch import Tensor
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.ranking import one_hot, quantile_ranking
 
+LEARNED = "learned"
+"""Directions that are solved for together with the change, and not found from the context."""
+
 
 def inverse_root(second_moment: Tensor) -> Tensor:
     """Compute C^-1/2 of a second moment C [n, n] float64 in the space that occurs.

@@ -25,12 +25,14 @@ from editspec_runtime.core.progress import (
     ignore_note,
     ignore_steps,
 )
-from editspec_runtime.core.rule import LayerRule
+from editspec_runtime.core.rule import LayerRule, PreservedKeys
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.directions import count_missing, directions
 from editspec_runtime.maths.low_rank import exact_delta, kernel_of
+from editspec_runtime.maths.moments import SecondMomentEstimator
 from editspec_runtime.maths.scale import scale_of
 from editspec_runtime.methods.losses import NOTHING_TO_DO, rule_loss
+from editspec_runtime.methods.refine import refine
 from editspec_runtime.methods.rule_file import place_as_file
 
 
@@ -95,15 +97,37 @@ def rule_function(rule: LayerRule, model: Model) -> LayerFunction:
 
 
 def find_directions(
-    rule: LayerRule, kind: str | None, rank: int | None, statistics: KeyStatistics
+    rule: LayerRule,
+    kind: str | None,
+    rank: int | None,
+    statistics: KeyStatistics,
+    preserve_share: float = 0.0,
 ) -> Tensor:
-    """Find the directions D of a rule, [rank, in] in the precision of the rule."""
+    """Find the directions D of a rule from its context, [rank, in] in the precision of the rule.
+
+    What is preserved has its share in the second moment that the context is whitened by: directions
+    that preserved keys have are avoided.
+    """
     assert kind is not None
     assert rank is not None
+    moment = statistics.moment()
+    if rule.preserved is not None:
+        kept = _moment_of(rule.preserved)
+        own = 1 - preserve_share * float(rule.preserved.key_weights.sum())
+        moment = own * moment + preserve_share * kept
     # The statistics are float64 on the CPU, whatever computes the model.
     keys, weights = rule.context_keys.cpu(), rule.context_weights.cpu()
-    found = directions(kind, statistics.moment(), keys, weights, rank, statistics.sample)
+    found = directions(kind, moment, keys, weights, rank, statistics.sample)
     return found.to(rule.value)
+
+
+def _moment_of(preserved: PreservedKeys) -> Tensor:
+    """The sum of k k^T times its share over preserved keys, [in, in] float64 on the CPU."""
+    rows, shares = preserved.rows()
+    estimator = SecondMomentEstimator(rows.shape[1])
+    estimator.update(rows.cpu(), shares.cpu())
+    moment = estimator.estimate()
+    return moment.weight * moment.matrix
 
 
 def layer_problem(problem: Problem, rule: LayerRule, model: Model) -> LayerProblem:
@@ -141,6 +165,8 @@ def solve_each(
         rule = resolve(model)
         each = layer_problem(problem, rule, model)
         change = solve_layer(each)
+        if rule.refinement is not None:
+            change = refine(problem, model, each.rule, change)
         require_better(each, change)
         changes[rule.parameter] = change
         if number < len(problem.rules):
@@ -155,7 +181,8 @@ def solve_in_directions(
 
     def solve_layer(each: LayerProblem) -> Change:
         assert each.statistics is not None
-        found = find_directions(each.rule, each.directions, each.rank, each.statistics)
+        share: float = each.settings.preserve_share
+        found = find_directions(each.rule, each.directions, each.rank, each.statistics, share)
         note_missing(each)
         return Change(found, kernel_of(find_coefficients(each, found)))
 

@@ -18,14 +18,16 @@ from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.channelwise import (
     ChannelwiseFunction,
     channelwise_form,
-    unit_kernels,
+    linear_design,
     value_by_channel,
 )
 from editspec_runtime.maths.channelwise_least_squares import (
     ChannelwiseProblem,
     whiten_unknowns,
 )
+from editspec_runtime.maths.directions import LEARNED
 from editspec_runtime.maths.low_rank import kernel_of
+from editspec_runtime.maths.low_rank_regression import project_taps
 from editspec_runtime.maths.robust_least_squares import (
     minimise_from_above,
     minimise_within,
@@ -35,7 +37,14 @@ from editspec_runtime.maths.weighted_squares import WeightedSquares
 from editspec_runtime.methods.layer_problem import (
     LayerProblem,
     find_directions,
+    solve_each,
     solve_in_directions,
+)
+from editspec_runtime.methods.linearised import (
+    find_whole_change,
+    learn_directions,
+    mix_preserved,
+    whole_metric,
 )
 from editspec_runtime.methods.losses import NOTHING_TO_DO
 from editspec_runtime.methods.registry import DEFAULT_METHOD, method_of
@@ -47,9 +56,41 @@ RIDGE = 1e-8
 def solve(problem: Problem) -> dict[str, Change]:
     """Solve the rules of an edit, one after the other.
 
-    Raises `NumericalError` as `find_coefficients` and `solve_each` do.
+    Without a rank, the change of a whole weight is found at once, from the linearised rule. Raises
+    `NumericalError` as `find_coefficients` and `solve_each` do.
     """
+
+    def solve_whole(each: LayerProblem) -> Change:
+        with torch.no_grad():
+            change = find_whole_change(each, _form(each)).to(each.weight)
+        delta = change.view(each.weight.shape)
+        return Change(full=problem.model.to_checkpoint(each.rule.layer, delta))
+
+    if problem.rank is None:
+        return solve_each(problem, solve_whole)
+    if problem.directions == LEARNED:
+        return solve_each(problem, _solve_learned)
     return solve_in_directions(problem, find_coefficients)
+
+
+@torch.no_grad()
+def _solve_learned(problem: LayerProblem) -> Change:
+    """Find directions together with the change, and then the coefficients of the rule itself."""
+    directions = learned_directions(problem).to(problem.weight)
+    return Change(directions, kernel_of(find_coefficients(problem, directions)))
+
+
+def learned_directions(problem: LayerProblem) -> Tensor:
+    """Find the directions of ``directions: learned``, [rank, in] float64."""
+    assert problem.rank is not None
+    return learn_directions(problem, _form(problem), problem.rank)
+
+
+def _form(problem: LayerProblem) -> ChannelwiseFunction:
+    """The function of a rule with one direction, whose other parts do not depend on directions."""
+    weight = problem.weight.double()
+    one = torch.eye(kernel_of(weight).shape[1])[:1].to(weight)
+    return _channelwise(problem, weight, one)
 
 
 @torch.no_grad()
@@ -110,8 +151,13 @@ def find_curve(problem: LayerProblem, progress: StepCallback = ignore_steps) -> 
     The curve has no points if the rule holds already.
     """
     assert problem.statistics is not None
-    rule, statistics = problem.rule, problem.statistics
-    directions = find_directions(rule, problem.directions, problem.rank, statistics)
+    if problem.directions == LEARNED:
+        directions = learned_directions(problem).to(problem.rule.value)
+    else:
+        share: float = problem.settings.preserve_share
+        directions = find_directions(
+            problem.rule, problem.directions, problem.rank, problem.statistics, share
+        )
     channelwise = pose(problem, directions)
     if channelwise.asked <= NOTHING_TO_DO:
         return []
@@ -135,7 +181,8 @@ def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
     function = _channelwise(problem, weight, directions)
     moment = _root_of(problem, directions @ second_moment @ directions.T)
     # The taps count as independent: C for all taps is block diagonal, and so is its root.
-    root = torch.kron(moment.contiguous(), torch.eye(math.prod(taps[1:])).to(moment))
+    moment_root = torch.kron(moment.contiguous(), torch.eye(math.prod(taps[1:])).to(moment))
+    root = _metric_root(problem, directions, moment_root)
     value = value_by_channel(problem.rule.value.double(), weight)
     nothing = value.new_zeros(value.shape[1], len(root))
     asked = (value - function(nothing)).abs().mean().item()
@@ -152,11 +199,29 @@ def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
         asked=asked,
         price=scale**2 / asked**2 if asked else 0.0,
         root=root,
+        moment_root=moment_root,
         taps=taps,
         weight=weight,
         second_moment=second_moment,
         squares=WeightedSquares(function.design),
     )
+
+
+def _metric_root(problem: LayerProblem, directions: Tensor, moment_root: Tensor) -> Tensor:
+    """The Cholesky factor of the metric of what must stay, [n, n].
+
+    It is that of C, but for learned directions, whose metric counts the taps together, and where
+    keys are preserved.
+    """
+    if problem.directions == LEARNED:
+        units = torch.eye(directions.shape[1]).to(directions)
+        metric = project_taps(whole_metric(problem, units), directions)
+    elif problem.rule.preserved is not None:
+        metric = mix_preserved(problem, directions, moment_root @ moment_root.mT)
+    else:
+        return moment_root
+    root: Tensor = torch.linalg.cholesky(metric)
+    return root
 
 
 def _root_of(problem: LayerProblem, moment: Tensor) -> Tensor:
@@ -196,12 +261,6 @@ def _channelwise(problem: LayerProblem, weight: Tensor, directions: Tensor) -> C
             f"{problem.family}, so that the rule is not a least-squares problem.",
             f"Use solver: {DEFAULT_METHOD.name}.",
         )
-    # A linear function reveals its own form: it is called with one output channel for each
-    # coefficient, whose kernel is 1 at the direction and tap of that coefficient and 0 elsewhere.
     response = function(key, weight, arguments).flatten(2)
-    unit = unit_kernels((len(directions), *kernel_of(weight).shape[2:]), key)
-    if weight.ndim == 5:
-        unit = unit[None]
-    projected = torch.einsum("ni...,si->ns...", key, directions)
-    design = function(projected, unit, arguments)
-    return ChannelwiseFunction(response, design.flatten(2).mT, torch.zeros_like(response[:1]))
+    design = linear_design(function, key, weight, directions, arguments)
+    return ChannelwiseFunction(response, design, torch.zeros_like(response[:1]))

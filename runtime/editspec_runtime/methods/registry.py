@@ -16,10 +16,14 @@ from editspec_runtime.core.method import (
     CONTEXT,
     DIRECTIONS,
     ERASED_UNITS,
+    LEARNED,
     LINEAR,
     OBSERVE,
     OUTPUTS,
+    PRESERVE,
     RANK,
+    REFINE,
+    WHOLE,
     Method,
     Settings,
 )
@@ -37,7 +41,18 @@ LESS_RATE = "Lower solver.learning_rate, solver.steps or the rank."
 LESS_WITHOUT_RANK = "Lower solver.learning_rate or solver.steps, or take a method that has a rank."
 
 
-class ProjectedGradient(Settings):
+class Preserving(Settings):
+    """The settings of methods that know what a rule must not touch."""
+
+    preserve_share: Number = Field(
+        0.8,
+        ge=0,
+        lt=1,
+        description="The share of what is preserved in the metric of what must stay.",
+    )
+
+
+class ProjectedGradient(Preserving):
     """Adam on the weight, projected into the directions (paper section 3.4)."""
 
     steps: Count = Field(2001, description="Steps of Adam.")
@@ -56,7 +71,7 @@ class ProjectedGradient(Settings):
         return LESS_RATE
 
 
-class Direct(Settings):
+class Direct(Preserving):
     """Adam on the coefficients of the directions (paper Eqn. 17 and 18)."""
 
     steps: Count = Field(2001, description="Steps of Adam.")
@@ -67,7 +82,7 @@ class Direct(Settings):
         return LESS_RATE
 
 
-class LeastSquares(Settings):
+class LeastSquares(Preserving):
     """Damped least squares on the coefficients against the collateral (Eqn. 4 to 6)."""
 
     collateral: Number | None = Field(
@@ -77,6 +92,13 @@ class LeastSquares(Settings):
         COLLATERAL_WEIGHT,
         ge=0,
         description="The weight of the predicted collateral, where no budget is given.",
+    )
+    ridge: Number = Field(
+        0.01,
+        gt=0,
+        description=(
+            "A share of the mean square of a key that every change costs, where all taps count."
+        ),
     )
 
     @model_validator(mode="before")
@@ -105,7 +127,7 @@ class LeastSquares(Settings):
         return "Raise solver.collateral_weight, or lower the rank."
 
 
-class ClosedForm(Settings):
+class ClosedForm(Preserving):
     """Least squares in closed form, for linear layers (paper Eqn. 14 and 15)."""
 
     # The solver is that of least squares, at price zero.
@@ -195,7 +217,7 @@ def register_method(
     return method
 
 
-_DIRECTED = (RANK, CONTEXT, DIRECTIONS)
+_DIRECTED = (RANK, CONTEXT, DIRECTIONS, PRESERVE, REFINE)
 _HERE = "editspec_runtime.methods"
 
 DEFAULT_METHOD = register_method(
@@ -210,7 +232,7 @@ _LEAST_SQUARES = register_method(
     "least-squares",
     LeastSquares,
     f"{_HERE}.least_squares",
-    takes=_DIRECTED,
+    takes=(*_DIRECTED, LEARNED, WHOLE),
     needs=(CHANNELWISE,),
     has_curve=True,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +66,5 @@ def place_as_file(rule: LayerRule, device: torch.device) -> LayerRule:
         """Move a tensor to the device, with the strides that a file gives."""
         return tensor.to(device).clone(memory_format=torch.contiguous_format)
 
-    return replace(
-        rule,
-        key=place(rule.key),
-        value=place(rule.value),
-        arguments={name: place(tensor) for name, tensor in rule.arguments.items()},
-        context_keys=place(rule.context_keys),
-        context_weights=place(rule.context_weights),
-    )
+    placed = {name: place(tensor) for name, tensor in rule.tensors().items()}
+    return LayerRule.from_parts(rule.to_json(), placed)

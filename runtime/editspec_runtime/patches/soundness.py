@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from editspec_runtime.core.architecture import Architecture, Layer
-from editspec_runtime.core.method import ERASED_UNITS, OUTPUTS, RANK, Method
+from editspec_runtime.core.method import ERASED_UNITS, OUTPUTS, RANK, WHOLE, Method
 from editspec_runtime.errors import PatchError
 from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.methods.registry import METHODS, settings_of
@@ -281,14 +281,8 @@ def _method_contradictions(patch: Patch) -> Iterator[str]:
 def _rank_contradictions(patch: Patch, method: Method) -> Iterator[str]:
     """Yield what is wrong with a rank, by the change of a patch or by its method."""
     rank = patch.metadata["rank"]
-    if _has_rank(method):
-        if patch.deltas:
-            names = ", ".join(sorted(patch.deltas)[:3])
-            yield f"its solver {method.name} has a rank, and its change of {names} has no factors"
-        if rank is None:
-            yield f"its solver {method.name} has a rank, and it says none"
-        if rank == 0 and ERASED_UNITS not in method.needs:
-            yield "it says rank 0"
+    if _has_rank(method, rank):
+        yield from _missing_factors(patch, method)
     else:
         if patch.directions:
             yield f"its solver {method.name} has no rank, and its change has factors"
@@ -297,6 +291,18 @@ def _rank_contradictions(patch: Patch, method: Method) -> Iterator[str]:
     for parameter, found in _ranks_of(patch).items():
         if found != rank:
             yield f"it says rank {_say_rank(rank)}, and {parameter} has {found}"
+
+
+def _missing_factors(patch: Patch, method: Method) -> Iterator[str]:
+    """Yield what is wrong with a patch whose method found a change of some rank."""
+    rank = patch.metadata["rank"]
+    if patch.deltas:
+        names = ", ".join(sorted(patch.deltas)[:3])
+        yield f"its solver {method.name} has a rank, and its change of {names} has no factors"
+    if rank is None:
+        yield f"its solver {method.name} has a rank, and it says none"
+    if rank == 0 and ERASED_UNITS not in method.needs:
+        yield "it says rank 0"
 
 
 def _find_method(solver: Mapping[str, Any]) -> Method | None:
@@ -308,8 +314,10 @@ def _find_method(solver: Mapping[str, Any]) -> Method | None:
     return METHODS[solver["method"]]
 
 
-def _has_rank(method: Method) -> bool:
-    """Whether the changes of a method are low-rank."""
+def _has_rank(method: Method, rank: int | None) -> bool:
+    """Whether the change of a method is low-rank, where a patch says that it has this rank."""
+    if rank is None and WHOLE in method.takes:
+        return False
     return RANK in method.takes or ERASED_UNITS in method.needs
 
 

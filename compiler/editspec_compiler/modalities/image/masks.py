@@ -1,17 +1,18 @@
 """Masks of the language as images: opened, drawn and checked.
 
-Imports no torch, and numpy for polygons alone: `validate` of most specs starts without it.
+Imports no torch. What needs numpy stands in `mask_spans`.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw
 
 from editspec_compiler.modalities.image.mask_files import open_mask
 from editspec_compiler.modalities.image.mask_pixels import MaskError
+from editspec_compiler.modalities.image.mask_spans import Spans
 from editspec_compiler.modalities.image.schema import (
     BoxMask,
     EllipseMask,
@@ -21,6 +22,15 @@ from editspec_compiler.modalities.image.schema import (
 )
 
 Shape = BoxMask | EllipseMask | PolygonMask
+
+MANY = 64
+"""Parts of a union that are always drawn one by one."""
+
+DRAWN = 2**34
+"""The most pixels that the parts of a union, each as large as the image, may have together."""
+
+COSTLY = 32
+"""How many times as long as a shape an image takes that is scaled to the size of the others."""
 
 
 def mask_image(mask: Mask, folder: Path, image_size: int, *, legacy: bool) -> Image.Image:
@@ -79,41 +89,89 @@ def _draw_mask(mask: Mask, folder: Path, size: int, scale: int, *, legacy: bool)
     if isinstance(mask, str):
         image = open_mask(mask, folder, legacy=legacy)
         return image.resize((side, side), Image.Resampling.BILINEAR)
-    image = Image.new("L", (side, side))
     if isinstance(mask, UnionMask):
-        _draw_union(image, mask, folder, size, scale, legacy=legacy)
-    elif isinstance(mask, PolygonMask):
-        image = _draw_polygon(mask, size, scale)
-    else:
-        _draw_rectangle(image, mask, size, scale)
+        return _draw_union(mask, folder, size, scale, legacy=legacy)
+    if isinstance(mask, PolygonMask):
+        return _draw_polygon(mask, size, scale)
+    image = Image.new("L", (side, side))
+    _draw_rectangle(image, mask, size, scale)
     return image
 
 
 def _draw_union(
-    image: Image.Image, mask: UnionMask, folder: Path, size: int, scale: int, *, legacy: bool
-) -> None:
-    """Draw all shapes of a union on one image, which is not copied for each of them."""
-    for part in mask.union:
-        if isinstance(part, (BoxMask, EllipseMask)):
-            _draw_rectangle(image, part, size, scale)
-        elif isinstance(part, UnionMask):
-            _draw_union(image, part, folder, size, scale, legacy=legacy)
+    mask: UnionMask, folder: Path, size: int, scale: int, *, legacy: bool
+) -> Image.Image:
+    """Draw all shapes of a union on one image, each of them once.
+
+    Polygons, and boxes where there are many, are kept as spans of rows: thousands of them may be as
+    large as the image.
+    """
+    side = size * scale
+    parts = list(_leaves(mask))
+    image = Image.new("L", (side, side))
+    spans: Spans | None = None
+    done: set[object] = set()
+    for part in parts:
+        key = part if isinstance(part, str) else part.model_dump_json()
+        if key in done:
+            continue
+        done.add(key)
+        spanned = isinstance(part, PolygonMask) or (isinstance(part, BoxMask) and len(parts) > MANY)
+        if spanned and spans is None:
+            spans = Spans(side)
+        if spans is not None and isinstance(part, PolygonMask):
+            spans.add_polygon(_polygon_points(part, size, scale))
+        elif spans is not None and isinstance(part, BoxMask):
+            spans.add_box(*_corners(part, size, scale))
+        elif isinstance(part, BoxMask | EllipseMask):
+            # Ellipses that cover the same drawn pixels are one.
+            place = (type(part), _corners(part, size, scale))
+            if place not in done:
+                done.add(place)
+                _require_drawable(len(done), side)
+                _draw_rectangle(image, part, size, scale)
         else:
+            _require_drawable(len(done) * COSTLY, side)
             drawn = _draw_mask(part, folder, size, scale, legacy=legacy)
             image.paste(ImageChops.lighter(image, drawn))
+    if spans is not None:
+        image = ImageChops.lighter(image, spans.to_image())
+    return image
+
+
+def _leaves(mask: UnionMask) -> Iterator[str | Shape]:
+    """The parts of a union, and of the unions in it."""
+    for part in mask.union:
+        if isinstance(part, UnionMask):
+            yield from _leaves(part)
+        else:
+            yield part
+
+
+def _require_drawable(count: int, side: int) -> None:
+    """Raise `MaskError` where drawing so many parts takes long, each as large as the image."""
+    if count > MANY and count * side**2 > DRAWN:
+        raise MaskError(
+            "the union has too many parts that are drawn one by one",
+            "join them: paint one mask, or give polygons",
+        )
 
 
 def _draw_polygon(mask: PolygonMask, size: int, scale: int) -> Image.Image:
+    spans = Spans(size * scale)
+    spans.add_polygon(_polygon_points(mask, size, scale))
+    return spans.to_image()
+
+
+def _polygon_points(mask: PolygonMask, size: int, scale: int) -> list[tuple[float, float]]:
+    """The corners of a polygon in drawn pixels. Raises `MaskError` where one lies outside."""
     ratio = scale * _picture_ratio(mask, size)
     points = []
     for point in mask.polygon:
         _require_inside(point, mask, size)
         x, y = point
         points.append((x * ratio, y * ratio))
-    image = _fill_polygon(points, size * scale)
-    if image.getbbox() is None:
-        raise MaskError("the polygon has no area", "give corners that do not lie on one line")
-    return image
+    return points
 
 
 def _draw_rectangle(image: Image.Image, mask: BoxMask | EllipseMask, size: int, scale: int) -> None:
@@ -134,37 +192,6 @@ def _corners(mask: BoxMask | EllipseMask, size: int, scale: int) -> tuple[int, i
         numbers = ", ".join(f"{corner:g}" for corner in corners)
         raise MaskError(f"[{numbers}] has no area", "the order is left, top, right, bottom")
     return left, top, right, bottom
-
-
-def _fill_polygon(points: list[tuple[float, float]], side: int) -> Image.Image:
-    """Fill the pixels whose centres lie inside a polygon, by the even-odd rule.
-
-    PIL's own polygon draws the outline, too, which would spill over into the neighbouring
-    positions.
-    """
-    import numpy as np
-
-    # Only the rows and columns that the polygon reaches: a union may have thousands of small ones.
-    left, right = _span([x for x, _ in points], side)
-    top, bottom = _span([y for _, y in points], side)
-    rows = np.arange(top, bottom) + 0.5
-    crossings = np.zeros((bottom - top, right - left + 1), dtype=np.uint8)
-    # A mark where each edge crosses a row's centre line; the running xor along the row is 1 inside.
-    for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
-        crossed = (rows >= min(y0, y1)) & (rows < max(y0, y1))
-        x = x0 + (rows[crossed] - y0) * (x1 - x0) / ((y1 - y0) or 1)
-        crossings[crossed, np.ceil(x - 0.5).astype(int) - left] ^= 1
-    filled = np.bitwise_xor.accumulate(crossings, axis=1)[:, :-1] * np.uint8(255)
-    image = Image.new("L", (side, side))
-    if filled.size:
-        image.paste(Image.fromarray(filled), (left, top))
-    return image
-
-
-def _span(numbers: list[float], side: int) -> tuple[int, int]:
-    """The first pixel that coordinates reach, and the one behind the last."""
-    first = max(0, math.floor(min(numbers)) - 1)
-    return first, min(side, math.ceil(max(numbers)) + 1)
 
 
 def _picture_ratio(mask: Shape, size: int) -> float:

@@ -64,6 +64,18 @@ class ImageModality:
                 message, hint = f"{method.name} takes no intervene", "take another method"
                 where = ("edits", number)
                 yield document.problem(where, message, hint, code=Code.METHOD_FIELD)
+            if edit.refine is not None and _intervenes(edit):
+                message = "refine takes no intervene: it draws whole images from their latents"
+                hint = "leave refine out, or intervene"
+                yield document.problem(
+                    ("edits", number, "refine"), message, hint, code=Code.METHOD_FIELD, at_key=True
+                )
+            for index, place in enumerate(edit.preserve or ()):
+                if (place.latent is None) == (place.latents is None):
+                    message = "a place that is preserved has either latent or latents"
+                    hint = "write latent: and a number, or latents: and a list of numbers"
+                    path = ("edits", number, "preserve", index)
+                    yield document.problem(path, message, hint, code=Code.SIDES_DOUBLE)
         for index, check in enumerate(images.checks):
             named = isinstance(check, Efficacy) and check.images is not None
             if named and check.edit is None and len(images.edits) > 1:

@@ -11,8 +11,11 @@ from editspec_compiler.digests import edit_digest
 from editspec_compiler.modalities.image.context import needed_context_keys, rank_units
 from editspec_compiler.modalities.image.paste import Side, make_side
 from editspec_compiler.modalities.image.places import LayerMoment, Resolver
+from editspec_compiler.modalities.image.preserved import find_preserved
+from editspec_compiler.modalities.image.refinement import find_refinement
 from editspec_compiler.modalities.image.schema import image_spec
 from editspec_compiler.references import LoadedSpec, nonlinear_problem, observe_problem
+from editspec_compiler.schema import FULL
 from editspec_runtime.codes import Code
 from editspec_runtime.core.method import CHANNELWISE, DIRECTIONS, LINEAR, RANK
 from editspec_runtime.core.rule import CompiledEdit, LayerRule
@@ -102,6 +105,8 @@ def resolve_rule(
         arguments=_join_arguments(sides, precision),
         context_keys=context_keys.to(precision),
         context_weights=context_weights.to(precision),
+        preserved=find_preserved(resolver, sides),
+        refinement=find_refinement(resolver, units),
         observe=edit.observe,
         units=units,
         details={
@@ -178,12 +183,12 @@ def _describe_size(box: Box) -> str:
 def _require_rank(resolver: Resolver, keys: int) -> None:
     """Raise a `SpecError` where the rank is above what the layer and the context have."""
     edit = resolver.edit
-    if not resolver.takes(RANK):
+    if not resolver.takes(RANK) or edit.rank == FULL:
         return
     most, more = resolver.generator.layer(edit.layer).in_features, ""
     what = f"units that the key has at {edit.layer}"
     # Of directions other than units there are no more than keys of the context (section 3.4).
-    if resolver.takes(DIRECTIONS) and edit.directions != "units":
+    if resolver.takes(DIRECTIONS) and edit.directions not in ("units", "learned"):
         most, more = keys, ", or give more or larger context"
         what = f"keys that the context has at {edit.layer}"
     if edit.rank > most:

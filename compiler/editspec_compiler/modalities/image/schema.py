@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from editspec_compiler.problems import SpecPath
 from editspec_compiler.schema import (
     AnySpec,
     Check,
@@ -190,6 +192,28 @@ class ContextPlace(Place):
     exclude: Mask | None = Field(None, description="What is cut out of the mask.")
 
 
+class PreservedPlace(Part):
+    """A region, or a whole image, that must stay as it is."""
+
+    latent: Latent | None = Field(
+        None, description="Which image: a number in the latent stream, a vector, or a file."
+    )
+    latents: list[Latent] | None = Field(
+        None, min_length=1, description="Several images in place of one."
+    )
+    mask: Mask | None = Field(None, description="Where in it. Default: the whole image.")
+    weight: Number = Field(
+        1.0, gt=0, le=1e6, description="How much each of its positions counts, besides the mask."
+    )
+
+    def scenes(self) -> Iterator[tuple[Scene, SpecPath]]:
+        """Yield every image, and where it stands below this place."""
+        if self.latent is not None:
+            yield Scene(latent=self.latent), ()
+        for index, latent in enumerate(self.latents or ()):
+            yield Scene(latent=latent), ("latents", index)
+
+
 def _source_tag(given: Any) -> str:
     return choose_tag(given, {}, {"erase": "@erasing"}) or "@copied"
 
@@ -202,7 +226,7 @@ Source = Annotated[
 ImagePair = Pair[Place, Source]
 
 
-class ImageEdit(Edit[Place, Source, list[ContextPlace]]):
+class ImageEdit(Edit[Place, Source, list[ContextPlace], PreservedPlace]):
     """One rule change."""
 
 

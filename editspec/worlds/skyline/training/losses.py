@@ -24,16 +24,25 @@ def attribute_loss(weights: dict[str, Tensor], generator: torch.Generator) -> Te
 
 
 def image_loss(
-    weights: dict[str, Tensor], stage: Stage, pool: Pool, generator: torch.Generator
+    weights: dict[str, Tensor],
+    stage: Stage,
+    pool: Pool,
+    generator: torch.Generator,
+    *,
+    plain: bool = False,
 ) -> Tensor:
     """Compute the error of pictures and of their gradients.
 
     The error is squared where ``stage.sharp`` is 0, absolute where it is 1, and mixed in between.
+    Nothing is pasted where `plain`.
     """
     batch = pool.batch(generator)
     with torch.autocast(batch.latents.device.type, dtype=torch.bfloat16, enabled=stage.half):
-        layer = PASTED[int(torch.randint(len(PASTED), (), generator=generator))]
-        drawn, batch = batch.paste(weights, layer, generator)
+        if plain:
+            drawn = StyleGAN2(weights).outputs(batch.latents)
+        else:
+            layer = PASTED[int(torch.randint(len(PASTED), (), generator=generator))]
+            drawn, batch = batch.paste(weights, layer, generator)
     drawn, wanted, weight = drawn.float(), batch.wanted, batch.weight
     sharp = stage.sharp
     loss = torch.zeros((), device=drawn.device)

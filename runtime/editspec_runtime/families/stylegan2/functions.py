@@ -149,8 +149,6 @@ class StyledConvolution(LayerFunction):
         kernel = weight.reshape(weight.shape[-4:])
         scale = _scale(kernel)
         taps = kernel.shape[2:]
-        unit = unit_kernels((len(directions), *taps), key)
-        projected = torch.einsum("jihw,si->jshw", key, directions)
         squares = arguments["style"].square()
         # With w = w0 + A D, the energy of the demodulation is quadratic in A: its constant, linear
         # and quadratic parts are energy, cross and gram.
@@ -159,7 +157,7 @@ class StyledConvolution(LayerFunction):
         gram_by_tap = [torch.kron(each, torch.eye(taps.numel()).to(each)) for each in gram]
         return ChannelwiseFunction(
             response=scale * self._make_products(key, HALO in arguments)(kernel).flatten(2),
-            design=self._convolve(projected, scale * unit, HALO in arguments).flatten(2).mT,
+            design=self._design(key, kernel, directions, arguments, scale),
             offset=self._offset(arguments).flatten(2),
             energy=scale**2 * squares @ torch.linalg.vector_norm(kernel, dim=(2, 3)).square().T,
             cross=scale**2 * (weighted[:, None] @ kernel.flatten(2)).flatten(2),
@@ -169,6 +167,33 @@ class StyledConvolution(LayerFunction):
             clamp=self.clamp,
             scale=scale,
         )
+
+    def design(
+        self,
+        key: Tensor,
+        weight: Tensor,
+        directions: Tensor,
+        arguments: Mapping[str, Tensor],
+    ) -> Tensor:
+        kernel = weight.reshape(weight.shape[-4:])
+        return self._design(key, kernel, directions, arguments, 1.0)
+
+    def _design(
+        self,
+        key: Tensor,
+        kernel: Tensor,
+        directions: Tensor,
+        arguments: Mapping[str, Tensor],
+        scale: float,
+    ) -> Tensor:
+        """What each coefficient adds to the answer, [n, positions, s * 9]."""
+        projected = torch.einsum("jihw,si->jshw", key, directions)
+        if self.blur is None:
+            # What a convolution with unit kernels would copy, without its multiplications by zero.
+            padding = 0 if HALO in arguments else 1
+            return scale * F.unfold(projected, kernel.shape[2:], padding=padding).mT
+        unit = unit_kernels((len(directions), *kernel.shape[2:]), key)
+        return self._convolve(projected, scale * unit, HALO in arguments).flatten(2).mT
 
     def _convolve(self, key: Tensor, kernel: Tensor, haloed: bool) -> Tensor:
         """Convolve with a kernel [out, in, kh, kw], and blur where the layer upsamples."""

@@ -1,0 +1,98 @@
+"""Pictures that the steps of ``refine`` aim at, and the images that must stay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from editspec_compiler.modalities.image.paste import composite_image, make_wanted_map
+from editspec_compiler.modalities.image.places import Resolver
+from editspec_compiler.modalities.image.preserved import preserved_scenes
+from editspec_compiler.schema import Refine
+from editspec_compiler.validation import suggest
+from editspec_runtime.codes import Code
+from editspec_runtime.core.rule import Refinement
+
+OUTPUT = "output"
+"""The value of ``at`` that stands for the pixels themselves."""
+
+
+def find_refinement(resolver: Resolver, units: tuple[int, ...]) -> Refinement | None:
+    """Find what an edit is refined by; None where it says nothing of it.
+
+    Parameters
+    ----------
+    resolver
+        The edit and the model.
+    units
+        The units that an erased value does without.
+
+    Raises
+    ------
+    SpecError
+        ``at`` names no later layer.
+    """
+    given = resolver.edit.refine
+    if given is None:
+        return None
+    pasting = _pasting_resolver(resolver, given)
+    items, wanted = [], []
+    for pair, path in resolver.sides():
+        map_ = make_wanted_map(pasting, pair, path, units)
+        if given.at == OUTPUT:
+            picture = composite_image(pasting, pair, path, map_).value
+        else:
+            picture = pasting.generator.forward_from(pasting.edit.layer, map_.value, map_.trace)
+        items.append(map_.latent)
+        wanted.append(picture)
+    precision = getattr(torch, resolver.loaded.spec.precision)
+    return Refinement(
+        items=torch.cat(items).to(precision),
+        wanted=torch.cat(wanted).to(precision),
+        kept=_kept_items(resolver, items).to(precision),
+        steps=given.steps,
+        learning_rate=given.learning_rate,
+        weight=given.weight,
+    )
+
+
+def _pasting_resolver(resolver: Resolver, given: Refine) -> Resolver:
+    """The resolver of the edit at the layer where values are pasted."""
+    edit = resolver.edit
+    if given.at is None or given.at in (OUTPUT, edit.layer):
+        return resolver
+    names = list(resolver.generator.architecture.layers)
+    later = names[names.index(edit.layer) :]
+    where = (*resolver.path, "refine", "at")
+    if given.at not in later:
+        message = f"there is no {given.at} behind {edit.layer}"
+        hint = f"{suggest(given.at, later)}, or {OUTPUT}: the pixels themselves"
+        raise resolver.loaded.error(where, message, hint, Code.LAYER_UNKNOWN)
+    if edit.erases:
+        message = f"units of {edit.layer} are erased, and {given.at} has units of its own"
+        raise resolver.loaded.error(where, message, "leave at out", Code.LAYER_UNKNOWN)
+    moved = edit.model_copy(update={"layer": given.at, "observe": None})
+    edits = list(resolver.loaded.spec.edits)
+    edits[resolver.number] = moved
+    spec = resolver.loaded.spec.model_copy(update={"edits": edits})
+    return replace(resolver, loaded=replace(resolver.loaded, spec=spec))
+
+
+def _kept_items(resolver: Resolver, items: list[Tensor]) -> Tensor:
+    """The images of preserved places, each once, [m, latent_size]."""
+    kept: dict[bytes, Tensor] = {}
+    # Images of the rule itself have their own wanted pictures.
+    targets = {_bytes_of(item) for item in items}
+    for preserved in preserved_scenes(resolver):
+        name = _bytes_of(preserved.latent)
+        if name not in targets:
+            kept.setdefault(name, preserved.latent)
+    if not kept:
+        return items[0][:0]
+    return torch.cat(list(kept.values()))
+
+
+def _bytes_of(latent: Tensor) -> bytes:
+    return latent.cpu().numpy().tobytes()
