@@ -7,9 +7,12 @@ Whatever starts a process or loads a library meanwhile counts as an execution.
 
 from __future__ import annotations
 
+import base64
+import copy
 import io
 import json
 import pickle
+import pickletools
 import random
 import resource
 import socket
@@ -18,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 import warnings
 import zipfile
 import zlib
@@ -27,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -34,15 +39,19 @@ from torch import Tensor, nn
 
 from editspec.engine.lock import read_lock
 from editspec_compiler import SpecError, load
+from editspec_compiler.modalities.image.latent_tensors import open_tensors
+from editspec_compiler.modalities.image.latents import read_latent
 from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_compiler.modalities.image.masks import mask_image
 from editspec_compiler.modalities.image.records import read_record
+from editspec_compiler.modalities.image.schema import LatentFile
 from editspec_runtime.errors import EditError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.torch_module.exported import read_exported
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.downloads import fetch, parse_remote
-from editspec_runtime.io.files import read_header, safetensors_bytes
+from editspec_runtime.io.files import LEGACY_TORCH, read_header, safetensors_bytes
+from editspec_runtime.io.rewriting import rewrite
 from editspec_runtime.io.shards import read_stored
 from editspec_runtime.methods.rule_file import read_rule
 from editspec_runtime.patches.patch import make_patch, read_patch
@@ -145,6 +154,86 @@ def mutate(seed: bytes, draw: random.Random) -> bytes:
     return bytes(data)
 
 
+ODD: tuple[Any, ...] = (
+    None, True, 0, -1, 2**63, 10**40, 1e308, -0.5, "", "\x1b[31m", "../x", "a" * 300, [], {}, [[]],
+    {"": None}, "9" * 400,
+)  # fmt: skip
+"""Values that stand where others are expected."""
+
+
+def mutate_structure(seed: bytes, draw: random.Random) -> bytes:
+    """A JSON text in which values are swapped, doubled, nested, left out or of other types."""
+    content = json.loads(seed)
+    for _ in range(draw.randint(1, 3)):
+        places = list(_places(content))
+        if not places:
+            return json.dumps(draw.choice(ODD)).encode()
+        parent, key = draw.choice(places)
+        kind = draw.randrange(6)
+        if kind == 0:
+            parent[key] = draw.choice(ODD)
+        elif kind == 1:
+            other, other_key = draw.choice(places)
+            parent[key], other[other_key] = copy.deepcopy((other[other_key], parent[key]))
+        elif kind == 2:
+            for _ in range(draw.choice([1, 3, 90])):
+                parent[key] = draw.choice([[parent[key]], {"a": parent[key]}])
+        elif kind == 3 and isinstance(parent[key], list):
+            parent[key] = parent[key] * draw.choice([2, 50])
+        elif kind == 4 and isinstance(parent, dict):
+            parent[draw.choice(["", "x", f"{key} "])] = parent.pop(key)
+        else:
+            del parent[key]
+    return json.dumps(content).encode()
+
+
+def _places(content: Any) -> Iterator[tuple[Any, Any]]:
+    """All places of values in a content: what holds a value, and its key or number."""
+    waiting = [content]
+    while waiting:
+        parent = waiting.pop()
+        if not isinstance(parent, dict | list):
+            continue
+        keys = list(parent) if isinstance(parent, dict) else range(len(parent))
+        for key in keys:
+            yield parent, key
+            waiting.append(parent[key])
+
+
+def mutate_pickle(seed: bytes, draw: random.Random) -> bytes:
+    """A pickle in which operations are doubled, swapped, left out, or take another object."""
+    places = [place for _, _, place in pickletools.genops(seed)]
+    pieces = [seed[a:b] for a, b in zip(places, [*places[1:], len(seed)], strict=True)]
+    for _ in range(draw.randint(1, 3)):
+        at, other = draw.randrange(len(pieces)), draw.randrange(len(pieces))
+        kind = draw.randrange(5)
+        if kind == 0:
+            pieces[at] = pieces[at] * draw.choice([2, 50])
+        elif kind == 1:
+            pieces[at], pieces[other] = pieces[other], pieces[at]
+        elif kind == 2:
+            pieces[at] = b""
+        elif kind == 3:
+            pieces[at:at] = pieces[min(at, other) : min(at, other) + 40] * draw.choice([1, 30])
+        else:
+            pieces[at] = b"h" + bytes([draw.randrange(256)])
+    return b"".join(pieces)
+
+
+def mutate_any(seed: bytes, draw: random.Random) -> bytes:
+    """A mutant of the structure where a file has one that is known here, or of the bytes."""
+    if draw.random() < 0.5:
+        return mutate(seed, draw)
+    try:
+        if seed[:1] in b"{[":
+            return mutate_structure(seed, draw)
+        if seed[:1] == b"\x80":
+            return mutate_pickle(seed, draw)
+    except (ValueError, IndexError):
+        pass
+    return mutate(seed, draw)
+
+
 def _replace_number(data: bytearray, at: int, draw: random.Random) -> None:
     """Put an odd number in the place of the next one in a text."""
     digits = b"0123456789"
@@ -163,7 +252,7 @@ def run_reader(reader: Reader, count: int, seed: int, folder: Path) -> Outcome:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(count):
-            path.write_bytes(mutate(draw.choice(reader.seeds), draw))
+            path.write_bytes(mutate_any(draw.choice(reader.seeds), draw))
             _read_one(reader, path, outcome)
     return outcome
 
@@ -218,16 +307,23 @@ def make_readers(folder: Path) -> Mapping[str, Reader]:
         "specs, JSON": Reader(load, ".json", json_specs),
         "locks": Reader(read_lock, ".lock", locks),
         "masks": Reader(_read_mask, ".png", [*masks, *_odd_masks()]),
-        "records": Reader(_read_record, ".json", _texts("tests/invalid/records/*.json")),
+        "records": Reader(
+            _read_record, ".json", [*records(masks), *_texts("tests/invalid/records/*.json")]
+        ),
         "patches": Reader(read_patch, ".safetensors", [tiny_patch()]),
-        "rules": Reader(read_rule, ".safetensors", [tiny_rule()]),
+        "rules": Reader(read_rule, ".safetensors", [tiny_rule(), units_rule()]),
         "headers": Reader(_read_headers, ".safetensors", headers),
         "indices": Reader(read_stored, ".safetensors.index.json", [_index(weights)]),
-        "pickles": Reader(read_weights, ".pkl", [tiny_pickle()]),
+        "pickles": Reader(read_weights, ".pkl", [tiny_pickle(), module_pickle()]),
         "zips": Reader(read_weights, ".pt", [(folder / "tiny.pt").read_bytes()]),
         "old .pt": Reader(read_weights, ".pt", [(folder / "old.pt").read_bytes()]),
+        "rewritten": Reader(_Rewritten(folder), ".pt", _rewritable(folder, weights)),
         "exported": Reader(read_exported, ".pt2", [exported(folder)]),
-        "exported, text": Reader(_Repacked(exported(folder)), ".pt2", [b"{}"]),
+        "exported, text": Reader(_Repacked(exported(folder), read_exported), ".pt2", [b"{}"]),
+        "zips, pickle": Reader(
+            _Repacked((folder / "tiny.pt").read_bytes(), read_weights), ".pt", [b"{}"]
+        ),
+        "arrays": Reader(_read_array, ".npz", _arrays()),
         "HTTP answers": Reader(_Answers(folder), ".http", _answers()),
     }
 
@@ -271,6 +367,91 @@ def tiny_pickle() -> bytes:
     return pickle.dumps({"G_ema": Meta(), "step": 3, "names": ["a", ("b", {"c": None})]}, 4)
 
 
+def units_rule() -> bytes:
+    """A rule file of two rules, one of which erases units, with contexts and weights."""
+    rules = [
+        {"layer": "layer2", "parameter": "conv1.conv.weight", "units": [0, 3]},
+        {"layer": "layer3", "parameter": "convs.0.conv.weight", "units": []},
+    ]
+    metadata = {"format": "editspec.rule", "version": 1, "name": "e", "family": "stylegan2"}
+    metadata |= {"rules": rules, "rank": 2, "directions": "zca", "provenance": {"spec": "0" * 64}}
+    tensors = {}
+    for number in range(2):
+        for part in ("key", "value", "context_keys", "preserved_keys"):
+            tensors[f"{number}.{part}"] = torch.ones(1, 4, 2, 2)
+        tensors[f"{number}.context_weights"] = torch.ones(1)
+    solver = {"method": "least-squares", "collateral_weight": 1.0}
+    return safetensors_bytes(tensors, metadata | {"solver": solver})
+
+
+def module_pickle() -> bytes:
+    """A pickle of modules as data, each with source, as NVIDIA's training writes them."""
+
+    class Module:
+        def __init__(self, name: str, children: dict[str, Any]) -> None:
+            self.name, self.children = name, children
+
+        def __reduce__(self) -> Any:
+            state = {
+                "_parameters": OrderedDict(weight=torch.ones(4, 4)),
+                "_buffers": OrderedDict(noise=torch.zeros(4)),
+                "_modules": OrderedDict(self.children),
+                "_init_kwargs": {"channel_base": 32768},
+                "conv_clamp": 256,
+                "activation": "lrelu",
+            }
+            meta = {"type": "class", "version": 6, "module_src": "", "class_name": self.name}
+            return _reconstruct_persistent_obj, (meta | {"state": state},), None
+
+    place = types.ModuleType("torch_utils.persistence")
+    place._reconstruct_persistent_obj = _reconstruct_persistent_obj  # type: ignore[attr-defined]
+    _reconstruct_persistent_obj.__module__ = place.__name__
+    own = {"torch_utils": types.ModuleType("torch_utils"), place.__name__: place}
+    sys.modules.update(own)
+    try:
+        inner = Module("SynthesisBlock", {})
+        network = Module("Generator", {"mapping": Module("MappingNetwork", {"fc0": inner})})
+        return pickle.dumps({"G": network, "G_ema": network, "cfg": {"a": (1, 2.5)}}, 4)
+    finally:
+        for name in own:
+            del sys.modules[name]
+
+
+def _reconstruct_persistent_obj(meta: dict[str, Any]) -> Any:
+    raise AssertionError("a pickle was executed")
+
+
+def records(masks: Sequence[bytes]) -> list[bytes]:
+    """Edit records of the authors' notebook, and interventions of their experiment."""
+    urls = [f"data:image/png;base64,{base64.b64encode(mask).decode()}" for mask in masks]
+    places: list[Any] = [[number, url] for number, url in enumerate(urls, start=1)]
+    whole = {"object": places[0], "paste": places[1], "key": places}
+    erase = {"key": [places[2], places[0]]}
+    interventions = {
+        str(number): {"mask": url, "intervention": {"units": [[1, 0.5], [2, -1.0]]}}
+        for number, url in enumerate(urls)
+    }
+    return [json.dumps(content).encode() for content in (whole, erase, interventions)]
+
+
+def _arrays() -> list[bytes]:
+    """Arrays of numpy, alone and several in a file."""
+    found = []
+    for save, given in (
+        (np.save, {"arr": np.arange(8.0, dtype=np.float32)}),
+        (np.savez, {"z": np.ones((2, 8))}),
+        (np.savez_compressed, {"w": np.zeros((1, 4, 8))}),
+    ):
+        buffer = io.BytesIO()
+        save(buffer, **given)  # type: ignore[operator]
+        found.append(buffer.getvalue())
+    return found
+
+
+def _read_array(path: Path) -> object:
+    return read_latent(LatentFile(file=path.name), path.parent, None, open_tensors)
+
+
 def exported(folder: Path) -> bytes:
     """A file of torch.export."""
     path = folder / "seed.pt2"
@@ -286,17 +467,49 @@ def exported(folder: Path) -> bytes:
     return path.read_bytes()
 
 
+def _rewritable(folder: Path, weights: dict[str, Tensor]) -> list[bytes]:
+    """The pickle of an archive, an older file of torch, and a bare pickle, of shared tensors."""
+    content = {"g": weights, "g_ema": weights, "latent_avg": torch.zeros(8)}
+    torch.save(content, folder / "shared.pt")
+    torch.save(content, folder / "older.pt", _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(folder / "shared.pt") as archive:
+        text = archive.read("shared/data.pkl")
+    return [text, (folder / "older.pt").read_bytes(), pickle.dumps(content, 4)]
+
+
+class _Rewritten:
+    """Writes a file again with one tensor replaced; a bare pickle of torch within an archive."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, path: Path) -> object:
+        data = path.read_bytes()
+        if data[:2] == b"\x80\x02" and LEGACY_TORCH not in data[:32]:
+            with (
+                zipfile.ZipFile(self.folder / "shared.pt") as whole,
+                zipfile.ZipFile(path, "w") as archive,
+            ):
+                for name in whole.namelist():
+                    new = data if name.endswith("data.pkl") else whole.read(name)
+                    archive.writestr(name, new)
+        changes = {("g_ema", "conv1.conv.weight"): torch.zeros(1, 4, 4, 3, 3)}
+        target = io.BytesIO()
+        rewrite(path, target, changes, "{}")
+        return target
+
+
 class _Repacked:
-    """Reads a sound archive of torch.export in which one text was changed.
+    """Reads a sound archive in which one text or pickle was changed.
 
     Changes of the bytes of an archive mostly end at its checksums.
     """
 
-    def __init__(self, whole: bytes) -> None:
-
+    def __init__(self, whole: bytes, read: Callable[[Path], object]) -> None:
+        self.read = read
         with zipfile.ZipFile(io.BytesIO(whole)) as archive:
             self.entries = {name: archive.read(name) for name in archive.namelist()}
-        self.texts = [name for name in self.entries if name.endswith(".json")]
+        self.texts = [name for name in self.entries if name.endswith((".json", ".pkl"))]
 
     def __call__(self, path: Path) -> object:
 
@@ -304,8 +517,8 @@ class _Repacked:
         name = draw.choice(self.texts)
         with zipfile.ZipFile(path, "w") as archive:
             for entry, data in self.entries.items():
-                archive.writestr(entry, mutate(data, draw) if entry == name else data)
-        return read_exported(path)
+                archive.writestr(entry, mutate_any(data, draw) if entry == name else data)
+        return self.read(path)
 
 
 def _counter() -> Iterator[int]:
@@ -372,6 +585,15 @@ def _odd_masks() -> list[bytes]:
     for kind in ("WEBP", "GIF", "BMP", "TIFF", "JPEG"):
         buffer = io.BytesIO()
         Image.new("L", (16, 16), 255).save(buffer, kind)
+        found.append(buffer.getvalue())
+    for kind, mode in (("PNG", "P"), ("PNG", "LA"), ("PNG", "I;16"), ("WEBP", "RGBA")):
+        buffer = io.BytesIO()
+        Image.new(mode, (16, 16)).save(buffer, kind)
+        found.append(buffer.getvalue())
+    frames = [Image.new("L", (16, 16), shade) for shade in (0, 99, 255)]
+    for kind in ("GIF", "PNG", "WEBP"):
+        buffer = io.BytesIO()
+        frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
         found.append(buffer.getvalue())
     return found
 

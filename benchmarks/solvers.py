@@ -173,8 +173,8 @@ def median_seconds(edits: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return seconds
 
 
-def make_large_task(folder: Path, device: str = "cpu") -> Task:
-    """Make a task on layer8 of StyleGAN2-256 with random weights.
+def make_large_project(folder: Path, device: str = "cpu", samples: int = 24) -> Project:
+    """Make a project of one rule at layer8 of StyleGAN2-256 with random weights.
 
     The layer has 512 channels of 32 x 32 positions. The rule asks for the values of one image in
     the place of another's.
@@ -189,11 +189,16 @@ def make_large_task(folder: Path, device: str = "cpu") -> Task:
         "context": [{"latent": latent, "mask": box} for latent in range(5)],
     }
     model = {"family": "stylegan2", "weights": "base.safetensors"}
-    spec = {"version": 1, "model": model, "statistics": {"samples": 24}, "edits": [edit]}
+    spec = {"version": 1, "model": model, "statistics": {"samples": samples}, "edits": [edit]}
+    return Project(folder, spec, device)
+
+
+def make_large_task(folder: Path, device: str = "cpu") -> Task:
+    """Make the task of `make_large_project`."""
     name = "StyleGAN2-256 layer8 rank 1"
     if device != "cpu":
         name += f", {torch.cuda.get_device_name()}"
-    return Task.of(name, Project(folder, spec, device))
+    return Task.of(name, make_large_project(folder, device))
 
 
 def make_skyline_task(folder: Path) -> Task:

@@ -30,7 +30,8 @@ LAYERS = ("layer10", "layer18")
 SAMPLES = {"layer10": 16, "layer18": 4}
 """The latents of C by layer; more of them take no more memory.
 
-The memory of C is that of one forward batch: 16 latents at layer10 and 2 at layer18.
+The memory of C is that of the forward batches that are computed at once, one for each thread: each
+has 4 latents at layer10 and 1 at layer18.
 """
 
 COLD = ("statistics", "lock")
@@ -242,7 +243,7 @@ class Workplace:
             "RULE": f"build-{layer}/rules/01-e.safetensors",
             "OUT": f"out-{own}",
             "OUT.png": f"out-{own}.png",
-            "OUT.json": f"out-{own}.json",
+            "OUT.yaml": f"out-{own}.yaml",
             "OUT.safetensors": f"out-{own}.safetensors",
         }
         command, *arguments = [files.get(word, word) for word in shlex.split(row.command)]

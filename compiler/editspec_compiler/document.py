@@ -16,7 +16,11 @@ from typing import Any
 
 import yaml
 
-from editspec_compiler.problems import LINE_BREAK, Problem, SpecError, SpecPath
+from editspec_compiler.characters import describe_lookalike, find_at_edge, strip_lookalikes
+from editspec_compiler.conflicts import find_conflict
+from editspec_compiler.problems import Problem, SpecError, SpecPath
+from editspec_compiler.separators import TabLoader
+from editspec_compiler.syntax import MAX_NODES, TooMany, place_of, syntax_problem
 from editspec_runtime.codes import Code
 from editspec_runtime.core.fields import FieldProblem
 from editspec_runtime.errors import FileError
@@ -26,12 +30,14 @@ from editspec_runtime.io.files import require_file
 # A spec may come from a stranger, by a pull request or a browser. Whatever it holds, reading it
 # takes little time and memory.
 MAX_BYTES = 16 * 2**20
-MAX_NODES = 50_000
 MAX_DIGITS = 1000  # the time to read an integer grows with the square of its digits
 TAG = "tag:yaml.org,2002:"
+MERGE = "<<"
+LOCK = ".lock"
+"""The ending of a lock, which is read as a spec is."""
 
 
-class _CoreLoader(yaml.SafeLoader):
+class _CoreLoader(TabLoader):
     """The reader of pyyaml with the scalars of YAML 1.2.
 
     ``5e-1`` is a number, ``on`` is text, ``010`` is ten.
@@ -47,7 +53,7 @@ class _CoreLoader(yaml.SafeLoader):
         # Counted while the text is read: a text of many nodes is refused before it fills memory.
         if self.nodes > 2 * MAX_NODES:  # keys are nodes, too
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise _TooMany(problem_mark=mark)
+            raise TooMany(problem_mark=mark)
         return super().compose_node(parent, index)
 
 
@@ -56,10 +62,6 @@ class _JsonLoader(_CoreLoader):
 
     def stale_possible_simple_keys(self) -> None:
         """Keep every possible key, which pyyaml drops after a line or 1024 characters."""
-
-
-class _TooMany(yaml.MarkedYAMLError):
-    """More nodes than a spec may have."""
 
 
 # The core schema of YAML 1.2: a scalar without quotes is of the first kind whose pattern fits.
@@ -175,6 +177,8 @@ def parse(text: str, file: str = "<spec>") -> Document:
 
     Raises `SpecError` where the text cannot be read as a mapping at all.
     """
+    if conflict := find_conflict(text, file):
+        raise SpecError(file, [conflict], text)
     if file.endswith(".json"):
         _require_json(text, file)
     try:
@@ -184,14 +188,14 @@ def parse(text: str, file: str = "<spec>") -> Document:
     except RecursionError as error:
         raise SpecError(file, [_nesting_problem()], text) from error
     except yaml.YAMLError as error:
-        raise SpecError(file, [_syntax_problem(error, text)], text) from error
+        raise SpecError(file, [syntax_problem(error, text)], text) from error
     if node is None:
-        hint = "the least spec has version, model and edits"
-        problem = Problem("the spec is empty", hint=hint, code=Code.TEXT_EMPTY)
-        raise SpecError(file, [problem], text)
+        raise SpecError(file, [_emptiness_problem(file)], text)
     if not isinstance(data, dict):
         message = f"expected a mapping of keys to values, found {kind(data)}"
         hint = "begin with a key and its value, such as version: 1"
+        if file.endswith(LOCK):
+            hint = "remove the lock and build again, or take it from git"
         problem = Problem(message, (), 1, 1, hint, Code.TEXT_NOT_A_MAPPING)
         raise SpecError(file, reading.problems or [problem], text)
     return Document(file, text, data, reading.positions, reading.keys, tuple(reading.problems))
@@ -206,7 +210,7 @@ def _require_json(text: str, file: str) -> None:
         # Numbers are read with the YAML, which says where one is too long.
         json.loads(text, parse_int=str)
     except json.JSONDecodeError as error:
-        line, column = _place(text, error.pos)
+        line, column = place_of(text, _find_fault(text, error.pos))
         message = "from here on, the text is not JSON"
         hint = (
             "JSON has double quotes around every key and text, commas between entries and none "
@@ -216,6 +220,23 @@ def _require_json(text: str, file: str) -> None:
         raise SpecError(file, [problem], text) from error
     except RecursionError as error:
         raise SpecError(file, [_nesting_problem()], text) from error
+
+
+def _find_fault(text: str, place: int) -> int:
+    """Find where a text stops to be JSON, from where Python says so.
+
+    Of a comma behind the last entry, some versions name the comma, and others what follows it.
+    """
+    before = text[:place].rstrip()
+    closes = text[place : place + 1] in ("}", "]")
+    return len(before) - 1 if closes and before.endswith(",") else place
+
+
+def _emptiness_problem(file: str) -> Problem:
+    message, hint = "the spec is empty", "the least spec has version, model and edits"
+    if file.endswith(LOCK):
+        message, hint = "the lock is empty", "remove it and build again, or take it from git"
+    return Problem(message, hint=hint, code=Code.TEXT_EMPTY)
 
 
 def _nesting_problem() -> Problem:
@@ -348,6 +369,12 @@ class _Reading:
                 )
                 continue
             key = _read_text(key_node.value)
+            if key == MERGE and key_node.style is None:
+                self._refuse_merge((*path, key), place)
+                continue
+            if key_node.style is None and strip_lookalikes(key) != key:
+                self._refuse_lookalike(key_node, (*path, strip_lookalikes(key)))
+                key = strip_lookalikes(key)
             value = self.read(value_node, (*path, key))
             if key in found:
                 message = f"the key {key} is here twice; it was first given in line {lines[key]}"
@@ -356,9 +383,30 @@ class _Reading:
             found[key], lines[key], self.keys[(*path, key)] = value, place[0], place
         return found
 
+    def _refuse_merge(self, path: SpecPath, place: tuple[int, int]) -> None:
+        """Say that merge keys are not part of the language."""
+        message = "merge keys (<<) are not part of the language"
+        hint = "write the keys out where they are meant; a value alone may be an alias"
+        self._problem(path[:-1], place, message, hint, Code.KEY_MERGED)
+
+    def _refuse_lookalike(self, node: yaml.ScalarNode, path: SpecPath) -> None:
+        """Say that a text without quotes begins or ends with a character that is another."""
+        at = find_at_edge(node.value)
+        assert at is not None
+        line, column = _start(node)
+        # A text of one line stands as it is read.
+        if node.end_mark.line == node.start_mark.line:
+            column += at
+        message, hint = describe_lookalike(node.value[at])
+        self._problem(path, (line, column), message, hint, Code.TEXT_LOOKALIKE)
+
     def _read_scalar(self, node: yaml.ScalarNode, path: SpecPath) -> Any:
+        text = node.value
+        if node.style is None and strip_lookalikes(text) != text:
+            self._refuse_lookalike(node, path)
+            text = strip_lookalikes(text)
         try:
-            return SCALARS[node.tag](node.value)
+            return SCALARS[node.tag](text)
         except (ValueError, KeyError):
             message = f"{kind(node.value)} is not {SCALAR_WORDS[node.tag]} that can be read"
             hint = "leave the tag out, or write a shorter number"
@@ -406,64 +454,6 @@ SCALAR_WORDS = {
     TAG + "str": "text",
 }
 """The kinds of scalars in words, by their tags."""
-
-SYNTAX = (
-    ("could not find expected ':'", "this key has no colon behind it", "write key: value"),
-    (
-        "mapping values are not allowed",
-        "a colon stands where no key can be",
-        "put text with a colon in quotes, and every key on a line of its own",
-    ),
-    (
-        "but got ':'",
-        "a colon stands where a list or a mapping in brackets goes on",
-        "separate entries by commas, and put text with a colon in quotes",
-    ),
-    (
-        "expected ',' or",
-        "a list or a mapping in brackets does not go on here",
-        "separate entries by commas, and close every bracket",
-    ),
-    ("expected <block end>", "this line is not indented as those before it", "align the keys"),
-    ("found character '\\t'", "a tab stands at the beginning of a line", "indent with spaces"),
-    ("undefined alias", "no anchor has the name of this alias", "write &NAME before the value"),
-    ("duplicate anchor", "an anchor of this name is there already", "take another name"),
-    ("end of stream", "the text ends inside of quotes or brackets", "close what is open"),
-    ("escape character", "there is no such escape in double quotes", "write two backslashes"),
-    ("cannot start any token", "a value cannot begin with this character", "put it in quotes"),
-)
-"""A mark in pyyaml's message, which nobody is shown; what is wrong in our words; and a hint."""
-
-
-def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
-    if isinstance(error, yaml.reader.ReaderError):
-        line, column = _place(text, error.position)
-        message = f"the character U+{ord(text[error.position]):04X} must not stand in a spec"
-        hint = "write it as an escape in double quotes"
-        return Problem(message, (), line, column, hint, Code.TEXT_SYNTAX)
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    place: tuple[int, int] = (0, 0)
-    if mark is not None:
-        place = (mark.line + 1, mark.column + 1)
-    if isinstance(error, _TooMany):
-        message, hint = f"more than {MAX_NODES} values", "keep vectors in files"
-        return Problem(message, (), *place, hint, Code.TEXT_TOO_LARGE)
-    if getattr(error, "context", None) == "expected a single document in the stream":
-        message = "a spec is one document, and another begins here"
-        hint = "leave the line --- out, or write another file"
-        return Problem(message, (), *place, hint, Code.TEXT_SYNTAX)
-    message, hint = "from here on, the text cannot be read", "put text with signs in quotes"
-    for mark_text, words, what_to_do in SYNTAX:
-        if mark_text in str(error):
-            message, hint = words, what_to_do
-            break
-    return Problem(f"not YAML: {message}", (), *place, hint, Code.TEXT_SYNTAX)
-
-
-def _place(text: str, index: int) -> tuple[int, int]:
-    """Return the line and column, from 1, of a character."""
-    *_, last = lines = LINE_BREAK.split(text[:index])
-    return len(lines), len(last) + 1
 
 
 class _CoreDumper(yaml.SafeDumper):

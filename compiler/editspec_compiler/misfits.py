@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 from editspec_compiler.document import kind
+from editspec_compiler.schema import LONGEST_NAME
 from editspec_runtime.codes import Code
 
 WANTED = {
@@ -58,6 +59,9 @@ def describe_misfit(what: str, given: Any, context: dict[str, Any]) -> tuple[str
     if what == "string_pattern_mismatch":
         mark = next(mark for mark in PATTERNS if mark in context["pattern"])
         wanted, hint = PATTERNS[mark]
+        if not mark and isinstance(given, str) and len(given) > LONGEST_NAME:
+            message = f"a name of {len(given)} letters, and {LONGEST_NAME} are the most"
+            return message, "write a shorter one", Code.NAME_UNFIT
         return f"{kind(given)} is not {wanted}", hint, Code.NAME_UNFIT
     return "does not fit the language", "", Code.SPEC
 

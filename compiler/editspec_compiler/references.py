@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from editspec_compiler.document import Document, entries, find_path_problem, read_document
+from editspec_compiler.document import Document, entries, find_path_problem, kind, read_document
+from editspec_compiler.layers import suggest_layer
 from editspec_compiler.problems import Problem, SpecError, SpecPath, render_problem
 from editspec_compiler.registry import (
     Surroundings,
@@ -136,10 +137,15 @@ def load_document(document: Document, path: Path, cache: Cache | None = None) ->
     Files that the document names are relative to the folder of `path`.
     """
     spec, unfit = check(document)
-    problems = list(document.problems)
-    problems += [problem for problem in unfit if not _lies_in(problem.path, document.problems)]
+    problems = _merge_keys_once(document.problems)
     references = _References(document, path.parent, cache or default_cache())
-    problems += references.problems()
+    found = references.problems()
+    # A layer that is a number is told by its name, and not as a wrong type besides.
+    named = {problem.path for problem in found if problem.code == Code.LAYER_UNKNOWN}
+    for problem in unfit:
+        if problem.path not in named and not _lies_in(problem.path, document.problems):
+            problems.append(problem)
+    problems += found
     # A spec that is wrong is told first: its author can mend it, whatever the weights are.
     errors = [problem for problem in problems if not problem.warning]
     if errors or spec is None:
@@ -148,6 +154,16 @@ def load_document(document: Document, path: Path, cache: Cache | None = None) ->
         raise references.damage
     warnings = tuple(problem for problem in problems if problem.warning)
     return LoadedSpec(path, document, spec, references.weights, references.architecture, warnings)
+
+
+def _merge_keys_once(problems: Iterable[Problem]) -> list[Problem]:
+    """Leave out every merge key but the first: whoever writes one writes many."""
+    kept: list[Problem] = []
+    for problem in problems:
+        merged = problem.code == Code.KEY_MERGED
+        if not (merged and any(other.code == Code.KEY_MERGED for other in kept)):
+            kept.append(problem)
+    return kept
 
 
 # Where the text itself is wrong at a place, what the language finds there only follows from that.
@@ -169,7 +185,8 @@ def observe_problem(observe: str, architecture: Architecture, edited: str) -> Fi
     names = list(architecture.layers)
     if observe not in names:
         message = f"there is no {observe} in these weights"
-        return FieldProblem(("observe",), message, suggest(observe, names), Code.LAYER_UNKNOWN)
+        hint = suggest_layer(observe, architecture.layers)
+        return FieldProblem(("observe",), message, hint, Code.LAYER_UNKNOWN)
     if names.index(observe) < names.index(edited):
         later = ", ".join(names[names.index(edited) :])
         message = f"{observe} comes before {edited}, which is edited: it sees nothing of the change"
@@ -301,11 +318,18 @@ class _References:
     def _edit(self, path: SpecPath, edit: dict[str, Any], layer: Layer | None) -> Iterator[Problem]:
         """Find what an edit asks of its layer and the layer does not have."""
         name, architecture = edit.get("layer"), self.architecture
-        if architecture is None or not isinstance(name, str):
+        if architecture is None:
+            return
+        if type(name) is int:
+            message = f"expected the name of a layer, found {kind(name)}"
+            hint = suggest_layer(name, architecture.layers)
+            where = (*path, "layer")
+            yield self.document.problem(where, message, hint, code=Code.LAYER_UNKNOWN)
+        if not isinstance(name, str):
             return
         if layer is None:
             message = f"there is no {name} in these weights"
-            hint = suggest(name, list(architecture.layers))
+            hint = suggest_layer(name, architecture.layers)
             where = (*path, "layer")
             yield self.document.problem(where, message, hint, code=Code.LAYER_UNKNOWN)
             return

@@ -26,7 +26,9 @@ from editspec_runtime.core.fields import Count, ModelFields, Number, Part
 from editspec_runtime.core.method import ERASED_UNITS, RANK, Settings
 from editspec_runtime.methods.registry import DEFAULT_METHOD, METHODS, method_of
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+LONGEST_NAME = 80
+"""The number of letters that the name of an edit or of a check may have."""
+NAME = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}$"
 
 PlaceT = TypeVar("PlaceT")
 SourceT = TypeVar("SourceT")
@@ -343,7 +345,7 @@ class SpecHead(Part):
     """The version and the model, with which a spec begins."""
 
     version: Annotated[Literal[1], BeforeValidator(_require_integer)] = Field(
-        description="The version of the language."
+        description="The version of the language: write version: 1."
     )
     model: ModelFields = Field(description="The generator that is edited.")
 

@@ -380,11 +380,23 @@ def _commit(revision: str) -> str:
     # A revision that begins with a dash must not be taken for an option of git.
     known = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if known.returncode:
+        # Of a revision that it does not know, git says nothing: all else it says itself.
+        if said := known.stderr.decode(errors="replace").strip():
+            raise _failure(said)
         raise UsageError(
             f"git knows no revision {revision}.",
             "Fetch it: a shallow clone holds the last commit alone.",
         )
     return known.stdout.decode().strip()
+
+
+def _failure(said: str) -> UsageError:
+    """The error of a git that fails, in its own words."""
+    reason = said.splitlines()[0].removeprefix("fatal: ").rstrip(".")
+    hint = "Run in a checkout in which git status works, or leave --base out."
+    if "dubious ownership" in reason:
+        hint = "Let git trust the checkout: git config --global --add safe.directory FOLDER."
+    return UsageError(f"git fails: {reason}.", hint)
 
 
 def _git(*arguments: str, folder: Path = Path()) -> subprocess.CompletedProcess[bytes]:

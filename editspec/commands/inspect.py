@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from editspec.engine.facts import FileFacts, TensorFacts, list_tensors
+from editspec.engine.lock import read_lock
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import to_plain
 from editspec_compiler import load
 from editspec_runtime.core.rule import FORMAT as RULE_FORMAT
+from editspec_runtime.errors import reading_foreign
 from editspec_runtime.families.registry import FAMILIES, import_part
 from editspec_runtime.io.files import read_editspec_metadata, read_header, require_file
 from editspec_runtime.io.places import container_of
 from editspec_runtime.io.shards import is_sharded
 
 PATCH = "editspec.patch"
+
+MANIFEST = "manifest.json"
+"""The file that makes a folder a build."""
 
 READERS = {
     "patch": "editspec.engine.contents:describe_patch",
@@ -87,13 +93,37 @@ class RuleFacts(FileFacts):
         return {"kind": "rule", **self.metadata, "tensors": to_plain(self.tensors)}
 
 
+@dataclass(frozen=True)
+class LockFacts(FileFacts):
+    """A lock: the digest of its weights, and the results of its edits."""
+
+    weights: str
+    edits: tuple[dict[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        return {"kind": "lock", "weights": self.weights, "edits": list(self.edits)}
+
+
+@dataclass(frozen=True)
+class BuildFacts(FileFacts):
+    """A build folder: the edits of its manifest."""
+
+    edits: tuple[dict[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        return {"kind": "build", "edits": list(self.edits)}
+
+
 def inspect(file: Path | str, family: str | None = None) -> FileFacts:
     """Show the kind of a file and its contents.
 
     Parameters
     ----------
     file
-        A spec, a rule, a patch or weights. Weights may be ``builtin:skyline``, or the index or the
+        A spec, a lock, a rule, a patch, a build folder or its manifest, or weights.
+        Weights may be ``builtin:skyline``, or the index or the
         folder of weights in several files.
     family
         The family of weights. Default: found by the names of the tensors.
@@ -105,10 +135,17 @@ def inspect(file: Path | str, family: str | None = None) -> FileFacts:
     EditError
         Any other file is damaged or unknown.
     """
+    manifest = Path(file)
+    if manifest.name != MANIFEST:
+        manifest /= MANIFEST
+    if manifest.is_file():
+        return _describe_build(manifest)
     path = locate_weights(str(file), Path())
     if is_sharded(path):
         return _read("weights", path, family)
     require_file(path)
+    if path.suffix == ".lock":
+        return _describe_lock(path)
     if path.suffix in (".yaml", ".yml", ".json"):
         return _describe_spec(path)
     if container_of(path) != "safetensors":
@@ -125,6 +162,23 @@ def inspect(file: Path | str, family: str | None = None) -> FileFacts:
 def _read(kind: str, *arguments: Any) -> FileFacts:
     facts: FileFacts = import_part(READERS[kind])(*arguments)
     return facts
+
+
+def _describe_lock(path: Path) -> LockFacts:
+    lock = read_lock(path)
+    assert lock is not None
+    names = {"name", "loss", "residual", "patch", "result"}
+    edits = [edit.model_dump(include=names) for edit in lock.edits]
+    return LockFacts(lock.weights, tuple(edits))
+
+
+def _describe_build(manifest: Path) -> BuildFacts:
+    with reading_foreign(manifest):
+        require_file(manifest)
+        entries = json.loads(manifest.read_bytes())["edits"]
+        names = ("name", "layer", "layers", "rank", "loss", "digest", "result")
+        edits = [{name: each[name] for name in names if name in each} for each in entries]
+    return BuildFacts(tuple(edits))
 
 
 def _describe_spec(path: Path) -> SpecFacts:

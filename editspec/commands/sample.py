@@ -82,7 +82,7 @@ def sample(
     model
         A spec, with edits or without; or weights: ``builtin:skyline``, or the path of a checkpoint.
     out
-        A PNG for the sheet.
+        A picture for the sheet: .png, .jpg or .webp.
     first, count
         The number of the first latent, and how many follow one another, at most `MOST`.
     seed

@@ -52,8 +52,12 @@ def _entry_text(entry: dict[str, Any]) -> str:
 
 
 def _value_text(value: Any) -> str:
+    """Show a plain value in words; numbers of a shape are joined by x."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {part}" for key, part in value.items()) or "none"
-    if isinstance(value, list):
-        return " x ".join(str(part) for part in value) or "none"
+        return ", ".join(f"{key} {_value_text(part)}" for key, part in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        between = " x " if all(isinstance(part, int) for part in value) else ", "
+        return between.join(map(_value_text, value)) or "none"
     return "none" if value is None else str(value)

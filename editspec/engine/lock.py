@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from editspec_compiler import LoadedSpec, SpecError
-from editspec_compiler.document import dump, read_document
+from editspec_compiler.document import Document, dump, kind, read_document
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import FileError, LockError, reading_foreign
 from editspec_runtime.io.digests import digest
@@ -72,6 +73,10 @@ class LockedEdit(_Part):
     environment: dict[str, str]
 
 
+FORMAT, VERSION = "editspec.lock", 1
+"""What a lock says of itself."""
+
+
 class Lock(_Part):
     """The lock of a spec: the digest of its base, what its edits share, and the edits."""
 
@@ -114,17 +119,13 @@ def read_lock(path: Path) -> Lock | None:
 
 def _read_lock(path: Path) -> Lock:
     document = read_document(path)
+    _require_this_version(document)
     problems = list(document.problems)
     try:
         lock = Lock.model_validate(document.data)
     except ValidationError as error:
         problems += [
-            document.problem(
-                tuple(details["loc"]),
-                f"this is not a lock of version 1: {details['msg'].lower()}",
-                HINT,
-                code=Code.LOCK_UNFIT,
-            )
+            document.problem(tuple(details["loc"]), _misfit(details), HINT, code=Code.LOCK_UNFIT)
             for details in error.errors(include_url=False)
         ]
     if not problems and not _is_finite(document.data):
@@ -133,6 +134,25 @@ def _read_lock(path: Path) -> Lock:
     if problems:
         raise SpecError(str(path), problems, document.text)
     return lock
+
+
+def _require_this_version(document: Document) -> None:
+    """Raise a `SpecError` where a newer editspec wrote a lock."""
+    version = document.data.get("version")
+    if document.data.get("format") != FORMAT or type(version) is not int or version <= VERSION:
+        return
+    message = f"this lock is of version {version}, and this editspec reads version {VERSION}"
+    hint = "install the editspec that wrote the lock, or a newer one"
+    problem = document.problem(("version",), message, hint, code=Code.LOCK_NEWER)
+    raise SpecError(document.file, [problem], document.text)
+
+
+def _misfit(details: ErrorDetails) -> str:
+    """Say what does not fit at a place of a lock."""
+    key = str(details["loc"][-1])
+    found = f"found {kind(details['input'])}, which a lock does not have here"
+    words = {"missing": f"{key} is missing", "extra_forbidden": f"there is no {key} in a lock"}
+    return f"this is not a lock of version {VERSION}: {words.get(details['type'], found)}"
 
 
 def _is_finite(value: Any) -> bool:
@@ -144,7 +164,7 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-HINT = "resolve the merge, or remove the lock and build again"
+HINT = "remove the lock and build again, or take it from git"
 
 
 def require_place(path: Path) -> None:

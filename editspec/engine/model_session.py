@@ -15,6 +15,7 @@ from editspec.engine.built import time_stage
 from editspec.engine.modality_registry import ModalityEngine, engine_of
 from editspec.engine.opening import open_model, placing_fields
 from editspec_compiler import LoadedSpec, SpecError
+from editspec_compiler.layers import suggest_layer
 from editspec_runtime.codes import Code
 from editspec_runtime.core.compatibility import Compatibility
 from editspec_runtime.core.executor import IN_PROCESS, Executor
@@ -114,7 +115,7 @@ class ModelSession:
             if edit.layer in layers:
                 continue
             message = f"there is no {edit.layer} in these weights"
-            hint = f"known here: {', '.join(layers)}"
+            hint = suggest_layer(edit.layer, layers)
             if edit.layer in refused:
                 reason = refused[edit.layer]
                 message, hint = f"{edit.layer} cannot be edited: {reason.message}", reason.hint

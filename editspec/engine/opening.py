@@ -106,7 +106,8 @@ def find_architecture(checkpoint: Weights, path: Path, family: str | None = None
             reasons.append(f"as {name}: {error.message}")
     raise WeightsError(
         f"{path} holds no weights of a family that editspec knows.\n" + "\n".join(reasons),
-        "Give --family where you know better: it then says only what does not fit that one.",
+        "Give --family where you know better: it then says only what does not fit that one. Of a "
+        "network of your own, inspect a spec with model.module.",
     )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from editspec_runtime.core.rule import ResolvedEdit
     from editspec_runtime.patches.patch import Patch
 
-HIGH_COLLATERAL = 0.1
+HIGH_COLLATERAL = 0.12
 """The predicted collateral above which a build warns. docs/language.md says how it was chosen."""
 
 LEAST_ASKED = 0.5

@@ -26,6 +26,9 @@ class Code(StrEnum):
     KEY_NOT_TEXT = "E110 key-not-text"
     KEY_TWICE = "E111 key-twice"
     SCALAR_UNREADABLE = "E112 scalar-unreadable"
+    TEXT_CONFLICT = "E113 text-conflict"
+    TEXT_LOOKALIKE = "E114 text-lookalike"
+    KEY_MERGED = "E115 key-merged"
 
     KEY_UNKNOWN = "E200 key-unknown"
     KEY_MISSING = "E201 key-missing"
@@ -73,6 +76,7 @@ class Code(StrEnum):
     OUTSIDE_OF_PROJECT = "E601 outside-of-project"
     OPTION_UNFIT = "E602 option-unfit"
     REWRITE_UNFIT = "E603 rewrite-unfit"
+    LOCK_NEWER = "E604 lock-newer"
 
     ERROR = "E900 error"
     FILE = "E901 file"

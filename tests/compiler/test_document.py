@@ -142,6 +142,19 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
     assert read_document(path).data == {"a": 1}
 
 
+@pytest.mark.parametrize("ending", ["\r\n", "\r"])
+def test_lines_may_end_as_on_other_systems(tmp_path: Path, ending: str) -> None:
+    text = "version: 1\nmodel:\n  family: nothing # a note\nedits: []\n"
+    plain, other = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    plain.write_text(text)
+    other.write_bytes(text.replace("\n", ending).encode())
+    wanted, found = read_document(plain), read_document(other)
+    assert found.data == wanted.data
+    where = ("model", "family")
+    lines = [document.problem(where, "x").line for document in (wanted, found)]
+    assert lines == [3, 3]
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="is a directory"):
         read_document(tmp_path)
@@ -185,3 +198,40 @@ def test_marks_and_line_ends_of_other_systems_change_nothing(text: str, tmp_path
     path.write_bytes(text.encode())
     found, plain = read_document(path), parse(SPEC)
     assert (found.data, found.positions) == (plain.data, plain.positions)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a:\t1\nb: two\twords\t# why\n", {"a": 1, "b": "two\twords"}),
+        ("a:\n  -\t1\n  - \t2\t\n", {"a": [1, 2]}),
+        ("a: {\tb:\t1\t,\tc: 2\t}\n", {"a": {"b": 1, "c": 2}}),
+        ("a: [1,\n\t2]\n", {"a": [1, 2]}),
+        ("\t# a comment\na: 1\n\t\nb: 2\n", {"a": 1, "b": 2}),
+        ("a: |\n  kept\tas it is\n", {"a": "kept\tas it is\n"}),
+        ('a: "in\tquotes"\n', {"a": "in\tquotes"}),
+    ],
+)
+def test_tabs_separate(text: str, wanted: dict[str, Any]) -> None:
+    assert parse(text).data == wanted
+
+
+@pytest.mark.parametrize("text", ["\ta: 1\n", "a:\n\tb: 1\n", "a:\n \t- 1\n", "a: 1\n  \tb: 2\n"])
+def test_tabs_do_not_indent(text: str) -> None:
+    with pytest.raises(SpecError, match="a tab stands at the beginning of a line"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: it’s “quoted” inside – of a text\n",
+        'a: "“in quotes”"\n',
+        "a: 1  # «a comment»\n",
+        "a: prix\u00a0: 5\u00a0€\n".replace(": 5", " 5"),
+        "a: <<<<<<<\nb: ======\n",
+        "a: |\n  =======\n",
+    ],
+)
+def test_characters_of_other_languages_are_text(text: str) -> None:
+    assert isinstance(parse(text).data["a"], (str, int))

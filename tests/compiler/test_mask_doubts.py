@@ -56,6 +56,7 @@ def test_a_plain_mask_is_not_doubted(spec: Any) -> None:
     assert codes(spec(REGION)) == []
     assert codes(spec(REGION, (10, 10, 14, 14, 255))) == []  # two parts that are both meant
     assert codes(spec((2, 2, 10, 10, 120), REGION)) == []  # a soft edge
+    assert codes(spec(REGION, (9, 5, 10, 6, 3))) == []  # noise beside the edge
 
 
 @pytest.mark.parametrize("speck", [SPECK, (15, 0, 16, 1, 20), (0, 12, 2, 13, 9)])
@@ -69,6 +70,7 @@ def test_specks_are_named(spec: Any, speck: Any) -> None:
 def test_a_mask_of_nearly_the_whole_image_is_named(spec: Any) -> None:
     assert codes(spec(WHOLE)) == [Code.MASK_NEARLY_WHOLE]
     assert codes(spec((0, 0, 16, 14, 255))) == []
+    assert codes(spec((0, 0, 16, 16, 20), REGION)) == [Code.MASK_NEARLY_WHOLE]
 
 
 @pytest.mark.parametrize("command", ["validate", "plan", "build"])

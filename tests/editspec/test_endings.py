@@ -34,7 +34,8 @@ def pictures(out: str) -> list[list[str]]:
     """The commands that draw a picture, with its path."""
     search = ["search", "spec.yaml", "--images", "8", "--count", "2"]
     diff = ["diff", "tiny.safetensors", "tiny.safetensors", "--picture", out]
-    return [["render", "spec.yaml", "-o", out, "--count", "1"], [*search, "-o", out], diff]
+    sample = ["sample", "spec.yaml", "-o", out, "--count", "2"]
+    return [["render", "spec.yaml", "-o", out, "--count", "1"], [*search, "-o", out], diff, sample]
 
 
 @pytest.mark.parametrize("out", FORMATS)

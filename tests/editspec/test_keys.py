@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -75,6 +77,33 @@ def test_one_of_several_is_edited(
     assert run("verify", "--model", model["weights"], built["patch"]).exit_code == 0
     applied = said("apply", "--model", model["weights"], built["patch"], "--dry-run")
     assert (applied["base"], applied["digest"]) == (tensors_digest(tiny), built["result"])
+
+
+@pytest.mark.parametrize("ending", ["pt", "pkl"])
+def test_an_edit_goes_back_to_where_the_generator_lay(tiny: dict[str, Tensor], ending: str) -> None:
+    numbers = {"fid": np.float64(3.5), "losses": np.arange(6.0).reshape(2, 3)}
+    content = {"nets": {"G": behind("module.", tiny), "D": {"w": torch.ones(2)}}, **numbers}
+    if ending == "pt":
+        torch.save(content, "net.pt")
+    else:
+        Path("net.pkl").write_bytes(pickle.dumps(content))
+    write_spec(weights=f"net.{ending}")
+    (built,) = said("build", "spec.yaml", "-o", "out")["edits"]
+    out = f"edited.{ending}"
+    applied = said("apply", "--model", f"net.{ending}", built["patch"], "-o", out)
+    assert applied["digest"] == built["result"]
+    if ending == "pt":
+        after = torch.load("edited.pt", weights_only=False)
+    else:
+        after = pickle.loads(Path("edited.pkl").read_bytes())
+    changed = []
+    for name, tensor in tiny.items():
+        if not torch.equal(after["nets"]["G"][f"module.{name}"], tensor):
+            changed.append(name)
+    assert changed == ["convs.3.conv.weight"]
+    assert (after["fid"], after["nets"]["D"]["w"].tolist()) == (3.5, [1.0, 1.0])
+    assert np.array_equal(after["losses"], numbers["losses"])
+    assert said("inspect", out)["digest"] == built["result"]
 
 
 def test_other_tensors_of_the_file_stay(tiny: dict[str, Tensor]) -> None:

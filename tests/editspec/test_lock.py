@@ -357,9 +357,12 @@ def test_validate_understands_the_lock(folder: Path) -> None:
     assert said("validate", "spec.yaml")["lock"] == ["edit-2: rank: 1 -> 2"]
     text = Path("spec.yaml.lock").read_text()
     for bad, message in (
-        (text.replace("- name: edit-1", "<<<<<<< ours\n- name: edit-1"), "not YAML"),
+        (
+            text.replace("- name: edit-1", "<<<<<<< ours\n- name: edit-1"),
+            "a merge was not resolved",
+        ),
         (text.replace("version: 1", "version: 2"), "spec.yaml.lock:3:10: version"),
-        (text.replace("  loss: ", "  lost: "), "resolve the merge"),
+        (text.replace("  loss: ", "  lost: "), "there is no lost in a lock"),
         (text.replace("format: editspec.lock", ""), "spec.yaml.lock:3:1: format"),
     ):
         Path("spec.yaml.lock").write_text(bad)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.threads import SHARED
 from editspec.worlds.registry import DEFAULT_WEIGHTS
 from tests.commands import contents, run, said
 
@@ -24,19 +25,6 @@ SURROUNDINGS: list[dict[str, Any]] = [
     {"threads": 2, "LC_ALL": "C.UTF-8", "TZ": "Asia/Kolkata", "umask": 0o077},
     {"threads": 4, "LC_ALL": "tr_TR.UTF-8", "TZ": "America/St_Johns", "umask": 0o002},
 ]
-
-SHARED = """
-import sys
-from contextlib import nullcontext
-from editspec_runtime.executors import devices
-from editspec_runtime.maths import parallel
-
-devices.unshared_operations = parallel.unshared_operations = nullcontext
-parallel.count_threads = lambda: 1
-from editspec.cli.main import main
-main()
-"""
-"""The command line where threads share operations, as libraries do unless they are told not to."""
 
 SOLVERS: list[dict[str, Any]] = [
     {"method": "projected-gradient", "steps": 20, "project_every": 4},
@@ -235,6 +223,7 @@ def test_no_command_shares_an_operation(
         ("export", "out", "--format", "peft", "-o", "peft"),
         ("render", "spec.yaml", "-o", "render.png", "--count", "2"),
         ("render", "spec.yaml", "-o", "key.png", "--key", "--count", "2"),
+        ("sample", "spec.yaml", "-o", "sample.png", "--count", "3"),
         ("search", "spec.yaml", "--images", "16", "--count", "2", "-o", "found.png"),
         ("compare-layers", "spec.yaml", "--images", "4"),
         ("sweep", "spec.yaml", "-o", "sweep", "--ranks", "1,2", "--images", "8"),

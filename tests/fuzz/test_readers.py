@@ -13,14 +13,25 @@ import pytest
 from benchmarks import fuzz
 from benchmarks.fuzz import Outcome, Reader, make_readers, run_reader
 
-COUNT = {"specs": 400, "specs, JSON": 400, "exported, text": 300, "HTTP answers": 500}
+COUNT = {"specs": 400, "specs, JSON": 400, "exported, text": 200, "HTTP answers": 500}
 """Fewer than 2,000 where one takes long."""
 
 NAMES = (
     "specs", "specs, JSON", "locks", "masks", "records", "patches", "rules", "headers", "indices",
-    "pickles", "zips", "old .pt", "exported", "exported, text", "HTTP answers",
+    "pickles", "zips", "old .pt", "rewritten", "exported", "exported, text", "zips, pickle",
+    "arrays", "HTTP answers",
 )  # fmt: skip
-WHOLE = ("specs", "specs, JSON", "masks", "patches", "headers", "indices", "zips", "exported")
+WHOLE = (
+    "specs",
+    "specs, JSON",
+    "masks",
+    "patches",
+    "headers",
+    "indices",
+    "zips",
+    "rewritten",
+    "exported",
+)
 
 
 @pytest.fixture(scope="module")

@@ -188,6 +188,27 @@ def test_a_full_disk_costs_one_warning(
     assert capsys.readouterr().err == ""
 
 
+def test_a_warm_cache_may_be_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not Cache(tmp_path / "cache").tensors("statistics", "a" * 64, numbers)[1]
+    open_file = os.open
+
+    def refuse(path: Any, flags: int, *mode: Any, **named: Any) -> int:
+        if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return open_file(path, flags, *mode, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    cache = Cache(tmp_path / "cache")
+    tensors, found = cache.tensors("statistics", "a" * 64, lambda: pytest.fail("it is there"))
+    assert found
+    assert torch.equal(tensors["second_moment"], numbers()["second_moment"])
+    # What is not there is computed all the same.
+    assert not cache.tensors("statistics", "b" * 64, numbers)[1]
+    assert capsys.readouterr().err.count("warning:") == 1
+
+
 def test_the_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("EDITSPEC_CACHE", "~/kept")

@@ -169,6 +169,29 @@ def test_the_digest_does_not_depend_on_the_container(
     assert checkpoint_of(tmp_path / "changed.pt", changed).digest() != wanted
 
 
+def test_the_digest_does_not_depend_on_how_tensors_lie_in_memory(
+    tiny: dict[str, Tensor], tmp_path: Path
+) -> None:
+    laid = {}
+    for name, tensor in tiny.items():
+        turned = tensor.mT.contiguous().mT if tensor.ndim == 2 else tensor
+        laid[name] = turned
+        if tensor.ndim == 4:
+            laid[name] = tensor.contiguous(memory_format=torch.channels_last)
+    assert any(not tensor.is_contiguous() for tensor in laid.values())
+    whole = torch.cat([tensor.flatten() for tensor in tiny.values()])
+    views = dict(zip(tiny, whole.split([tensor.numel() for tensor in tiny.values()]), strict=True))
+    views = {name: view.view(tiny[name].shape) for name, view in views.items()}
+    placed = {name: torch.nn.Parameter(tensor) for name, tensor in tiny.items()}
+    wanted = tensors_digest(tiny)
+    for content in (laid, views, placed):
+        found = checkpoint_of(tmp_path / "x.pt", {"g_ema": content})
+        assert found.digest() == wanted
+        with (tmp_path / "x.safetensors").open("wb") as file:
+            write_weights(file, found, "safetensors")
+        assert read_weights(tmp_path / "x.safetensors").digest() == wanted
+
+
 def test_names_and_other_tensors_survive(tiny: dict[str, Tensor], tmp_path: Path) -> None:
     named = {f"g_ema.{name}": tensor for name, tensor in tiny.items()} | {
         "latent_avg": torch.ones(8)

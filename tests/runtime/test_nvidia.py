@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from editspec_runtime.errors import EditError, FileError, WeightsError
 from editspec_runtime.families.open import make_model, read_weights
 from editspec_runtime.families.registry import read_architecture
+from editspec_runtime.families.selection import Choice
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.families.stylegan2.nvidia import nvidia_name
 from editspec_runtime.io.headers import TensorInfo
@@ -595,6 +596,28 @@ def test_everything_that_does_not_fit_is_named_by_nvidias_names() -> None:
     with pytest.raises(WeightsError, match="look like a StyleGAN3 generator") as error:
         read_architecture("stylegan2", {"synthesis.L0_36_512.weight": TensorInfo("F32", (1,))})
     assert "StyleGAN3 is known by name alone" in error.value.hint
+
+
+def test_a_key_chooses_between_modules(tmp_path: Path) -> None:
+    first, second = generator(seed=1), generator(seed=2)
+    content = {"nets": {"a": first, "b": second}, "D": Persistent("Discriminator")}
+    Path("two.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(WeightsError, match=r"2 generators.*: nets\.a, nets\.b") as error:
+        read_weights(Path("two.pkl"))
+    assert "model.key: nets.a" in error.value.hint
+    found = read_weights(Path("two.pkl"), Choice("nets.b"))
+    assert torch.equal(found["synthesis.b4.const"], second.state_dict()["synthesis.b4.const"])
+    assert found.container.place("x") == ("nets", "b", "x")
+    with pytest.raises(WeightsError, match="no text before"):
+        read_weights(Path("two.pkl"), Choice("nets.b", prefix="module."))
+    with pytest.raises(WeightsError, match=r"holds no generator: .* found D Discriminator"):
+        read_weights(Path("two.pkl"), Choice("D"))
+    # The average is what training is for; the generator itself is there, too.
+    training = {"G": first, "G_ema": second, "D": Persistent("Discriminator")}
+    Path("training.pkl").write_bytes(pickle.dumps(training))
+    assert read_weights(Path("training.pkl")).container.key == ("G_ema",)
+    raw = read_weights(Path("training.pkl"), Choice("G"))
+    assert torch.equal(raw["synthesis.b4.const"], first.state_dict()["synthesis.b4.const"])
 
 
 @pytest.mark.parametrize(("taps", "configuration"), [(3, "T"), (1, "R")])

@@ -22,10 +22,14 @@ from editspec_runtime.maths.parallel import (
     separate_models,
     unshared_operations,
 )
+from editspec_runtime.methods import projected_gradient
+from editspec_runtime.methods.solve_edit import solve_edit
 from editspec_runtime.modalities.image.compatibility import EDITSPEC
 from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
 from editspec_runtime.modalities.image.rendering import render_images
+from tests.cases import PAIRS, given
 
+PROJECTED = "projected-gradient"
 MakeTiny = Callable[..., dict[str, Tensor]]
 THREADS = (1, 2, 4)
 
@@ -242,3 +246,18 @@ def test_a_model_that_cannot_be_shared_is_used_by_one_thread(tiny: dict[str, Ten
     torch.set_num_threads(4)
     model: Sequence[object] = separate_models(Alone(), 1, 100)  # type: ignore[type-var]
     assert len(model) == 1
+
+
+@pytest.mark.parametrize("family", [family for family, method in PAIRS if method == PROJECTED])
+def test_blocks_of_channels_give_what_all_channels_give(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def solve() -> Tensor:
+        changes = solve_edit(given(family, PROJECTED).problem).changes
+        return torch.cat([each.coefficients.flatten() for each in changes.values()])
+
+    whole = solve()
+    monkeypatch.setattr(projected_gradient, "CHANNELS", 4)
+    (in_blocks,) = set(by_threads(solve))
+    found = torch.frombuffer(bytearray(in_blocks), dtype=whole.dtype)
+    assert float((found - whole).norm()) < 1e-9 * float(whole.norm())

@@ -99,7 +99,7 @@ PLACES: dict[str, tuple[Wrap, tuple[str, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("ending", ["pt", "old.pt", "pth", "pkl"])
+@pytest.mark.parametrize("ending", ["pt", "old.pt", "pth.tar", "ckpt", "pkl", "pickled.pt"])
 @pytest.mark.parametrize("name", PLACES)
 @pytest.mark.parametrize("family", ["stylegan2", "proggan"])
 def test_the_sole_state_dict_that_fits_is_taken(
@@ -108,7 +108,7 @@ def test_the_sole_state_dict_that_fits_is_taken(
     generator = tiny if family == "stylegan2" else progressive()
     wrap, key, prefix = PLACES[name]
     path = tmp_path / f"x.{ending}"
-    if ending == "pkl":
+    if ending in ("pkl", "pickled.pt"):
         path.write_bytes(pickle.dumps(wrap(generator)))
     else:
         torch.save(wrap(generator), path, _use_new_zipfile_serialization=ending != "old.pt")

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter
 from torch import nn
+from torch.nn.utils import parametrize
 
 from editspec_compiler import SpecError, load
 from editspec_compiler.modalities.image import mask_files, masks
@@ -102,25 +103,29 @@ def test_a_polygon_is_drawn_where_it_is() -> None:
         assert (polygon == mask_area(box, Path(), 64, 64, legacy=False)).all()
 
 
-@pytest.mark.parametrize(
-    "normalise",
-    [
-        nn.utils.parametrizations.spectral_norm,
-        nn.utils.parametrizations.weight_norm,
-        nn.utils.spectral_norm,
-    ],
-)
-def test_a_normalised_layer_is_refused_with_advice(normalise: Any) -> None:
+class Halves(nn.Module):
+    """A parametrisation whose original has another shape than the weight."""
+
+    def forward(self, original: torch.Tensor) -> torch.Tensor:
+        return torch.cat([original, original])
+
+
+def test_a_weight_of_another_shape_than_its_parameter_is_refused_with_advice() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
-        normalise(nn.ConvTranspose2d(4, 5, 4)), nn.ReLU(), nn.ConvTranspose2d(5, 3, 4, 2, 1)
+        nn.ConvTranspose2d(4, 5, 4), nn.ReLU(), nn.ConvTranspose2d(5, 3, 4, 2, 1)
     )
+    layer = network[0]
+    whole = layer.weight.detach()
+    del layer.weight
+    layer.weight = nn.Parameter(whole[:2].clone())
+    parametrize.register_parametrization(layer, "weight", Halves(), unsafe=True)
     network.latent_shape = (4, 1, 1)  # type: ignore[assignment]
     network.eval()
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     model = TorchModule(weights, Source(network, "code"))
     assert list(model.architecture.layers) == ["2"]
-    assert "normalisation" in model.refused["0"].message
+    assert "computed from parameters of other shapes" in model.refused["0"].message
     assert "remove_parametrizations" in model.refused["0"].hint
 
 

@@ -100,6 +100,20 @@ class LayerFunction(Protocol):
         return lambda weight: self(key, weight, arguments)
 
 
+@runtime_checkable
+class ByChannels(Protocol):
+    """The power of a layer's function on maps to compute some of its output channels alone."""
+
+    def with_key_by_channels(
+        self, key: Tensor, arguments: Mapping[str, Tensor]
+    ) -> Callable[[Tensor, slice], Tensor]:
+        """Fix the key, and return the function of the weight of some output channels.
+
+        It takes the weight of these channels, and where they lie among all. It gives their values.
+        Everything that depends only on the key is computed here, once.
+        """
+
+
 class Model(Protocol):
     """A model whose layers can be read and edited.
 

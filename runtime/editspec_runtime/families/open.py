@@ -157,6 +157,11 @@ def _read_file(path: Path, choice: Choice) -> Weights:
     # The first bytes of such a file may be those of another kind (.pt2 and .pt are both archives):
     # its name decides.
     if path.suffix in readers and SUFFIXES.get(path.suffix) != "pickle":
+        if choice.key is not None or choice.prefix is not None:
+            raise WeightsError(
+                f"{path} holds a single network, and no state dict under a key.",
+                "Leave out model.key and model.prefix.",
+            )
         return Weights(import_part(readers[path.suffix])(path))
     kind = container_of(path)
     said = read_metadata(path)
@@ -174,7 +179,9 @@ def _read_file(path: Path, choice: Choice) -> Weights:
 def _read_pickle(path: Path, choice: Choice) -> Weights:
     content = read_pickle(path)
     modules = find_modules(content)
-    if modules:
+    # A key may name a state dict beside the modules.
+    named = {".".join(key) for key in modules}
+    if modules and (choice.key is None or choice.key in named):
         return read_generator(path, modules, choice)
     return _read_nested(path, content, choice)
 

@@ -42,6 +42,11 @@ def read_generator(
     Raises `WeightsError` where none of them is a generator, where one computes otherwise than its
     family here, or where several are generators and the choice names none.
     """
+    if choice.prefix is not None:
+        raise WeightsError(
+            f"{path} holds modules, whose tensors have no text before their names.",
+            "Leave out model.prefix.",
+        )
     if choice.key is not None:
         modules = {key: each for key, each in modules.items() if ".".join(key) == choice.key}
     elif GENERATOR in modules:

@@ -52,7 +52,10 @@ def read_metadata(path: Path) -> dict[str, str]:
 
     Raises `FileError` where the file is missing or damaged.
     """
-    if detect_container(path) not in ("torch", "pickle"):
+    container = detect_container(path)
+    if not container:  # whoever reads the file says what it is instead
+        return {}
+    if container == "safetensors":
         return dict(read_header(path).metadata)
     data = _read_extra(path) if _is_archive(path) else _read_trailer(path)
     try:

@@ -84,9 +84,9 @@ def container_of(path: Path) -> str:
     found = detect_container(path)
     if found == "":
         return named
-    # Files of torch are pickles, in an archive or not: a bare one may be either.
+    # Files of torch are pickles, in an archive or not, and people give either name to either.
     if {named, found} == {"torch", "pickle"}:
-        return "torch" if found == "torch" else named
+        return found
     if found != named and path.suffix in SUFFIXES:
         ending = next(suffix for suffix, kind in SUFFIXES.items() if kind == found)
         raise FileError(

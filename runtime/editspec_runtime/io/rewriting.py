@@ -149,7 +149,7 @@ class _Legacy:
         self.added: dict[str, tuple[Place, Replacement]] = {}
         elements = dict(_list_storages(self.root))
         self.places: dict[str, Place] = {}
-        at = self.keys.end
+        at, size = self.keys.end, file.seek(0, io.SEEK_END)
         for _, key in self.keys.root.children():
             file.seek(at)
             (count,) = struct.unpack("<q", file.read(8))
@@ -158,6 +158,8 @@ class _Legacy:
                 raise UnknownForm("it has storages that nothing uses")
             self.places[str(key.value)] = Place(at + 8, count * element, element)
             at += 8 + count * element
+            if at > size:
+                raise UnknownForm("its numbers end too early")
         self.end = at
 
     def place(self, storage: Node) -> Place:

@@ -35,7 +35,7 @@ COLLATERAL_WEIGHT = 0.02
 """The default collateral weight of least squares. docs/bench.md says how it was chosen."""
 
 
-RATE = "The rate of Adam, for weights of scale 1 (root mean square, as a power of two)."
+RATE = "The rate of Adam, relative to the scale of the weight."
 
 LESS_RATE = "Lower solver.learning_rate, solver.steps or the rank."
 LESS_WITHOUT_RANK = "Lower solver.learning_rate or solver.steps, or take a method that has a rank."

@@ -11,6 +11,7 @@ from torch import Tensor
 from editspec_runtime.core.method import OUTPUTS, Change, Problem
 from editspec_runtime.core.model import Model
 from editspec_runtime.core.rule import CompiledEdit, LayerRule, LazyRule, ResolvedEdit
+from editspec_runtime.maths.parallel import unshared_operations
 from editspec_runtime.methods.layer_problem import rule_function, with_change
 from editspec_runtime.methods.losses import (
     absolute_difference,
@@ -38,6 +39,7 @@ class Solution:
     rules: list[LayerRule]
 
 
+@unshared_operations()
 def solve_edit(problem: Problem) -> Solution:
     """Solve an edit: find the changes that make its rules hold.
 

@@ -10,18 +10,21 @@ from pathlib import Path
 from PIL import Image
 
 from editspec_compiler.modalities.image.mask_files import open_mask
-from editspec_compiler.modalities.image.mask_pixels import HALF
+from editspec_compiler.modalities.image.mask_pixels import HALF, WHITE
 from editspec_runtime.codes import Code
 from editspec_runtime.modalities.image.compatibility import EDITSPEC
 
 WHOLE = 0.9
 """The share of an image from which on a mask covers nearly all of it."""
 
-SPECK = 0.01
+SPECK = 0.02
 """The share of all that a mask covers up to which a part that lies apart is a speck."""
 
 CELLS = 64
 """Along an axis: the most cells in which parts of a mask are looked for."""
+
+REACH = 2
+"""The cells within which a part belongs to another: noise of JPEG lies beside its edge."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,13 @@ def find_doubts(mask: str, folder: Path, *, legacy: bool) -> Iterator[MaskDoubt]
             "if black was meant as inside, invert it",
             Code.MASK_NEARLY_WHOLE,
         )
+    elif (darkest := _darkest_of(image)) > 0:
+        yield MaskDoubt(
+            f"the mask is nowhere black, and so covers all of the image a little: its darkest "
+            f"place is {darkest} of {WHITE}",
+            "paint what lies outside in black",
+            Code.MASK_NEARLY_WHOLE,
+        )
     side = min(CELLS, image.width)
     cells = array("f", image.convert("F").resize((side, side), Image.Resampling.BOX).tobytes())
     specks = _find_specks(cells, side)
@@ -63,6 +73,11 @@ def find_doubts(mask: str, folder: Path, *, legacy: bool) -> Iterator[MaskDoubt]
         )
 
 
+def _darkest_of(image: Image.Image) -> int:
+    """Return the smallest number of a grey image."""
+    return next(value for value, count in enumerate(image.histogram()) if count)
+
+
 def _find_specks(cells: array[float], side: int) -> list[list[int]]:
     """Find the parts that are faint or tiny beside the whole, the largest first."""
     peak, whole = max(cells), sum(cells)
@@ -76,14 +91,14 @@ def _find_specks(cells: array[float], side: int) -> list[list[int]]:
 
 
 def _find_parts(cells: array[float], side: int) -> Iterator[list[int]]:
-    """Find the groups of cells with some light that touch each other, corners included."""
+    """Find the groups of cells with some light that lie within reach of each other."""
     left = {cell for cell, light in enumerate(cells) if light > 0}
     while left:
         part = [left.pop()]
         for cell in part:  # which grows on the way
             row, column = divmod(cell, side)
-            for near_row in (row - 1, row, row + 1):
-                for near in (column - 1, column, column + 1):
+            for near_row in range(row - REACH, row + REACH + 1):
+                for near in range(column - REACH, column + REACH + 1):
                     other = near_row * side + near
                     if 0 <= near < side and other in left:
                         left.remove(other)

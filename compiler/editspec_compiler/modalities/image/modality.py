@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from editspec_compiler.document import Document, find_path_problem
+from editspec_compiler.layers import suggest_layer
 from editspec_compiler.modalities.image.latent_files import is_of_torch
 from editspec_compiler.modalities.image.latents import read_latent
 from editspec_compiler.modalities.image.mask_doubts import find_doubts
@@ -30,7 +31,7 @@ from editspec_compiler.modalities.image.schema import (
 from editspec_compiler.problems import Problem, SpecPath
 from editspec_compiler.registry import Surroundings
 from editspec_compiler.schema import AnySpec, Check
-from editspec_compiler.validation import fit, suggest
+from editspec_compiler.validation import fit
 from editspec_compiler.visit import Item
 from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Layer
@@ -181,7 +182,7 @@ def intervention_problem(
     names = list(architecture.layers)
     if change.layer not in names:
         message = f"there is no {change.layer} in these weights"
-        hint = suggest(change.layer, names)
+        hint = suggest_layer(change.layer, architecture.layers)
         return FieldProblem(("layer",), message, hint, Code.LAYER_UNKNOWN)
     before = []
     for name in names[: names.index(edited)]:

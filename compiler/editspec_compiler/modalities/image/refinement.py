@@ -48,10 +48,12 @@ def find_refinement(resolver: Resolver, units: tuple[int, ...]) -> Refinement | 
         items.append(map_.latent)
         wanted.append(picture)
     precision = getattr(torch, resolver.loaded.spec.precision)
+    kept = _kept_items(resolver, items)
+    latents = _one_form(resolver, [*items, *kept])
     return Refinement(
-        items=torch.cat(items).to(precision),
+        items=torch.cat(latents[: len(items)]).to(precision),
         wanted=torch.cat(wanted).to(precision),
-        kept=_kept_items(resolver, items).to(precision),
+        kept=torch.cat([latents[0][:0], *latents[len(items) :]]).to(precision),
         steps=given.steps,
         learning_rate=given.learning_rate,
         weight=given.weight,
@@ -80,18 +82,25 @@ def _pasting_resolver(resolver: Resolver, given: Refine) -> Resolver:
     return replace(resolver, loaded=replace(resolver.loaded, spec=spec))
 
 
-def _kept_items(resolver: Resolver, items: list[Tensor]) -> Tensor:
-    """The images of preserved places, each once, [m, latent_size]."""
+def _kept_items(resolver: Resolver, items: list[Tensor]) -> list[Tensor]:
+    """The latents of preserved places, each once; those of the rule have pictures of their own."""
     kept: dict[bytes, Tensor] = {}
-    # Images of the rule itself have their own wanted pictures.
     targets = {_bytes_of(item) for item in items}
     for preserved in preserved_scenes(resolver):
         name = _bytes_of(preserved.latent)
         if name not in targets:
             kept.setdefault(name, preserved.latent)
-    if not kept:
-        return items[0][:0]
-    return torch.cat(list(kept.values()))
+    return list(kept.values())
+
+
+def _one_form(resolver: Resolver, latents: list[Tensor]) -> list[Tensor]:
+    """Bring z to w where one of several latents is w: a batch holds one of both.
+
+    An edit that is protected may name w where the edit that protects it names z.
+    """
+    if all(latent.ndim == 2 for latent in latents):
+        return latents
+    return [resolver.generator.styles(latent) if latent.ndim == 2 else latent for latent in latents]
 
 
 def _bytes_of(latent: Tensor) -> bytes:

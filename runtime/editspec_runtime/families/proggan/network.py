@@ -46,6 +46,11 @@ class Convolution(LayerFunction):
             return F.conv2d(key[:, :, 1:-1, 1:-1], kernel)
         return F.conv2d(key, kernel, padding=self.padding - 1)
 
+    def with_key_by_channels(
+        self, key: Tensor, arguments: Mapping[str, Tensor]
+    ) -> Callable[[Tensor, slice], Tensor]:
+        return lambda weight, channels: self(key, weight, arguments)
+
     @property
     def is_channelwise(self) -> bool:
         return True

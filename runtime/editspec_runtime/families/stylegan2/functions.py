@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,13 +43,20 @@ class StyledConvolution(LayerFunction):
         return self._activate(value, energy, arguments, _scale(kernel))
 
     def with_key(self, key: Tensor, arguments: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+        answer = self.with_key_by_channels(key, arguments)
+        return lambda weight: answer(weight, slice(None))
+
+    def with_key_by_channels(
+        self, key: Tensor, arguments: Mapping[str, Tensor]
+    ) -> Callable[[Tensor, slice], Tensor]:
         squares = arguments["style"].square().repeat_interleave(9, 1)
         convolve = self._make_products(key, HALO in arguments)
 
-        def answer(weight: Tensor) -> Tensor:
+        def answer(weight: Tensor, channels: slice) -> Tensor:
             kernel = weight.reshape(weight.shape[-4:])
             energy = _WeightedSquares.of(kernel.flatten(1), squares)
-            return self._activate(convolve(kernel), energy, arguments, _scale(kernel))
+            own = replace(self, bias=self.bias[channels])
+            return own._activate(convolve(kernel), energy, arguments, _scale(kernel))
 
         return answer
 

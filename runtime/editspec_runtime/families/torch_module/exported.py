@@ -74,7 +74,7 @@ def read_exported(path: Path) -> tuple[nn.Module, str]:
     except Refused as error:
         raise _refusal(path, str(error)) from error
     try:
-        with warnings.catch_warnings(), _silent("torch.export", "torch._export"):
+        with warnings.catch_warnings(), _silent():
             warnings.simplefilter("ignore")  # of torch's own changing formats
             program = torch.export.load(clean)
             module = torch.export.unflatten(program)
@@ -108,17 +108,17 @@ def read_exported(path: Path) -> tuple[nn.Module, str]:
 
 
 @contextmanager
-def _silent(*names: str) -> Iterator[None]:
-    """Keep torch from printing tracebacks of what is reported as an error anyway."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+def _silent() -> Iterator[None]:
+    """Keep torch from printing tracebacks of what is reported as an error anyway.
+
+    Its loggers differ from version to version, and some have levels of their own.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def _rewrite(archive: Archive, path: Path) -> tuple[bytes, io.BytesIO]:

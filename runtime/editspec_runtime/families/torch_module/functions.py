@@ -84,6 +84,9 @@ class LayerPoint:
     ----------
     chain
         The steps from the edited module to the value.
+    weight
+        The edited parameter as the first module calls it: ``weight``, or that which a
+        normalisation computes the weight from.
     key, value
         The forms of both maps.
     """
@@ -91,6 +94,7 @@ class LayerPoint:
     chain: tuple[Step, ...]
     key: Form
     value: Form
+    weight: str = "weight"
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class ModuleFunction(LayerFunction):
     def __call__(self, key: Tensor, weight: Tensor, arguments: Mapping[str, Tensor]) -> Tensor:
         stored = stored_weight(self.modules[0], weight) if weight.ndim == 5 else weight
         features = self.layer.key.features(key)
-        own = ({**self.weights[0], "weight": stored}, *self.weights[1:])
+        own = ({**self.weights[0], self.layer.weight: stored}, *self.weights[1:])
         for module, weights in zip(self.modules, own, strict=True):
             features = functional_call(module, weights, (features,))
         value = self.layer.value.map(features)
@@ -154,6 +158,8 @@ class ModuleFunction(LayerFunction):
         module = self.modules[0]
         # A layer of torch's own adds nothing but a bias; a class made from it may do anything else.
         known = any(type(module).forward is kind.forward for kind in AXES)
+        # A normalisation of the weight ties all numbers of the weight together.
+        known &= self.layer.weight == "weight"
         if not known or getattr(module, "padding_mode", "zeros") != "zeros":
             return None
         channels = kernel_of(module, self.weights[0]["weight"]).shape[1]
@@ -252,6 +258,32 @@ class Pointwise:
         if "bias" in own:
             shift = shift + own["bias"]
         return Pointwise(self.multiplier * scale, shift)
+
+
+STORED = (
+    "weight",
+    "weight_orig",
+    "parametrizations.weight.original",
+    "parametrizations.weight.original1",
+    "weight_v",
+)
+"""Where torch stores what the weight of a module is, or is computed from, in this order.
+
+As it is; by the older hooks of spectral normalisation and pruning; by one parametrisation; by
+weight normalisation, as a parametrisation and by the older hook.
+"""
+
+
+def stored_name(module: nn.Module) -> str | None:
+    """The name in a module of the parameter that its weight is computed from; None without one.
+
+    The parameter has the shape of the weight.
+    """
+    own = dict(module.named_parameters())
+    for name in STORED:
+        if name in own and own[name].shape == module.weight.shape:
+            return name
+    return None
 
 
 def kernel_of(module: nn.Module, weight: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from editspec_runtime.families.torch_module.functions import (
     LayerPoint,
     ModuleFunction,
     kernel_of,
+    stored_name,
     stored_weight,
 )
 from editspec_runtime.families.torch_module.handing_on import replace_outputs
@@ -99,7 +100,7 @@ class TorchModule(Generator):
                 chain = recording.chain(name, points)
                 if name not in self.source.points and not name.endswith(BARE):
                     chain += recording.find_followers(chain[0])
-                layer = self._layer(name, points, module, chain)
+                layer = self._layer(name, chain, module)
             except PointError as error:
                 # A module that nobody declared is simply not a layer.
                 if name in self.source.points:
@@ -284,15 +285,19 @@ class TorchModule(Generator):
         return recording
 
     def _layer(
-        self, name: str, points: Points, module: nn.Module, chain: Sequence[Call]
+        self, name: str, chain: Sequence[Call], module: nn.Module
     ) -> tuple[LayerPoint, ImageLayer]:
         """The points and the layer of a name. Raises `PointError` if it is not editable."""
+        stored = stored_name(module)
+        assert stored is not None
+        parameter = f"{chain[0].name}.{stored}"
         key, value = chain[0].given, chain[-1].output
         last_axis = isinstance(module, nn.Linear)
         point = LayerPoint(
             tuple(call.step() for call in chain),
             Form(key.ndim, last_axis and key.ndim > 2),
             Form(value.ndim, last_axis and value.ndim == key.ndim > 2),
+            stored,
         )
         key_height, key_size = point.key.map(key).shape[2:]
         height, size = point.value.map(value).shape[2:]
@@ -307,13 +312,13 @@ class TorchModule(Generator):
         if size % key_size:
             message = f"a map of {size} positions is not a multiple of its key's {key_size}"
             raise PointError(name, "value", message, "edit another layer")
-        channels = kernel_of(module, self.weights[points.parameter]).shape[1:3]
+        channels = kernel_of(module, self.weights[parameter]).shape[1:3]
         axes = next(axes for kind, axes in AXES.items() if isinstance(module, kind))
-        linear = len(chain) == 1 and module.bias is None
+        linear = len(chain) == 1 and module.bias is None and stored == "weight"
         steps = tuple(step.name for step in point.chain)
         return point, image_layer(
             name,
-            points.parameter,
+            parameter,
             channels[1],
             channels[0],
             key_size,
@@ -338,24 +343,25 @@ class TorchModule(Generator):
             kinds = ", ".join(kind.__name__ for kind in AXES)
             message = f"{points.parameter} is not the weight of a layer"
             raise PointError(name, "parameter", message, f"the layers are {kinds}")
-        if points.parameter not in self.weights:
-            message = (
-                f"{points.parameter} is computed by a normalisation (weight or spectral) of other "
-                "parameters, and is not one itself"
-            )
-            raise PointError(name, "parameter", message, REMOVE_NORMALISATION)
+        stored = stored_name(module)
+        if stored is None or f"{edited}.{stored}" not in self.weights:
+            message = f"{points.parameter} is computed from parameters of other shapes"
+            raise PointError(name, "parameter", message, REMOVE_PARAMETRISATION)
         if getattr(module, "groups", 1) != 1:
             message = f"{edited} works in groups of channels, and a key has one group"
-            raise PointError(name, "parameter", message, "edit another layer")
+            hint = (
+                "edit the layer before or behind it: a 1x1 convolution behind one in groups "
+                "changes the same features"
+            )
+            raise PointError(name, "parameter", message, hint)
         return module
 
 
-REMOVE_NORMALISATION = (
+REMOVE_PARAMETRISATION = (
     "let the factory call torch.nn.utils.parametrize.remove_parametrizations(module, 'weight') "
-    "(remove_spectral_norm or remove_weight_norm for the older hooks) once the weights are loaded, "
-    "and save the state dict of that network"
+    "once the weights are loaded, and save the state dict of that network"
 )
-"""Advice for a layer whose weight is computed from other parameters."""
+"""Advice for a layer whose weight is not one of the parameters, nor computed from one like it."""
 
 
 BARE = "/weight"

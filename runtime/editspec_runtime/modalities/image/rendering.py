@@ -32,7 +32,8 @@ def render_images(generator: Generator, latents: Tensor, *, batch: int = 1) -> T
     """
     parts = torch.split(generator.to_model(latents), batch)
     last = list(generator.architecture.layers)[-1]
-    numbers = batch * numbers_per_item(generator, last)
+    # Behind a layer its map, the next one and the picture so far are held at once.
+    numbers = 2 * batch * numbers_per_item(generator, last)
     generators = separate_models(generator, numbers, len(parts))
     return torch.cat(list(map_parts([each.images for each in generators], parts)))
 
