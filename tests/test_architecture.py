@@ -34,7 +34,7 @@ DEFERRED = {
 BY_NAME = {
     "runtime/editspec_runtime/core/method.py",  # an entry of the registry of methods
     "editspec/worlds/world.py",  # an entry of the registry of worlds
-    "runtime/editspec_runtime/families/torch_module/source.py",  # code that a spec names
+    "runtime/editspec_runtime/io/foreign_code.py",  # code that a spec names
 }
 """Modules besides registries and ``__init__`` that import modules by their names."""
 

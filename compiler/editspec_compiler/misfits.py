@@ -29,7 +29,10 @@ LENGTHS = {"too_short": ("at least", "min_length"), "too_long": ("at most", "max
 
 PATTERNS = {
     "0-9a-f": ("a digest", "64 hexadecimal digits, or sha256: and 64 of them"),
-    ":[": ("package.module:factory", "letters, digits, '.', '_' and '-'"),
+    ":[": (
+        "package.module:name",
+        "write the module as Python imports it (without .py), a colon, and what to take from it",
+    ),
     "": ("a name that can be part of a file's", "letters, digits, '.', '_' and '-'"),
 }
 """By a mark in the pattern: the text that it wants, and a hint. The empty mark fits any pattern."""

@@ -271,6 +271,11 @@ class Check(Part):
         None, description="Of which edit; default: of each that has the measure."
     )
 
+    @property
+    def code(self) -> str | None:
+        """Foreign code that the measure calls, ``module:function``; None where it calls none."""
+        return None
+
     def bound(self) -> tuple[str, float]:
         """Return the side, ``at most`` or ``at least``, and the limit of what passes.
 

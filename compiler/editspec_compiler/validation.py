@@ -28,7 +28,14 @@ from editspec_compiler.registry import (
     spec_type,
 )
 from editspec_compiler.schema import AnySpec, Check, Edit, solver_union
-from editspec_compiler.visit import Role, is_union, marks_of, member_by_tag, member_by_word
+from editspec_compiler.visit import (
+    Role,
+    fields_by_key,
+    is_union,
+    marks_of,
+    member_by_tag,
+    member_by_word,
+)
 from editspec_runtime.codes import Code
 from editspec_runtime.core.method import (
     Settings,
@@ -215,7 +222,7 @@ def _locate(part: Any, location: tuple[int | str, ...]) -> _Place:
         owner = None
         if isinstance(part, type) and issubclass(part, BaseModel):
             owner = part
-            field = part.model_fields.get(str(step))
+            field = fields_by_key(part).get(str(step))
             part, marks = None, ()
             if field is not None:
                 part, marks = _strip(field.annotation, marks_of(field))
@@ -290,7 +297,7 @@ class _Words:
             return self._unknown_key(place)
         if what == "missing":
             key = str(place.path[-1])
-            hint = _owner(place).model_fields[key].description or ""
+            hint = fields_by_key(_owner(place))[key].description or ""
             message = f"{key} is missing"
             return self.document.problem(place.path, message, hint, code=Code.KEY_MISSING)
         if what in ("union_tag_not_found", "union_tag_invalid"):
@@ -306,7 +313,7 @@ class _Words:
             takers = _families_with(key)
             if takers:
                 return self._foreign_key(place.path, key, takers)
-        hint = suggest(key, list(owner.model_fields))
+        hint = suggest(key, list(fields_by_key(owner)))
         solvers = methods_setting(key)
         if issubclass(owner, Settings) and solvers:
             take = "takes" if len(solvers) == 1 else "take"

@@ -109,9 +109,10 @@ def _visit_fields(model: type[BaseModel], given: Any, path: SpecPath) -> Iterato
     elif not isinstance(given, dict):
         return
     for name, field in model.model_fields.items():
-        value = given.get(name) if isinstance(given, Mapping) else getattr(given, name)
+        key = field.alias or name
+        value = given.get(key) if isinstance(given, Mapping) else getattr(given, name)
         if value is not None:
-            yield from _visit(field.annotation, marks_of(field), value, (*path, name))
+            yield from _visit(field.annotation, marks_of(field), value, (*path, key))
 
 
 def _visit_member(
@@ -123,6 +124,14 @@ def _visit_member(
     member = choose_member(members, marks, given)
     if member is not None:
         yield from _visit(member, (), given, path)
+
+
+def fields_by_key(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a mapping by their keys in a spec.
+
+    A key that is a word of Python, such as ``with``, is the alias of its field.
+    """
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def is_union(part: Any) -> bool:

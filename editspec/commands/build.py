@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from editspec.commands.check import CheckResult, check_session
+from editspec.commands.check import CheckResult, check_session, require_functions
 from editspec.engine.built import BuiltEdit
 from editspec.engine.collateral import predicted_collateral
 from editspec.engine.folder import PARETO, REPORT, STATEMENT, BuildFolder, patch_names
@@ -190,6 +190,8 @@ def build(
     files = CheckFiles.of(junit, markdown)
     files.require_places()
     session = BuildSession.of(spec, device, progress, Path(out))
+    if check:
+        require_functions(session)
     if pick is not None:
         _require_curves(session.loaded)
         require_place(lock_path(session.loaded.path))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from editspec.engine.checks import CheckRow, all_pass, judge
+from editspec.engine.functions import import_function
 from editspec.engine.model_session import on_device
 from editspec.engine.result import DONE, FAILED, CommandResult, to_plain
 from editspec.engine.session import BuildSession
@@ -85,12 +86,24 @@ def check(
     return result
 
 
+def require_functions(session: BuildSession) -> None:
+    """Import the functions that checks call, before the work that precedes the checks.
+
+    Raises `CodeError` where foreign code may not run, `FileError` where it cannot be imported.
+    """
+    folder = session.loaded.path.parent
+    for each in session.loaded.spec.checks:
+        if each.code is not None:
+            import_function(each.code, folder, allow_code=session.allow_code)
+
+
 @on_device
 def check_session(session: BuildSession) -> CheckResult:
     """Measure the checks in a session in which nothing has been built yet."""
     spec, checks = session.loaded.spec, session.loaded.spec.checks
     if not checks:
         return CheckResult(())
+    require_functions(session)
     built = [session.edit(number) for number in range(len(spec.edits))]
     measures = session.modality.measures(session, built)
     rows = []

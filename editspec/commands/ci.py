@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from editspec.commands.apply import apply
 from editspec.commands.build import BuildResult, build_session
-from editspec.commands.check import CheckResult, check_session
+from editspec.commands.check import CheckResult, check_session, require_functions
 from editspec.engine.checks import CheckRow
 from editspec.engine.failures import error_code
 from editspec.engine.folder import BuildFolder, patch_names
@@ -146,7 +146,9 @@ class _Run:
 
     def open(self, loaded: LoadedSpec) -> BuildSession:
         """Open the session of the spec, once a run: its checkpoint may be large."""
-        return BuildSession.of(loaded, self.device, self.progress, self.folder / "build")
+        session = BuildSession.of(loaded, self.device, self.progress, self.folder / "build")
+        require_functions(session)
+        return session
 
     def build(self, session: BuildSession) -> tuple[BuildResult, BuildSession]:
         """Build within the output folder alone; return the session after the build, too."""

@@ -410,7 +410,7 @@ def test_code_is_imported_only_where_it_is_allowed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"module": "nets"}, 'the text "nets" is not package.module:factory'),
+        ({"module": "nets"}, 'the text "nets" is not package.module:name'),
         ({"module": None}, "model: the family torch needs a module"),
         ({"truncation": 0.5}, "the family torch takes no truncation"),
         ({"family": "stylegan2"}, "module is for the family torch"),

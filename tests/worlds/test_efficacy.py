@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from editspec.modalities.image.artefacts import has_artefact
 from editspec.worlds.skyline.efficacy import (
     edit_measures,
     edit_numbers,
@@ -96,3 +97,51 @@ def test_the_pond_is_lit_when_it_reflects(scene: Scene, reader: Reader) -> None:
     marked = readings(scene, render(scene.replace(middle_watermark=1, bottom_watermark=0)), reader)
     assert marked["middle_watermark"].all()
     assert not marked["bottom_watermark"].any()
+
+
+def test_a_picture_has_a_trace_where_people_see_one(
+    scene: Scene, spires: Scene, reader: Reader
+) -> None:
+    clean = numbers(scene, spires, render(spires), reader)
+    assert clean["trace"] == clean["strong"] == clean["trace-0.06"] == 0
+    edited = render(spires)
+    # A spot of 4 x 4 pixels on the ground of every fourth picture, where nothing should change.
+    edited[::4, :, 59:63, 30:34] += 0.15
+    spoilt = numbers(scene, spires, edited, reader)
+    assert spoilt["trace"] == pytest.approx(0.25)
+    assert spoilt["trace-0.06"] >= spoilt["trace-0.1"] == spoilt["trace"]
+    assert spoilt["strong"] == spoilt["trace-0.2"] == 0
+    edited[::4, :, 59:63, 30:34] += 0.3
+    assert numbers(scene, spires, edited, reader)["strong"] == pytest.approx(0.25)
+
+
+def test_the_perfect_change_leaves_no_trace_and_an_undone_one_neither(
+    scene: Scene, spires: Scene, reader: Reader
+) -> None:
+    assert numbers(scene, spires, render(scene), reader)["trace"] == 0
+    # The same change where the perfect edit asks for it is none; elsewhere it is one.
+    lit = scene.replace(windows_lit=1 - scene.windows_lit)
+    other = numbers(scene, lit, render(spires), reader)
+    domes = ((scene.left_top == 0) | (scene.right_top == 0)).double().mean().item()
+    assert other["trace"] == pytest.approx(domes, abs=0.06)
+
+
+@pytest.mark.parametrize(("pixels", "seen"), [(3, False), (4, True), (9, True)])
+def test_a_spot_needs_some_pixels_that_touch(pixels: int, seen: bool) -> None:
+    change = torch.zeros(2, 16, 16)
+    # All are far above the threshold, as the mean of each neighbourhood must be.
+    for number in range(pixels):
+        change[0, 5 + number % 3, 5 + number // 3] = 3.0
+    # As many pixels, scattered.
+    for number in range(pixels):
+        change[1, 2 + 5 * (number % 3), 2 + 5 * (number // 3)] = 3.0
+    found = has_artefact(change, 0.1).tolist()
+    assert found == [seen, False]
+
+
+def test_spots_at_corners_are_one(scene: Scene) -> None:
+    change = torch.zeros(1, 12, 12)
+    for step in range(4):
+        change[0, 3 + step, 3 + step] = 3.0
+    assert has_artefact(change, 0.1).all()
+    assert not has_artefact(change, 2.0).any()

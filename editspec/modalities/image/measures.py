@@ -9,15 +9,20 @@ import torch
 from torch import Tensor
 
 from editspec.engine.checks import Value
+from editspec.engine.functions import import_function
 from editspec.engine.measures import Measures, count_not_finite
+from editspec.engine.result import count_of
 from editspec.modalities.image.drawing import generator_of
+from editspec.modalities.image.recogniser import Recogniser
 from editspec_compiler.modalities.image.expected import (
     ExpectedOutput,
     expected_outputs,
     find_check_images,
+    find_check_latents,
 )
-from editspec_compiler.modalities.image.schema import Collateral, Efficacy
+from editspec_compiler.modalities.image.schema import Collateral, Efficacy, Recognised
 from editspec_compiler.schema import Retention
+from editspec_runtime.modalities.image.generator import Generator
 
 ROUNDING = 1e-6
 """The mean change of a pixel up to which a rule is said to ask for none."""
@@ -35,6 +40,8 @@ class ImageMeasures(Measures):
         check = self.session.loaded.spec.checks[number]
         if isinstance(check, Collateral):
             return self.collateral(number, edit)
+        if isinstance(check, Recognised):
+            return self.recognised(number, edit)
         assert edit is not None
         if isinstance(check, Efficacy):
             return self.efficacy(self.numbers[edit], None if check.images is None else number)
@@ -73,15 +80,18 @@ class ImageMeasures(Measures):
             return None, NOT_MEASURED + "the edit had no efficacy that it could keep"
         return left / built, f"efficacy {built:.3g}, and {left:.3g} after all edits"
 
-    @torch.no_grad()
-    def collateral(self, check: int, edit: str | None) -> Value:
-        """Measure the mean change of the pixels outside of the masks of a check."""
+    def generators_around(self, edit: str | None) -> tuple[Generator, Generator]:
+        """Return the models before and after an edit; None means all edits together."""
         first, last = 0, len(self.built)
         if edit is not None:
             first = self.numbers[edit]
             last = first + 1
-        before = generator_of(self.session.after(first))
-        after = generator_of(self.session.after(last))
+        return generator_of(self.session.after(first)), generator_of(self.session.after(last))
+
+    @torch.no_grad()
+    def collateral(self, check: int, edit: str | None) -> Value:
+        """Measure the mean change of the pixels outside of the masks of a check."""
+        before, after = self.generators_around(edit)
         change, pixels = 0.0, 0.0
         for latent, counts in find_check_images(self.session.loaded, check, before):
             moved = (after.images(latent) - before.images(latent)).double().abs().mean(1)[0].cpu()
@@ -90,6 +100,21 @@ class ImageMeasures(Measures):
         if not pixels:
             return None, NOT_MEASURED + "the masks leave no pixel"
         return change / pixels, ""
+
+    def recognised(self, check: int, edit: str | None) -> Value:
+        """Measure the share of the pictures of a check that are recognised after the edit."""
+        session = self.session
+        given = session.loaded.spec.checks[check]
+        assert isinstance(given, Recognised)
+        folder = session.loaded.path.parent
+        function = import_function(given.function, folder, allow_code=session.allow_code)
+        recogniser = Recogniser(given.function, function)
+        before, after = self.generators_around(edit)
+        latents = find_check_latents(session.loaded, check, before)
+        once = recogniser.count(before, latents)
+        now = recogniser.count(after, latents)
+        remark = f"{once} of {count_of(len(latents), 'picture')} before the edit, {now} after it"
+        return now / len(latents), remark
 
     def finite(self, number: int) -> Value:
         """Count the numbers that are not finite, in the patch or in its pictures.

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from editspec.modalities.image.artefacts import has_artefact
 from editspec.worlds.skyline.reader import ATTRIBUTES, Reader, truth
 from editspec.worlds.skyline.world import (
     Scene,
@@ -17,6 +18,15 @@ from editspec.worlds.skyline.world import (
     render,
     windows,
 )
+
+TRACES = (0.06, 0.1, 0.15, 0.2, 0.3)
+"""Thresholds of artefacts: the mean absolute change over channels, on the scale of -1..1."""
+
+TRACE, STRONG = 0.1, 0.2
+"""The threshold of an artefact that is visible, and of one that is strong."""
+
+TOUCHED, CLEARLY = 0.02, 0.02
+"""The change of the perfect edit that lets a pixel change, and by how much an artefact is worse."""
 
 Features = Callable[[Tensor], list[Tensor]]
 """Pictures [n, 3, h, w] -> feature maps [n, c, h', w'], by which pictures are compared."""
@@ -55,7 +65,9 @@ def edit_measures(
         |edited - unedited| over the others; ``perceptual``, the mean perceptual change over the
         others; ``error``, mean |edited - counterfactual render| over all pixels; ``read``, 1 where
         every attribute that the perfect edit changes is read as changed, 0 where not, NaN where it
-        changes none.
+        changes none; ``trace-T`` for every T of `TRACES`, 1 where the picture has an artefact of
+        that threshold: a spot of change (`has_artefact`) where the perfect edit changes nothing,
+        away from the perfect picture.
     """
     before, after = render(original), render(counterfactual)
     differs = find_changed_pixels(before, after)
@@ -71,7 +83,8 @@ def edit_measures(
     measures["perceptual"] = perceptual_change(features, unedited, edited, ~differs)
     measures["error"] = to_after.double().mean((1, 2))
     measures["read"] = _read_as_changed(original, counterfactual, reader.read(edited))
-    return measures
+    traces = _find_traces(before, after, unedited, edited)
+    return measures | {name: found.double() for name, found in traces.items()}
 
 
 def edit_numbers(measures: dict[str, Tensor]) -> dict[str, float]:
@@ -84,17 +97,45 @@ def edit_numbers(measures: dict[str, Tensor]) -> dict[str, float]:
         ``read``: the share of the pictures with something to change whose attributes are read as
         changed; ``outside``: the mean absolute change of all other pixels; ``perceptual``: their
         mean perceptual change per picture, averaged over pictures; ``distance``: the mean distance
-        to the counterfactual over the changed pixels.
+        to the counterfactual over the changed pixels; ``trace`` and ``strong``: the share of the
+        pictures with a visible and with a strong artefact, and ``trace-T`` for every T of `TRACES`.
     """
     total = {name: values.sum().item() for name, values in measures.items()}
     read = measures["read"]
+    traces = {
+        _trace_name(threshold): measures[_trace_name(threshold)].mean().item()
+        for threshold in TRACES
+    }
     return {
         "efficacy": total["closer"] / total["changed"],
         "read": read[~read.isnan()].mean().item(),
         "outside": total["outside"] / total["others"],
         "perceptual": measures["perceptual"].mean().item(),
         "distance": total["distance"] / total["changed"],
+        "trace": traces[_trace_name(TRACE)],
+        "strong": traces[_trace_name(STRONG)],
+        **traces,
     }
+
+
+def _trace_name(threshold: float) -> str:
+    return f"trace-{threshold:g}"
+
+
+def _find_traces(
+    before: Tensor, after: Tensor, unedited: Tensor, edited: Tensor
+) -> dict[str, Tensor]:
+    """Tell which pictures have an artefact of each threshold, [n] of truth values by name.
+
+    `before` and `after` are the renders of the original and of the perfect edit.
+    """
+    touched = ((before - after).abs().mean(1, keepdim=True) > TOUCHED).double()
+    # What the perfect edit changes has blurred edges in a model's pictures.
+    allowed = F.max_pool2d(touched, 3, 1, 1)[:, 0] > 0
+    moved = (edited - unedited).abs().mean(1)
+    worse = (edited - after).abs().mean(1) > (unedited - after).abs().mean(1) + CLEARLY
+    change = moved * (worse & ~allowed)
+    return {_trace_name(threshold): has_artefact(change, threshold) for threshold in TRACES}
 
 
 def find_changed_scenes(original: Scene, counterfactual: Scene) -> Tensor:

@@ -18,6 +18,7 @@ from editspec_compiler.modalities.image.schema import (
     Efficacy,
     ImagePair,
     Place,
+    Recognised,
     Scene,
     image_spec,
 )
@@ -169,6 +170,20 @@ def find_check_images(
             counts = 1 - resolver.area(images.mask, size, "mask")
         for entry, latent in enumerate(images.latents):
             found.append((resolver.vector(latent, "latents", entry), counts))
+    return found
+
+
+def find_check_latents(loaded: LoadedSpec, check: int, generator: Generator) -> list[Tensor]:
+    """Find the images of a check of recognised pictures, as latents [1, latent_size].
+
+    Raises `SpecError` for a latent of another length.
+    """
+    found, given = [], image_spec(loaded.spec).checks[check]
+    assert isinstance(given, Recognised)
+    for index, pictures in enumerate(given.images):
+        resolver = Resolver(loaded, generator, 0, root=("checks", check, "images", index))
+        for entry, latent in enumerate(pictures.latents):
+            found.append(resolver.vector(latent, "latents", entry))
     return found
 
 

@@ -24,6 +24,7 @@ from editspec_compiler.modalities.image.schema import (
     LatentFile,
     Latents,
     Mask,
+    Recognised,
     Scene,
     UnionMask,
     image_spec,
@@ -85,6 +86,12 @@ class ImageModality:
                 yield document.problem(
                     ("checks", index, "images"), message, hint, code=Code.CHECK_UNFIT, at_key=True
                 )
+            if not isinstance(check, Recognised):
+                continue
+            if (check.at_least is None) == (check.at_most is None):
+                message = "this check has either at_least or at_most"
+                hint = "write one of them; for a range, write two checks with names of their own"
+                yield document.problem(("checks", index), message, hint, code=Code.CHECK_UNFIT)
 
     def references(self, item: Item, surroundings: Surroundings) -> Iterator[Problem]:
         """Open a mask or a latent, and say what is wrong with it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.schema import (
@@ -26,6 +26,7 @@ from editspec_compiler.schema import (
 )
 from editspec_compiler.visit import FILE, Role
 from editspec_runtime.core.fields import Natural, Number, Part
+from editspec_runtime.io.foreign_code import REFERENCE
 from editspec_runtime.modalities.image.architecture import draws_nothing
 from editspec_runtime.modalities.image.streams import SPECS, STATISTICS
 
@@ -278,8 +279,56 @@ class Collateral(Check):
     )
 
 
+class Pictures(Part):
+    """Whole pictures."""
+
+    latents: list[Latent] = Field(
+        min_length=1, description="Which images: numbers in the latent stream, or vectors."
+    )
+
+
+class Recognised(Check):
+    """Share of pictures in which a function of the user's own recognises something.
+
+    The pictures are those after all edits together, or after one.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["at_least"]}, {"required": ["at_most"]}]}
+    )
+
+    OF_ALL: ClassVar[bool] = True
+
+    measure: Literal["recognised"] = Field(description="What is measured.")
+    edit: str | None = Field(None, description="Of which edit; default: of all edits together.")
+    function: str = Field(
+        alias="with",
+        pattern=REFERENCE,
+        description="package.module:function, which looks at pictures; needs --allow-code.",
+    )
+    images: list[Pictures] = Field(min_length=1, description="Which images.")
+    at_least: Number | None = Field(
+        None, ge=0, le=1, description="The smallest share of recognised pictures that passes."
+    )
+    at_most: Number | None = Field(
+        None, ge=0, le=1, description="The largest share of recognised pictures that passes."
+    )
+
+    @property
+    def code(self) -> str | None:
+        """The function."""
+        return self.function
+
+
 AnyCheck = (
-    TargetError | Efficacy | Collateral | PredictedCollateral | Retention | PatchSize | Finite
+    TargetError
+    | Efficacy
+    | Collateral
+    | Recognised
+    | PredictedCollateral
+    | Retention
+    | PatchSize
+    | Finite
 )
 CHECKS = measures_of(*AnyCheck.__args__)
 """The checks of images by the names of their measures."""

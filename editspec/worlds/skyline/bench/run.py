@@ -52,6 +52,7 @@ from editspec.worlds.skyline.bench.tables import (
     TableResult,
 )
 from editspec.worlds.skyline.efficacy import (
+    TRACES,
     edit_measures,
     edit_numbers,
     find_changed_scenes,
@@ -291,6 +292,7 @@ class Bench:
             "experiment": name,
             "row": [row.name, row.identity],
             "numbers": [UNSEEN.seed, numbers.start, numbers.stop],
+            "traces": list(TRACES),
         }
 
         def measure() -> dict[str, Tensor]:

@@ -18,6 +18,8 @@ COLUMNS = {
     "efficacy": ".1%",
     "read": ".1%",
     "outside": ".4f",
+    "trace": ".1%",
+    "strong": ".1%",
     "perceptual": ".4f",
     "distance": ".3f",
     "closer_than_ours": ".1%",
@@ -35,8 +37,11 @@ HEADINGS = {"closer_than_ours": "closer"}
 LEGEND = (
     "efficacy: of the pixels that the perfect edit changes, the share that ends closer to it than"
     " to the original. read: the share of the images with something to change whose attributes are"
-    " read as changed. outside: mean absolute change of all other pixels, -1..1. perceptual: the"
-    " same in features. distance: to the perfect edit, over the pixels that it changes. closer: the"
+    " read as changed. outside: mean absolute change of all other pixels, -1..1. trace: the share"
+    " of the images with a visible artefact: 4 connected pixels or more that change by more than"
+    " 0.1 where the perfect edit changes nothing, and away from it; strong: by more than 0.2."
+    " perceptual: the change outside in features. distance: to the perfect edit, over the pixels"
+    " that it changes. closer: the"
     " share of the images with something to change that end closer to the perfect edit than ours"
     " do. seconds: for the edit, its statistics left out; of propagation, for an image."
 )

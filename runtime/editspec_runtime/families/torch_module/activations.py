@@ -9,11 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+
+class BatchNorm(nn.BatchNorm2d):
+    """torch's batch normalisation for any number of axes: a graph does not tell the number."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        return None
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """torch's normalisation of instances for any number of axes behind the channels."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise every channel of every item by its own statistics."""
+        return F.instance_norm(input, weight=self.weight, bias=self.bias, eps=self.eps)
+
+
 NORMALISATIONS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
     nn.InstanceNorm1d,
     nn.InstanceNorm2d,
+    InstanceNorm,
     nn.GroupNorm,
     nn.LayerNorm,
     nn.RMSNorm,

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from editspec_runtime.codes import Code
 from editspec_runtime.core.fields import Count, FieldProblem, Part
+from editspec_runtime.io.foreign_code import REFERENCE
 from editspec_runtime.modalities.image.fields import ImageFields
 
 
@@ -33,7 +34,7 @@ class ModuleFields(ImageFields):
 
     module: str | None = Field(
         None,
-        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
+        pattern=REFERENCE,
         description="package.module:factory, which makes the network; needs --allow-code.",
     )
     arguments: dict[str, Any] | None = Field(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from editspec_runtime.core.model import LayerFunction
+from editspec_runtime.families.torch_module.activations import BatchNorm
 from editspec_runtime.families.torch_module.recording import Step
 from editspec_runtime.maths.channelwise import ChannelwiseFunction, unit_kernels
 
@@ -29,6 +30,7 @@ AXES: dict[type[nn.Module], str] = {
 POINTWISE = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
+    BatchNorm,
     nn.ReLU,
     nn.LeakyReLU,
     nn.Identity,

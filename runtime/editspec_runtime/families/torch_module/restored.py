@@ -6,7 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from editspec_runtime.families.torch_module.activations import find_rectifier
+from editspec_runtime.families.torch_module.activations import (
+    BatchNorm,
+    InstanceNorm,
+    find_rectifier,
+)
 
 
 def restore_modules(module: nn.Module) -> None:
@@ -39,20 +43,17 @@ def _make_normalisation(part: nn.Module, call: Any) -> nn.Module | None:
     target, given = str(call.target), call.args
     own = {**part._parameters, **part._buffers}
     channels = _count(own.get("weight"))
-    taken = getattr(given[0], "meta", {}).get("val")
-    is_map = isinstance(taken, Tensor) and taken.ndim == 4
     made: nn.Module
     if target == "aten.dropout.default" and given[2] is False:
         return nn.Identity()
     if target == "aten.prelu.default":
         made = nn.PReLU(channels)
     elif target == "aten.batch_norm.default" and given[5] is False and "running_var" in own:
-        kind = nn.BatchNorm2d if is_map else nn.BatchNorm1d
-        made = kind(_count(own["running_var"]), eps=given[7], affine=channels > 0)
+        made = BatchNorm(_count(own["running_var"]), eps=given[7], affine=channels > 0)
     elif target == "aten.group_norm.default" and channels:
         made = nn.GroupNorm(given[1], channels, eps=given[4])
-    elif target == "aten.instance_norm.default" and given[5] is True and channels and is_map:
-        made = nn.InstanceNorm2d(channels, eps=given[7], affine=True)
+    elif target == "aten.instance_norm.default" and given[5] is True and channels:
+        made = InstanceNorm(channels, eps=given[7], affine=True)
     else:
         return None
     made._parameters.update(part._parameters)

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
-import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -21,6 +15,7 @@ from editspec_runtime.core.fields import FieldError
 from editspec_runtime.errors import CodeError, FileError, WeightsError
 from editspec_runtime.families.torch_module.signatures import require_arguments
 from editspec_runtime.io.digests import digest
+from editspec_runtime.io.foreign_code import import_attribute, require_permission
 
 
 @dataclass(frozen=True)
@@ -110,8 +105,7 @@ def run_factory(
 
     The digest is that of the factory's file, its name and its arguments.
 
-    Modules are looked for in `folder` first, and then where Python looks, those included that the
-    first one imports from its own folder. ``sys.path`` stays as it is.
+    Modules are looked for as `import_attribute` does, in `folder` first.
 
     Parameters
     ----------
@@ -135,18 +129,11 @@ def run_factory(
     WeightsError
         The factory makes something other than a network.
     """
-    if not allow_code:
-        raise CodeError(
-            f"{name} is code that is not part of editspec, and importing it runs it with all that "
-            "you may do.",
-            "Read it, and give --allow-code if you trust it (in Python: with "
-            "editspec.allow_code(): …). A file of torch.export (weights: network.pt2) needs no "
-            "code.",
-        )
-    module_name, _, attribute = name.partition(":")
+    instead = "A file of torch.export (weights: network.pt2) needs no code."
+    require_permission(name, allow_code=allow_code, instead=instead)
     given = dict(arguments or {})
     try:
-        factory = getattr(_import_from(folder.resolve(), module_name), attribute)
+        factory = import_attribute(name, folder)
         require_arguments(name, factory, given)
         network = factory(**given)
     except FieldError:
@@ -165,43 +152,6 @@ def run_factory(
         )
     source = inspect.getsourcefile(inspect.unwrap(factory))
     code = Path(source).read_bytes() if source else name.encode()
+    attribute = name.partition(":")[2]
     said = {"factory": attribute, "arguments": given, "file": hashlib.sha256(code).hexdigest()}
     return network.eval(), digest(said)
-
-
-def _import_from(folder: Path, name: str) -> ModuleType:
-    """Import a module, for which `folder` is searched first."""
-    first = name.partition(".")[0]
-    beside = (folder / first).exists() or (folder / f"{first}.py").exists()
-    # Python keeps imported modules by name: one that another spec brought would be taken for ours.
-    if beside and name in sys.modules and not _lies_in(sys.modules[name], folder):
-        del sys.modules[name]
-    importlib.invalidate_caches()
-    finder = _FolderFinder(folder)
-    sys.meta_path.insert(0, finder)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.meta_path.remove(finder)
-
-
-class _FolderFinder(MetaPathFinder):
-    """A finder of modules in a folder, for the thread that made the finder alone."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = str(folder)
-        self.thread = threading.get_ident()
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        # Modules within a package are found by the package's own path.
-        built_in = fullname in sys.builtin_module_names
-        if path is not None or built_in or threading.get_ident() != self.thread:
-            return None
-        return PathFinder.find_spec(fullname, [self.folder], target)
-
-
-def _lies_in(module: ModuleType, folder: Path) -> bool:
-    file = getattr(module, "__file__", None)
-    return file is not None and folder in Path(file).resolve().parents
