@@ -8,15 +8,14 @@ Whatever starts a process or loads a library meanwhile counts as an execution.
 from __future__ import annotations
 
 import base64
-import copy
+import hashlib
 import io
 import json
 import pickle
-import pickletools
 import random
 import resource
+import shutil
 import socket
-import struct
 import sys
 import tempfile
 import threading
@@ -27,16 +26,18 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks.mutants import mutate_any, mutate_content
 from editspec.engine.lock import read_lock
 from editspec_compiler import SpecError, load
 from editspec_compiler.modalities.image.latent_tensors import open_tensors
@@ -45,44 +46,24 @@ from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_compiler.modalities.image.masks import mask_image
 from editspec_compiler.modalities.image.records import read_record
 from editspec_compiler.modalities.image.schema import LatentFile
+from editspec_runtime.core.rule import LayerRule, PreservedKeys, Refinement, ResolvedEdit
 from editspec_runtime.errors import EditError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.torch_module.exported import read_exported
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.downloads import fetch, parse_remote
-from editspec_runtime.io.files import LEGACY_TORCH, read_header, safetensors_bytes
+from editspec_runtime.io.files import LEGACY_TORCH, read_header
 from editspec_runtime.io.rewriting import rewrite
 from editspec_runtime.io.shards import read_stored
-from editspec_runtime.methods.rule_file import read_rule
-from editspec_runtime.patches.patch import make_patch, read_patch
+from editspec_runtime.methods.registry import settings_of
+from editspec_runtime.methods.rule_file import place_as_file, read_rule
+from editspec_runtime.patches.chains import require_chain
+from editspec_runtime.patches.patch import apply_stack, make_patch, read_patch
+from editspec_runtime.patches.soundness import require_fitting, require_orthonormal
 
 ROOT = Path(__file__).parents[1]
 OURS = (EditError, SpecError, MaskError)
 WATCHED = ("os.system", "os.exec", "subprocess.Popen", "ctypes.dlopen", "os.posix_spawn")
-
-NUMBERS = [0, 1, -1, 127, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 10**30, 10**400]
-TOKENS = [
-    b"NaN",
-    b"Infinity",
-    b"null",
-    b"true",
-    b"[]",
-    b"{}",
-    b'""',
-    b"1e999",
-    b"\x00",
-    b"\x1b[31m",
-]
-TOKENS += [
-    b"[" * 300,
-    b'{"a":' * 300,
-    b"\xff",
-    b"..",
-    b"../../x",
-    b"*a",
-    b"&a",
-    b"!!python/name:os",
-]
 
 
 @dataclass(frozen=True)
@@ -92,6 +73,7 @@ class Reader:
     read: Callable[[Path], object]
     suffix: str
     seeds: Sequence[bytes]
+    mutate: Callable[[bytes, random.Random], bytes] = mutate_any
 
 
 @dataclass
@@ -120,131 +102,6 @@ HEAD = (
 )
 
 
-def mutate(seed: bytes, draw: random.Random) -> bytes:
-    """A file that differs from another one in one to four places."""
-    data = bytearray(seed)
-    for _ in range(draw.randint(1, 4)):
-        if not data:
-            break
-        at = draw.randrange(len(data))
-        kind = draw.randrange(8)
-        if kind == 0:
-            data[at] ^= 1 << draw.randrange(8)
-        elif kind == 1:
-            del data[at:]
-        elif kind == 2:
-            del data[at : at + draw.randint(1, 64)]
-        elif kind == 3:
-            piece = data[at : at + draw.randint(1, 64)]
-            data[at:at] = piece * draw.choice([1, 2, 50])
-        elif kind == 4:
-            size = draw.choice(["<B", "<H", "<I", "<Q"])
-            number = draw.choice(NUMBERS[:-2]) % 2 ** (8 * struct.calcsize(size))
-            data[at : at + struct.calcsize(size)] = struct.pack(size, number)
-        elif kind == 5:
-            data[at:at] = draw.choice(TOKENS)
-        elif kind == 6:
-            _replace_number(data, at, draw)
-        else:
-            other = draw.randrange(len(data))
-            data[at : at + 16], data[other : other + 16] = (
-                data[other : other + 16],
-                data[at : at + 16],
-            )
-    return bytes(data)
-
-
-ODD: tuple[Any, ...] = (
-    None, True, 0, -1, 2**63, 10**40, 1e308, -0.5, "", "\x1b[31m", "../x", "a" * 300, [], {}, [[]],
-    {"": None}, "9" * 400,
-)  # fmt: skip
-"""Values that stand where others are expected."""
-
-
-def mutate_structure(seed: bytes, draw: random.Random) -> bytes:
-    """A JSON text in which values are swapped, doubled, nested, left out or of other types."""
-    content = json.loads(seed)
-    for _ in range(draw.randint(1, 3)):
-        places = list(_places(content))
-        if not places:
-            return json.dumps(draw.choice(ODD)).encode()
-        parent, key = draw.choice(places)
-        kind = draw.randrange(6)
-        if kind == 0:
-            parent[key] = draw.choice(ODD)
-        elif kind == 1:
-            other, other_key = draw.choice(places)
-            parent[key], other[other_key] = copy.deepcopy((other[other_key], parent[key]))
-        elif kind == 2:
-            for _ in range(draw.choice([1, 3, 90])):
-                parent[key] = draw.choice([[parent[key]], {"a": parent[key]}])
-        elif kind == 3 and isinstance(parent[key], list):
-            parent[key] = parent[key] * draw.choice([2, 50])
-        elif kind == 4 and isinstance(parent, dict):
-            parent[draw.choice(["", "x", f"{key} "])] = parent.pop(key)
-        else:
-            del parent[key]
-    return json.dumps(content).encode()
-
-
-def _places(content: Any) -> Iterator[tuple[Any, Any]]:
-    """All places of values in a content: what holds a value, and its key or number."""
-    waiting = [content]
-    while waiting:
-        parent = waiting.pop()
-        if not isinstance(parent, dict | list):
-            continue
-        keys = list(parent) if isinstance(parent, dict) else range(len(parent))
-        for key in keys:
-            yield parent, key
-            waiting.append(parent[key])
-
-
-def mutate_pickle(seed: bytes, draw: random.Random) -> bytes:
-    """A pickle in which operations are doubled, swapped, left out, or take another object."""
-    places = [place for _, _, place in pickletools.genops(seed)]
-    pieces = [seed[a:b] for a, b in zip(places, [*places[1:], len(seed)], strict=True)]
-    for _ in range(draw.randint(1, 3)):
-        at, other = draw.randrange(len(pieces)), draw.randrange(len(pieces))
-        kind = draw.randrange(5)
-        if kind == 0:
-            pieces[at] = pieces[at] * draw.choice([2, 50])
-        elif kind == 1:
-            pieces[at], pieces[other] = pieces[other], pieces[at]
-        elif kind == 2:
-            pieces[at] = b""
-        elif kind == 3:
-            pieces[at:at] = pieces[min(at, other) : min(at, other) + 40] * draw.choice([1, 30])
-        else:
-            pieces[at] = b"h" + bytes([draw.randrange(256)])
-    return b"".join(pieces)
-
-
-def mutate_any(seed: bytes, draw: random.Random) -> bytes:
-    """A mutant of the structure where a file has one that is known here, or of the bytes."""
-    if draw.random() < 0.5:
-        return mutate(seed, draw)
-    try:
-        if seed[:1] in b"{[":
-            return mutate_structure(seed, draw)
-        if seed[:1] == b"\x80":
-            return mutate_pickle(seed, draw)
-    except (ValueError, IndexError):
-        pass
-    return mutate(seed, draw)
-
-
-def _replace_number(data: bytearray, at: int, draw: random.Random) -> None:
-    """Put an odd number in the place of the next one in a text."""
-    digits = b"0123456789"
-    while at < len(data) and data[at] not in digits:
-        at += 1
-    end = at
-    while end < len(data) and data[end] in digits:
-        end += 1
-    data[at:end] = str(draw.choice(NUMBERS)).encode()
-
-
 def run_reader(reader: Reader, count: int, seed: int, folder: Path) -> Outcome:
     """Read `count` mutants of a reader's files."""
     outcome, draw = Outcome(), random.Random(seed)
@@ -252,7 +109,7 @@ def run_reader(reader: Reader, count: int, seed: int, folder: Path) -> Outcome:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(count):
-            path.write_bytes(mutate_any(draw.choice(reader.seeds), draw))
+            path.write_bytes(reader.mutate(draw.choice(reader.seeds), draw))
             _read_one(reader, path, outcome)
     return outcome
 
@@ -297,21 +154,32 @@ def make_readers(folder: Path) -> Mapping[str, Reader]:
     save_file(weights, folder / "tiny.safetensors")
     torch.save({"g_ema": weights, "latent_avg": torch.zeros(8)}, folder / "tiny.pt")
     torch.save(weights, folder / "old.pt", _use_new_zipfile_serialization=False)
+    # Specs are read with the masks that they name.
+    shutil.copytree(ROOT / "specs/skyline/masks", folder / "masks", dirs_exist_ok=True)
     specs = [*_texts("specs/skyline/*.yaml"), _tiny_spec().encode()]
     json_specs = [json.dumps(json.loads(_tiny_spec())).encode()]
-    locks = _texts("tests/invalid/*.lock") + _texts("examples/**/*.lock")
+    locks = _texts("tests/invalid/*.lock")
+    # As JSON, which YAML includes, so that its structure is changed, too.
+    whole_lock = _texts("tests/invalid/half-precision*.lock")[0]
+    locks += [json.dumps(yaml.safe_load(whole_lock)).encode()] * len(locks)
     masks = [path.read_bytes() for path in sorted((ROOT / "specs/skyline/masks").glob("*.png"))[:3]]
     headers = [(folder / "tiny.safetensors").read_bytes()]
     return {
         "specs": Reader(load, ".yaml", specs),
         "specs, JSON": Reader(load, ".json", json_specs),
         "locks": Reader(read_lock, ".lock", locks),
-        "masks": Reader(_read_mask, ".png", [*masks, *_odd_masks()]),
+        "masks": Reader(_read_mask, ".png", [*_odd_masks(), *masks]),
         "records": Reader(
-            _read_record, ".json", [*records(masks), *_texts("tests/invalid/records/*.json")]
+            _read_record, ".json", [*records(masks) * 9, *_texts("tests/invalid/records/*.json")]
         ),
         "patches": Reader(read_patch, ".safetensors", [tiny_patch()]),
-        "rules": Reader(read_rule, ".safetensors", [tiny_rule(), units_rule()]),
+        "patches, made": Reader(
+            _use_patch, ".safetensors", [tiny_patch(), wide_patch()], mutate_content
+        ),
+        "rules": Reader(read_rule, ".safetensors", [tiny_rule(), whole_rule()]),
+        "rules, made": Reader(
+            _use_rule, ".safetensors", [tiny_rule(), whole_rule()], mutate_content
+        ),
         "headers": Reader(_read_headers, ".safetensors", headers),
         "indices": Reader(read_stored, ".safetensors.index.json", [_index(weights)]),
         "pickles": Reader(read_weights, ".pkl", [tiny_pickle(), module_pickle()]),
@@ -332,7 +200,7 @@ def tiny_weights() -> dict[str, Tensor]:
     """Some tensors by names of a generator."""
     draw = torch.Generator().manual_seed(0)
     shapes = {"style.1.weight": (8, 8), "style.1.bias": (8,), "input.input": (1, 4, 4, 4)}
-    shapes |= {"conv1.conv.weight": (1, 4, 4, 3, 3)}
+    shapes |= dict.fromkeys(("conv1.conv.weight", "convs.0.conv.weight"), (1, 4, 4, 3, 3))
     return {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
 
 
@@ -348,13 +216,42 @@ def tiny_patch() -> bytes:
     ).to_bytes()
 
 
+def wide_patch() -> bytes:
+    """A patch of two layers that share their directions, with all that a patch may say."""
+    metadata = {"name": "w", "family": "stylegan2", "rank": 2, "edit": "1" * 64}
+    metadata |= {"base": "2" * 64, "parent": "2" * 64, "result": "3" * 64}
+    layers = ["layer2", "layer3"]
+    numbers = {"independent": 0.1, "correlated": 0.2, "energy": 0.3}
+    metadata |= {"layers": layers, "collateral": dict.fromkeys(layers, numbers)}
+    shared = torch.eye(4)[:2]
+    names = ("conv1.conv.weight", "convs.0.conv.weight")
+    return make_patch(
+        dict.fromkeys(names, shared),
+        {name: torch.ones(4, 2, 3, 3) for name in names},
+        dict.fromkeys(names, "1 o i y x"),
+        metadata | {"solver": {"method": "direct"}, "notes": ["It went on."]},
+    ).to_bytes()
+
+
+def _use_patch(path: Path) -> object:
+    """Read a patch, and do what every command does with it."""
+    patch = read_patch(path)
+    require_chain(patch.metadata["base"], [patch])
+    require_orthonormal(patch)
+    weights = tiny_weights()
+    require_fitting(patch, weights, None)
+    return apply_stack(weights, [patch]), patch.to_bytes()
+
+
+def _use_rule(path: Path) -> object:
+    """Read a rule, and place it as a solver does."""
+    edit = read_rule(path)
+    return [place_as_file(rule, torch.device("cpu")) for rule in edit.rules], edit.layer
+
+
 def tiny_rule() -> bytes:
-    """What a rule file looks like."""
-    rule = {"layer": "layer2", "parameter": "conv1.conv.weight", "units": []}
-    metadata = {"format": "editspec.rule", "version": 1, "name": "e", "family": "stylegan2"}
-    metadata |= {"rules": [rule], "rank": 1, "directions": "zca", "provenance": {}}
-    tensors = {"0.key": torch.ones(1, 4, 2, 2), "0.value": torch.ones(1, 4, 2, 2)}
-    return safetensors_bytes(tensors, metadata | {"solver": {"method": "direct"}})
+    """A rule file of one rule."""
+    return _rule_file([_rule("layer2", "conv1.conv.weight")], rank=1)
 
 
 def tiny_pickle() -> bytes:
@@ -367,21 +264,36 @@ def tiny_pickle() -> bytes:
     return pickle.dumps({"G_ema": Meta(), "step": 3, "names": ["a", ("b", {"c": None})]}, 4)
 
 
-def units_rule() -> bytes:
-    """A rule file of two rules, one of which erases units, with contexts and weights."""
-    rules = [
-        {"layer": "layer2", "parameter": "conv1.conv.weight", "units": [0, 3]},
-        {"layer": "layer3", "parameter": "convs.0.conv.weight", "units": []},
-    ]
-    metadata = {"format": "editspec.rule", "version": 1, "name": "e", "family": "stylegan2"}
-    metadata |= {"rules": rules, "rank": 2, "directions": "zca", "provenance": {"spec": "0" * 64}}
-    tensors = {}
-    for number in range(2):
-        for part in ("key", "value", "context_keys", "preserved_keys"):
-            tensors[f"{number}.{part}"] = torch.ones(1, 4, 2, 2)
-        tensors[f"{number}.context_weights"] = torch.ones(1)
-    solver = {"method": "least-squares", "collateral_weight": 1.0}
-    return safetensors_bytes(tensors, metadata | {"solver": solver})
+def whole_rule() -> bytes:
+    """A rule file of two rules with everything that a rule may have."""
+    ones = torch.ones(2, 3, 4, 4)
+    shares = torch.full((2, 16), 1 / 64)
+    preserved = PreservedKeys(torch.ones(2, 4, 4, 4), {"style": torch.ones(2, 4)}, shares, shares)
+    refinement = Refinement(torch.ones(2, 8), ones, ones, 20, 0.01, 1.0)
+    first = replace(
+        _rule("layer2", "conv1.conv.weight"),
+        preserved=preserved,
+        refinement=refinement,
+        details={"region": [0, 0, 4, 4]},
+    )
+    second = replace(_rule("layer3", "convs.0.conv.weight"), units=(0, 3), observe="layer4")
+    return _rule_file([first, second], rank=2)
+
+
+def _rule(layer: str, parameter: str) -> LayerRule:
+    """A rule for a convolution."""
+    keys, values = torch.ones(1, 4, 2, 2), torch.ones(1, 3, 2, 2)
+    context = torch.eye(4)
+    return LayerRule(
+        layer, parameter, keys, values, {"style": torch.ones(1, 4)}, context, torch.ones(4)
+    )
+
+
+def _rule_file(rules: Sequence[LayerRule], rank: int) -> bytes:
+    settings = settings_of({"method": "least-squares", "collateral_weight": 1.0})
+    digests = dict.fromkeys(("base", "parent", "edit"), "0" * 64)
+    edit = ResolvedEdit("e", "stylegan2", tuple(rules), settings, rank, "zca", digests)
+    return edit.to_bytes()
 
 
 def module_pickle() -> bytes:
@@ -553,16 +465,23 @@ class _Answers:
     def __call__(self, path: Path) -> object:
         self.answer = path.read_bytes()
         port = self.listening.getsockname()[1]
-        address = f"http://127.0.0.1:{port}/w{next(_count)}.pt#sha256={'0' * 64}"
+        address = f"http://127.0.0.1:{port}/w{next(_count)}.pt#sha256={BODY_DIGEST}"
         with tempfile.TemporaryDirectory(dir=self.folder) as cache:
             return fetch(parse_remote(address, Cache(Path(cache))))
 
 
+BODY = b"x" * 40
+BODY_DIGEST = hashlib.sha256(BODY).hexdigest()
+"""The digest that is pinned: mutants that leave the body as it is are read."""
+
+
 def _answers() -> list[bytes]:
-    plain = b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\nContent-Type: text/plain\r\n\r\n" + b"x" * 40
-    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n"
+    plain = b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\nContent-Type: text/plain\r\n\r\n" + BODY
+    pieces = b"28\r\n" + BODY + b"\r\n0\r\n\r\n"
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + pieces
     moved = b"HTTP/1.1 302 Found\r\nLocation: /other.pt\r\n\r\n"
-    return [plain, chunked, moved, b"HTTP/1.1 206 Partial\r\nContent-Length: 3\r\n\r\nabc"]
+    part = b"HTTP/1.1 206 Partial\r\nContent-Length: 40\r\n\r\n" + BODY
+    return [plain, chunked, moved, part]
 
 
 def _texts(pattern: str) -> list[bytes]:

@@ -248,7 +248,11 @@ class Workplace:
         }
         command, *arguments = [files.get(word, word) for word in shlex.split(row.command)]
         cache = own if command in COLD else layer
-        environment = {"EDITSPEC_CACHE": str(self.folder / f"cache-{cache}")}
+        environment = {
+            "EDITSPEC_CACHE": str(self.folder / f"cache-{cache}"),
+            # As many parts at once on every machine: each takes memory of its own.
+            "OMP_NUM_THREADS": "2",
+        }
         whole = [sys.executable, "-m", "editspec", command, *arguments]
         return measure_peak(whole, self.folder, environment)
 

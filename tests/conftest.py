@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,16 +33,22 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("patient")
 
+# A shell lets its background jobs ignore interrupts, and so would the processes that tests start
+# and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put slow tests last, and keep each file in one process, where processes share the tests.
 
-    The fixtures of a file are then made once, as in a single process.
+    The fixtures of a file are then made once, as in a single process. A slow test is a group of its
+    own, so that no process waits for another at the end.
     """
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            slow = item.get_closest_marker("slow") is not None
+            item.add_marker(pytest.mark.xdist_group(item.nodeid if slow else item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,10 @@
-"""Makes the files that the examples of bad input name: ``python tests/make_examples.py``; they are
+"""Makes the files that the examples of bad input name: ``python -m tests.make_examples``; they are
 kept in git.
 """
 
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 import json
 import pickle
@@ -20,6 +19,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save
 
 from editspec_runtime.families.stylegan2.nvidia import nvidia_name, nvidia_shape
+from tests.cases import tiny_stylegan2
 
 FILES = Path(__file__).parent / "invalid" / "files"
 
@@ -33,13 +33,7 @@ class Code:
 
 def main() -> None:
     FILES.mkdir(exist_ok=True)
-    conftest = Path(__file__).with_name("conftest.py")
-    spec = importlib.util.spec_from_file_location("conftest", conftest)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    weights = module._tiny_stylegan2()
+    weights = tiny_stylegan2()
     whole = save(weights)
     (FILES / "tiny.safetensors").write_bytes(whole)
     (FILES / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -49,7 +43,7 @@ def main() -> None:
     (FILES / "nan.safetensors").write_bytes(save(weights))
     (FILES / "code.pt").write_bytes(pickle.dumps({"g_ema": Code()}, protocol=2))
     (FILES / "latent.safetensors").write_bytes(save({"z": torch.ones(5)}))
-    checkpoints(module)
+    checkpoints()
     records()
     painted_masks()
     projected_latents()
@@ -76,9 +70,9 @@ def main() -> None:
     (FILES.parent / "not-utf8.yaml").write_bytes("version: 1\nmodel: caf\u00e9\n".encode("latin-1"))
 
 
-def checkpoints(conftest: Any) -> None:
+def checkpoints() -> None:
     """Checkpoints that are not what they should be, of a generator of 8 x 8 pixels."""
-    weights = conftest._tiny_stylegan2(size=8, channels=2, latent_size=4)
+    weights = tiny_stylegan2(size=8, channels=2, latent_size=4)
     half = {
         name: (0.99 * 65504 * tensor.sign()).half() if ".conv.weight" in name else tensor.half()
         for name, tensor in weights.items()

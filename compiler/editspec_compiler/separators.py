@@ -39,6 +39,29 @@ class TabLoader(yaml.SafeLoader):
             return super().scan_plain_spaces(indent, start_mark) or []
         return [found]
 
+    def scan_block_scalar_indicators(self, start_mark: Any) -> tuple[bool | None, int | None]:
+        """Scan what stands behind ``|`` or ``>`` of a block of text; a tab may follow it."""
+        start = self.pointer
+        try:
+            return super().scan_block_scalar_indicators(start_mark)
+        except yaml.scanner.ScannerError:
+            if self.peek() != "\t":
+                raise
+        # pyyaml has read the indicators, and refuses only what follows them.
+        chomping = increment = None
+        for character in self.buffer[start : self.pointer]:
+            if character.isdigit():
+                increment = int(character)
+            else:
+                chomping = character == "+"
+        return chomping, increment
+
+    def scan_block_scalar_ignored_line(self, start_mark: Any) -> None:
+        """Move over the rest of the line on which a block of text is announced."""
+        while self.peek() in " \t":
+            self.forward()
+        super().scan_block_scalar_ignored_line(start_mark)
+
     def _indents(self) -> bool:
         """Whether the tab that comes next indents a token of a block."""
         before = self.buffer[self.pointer - self.column : self.pointer]

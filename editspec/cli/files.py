@@ -14,7 +14,8 @@ from editspec.cli.output import answer, report_errors, run_command
 
 def inspect(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="A spec, a rule, a patch or weights.")
+        str,
+        typer.Argument(metavar="FILE", help="A spec, a lock, a build, a patch, a mask or weights."),
     ],
     family: Family = None,
     allow_code: AllowCode = False,

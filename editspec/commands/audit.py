@@ -13,7 +13,8 @@ from editspec.engine.stacks import choose_by_stack, read_stack
 from editspec.engine.tolerances import is_rounding
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.maths.parallel import unshared_operations
-from editspec_runtime.patches.patch import apply_stack, require_chain
+from editspec_runtime.patches.chains import require_chain
+from editspec_runtime.patches.patch import apply_stack
 
 
 @dataclass(frozen=True)

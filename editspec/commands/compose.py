@@ -20,13 +20,9 @@ from editspec_runtime.io.files import write
 from editspec_runtime.io.outputs import PATCH
 from editspec_runtime.maths.metric import fold, recompress, unfold
 from editspec_runtime.maths.parallel import unshared_operations
-from editspec_runtime.patches.patch import (
-    Patch,
-    apply_stack,
-    layer_metadata,
-    make_patch,
-    require_chain,
-)
+from editspec_runtime.patches.chains import require_chain
+from editspec_runtime.patches.patch import Patch, apply_stack, layer_metadata, make_patch
+from editspec_runtime.patches.soundness import require_fitting
 
 
 @dataclass(frozen=True)
@@ -113,6 +109,8 @@ def compose(
     else:
         session = BuildSession.of(spec, device, progress)
         require_chain(session.base, stack)
+        for each in stack:
+            require_fitting(each, session.checkpoint, None)
         tensors, lost = _recompress(session, stack, rank)
         change = Patch.of(tensors, {})
         result = apply_stack(session.checkpoint, [change]).digest()

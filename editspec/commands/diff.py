@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from editspec.engine.differences import WeightsDifference, compare_weights
+from editspec.engine.facts import value_text
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import CommandResult
 from editspec.engine.stacks import choose_by_stack, find_stack
@@ -20,7 +21,8 @@ from editspec_runtime.families.open import read_weights
 from editspec_runtime.io.files import write
 from editspec_runtime.maths.metric import cosine, norm, principal_cosines, unfold
 from editspec_runtime.maths.parallel import unshared_operations
-from editspec_runtime.patches.patch import Patch, apply_stack, require_chain
+from editspec_runtime.patches.chains import require_chain
+from editspec_runtime.patches.patch import Patch, apply_stack
 
 PICTURES = 8
 """The number of images that each side of a picture shows."""
@@ -238,7 +240,14 @@ def _compare_changes(first: Patch, second: Patch, name: str) -> OnlyIn | ChangeD
         return OnlyIn("first")
     if name not in first.parameters:
         return OnlyIn("second")
-    change, other = unfold(first.delta(name)), unfold(second.delta(name))
+    full, another = first.delta(name), second.delta(name)
+    if full.shape != another.shape:
+        raise PatchError(
+            f"The patches change {name} {list(full.shape)} and {list(another.shape)}: they are of "
+            "different weights.",
+            "Compare patches that were built from the same model.",
+        )
+    change, other = unfold(full), unfold(another)
     plain = torch.eye(change.shape[1], dtype=torch.float64)
     cosines = principal_cosines(first.row_space(name), second.row_space(name))
     # A change of zeros has no directions, and no norm to be relative to.
@@ -284,5 +293,5 @@ def _field_lines(name: str, before: Any, after: Any) -> list[str]:
 
 
 def _shorten(value: Any) -> str:
-    text = "none" if value is None else str(value)
+    text = value_text(value)
     return text if len(text) <= SHORT else text[: SHORT // 2] + "…"

@@ -15,9 +15,11 @@ from editspec_compiler import load
 from editspec_runtime.core.rule import FORMAT as RULE_FORMAT
 from editspec_runtime.errors import reading_foreign
 from editspec_runtime.families.registry import FAMILIES, import_part
+from editspec_runtime.io.file_kinds import HEAD, find_kind, is_picture
 from editspec_runtime.io.files import read_editspec_metadata, read_header, require_file
 from editspec_runtime.io.places import container_of
 from editspec_runtime.io.shards import is_sharded
+from editspec_runtime.methods.rule_header import read_rule_header
 
 PATCH = "editspec.patch"
 
@@ -28,8 +30,9 @@ READERS = {
     "patch": "editspec.engine.contents:describe_patch",
     "weights": "editspec.engine.contents:describe_weights",
     "layers": "editspec.engine.contents:list_network_layers",
+    "mask": "editspec.modalities.image.mask_facts:describe_mask",
 }
-"""The readers that import torch, each imported only for a file of its kind."""
+"""The readers that need torch or Pillow, each imported only for a file of its kind."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,8 @@ def inspect(file: Path | str, family: str | None = None) -> FileFacts:
     Parameters
     ----------
     file
-        A spec, a lock, a rule, a patch, a build folder or its manifest, or weights.
-        Weights may be ``builtin:skyline``, or the index or the
-        folder of weights in several files.
+        A spec, a lock, a rule, a patch, a build folder or its manifest, a mask, or weights.
+        Weights may be ``builtin:skyline``, or the index or the folder of weights in several files.
     family
         The family of weights. Default: found by the names of the tensors.
 
@@ -144,6 +146,10 @@ def inspect(file: Path | str, family: str | None = None) -> FileFacts:
     if is_sharded(path):
         return _read("weights", path, family)
     require_file(path)
+    with path.open("rb") as opened:
+        kind = find_kind(opened.read(HEAD))
+    if is_picture(kind):
+        return _read("mask", path)
     if path.suffix == ".lock":
         return _describe_lock(path)
     if path.suffix in (".yaml", ".yml", ".json"):
@@ -155,7 +161,7 @@ def inspect(file: Path | str, family: str | None = None) -> FileFacts:
     if metadata.get("format") == PATCH:
         return _read("patch", path)
     if metadata.get("format") == RULE_FORMAT:
-        return RuleFacts(metadata, list_tensors(header))
+        return RuleFacts(read_rule_header(path), list_tensors(header))
     return _read("weights", path, family)
 
 

@@ -32,7 +32,8 @@ from editspec_runtime.io.extra_registry import load_extra
 from editspec_runtime.io.weights import Weights
 from editspec_runtime.maths.metric import norm, principal_cosines, unfold
 from editspec_runtime.maths.parallel import unshared_operations
-from editspec_runtime.patches.patch import Patch, require_chain, stack_results
+from editspec_runtime.patches.chains import require_chain
+from editspec_runtime.patches.patch import Patch, stack_results
 from editspec_runtime.patches.soundness import require_fitting, require_orthonormal
 
 ENERGY_TOLERANCE = 1e-3
@@ -255,7 +256,7 @@ def _find_architecture(checkpoint: Weights, family: str) -> Architecture | None:
     """
     if family not in FAMILIES:
         raise PatchError(
-            f"The patches are of a family {family!a}, and there is none.",
+            f'The patches are of a family "{family}", and there is none.',
             f"The families are {', '.join(FAMILIES)}.",
         )
     if FAMILIES[family].read_architecture is None:

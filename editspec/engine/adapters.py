@@ -77,7 +77,7 @@ def adaptable_axes(stack: Sequence[Patch], parameter: str) -> tuple[str, ...]:
     if parameter.endswith(".weight") and axes in ADAPTABLE:
         return axes
     what = "not the weight of a linear layer or a convolution"
-    if axes[0] == "i":
+    if axes[:1] == ("i",):
         what = "a transposed convolution"
     raise PatchError(
         f"{patch.name} changes {parameter}, which is {what}, and peft has no LoRA for that.",

@@ -37,8 +37,10 @@ def factors_of(change: Patch, layer: Layer) -> tuple[Tensor, Tensor | None]:
 def layout_of(parameter: Tensor) -> str:
     """The axes of a parameter that belongs to no layer, by their number.
 
-    They are output, input, taps y and x. A weight with five axes has one of size 1 in front. Any
-    other parameter has axes ``x``.
+    They are output, input, taps y and x. A weight with five axes may have one of size 1 in front.
+    Any other parameter has axes ``x``.
     """
+    if parameter.ndim == 5 and len(parameter) != 1:
+        return "o i z y x"
     unknown = " ".join("x" * parameter.ndim)
     return {5: "1 o i y x", 4: "o i y x", 2: "o i"}.get(parameter.ndim, unknown)

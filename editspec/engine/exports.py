@@ -80,7 +80,7 @@ def _sum_changes(stack: Sequence[Patch], name: str) -> Tensor:
     # Axes of size 1 in front of the weight are no part of a stored change.
     ones = axes.count("1")
     shape = total.shape[total.ndim - (len(axes) - ones) :]
-    return total.reshape(*(1,) * ones, *shape).to(dtype)
+    return total.reshape([1] * ones + list(shape)).to(dtype)
 
 
 def export_full(files: Sequence[Path | str], out: Path, model: str | None) -> TensorsExport:

@@ -33,9 +33,9 @@ class FileFacts(CommandResult):
                 lines += [f"  {_entry_text(entry)}" for entry in value]
             elif isinstance(value, dict):
                 lines.append(f"{name}:")
-                lines += [f"  {key}: {_value_text(part)}" for key, part in value.items()]
+                lines += [f"  {key}: {value_text(part)}" for key, part in value.items()]
             else:
-                lines.append(f"{name}: {_value_text(value)}")
+                lines.append(f"{name}: {value_text(value)}")
         return "\n".join(lines)
 
 
@@ -48,16 +48,16 @@ def list_tensors(header: Header) -> tuple[TensorFacts, ...]:
 
 
 def _entry_text(entry: dict[str, Any]) -> str:
-    return "  ".join(f"{key} {_value_text(part)}" for key, part in entry.items())
+    return "  ".join(f"{key} {value_text(part)}" for key, part in entry.items())
 
 
-def _value_text(value: Any) -> str:
+def value_text(value: Any) -> str:
     """Show a plain value in words; numbers of a shape are joined by x."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_value_text(part)}" for key, part in value.items()) or "none"
+        return ", ".join(f"{key} {value_text(part)}" for key, part in value.items()) or "none"
     if isinstance(value, (list, tuple)):
         between = " x " if all(isinstance(part, int) for part in value) else ", "
-        return between.join(map(_value_text, value)) or "none"
+        return between.join(map(value_text, value)) or "none"
     return "none" if value is None else str(value)

@@ -219,7 +219,8 @@ class BuildSession(ModelSession):
         kept = self.cache.path("rules", sha256)
         self.cache.mark_use(kept)
         for path in (*named, kept):
-            with suppress(OSError):
+            # A rule of another version, or a damaged one, is resolved again.
+            with suppress(OSError, EditError):
                 if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
                     return read_rule(path)
         return None

@@ -13,12 +13,19 @@ from editspec_runtime.errors import PatchError
 from editspec_runtime.families.selection import Choice
 from editspec_runtime.io.files import read_editspec_metadata, read_header
 from editspec_runtime.io.headers import TensorInfo
-from editspec_runtime.patches.patch import FORMAT, Patch, read_patch, require_chain
+from editspec_runtime.patches.chains import require_chain
+from editspec_runtime.patches.patch import FORMAT, Patch, read_patch
+from editspec_runtime.patches.soundness import require_alike
 
 
 def read_stack(patches: Sequence[Path | str]) -> list[Patch]:
-    """Read a stack; the folder of a build stands for its patches in their order."""
-    return [read_patch(path) for path in list_patch_files(patches)]
+    """Read a stack; the folder of a build stands for its patches in their order.
+
+    Raises a `PatchError` where two change a parameter in different shapes.
+    """
+    stack = [read_patch(path) for path in list_patch_files(patches)]
+    require_alike(stack)
+    return stack
 
 
 def read_chain(patches: Sequence[Path | str]) -> list[Patch]:
@@ -30,7 +37,7 @@ def read_chain(patches: Sequence[Path | str]) -> list[Patch]:
     for before, after in pairwise(stack):
         if after.metadata["parent"] != before.metadata["result"]:
             raise PatchError(
-                f"Patch {after.name} was solved on weights {after.metadata['parent']}, "
+                f"{after.title} was solved on weights {after.metadata['parent']}, "
                 f"and {before.name} leaves {before.metadata['result']}.",
                 "Give patches that follow one another, in their order.",
             )
@@ -83,7 +90,7 @@ def require_belonging(
     if metadata.get("patches") and stack and stack[0].metadata["parent"] != base:
         raise PatchError(
             f"{path} holds weights {base} that editspec edited already "
-            f"(from {metadata['base']}), and patch {stack[0].name} was solved on weights "
+            f"(from {metadata['base']}), and {stack[0].title} was solved on weights "
             f"{stack[0].metadata['parent']}.",
             "Give the unedited base, and the whole stack of patches.",
         )

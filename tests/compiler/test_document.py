@@ -210,10 +210,19 @@ def test_marks_and_line_ends_of_other_systems_change_nothing(text: str, tmp_path
         ("\t# a comment\na: 1\n\t\nb: 2\n", {"a": 1, "b": 2}),
         ("a: |\n  kept\tas it is\n", {"a": "kept\tas it is\n"}),
         ('a: "in\tquotes"\n', {"a": "in\tquotes"}),
+        ("a: |\t\n  kept\nb: >\t # why\n  one\n  two\n", {"a": "kept\n", "b": "one two\n"}),
+        ("a: |-\t# why\n  kept\nb: |2+ \t\n   kept\n\n", {"a": "kept", "b": " kept\n\n"}),
+        ("a:\n- |+\t\n  kept\n\n- >1-\t\n  kept\n", {"a": ["kept\n\n", " kept"]}),
     ],
 )
 def test_tabs_separate(text: str, wanted: dict[str, Any]) -> None:
     assert parse(text).data == wanted
+
+
+@pytest.mark.parametrize("text", ["a: |x\t\n  b\n", "a: |0\t\n  b\n", "a: |\tb\n  c\n"])
+def test_a_block_of_text_begins_on_the_next_line(text: str) -> None:
+    with pytest.raises(SpecError, match="not YAML"):
+        parse(text)
 
 
 @pytest.mark.parametrize("text", ["\ta: 1\n", "a:\n\tb: 1\n", "a:\n \t- 1\n", "a: 1\n  \tb: 2\n"])

@@ -77,6 +77,8 @@ def test_its_objective_is_not_above_that_of_projected_gradient(recipe: str, reci
     assert ours.patch.metadata["solver"] == {
         "method": "least-squares",
         "collateral_weight": COLLATERAL_WEIGHT,
+        "ridge": 0.01,
+        "preserve_share": 0.8,
     }
 
 

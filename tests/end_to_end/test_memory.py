@@ -38,6 +38,7 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], flo
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("memory")
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux counts it")
 @pytest.mark.parametrize(
     ("row", "layer"), QUICK, ids=[f"{row.command}, {layer}" for row, layer in QUICK]

@@ -14,18 +14,24 @@ from benchmarks import fuzz
 from benchmarks.fuzz import Outcome, Reader, make_readers, run_reader
 
 COUNT = {"specs": 400, "specs, JSON": 400, "exported, text": 200, "HTTP answers": 500}
+COUNT |= {"patches, made": 1000, "rules, made": 1000}
 """Fewer than 2,000 where one takes long."""
 
 NAMES = (
-    "specs", "specs, JSON", "locks", "masks", "records", "patches", "rules", "headers", "indices",
+    "specs", "specs, JSON", "locks", "masks", "records", "patches", "patches, made", "rules",
+    "rules, made", "headers", "indices",
     "pickles", "zips", "old .pt", "rewritten", "exported", "exported, text", "zips, pickle",
     "arrays", "HTTP answers",
 )  # fmt: skip
 WHOLE = (
     "specs",
     "specs, JSON",
+    "locks",
     "masks",
     "patches",
+    "patches, made",
+    "rules",
+    "rules, made",
     "headers",
     "indices",
     "zips",

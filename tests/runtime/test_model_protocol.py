@@ -187,6 +187,9 @@ class Reader:
             weight[row, :length] = 1
         return Keys(values, weight)
 
+    def weight(self, layer: str) -> Tensor:
+        return torch.eye(2)
+
 
 def test_padding_never_matches() -> None:
     model: Any = Reader()

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from editspec_runtime.errors import EditError, PatchError
 from editspec_runtime.io.digests import tensors_digest
-from editspec_runtime.patches.patch import Patch, apply_stack, make_patch, read_patch, require_chain
+from editspec_runtime.patches.chains import require_chain
+from editspec_runtime.patches.patch import Patch, apply_stack, make_patch, read_patch
 from tests.cases import draw_normal_f32
 
 

@@ -147,7 +147,7 @@ def test_everything_that_does_not_fit_is_named(make_tiny: MakeTiny) -> None:
 def test_other_weights_are_refused(make_tiny: MakeTiny) -> None:
     with pytest.raises(WeightsError, match="not a StyleGAN2 generator"):
         read_architecture("stylegan2", {"layer1.conv.weight": TensorInfo("F32", (4, 4))})
-    with pytest.raises(WeightsError, match="Did you mean 'stylegan2'"):
+    with pytest.raises(WeightsError, match='Did you mean "stylegan2"'):
         read_architecture("stylegan", tensor_infos(make_tiny()))
     odd = {
         name: info

@@ -80,6 +80,12 @@ def test_the_file_itself_is_read(entries: dict[str, bytes]) -> None:
     assert module(torch.zeros(3, 5, 1, 1)).shape == (3, 3, 4, 4)
 
 
+def test_a_program_without_a_graph_is_refused(entries: dict[str, bytes]) -> None:
+    path = with_graph(entries, lambda content: content.pop("graph_module"))
+    with pytest.raises(FileError, match="damaged"):
+        read_exported(path)
+
+
 def test_a_context_that_names_a_module_imports_nothing(
     entries: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -270,10 +270,10 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
             train.train_generator(tmp_path / folder, torch.device("cpu"), scale=0.0015)
         )
 
-    def breaking(*given: Any) -> Tensor:
+    def breaking(*given: Any, plain: bool) -> Tensor:
         if next(calls) == 5:
             raise KeyboardInterrupt
-        return learning(*given)
+        return learning(*given, plain=plain)
 
     whole = trained("whole")
     calls, learning = itertools.count(), train.image_loss

@@ -24,7 +24,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise DeviceError(
-            f"There is no device {name!r}.", "Give auto, cpu, cuda or cuda:N."
+            f'There is no device "{name}".', "Give auto, cpu, cuda or cuda:N."
         ) from error
     if device.type == "cuda":
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():

@@ -42,7 +42,8 @@ def read_generator(
     Raises `WeightsError` where none of them is a generator, where one computes otherwise than its
     family here, or where several are generators and the choice names none.
     """
-    if choice.prefix is not None:
+    # Modules are what they are without a text before the names: an empty one is no other wish.
+    if choice.prefix:
         raise WeightsError(
             f"{path} holds modules, whose tensors have no text before their names.",
             "Leave out model.prefix.",

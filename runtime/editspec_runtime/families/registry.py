@@ -110,9 +110,9 @@ def find_family(name: str) -> Family:
     if name in FAMILIES:
         return FAMILIES[name]
     near = difflib.get_close_matches(name, FAMILIES, n=1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
+    guess = f' Did you mean "{near[0]}"?' if near else ""
     raise WeightsError(
-        f"There is no family {name!r}.{guess}", f"The families are: {', '.join(FAMILIES)}."
+        f'There is no family "{name}".{guess}', f"The families are: {', '.join(FAMILIES)}."
     )
 
 

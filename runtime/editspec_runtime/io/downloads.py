@@ -116,7 +116,7 @@ def parse_remote(weights: str, cache: Cache, pin: str | None = None) -> Remote:
     """
     if not weights.isprintable() or len(weights) > LONGEST_ADDRESS:
         raise FileError(
-            f"{weights[:200]!r} is not an address: it holds control characters, or is longer than "
+            "The address of the weights holds control characters, or is longer than "
             f"{LONGEST_ADDRESS} characters.",
             "Write https://HOST/PATH.",
         )
@@ -369,7 +369,7 @@ def _read_length(source: Remote, said: str | None) -> int:
     """Read the header Content-Length; 0 where there is none."""
     if said is not None and not re.fullmatch(r"\d{1,15}", said.strip()):
         raise FileError(
-            f"{source.address} cannot be fetched: the server says a length of {said[:40]!r}.",
+            f"{source.address} cannot be fetched: the length that the server says is no number.",
             "Check the address.",
         )
     return int(said or 0)

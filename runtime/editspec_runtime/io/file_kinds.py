@@ -104,6 +104,11 @@ _MARKS = {
 """Kinds by the bytes that a file of them begins with."""
 
 
+def is_picture(kind: FileKind | None) -> bool:
+    """Tell whether a kind is one of pictures and drawings."""
+    return kind is not None and kind.as_picture in (AS_PNG, EXPORTED, ONE_LAYER)
+
+
 def find_kind(head: bytes) -> FileKind | None:
     """Tell the kind of a file by its first `HEAD` bytes; None where it is unknown."""
     if not head:

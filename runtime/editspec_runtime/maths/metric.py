@@ -19,7 +19,7 @@ from editspec_runtime.maths.directions import root_and_inverse
 def unfold(weight: Tensor) -> Tensor:
     """Unfold a weight into a matrix, float64 on the CPU.
 
-    [..., out, in, kh, kw] or [out, in] -> [out * kh * kw, in].
+    [..., out, in, kh, kw] or [out, in] -> [out * kh * kw, in]; one number -> [1, 1].
     """
     return _unfold(weight.detach().cpu())
 
@@ -28,6 +28,8 @@ def _unfold(weight: Tensor) -> Tensor:
     weight = weight.double()
     if weight.ndim > 2:
         weight = weight.reshape(-1, *weight.shape[-3:]).movedim(1, -1)
+    if weight.ndim == 0:
+        weight = weight.reshape(1)
     return weight.reshape(-1, weight.shape[-1])
 
 

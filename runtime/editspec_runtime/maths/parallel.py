@@ -153,8 +153,9 @@ def separate_models(model: AnyModel, numbers: int, parts: int) -> list[AnyModel]
     parts
         The number of parts.
     """
-    device = next(iter(model.weights.values())).device
-    if device.type != "cpu" or not isinstance(model, Separable):
+    if not isinstance(model, Separable):
+        return [model]
+    if next(iter(model.weights.values())).device.type != "cpu":
         return [model]
     count = min(count_threads(), parts, MOST_NUMBERS // max(numbers, 1))
     others = [cast(AnyModel, model.separate()) for _ in range(1, count)]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from editspec_runtime.core.rule import FORMAT, VERSION, LayerRule, ResolvedEdit
+from editspec_runtime.core.rule import LayerRule, ResolvedEdit
 from editspec_runtime.errors import FileError, reading_foreign
-from editspec_runtime.io.files import read_editspec_metadata, read_header, read_tensors
+from editspec_runtime.io.files import read_tensors
 from editspec_runtime.methods.registry import settings_of
+from editspec_runtime.methods.rule_header import AGAIN, read_rule_header
 
 
 def read_rule(path: Path) -> ResolvedEdit:
@@ -25,13 +25,8 @@ def read_rule(path: Path) -> ResolvedEdit:
 
 
 def _read_rule(path: Path) -> ResolvedEdit:
-    metadata: dict[str, Any] = read_editspec_metadata(read_header(path), path)
-    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
-        raise FileError(
-            f"{path} is not a rule of version {VERSION}.",
-            "Build again to write the rule anew.",
-        )
-    tensors: list[dict[str, Tensor]] = [{} for _ in metadata.get("rules", [])]
+    metadata = read_rule_header(path)
+    tensors: list[dict[str, Tensor]] = [{} for _ in metadata["rules"]]
     try:
         for name, tensor in read_tensors(path).items():
             number, _, part = name.partition(".")
@@ -40,7 +35,7 @@ def _read_rule(path: Path) -> ResolvedEdit:
             LayerRule.from_parts(values, parts)
             for values, parts in zip(metadata["rules"], tensors, strict=True)
         ]
-        return ResolvedEdit(
+        rule = ResolvedEdit(
             name=metadata["name"],
             family=metadata["family"],
             rules=tuple(rules),
@@ -50,10 +45,28 @@ def _read_rule(path: Path) -> ResolvedEdit:
             provenance=metadata["provenance"],
         )
     except (KeyError, IndexError, TypeError, ValueError, ValidationError) as error:
-        raise FileError(
-            f"{path} is a rule with parts missing or unknown.",
-            "Build again to write the rule anew.",
-        ) from error
+        raise FileError(f"{path} is a rule with parts missing or unknown.", AGAIN) from error
+    for each in rule.rules:
+        _require_shapes(path, each)
+    # The bytes are those that the content gives, so that nothing in the file is passed over.
+    if rule.to_bytes() != path.read_bytes():
+        raise FileError(f"{path} is a rule with parts that no rule has.", AGAIN)
+    return rule
+
+
+def _require_shapes(path: Path, rule: LayerRule) -> None:
+    """Raise a `FileError` where the tensors of a rule are not of the shapes of its attributes."""
+    context, weights = rule.context_keys, rule.context_weights
+    fits = context.ndim == 2 and weights.shape == context.shape[:1]
+    fits = fits and context.is_floating_point() and weights.is_floating_point()
+    kept = rule.preserved
+    if kept is not None:
+        shares = (kept.key_weights, kept.value_weights)
+        fits = fits and kept.key.ndim in (3, 4)
+        fits = fits and all(each.ndim == 2 for each in shares)
+        fits = fits and all(len(each) == len(kept.key) for each in shares)
+    if not fits:
+        raise FileError(f"{path} is a rule whose tensors do not fit together.", AGAIN)
 
 
 def place_as_file(rule: LayerRule, device: torch.device) -> LayerRule:

@@ -60,12 +60,15 @@ class Patch:
         solver, and the digests ``edit``, ``base``, ``parent``, ``result`` and ``content``.
     deltas
         The full change of each parameter that has no factors, in the shape of the checkpoint.
+    file
+        The file that it was read from; empty where it comes from none.
     """
 
     directions: Mapping[str, Tensor]
     coefficients: Mapping[str, Tensor]
     metadata: Mapping[str, Any]
     deltas: Mapping[str, Tensor] = field(default_factory=dict)
+    file: str = ""
 
     def __repr__(self) -> str:
         return f"Patch({self.metadata.get('name')!r} of {', '.join(self.parameters)})"
@@ -124,6 +127,15 @@ class Patch:
         """The name of the edit."""
         return str(self.metadata["name"])
 
+    @property
+    def title(self) -> str:
+        """The name for messages, with the file and the family as far as they are known."""
+        facts = [self.file] if self.file else []
+        if "family" in self.metadata:
+            facts.append(f"of the family {self.metadata['family']}")
+        name = f"Patch {self.name}" if "name" in self.metadata else "The patch"
+        return f"{name} ({', '.join(facts)})" if facts else name
+
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of the file: ``P.D`` and ``P.A``, or ``P.delta``, of parameters P.
 
@@ -180,9 +192,9 @@ class Patch:
         """
         if weight.numel() != self.numbers(parameter):
             raise PatchError(
-                f"The patch changes {parameter} ({self.numbers(parameter)} numbers), and these "
+                f"{self.title} changes {parameter} ({self.numbers(parameter)} numbers), and these "
                 f"weights {say_found(tuple(weight.shape))}.",
-                OTHER_MODEL,
+                hint_of_other_model(self),
             )
         if parameter in self.deltas:
             return self.delta(parameter)
@@ -308,7 +320,7 @@ def _read_patch(path: Path) -> Patch:
     for tensor in patch.tensors().values():
         if not bool(tensor.isfinite().all()):
             raise _damage(path, "it holds numbers that are not finite")
-    return patch
+    return replace(patch, file=str(path))
 
 
 @overload
@@ -421,8 +433,8 @@ def _add_change(totals: dict[str, Tensor], patch: Patch, base: Mapping[str, Tens
         if name not in base:
             numbers = patch.numbers(name)
             raise PatchError(
-                f"The patch changes {name} ({numbers} numbers), and these weights lack it.",
-                OTHER_MODEL,
+                f"{patch.title} changes {name} ({numbers} numbers), and these weights lack it.",
+                hint_of_other_model(patch),
             )
         change = patch.known_change(name, base[name])
         if name in totals:
@@ -442,44 +454,20 @@ def _apply_total(base: Mapping[str, Tensor], name: str, total: Tensor) -> Tensor
     return round_parameter(name, weight.cpu().double() + total.reshape(weight.shape), weight.dtype)
 
 
+def hint_of_other_model(patch: Patch) -> str:
+    """Say what to do about a patch whose parameters the given weights lack."""
+    base = patch.metadata.get("base")
+    if base is None:
+        return OTHER_MODEL
+    return (
+        f"The patch is of another model: give the weights {base} that its stack starts from, or "
+        "solve its edit again on these weights with editspec rebase --spec."
+    )
+
+
 def say_found(shape: tuple[int, ...] | None) -> str:
     """Say what weights have in the place of a parameter; a `shape` of None: nothing."""
     return "lack it" if shape is None else f"have {list(shape)}"
-
-
-def require_chain(base: str, patches: Sequence[Patch]) -> None:
-    """Raise a `PatchError` unless each patch was solved on the weights before it.
-
-    For the first patch these weights are the `base`, then each time the result of the patch before.
-    """
-    expected, place = base, "these weights"
-    for patch in patches:
-        if patch.metadata["parent"] != expected:
-            raise PatchError(
-                f"Patch {patch.name} was solved on weights {patch.metadata['parent']}, "
-                f"and {place} have digest {expected}.",
-                _hint(base, patches, patch),
-            )
-        if patch.metadata["base"] != base:
-            raise PatchError(
-                f"The stack of patch {patch.name} starts from weights {patch.metadata['base']}, "
-                f"and these weights have digest {base}.",
-                "Apply the whole stack at once to the weights that it was built from.",
-            )
-        expected, place = patch.metadata["result"], f"the weights after {patch.name}"
-
-
-def _hint(base: str, patches: Sequence[Patch], stranger: Patch) -> str:
-    """Say what to do about a patch that does not fit its place in a stack."""
-    parent = stranger.metadata["parent"]
-    if stranger.metadata["base"] != base:
-        return f"Its stack starts from weights {stranger.metadata['base']}: give those as the base."
-    if parent == base:
-        return "It comes first in its stack: give the patches in the order of their edits."
-    for patch in patches:
-        if patch.metadata["result"] == parent:
-            return f"It comes after {patch.name}: give the patches in the order of their edits."
-    return "A patch before it is missing: give the whole stack, in the order of the edits."
 
 
 def _require(path: Path, reason: str | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -229,7 +229,10 @@ def _layout_contradictions(patch: Patch, parameter: str) -> Iterator[str]:
     if parameter in patch.deltas:
         shape = patch.deltas[parameter].shape
         # Axes of length 1 may be left out.
-        if len(shape) not in (len(axes), len(axes) - axes.count("1")):
+        stored = [1] * (len(axes) - len(shape)) + list(shape)
+        named = zip(axes, stored, strict=False)
+        too_long = any(axis == "1" and length != 1 for axis, length in named)
+        if too_long or len(shape) not in (len(axes), len(axes) - axes.count("1")):
             yield f"{stated}, and its change has the shape {list(shape)}"
         return
     taps = [axis for axis in axes if axis not in "1oi"]
@@ -341,6 +344,26 @@ def require_orthonormal(patch: Patch) -> None:
         if error > ORTHONORMAL:
             reason = f"the directions of {parameter} are not orthonormal (by {error:.1e})"
             raise _contradiction(patch, reason)
+
+
+def require_alike(stack: Iterable[Patch]) -> None:
+    """Raise a `PatchError` where patches of a stack change a parameter in other shapes."""
+    known: dict[tuple[str, bool], tuple[object, ...]] = {}
+    for patch in stack:
+        for parameter in patch.parameters:
+            axes, shape = patch.metadata["layouts"][parameter], _stored_shape(patch, parameter)
+            # Factors say the output first whatever the checkpoint does.
+            found = {False: (axes.startswith("i"), *_without_ones(shape))}
+            if parameter in patch.coefficients:
+                # Factors are put side by side, where axes of length 1 count.
+                found[True] = tuple(patch.coefficients[parameter].shape[2:])
+            for is_factor, each in found.items():
+                if known.setdefault((parameter, is_factor), each) != each:
+                    raise PatchError(
+                        f"Patch {patch.name} changes {parameter} {list(shape)} ({axes}), and a "
+                        "patch before it changes another shape: they are of different weights.",
+                        "Give patches of one stack.",
+                    )
 
 
 def require_fitting(

@@ -25,7 +25,7 @@ from editspec_runtime.io.files import canonical_json, open_output
 from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.io.shards import Stored, StoredFile
 from editspec_runtime.io.weights import Container
-from editspec_runtime.patches.patch import OTHER_MODEL, Patch, say_found
+from editspec_runtime.patches.patch import Patch, hint_of_other_model, say_found
 from editspec_runtime.patches.rounding import round_parameter
 
 CHUNK = 2**16
@@ -266,9 +266,9 @@ def _require_fit(stack: Sequence[Patch], tensors: Mapping[str, TensorInfo]) -> N
             numbers = patch.numbers(parameter)
             if shape is None or torch.Size(shape).numel() != numbers:
                 raise PatchError(
-                    f"Patch {patch.name} changes {parameter} ({numbers} numbers), and these "
+                    f"{patch.title} changes {parameter} ({numbers} numbers), and these "
                     f"weights {say_found(shape)}.",
-                    OTHER_MODEL,
+                    hint_of_other_model(patch),
                 )
 
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editspec_runtime.core.model import LayerFunction, Trace
+from editspec_runtime.families.contents import tensor_infos
 from editspec_runtime.families.proggan.architecture import read_architecture
-from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.maths.channelwise import ChannelwiseFunction, unit_kernels
 from editspec_runtime.modalities.image.architecture import ImageLayer
 from editspec_runtime.modalities.image.compatibility import EDITSPEC, ImageCompatibility
@@ -99,9 +99,7 @@ class ProgressiveGAN(Generator):
         class_label: int | None = None,
     ) -> None:
         self.weights = weights
-        # Only the shapes count here.
-        infos = {name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()}
-        self.architecture = read_architecture(infos)
+        self.architecture = read_architecture(tensor_infos(weights))
         self.compatibility = compatibility
 
     def images(self, latents: Tensor) -> Tensor:

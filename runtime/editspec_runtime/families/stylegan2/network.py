@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editspec_runtime.core.model import Trace
+from editspec_runtime.families.contents import tensor_infos
 from editspec_runtime.families.stylegan2.architecture import (
     expected_tensors,
     name_rgb,
@@ -35,7 +36,6 @@ from editspec_runtime.families.stylegan2.nvidia import (
     is_nvidia,
     nvidia_name,
 )
-from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.modalities.image.architecture import ImageLayer
 from editspec_runtime.modalities.image.compatibility import (
     EDITSPEC,
@@ -98,9 +98,7 @@ class StyleGAN2(Generator):
         class_label: int | None = None,
     ) -> None:
         self.weights = weights
-        # Only the shapes count here.
-        infos = {name: TensorInfo("F32", tuple(t.shape)) for name, t in weights.items()}
-        self.architecture = read_architecture(infos)
+        self.architecture = read_architecture(tensor_infos(weights))
         self.named = _to_canonical(weights)
         self.wiring = find_wiring(weights)
         self.truncation = truncation
@@ -399,9 +397,8 @@ def _to_canonical(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by rosinality's names and shapes; mostly views of NVIDIA's."""
     if not is_nvidia(weights):
         return dict(weights)
-    infos = {key: TensorInfo("F32", tuple(tensor.shape)) for key, tensor in weights.items()}
     named = {}
-    for canonical in [*expected_tensors(infos), "latent_avg"]:
+    for canonical in [*expected_tensors(tensor_infos(weights)), "latent_avg"]:
         tensor = weights.get(nvidia_name(canonical))
         if tensor is not None:
             tensor = tensor.reshape(canonical_shape(canonical, tuple(tensor.shape)))

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from editspec_runtime.errors import FileError, WeightsError
+from editspec_runtime.errors import FileError, WeightsError, reading_foreign
 from editspec_runtime.families.torch_module.dry_run import DryRun, budget_of
 from editspec_runtime.families.torch_module.graph_text import (
     Refused,
@@ -68,6 +68,11 @@ def read_exported(path: Path) -> tuple[nn.Module, str]:
     and tensors.
     """
     require_file(path)
+    with reading_foreign(path):
+        return _read_exported(path)
+
+
+def _read_exported(path: Path) -> tuple[nn.Module, str]:
     archive = open_archive(path)
     try:
         graph, clean = _rewrite(archive, path)
