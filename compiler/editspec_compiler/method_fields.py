@@ -6,18 +6,20 @@ from collections.abc import Iterator
 
 from editspec_compiler.document import Document
 from editspec_compiler.problems import Problem, SpecPath
-from editspec_compiler.schema import FULL, AnyEdit, AnySpec, Erase
+from editspec_compiler.schema import AnyEdit, AnySpec, Erase
 from editspec_runtime.codes import Code
 from editspec_runtime.core.method import (
     CONTEXT,
     DIRECTIONS,
     ERASED_UNITS,
+    FULL,
+    FULL_RANK,
     LEARNED,
+    LEARNED_DIRECTIONS,
     OBSERVE,
     PRESERVE,
     RANK,
     REFINE,
-    WHOLE,
 )
 from editspec_runtime.methods.registry import method_of, methods_taking
 
@@ -67,19 +69,25 @@ def _find_foreign_values(document: Document, edit: AnyEdit, where: SpecPath) -> 
     """Find values of fields that the solver method of an edit does not take."""
     method = method_of(edit.solver)
     given = (
-        ("rank", RANK, WHOLE, edit.rank == FULL),
-        ("directions", DIRECTIONS, LEARNED, edit.directions == "learned"),
+        ("rank", RANK, FULL_RANK, edit.rank == FULL),
+        ("directions", DIRECTIONS, LEARNED_DIRECTIONS, edit.directions == LEARNED),
     )
     for field, power, value, named in given:
         if named and power in method.takes and value not in method.takes:
             message = f"{method.name} takes no {value}"
             hint = f"take a method that has it: {', '.join(methods_taking(value))}"
             yield document.problem((*where, field), message, hint, code=Code.METHOD_FIELD)
+    weighed = edit.rank == FULL or edit.directions == LEARNED
+    if weighed and getattr(edit.solver, "collateral", None) is not None:
+        message = f"a budget is kept in given directions, and {method.name} is to find the change"
+        hint = "write collateral_weight in place of collateral"
+        path = (*where, "solver", "collateral")
+        yield document.problem(path, message, hint, code=Code.METHOD_SETTINGS, at_key=True)
     if edit.refine is not None and edit.preserve is None and edit.protect is None:
         message = "refine moves outputs, and nothing says which of them must stay"
         hint = "write preserve: and places or images that must stay as they are"
         yield document.problem((*where, "refine"), message, hint, code=Code.METHOD_NEEDS)
-    if edit.rank != FULL or WHOLE not in method.takes:
+    if edit.rank != FULL or FULL_RANK not in method.takes:
         return
     for field in ("context", "directions"):
         if field in edit.model_fields_set and not (field == "context" and edit.erases):

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from editspec_runtime.core.fields import Count, ModelFields, Number, Part
-from editspec_runtime.core.method import ERASED_UNITS, RANK, Settings
+from editspec_runtime.core.method import ERASED_UNITS, FULL, RANK, Settings
 from editspec_runtime.methods.registry import DEFAULT_METHOD, METHODS, method_of
 
 LONGEST_NAME = 80
@@ -135,9 +135,6 @@ class Refine(Part):
         ),
     )
 
-
-FULL: Literal["full"] = "full"
-"""The rank of a change that has no limit."""
 
 if TYPE_CHECKING:
     Rank = int | Literal["full"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,11 +35,14 @@ RANK, CONTEXT, DIRECTIONS, OBSERVE, PRESERVE, REFINE = (
 )
 """The fields of an edit that a method may take."""
 
-LEARNED, WHOLE = "directions: learned", "rank: full"
-"""Values of these fields that a method may take besides the usual ones.
+LEARNED = "learned"
+"""The directions of an edit that are solved for together with the change."""
 
-They are directions that are solved for together with the change, and a change of any rank.
-"""
+FULL: Literal["full"] = "full"
+"""The rank of a change that has no limit."""
+
+LEARNED_DIRECTIONS, FULL_RANK = f"directions: {LEARNED}", f"rank: {FULL}"
+"""The values of directions and rank that not every method takes that takes the fields."""
 
 LINEAR, CHANNELWISE, ERASED_UNITS, OUTPUTS = "linear", "channelwise", "erased-units", "outputs"
 """The properties that a method may need.

@@ -18,6 +18,12 @@ FORMAT = "editspec.rule"
 VERSION = 2
 
 
+def key_rows(key: Tensor) -> Tensor:
+    """The keys [n, P, in], or maps [n, in, h, w], one below the other: [n * P, in]."""
+    positions = key.flatten(2).mT if key.ndim == 4 else key
+    return positions.flatten(0, 1)
+
+
 @dataclass(frozen=True)
 class PreservedKeys:
     """Keys of whole items whose values are to stay as they are.
@@ -42,9 +48,8 @@ class PreservedKeys:
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """The keys that count, [p, in], and their shares, [p]."""
-        keys = self.key.flatten(2).mT if self.key.ndim == 4 else self.key
         shares = self.key_weights.flatten()
-        return keys.flatten(0, 1)[shares > 0], shares[shares > 0]
+        return key_rows(self.key)[shares > 0], shares[shares > 0]
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by their names in a rule file."""

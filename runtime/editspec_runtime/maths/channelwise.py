@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -229,6 +229,28 @@ def design_of(
     if form is not None:
         return form.design / form.scale
     return linear_design(function, key, weight, directions, arguments)
+
+
+def designs_of(
+    function: LayerFunction,
+    key: Tensor,
+    weight: Tensor,
+    directions: Tensor,
+    arguments: Mapping[str, Tensor],
+) -> Iterator[Tensor]:
+    """Yield the design of each item, [P, n], in the precision of the weight.
+
+    Item by item, because over all input units one design is in * taps numbers a position. The
+    parameters are those of `design_of`.
+    """
+    for number in range(len(key)):
+        item = slice(number, number + 1)
+        own = {}
+        for name, tensor in arguments.items():
+            # Some arguments, such as noise, are one for all items.
+            own[name] = (tensor[item] if len(tensor) == len(key) else tensor).to(weight)
+        (rows,) = design_of(function, key[item].to(weight), weight, directions, own)
+        yield rows
 
 
 def linear_design(

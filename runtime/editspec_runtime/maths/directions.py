@@ -10,9 +10,6 @@ from torch import Tensor
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.ranking import one_hot, quantile_ranking
 
-LEARNED = "learned"
-"""Directions that are solved for together with the change, and not found from the context."""
-
 
 def inverse_root(second_moment: Tensor) -> Tensor:
     """Compute C^-1/2 of a second moment C [n, n] float64 in the space that occurs.
@@ -97,7 +94,7 @@ def zca_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: i
     root = inverse_root(second_moment)
     rows = weights.double()[:, None] * (keys.double() @ root)
     basis, _ = torch.linalg.qr(root @ _top_right(rows, rank).T)
-    return _orient(basis, rows)
+    return orient(basis, rows)
 
 
 def svd_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: int) -> Tensor:
@@ -108,7 +105,7 @@ def svd_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: i
     """
     root = inverse_root(second_moment)
     rows = weights.double()[:, None] * (keys.double() @ root @ root)
-    return _orient(_top_right(rows, rank).T, rows)
+    return orient(_top_right(rows, rank).T, rows)
 
 
 def mean_direction(second_moment: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
@@ -158,7 +155,7 @@ def _top_right(rows: Tensor, rank: int) -> Tensor:
     return top
 
 
-def _orient(basis: Tensor, rows: Tensor) -> Tensor:
+def orient(basis: Tensor, rows: Tensor) -> Tensor:
     """Make rows of the columns of a basis [n, s], and fix the sign of each.
 
     Each row points towards the sum of `rows`. A singular vector has no sign of its own: libraries

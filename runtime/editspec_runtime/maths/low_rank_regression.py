@@ -31,7 +31,7 @@ def solve_whole(moment: Tensor, pull: Tensor) -> Tensor:
     if bool(failed) or not bool(root.isfinite().all()):
         raise NumericalError(
             "The keys of the rule and of what it must not touch do not determine the change.",
-            "Raise statistics.samples, or preserve more.",
+            "Raise solver.collateral_weight, or statistics.samples.",
         )
     solution: Tensor = torch.cholesky_solve(pull.T, root).T
     return solution

@@ -16,7 +16,7 @@ from editspec_runtime.core.rule import PreservedKeys
 from editspec_runtime.core.sample import Sample
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest
-from editspec_runtime.maths.channelwise import design_of
+from editspec_runtime.maths.channelwise import design_of, designs_of
 from editspec_runtime.maths.low_rank import kernel_of
 from editspec_runtime.maths.moments import SecondMomentEstimator
 from editspec_runtime.maths.sampled_keys import forward_batch, key_inputs
@@ -90,15 +90,10 @@ def preserved_moment(
     preserved
         The keys, and the share of each of their value positions.
     """
-    estimator: SecondMomentEstimator | None = None
-    for number, shares in enumerate(preserved.value_weights):
-        item = slice(number, number + 1)
-        arguments = {name: tensor[item].to(weight) for name, tensor in preserved.arguments.items()}
-        key = preserved.key[item].to(weight)
-        (rows,) = design_of(function, key, weight, directions, arguments)
-        if estimator is None:
-            estimator = SecondMomentEstimator(rows.shape[1], rows.device)
+    unknowns = len(directions) * kernel_of(weight).shape[2:].numel()
+    estimator = SecondMomentEstimator(unknowns, weight.device)
+    designs = designs_of(function, preserved.key, weight, directions, preserved.arguments)
+    for rows, shares in zip(designs, preserved.value_weights, strict=True):
         estimator.update(rows, shares)
-    assert estimator is not None
     moment = estimator.estimate()
     return moment.weight * moment.matrix

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from editspec_runtime.core.compatibility import EDITSPEC, Compatibility
@@ -31,6 +33,7 @@ from editspec_runtime.maths.directions import count_missing, directions
 from editspec_runtime.maths.low_rank import exact_delta, kernel_of
 from editspec_runtime.maths.moments import SecondMomentEstimator
 from editspec_runtime.maths.scale import scale_of
+from editspec_runtime.maths.tapped_moments import preserved_moment
 from editspec_runtime.methods.losses import NOTHING_TO_DO, rule_loss
 from editspec_runtime.methods.refine import refine
 from editspec_runtime.methods.rule_file import place_as_file
@@ -86,6 +89,36 @@ class LayerProblem:
         """C of the layer's keys, [in, in] float64."""
         assert self.statistics is not None
         return self.statistics.moment()
+
+    @cached_property
+    def whole_metric(self) -> Tensor:
+        """The metric of what must stay over all inputs and taps, [in * taps, in * taps] float64.
+
+        It is the mean square answer of a change to all keys and to those that are preserved, plus a
+        ridge: without it the change takes what no key has for free.
+        """
+        assert self.statistics is not None
+        weight = self.weight.double()
+        units = torch.eye(kernel_of(weight).shape[1]).to(weight)
+        moment = self.statistics.taps().to(units)
+        ridge = self.settings.ridge * moment.diagonal().mean()
+        metric = self.mix_preserved(units, moment).clone()
+        # On the diagonal alone, without another matrix of this size.
+        metric.diagonal().add_(ridge)
+        return metric
+
+    def mix_preserved(self, directions: Tensor, metric: Tensor) -> Tensor:
+        """Give the preserved keys their share of a metric [n, n] of changes in directions D."""
+        preserved = self.rule.preserved
+        if preserved is None:
+            return metric
+        share: float = self.settings.preserve_share
+        weight, directions = self.weight.double(), directions.double()
+        kept = preserved_moment(self.function, weight, directions, preserved)
+        # The keys of the sample have what the preserved keys leave.
+        own = 1 - share * float(preserved.value_weights.sum())
+        mixed: Tensor = own * metric + share * kept.to(metric)
+        return mixed
 
 
 def rule_function(rule: LayerRule, model: Model) -> LayerFunction:

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from editspec_runtime.core.method import LINEAR, Change, CurvePoint, Problem
+from editspec_runtime.core.method import LEARNED, LINEAR, Change, CurvePoint, Problem
 from editspec_runtime.core.progress import StepCallback, ignore_steps
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.channelwise import (
@@ -25,7 +25,6 @@ from editspec_runtime.maths.channelwise_least_squares import (
     ChannelwiseProblem,
     whiten_unknowns,
 )
-from editspec_runtime.maths.directions import LEARNED
 from editspec_runtime.maths.low_rank import kernel_of
 from editspec_runtime.maths.low_rank_regression import project_taps
 from editspec_runtime.maths.robust_least_squares import (
@@ -43,8 +42,6 @@ from editspec_runtime.methods.layer_problem import (
 from editspec_runtime.methods.linearised import (
     find_whole_change,
     learn_directions,
-    mix_preserved,
-    whole_metric,
 )
 from editspec_runtime.methods.losses import NOTHING_TO_DO
 from editspec_runtime.methods.registry import DEFAULT_METHOD, method_of
@@ -214,10 +211,9 @@ def _metric_root(problem: LayerProblem, directions: Tensor, moment_root: Tensor)
     keys are preserved.
     """
     if problem.directions == LEARNED:
-        units = torch.eye(directions.shape[1]).to(directions)
-        metric = project_taps(whole_metric(problem, units), directions)
+        metric = project_taps(problem.whole_metric, directions)
     elif problem.rule.preserved is not None:
-        metric = mix_preserved(problem, directions, moment_root @ moment_root.mT)
+        metric = problem.mix_preserved(directions, moment_root @ moment_root.mT)
     else:
         return moment_root
     root: Tensor = torch.linalg.cholesky(metric)

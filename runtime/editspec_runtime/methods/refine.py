@@ -60,6 +60,7 @@ class _Steps:
         self.model, self.rule, self.refinement = model, rule, refinement
         self.weight = model.weight(rule.layer)
         self.function = model.function(rule.layer)
+        self.size = kernel_of(self.weight).square().mean().sqrt()
         with torch.no_grad():
             self.unedited = compute_outputs(model, refinement.kept)
 
@@ -69,36 +70,31 @@ class _Steps:
         All have about the same size as the weight, so that one rate suits weights of any scale.
         """
         if change.full is not None:
-            return [self._kernel(change.full) / self._size()]
+            return [self._kernel(change.full) / self.size]
         assert change.coefficients is not None
         assert change.directions is not None
-        coefficients = change.coefficients.to(self.weight) / self._size()
+        coefficients = change.coefficients.to(self.weight) / self.size
         return [coefficients, change.directions.to(self.weight)]
 
     def change(self, parts: list[Tensor]) -> Change:
         """The change of parts, whose directions become orthonormal again."""
         if len(parts) == 1:
-            whole = self.model.to_checkpoint(self.rule.layer, parts[0] * self._size())
+            whole = self.model.to_checkpoint(self.rule.layer, parts[0] * self.size)
             return Change(full=whole)
         coefficients, directions = (part.double() for part in parts)
         basis, mixed = torch.linalg.qr(directions.T)
-        turned = torch.einsum("os...,ts->ot...", coefficients, mixed) * self._size()
+        turned = torch.einsum("os...,ts->ot...", coefficients, mixed) * self.size
         return Change(basis.T.contiguous().to(self.weight), turned.to(self.weight))
 
     @torch.no_grad()
     def objective(self, parts: list[Tensor]) -> Tensor:
         """Compute the objective over all items, a scalar."""
         weight, refinement = self._weight(parts), self.refinement
-        pairs = [
-            self._difference(weight, refinement.items[i : i + 1], refinement.wanted[i : i + 1])
-            for i in range(len(refinement.items))
-        ]
-        total = refinement.weight * torch.stack(pairs).mean()
-        kept = [
-            self._difference(weight, refinement.kept[i : i + 1], self.unedited[i : i + 1])
-            for i in range(len(refinement.kept))
-        ]
-        return total + torch.stack(kept).mean() if kept else total
+        own = self._mean_difference(weight, refinement.items, refinement.wanted)
+        if len(refinement.kept) == 0:
+            return refinement.weight * own
+        kept = self._mean_difference(weight, refinement.kept, self.unedited)
+        return refinement.weight * own + kept
 
     @torch.enable_grad()
     def descend(self, problem: Problem, parts: list[Tensor]) -> list[Tensor]:
@@ -127,8 +123,11 @@ class _Steps:
         loss = refinement.weight * difference[: len(mine)].mean()
         return loss + difference[len(mine) :].mean() if len(kept) else loss
 
-    def _difference(self, weight: Tensor, items: Tensor, wanted: Tensor) -> Tensor:
-        return (self._outputs(weight, items) - wanted).abs().mean()
+    def _mean_difference(self, weight: Tensor, items: Tensor, wanted: Tensor) -> Tensor:
+        """Compute the mean absolute difference of outputs, one item after the other."""
+        pairs = zip(torch.split(items, 1), torch.split(wanted, 1), strict=True)
+        differences = [(self._outputs(weight, item) - aim).abs().mean() for item, aim in pairs]
+        return torch.stack(differences).mean()
 
     def _outputs(self, weight: Tensor, items: Tensor) -> Tensor:
         """Compute the outputs of items with another weight of the layer."""
@@ -140,8 +139,8 @@ class _Steps:
 
     def _weight(self, parts: list[Tensor]) -> Tensor:
         if len(parts) == 1:
-            return self.weight + parts[0] * self._size()
-        change = delta(parts[0] * self._size(), parts[1])
+            return self.weight + parts[0] * self.size
+        change = delta(parts[0] * self.size, parts[1])
         return self.weight + change.view(self.weight.shape)
 
     def _kernel(self, full: Tensor) -> Tensor:
@@ -150,10 +149,6 @@ class _Steps:
         new = self.model.weights[parameter] + full.to(self.weight)
         changed = self.model.with_weights({**self.model.weights, parameter: new})
         return (changed.weight(self.rule.layer) - self.weight).contiguous()
-
-    def _size(self) -> Tensor:
-        """The root mean square of the weight."""
-        return kernel_of(self.weight).square().mean().sqrt()
 
 
 def _draw(count: int, most: int, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from editspec_runtime.core.architecture import Architecture, Layer
-from editspec_runtime.core.method import ERASED_UNITS, OUTPUTS, RANK, WHOLE, Method
+from editspec_runtime.core.method import ERASED_UNITS, FULL_RANK, OUTPUTS, RANK, Method
 from editspec_runtime.errors import PatchError
 from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.methods.registry import METHODS, settings_of
@@ -319,7 +319,7 @@ def _find_method(solver: Mapping[str, Any]) -> Method | None:
 
 def _has_rank(method: Method, rank: int | None) -> bool:
     """Whether the change of a method is low-rank, where a patch says that it has this rank."""
-    if rank is None and WHOLE in method.takes:
+    if rank is None and FULL_RANK in method.takes:
         return False
     return RANK in method.takes or ERASED_UNITS in method.needs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -221,6 +221,16 @@ class Resolver:
             "paint a larger region, or edit a layer of higher resolution",
             Code.MASK_VANISHES,
         )
+
+
+def join_arguments(
+    arguments: Sequence[Mapping[str, Tensor]], precision: torch.dtype
+) -> dict[str, Tensor]:
+    """Join the arguments of several images to batches, by their names."""
+    joined = {}
+    for name in arguments[0]:
+        joined[name] = torch.cat([each[name] for each in arguments]).to(precision)
+    return joined
 
 
 def lay_on(map_: Tensor, area: Tensor) -> Tensor:

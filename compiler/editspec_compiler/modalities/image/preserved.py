@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from editspec_compiler.modalities.image.paste import Side
-from editspec_compiler.modalities.image.places import Resolver
-from editspec_compiler.modalities.image.schema import Mask, Place
+from editspec_compiler.modalities.image.places import Resolver, join_arguments
+from editspec_compiler.modalities.image.schema import Mask, Scene
 from editspec_compiler.problems import SpecPath
-from editspec_compiler.schema import FULL
-from editspec_runtime.core.method import LEARNED, PRESERVE, WHOLE
+from editspec_runtime.core.method import FULL, LEARNED, PRESERVE
 from editspec_runtime.core.model import Trace
 from editspec_runtime.core.rule import PreservedKeys
-from editspec_runtime.methods.registry import method_of
 
 SURROUNDINGS = 0.25
 """The share of what surrounds the targets; that of the preserved places is the rest."""
@@ -55,9 +53,7 @@ def find_preserved(resolver: Resolver, sides: list[Side]) -> PreservedKeys | Non
     if not resolver.takes(PRESERVE):
         return None
     named = [_keep(preserved) for preserved in preserved_scenes(resolver)]
-    takes = method_of(edit.solver).takes
-    learned = edit.directions == "learned" and LEARNED in takes
-    if not named and not learned and not (edit.rank == FULL and WHOLE in takes):
+    if not named and edit.directions != LEARNED and edit.rank != FULL:
         return None
     groups = [(1 - SURROUNDINGS, named), (SURROUNDINGS, _surroundings(resolver, sides))]
     traces: list[Trace] = []
@@ -75,13 +71,10 @@ def find_preserved(resolver: Resolver, sides: list[Side]) -> PreservedKeys | Non
     if not traces:
         return None
     precision = getattr(torch, resolver.loaded.spec.precision)
-    joined = {}
-    for name in traces[0].arguments:
-        joined[name] = torch.cat([trace.arguments[name] for trace in traces]).to(precision)
     keys = torch.cat([trace.key for trace in traces]).to(precision)
     return PreservedKeys(
         keys,
-        joined,
+        join_arguments([trace.arguments for trace in traces], precision),
         torch.stack(key_weights).to(keys),
         torch.stack(value_weights).to(keys),
     )
@@ -93,22 +86,36 @@ class PreservedScene:
 
     Attributes
     ----------
-    latent, trace
-        The latent, [1, latent_size], and all that reaches the edited layer.
+    scene
+        The image.
     mask
         Where in it; None for the whole image.
     weight
         How much each of its positions counts.
     resolver, path
         The resolver whose places problems are shown at, and the path of the place below it.
+    below
+        The path of the latent below the place.
     """
 
-    latent: Tensor
-    trace: Trace
+    scene: Scene
     mask: Mask | None
     weight: float
     resolver: Resolver
     path: SpecPath
+    below: SpecPath = ("latent",)
+
+    @property
+    def latent(self) -> Tensor:
+        """Latent of the image, z [1, latent_size] or w."""
+        return self.resolver.vector(self.scene.latent, *self.path, *self.below)
+
+    def trace(self) -> Trace:
+        """Trace the image up to the edited layer."""
+        resolver = self.resolver
+        if self.scene.intervene is not None:
+            return resolver.trace(self.scene, *self.path)
+        return resolver.generator.trace(resolver.edit.layer, self.latent)
 
 
 def preserved_scenes(resolver: Resolver) -> Iterator[PreservedScene]:
@@ -116,29 +123,21 @@ def preserved_scenes(resolver: Resolver) -> Iterator[PreservedScene]:
     for index, place in enumerate(resolver.edit.preserve or ()):
         path: SpecPath = ("preserve", index)
         for scene, below in place.scenes():
-            if below:
-                latent = resolver.vector(scene.latent, *path, *below)
-            else:
-                latent = resolver.latent(scene, *path)
-            trace = resolver.generator.trace(resolver.edit.layer, latent)
-            yield PreservedScene(latent, trace, place.mask, place.weight, resolver, path)
+            yield PreservedScene(scene, place.mask, place.weight, resolver, path, below)
     if resolver.edit.protect is None:
         return
     for number in range(resolver.number):
         # The places of an earlier edit, at the layer of this one.
         earlier, here = replace(resolver, number=number), replace(resolver, root=("edits", number))
-        shown: list[tuple[Place, float, SpecPath]] = []
         for pair, where in earlier.sides():
-            shown.append((pair.target, 1.0, (*where, "target")))
-        for index, context in enumerate(earlier.edit.context or ()):
-            shown.append((context, context.weight, ("context", index)))
-        for each, weight, path in shown:
-            latent, trace = here.latent(each, *path), here.trace(each, *path)
-            yield PreservedScene(latent, trace, each.mask, weight, here, path)
+            target = pair.target
+            yield PreservedScene(target, target.mask, 1.0, here, (*where, "target"))
+        for index, each in enumerate(earlier.edit.context or ()):
+            yield PreservedScene(each, each.mask, each.weight, here, ("context", index))
 
 
 def _keep(preserved: PreservedScene) -> _Kept:
-    resolver, trace = preserved.resolver, preserved.trace
+    resolver, trace = preserved.resolver, preserved.trace()
     layer = resolver.generator.layer(resolver.edit.layer)
     areas = []
     for size in (layer.key_size, layer.value_size):

@@ -87,9 +87,10 @@ def _kept_items(resolver: Resolver, items: list[Tensor]) -> list[Tensor]:
     kept: dict[bytes, Tensor] = {}
     targets = {_bytes_of(item) for item in items}
     for preserved in preserved_scenes(resolver):
-        name = _bytes_of(preserved.latent)
+        latent = preserved.latent
+        name = _bytes_of(latent)
         if name not in targets:
-            kept.setdefault(name, preserved.latent)
+            kept.setdefault(name, latent)
     return list(kept.values())
 
 

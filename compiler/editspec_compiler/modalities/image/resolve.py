@@ -5,19 +5,17 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from editspec_compiler.digests import edit_digest
 from editspec_compiler.modalities.image.context import needed_context_keys, rank_units
 from editspec_compiler.modalities.image.paste import Side, make_side
-from editspec_compiler.modalities.image.places import LayerMoment, Resolver
+from editspec_compiler.modalities.image.places import LayerMoment, Resolver, join_arguments
 from editspec_compiler.modalities.image.preserved import find_preserved
 from editspec_compiler.modalities.image.refinement import find_refinement
 from editspec_compiler.modalities.image.schema import image_spec
 from editspec_compiler.references import LoadedSpec, nonlinear_problem, observe_problem
-from editspec_compiler.schema import FULL
 from editspec_runtime.codes import Code
-from editspec_runtime.core.method import CHANNELWISE, DIRECTIONS, LINEAR, RANK
+from editspec_runtime.core.method import CHANNELWISE, DIRECTIONS, FULL, LEARNED, LINEAR, RANK
 from editspec_runtime.core.rule import CompiledEdit, LayerRule
 from editspec_runtime.maths.channelwise import is_channelwise
 from editspec_runtime.methods.registry import DEFAULT_METHOD, method_of
@@ -102,7 +100,7 @@ def resolve_rule(
         parameter=generator.layer(edit.layer).parameter,
         key=torch.cat(keys).to(precision),
         value=torch.cat(values).to(precision),
-        arguments=_join_arguments(sides, precision),
+        arguments=join_arguments([side.arguments for side in sides], precision),
         context_keys=context_keys.to(precision),
         context_weights=context_weights.to(precision),
         preserved=find_preserved(resolver, sides),
@@ -114,14 +112,6 @@ def resolve_rule(
             "asked": round(sum(side.asked for side in sides) / len(sides), 4),
         },
     )
-
-
-def _join_arguments(sides: list[Side], precision: torch.dtype) -> dict[str, Tensor]:
-    """Join the arguments of all sides to batches, by their names."""
-    joined = {}
-    for name in sides[0].arguments:
-        joined[name] = torch.cat([side.arguments[name] for side in sides]).to(precision)
-    return joined
 
 
 def _plain_box(box: Box) -> list[int]:
@@ -188,7 +178,7 @@ def _require_rank(resolver: Resolver, keys: int) -> None:
     most, more = resolver.generator.layer(edit.layer).in_features, ""
     what = f"units that the key has at {edit.layer}"
     # Of directions other than units there are no more than keys of the context (section 3.4).
-    if resolver.takes(DIRECTIONS) and edit.directions not in ("units", "learned"):
+    if resolver.takes(DIRECTIONS) and edit.directions not in ("units", LEARNED):
         most, more = keys, ", or give more or larger context"
         what = f"keys that the context has at {edit.layer}"
     if edit.rank > most:

@@ -208,9 +208,9 @@ class PreservedPlace(Part):
     )
 
     def scenes(self) -> Iterator[tuple[Scene, SpecPath]]:
-        """Yield every image, and where it stands below this place."""
+        """Yield every image, and where its latent stands below this place."""
         if self.latent is not None:
-            yield Scene(latent=self.latent), ()
+            yield Scene(latent=self.latent), ("latent",)
         for index, latent in enumerate(self.latents or ()):
             yield Scene(latent=latent), ("latents", index)
 
