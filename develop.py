@@ -23,7 +23,7 @@ JOBS = {
     # The main job: a spec in, a patch and a picture out.
     "demo": [
         ["editspec", "build", RECIPE, "-o", "out"],
-        ["editspec", "render", RECIPE, "-o", "out/before-after.png"],
+        ["editspec", "render", RECIPE, "-o", "out/before-after.png", "--count", "32"],
     ],
     # All that a change must pass.
     "test": [

@@ -40,12 +40,14 @@ from torch import Tensor, nn
 from benchmarks.mutants import mutate_any, mutate_content
 from editspec.engine.lock import read_lock
 from editspec_compiler import SpecError, load
+from editspec_compiler.document import parse
 from editspec_compiler.modalities.image.latent_tensors import open_tensors
 from editspec_compiler.modalities.image.latents import read_latent
 from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_compiler.modalities.image.masks import mask_image
 from editspec_compiler.modalities.image.records import read_record
 from editspec_compiler.modalities.image.schema import LatentFile
+from editspec_compiler.references import load_document
 from editspec_runtime.core.rule import LayerRule, PreservedKeys, Refinement, ResolvedEdit
 from editspec_runtime.errors import EditError
 from editspec_runtime.families.open import read_weights
@@ -158,6 +160,7 @@ def make_readers(folder: Path) -> Mapping[str, Reader]:
     shutil.copytree(ROOT / "specs/skyline/masks", folder / "masks", dirs_exist_ok=True)
     specs = [*_texts("specs/skyline/*.yaml"), _tiny_spec().encode()]
     json_specs = [json.dumps(json.loads(_tiny_spec())).encode()]
+    rows = [*_texts("tests/invalid/files/rows/*.jsonl"), b'{"latent": 3}\n{"latents": [4, 5]}\n']
     locks = _texts("tests/invalid/*.lock")
     # As JSON, which YAML includes, so that its structure is changed, too.
     whole_lock = _texts("tests/invalid/half-precision*.lock")[0]
@@ -167,6 +170,8 @@ def make_readers(folder: Path) -> Mapping[str, Reader]:
     return {
         "specs": Reader(load, ".yaml", specs),
         "specs, JSON": Reader(load, ".json", json_specs),
+        "rows, JSON lines": Reader(_read_rows, ".jsonl", rows),
+        "rows, CSV": Reader(_read_rows, ".csv", _texts("tests/invalid/files/rows/*.csv")),
         "locks": Reader(read_lock, ".lock", locks),
         "masks": Reader(_read_mask, ".png", [*_odd_masks(), *masks]),
         "records": Reader(
@@ -269,7 +274,7 @@ def whole_rule() -> bytes:
     ones = torch.ones(2, 3, 4, 4)
     shares = torch.full((2, 16), 1 / 64)
     preserved = PreservedKeys(torch.ones(2, 4, 4, 4), {"style": torch.ones(2, 4)}, shares, shares)
-    refinement = Refinement(torch.ones(2, 8), ones, ones, 20, 0.01, 1.0)
+    refinement = Refinement(torch.ones(2, 8), ones, ones, ones[:, :1], 20, 0.01, 1.0)
     first = replace(
         _rule("layer2", "conv1.conv.weight"),
         preserved=preserved,
@@ -496,6 +501,12 @@ def _tiny_spec() -> str:
     return json.dumps(
         {"version": 1, "model": model, "statistics": {"samples": 16}, "edits": [edit]}
     )
+
+
+def _read_rows(path: Path) -> object:
+    spec = json.loads(_tiny_spec())
+    spec["edits"][0]["preserve"] = {"file": path.name}
+    return load_document(parse(json.dumps(spec), "rows.json"), path.with_name("rows.json"))
 
 
 def _odd_masks() -> list[bytes]:

@@ -19,6 +19,8 @@ from editspec_runtime.errors import EditError
 if TYPE_CHECKING:
     from editspec.commands.apply import apply
     from editspec.commands.audit import audit
+    from editspec.commands.bisect import bisect
+    from editspec.commands.blame import blame
     from editspec.commands.build import build
     from editspec.commands.cache import cache
     from editspec.commands.check import check
@@ -61,6 +63,8 @@ __all__ = [
     "apply",
     "audit",
     "bench_paper",
+    "bisect",
+    "blame",
     "build",
     "cache",
     "check",

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
 from editspec_compiler.characters import describe_lookalike, find_at_edge, strip_lookalikes
 from editspec_compiler.conflicts import find_conflict
-from editspec_compiler.problems import Problem, SpecError, SpecPath
-from editspec_compiler.separators import TabLoader
-from editspec_compiler.syntax import MAX_NODES, TooMany, place_of, syntax_problem
+from editspec_compiler.problems import Problem, RowPlace, SpecError, SpecPath
+from editspec_compiler.syntax import MAX_NODES, place_of, syntax_problem
+from editspec_compiler.yaml_core import SCALAR_WORDS, SCALARS, TAG, compose, find_start, read_text
 from editspec_runtime.codes import Code
 from editspec_runtime.core.fields import FieldProblem
 from editspec_runtime.errors import FileError
@@ -30,54 +29,16 @@ from editspec_runtime.io.files import require_file
 # A spec may come from a stranger, by a pull request or a browser. Whatever it holds, reading it
 # takes little time and memory.
 MAX_BYTES = 16 * 2**20
-MAX_DIGITS = 1000  # the time to read an integer grows with the square of its digits
-TAG = "tag:yaml.org,2002:"
 MERGE = "<<"
 LOCK = ".lock"
 """The ending of a lock, which is read as a spec is."""
 
 
-class _CoreLoader(TabLoader):
-    """The reader of pyyaml with the scalars of YAML 1.2.
+class Locatable(Protocol):
+    """A part of a spec that stands in a file of its own."""
 
-    ``5e-1`` is a number, ``on`` is text, ``010`` is ten.
-    """
-
-    # Empty, so that no rule of YAML 1.1 is inherited. The name is that of pyyaml.
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-    nodes = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a node as pyyaml does, and count it."""
-        self.nodes += 1
-        # Counted while the text is read: a text of many nodes is refused before it fills memory.
-        if self.nodes > 2 * MAX_NODES:  # keys are nodes, too
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise TooMany(problem_mark=mark)
-        return super().compose_node(parent, index)
-
-
-class _JsonLoader(_CoreLoader):
-    """The reader of JSON, whose keys may be long and lie lines before their colon."""
-
-    def stale_possible_simple_keys(self) -> None:
-        """Keep every possible key, which pyyaml drops after a line or 1024 characters."""
-
-
-# The core schema of YAML 1.2: a scalar without quotes is of the first kind whose pattern fits.
-# pyyaml looks patterns up by the first character of the scalar.
-_FLOAT = (
-    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
-    r"|[-+]?\.(inf|Inf|INF)"
-    r"|\.(nan|NaN|NAN)"
-)
-for _name, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    ("float", _FLOAT, list("-+.0123456789")),
-):
-    _CoreLoader.add_implicit_resolver(TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
+    def locate(self, path: SpecPath, *, at_key: bool) -> tuple[RowPlace, bool]:
+        """Find what is at a path below, and say whether it is of this part and not of all."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +60,12 @@ class Document:
     problems
         What is wrong with the text, where the rest of it could still be read: keys given twice,
         foreign tags.
+    moves
+        Where parts stand in the text that have other paths in `data`, as it was written out: for
+        each stage of writing out the former path by the present one. What lies below a part moves
+        with it.
+    rows
+        The rows of files that are entries of `data`, by their paths among those of the text.
     """
 
     file: str
@@ -107,6 +74,8 @@ class Document:
     positions: dict[SpecPath, tuple[int, int]]
     keys: dict[SpecPath, tuple[int, int]]
     problems: tuple[Problem, ...] = ()
+    moves: tuple[Mapping[SpecPath, SpecPath], ...] = ()
+    rows: Mapping[SpecPath, Locatable] = field(default_factory=dict)
 
     def problem(
         self,
@@ -119,18 +88,53 @@ class Document:
         warning: bool = False,
     ) -> Problem:
         """Make a problem at a path, or at the nearest place above it that the text has."""
+        path = self.find_written(path)
+        line, column = self.find_place(path, at_key=at_key)
+        row, path = self._find_row(path, at_key=at_key)
+        return Problem(message, path, line, column, hint, code, warning, row)
+
+    def find_place(self, path: SpecPath, *, at_key: bool) -> tuple[int, int]:
+        """Find line and column, from 1, of a path of the text, or of the nearest one above it."""
         near = path
         while near not in self.positions:
             near = near[:-1]
-        line, column = self.positions[near]
-        if at_key:
-            line, column = self.keys.get(path, (line, column))
-        return Problem(message, path, line, column, hint, code, warning)
+        found = self.positions[near]
+        return self.keys.get(path, found) if at_key else found
+
+    def _find_row(self, path: SpecPath, *, at_key: bool) -> tuple[RowPlace | None, SpecPath]:
+        """Find the place in a file of rows that a path of the text leads to, if it does."""
+        for end in range(len(path), 0, -1) if self.rows else ():
+            if (row := self.rows.get(path[:end])) is None:
+                continue
+            place, of_this_row = row.locate(path[end:], at_key=at_key)
+            # What is true of all rows is told once.
+            return place, path if of_this_row else (*path[: end - 1], *path[end:])
+        return None, path
+
+    def find_written(self, path: SpecPath) -> SpecPath:
+        """Find where a part of the data stands in the text."""
+        for moves in reversed(self.moves):
+            path = _move_back(path, moves)
+        return path
+
+    def is_of_row(self, path: SpecPath) -> bool:
+        """Tell whether a part of the data stands in a file of rows."""
+        written = self.find_written(path)
+        return any(written[:end] in self.rows for end in range(len(written) + 1))
 
     def misfit(self, path: SpecPath, found: FieldProblem) -> Problem:
         """Make a problem of the mapping at a path."""
         where = (*path, *found.path)
         return self.problem(where, found.message, found.hint, code=found.code, at_key=found.at_key)
+
+
+def _move_back(path: SpecPath, moves: Mapping[SpecPath, SpecPath]) -> SpecPath:
+    """Return where a path was before `moves`, by its longest part that was moved."""
+    for end in range(len(path), 0, -1):
+        before = moves.get(path[:end])
+        if before is not None:
+            return (*before, *path[end:])
+    return path
 
 
 def read_document(path: Path) -> Document:
@@ -244,21 +248,6 @@ def _nesting_problem() -> Problem:
     return Problem("nested too deeply", hint=hint, code=Code.TEXT_NESTED)
 
 
-def compose(text: str, file: str) -> yaml.Node | None:
-    """Return the nodes of a text, whose marks say where everything stands.
-
-    An empty text has none. Raises `yaml.YAMLError`.
-    """
-    as_json = file.endswith(".json")
-    # JSON may be indented with tabs, YAML may not; within JSON's strings there are none.
-    loader = _JsonLoader(text.replace("\t", " ")) if as_json else _CoreLoader(text)
-    try:
-        node: yaml.Node | None = loader.get_single_node()
-    finally:
-        loader.dispose()
-    return node
-
-
 def entries(data: Mapping[str, Any], key: str) -> list[Any]:
     """Return the list at a key of plain data; empty where there is none."""
     found = data.get(key)
@@ -323,7 +312,7 @@ class _Reading:
 
     def read(self, node: yaml.Node, path: SpecPath) -> Any:
         """Read a node and all below it; what cannot be read is None, and a problem."""
-        place = _start(node)
+        place = find_start(node)
         self.positions.setdefault(path, place)  # of a key that is here twice, the first counts
         self.visits += 1
         # Aliases make a small text stand for any number of values: what is visited is counted, and
@@ -360,7 +349,7 @@ class _Reading:
         found: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            place = _start(key_node)
+            place = find_start(key_node)
             if self.visits > MAX_NODES:
                 break
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != TAG + "str":
@@ -368,7 +357,7 @@ class _Reading:
                     path, place, "a key must be text", "put it in quotes", Code.KEY_NOT_TEXT
                 )
                 continue
-            key = _read_text(key_node.value)
+            key = read_text(key_node.value)
             if key == MERGE and key_node.style is None:
                 self._refuse_merge((*path, key), place)
                 continue
@@ -393,7 +382,7 @@ class _Reading:
         """Say that a text without quotes begins or ends with a character that is another."""
         at = find_at_edge(node.value)
         assert at is not None
-        line, column = _start(node)
+        line, column = find_start(node)
         # A text of one line stands as it is read.
         if node.end_mark.line == node.start_mark.line:
             column += at
@@ -410,75 +399,5 @@ class _Reading:
         except (ValueError, KeyError):
             message = f"{kind(node.value)} is not {SCALAR_WORDS[node.tag]} that can be read"
             hint = "leave the tag out, or write a shorter number"
-            self._problem(path, _start(node), message, hint, Code.SCALAR_UNREADABLE)
+            self._problem(path, find_start(node), message, hint, Code.SCALAR_UNREADABLE)
             return None
-
-
-def _start(node: yaml.Node) -> tuple[int, int]:
-    """Return the line and column, from 1, where a node begins."""
-    return node.start_mark.line + 1, node.start_mark.column + 1
-
-
-def _read_integer(text: str) -> int:
-    if len(text) > MAX_DIGITS:
-        raise ValueError(text)
-    base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-    return int(text, base)
-
-
-def _read_float(text: str) -> float:
-    # YAML writes .inf and .nan where Python writes inf and nan.
-    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-
-def _read_text(text: str) -> str:
-    # JSON writes characters beyond the 16-bit range as two escapes, which pyyaml leaves as two
-    # halves.
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-SCALARS: dict[str, Callable[[str], Any]] = {
-    TAG + "null": lambda text: None,
-    TAG + "bool": lambda text: {"true": True, "false": False}[text.lower()],
-    TAG + "int": _read_integer,
-    TAG + "float": _read_float,
-    TAG + "str": _read_text,
-}
-
-
-SCALAR_WORDS = {
-    TAG + "null": "a null",
-    TAG + "bool": "a truth value",
-    TAG + "int": "a whole number",
-    TAG + "float": "a number",
-    TAG + "str": "text",
-}
-"""The kinds of scalars in words, by their tags."""
-
-
-class _CoreDumper(yaml.SafeDumper):
-    """The writer of pyyaml with the scalars of YAML 1.2.
-
-    What it leaves without quotes is read back as what it was.
-    """
-
-    yaml_implicit_resolvers = _CoreLoader.yaml_implicit_resolvers
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Write every value out, even where two places share one object."""
-        return True
-
-
-def dump(data: Any) -> str:
-    """Write plain data as YAML that `parse` reads back.
-
-    Keys keep their order. The innermost mappings are on one line.
-    """
-    return yaml.dump(
-        data,
-        Dumper=_CoreDumper,
-        sort_keys=False,
-        default_flow_style=None,
-        width=120,
-        allow_unicode=True,
-    )

@@ -23,6 +23,26 @@ SpecPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
+class RowPlace:
+    """A place in a file whose rows stand for entries of a spec.
+
+    Attributes
+    ----------
+    file
+        Its name in the spec.
+    line, column
+        Where in it, from 1; 0 for the file as a whole.
+    text
+        The line.
+    """
+
+    file: str
+    line: int
+    column: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Problem:
     """One thing that is wrong.
 
@@ -40,6 +60,8 @@ class Problem:
         The kind of problem, which never changes its meaning.
     warning
         Whether the spec can be used all the same.
+    row
+        Where in a file of rows, whose name is at `line` and `column`; None for the spec itself.
     """
 
     message: str
@@ -49,12 +71,15 @@ class Problem:
     hint: str = ""
     code: Code = Code.SPEC
     warning: bool = False
+    row: RowPlace | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the problem as plain values."""
         written = {"path": path_text(self.path), "code": str(self.code)}
         plain = asdict(self) | written
         del plain["warning"]
+        if self.row is None:
+            del plain["row"]
         return plain
 
 
@@ -108,23 +133,28 @@ def render_problem(problem: Problem, file: str, text: str) -> str:
 
 
 def _render(problem: Problem, file: str, lines: list[str]) -> str:
-    place, where = file, ""
-    if problem.line:
-        place = f"{file}:{problem.line}:{problem.column}"
+    place, where, line_number, column = file, "", problem.line, problem.column
+    shown = lines[line_number - 1] if 0 < line_number <= len(lines) else None
+    if problem.row is not None:
+        place, line_number, column = problem.row.file, problem.row.line, problem.row.column
+        shown = problem.row.text
+    if line_number:
+        place = f"{place}:{line_number}:{column}"
     if problem.path:
         where = f"{path_text(problem.path)}: "
     text = visible(_cut(f"{place}: {where}{problem.message}"))
-    if 0 < problem.line <= len(lines):
-        line, column = _window(lines[problem.line - 1], problem.column)
-        number = str(problem.line)
+    if shown is not None:
+        line, column = _window(shown, column)
+        number = str(line_number)
         text += f"\n  {number} | {line}\n  {' ' * len(number)} | {' ' * (column - 1)}^"
     if problem.hint:
         text += f"\n  hint: {visible(_cut(problem.hint))}"
     return text
 
 
-def _order(problem: Problem) -> tuple[int, int, str]:
-    return problem.line, problem.column, problem.message
+def _order(problem: Problem) -> tuple[int, int, int, int, str]:
+    row = problem.row or RowPlace("", 0, 0, "")
+    return problem.line, problem.column, row.line, row.column, problem.message
 
 
 def _cut(text: str) -> str:

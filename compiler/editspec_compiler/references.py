@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from editspec_compiler.abbreviations import write_out
 from editspec_compiler.document import Document, entries, find_path_problem, kind, read_document
 from editspec_compiler.layers import suggest_layer
 from editspec_compiler.problems import Problem, SpecError, SpecPath, render_problem
@@ -46,7 +47,7 @@ class LoadedSpec:
     path
         Where it was read from.
     document
-        Its text, and where everything stands in it.
+        Its text, and where everything stands in it; the data are written out.
     spec
         The spec as a value, of its family and modality.
     weights
@@ -136,6 +137,9 @@ def load_document(document: Document, path: Path, cache: Cache | None = None) ->
 
     Files that the document names are relative to the folder of `path`.
     """
+    given = len(document.problems)
+    document = write_out(document, path.parent)
+    left = document.problems[given:]
     spec, unfit = check(document)
     problems = _merge_keys_once(document.problems)
     references = _References(document, path.parent, cache or default_cache())
@@ -143,7 +147,10 @@ def load_document(document: Document, path: Path, cache: Cache | None = None) ->
     # A layer that is a number is told by its name, and not as a wrong type besides.
     named = {problem.path for problem in found if problem.code == Code.LAYER_UNKNOWN}
     for problem in unfit:
-        if problem.path not in named and not _lies_in(problem.path, document.problems):
+        if problem.path in named or _lies_in(problem.path, document.problems):
+            continue
+        # A list that lacks the rows of a file may be too short, too.
+        if not any(each.path[: len(problem.path)] == problem.path for each in left):
             problems.append(problem)
     problems += found
     # A spec that is wrong is told first: its author can mend it, whatever the weights are.
@@ -241,8 +248,15 @@ class _References:
         items = list(visit(spec, data))
         surroundings = Surroundings(self.document, self.folder, self.architecture)
         # The document and not the checked spec is walked: it may fit the language only in part.
+        # Thousands of rows may name one mask, which is looked at once unless it is wrong.
+        sound: set[tuple[str, str]] = set()
         for item in items:
-            found += modality.references(item, surroundings)
+            same = (item.role, repr(item.value))
+            if same not in sound:
+                problems = list(modality.references(item, surroundings))
+                found += problems
+                if all(problem.warning for problem in problems):
+                    sound.add(same)
         for number, edit in enumerate(entries(data, "edits")):
             path: SpecPath = ("edits", number)
             layer = self._layer(edit)

@@ -61,6 +61,10 @@ class Modality(Protocol):
     def expected(self) -> Mapping[str, str]:
         """Values that are accepted, in words, by the role of their union."""
 
+    @property
+    def plurals(self) -> Mapping[str, str]:
+        """Keys of places that stand for several, and the key that each of these has instead."""
+
     def problems(self, document: Document, spec: AnySpec) -> Iterator[Problem]:
         """Find what does not fit in a spec whose every part fits the language."""
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
-from editspec_compiler.document import compose, parse
+from editspec_compiler.document import parse
 from editspec_compiler.problems import SpecError, SpecPath
+from editspec_compiler.yaml_core import compose
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import UsageError
 

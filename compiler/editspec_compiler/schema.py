@@ -122,10 +122,10 @@ Solver = Annotated[Settings, _RegisteredMethods()]
 class Refine(Part):
     """Steps on outputs: those of the targets, and those of what is preserved."""
 
-    steps: Count = Field(300, description="Steps of Adam.")
-    learning_rate: Number = Field(0.01, gt=0, le=1, description="The rate of Adam at first.")
+    steps: Count = Field(120, description="Steps of Adam.")
+    learning_rate: Number = Field(0.03, gt=0, le=1, description="The rate of Adam at first.")
     weight: Number = Field(
-        8.0, gt=0, le=1e6, description="How much targets count; what is preserved counts 1."
+        24.0, gt=0, le=1e6, description="How much targets count; what is preserved counts 1."
     )
     at: str | None = Field(
         None,
@@ -150,12 +150,39 @@ else:
     ]
 
 
+LISTS = ("pairs", "context", "preserve")
+"""The fields of an edit whose entries may be the rows of a file."""
+
+ROWS_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "file": {
+            "type": "string",
+            "description": "A .jsonl, .json or .csv file, each row of which is an entry.",
+        }
+    },
+    "required": ["file"],
+    "additionalProperties": False,
+}
+"""The JSON Schema of what stands for the rows of a file."""
+
+
+def _describe_edit(schema: dict[str, Any]) -> None:
+    """Say in a JSON Schema what the fields of an edit do not say."""
+    schema["oneOf"] = [{"required": ["source", "target"]}, {"required": ["pairs"]}]
+    for name in LISTS:
+        forms = schema["properties"][name].get("anyOf", [])
+        lists = [form for form in forms if form.get("type") == "array"]
+        for form in lists:
+            form["items"] = {"anyOf": [form["items"], ROWS_SCHEMA]}
+        if lists:
+            forms.append(ROWS_SCHEMA)
+
+
 class Edit(Part, Generic[PlaceT, SourceT, ContextT, PreservedT]):
     """One rule change."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["source", "target"]}, {"required": ["pairs"]}]}
-    )
+    model_config = ConfigDict(json_schema_extra=_describe_edit)
 
     name: str = Field(pattern=NAME, description="Unique; part of file names.")
     layer: str = Field(

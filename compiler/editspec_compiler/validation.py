@@ -50,7 +50,7 @@ from editspec_runtime.methods.registry import (
 def check(document: Document) -> tuple[AnySpec | None, list[Problem]]:
     """Read the spec that a document holds, and find all that does not fit.
 
-    The spec is None where it cannot be read.
+    The document is one that `write_out` gives. The spec is None where it cannot be read.
     """
     family = family_of(document)
     modality = modality_of(family)

@@ -126,6 +126,26 @@ def _visit_member(
         yield from _visit(member, (), given, path)
 
 
+def find_parts(part: Any, path: SpecPath) -> Iterator[Any]:
+    """Find the types that a part of the language has at a path of keys below it.
+
+    Indices are left out of the path: it leads into the entries of lists.
+    """
+    while typing.get_origin(part) is Annotated:
+        part = typing.get_args(part)[0]
+    if is_union(part):
+        for member in typing.get_args(part):
+            yield from find_parts(member, path)
+    elif not path:
+        yield part
+    elif typing.get_origin(part) is list:
+        yield from find_parts(typing.get_args(part)[0], path)
+    elif isinstance(part, type) and issubclass(part, BaseModel):
+        field = fields_by_key(part).get(str(path[0]))
+        if field is not None:
+            yield from find_parts(field.annotation, path[1:])
+
+
 def fields_by_key(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """Return the fields of a mapping by their keys in a spec.
 

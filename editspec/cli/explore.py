@@ -1,4 +1,4 @@
-"""Commands that explore: sample, render, search, compare-layers, studio, sweep."""
+"""Commands that explore: sample, render, search, compare-layers, blame, bisect, studio, sweep."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from editspec.cli.options import (
     Module,
     OutFolder,
     OutPicture,
+    Patches,
     SpecArgument,
     Threads,
 )
@@ -172,6 +173,75 @@ def compare_layers(
     with run_command(as_json, debug, threads) as progress:
         result = editspec.compare_layers(
             spec, edit=edit, images=images, device=device, progress=progress
+        )
+        answer(result, as_json)
+
+
+def blame(
+    spec: SpecArgument,
+    out: OutFolder,
+    latent: Annotated[
+        int, typer.Option("--latent", min=0, max=10**9, metavar="N", help="Which image.")
+    ],
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            "--mask", metavar="MASK", help="A file, or {box: [...]}; default: the whole image."
+        ),
+    ] = None,
+    patches: Patches = None,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of sampled orders, from 9 edits.")
+    ] = 0,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say which edit did this to that image: the share of each, as numbers and as a picture."""
+    with run_command(as_json, debug, threads) as progress:
+        result = editspec.blame(
+            spec,
+            out,
+            latent=latent,
+            mask=mask,
+            patches=patches,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+        answer(result, as_json)
+
+
+def bisect(
+    spec: SpecArgument,
+    measure: Annotated[
+        str, typer.Option("--measure", metavar="trace|collateral", help="What of the image counts.")
+    ],
+    latent: Annotated[
+        int, typer.Option("--latent", min=0, max=10**9, metavar="N", help="Which image.")
+    ],
+    at_most: Annotated[
+        float, typer.Option("--at-most", min=0, metavar="X", help="The bound; 0.1 is visible.")
+    ],
+    patches: Patches = None,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find the edit of a stack after which a measure of an image exceeds a bound."""
+    with run_command(as_json, debug, threads) as progress:
+        result = editspec.bisect(
+            spec,
+            measure=measure,
+            latent=latent,
+            at_most=at_most,
+            patches=patches,
+            device=device,
+            progress=progress,
         )
         answer(result, as_json)
 

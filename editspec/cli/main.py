@@ -46,6 +46,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "render": explore.render,
     "search": explore.search,
     "compare-layers": explore.compare_layers,
+    "blame": explore.blame,
+    "bisect": explore.bisect,
     "statistics": specs.statistics,
     "schema": files.schema,
     "families": files.families,

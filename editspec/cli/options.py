@@ -36,6 +36,10 @@ OutFolder = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The
 BuildFolder = Annotated[
     Path | None, typer.Option("-o", "--out", metavar="DIR", help="The folder of the build.")
 ]
+Patches = Annotated[
+    Path | None,
+    typer.Option("--patches", metavar="DIR", help="Take the patches of this build."),
+]
 OutPicture = Annotated[
     Path,
     typer.Option(

@@ -30,7 +30,10 @@ class CompileResult(CommandResult):
         lines = []
         for edit in self.edits:
             keys, rank = f"{_context_keys(edit)} context keys", describe_rank(edit.rank)
-            lines.append(f"{edit.name}: {edit.layer}, {keys}, {rank}")
+            line = f"{edit.name}: {edit.layer}, {keys}, {rank}"
+            if nearest := edit.rules[0].details.get("nearest"):
+                line += f", copied from {', '.join(map(str, nearest))}"
+            lines.append(line)
         return "\n".join(lines)
 
 

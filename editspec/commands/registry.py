@@ -28,6 +28,8 @@ COMMANDS = {
     "render": "editspec.commands.render:render",
     "search": "editspec.commands.search:search",
     "compare-layers": "editspec.commands.compare_layers:compare_layers",
+    "blame": "editspec.commands.blame:blame",
+    "bisect": "editspec.commands.bisect:bisect",
     "statistics": "editspec.commands.statistics:statistics",
     "schema": "editspec.commands.schema:schema",
     "families": "editspec.commands.families:families",

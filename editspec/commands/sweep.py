@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -14,8 +15,9 @@ from typing import Any
 
 import torch
 
+from editspec.engine.intervals import Interval
 from editspec.engine.resources import Resources
-from editspec.engine.result import CommandResult
+from editspec.engine.result import CommandResult, to_plain
 from editspec.engine.session import BuildSession
 from editspec.engine.session import solve as solve_
 from editspec.modalities.image.judge import Judge, make_judge
@@ -23,6 +25,9 @@ from editspec.modalities.image.pictures import png_bytes
 from editspec.views.sweep_chart import Dot, draw_sweep
 from editspec.worlds.registry import find_experiment
 from editspec_compiler import LoadedSpec, SpecError, load
+from editspec_compiler.abbreviations import find_row_files
+from editspec_compiler.document import parse
+from editspec_compiler.problems import SpecPath
 from editspec_compiler.rewrite import Put, rewrite
 from editspec_compiler.visit import find_files
 from editspec_runtime.core.executor import Executor
@@ -38,6 +43,12 @@ FORMAT = "editspec.sweep"
 WINNERS = ("winner.yaml", "winner.yml", "winner.json")
 """The names of the spec of the best point, which has the format of the swept spec."""
 
+OF_JSON_ALONE = ("intervals", "problem", "trace-")
+"""The beginnings of the names of a point's values that are in no column of the table."""
+
+WITH_INTERVALS = ("efficacy", "recovered", "outside", "trace")
+"""The columns of the table that have intervals beside the values; the JSON has all."""
+
 PREDICTIONS = ("independent", "correlated")
 """The kinds of predicted collateral that a patch states for each of its layers."""
 
@@ -52,8 +63,10 @@ class SweepPoint:
         The layer and the rank of the last edit.
     numbers
         The measures by name: ``loss``, ``efficacy``, ``outside``, the predicted collateral,
-        ``seconds`` and, for an experiment, ``error`` and more. Empty where the edit cannot be
-        built.
+        ``trace``, ``strong``, ``seconds`` and, for an experiment, ``error`` and more. Empty where
+        the edit cannot be built.
+    intervals
+        The interval of 95 % of each measure that is taken over images.
     problem
         The reason why the edit cannot be built; empty where it was built.
     """
@@ -61,12 +74,17 @@ class SweepPoint:
     layer: str
     rank: int
     numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    intervals: Mapping[str, Interval] = dataclasses.field(default_factory=dict)
     problem: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The point as plain values."""
-        problem = {"problem": self.problem} if self.problem else {}
-        return {"layer": self.layer, "rank": self.rank, **self.numbers, **problem}
+        whole: dict[str, Any] = {"layer": self.layer, "rank": self.rank, **self.numbers}
+        if self.intervals:
+            whole["intervals"] = to_plain(self.intervals)
+        if self.problem:
+            whole["problem"] = self.problem
+        return whole
 
 
 @dataclass(frozen=True)
@@ -114,10 +132,11 @@ class SweepResult(CommandResult):
         """The points as a table of Markdown, and the agreement of the predictions."""
         rows = [point.to_dict() for point in self.points]
         columns = dict.fromkeys(name for row in rows for name in row)
-        names = [name for name in columns if name != "problem"]
+        names = [name for name in columns if not name.startswith(OF_JSON_ALONE)]
         lines = ["| " + " | ".join(names) + " | |", "|" + "---|" * (len(names) + 1)]
         for point, row in zip(self.points, rows, strict=True):
-            cells = [_format_cell(row.get(name)) for name in names]
+            intervals = {name: point.intervals.get(name) for name in WITH_INTERVALS}
+            cells = [_format_cell(row.get(name), intervals.get(name)) for name in names]
             remark = "winner" if point is self.winner else point.problem
             lines.append("| " + " | ".join([*cells, remark]) + " |")
         known = {kind: value for kind, value in self.agreement.items() if value is not None}
@@ -145,11 +164,12 @@ def sweep(
 
     Each point is measured on images that no edit has seen. With an `experiment` the perfect edit is
     known: efficacy is the share of the pixels changed by the perfect edit that end closer to it
-    than to the original; outside is the change of all other pixels; error is the sum of outside and
-    of the distance to the perfect edit over the pixels that it changes. The least error wins.
-    Without an experiment, efficacy is the share of the target's loss that is gone, and outside is
-    the change of all pixels. The point farthest above the line from zero to the largest of both
-    wins.
+    than to the original; outside is the change of all other pixels; trace is the share of the
+    images with a visible artefact; error is the sum of outside and of the distance to the perfect
+    edit over the pixels that it changes. The least error wins. Without an experiment, efficacy is
+    the share of the target's loss that is gone, outside is the change of all pixels, and trace is
+    that of the check of that name. The point farthest above the line from zero to the largest
+    efficacy and the largest outside wins.
 
     Writes ``sweep.json``, ``sweep.md``, ``sweep.png`` and ``winner.yaml`` into `out`; for a JSON
     spec, ``winner.json``.
@@ -251,14 +271,42 @@ def rewrite_winner(loaded: LoadedSpec, folder: Path, layer: str, rank: int) -> s
         Put(("edits", last, "layer"), layer),
         Put(("edits", last, "rank"), rank, after="layer"),
     ]
-    names = list(find_files(type(loaded.spec), document.data))
+    names = dict(find_files(type(loaded.spec), document.data))
     weights = loaded.spec.model.weights
     if not (weights.startswith("builtin:") or is_remote(weights)):
-        names.append((("model", "weights"), weights))
-    for path, name in names:
+        names["model", "weights"] = weights
+    moved: dict[SpecPath, Any] = {}
+    for path, name in names.items():
         file = loaded.path.parent / Path(name).expanduser()
-        puts.append(Put(path, os.path.relpath(file, folder.resolve())))
+        moved[path] = os.path.relpath(file, folder.resolve())
+    # Rows that name files are written out: their names lead from the folder of the spec, too.
+    of_rows = {path[:3] for path in moved if document.is_of_row(path)}
+    for path in of_rows:
+        puts.append(Put(path, _replace_parts(document.data, path, moved)))
+    named = ((path, name) for path, name in moved.items() if path[:3] not in of_rows)
+    for path, name in named:
+        puts.append(Put(document.find_written(path), name))
+    written = parse(document.text, document.file)
+    for path, name in find_row_files(written):
+        if path[:3] not in of_rows:
+            puts.append(Put(path, os.path.relpath(loaded.path.parent / name, folder.resolve())))
     return rewrite(document.text, document.file, puts)
+
+
+def _replace_parts(data: Any, path: SpecPath, parts: Mapping[SpecPath, Any]) -> Any:
+    """Copy what is at a path of plain data, with some parts below it replaced."""
+    found = data
+    for key in path:
+        found = found[key]
+    found = copy.deepcopy(found)
+    for where, part in parts.items():
+        if where[: len(path)] == path:
+            *above, last = where[len(path) :]
+            holder = found
+            for key in above:
+                holder = holder[key]
+            holder[last] = part
+    return found
 
 
 def _require_layers(session: BuildSession, layers: Sequence[str]) -> None:
@@ -277,6 +325,9 @@ def _write_folder(out: Path, result: SweepResult, winner: str, suffix: str) -> N
         if not point.problem:
             label = f"{point.layer} rank {point.rank}"
             outside, efficacy = point.numbers["outside"], point.numbers["efficacy"]
+            trace = point.numbers.get("trace")
+            if trace is not None:
+                label += f", trace {trace:.0%}"
             dots.append(Dot(label, outside, efficacy, best=point is result.winner))
     write(out / "sweep.json", (json.dumps(result.to_dict(), indent=2) + "\n").encode())
     write(out / "sweep.md", result.to_text().encode())
@@ -360,7 +411,12 @@ class _Points:
         except EditError as error:
             return SweepPoint(layer, rank, problem=error.message)
         patches, rules = [each.patch for each in built], [each.rule for each in built]
-        edited = dataclasses.replace(self.session, stack=patches, resolved=rules)
+        edited = dataclasses.replace(
+            self.session,
+            loaded=self._with_place(layer, rank),
+            stack=patches,
+            resolved=rules,
+        )
         last = built[-1]
         predicted = dict.fromkeys(PREDICTIONS, 0.0)
         for layer_collateral in last.patch.metadata["collateral"].values():
@@ -370,11 +426,11 @@ class _Points:
             measured = self.judge(edited, last)
         numbers = {
             "loss": last.loss,
-            **measured,
+            **measured.numbers,
             **predicted,
             "seconds": last.seconds["solve"],
         }
-        return SweepPoint(layer, rank, numbers)
+        return SweepPoint(layer, rank, numbers, measured.intervals)
 
     def _with_place(self, layer: str, rank: int) -> LoadedSpec:
         *before, edit = self.loaded.spec.edits
@@ -401,7 +457,11 @@ def _rank_correlation(points: Sequence[SweepPoint], one: str, other: str) -> flo
     return torch.corrcoef(torch.stack(ranks))[0, 1].item()
 
 
-def _format_cell(value: Any) -> str:
+def _format_cell(value: Any, interval: Interval | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+    if interval is None:
+        return shown
+    low, high = interval
+    return f"{shown} ({low:.4f} to {high:.4f})"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from editspec_compiler.schema import Check
 
 PASSED, WARNED, FAILED = "passed", "warned", "failed"
 
-Value = tuple[float | None, str]
-"""A measured value (None where there is nothing to measure), and a remark on it."""
+Facts = Mapping[str, Any]
+"""Further numbers of a measure, as plain values by name."""
+
+Value = tuple[float | None, str] | tuple[float | None, str, Facts]
+"""A measured value (None where there is nothing to measure), a remark on it, and its facts."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class CheckRow:
         ``passed``, ``warned`` or ``failed``.
     detail
         A remark.
+    facts
+        Further numbers of the measure, such as those of the worst images.
     """
 
     name: str
@@ -44,9 +50,12 @@ class CheckRow:
     severity: str
     status: str
     detail: str
+    facts: Facts = field(default_factory=dict)
 
 
-def judge(check: Check, edit: str | None, value: float | None, detail: str) -> CheckRow:
+def judge(
+    check: Check, edit: str | None, value: float | None, detail: str, facts: Facts | None = None
+) -> CheckRow:
     """The row of a measured value. A value that is not finite keeps no bound."""
     side, limit = bound = check.bound()
     if value is not None and not math.isfinite(value):
@@ -60,7 +69,9 @@ def judge(check: Check, edit: str | None, value: float | None, detail: str) -> C
     missed = FAILED if check.severity == "error" else WARNED
     status = PASSED if kept else missed
     name = check.name or check.measure
-    return CheckRow(name, check.measure, edit, value, bound, check.severity, status, detail)
+    return CheckRow(
+        name, check.measure, edit, value, bound, check.severity, status, detail, facts or {}
+    )
 
 
 def all_pass(rows: Sequence[CheckRow]) -> bool:

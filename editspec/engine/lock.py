@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from editspec_compiler import LoadedSpec, SpecError
-from editspec_compiler.document import Document, dump, kind, read_document
+from editspec_compiler.document import Document, kind, read_document
+from editspec_compiler.yaml_core import dump
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import FileError, LockError, reading_foreign
 from editspec_runtime.io.digests import digest
@@ -30,6 +31,10 @@ LONGEST = 200
 
 A longer value, such as a mask as a data URL, is replaced by its digest.
 """
+
+
+MOST_ENTRIES = 256
+"""The most entries of a list that stand in the lock one by one, as rows of a file may be many."""
 
 
 class _Part(BaseModel):
@@ -222,7 +227,9 @@ def _abridge(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _abridge(part) for name, part in value.items() if part is not None}
     # A list of plain values, such as the pixels of a mask, counts as one value.
-    if isinstance(value, list) and any(isinstance(part, (dict, list)) for part in value):
+    nested = isinstance(value, list) and any(isinstance(part, (dict, list)) for part in value)
+    many = nested and len(value) > MOST_ENTRIES and isinstance(value[0], dict)
+    if nested and not many:
         return [_abridge(part) for part in value]
     return value if len(str(value)) <= LONGEST else f"sha256:{digest(value)}"
 

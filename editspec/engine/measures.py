@@ -55,7 +55,7 @@ class Measures:
         weights = session.stacked.apply(self.session.stack[: number + 1])
         return loss_of(session.rule(number, before), before, weights)
 
-    def finite(self, number: int) -> Value:
+    def finite(self, number: int) -> tuple[int, str]:
         """The count of numbers in the patch of edit `number` that are not finite."""
         count = sum(map(count_not_finite, self.session.stack[number].tensors().values()))
         return count, f"{count} numbers of the patch are not finite" if count else ""

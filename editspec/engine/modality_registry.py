@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from editspec.engine.built import BuiltEdit
     from editspec.engine.measures import Measures
     from editspec.engine.opened import OpenedModel
+    from editspec.engine.questions import Asked, Question
     from editspec.engine.session import BuildSession
 
 Moment = Callable[[Any, str], Tensor]
@@ -52,6 +53,13 @@ class ModalityEngine(Protocol):
         """Draw what `count` inputs lead to before and after all edits.
 
         None where the modality has no pictures. Nothing may have been built in the session yet.
+        """
+
+    def question(self, session: BuildSession, asked: Asked) -> Question:
+        """Make the question that the options of a command ask about one item.
+
+        Nothing may have been built in the session yet. Raises `SpecError` where the options do not
+        fit, `UsageError` where the modality has no such items.
         """
 
     def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedModel:

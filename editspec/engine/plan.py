@@ -281,10 +281,11 @@ def _are_swapped(before: AnyEdit, after: AnyEdit) -> bool:
     if None in places:
         return False
     source, target, other_source, other_target = (_dump(place) for place in places)
-    return source == other_target and target == other_source
+    return bool(source == other_target and target == other_source)
 
 
-def _dump(place: Any) -> dict[str, Any]:
-    """A place as plain values, so that places of different types can be compared."""
-    plain: dict[str, Any] = place.model_dump(exclude_none=True)
-    return plain
+def _dump(place: Any) -> Any:
+    """A place, or a list of several, as plain values: places of different types are compared."""
+    if isinstance(place, list):
+        return list(map(_dump, place))
+    return place.model_dump(exclude_none=True)

@@ -23,10 +23,11 @@ from editspec.studio.parsed import OFF, parse_once, show_all_edits
 from editspec.studio.sandbox import Sandbox
 from editspec.studio.spec_editor import replace_masks
 from editspec_compiler import LoadedSpec, Problem, SpecError
+from editspec_compiler.abbreviations import find_row_files, write_out
 from editspec_compiler.document import MAX_BYTES, Document, parse, read_document
 from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_compiler.modalities.image.masks import mask_image
-from editspec_compiler.modalities.image.schema import Place
+from editspec_compiler.modalities.image.schema import PLURALS, Place
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import load_document
 from editspec_compiler.validation import check, fit
@@ -206,7 +207,8 @@ class Draft:
     def place(self, number: int, role: str, index: int = 0) -> Place:
         """Return the source or target of an edit, or entry `index` of its context.
 
-        Raises `Missing`, and `SpecError` where the text leaves the sandbox.
+        Of a place of several images, the first is returned. Raises `Missing`, and `SpecError` where
+        the text leaves the sandbox.
         """
         given = self.edit(number).get(role)
         self.document_in_sandbox()
@@ -216,6 +218,10 @@ class Draft:
         fields = given if isinstance(given, dict) else {}
         # Other kinds of sources have neither, and do not fit a place.
         selected = {name: fields[name] for name in ("latent", "mask") if name in fields}
+        for plural, singular in PLURALS.items():
+            if plural in fields:
+                values = fields[plural] or [None]
+                selected[singular] = values[0] if isinstance(values, list) else values
         # Checked once more: where the edit is wrong, the walk over the document may have taken the
         # source for another kind, and have missed these files.
         for _, name in find_files(Place, selected):
@@ -288,7 +294,11 @@ class Draft:
         document = parse_once(self.text, self.file)
         # Before the document is loaded: loading opens the files that it names.
         if outside := self.sandbox.problems(document):
-            problems = [*outside, *document.problems, *check(document)[1]]
+            problems = [*outside, *document.problems]
+            # Without rows of files that may not be opened, the rest is not looked at.
+            if all(map(self.sandbox.holds, dict(find_row_files(document)).values())):
+                document = write_out(document, self.path.parent)
+                problems = [*outside, *document.problems, *check(document)[1]]
             raise SpecError(document.file, problems, document.text)
         return load_document(document, self.path)
 
@@ -302,7 +312,9 @@ class Draft:
         edit = dict(document.data["edits"][number]) | (changes or {})
         if "pairs" not in edit:
             places = [edit.get("target"), edit.get("source"), *(edit.get("context") or [])]
-            place = next((place for place in places if isinstance(place, dict)), None)
+            # Of the context, too, but for what stands for the rows of a file.
+            named = (each for each in places if isinstance(each, dict) and "file" not in each)
+            place = next(named, None)
             edit = {"source": place, "target": place} | edit
         # Checks are left out, as they may be about other edits.
         rest = {key: value for key, value in document.data.items() if key != "checks"}

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from editspec.commands.build import build
 from editspec.engine.built import BuiltEdit
+from editspec.engine.intervals import Estimates
 from editspec.engine.pareto import ParetoPoint, measure_curve
 from editspec.engine.resources import Resources, is_code_allowed
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import context_direction, generator_of
 from editspec.modalities.image.explore import SimilarPlace, find_similar_places
 from editspec.modalities.image.pictures import data_url, png_bytes, to_image
+from editspec.modalities.image.traces import find_unseen_traces
 from editspec.studio.base import Base, ModelSettings, RecentGenerators
 from editspec.studio.draft import Draft
 from editspec.studio.jobs import Jobs, Work
@@ -79,6 +81,7 @@ class Engine:
         self.outcome: Outcome | None = None
         self.found: dict[str, list[SimilarPlace]] = {}
         self._curves: dict[str, tuple[ParetoPoint, ...]] = {}
+        self._traces: dict[str, Estimates] = {}
         self._generators = RecentGenerators(MODELS)
         self._base: Base | None = None
         self._base_text = ""
@@ -252,17 +255,14 @@ class Engine:
 
         `number` counts the edits that were executed.
         """
-        outcome = self.outcome
-        if outcome is None or outcome.loaded is None or number >= len(outcome.built):
-            raise UsageError("This edit was not executed.", "Execute it first.")
-        loaded, built = outcome.loaded, outcome.built[number]
+        loaded, before, built = self._find_executed(number)
         method = method_of(built.rule.method)
         if not method.has_curve:
             fit = " or ".join(methods_with_a_curve())
             raise UsageError(f"{method.name} has no curve.", f"Choose the solver {fit}.")
 
         def work(progress: ProgressCallback) -> None:
-            session = self._open_session(loaded, outcome.built[:number], progress)
+            session = self._open_session(loaded, before, progress)
             task = f"curve of {built.rule.name}"
             with session.kernels():
                 points = measure_curve(
@@ -274,6 +274,34 @@ class Engine:
             self._curves[_digest_trade(built)] = points
 
         self.jobs.start("curve", work, yielding=True)
+
+    def measure_traces(self, number: int) -> None:
+        """Begin to measure the traces of an edit, for `find_traces`.
+
+        `number` counts the edits that were executed.
+        """
+        loaded, before, built = self._find_executed(number)
+
+        def work(progress: ProgressCallback) -> None:
+            session = self._open_session(loaded, before, progress)
+            task = f"traces of {built.rule.name}"
+            with session.kernels():
+                first = generator_of(session)
+                session.stack.append(built.patch)
+                second = generator_of(session)
+                found = find_unseen_traces(
+                    session, number, first, second, lambda done, total: progress(task, done, total)
+                )
+            if found is None:
+                message = "The edit has no key, or one that matches everywhere."
+                raise UsageError(message, "Choose a smaller context, or a later layer.")
+            self._traces[built.patch.metadata["content"]] = found.estimates
+
+        self.jobs.start("traces", work, yielding=True)
+
+    def find_traces(self, built: BuiltEdit) -> Estimates | None:
+        """Return the traces of an edit that was executed; None where they were not measured."""
+        return self._traces.get(built.patch.metadata["content"])
 
     def find_curve(self, built: BuiltEdit) -> tuple[ParetoPoint, ...] | None:
         """Return the curve of an edit that was executed; None where it was not computed."""
@@ -306,6 +334,13 @@ class Engine:
         session.stack = [edit.patch for edit in before]
         session.resolved = [edit.rule for edit in before]
         return session
+
+    def _find_executed(self, number: int) -> tuple[LoadedSpec, Sequence[BuiltEdit], BuiltEdit]:
+        """Return the executed spec, its edits before one of a number, and that edit."""
+        outcome = self.outcome
+        if outcome is None or outcome.loaded is None or number >= len(outcome.built):
+            raise UsageError("This edit was not executed.", "Execute it first.")
+        return outcome.loaded, outcome.built[:number], outcome.built[number]
 
     def _find_built_before(self, number: int) -> list[BuiltEdit]:
         """List the executed edits that come before edit `number` of all.

@@ -5,12 +5,13 @@ The text may name files of its project folder, and whatever the spec named when 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from editspec.engine.resources import locate_weights
+from editspec_compiler.abbreviations import find_row_files, write_out
 from editspec_compiler.document import Document
 from editspec_compiler.problems import Problem, SpecPath
 from editspec_compiler.registry import family_of, spec_type
@@ -51,25 +52,36 @@ class Sandbox:
 
         Files that `opened` names are allowed: a person has opened it at the command line.
         """
-        files = (_resolve(folder, name) for _, name in _find_files(opened))
+        named = [*find_row_files(opened), *_find_files(write_out(opened, folder))]
+        files = (_resolve(folder, name) for _, name in named)
         trusted = frozenset(path for path in files if path is not None)
         return Sandbox(folder.resolve(), opened, _find_network(opened), trusted)
 
     def problems(self, document: Document) -> list[Problem]:
         """List the files and models that a document may not name.
 
-        No file that the document names is opened.
+        No file that the document names is opened, but for files of rows that it may name: what
+        their rows name is looked at, too.
         """
-        found = []
-        for path, name in _find_files(document):
-            if not self.holds(name):
-                hint = "copy the file into the folder of the spec"
-                message = f"{name} lies outside of the project folder"
-                found.append(document.problem(path, message, hint, code=Code.OUTSIDE_OF_PROJECT))
+        found = self._refuse_files(document, find_row_files(document))
+        if not found:
+            document = write_out(document, self.folder)
+            found += self._refuse_files(document, _find_files(document))
         network = _find_network(document)
         if network != self.model and (refusal := self._refuse_network(network)):
             hint = "start editspec studio with a spec that has this model"
             found.append(document.problem(("model",), refusal, hint, code=Code.OUTSIDE_OF_PROJECT))
+        return found
+
+    def _refuse_files(
+        self, document: Document, named: Iterable[tuple[SpecPath, str]]
+    ) -> list[Problem]:
+        found = []
+        for path, name in named:
+            if not self.holds(name):
+                hint = "copy the file into the folder of the spec"
+                message = f"{name} lies outside of the project folder"
+                found.append(document.problem(path, message, hint, code=Code.OUTSIDE_OF_PROJECT))
         return found
 
     def holds(self, name: str) -> bool:
@@ -117,8 +129,8 @@ def _find_network(document: Document) -> dict[str, Any]:
 def _find_files(document: Document) -> Iterator[tuple[SpecPath, str]]:
     """Yield the path in the document and the name of every file except the weights.
 
-    The document need not fit the language. The compiler opens files by this walk, too, so that no
-    file is opened that was not checked.
+    The document is written out, and need not fit the language. The compiler opens files by this
+    walk, too, so that no file is opened that was not checked.
     """
     yield from find_files(spec_type(family_of(document)), document.data)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,7 +16,7 @@ from editspec.studio.draft import Draft
 from editspec.studio.engine import Engine, Outcome
 from editspec.studio.jobs import Jobs
 from editspec_compiler import Problem
-from editspec_compiler.modalities.image.schema import BoxMask, Mask
+from editspec_compiler.modalities.image.schema import PLURALS, BoxMask, Mask
 from editspec_compiler.problems import SHOWN, path_text
 from editspec_compiler.schema import Solver
 from editspec_compiler.validation import fit
@@ -29,6 +29,8 @@ from editspec_runtime.modalities.image.streams import REPORTS
 Latent = Annotated[int, Field(ge=0, lt=2**63)]
 Shift = Annotated[int, Field(ge=-8192, le=8192)]
 
+
+SIDES = ("source", "target")
 
 HIDDEN_SETTINGS = ("method", "collateral")
 """Settings of a solver for which the page has no field."""
@@ -145,6 +147,17 @@ class CurvePoint(BaseModel):
     collateral: float
 
 
+class Traces(BaseModel):
+    """The share of unseen images that visibly change where the key does not match.
+
+    `low` and `high` are the ends of its interval of 95 %.
+    """
+
+    share: float
+    low: float
+    high: float
+
+
 class EditResult(BaseModel):
     """The result of Execute for an edit."""
 
@@ -160,6 +173,7 @@ class EditResult(BaseModel):
     seconds: float
     digest: str
     curve: list[CurvePoint] | None
+    traces: Traces | None
 
 
 class Results(BaseModel):
@@ -277,10 +291,12 @@ def problems_found(problems: Iterable[Problem]) -> list[FoundProblem]:
     """Describe problems of the compiler."""
     found = []
     for problem in list(problems)[:SHOWN]:
-        path = path_text(problem.path)
+        path, message, row = path_text(problem.path), problem.message, problem.row
+        if row is not None:
+            message = f"{row.file}:{row.line}:{row.column}: {message}"
         found.append(
             FoundProblem(
-                message=problem.message,
+                message=message,
                 path=path,
                 line=problem.line,
                 column=problem.column,
@@ -354,7 +370,7 @@ def _describe_edit(draft: Draft, number: int, given: Any, off: bool) -> EditStat
         line=line,
         source=_describe_place(edit.get("source")),
         target=_describe_place(edit.get("target")),
-        context=list(filter(None, map(_describe_place, entries))),
+        context=list(filter(None, map(_describe_entry, entries))),
         note=_note_of(edit),
     )
 
@@ -362,22 +378,41 @@ def _describe_edit(draft: Draft, number: int, given: Any, off: bool) -> EditStat
 def _note_of(edit: dict[str, Any]) -> str:
     """Name the parts of an edit that the page cannot show."""
     notes = []
-    if edit.get("pairs") is not None:
+    if edit.get("pairs") is not None or any(_names_several(edit.get(side)) for side in SIDES):
         notes.append("several pairs of sources and targets")
     if isinstance(edit.get("source"), dict) and "erase" in edit["source"]:
         notes.append("a value that is erased, not copied")
+    if isinstance(edit.get("source"), list):
+        notes.append("several copies into one target")
+    if isinstance(edit.get("source"), dict) and "nearest" in edit["source"]:
+        notes.append("the most alike of several images")
     if edit.get("observe") is not None:
         notes.append(f"observed at {edit['observe']}")
     return " and ".join(notes)
 
 
+def _names_several(given: Any) -> bool:
+    """Tell whether a place of the text stands for several."""
+    return isinstance(given, dict) and any(key in given for key in PLURALS)
+
+
+def _describe_entry(given: Any) -> PlaceState | None:
+    """Describe an entry of a context, which may stand for the rows of a file."""
+    if isinstance(given, dict) and isinstance(given.get("file"), str):
+        return PlaceState(latent=None, words=f"the rows of {given['file']}", mask="")
+    return _describe_place(given)
+
+
 def _describe_place(given: Any) -> PlaceState | None:
-    if not isinstance(given, dict) or "latent" not in given:
+    several = _names_several(given)
+    if not isinstance(given, dict) or not (several or "latent" in given):
         return None
-    latent, mask = given["latent"], given.get("mask")
+    latent, mask = given.get("latent"), given.get("mask")
     mask_digest = ""
     if fit(Mask, mask) is not None:
         mask_digest = digest(mask)[:16]
+    if several:
+        return PlaceState(latent=None, words="several images", mask=mask_digest)
     if type(latent) is int and 0 <= latent < 2**63:
         return PlaceState(latent=latent, words=str(latent), mask=mask_digest)
     words = "a vector" if isinstance(latent, list) else "from a file"
@@ -387,15 +422,19 @@ def _describe_place(given: Any) -> PlaceState | None:
 def _describe_results(draft: Draft, engine: Engine, outcome: Outcome | None) -> Results | None:
     if outcome is None:
         return None
-    edits = [_describe_result(built, engine.find_curve(built)) for built in outcome.built]
+    edits = [_describe_result(built, engine) for built in outcome.built]
     return Results(current=draft.executed, after=outcome.after, edits=edits)
 
 
-def _describe_result(built: BuiltEdit, curve: Sequence[ParetoPoint] | None) -> EditResult:
+def _describe_result(built: BuiltEdit, engine: Engine) -> EditResult:
     rule, metadata = built.rule, built.patch.metadata
-    points = None
+    curve, found = engine.find_curve(built), engine.find_traces(built)
+    points, traces = None, None
     if curve is not None:
         points = list(map(_describe_point, curve))
+    if found is not None:
+        low, high = found.intervals["trace"]
+        traces = Traces(share=found.numbers["trace"], low=low, high=high)
     return EditResult(
         name=rule.name,
         layer=rule.layer,
@@ -409,6 +448,7 @@ def _describe_result(built: BuiltEdit, curve: Sequence[ParetoPoint] | None) -> E
         seconds=sum(built.seconds.values()),
         digest=metadata["content"],
         curve=points,
+        traces=traces,
     )
 
 

@@ -25,6 +25,7 @@ from editspec.studio.yaml_blocks import (
     to_flow,
 )
 from editspec_compiler.document import parse
+from editspec_compiler.modalities.image.schema import PLURALS
 from editspec_compiler.problems import SpecError, SpecPath
 from editspec_compiler.rewrite import Put, RewriteError, rewrite
 from editspec_runtime.errors import UsageError
@@ -106,6 +107,8 @@ def put_place(item: Item, role: str, index: int | None, place: dict[str, Any]) -
         put_field(item, "context", [*(context or []), place])
         return
     old = item.get(role) if context is None else context[index]
+    if isinstance(old, dict) and any(key in old for key in PLURALS):
+        raise UsageError("This place is that of several images.", "Change its mask in the text.")
     if isinstance(old, dict) and old.get("latent") == place["latent"]:
         old["mask"] = to_flow(place["mask"])
     elif context is None:

@@ -15,7 +15,7 @@ from editspec.engine.lock import removed_edits
 from editspec.engine.model_session import on_device
 from editspec.engine.plan import make_plan
 from editspec.engine.session import BuildSession
-from editspec.modalities.image.report import Pictures, ReportPictures
+from editspec.modalities.image.report import Pictures, ReportPictures, TracePictures
 from editspec.views.charts import FRAME, LossChart, draw_losses
 from editspec_compiler import LoadedSpec
 from editspec_compiler.modalities.image.schema import image_spec
@@ -52,6 +52,8 @@ class EditSection:
         The images in which the key of the context matches best; None where there is no key.
     unseen
         Images of a stream that no edit has seen.
+    traces
+        What changes where the key of the context does not match; None where that cannot be told.
     digests
         The digests by the names of what they identify.
     """
@@ -70,6 +72,7 @@ class EditSection:
     curve: LossChart | None
     matched: Pictures | None
     unseen: Pictures
+    traces: TracePictures | None
     digests: dict[str, str | None]
 
 
@@ -88,7 +91,8 @@ def build_report(session: BuildSession, built: Sequence[BuiltEdit]) -> bytes:
         after = again.current_model()
         matched = pictures.find_matches(number, before, after)
         unseen = pictures.compare(before, after)
-        sections.append(_describe_edit(session, edit, before, matched, unseen))
+        traces = pictures.find_traces(number, before, after)
+        sections.append(_describe_edit(session, edit, before, matched, unseen, traces))
         before = after
     whole = pictures.compare(first, before) if len(built) > 1 else None
     content = {
@@ -117,7 +121,11 @@ def _make_environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _format_number, "bytes": _format_bytes}
+    environment.filters |= {
+        "number": _format_number,
+        "bytes": _format_bytes,
+        "share": _format_share,
+    }
     return environment
 
 
@@ -138,6 +146,7 @@ def _describe_edit(
     before: Model,
     matched: Pictures | None,
     unseen: Pictures,
+    traces: TracePictures | None,
 ) -> EditSection:
     metadata, rule = edit.patch.metadata, edit.rule
     solver = dict(metadata["solver"])
@@ -158,6 +167,7 @@ def _describe_edit(
         curve=draw_losses(session.losses(rule, before)),
         matched=matched,
         unseen=unseen,
+        traces=traces,
         digests={
             "edit": metadata["edit"],
             "weights before": metadata["parent"],
@@ -171,6 +181,10 @@ def _describe_edit(
 
 def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}".replace("-", "−")
+
+
+def _format_share(value: float) -> str:
+    return f"{value:.0%}"
 
 
 def _format_bytes(count: int) -> str:

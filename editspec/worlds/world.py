@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-ImageJudge = Callable[["Tensor"], dict[str, float]]
+    from editspec.engine.intervals import Estimates
+
+ImageJudge = Callable[["Tensor"], "Estimates"]
 """Edited images [n, 3, size, size] -> ``efficacy``, ``outside``, ``error`` and more."""
 
 JudgeMaker = Callable[["Tensor", "Tensor"], ImageJudge]

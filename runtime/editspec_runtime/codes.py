@@ -29,6 +29,7 @@ class Code(StrEnum):
     TEXT_CONFLICT = "E113 text-conflict"
     TEXT_LOOKALIKE = "E114 text-lookalike"
     KEY_MERGED = "E115 key-merged"
+    ROWS_UNFIT = "E116 rows-unfit"
 
     KEY_UNKNOWN = "E200 key-unknown"
     KEY_MISSING = "E201 key-missing"

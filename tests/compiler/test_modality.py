@@ -71,6 +71,7 @@ class ToySpec(
 class ToyModality:
     name = "toy"
     checks: Mapping[str, type[Check]] = measures_of(Finite, PatchSize)
+    plurals: Mapping[str, str] = {}
     expected: Mapping[str, str] = {}
 
     def problems(self, document: Document, spec: AnySpec) -> Iterator[Problem]:

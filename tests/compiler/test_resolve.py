@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,28 @@ def test_pairs_are_the_rules_of_each_in_one_batch(
         torch.testing.assert_close(both[index : index + 1], one, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", ["layer5", "layer6"])
+def test_pairs_of_other_sizes_grow_to_the_largest_and_keep_their_values_there(
+    tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path, layer: str
+) -> None:
+    place = {"latent": 1, "mask": {"box": [0, 0, 64, 64]}}
+    pairs = swapped(1, 2, {"box": [0, 0, 16, 64]})
+    pairs[1]["target"]["mask"] = {"box": [0, 0, 64, 8]}
+    rule, generator = compiled(with_pairs(tiny_spec(layer, place, place), pairs), tmp_path)
+    size, scale = generator.layer(layer).key_size, generator.layer(layer).scale
+    assert rule.details["region"] == [[0, 0, size, size]] * 2
+    one, two = generator.layer_value(
+        layer, generator.trace(layer, LatentStream(1, 8).items([2, 1]))
+    )
+    left, top = size * scale // 4, size * scale // 8
+    near = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
+    near(rule.value[0, :, :, :left], two[:, :, :left])
+    near(rule.value[0, :, :, left:], one[:, :, left:])
+    near(rule.value[1, :, :top], one[:, :top])
+    near(rule.value[1, :, top:], two[:, top:])
+    assert (one - two).abs().max() > 1e-2
+
+
 def test_an_observed_rule_sees_the_whole_map_of_the_later_layer(
     tiny_spec: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -371,7 +394,9 @@ def test_a_rule_of_several_layers_and_preserved_keys_survives_its_file(
     maps, shares = 2 * later.context_keys[None], torch.full((1, len(later.context_keys)), 0.1)
     preserved = PreservedKeys(maps, {"style": torch.ones(1, 2)}, shares, 2 * shares)
     pictures = torch.ones(2, 3, 4, 4)
-    refinement = Refinement(pictures[:, 0, 0], pictures, pictures[:1, 0, 1], 7, 0.5, 3.0)
+    refinement = Refinement(
+        pictures[:, 0, 0], pictures, pictures[:1, 0, 1], pictures[:1], 7, 0.5, 3.0
+    )
     later = replace(later, preserved=preserved, refinement=refinement, units=(3, 1))
     both = replace(edit, rules=(*edit.rules, later))
     write(tmp_path / "r.safetensors", both.to_bytes())

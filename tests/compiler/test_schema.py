@@ -43,6 +43,7 @@ ONE_OF_EACH: dict[str, dict[str, Any]] = {
         "images": [{"latents": [1, [0.5]], "mask": "m.png"}],
     },
     "collateral": {"measure": "collateral", "at_most": 0.5, "images": [{"latents": [1]}]},
+    "trace": {"measure": "trace", "at_most": 0.5, "images": [{"latents": [1]}]},
     "recognised": {
         "measure": "recognised",
         "with": "glasses:probability",
@@ -379,7 +380,7 @@ def parsed_solver(method: str, **settings: Any) -> Any:
 
 
 def test_a_spec_travels_to_another_process() -> None:
-    loaded = editspec.load(Path(__file__).parents[2] / "specs" / "skyline" / "dome_to_spire.yaml")
+    loaded = editspec.load(Path(__file__).parents[1] / "recipes" / "dome_to_spire.yaml")
     again = pickle.loads(pickle.dumps(loaded.spec))
     assert again == loaded.spec
     assert type(again) is type(loaded.spec)

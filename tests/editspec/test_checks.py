@@ -19,7 +19,13 @@ import editspec
 from editspec.commands.sweep import rewrite_winner
 from editspec.engine.checks import FAILED, judge
 from editspec.engine.session import BuildSession
-from editspec.modalities.image.measures import NO_WISH, ImageMeasures, efficacy
+from editspec.modalities.image.measures import (
+    NO_WISH,
+    ImageMeasures,
+    efficacy,
+    find_quantile,
+    wish_ratios,
+)
 from editspec_compiler import SpecError, load
 from editspec_compiler.digests import edit_digest
 from editspec_compiler.modalities.image.expected import ExpectedOutput, expected_outputs
@@ -186,6 +192,70 @@ def test_efficacy_is_the_share_of_what_is_asked_for() -> None:
     assert share(x - (wanted - x)) == 0
     assert share(y, wanted=x) is None
     assert share(y, area=np.zeros((5, 5))) is None
+
+
+def test_the_share_that_is_recovered_stands_beside_efficacy() -> None:
+    generator = np.random.default_rng(1)
+    x, wanted = (generator.normal(size=(2, 3, 5, 5)) for _ in range(2))
+    area = generator.uniform(size=(2, 5, 5))
+
+    def ratios(*after: Any) -> Any:
+        wishes = []
+        for number, picture in enumerate(after):
+            one, other = (torch.from_numpy(each[number])[None] for each in (x, wanted))
+            place = torch.from_numpy(area[number])
+            wish = ExpectedOutput(Place.model_validate(PLACE), one, other, place)
+            wishes.append((wish, torch.from_numpy(picture)[None]))
+        return wish_ratios(wishes)
+
+    def value(name: str, *shares: float) -> float:
+        after = [x[n] + share * (wanted[n] - x[n]) for n, share in enumerate(shares)]
+        found: float = ratios(*after)[name].value
+        return found
+
+    assert value("recovered", 0.4, 0.4) == pytest.approx(0.4)
+    assert value("recovered", -1, -1) == pytest.approx(-1)
+    assert value("within_quarter", 0.7, 0.74) == 0
+    assert value("within_quarter", 0.76, 0.8) == pytest.approx(1)
+    weights = [(area[n] * np.abs(wanted[n] - x[n]).mean(0)).sum() for n in range(2)]
+    assert value("within_quarter", 0.7, 0.8) == pytest.approx(weights[1] / sum(weights))
+    # Efficacy is 1 for all that come more than half of the way.
+    assert value("efficacy", 0.6, 1) == pytest.approx(1)
+    assert value("recovered", 0.6, 1) == pytest.approx(
+        (0.6 * weights[0] + weights[1]) / sum(weights)
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_quantile_counts_by_weight(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    values, times = generator.normal(size=(6, 6)), generator.integers(0, 5, size=(6, 6))
+    found = find_quantile(torch.from_numpy(values), torch.from_numpy(times).double(), 0.9)
+    repeated = np.repeat(values.flatten(), times.flatten())
+    assert float(found) == np.quantile(repeated, 0.9, method="inverted_cdf")
+
+
+def test_checks_say_how_sure_they_are(folder: Path) -> None:
+    images = [{"latents": [1, 2, 3, 4, 5]}]
+    places = [{"latents": [1, 5], "mask": PLACE["mask"]}]
+    save(
+        spec_of(
+            {"measure": "efficacy", "at_least": 0, "images": places, "edit": "one"},
+            {"measure": "collateral", "at_most": 9, "images": images},
+            {"measure": "efficacy", "at_least": 0, "name": "single", "edit": "one"},
+        )
+    )
+    reach, collateral, single = said("check", "spec.yaml")["checks"]
+    assert set(reach["facts"]["intervals"]) == {"efficacy", "recovered", "within_quarter"}
+    low, high = reach["facts"]["intervals"]["efficacy"]
+    assert low <= reach["value"] <= high
+    assert reach["detail"] == f"recovered {reach['facts']['recovered']:.3g}"
+    low, high = collateral["facts"]["intervals"]["collateral"]
+    assert low < collateral["value"] < high
+    assert collateral["facts"]["change_99"] > collateral["value"]
+    # One picture does not tell how much others differ.
+    assert single["facts"]["intervals"] == {}
+    assert -1 < single["facts"]["recovered"] < 1
 
 
 def test_what_a_rule_asks_for_is_drawn_from_its_value(folder: Path) -> None:

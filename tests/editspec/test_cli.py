@@ -33,6 +33,8 @@ COMMANDS = [
     "sign",
     "search",
     "compare-layers",
+    "blame",
+    "bisect",
     "studio",
     "sweep",
     "bench",

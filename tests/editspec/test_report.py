@@ -105,9 +105,8 @@ def test_the_page_shows_everything_and_asks_for_nothing(browser: Browser) -> Non
         "All edits together",
         "The build",
     ]
-    assert (
-        page.locator("img").count() == 3 * (3 + 2) * 8 + 2 * 8
-    )  # per edit before, key, after; before, after
+    # Per edit before, key, after; before, after; before, elsewhere, after. Then before, after.
+    assert page.locator("img").count() == 3 * (3 + 2 + 3) * 8 + 2 * 8
     assert page.locator("svg polyline").count() == 3
     assert page.locator("#plan tbody").first.locator("tr").count() == 3
     assert "one,\nthree" in page.locator("#plan tbody").nth(1).inner_text()  # both change layer6
@@ -215,6 +214,21 @@ def test_the_same_build_gives_the_same_page(tmp_path: Path) -> None:
     write(edit("one", "layer6", rank=2))
     said("build", "spec.yaml", "-o", "out", "--report")
     assert "rank: 1 -&gt; 2" in Path("out/report.html").read_text() != page
+
+
+def test_the_traces_of_a_report_are_those_of_the_check() -> None:
+    solver = {"method": "direct", "steps": 60, "learning_rate": 0.2}
+    spec = write(edit("one", "layer5", rank=4, solver=solver))
+    spec.write_text(spec.read_text() + "checks: [{measure: trace, at_most: 1}]\n")
+    said("build", spec, "-o", "out", "--report")
+    (row,) = said("check", spec, "-o", "out")["checks"]
+    low, high = row["facts"]["intervals"]["trace"]
+    text = Path("out/report.html").read_text()
+    assert 0 < row["value"] < 1
+    assert f"{row['value']:.0%} of 64 images" in text
+    assert f"({low:.0%} to {high:.0%} with" in text
+    for each in row["facts"]["worst"]:
+        assert f"one: image {each['image']}, elsewhere" in text
 
 
 def test_a_report_belongs_to_the_build_folder() -> None:

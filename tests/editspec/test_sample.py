@@ -145,6 +145,8 @@ COMMANDS = (
     ("plan",),
     ("statistics",),
     ("compare-layers",),
+    ("blame", "-o", "out", "--latent", "1"),
+    ("bisect", "--measure", "trace", "--latent", "1", "--at-most", "0.1"),
     ("sweep", "-o", "out"),
     ("render", "--key", "-o", "r.png"),
     ("render", "--value", "-o", "r.png"),

@@ -80,6 +80,28 @@ def test_every_layer_and_rank_is_tried_and_the_winner_is_a_spec(spec: Path, tmp_
     assert said("build", out / "winner.yaml", "-o", tmp_path / "built")["edits"]
 
 
+def test_traces_of_a_sweep_are_those_of_the_check(spec: Path, tmp_path: Path) -> None:
+    # With the images of sweeps as its own, a check can name them.
+    text = spec.read_text().replace("statistics:", "latents: {seed: 4}\nstatistics:")
+    spec.write_text(text.replace("steps: 5", "steps: 60, learning_rate: 0.2"))
+    found = swept(spec, tmp_path / "out", "--layers", "layer6,layer7")
+    assert "trace-" not in (tmp_path / "out" / "sweep.md").read_text()
+    shares = []
+    for point in found["points"]:
+        check = {"measure": "trace", "edit": "swept", "at_most": 1}
+        check["images"] = [{"latents": list(range(8))}]
+        text = spec.read_text().replace("layer: layer5", f"layer: {point['layer']}")
+        other = spec.with_name("other.yaml")
+        other.write_text(text + f"checks: [{json.dumps(check)}]\n")
+        (row,) = said("check", other)["checks"]
+        assert point["trace"] == row["value"]
+        assert point["intervals"]["trace"] == row["facts"]["intervals"]["trace"]
+        thresholds = row["facts"]["thresholds"]
+        assert {each: point[f"trace-{each}"] for each in thresholds} == thresholds
+        shares += thresholds.values()
+    assert 0 < sum(shares) < len(shares)
+
+
 def test_a_json_spec_that_is_indented_by_tabs_is_swept(spec: Path, tmp_path: Path) -> None:
     data = parse(spec.read_text()).data
     tabbed = spec.with_suffix(".json")

@@ -69,6 +69,10 @@ sample tiny.safetensors -o sheet.png
 render spec.yaml -o pictures.png
 search spec.yaml
 compare-layers spec.yaml
+blame spec.yaml -o why --latent 3
+blame spec.yaml -o why --latent 3 --mask no.png
+bisect spec.yaml --measure trace --latent 3 --at-most 0.1
+bisect spec.yaml --measure collateral --latent 3 --at-most 0
 sweep spec.yaml -o sweep --layers layer5 --ranks 1
 sample tiny.safetensors --family nothing -o sheet.png
 plan spec.yaml --device tpu

@@ -32,7 +32,11 @@ SCRIPTS = Path(sys.executable).parent
 
 def spec_of(**changes: Any) -> dict[str, Any]:
     """Skyline's windows are lit, in a hurry."""
-    recipe = yaml.safe_load((ROOT / "specs/skyline/dark_windows_to_lit.yaml").read_text())
+    recipe = yaml.safe_load(
+        (ROOT / "tests/recipes/dark_windows_to_lit.yaml")
+        .read_text()
+        .replace("../../specs/skyline/", "")
+    )
     (edit,) = recipe["edits"]
     edit["solver"] = {"method": "least-squares"}
     images = {"images": [{"latents": [200, 202], "mask": "masks/windows.png"}]}

@@ -15,6 +15,7 @@ from torch import Tensor
 from editspec_compiler import load
 from editspec_compiler.digests import edit_digest
 from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.methods.refine import weigh_outputs
 from editspec_runtime.modalities.image.latents import LatentStream
 from editspec_runtime.patches.patch import read_patch
 from tests.commands import run, said
@@ -157,9 +158,10 @@ def test_steps_on_pictures_bring_the_target_nearer(
     kept = tensors["0.refinement.kept"]
     assert torch.equal(kept, LatentStream(1, 8).items([7, 8]))
     untouched = pictures(tmp_path, [], [7, 8])
+    weights = weigh_outputs(wanted, pictures(tmp_path, [], [1]))
 
     def objective(patches: list[Path]) -> float:
-        own = (pictures(tmp_path, patches, [1]) - wanted).abs().mean()
+        own = (weights * (pictures(tmp_path, patches, [1]) - wanted).abs()).mean()
         return float(20 * own + (pictures(tmp_path, patches, [7, 8]) - untouched).abs().mean())
 
     assert objective(refined) < objective(plain)

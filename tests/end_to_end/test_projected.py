@@ -134,7 +134,7 @@ def test_latents_of_checks_may_be_w(
     tmp_path: Path, by_w: dict[int, Any], generator: StyleGAN2
 ) -> None:
     loaded = load(spec(tmp_path, by_w[3], 7))
-    ((latent, _),) = find_check_images(loaded, 1, generator)
-    assert latent.shape == (1, 10, 64)
+    (image,) = find_check_images(loaded, 1, generator)
+    assert image.latent.shape == (1, 10, 64)
     assert Resolver(loaded, generator, 0).vector(7).shape == (1, 10, 64)
     assert Resolver(load(spec(tmp_path, 3, 7)), generator, 0).vector(7).shape == (1, 64)

@@ -181,6 +181,24 @@ def test_what_is_wrong_is_said_in_its_place(
     assert words in result.stderr
 
 
+def test_edits_are_blamed_for_what_they_did_to_a_text() -> None:
+    found = said("blame", "spec.json", "-o", "why", "--latent", 3)
+    assert found["item"] == RandomTexts(5, 40).text(3)
+    assert sum(each["share"] for each in found["edits"]) == pytest.approx(1, abs=1e-9)
+    # There is no picture where the modality draws none.
+    assert set(contents(Path("why"))) == {"blame.json"}
+    ask = ("bisect", "spec.json", "--latent", 3, "--measure")
+    assert said(*ask, "collateral", "--at-most", 0)["edit"] == "b-like-k"
+    assert said(*ask, "collateral", "--at-most", 1)["edit"] is None
+    for command, words in (
+        (("blame", "spec.json", "-o", "x", "--latent", 3, "--mask", "m.png"), "A text has no mask"),
+        ((*ask, "trace", "--at-most", 0), "A text has no trace"),
+    ):
+        result = run(*command)
+        assert result.exit_code == 2, result.output
+        assert words in result.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [

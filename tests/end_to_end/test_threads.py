@@ -226,6 +226,8 @@ def test_no_command_shares_an_operation(
         ("sample", "spec.yaml", "-o", "sample.png", "--count", "3"),
         ("search", "spec.yaml", "--images", "16", "--count", "2", "-o", "found.png"),
         ("compare-layers", "spec.yaml", "--images", "4"),
+        ("blame", "smooth.yaml", "-o", "why", "--latent", "3"),
+        ("bisect", "spec.yaml", "--measure", "trace", "--latent", "3", "--at-most", "0"),
         ("sweep", "spec.yaml", "-o", "sweep", "--ranks", "1,2", "--images", "8"),
     ):
         with Spy() as spy:

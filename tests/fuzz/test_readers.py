@@ -15,10 +15,12 @@ from benchmarks.fuzz import Outcome, Reader, make_readers, run_reader
 
 COUNT = {"specs": 400, "specs, JSON": 400, "exported, text": 200, "HTTP answers": 500}
 COUNT |= {"patches, made": 1000, "rules, made": 1000}
+COUNT |= {"rows, JSON lines": 200, "rows, CSV": 200}
 """Fewer than 2,000 where one takes long."""
 
 NAMES = (
-    "specs", "specs, JSON", "locks", "masks", "records", "patches", "patches, made", "rules",
+    "specs", "specs, JSON", "rows, JSON lines", "rows, CSV", "locks", "masks", "records", "patches",
+    "patches, made", "rules",
     "rules, made", "headers", "indices",
     "pickles", "zips", "old .pt", "rewritten", "exported", "exported, text", "zips, pickle",
     "arrays", "HTTP answers",
@@ -26,6 +28,7 @@ NAMES = (
 WHOLE = (
     "specs",
     "specs, JSON",
+    "rows, JSON lines",
     "locks",
     "masks",
     "patches",

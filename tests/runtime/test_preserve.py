@@ -18,6 +18,7 @@ from editspec_runtime.maths.channelwise import design_of
 from editspec_runtime.maths.low_rank import delta, kernel_of
 from editspec_runtime.maths.low_rank_regression import find_low_rank, objective, solve_whole
 from editspec_runtime.maths.tapped_moments import preserved_moment
+from editspec_runtime.methods.refine import weigh_outputs
 from editspec_runtime.methods.solve_edit import solve_edit
 from editspec_runtime.modalities.image.generator import Generator
 from tests.cases import CASES, draw_normal, given, latents_of, relative_error, statistics_of
@@ -56,6 +57,14 @@ def tapped_statistics(model: Model, layer: str) -> KeyStatistics:
 
 
 def solve(
+    family: str, name: str = "least-squares", **settings: Any
+) -> tuple[Generator, LayerRule, Tensor]:
+    """Solve the edit of a family's case; return its model, its rule, and its change of W."""
+    model, rule, change = solve_change(family, name, **settings)
+    return model, rule, whole_change(change, model, rule.layer)
+
+
+def solve_change(
     family: str,
     name: str = "least-squares",
     *,
@@ -65,8 +74,8 @@ def solve(
     directions: str = "zca",
     refinement: Refinement | None = None,
     **settings: Any,
-) -> tuple[Generator, LayerRule, Tensor]:
-    """Solve the edit of a family's case; return its model, its rule, and its change of W."""
+) -> tuple[Generator, LayerRule, Change]:
+    """Solve the edit of a family's case; return its model, its rule, and its change."""
     case = given(family, name, settings=settings)
     rules: list[LayerRule] = []
 
@@ -85,7 +94,7 @@ def solve(
         statistics=tapped_statistics,
     )
     (change,) = solve_edit(problem).changes.values()
-    return case.model, rules[0], whole_change(change, case.model, rule.layer)
+    return case.model, rules[0], change
 
 
 def whole_change(change: Change, model: Generator, layer: str) -> Tensor:
@@ -258,10 +267,19 @@ def refinement_of(model: Generator, layer: str, **settings: Any) -> Refinement:
     with torch.no_grad():
         wanted = 0.7 * model.outputs(latents[:2]) + 0.3 * model.outputs(latents[3:])
     usual = {"steps": 12, "learning_rate": 0.01, "weight": 4.0}
-    return Refinement(latents[:2], wanted, latents[2:4], **{**usual, **settings})
+    area = draw_normal(*wanted[:, :1].shape, seed=6).abs().to(wanted)
+    return Refinement(latents[:2], wanted, latents[2:4], area, **{**usual, **settings})
 
 
-def outputs_loss(model: Generator, rule: LayerRule, change: Tensor) -> float:
+def counts(asked: Tensor) -> Tensor:
+    """How much each position counts by the change that is asked for there, one by one."""
+    sizes = asked.abs().mean(1, keepdim=True)
+    mean = float(sizes.square().sum() / sizes.sum())
+    weights = [mean / size if size > 0.1 * mean else 1.0 for size in sizes.flatten().tolist()]
+    return torch.tensor(weights).view(sizes.shape).to(sizes)
+
+
+def outputs_loss(model: Generator, rule: LayerRule, change: Tensor) -> Tensor:
     """The objective of a refinement, from the definition."""
     refinement = rule.refinement
     assert refinement is not None
@@ -270,12 +288,11 @@ def outputs_loss(model: Generator, rule: LayerRule, change: Tensor) -> float:
     new = model.weight(rule.layer) + kernel
     stored = model.to_checkpoint(rule.layer, new)
     edited = model.with_weights({**model.weights, parameter: stored.to(new)})
-    with torch.no_grad():
-        rule_part = (edited.outputs(refinement.items) - refinement.wanted).abs().mean()
-        kept = model.outputs(refinement.kept)
-        return float(
-            refinement.weight * rule_part + (edited.outputs(refinement.kept) - kept).abs().mean()
-        )
+    asked = (refinement.wanted - model.outputs(refinement.items)).detach()
+    missing = edited.outputs(refinement.items) - refinement.wanted
+    moved = edited.outputs(refinement.kept) - model.outputs(refinement.kept).detach()
+    own = (counts(asked) * missing.abs()).mean()
+    return refinement.weight * own + (refinement.kept_area * moved.abs()).mean()
 
 
 @pytest.mark.parametrize("family", CASES)
@@ -292,6 +309,61 @@ def test_steps_on_outputs_lower_their_objective_within_the_rank(
     if rank is not None:
         rows = after.movedim(1, -1).flatten(0, -2)
         assert int(torch.linalg.matrix_rank(rows, rtol=1e-9)) == rank
+
+
+@pytest.mark.parametrize("rank", [2, None])
+def test_steps_on_outputs_are_those_of_adam(rank: int | None) -> None:
+    model, rule, start = solve("stylegan2", rank=rank)
+    steps, rate = 3, 0.05
+    refinement = refinement_of(model, rule.layer, steps=steps, learning_rate=rate)
+    _, rule, found = solve("stylegan2", rank=rank, refinement=refinement)
+    size = model.weight(rule.layer).square().mean().sqrt()
+    parts = [start / size]
+    if rank is not None:
+        change = solve_change("stylegan2", rank=rank)[2]
+        assert change.coefficients is not None
+        assert change.directions is not None
+        wide = change.directions.shape[1] ** 0.5
+        parts = [change.coefficients / size, change.directions * wide]
+    free = [part.clone().contiguous().requires_grad_() for part in parts]
+    adam = torch.optim.Adam(free, lr=rate)
+    for step in range(steps):
+        adam.param_groups[0]["lr"] = rate * (1 - step / steps)
+        adam.zero_grad()
+        whole = free[0] * size
+        if rank is not None:
+            whole = torch.einsum("os...,si->oi...", whole, free[1] / wide)
+        outputs_loss(model, rule, whole).backward()
+        adam.step()
+    expected = free[0].detach() * size
+    if rank is not None:
+        expected = torch.einsum("os...,si->oi...", expected, free[1].detach() / wide)
+    assert relative_error(found, expected) < 1e-6
+
+
+def test_half_of_a_small_change_is_missed_as_much_as_half_of_a_large_one() -> None:
+    unedited = torch.zeros(1, 3, 2, 2)
+    wanted = torch.tensor([0.9, 0.1, 0.001, 0.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
+    weights = weigh_outputs(wanted, unedited)
+    missing = (weights * (wanted - unedited).abs())[0, 0]
+    assert missing[0, 0] == pytest.approx(missing[0, 1])
+    # What hardly changes counts as it is, and so does everything where nothing changes.
+    assert weights[0, 0, 1].tolist() == [1, 1]
+    assert torch.equal(weigh_outputs(unedited, unedited), torch.ones(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("rank", [2, None])
+def test_steps_on_outputs_are_the_same_with_two_threads(rank: int | None) -> None:
+    refinement = refinement_of(given("stylegan2", "least-squares").model, "layer3", steps=3)
+    changes = []
+    for threads in (1, 2):
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(threads)
+            changes.append(solve("stylegan2", rank=rank, refinement=refinement)[2])
+        finally:
+            torch.set_num_threads(before)
+    assert torch.equal(*changes)
 
 
 def test_steps_that_make_outputs_worse_are_thrown_away() -> None:

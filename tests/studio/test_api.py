@@ -47,7 +47,7 @@ Make = Callable[..., Any]
 PATIENCE = 600
 """Seconds after which a wait for something that has to happen is given up."""
 
-SPEC = Path(__file__).parents[2] / "specs" / "skyline" / "three_edits.yaml"
+SPEC = Path(__file__).parents[1] / "recipes" / "three_edits.yaml"
 
 
 def test_a_photograph_that_was_projected_is_drawn_from_its_w(
@@ -72,6 +72,53 @@ def test_a_photograph_that_was_projected_is_drawn_from_its_w(
     box = {"box": [0, 0, 512, 512], "of": [1024, 1024]}
     studio.call("PUT", "edits/0/places/source", {"latent": 4, "mask": box})
     assert "{box: [0, 0, 512, 512], of: [1024, 1024]}" in studio.draft.text
+
+
+def test_places_of_several_images_are_shown_and_executed(make_studio: Make) -> None:
+    studio = make_studio(
+        f"{SKYLINE_MODEL}statistics: {{samples: 64}}\n"
+        "edits:\n"
+        "  - name: edit\n"
+        "    layer: layer7\n"
+        "    source: {latent: 12, mask: {box: [8, 8, 22, 28]}}\n"
+        "    target: {latents: [31, 77], mask: {box: [8, 8, 22, 28]}}\n"
+        "    context: [{latents: [31, 77, 4], mask: {box: [8, 8, 22, 28]}}, {file: rows.csv}]\n"
+        "    solver: least-squares\n"
+    )
+    (studio.path.parent / "rows.csv").write_text('latent,mask\n6,"{box: [8, 8, 22, 28]}"\n')
+    (edit,) = studio.call("GET", "spec")["edits"]
+    assert edit["note"] == "several pairs of sources and targets"
+    words = [place["words"] for place in (*edit["context"], edit["target"])]
+    assert words == ["several images", "the rows of rows.csv", "several images"]
+    studio.call("GET", "edits/0/scenes/context")
+    place = {"latent": 4, "mask": {"box": [1, 1, 9, 9]}}
+    studio.call("PUT", "edits/0/places/context", {**place, "index": 0}, 422)
+    studio.call("PUT", "edits/0/places/context", place)
+    assert "- {latents: [31, 77, 4], mask" in studio.draft.text
+    assert studio.run("execute")["results"]["edits"][0]["loss"] > 0
+
+
+def test_several_copies_and_the_nearest_image_are_named_and_executed(make_studio: Make) -> None:
+    nearest = "{nearest: {latents: [3, 4]}}"
+    copies = f"[{nearest}, {{latent: 12, mask: {{box: [8, 8, 14, 18]}}}}]"
+    text = (
+        f"{SKYLINE_MODEL}statistics: {{samples: 64}}\n"
+        "edits:\n"
+        "  - name: edit\n"
+        "    layer: layer7\n"
+        f"    source: {copies}\n"
+        "    target: {latent: 31, mask: {box: [8, 8, 22, 28]}}\n"
+        "    solver: least-squares\n"
+    )
+    studio = make_studio(text)
+    (edit,) = studio.run("execute")["results"]["edits"]
+    assert edit["loss"] > 0
+    notes = []
+    for written in (text, text.replace(copies, nearest)):
+        state = studio.call("PUT", "spec", {"text": written})
+        assert not state["problems"]
+        notes.append(state["edits"][0]["note"])
+    assert notes == ["several copies into one target", "the most alike of several images"]
 
 
 def test_the_token_opens_and_nothing_else_does(studio: Any) -> None:
@@ -155,6 +202,7 @@ OUTSIDE = {
     "a link": "latent: 1, mask: link.png",
     "a union": "latent: 1, mask: {union: [../s.png]}",
     "a latent": "latent: {file: ../l.npy}, mask: m.png",
+    "one of several latents": "latents: [{file: ../l.npy}, 2], mask: {box: [1, 1, 9, 9]}",
     "a byte of nothing": 'latent: 1, mask: "a\\0b"',
 }
 
@@ -184,6 +232,26 @@ def test_no_path_leads_out_of_the_folder(studio: Any, place: str) -> None:
     studio.call("POST", "execute", {}, 422)
 
 
+def test_no_path_leads_out_by_the_rows_of_a_file(studio: Any) -> None:
+    folder = studio.path.parent
+    (folder.parent / "secret.jsonl").write_text('{"latent": "not to be read"}')
+    (folder / "inside.jsonl").write_text('{"latent": 1, "mask": "../secret.png"}')
+    place = "{latent: 1, mask: {box: [1, 1, 9, 9]}}"
+    for file, outside in (
+        ("../secret.jsonl", "../secret.jsonl"),
+        ("inside.jsonl", "../secret.png"),
+    ):
+        sides = f"source: {place}, target: {place}, context: {{file: {file}}}"
+        edit = f"{{name: e, layer: layer7, {sides}}}"
+        state = studio.call("PUT", "spec", {"text": f"{SKYLINE_MODEL}edits:\n  - {edit}\n"})
+        (problem,) = state["problems"]
+        assert f"{outside} lies outside of the project folder" in problem["message"]
+        assert "not to be read" not in json.dumps(state)
+        for request in ("edits/0/masks/source", "edits/0/heat/1"):
+            studio.call("GET", request, None, 422)
+        studio.call("POST", "execute", {}, 422)
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -191,6 +259,8 @@ def test_no_path_leads_out_of_the_folder(studio: Any, place: str) -> None:
         "latent: 1, mask: ../secret.png, erase: {latent: 1, mask: in.png}",
         "latent: 1, mask: {union: [../secret.png]}, unknown: 1",
         "latent: 1, mask: {box: [1, 1, 9, 9], union: [../secret.png]}",
+        "latent: 1, latents: [2], mask: ../secret.png",
+        "latents: [{file: ../secret.png}, 3], mask: in.png",
         "latent: 1, mask: {exclude: ../secret.png, box: [1, 1, 9, 9]}",
     ],
 )
@@ -246,7 +316,7 @@ def test_no_text_starts_foreign_code_or_a_download(
 
 
 def test_what_was_opened_may_lie_elsewhere(make_studio: Make, tmp_path: Path) -> None:
-    text = SPEC.read_text().replace("masks/", f"{SPEC.parent}/masks/")
+    text = SPEC.read_text().replace("../..", str(SPEC.parents[2]))
     studio = make_studio(text, name="edits.yaml")
     assert studio.call("GET", "spec")["problems"] == []
     other = studio.draft.text.replace("masks/towers.png", "masks/domes.png")
@@ -372,7 +442,7 @@ def test_masks_in_the_text_become_files(make_studio: Make) -> None:
 
 
 def test_a_file_that_was_changed_outside_is_not_overwritten_unasked(make_studio: Make) -> None:
-    studio = make_studio(SPEC.read_text().replace("masks/", f"{SPEC.parent}/masks/"))
+    studio = make_studio(SPEC.read_text().replace("../..", str(SPEC.parents[2])))
     theirs = studio.path.read_text() + "# theirs\n"
     studio.path.write_text(theirs)
     studio.call("PATCH", "edits/0", {"rank": 2})
@@ -397,7 +467,7 @@ def test_the_draft_survives_the_server(make_studio: Make) -> None:
 
 
 def test_a_spec_that_changed_while_nothing_was_drafted_is_taken(make_studio: Make) -> None:
-    text = SPEC.read_text().replace("masks/", f"{SPEC.parent}/masks/")
+    text = SPEC.read_text().replace("../..", str(SPEC.parents[2]))
     make_studio(text)
     newer = make_studio(text.replace("rank: 16", "rank: 8"))
     assert newer.call("GET", "spec")["edits"][0]["rank"] == 8
@@ -552,6 +622,21 @@ def test_search_heat_and_curve(studio: Any) -> None:
     assert points[0]["loss"] > points[-1]["loss"]
 
 
+def test_traces_are_those_of_the_check(studio: Any) -> None:
+    studio.make_edit(context=(8,))
+    studio.call("POST", "results/0/traces", None, 422)
+    studio.call("PATCH", "edits/0", {"rank": 4})
+    assert studio.run("execute")["results"]["edits"][0]["traces"] is None
+    traces = studio.run("results/0/traces")["results"]["edits"][0]["traces"]
+    assert 0 <= traces["low"] <= traces["share"] <= traces["high"] <= 1
+    studio.call("POST", "save", {})
+    checked = studio.path.with_name("checked.yaml")
+    checked.write_text(studio.path.read_text() + "checks: [{measure: trace, at_most: 1}]\n")
+    (row,) = editspec.check(checked, device="cpu").checks
+    assert traces["share"] == row.value
+    assert [traces["low"], traces["high"]] == row.facts["intervals"]["trace"]
+
+
 def test_export_writes_the_patches(studio: Any) -> None:
     studio.make_edit()
     state = studio.run("export")
@@ -596,7 +681,7 @@ def test_the_api_keeps_to_its_schema(
     defects = [event for event in done if "defect" in (event["failure"] or {}).get("hint", "")]
     assert defects == []
     succeeded = {event["kind"] for event in done if event["failure"] is None}
-    assert succeeded == {"execute", "search", "heat map", "curve", "export"}
+    assert succeeded == {"execute", "search", "heat map", "curve", "traces", "export"}
 
 
 def _fuzz(studio: Any, text: str, operation: Any) -> set[int]:

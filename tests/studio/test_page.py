@@ -451,6 +451,8 @@ def test_nothing_serious_stands_in_the_way_of_anyone(
     studio.drag((8, 8), (22, 26))
     studio.expect("context:")
     studio.execute()
+    studio.page.get_by_text("Measure traces").click()
+    studio.page.locator(".figures dt").get_by_text("Traces").wait_for()
     studio.page.get_by_text("Compute the curve").click()
     studio.page.locator(".curve").wait_for()
     studio.page.get_by_label("Strength").press("ArrowLeft")

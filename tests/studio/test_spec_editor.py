@@ -23,7 +23,7 @@ from editspec.studio.yaml_blocks import OFF, put_field, show_all_edits
 from editspec_compiler.document import parse
 from editspec_runtime.errors import UsageError
 
-RECIPES = Path(__file__).parents[2] / "specs" / "skyline"
+RECIPES = Path(__file__).parents[1] / "recipes"
 THREE = (RECIPES / "three_edits.yaml").read_text()
 
 COMMENTED = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -11,11 +12,14 @@ from editspec.engine.checks import Value
 from editspec.engine.measures import Measures
 from editspec.engine.modality_registry import Moment
 from editspec.engine.opened import OpenedModel
+from editspec.engine.questions import Asked, ModelOf
 from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec
 from editspec_compiler.digests import edit_digest
 from editspec_runtime.core.compatibility import EDITSPEC, Compatibility
 from editspec_runtime.core.rule import CompiledEdit, LayerRule, PreservedKeys
+from editspec_runtime.errors import UsageError
+from editspec_runtime.maths.shapley import Attribution
 from tests.toy_text.language import Probability, TextPlace
 from tests.toy_text.network import LETTERS, RandomTexts, Toy, encode
 
@@ -32,6 +36,39 @@ class TextMeasures(Measures):
         model = self.session.after(self.numbers[edit] + 1).current_model()
         outputs = model.outputs(encode([check.place.text]))
         return float(outputs[0, check.place.letter, LETTERS.index(check.of)]), ""
+
+
+@dataclass(frozen=True)
+class TextQuestion:
+    """The probabilities of all letters in one text."""
+
+    text: str
+
+    @property
+    def name(self) -> str:
+        """The text."""
+        return self.text
+
+    def value(self, model: Toy) -> torch.Tensor:
+        """The probabilities, one after the other."""
+        return model.outputs(encode([self.text])).double().flatten()
+
+    def size_of(self, change: torch.Tensor) -> float:
+        """The mean change of a probability."""
+        return float(change.abs().mean())
+
+    def draw(self, model_of: ModelOf, names: Sequence[str], found: Attribution) -> None:
+        """Texts are not shown."""
+
+    def require_measure(self, measure: str) -> None:
+        """Texts have one measure."""
+        if measure != "collateral":
+            raise UsageError(f"A text has no {measure}.", "Give --measure collateral.")
+
+    def measure(self, session: BuildSession, measure: str, count: int) -> float:
+        """The mean change of a probability."""
+        before, after = (self.value(session.after(n).current_model()) for n in (0, count))
+        return self.size_of(after - before)
 
 
 class TextEngine:
@@ -85,6 +122,12 @@ class TextEngine:
 
     def preview(self, session: BuildSession, count: int) -> None:
         """Texts are not shown."""
+
+    def question(self, session: BuildSession, asked: Asked) -> TextQuestion:
+        """A text of the sample by its number; the places of texts have no masks."""
+        if asked.get("mask") is not None:
+            raise UsageError("A text has no mask.", "Leave --mask out.")
+        return TextQuestion(self.sample(session.loaded, None).text(asked["latent"]))
 
     def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedModel:
         """Patches can be put on a toy; it draws nothing."""

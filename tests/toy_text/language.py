@@ -74,6 +74,7 @@ class ToyText:
     checks: Mapping[str, type[Check]] = measures_of(
         TargetError, PredictedCollateral, PatchSize, Probability
     )
+    plurals: Mapping[str, str] = {}
     expected: Mapping[str, str] = {TEXT: "a text"}
 
     def problems(self, document: Document, spec: AnySpec) -> Iterator[Problem]:

@@ -82,7 +82,11 @@ def test_every_row_is_measured_and_a_second_run_measures_nothing(
     for row in rows.values():
         assert row["n"] == 8
         assert {"efficacy", "outside", "distance", "seconds"} <= set(row)
+        for name, (low, high) in row["intervals"].items():
+            assert low <= row[name] <= high
+        assert {"efficacy", "recovered", "outside_99", "trace"} <= set(row["intervals"])
     assert rows["unmodified"]["outside"] == 0 < rows["layer"]["outside"]
+    assert rows["unmodified"]["recovered"] == rows["unmodified"]["trace"] == 0
     assert rows["projected-gradient"]["published"]["% changed"] == "92.03"
     assert {(entry["edit"], entry["after"]) for entry in first["succession"]["retention"]} == {
         ("one", "one"),
@@ -170,6 +174,8 @@ def test_every_experiment_has_its_specs() -> None:
     for experiment in experiments.EXPERIMENTS.values():
         specs = experiment.specs()
         rows = set(experiment.published) - {*experiments.PROPAGATED, experiments.UNMODIFIED}
+        if experiment.name in ("dark-windows-to-lit", "dome-to-spire"):
+            rows.add(experiments.RECIPE)
         assert rows <= set(specs)
         for path in specs.values():
             assert load(path).spec.edits

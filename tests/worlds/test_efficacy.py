@@ -99,6 +99,62 @@ def test_the_pond_is_lit_when_it_reflects(scene: Scene, reader: Reader) -> None:
     assert not marked["bottom_watermark"].any()
 
 
+@pytest.mark.parametrize(("share", "near"), [(0.0, 0), (0.5, 0), (0.7, 0), (0.8, 1), (1.0, 1)])
+def test_a_share_of_the_edit_is_recovered(
+    share: float, near: int, scene: Scene, spires: Scene, reader: Reader
+) -> None:
+    before, after = render(scene), render(spires)
+    found = numbers(scene, spires, before + share * (after - before), reader)
+    assert found["recovered"] == pytest.approx(share, abs=1e-5)
+    assert found["within_quarter"] == near
+    # Efficacy tells less: half of the way is none, a little more is all of it.
+    if share != 0.5:
+        assert found["efficacy"] == (share > 0.5)
+
+
+def test_an_edit_beyond_its_aim_recovers_less_than_nothing(
+    scene: Scene, spires: Scene, reader: Reader
+) -> None:
+    before, after = render(scene), render(spires)
+    assert numbers(scene, spires, 2 * before - after, reader)["recovered"] == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(("rows", "seen"), [(4, True), (0, False)])
+def test_the_largest_changes_elsewhere_are_seen(
+    rows: int, seen: bool, scene: Scene, reader: Reader
+) -> None:
+    edited = render(scene)
+    edited[:, :, 64 - rows :] += 0.5
+    # One pixel in a thousand is not the hundredth part.
+    edited[:, :, 0, :4] += 0.5
+    found = numbers(scene, scene.replace(windows_lit=1), edited, reader)
+    assert (found["outside_99"] > 0.4) is seen
+    assert found["outside"] < 0.05
+
+
+def test_images_that_should_stay_are_measured_apart(
+    scene: Scene, spires: Scene, reader: Reader
+) -> None:
+    untouched = ~find_changed_scenes(scene, spires)
+    share = untouched.double().mean().item()
+    assert 0.1 < share < 0.9
+    edited = render(spires)
+    edited[untouched, :, 59:63, 30:34] += 0.3
+    found = numbers(scene, spires, edited, reader)
+    assert found["untouched_trace"] == 1
+    assert found["trace"] == pytest.approx(share)
+    assert found["untouched_outside"] == pytest.approx(0.3 * 16 / 64**2, rel=1e-4)
+    # Negative control: the others alone.
+    edited = render(spires)
+    edited[~untouched, :, 59:63, 30:34] += 0.3
+    found = numbers(scene, spires, edited, reader)
+    assert found["untouched_trace"] == found["untouched_outside"] == 0
+    assert found["trace"] == pytest.approx(1 - share)
+    # Where the perfect edit changes every picture, none is left.
+    lit = scene.replace(windows_lit=1 - scene.windows_lit)
+    assert "untouched_trace" not in numbers(scene, lit, render(lit), reader)
+
+
 def test_a_picture_has_a_trace_where_people_see_one(
     scene: Scene, spires: Scene, reader: Reader
 ) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from editspec.commands.sweep import SweepPoint, pick_winner
 from editspec.worlds.registry import WORLDS, find_experiment
+from editspec.worlds.skyline.efficacy import find_changed_scenes
 from editspec.worlds.skyline.world import LATENT_SIZE, render, scenes
 from editspec_runtime.errors import UsageError
 from editspec_runtime.modalities.image.latents import LatentStream
@@ -73,20 +74,40 @@ def judge() -> Any:
 @pytest.mark.parametrize("name", EDITS)
 def test_a_judge_measures_what_is_counted_by_hand(name: str, judge: Any) -> None:
     edited = EDITS[name]()
-    found, counted = judge(edited), measure_by_hand(edited)
+    found, counted = judge(edited).numbers, measure_by_hand(edited)
     assert {kind: found[kind] for kind in counted} == pytest.approx(counted, abs=1e-6)
 
 
 def test_the_perfect_edit_wins_and_a_spoiled_one_loses(judge: Any) -> None:
-    points = {name: SweepPoint(name, 1, judge(edit())) for name, edit in EDITS.items()}
+    points = {name: SweepPoint(name, 1, judge(edit()).numbers) for name, edit in EDITS.items()}
     assert pick_winner(list(points.values())) is points["perfect"]
     # Both do all that was asked; what one of them did besides must decide.
     assert points["spoiled"].numbers["efficacy"] == 1
     del points["perfect"]
     errors = {name: measure_by_hand(EDITS[name]())["error"] for name in points}
     assert pick_winner(list(points.values())).layer == min(errors, key=errors.__getitem__)
-    fair, foul = SweepPoint("fair", 1, judge(render(SPIRES))), points["spoiled"]
+    fair, foul = SweepPoint("fair", 1, judge(render(SPIRES)).numbers), points["spoiled"]
     assert pick_winner([foul, fair]) is fair
+
+
+def test_intervals_hold_the_numbers_and_shrink_with_the_pictures(judge: Any) -> None:
+    found = judge(half_made())
+    assert set(found.intervals) == set(found.numbers) - {"error"}
+    for name, (low, high) in found.intervals.items():
+        assert low <= found.numbers[name] <= high
+    low, high = found.intervals["efficacy"]
+    assert 0 < high - low < 0.6
+    # The same pictures give the same interval.
+    assert judge(half_made()) == found
+    # The perfect edit is sure.
+    assert judge(render(SPIRES)).intervals["recovered"] == pytest.approx((1, 1))
+
+
+def test_pictures_without_the_attribute_judge_nothing() -> None:
+    latents = LATENTS[~find_changed_scenes(scenes(LATENTS), SPIRES)]
+    _, make_judge = find_experiment("dome-to-spire")
+    with pytest.raises(UsageError, match="The perfect edit changes nothing in"):
+        make_judge(latents, render(scenes(latents)))
 
 
 def test_another_experiment_wants_another_edit() -> None:
@@ -94,7 +115,10 @@ def test_another_experiment_wants_another_edit() -> None:
     _, make_judge = find_experiment("dome-to-tree")
     judge = make_judge(LATENTS, render(scenes(LATENTS)))
     trees = render(scenes(LATENTS).with_tops("dome", "tree"))
-    points = [SweepPoint("spires", 1, judge(render(SPIRES))), SweepPoint("trees", 1, judge(trees))]
+    points = [
+        SweepPoint("spires", 1, judge(render(SPIRES)).numbers),
+        SweepPoint("trees", 1, judge(trees).numbers),
+    ]
     assert pick_winner(points).layer == "trees"
 
 

@@ -8,6 +8,10 @@ from torch import Tensor
 
 LEAST_PIXELS = 4
 """The least number of connected pixels that an eye takes for a spot."""
+THRESHOLDS = (0.06, 0.1, 0.15, 0.2, 0.3)
+"""The changes, on the scale of -1..1, for which spots are counted."""
+VISIBLE, STRONG = 0.1, 0.2
+"""The change from which on a spot is visible, and from which on it is strong."""
 EDGE = 0.6
 """The share of the threshold that a pixel itself must reach, besides its neighbourhood's mean."""
 
@@ -32,10 +36,14 @@ def has_artefact(change: Tensor, threshold: float) -> Tensor:
     Tensor
         [n] of truth values.
     """
-    around = F.avg_pool2d(change[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
-    spots = _label((around > threshold) & (change > EDGE * threshold))
+    spots = _label((local_mean(change) > threshold) & (change > EDGE * threshold))
     counts = [torch.bincount(each.flatten())[1:] for each in spots]
     return torch.tensor([bool((count >= LEAST_PIXELS).any()) for count in counts])
+
+
+def local_mean(change: Tensor) -> Tensor:
+    """Average each pixel of [n, h, w] with its neighbours, as far as there are any."""
+    return F.avg_pool2d(change[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
 
 
 def _label(hot: Tensor) -> Tensor:

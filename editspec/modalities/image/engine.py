@@ -10,10 +10,12 @@ from PIL import Image
 from editspec.engine.built import BuiltEdit
 from editspec.engine.modality_registry import Moment
 from editspec.engine.opened import OpenedModel
+from editspec.engine.questions import Asked
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import statistics_stream
 from editspec.modalities.image.measures import ImageMeasures
 from editspec.modalities.image.opened import OpenedGenerator
+from editspec.modalities.image.questions import ImageQuestion, ask_about_image
 from editspec.modalities.image.render import draw_edits
 from editspec_compiler import LoadedSpec
 from editspec_compiler.modalities.image.resolve import compile_edit
@@ -50,6 +52,10 @@ class ImageEngine:
     def preview(self, session: BuildSession, count: int) -> Image.Image:
         """Draw the first images of the stream of reports before and after all edits."""
         return draw_edits(session, count)
+
+    def question(self, session: BuildSession, asked: Asked) -> ImageQuestion:
+        """Return the question about an image of the stream of a spec, and a place in it."""
+        return ask_about_image(session, asked)
 
     def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedGenerator:
         """Add the drawing of images, with the sampler of the spec."""

@@ -19,7 +19,13 @@ from editspec.modalities.image.pictures import CELL, GAP, to_image
 from editspec_compiler import LoadedSpec, Problem, SpecError, load
 from editspec_compiler.document import parse
 from editspec_compiler.modalities.image.context import select_keys
-from editspec_compiler.modalities.image.schema import ImageEdit, Place, Scene, image_spec
+from editspec_compiler.modalities.image.schema import (
+    ImageEdit,
+    Place,
+    Scene,
+    image_spec,
+    list_copies,
+)
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import load_document
 from editspec_compiler.validation import suggest
@@ -50,7 +56,7 @@ _Selection = tuple[Place, SpecPath]
 
 
 def add_selection(loaded: LoadedSpec, *, latent: int, mask: str, layer: str) -> LoadedSpec:
-    """Make a spec that holds one selection on the model of `loaded`, which has no edits.
+    """Make a spec that holds one selection on the model of `loaded`, in place of its edits.
 
     `mask` is a file, a data URL, or shapes as JSON or YAML.
     """
@@ -59,7 +65,8 @@ def add_selection(loaded: LoadedSpec, *, latent: int, mask: str, layer: str) -> 
         given = parse(mask, "--mask").data
     place = {"latent": latent, "mask": given}
     edit = {"name": "search", "layer": layer, "source": place, "target": place}
-    text = json.dumps({**loaded.document.data, "edits": [edit]})
+    # Checks may name the edits that are gone.
+    text = json.dumps({**loaded.document.data, "edits": [edit], "checks": []})
     return load_document(parse(text, "command line"), loaded.path)
 
 
@@ -229,9 +236,11 @@ def _selections(edit: ImageEdit) -> Iterator[tuple[str, Place, SpecPath]]:
     for index, pair in enumerate(edit.sides):
         path: SpecPath = () if edit.pairs is None else ("pairs", index)
         mark = "" if edit.pairs is None else f" {index}"
-        if isinstance(pair.source, Scene) and getattr(pair.source, "mask", None) is not None:
-            place = Place.model_validate(pair.source.model_dump())
-            yield f"source{mark}", place, (*path, "source")
+        for copy, below in list_copies(pair.source):
+            if isinstance(copy, Scene) and copy.mask is not None:
+                place = Place(latent=copy.latent, intervene=copy.intervene, mask=copy.mask)
+                order = f" copy {below[1]}" if len(below) > 1 else ""
+                yield f"source{mark}{order}", place, (*path, *below)
         yield f"target{mark}", pair.target, (*path, "target")
     for index, each in enumerate(edit.context or ()):
         yield f"context {index}", each, ("context", index)

@@ -10,24 +10,41 @@ from torch import Tensor
 
 from editspec.engine.checks import Value
 from editspec.engine.functions import import_function
+from editspec.engine.intervals import Estimates, Ratio, start_bootstrap
 from editspec.engine.measures import Measures, count_not_finite
-from editspec.engine.result import count_of
+from editspec.engine.result import count_of, to_plain
+from editspec.modalities.image.artefacts import VISIBLE
 from editspec.modalities.image.drawing import generator_of
 from editspec.modalities.image.recogniser import Recogniser
+from editspec.modalities.image.traces import (
+    describe_traces,
+    find_match,
+    find_traces,
+    view_size,
+)
 from editspec_compiler.modalities.image.expected import (
     ExpectedOutput,
     expected_outputs,
     find_check_images,
-    find_check_latents,
+    find_target_areas,
 )
-from editspec_compiler.modalities.image.schema import Collateral, Efficacy, Recognised
+from editspec_compiler.modalities.image.schema import (
+    Collateral,
+    Efficacy,
+    Recognised,
+    VisibleTrace,
+)
 from editspec_compiler.schema import Retention
 from editspec_runtime.modalities.image.generator import Generator
 
 ROUNDING = 1e-6
 """The mean change of a pixel up to which a rule is said to ask for none."""
 
+TAIL = 0.99
+"""The quantile of a picture's change that tells of its largest."""
+
 NOT_MEASURED = "there is nothing to measure: "
+EVERYWHERE = NOT_MEASURED + "the context's key matches everywhere"
 NO_WISH = NOT_MEASURED + "inside of the masks the rule asks for no change"
 
 
@@ -43,6 +60,8 @@ class ImageMeasures(Measures):
         if isinstance(check, Recognised):
             return self.recognised(number, edit)
         assert edit is not None
+        if isinstance(check, VisibleTrace):
+            return self.trace(number, edit)
         if isinstance(check, Efficacy):
             return self.efficacy(self.numbers[edit], None if check.images is None else number)
         if isinstance(check, Retention):
@@ -59,26 +78,36 @@ class ImageMeasures(Measures):
         moment = self.session.moment
         return expected_outputs(loaded, number, before, moment, check, full=True)
 
-    def share(self, number: int, wishes: Iterable[ExpectedOutput], count: int) -> float | None:
-        """Measure the efficacy of edit `number` after the first `count` edits."""
+    def reach(
+        self, number: int, wishes: Iterable[ExpectedOutput], count: int
+    ) -> dict[str, Ratio] | None:
+        """Measure how far edit `number` comes by the first `count` edits, as `wish_ratios`."""
         model = generator_of(self.session.after(count))
-        return efficacy((each, each.draw(self.session.loaded, number, model)) for each in wishes)
+        loaded = self.session.loaded
+        return wish_ratios((each, each.draw(loaded, number, model)) for each in wishes)
 
     def efficacy(self, number: int, check: int | None) -> Value:
         """Measure the share of the asked-for change that comes out."""
-        share = self.share(number, self.wanted_outputs(number, check), number + 1)
-        return share, NO_WISH if share is None else ""
+        ratios = self.reach(number, self.wanted_outputs(number, check), number + 1)
+        if ratios is None:
+            return None, NO_WISH
+        found = Estimates.of(ratios, start_bootstrap())
+        numbers = dict(found.numbers)
+        share, recovered = numbers.pop("efficacy"), numbers["recovered"]
+        facts = {**numbers, "intervals": to_plain(found.intervals)}
+        return share, f"recovered {recovered:.3g}", facts
 
     def retention(self, number: int) -> Value:
         """Measure the share of the efficacy that is left after all edits."""
         wishes = list(self.wanted_outputs(number))
-        built = self.share(number, wishes, number + 1)
-        left = self.share(number, wishes, len(self.built))
+        built = self.reach(number, wishes, number + 1)
+        left = self.reach(number, wishes, len(self.built))
         if built is None or left is None:
             return None, NO_WISH
-        if built == 0:
+        first, last = built["efficacy"].value, left["efficacy"].value
+        if not first or last is None:
             return None, NOT_MEASURED + "the edit had no efficacy that it could keep"
-        return left / built, f"efficacy {built:.3g}, and {left:.3g} after all edits"
+        return last / first, f"efficacy {first:.3g}, and {last:.3g} after all edits"
 
     def generators_around(self, edit: str | None) -> tuple[Generator, Generator]:
         """Return the models before and after an edit; None means all edits together."""
@@ -92,14 +121,43 @@ class ImageMeasures(Measures):
     def collateral(self, check: int, edit: str | None) -> Value:
         """Measure the mean change of the pixels outside of the masks of a check."""
         before, after = self.generators_around(edit)
-        change, pixels = 0.0, 0.0
-        for latent, counts in find_check_images(self.session.loaded, check, before):
-            moved = (after.images(latent) - before.images(latent)).double().abs().mean(1)[0].cpu()
-            change += float((counts * moved).sum())
-            pixels += float(counts.sum())
-        if not pixels:
+        changes, pixels, tails = [], [], []
+        for each in find_check_images(self.session.loaded, check, before):
+            images = after.images(each.latent) - before.images(each.latent)
+            moved = images.double().abs().mean(1)[0].cpu()
+            changes.append((each.counts * moved).sum())
+            pixels.append(each.counts.sum())
+            tails.append(find_quantile(moved, each.counts, TAIL))
+        ratio = Ratio(torch.stack(changes), torch.stack(pixels))
+        value = ratio.value
+        if value is None:
             return None, NOT_MEASURED + "the masks leave no pixel"
-        return change / pixels, ""
+        ratios = {"collateral": ratio, "change_99": Ratio.mean(torch.stack(tails), ratio.whole > 0)}
+        found = Estimates.of(ratios, start_bootstrap())
+        facts = {
+            "change_99": found.numbers["change_99"],
+            "intervals": to_plain(found.intervals),
+        }
+        return value, "", facts
+
+    def trace(self, check: int, edit: str) -> Value:
+        """Measure the share of pictures that visibly change where the rule does not hold."""
+        number = self.numbers[edit]
+        before, after = self.generators_around(edit)
+        size = view_size(before.architecture)
+        loaded = self.session.loaded
+        images = find_check_images(loaded, check, before, number=number, size=size)
+        latents = torch.cat([each.latent for each in images])
+        allowed = find_match(self.session, number, before).find_allowed(before, latents).double()
+        target = find_target_areas(loaded, number, before, images, size)
+        masked = torch.stack([1 - each.counts for each in images])
+        allowed = torch.stack([allowed, target, masked]).amax(0)
+        if bool((allowed == 1).all()):
+            return None, EVERYWHERE
+        traces = find_traces(before, after, latents, allowed)
+        names = [each.name for each in images]
+        remark, facts = describe_traces(traces, names)
+        return facts["thresholds"][f"{VISIBLE:g}"], remark, facts
 
     def recognised(self, check: int, edit: str | None) -> Value:
         """Measure the share of the pictures of a check that are recognised after the edit."""
@@ -110,13 +168,14 @@ class ImageMeasures(Measures):
         function = import_function(given.function, folder, allow_code=session.allow_code)
         recogniser = Recogniser(given.function, function)
         before, after = self.generators_around(edit)
-        latents = find_check_latents(session.loaded, check, before)
+        images = find_check_images(session.loaded, check, before)
+        latents = [each.latent for each in images]
         once = recogniser.count(before, latents)
         now = recogniser.count(after, latents)
         remark = f"{once} of {count_of(len(latents), 'picture')} before the edit, {now} after it"
         return now / len(latents), remark
 
-    def finite(self, number: int) -> Value:
+    def finite(self, number: int) -> tuple[int, str]:
         """Count the numbers that are not finite, in the patch or in its pictures.
 
         A patch that is not finite is not applied, so its pictures are not counted. Where the patch
@@ -134,29 +193,64 @@ class ImageMeasures(Measures):
         return count, remark
 
 
-@torch.no_grad()
 def efficacy(pictures: Iterable[tuple[ExpectedOutput, Tensor]]) -> float | None:
     """Compute the share of the change asked for by a rule that comes out, 0 to 1.
 
+    None where the rule asks for nothing but rounding. See `wish_ratios`.
+    """
+    ratios = wish_ratios(pictures)
+    return None if ratios is None else ratios["efficacy"].value
+
+
+@torch.no_grad()
+def wish_ratios(pictures: Iterable[tuple[ExpectedOutput, Tensor]]) -> dict[str, Ratio] | None:
+    """Compare pictures after an edit with those that its rule asks for.
+
     None where the rule asks for nothing but rounding. With x the picture before the edit, x* the
-    picture that the rule asks for, y the picture after it, |.| the mean over the colours and a how
-    much of a pixel lies in the place, over all pixels p of all pictures:
+    picture that the rule asks for, y the picture after it, |.| the mean over the colours, a how
+    much of a pixel lies in the place, and all sums over all pixels p of all pictures:
 
-        sum a_p |x*_p - x_p| [ |y_p - x*_p| < |y_p - x_p| ]  /  sum a_p |x*_p - x_p|
+        efficacy        sum a_p |x*_p - x_p| [ |y_p - x*_p| < |y_p - x_p| ]  /  sum a_p |x*_p - x_p|
+        recovered       1  -  sum a_p |y_p - x*_p|  /  sum a_p |x*_p - x_p|
+        within_quarter  sum a_p |x*_p - x_p| [ |y_p - x*_p| <= |x*_p - x_p| / 4 ]  /  the same
 
-    that is the share of the pixels that end closer to what the rule asks for than to what was
+    Efficacy is the share of the pixels that end closer to what the rule asks for than to what was
     there, each counted by how much the rule asks it to change.
     """
-    reached = whole = pixels = 0.0
+    rows, pixels = [], 0.0
     for each, after in pictures:
         x, wanted, y = (picture.double().cpu() for picture in (each.before, each.wanted, after))
-        weight = each.area * _distance(wanted, x)
-        reached += float((weight * (_distance(y, wanted) < _distance(y, x))).sum())
-        whole += float(weight.sum())
+        gap, left = _distance(wanted, x), _distance(y, wanted)
+        weight = each.area * gap
+        row = [
+            (weight * (left < _distance(y, x))).sum(),
+            weight.sum() - (each.area * left).sum(),
+            (weight * (left <= gap / 4)).sum(),
+            weight.sum(),
+        ]
+        rows.append(torch.stack(row))
         pixels += float(each.area.sum())
-    return None if whole <= ROUNDING * pixels else reached / whole
+    reached, recovered, near, whole = torch.stack(rows, 1)
+    if float(whole.sum()) <= ROUNDING * pixels:
+        return None
+    return {
+        "efficacy": Ratio(reached, whole),
+        "recovered": Ratio(recovered, whole),
+        "within_quarter": Ratio(near, whole),
+    }
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:
     """Compute the distance of two pictures [1, 3, size, size] per pixel, [size, size]."""
     return (one - other).abs().mean(1)[0]
+
+
+def find_quantile(values: Tensor, weights: Tensor, share: float) -> Tensor:
+    """Find the value that a share of the weight does not exceed.
+
+    Both are of one shape, and the weight is not zero everywhere; else the result has no meaning.
+    """
+    order = values.flatten().argsort()
+    reached = weights.flatten()[order].cumsum(0)
+    place = int((reached < share * reached[-1]).sum())
+    return values.flatten()[order][place]

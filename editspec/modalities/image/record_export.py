@@ -23,6 +23,7 @@ from editspec_compiler.modalities.image.schema import (
     Place,
     Scene,
     image_spec,
+    list_copies,
 )
 from editspec_compiler.problems import SpecPath
 from editspec_runtime.codes import Code
@@ -131,6 +132,12 @@ def _require_recordable(loaded: LoadedSpec) -> ImageEdit:
             "a record has one source and one target, or swaps two states of its images",
             hint,
         )
+    for pair in edit.sides:
+        copies = [copy for copy, _ in list_copies(pair.source)]
+        if len(copies) > 1 or not all(isinstance(copy, Copied) for copy in copies):
+            hint = "name one image that is copied from"
+            refuse(("edits", 0, "source"), "a record copies from one image, which it names", hint)
+            break
     for path, scene in _list_scenes(edit):
         for below, message, hint in _misfits(scene):
             refuse(("edits", 0, *path, *below), message, hint)
@@ -157,6 +164,8 @@ def _misfits(scene: Scene) -> Iterator[tuple[SpecPath, str, str]]:
         yield ("latent",), "a record names its images by number", hint
     if getattr(scene, "mask", None) is None:
         yield (), "every image of a record has a mask", "write the target's mask"
+    if getattr(scene, "shift", None) is not None:
+        yield ("shift",), "a record puts what is copied into the middle", "leave shift out"
     if scene.intervene is not None:
         yield ("intervene",), "a record knows no interventions", "leave intervene out"
     if isinstance(scene, ContextPlace) and (scene.exclude is not None or scene.weight != 1.0):

@@ -11,9 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from editspec.engine.session import BuildSession
+from editspec.modalities.image.artefacts import STRONG
 from editspec.modalities.image.drawing import context_direction
 from editspec.modalities.image.key_value import find_matches
 from editspec.modalities.image.pictures import data_url, heat, to_image
+from editspec.modalities.image.traces import find_unseen_traces
 from editspec_compiler import SpecError
 from editspec_compiler.modalities.image.schema import image_spec
 from editspec_runtime.core.model import Model
@@ -55,6 +57,29 @@ class Pictures:
     latents: list[int]
     size: int
     strips: list[Strip]
+
+
+@dataclass(frozen=True)
+class TracePictures:
+    """What an edit changes where its context's key does not match.
+
+    Attributes
+    ----------
+    visible
+        The share of the pictures with a visible spot of such change.
+    low, high
+        The ends of its interval of 95 %.
+    count
+        How many pictures were compared.
+    worst
+        Those that change most, coloured where they do.
+    """
+
+    visible: float
+    low: float
+    high: float
+    count: int
+    worst: Pictures
 
 
 @dataclass(frozen=True)
@@ -114,6 +139,29 @@ class ReportPictures:
         latents = self.stream.items(numbers).to(direction)
         edited = render_images(require_generator(after), latents)
         return _arrange(numbers, {"before": images, "key": heat(images, light), "after": edited})
+
+    @torch.no_grad()
+    def find_traces(self, number: int, before: Model, after: Model) -> TracePictures | None:
+        """Find what edit `number` changes where it should not, as the check `trace` does.
+
+        None where the edit has no key, or one that matches everywhere.
+        """
+        first, second = require_generator(before), require_generator(after)
+        found = find_unseen_traces(self.session, number, first, second)
+        if found is None:
+            return None
+        traces = found.traces
+        numbers = traces.rank()[:SHOWN]
+        shown = first.to_model(found.latents[numbers])
+        images = render_images(first, shown)
+        light = (traces.change[numbers] / STRONG).clamp(0, 1)
+        rows = {
+            "before": images.float().cpu(),
+            "elsewhere": heat(images.float().cpu(), light),
+            "after": render_images(second, shown),
+        }
+        visible, (low, high) = found.estimates.numbers["trace"], found.estimates.intervals["trace"]
+        return TracePictures(visible, low, high, len(found.latents), _arrange(numbers, rows))
 
 
 def _arrange(numbers: list[int], rows: Mapping[str, Tensor]) -> Pictures:

@@ -41,6 +41,13 @@ def compute_curve(studio: CurrentStudio, number: Number) -> State:
     return studio.state()
 
 
+@router.post("/results/{number}/traces", status_code=202)
+def measure_traces(studio: CurrentStudio, number: Number) -> State:
+    """Begin to measure what an edit changes where its key does not match."""
+    studio.engine.measure_traces(number)
+    return studio.state()
+
+
 @router.post("/cancel")
 def cancel(studio: CurrentStudio) -> State:
     """Cancel the work that is under way."""

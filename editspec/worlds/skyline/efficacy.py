@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editspec.modalities.image.artefacts import has_artefact
+from editspec.engine.intervals import Ratio
+from editspec.modalities.image.artefacts import STRONG, THRESHOLDS, VISIBLE, has_artefact
 from editspec.worlds.skyline.reader import ATTRIBUTES, Reader, truth
 from editspec.worlds.skyline.world import (
     Scene,
@@ -19,14 +20,11 @@ from editspec.worlds.skyline.world import (
     windows,
 )
 
-TRACES = (0.06, 0.1, 0.15, 0.2, 0.3)
-"""Thresholds of artefacts: the mean absolute change over channels, on the scale of -1..1."""
-
-TRACE, STRONG = 0.1, 0.2
-"""The threshold of an artefact that is visible, and of one that is strong."""
-
 TOUCHED, CLEARLY = 0.02, 0.02
 """The change of the perfect edit that lets a pixel change, and by how much an artefact is worse."""
+
+TAIL = 0.99
+"""The quantile of the change outside that tells of its largest."""
 
 Features = Callable[[Tensor], list[Tensor]]
 """Pictures [n, 3, h, w] -> feature maps [n, c, h', w'], by which pictures are compared."""
@@ -60,26 +58,35 @@ def edit_measures(
         For every picture, [n] float64: ``changed``, the pixels in which the counterfactual render
         differs from the original render by more than 0.1 (mean |RGB|), and ``others``, all that are
         left; ``closer``, those of the changed in which the edited picture is closer to the
-        counterfactual render than to the original one; ``distance``, the sum of mean |edited -
-        counterfactual render| over the changed; ``outside``, the sum of mean
-        |edited - unedited| over the others; ``perceptual``, the mean perceptual change over the
-        others; ``error``, mean |edited - counterfactual render| over all pixels; ``read``, 1 where
-        every attribute that the perfect edit changes is read as changed, 0 where not, NaN where it
-        changes none; ``trace-T`` for every T of `TRACES`, 1 where the picture has an artefact of
-        that threshold: a spot of change (`has_artefact`) where the perfect edit changes nothing,
-        away from the perfect picture.
+        counterfactual render than to the original one; ``distance`` and ``gap``, the sums of mean
+        |edited - counterfactual render| and of mean |unedited - counterfactual render| over the
+        changed; ``quarter``, those of the changed whose distance is at most a quarter of their
+        gap; ``outside``, the sum of mean |edited - unedited| over the others, and ``outside-99``
+        the 99th percentile of it; ``touched``, 1 where the perfect edit changes the scene;
+        ``perceptual``, the mean perceptual change over the others; ``error``, mean |edited -
+        counterfactual render| over all pixels; ``read``, 1 where every attribute that the perfect
+        edit changes is read as changed, 0 where not, NaN where it changes none; ``trace-T`` for
+        every T of `THRESHOLDS`, 1 where the picture has an artefact of that threshold: a spot of
+        change (`has_artefact`) where the perfect edit changes nothing, away from the perfect
+        picture.
     """
     before, after = render(original), render(counterfactual)
     differs = find_changed_pixels(before, after)
     to_after, to_before = (edited - after).abs().mean(1), (edited - before).abs().mean(1)
+    gap, moved = (unedited - after).abs().mean(1), (edited - unedited).abs().mean(1)
     maps = {
         "changed": differs,
         "others": ~differs,
         "closer": differs & (to_after < to_before),
+        "quarter": differs & (to_after <= gap / 4),
         "distance": differs * to_after,
-        "outside": ~differs * (edited - unedited).abs().mean(1),
+        "gap": differs * gap,
+        "outside": ~differs * moved,
     }
     measures = {name: map_.double().sum((1, 2)) for name, map_ in maps.items()}
+    others = moved.double().masked_fill(differs, torch.nan).flatten(1)
+    measures["outside-99"] = others.nanquantile(TAIL, 1)
+    measures["touched"] = find_changed_scenes(original, counterfactual).double()
     measures["perceptual"] = perceptual_change(features, unedited, edited, ~differs)
     measures["error"] = to_after.double().mean((1, 2))
     measures["read"] = _read_as_changed(original, counterfactual, reader.read(edited))
@@ -87,35 +94,52 @@ def edit_measures(
     return measures | {name: found.double() for name, found in traces.items()}
 
 
-def edit_numbers(measures: dict[str, Tensor]) -> dict[str, float]:
-    """Reduce the measures of n pictures to one number each.
+def edit_ratios(measures: dict[str, Tensor]) -> dict[str, Ratio]:
+    """Make the numbers of an edit of the measures of n pictures, each as a ratio of sums.
 
     Returns
     -------
-    dict[str, float]
+    dict[str, Ratio]
         ``efficacy``: the share of the changed pixels that are closer to the counterfactual;
-        ``read``: the share of the pictures with something to change whose attributes are read as
-        changed; ``outside``: the mean absolute change of all other pixels; ``perceptual``: their
-        mean perceptual change per picture, averaged over pictures; ``distance``: the mean distance
-        to the counterfactual over the changed pixels; ``trace`` and ``strong``: the share of the
-        pictures with a visible and with a strong artefact, and ``trace-T`` for every T of `TRACES`.
+        ``recovered``: 1 - |y - x*| / |x - x*| over the changed pixels, x the unedited picture, y
+        the edited and x* the counterfactual; ``within_quarter``: the share of the changed pixels of
+        which at most a quarter of |x - x*| is left; ``read``: the share of the pictures with
+        something to change whose attributes are read as changed; ``outside``: the mean absolute
+        change of all other pixels; ``outside_99``: its 99th percentile in a picture, averaged over
+        pictures; ``perceptual``: their mean perceptual change per picture, averaged over pictures;
+        ``distance``: the mean distance to the counterfactual over the changed pixels; ``trace`` and
+        ``strong``: the share of the pictures with a visible and with a strong artefact, and
+        ``trace-T`` for every T of `THRESHOLDS`; ``untouched_trace`` and ``untouched_outside``:
+        trace and outside of the pictures that the perfect edit leaves as they are.
     """
-    total = {name: values.sum().item() for name, values in measures.items()}
-    read = measures["read"]
-    traces = {
-        _trace_name(threshold): measures[_trace_name(threshold)].mean().item()
-        for threshold in TRACES
-    }
+    changed, others, read = measures["changed"], measures["others"], measures["read"]
+    untouched = 1 - measures["touched"]
+    visible, strong = measures[_trace_name(VISIBLE)], measures[_trace_name(STRONG)]
+    traces = {_trace_name(each): Ratio.mean(measures[_trace_name(each)]) for each in THRESHOLDS}
     return {
-        "efficacy": total["closer"] / total["changed"],
-        "read": read[~read.isnan()].mean().item(),
-        "outside": total["outside"] / total["others"],
-        "perceptual": measures["perceptual"].mean().item(),
-        "distance": total["distance"] / total["changed"],
-        "trace": traces[_trace_name(TRACE)],
-        "strong": traces[_trace_name(STRONG)],
+        "efficacy": Ratio(measures["closer"], changed),
+        "recovered": Ratio(measures["gap"] - measures["distance"], measures["gap"]),
+        "within_quarter": Ratio(measures["quarter"], changed),
+        "read": Ratio.mean(read, ~read.isnan()),
+        "outside": Ratio(measures["outside"], others),
+        "outside_99": Ratio.mean(measures["outside-99"]),
+        "perceptual": Ratio.mean(measures["perceptual"]),
+        "distance": Ratio(measures["distance"], changed),
+        "trace": Ratio.mean(visible),
+        "strong": Ratio.mean(strong),
         **traces,
+        "untouched_trace": Ratio.mean(visible, untouched),
+        "untouched_outside": Ratio(untouched * measures["outside"], untouched * others),
     }
+
+
+def edit_numbers(measures: dict[str, Tensor]) -> dict[str, float]:
+    """Reduce the measures of n pictures to the numbers of `edit_ratios`.
+
+    Those for which no picture counts are left out.
+    """
+    values = {name: ratio.value for name, ratio in edit_ratios(measures).items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _trace_name(threshold: float) -> str:
@@ -135,7 +159,7 @@ def _find_traces(
     moved = (edited - unedited).abs().mean(1)
     worse = (edited - after).abs().mean(1) > (unedited - after).abs().mean(1) + CLEARLY
     change = moved * (worse & ~allowed)
-    return {_trace_name(threshold): has_artefact(change, threshold) for threshold in TRACES}
+    return {_trace_name(threshold): has_artefact(change, threshold) for threshold in THRESHOLDS}
 
 
 def find_changed_scenes(original: Scene, counterfactual: Scene) -> Tensor:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
 
+from editspec.engine.intervals import Estimates, start_bootstrap
+from editspec.engine.result import count_of
 from editspec.worlds.skyline.bench.experiments import EXPERIMENTS, Experiment
-from editspec.worlds.skyline.efficacy import edit_measures, edit_numbers
+from editspec.worlds.skyline.efficacy import edit_measures, edit_ratios
 from editspec.worlds.skyline.reader import load_reader
-from editspec.worlds.skyline.world import scenes
+from editspec.worlds.skyline.world import find_changed_pixels, render, scenes
 from editspec.worlds.world import ImageJudge
+from editspec_runtime.errors import UsageError
 
 
 def make_judge(experiment: Experiment, latents: Tensor, unedited: Tensor) -> ImageJudge:
@@ -27,19 +31,28 @@ def make_judge(experiment: Experiment, latents: Tensor, unedited: Tensor) -> Ima
     Returns
     -------
     ImageJudge
-        Gives the numbers of `edit_numbers`, and ``error``: the distance to the perfect edit where
+        Gives the numbers of `edit_ratios`, and ``error``: the distance to the perfect edit where
         it changes something, plus the change outside.
+
+    Raises
+    ------
+    UsageError
+        The perfect edit changes none of the images.
     """
     reader = load_reader()
     scene = scenes(latents.float().cpu())
     wanted = experiment.counterfactual(scene)
+    if not bool(find_changed_pixels(render(scene), render(wanted)).any()):
+        message = f"The perfect edit changes nothing in {count_of(len(latents), 'image')}."
+        raise UsageError(message, "Take more images: --images.")
     before = unedited.float().cpu()
 
-    def judge(edited: Tensor) -> dict[str, float]:
+    def judge(edited: Tensor) -> Estimates:
         images = edited.float().cpu()
         measures = edit_measures(scene, wanted, before, images, reader, reader.features)
-        numbers = edit_numbers(measures)
-        return {**numbers, "error": numbers["distance"] + numbers["outside"]}
+        found = Estimates.of(edit_ratios(measures), start_bootstrap())
+        error = found.numbers["distance"] + found.numbers["outside"]
+        return replace(found, numbers={**found.numbers, "error": error})
 
     return judge
 

@@ -80,8 +80,9 @@ class Refinement:
     items, wanted
         The items of the rule, as the model takes them, [n, ...], and the outputs that are wanted of
         them, [n, ...].
-    kept
-        The items whose outputs must stay, [m, ...].
+    kept, kept_area
+        The items whose outputs must stay, [m, ...], and how much each position of these counts,
+        [m, 1, ...].
     steps, learning_rate
         The number of steps of Adam, and their first rate, for weights of root mean square 1.
     weight
@@ -91,13 +92,15 @@ class Refinement:
     items: Tensor = field(repr=False)
     wanted: Tensor = field(repr=False)
     kept: Tensor = field(repr=False)
+    kept_area: Tensor = field(repr=False)
     steps: int
     learning_rate: float
     weight: float
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by their names in a rule file."""
-        return {"items": self.items, "wanted": self.wanted, "kept": self.kept}
+        names = ("items", "wanted", "kept", "kept_area")
+        return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
         """The settings, as plain values."""

@@ -20,16 +20,23 @@ class JsonError(ValueError):
     """Text that is not JSON, or is beyond the bounds; says why, in words of ours."""
 
 
-def parse_json(data: str | bytes) -> Any:
+def parse_json(data: str | bytes, *, unique: bool = False) -> Any:
     """The value of a JSON text.
 
     Raises `JsonError` where the text is not JSON in UTF-8, holds NaN or infinity, is nested more
-    than `NESTING` deep, or has a whole number of more than `DIGITS` digits.
+    than `NESTING` deep, or has a whole number of more than `DIGITS` digits; with `unique` where a
+    key is in a mapping twice.
     """
+    join = _join_unique if unique else None
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
         _require_nesting(text)
-        return json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
+        return json.loads(
+            text,
+            parse_int=_parse_int,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=join,
+        )
     except JsonError:
         raise
     except (ValueError, RecursionError) as error:
@@ -42,6 +49,13 @@ def _require_nesting(text: str) -> None:
         depth += 1 if bracket in "[{" else -1
         if depth > NESTING:
             raise JsonError(f"the text is nested more than {NESTING} deep")
+
+
+def _join_unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    joined = dict(pairs)
+    if len(joined) < len(pairs):
+        raise JsonError("a key is here twice")
+    return joined
 
 
 def _parse_int(digits: str) -> int:

@@ -19,6 +19,14 @@ from torch import Tensor
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.channelwise import ChannelwiseFunction
+from editspec_runtime.maths.curvature import (
+    FEW,
+    Curvature,
+    FactorisedSolver,
+    IterativeSolver,
+    ReducedSolver,
+    Solver,
+)
 from editspec_runtime.maths.metric import energy
 from editspec_runtime.maths.weighted_squares import WeightedSquares
 
@@ -35,6 +43,8 @@ NEWTON = 0.03
 
 It is a share of the objective of a channel.
 """
+KEPT = 0.8
+"""The largest share of channels that go on for which the others are dropped."""
 CURVE = tuple(10 ** (exponent / 4) for exponent in range(4, -13, -1))
 """The collateral weights of a curve, falling."""
 
@@ -269,17 +279,15 @@ class ChannelwiseProblem:
         scale = state.factor[..., None] / (self.asked * self.count)
         return force, (force * state.slope).mul_(scale)
 
-    def quadratic(self, state: _State, newton: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the gradient [O, n] and curvature [O, n, n] of the loss of each channel.
+    def curvature(self, state: _State, newton: Tensor) -> Curvature:
+        """Compute the curvature of the loss of each channel.
 
         The curvature is that of the reweighted least squares, which majorise the loss, with a
         linearised demodulation factor. It is positive semidefinite. For the channels in `newton`
         [O], it is the curvature of the loss itself, which may be indefinite.
         """
         design, (force, push) = self.function.design, self._forces(state)
-        pushed, bent = push @ design, (push * state.answer).sum(-1, keepdim=True)
         shrinking = state.factor.square()[..., None]
-        gradient = (pushed - shrinking * bent * state.pull).sum(0)
         weight = state.slope.square().mul_(state.weight)
         if bool(newton.any()):
             bend = self.function.gain * (1 - self.function.slope) / 2
@@ -288,21 +296,46 @@ class ChannelwiseProblem:
             own = weight * (self.width * state.weight).square_() + force * kink
             weight = torch.where(newton[:, None], own, weight)
         weight *= shrinking / (self.asked * self.count)
-        curvature = self.squares.weigh(weight)
-        weight *= state.answer
-        pulled = shrinking * (weight @ design)
-        energy = shrinking.square() * (weight * state.answer).sum(-1, keepdim=True)
+        bent = weight * state.answer
+        pulled = shrinking * (bent @ design)
+        energy = shrinking.square() * (bent * state.answer).sum(-1, keepdim=True)
+        share = torch.zeros_like(energy)
         if self.function.gram is not None:
             # The second derivative of the demodulated answer, which a linearised factor omits.
-            shares = newton[:, None] * shrinking
-            pulled = pulled + shares * pushed
-            energy = energy + 3 * shares * shrinking * bent
-            for share, gram in zip(shares * bent, self.function.gram, strict=True):
-                curvature -= share[:, None] * gram
-        # energy pull pull^T - pulled pull^T - pull pulled^T, summed over the items, as one product.
-        left = torch.cat([energy * state.pull - pulled, -state.pull])
-        right = torch.cat([state.pull, pulled])
-        return gradient, curvature.baddbmm_(left.movedim(0, -1), right.movedim(0, 1))
+            share = newton[:, None] * shrinking
+            pulled = pulled + share * (push @ design)
+            share = share * (push * state.answer).sum(-1, keepdim=True)
+            energy = energy + 3 * shrinking * share
+        return Curvature(design, weight, state.pull, pulled, energy, share, self.function.gram)
+
+    def solver(self, state: _State, newton: Tensor) -> Solver:
+        """Make the solver of the quadratic model of each channel, as `curvature` has it."""
+        curvature = self.curvature(state, newton)
+        if len(self.root) <= FEW:
+            return FactorisedSolver(curvature.matrices(self.squares))
+        seen = self.count
+        if seen + len(curvature.pull) + 1 < len(self.root):
+            return ReducedSolver.of(curvature, state.unknowns, seen)
+        return IterativeSolver.of(curvature)
+
+    @cached_property
+    def aligned(self) -> tuple[ChannelwiseProblem, Tensor]:
+        """The problem in axes in which the columns of the design are orthogonal.
+
+        Returns the problem of the unknowns b Q, and Q [n, n], which is orthogonal.
+        """
+        function, rows = self.function, self.function.design.flatten(0, 1)
+        _, axes = torch.linalg.eigh(rows.mT @ rows)
+        # The axes that the design sees come first.
+        axes = axes.flip(1)
+        cross, gram = function.cross, function.gram
+        function = dataclasses.replace(
+            function,
+            design=function.design @ axes,
+            cross=None if cross is None else cross @ axes,
+            gram=None if gram is None else axes.mT @ gram @ axes,
+        )
+        return dataclasses.replace(self, function=function), axes
 
 
 def minimise(problem: ChannelwiseProblem, collateral_weight: float, start: Tensor) -> Tensor:
@@ -318,6 +351,15 @@ def minimise(problem: ChannelwiseProblem, collateral_weight: float, start: Tenso
     """
     if problem.linear:
         return _linear(problem, collateral_weight)
+    if len(problem.root) <= FEW:
+        return _descend(problem, collateral_weight, start)
+    aligned, axes = problem.aligned
+    unknowns: Tensor = _descend(aligned, collateral_weight, start @ axes) @ axes.mT
+    return unknowns
+
+
+def _descend(problem: ChannelwiseProblem, collateral_weight: float, start: Tensor) -> Tensor:
+    """Find the minimum by steps from `start`."""
     unknowns, active = start.clone(), torch.arange(len(start), device=start.device)
     part, price = problem, collateral_weight * problem.price
     state = part.at(start)
@@ -326,35 +368,29 @@ def minimise(problem: ChannelwiseProblem, collateral_weight: float, start: Tenso
     enough = TOLERANCE * part.objective(start, collateral_weight).mean()
     for _ in range(STEPS):
         objective = state.loss + price * state.unknowns.square().sum(1)
-        gradient, curvature = part.quadratic(state, newton)
-        gradient = gradient + 2 * price * state.unknowns
-        diagonal = curvature.diagonal(dim1=1, dim2=2)
-        size = torch.where(newton, size, diagonal.mean(1))
-        diagonal += (2 * price + damping * size)[:, None] + torch.finfo(diagonal.dtype).tiny
-        root, failed = torch.linalg.cholesky_ex(curvature)
-        # The curvature of the loss itself may be indefinite: such a channel takes no step now, and
-        # a more damped one next.
-        sound = failed == 0
-        if not bool(sound.all()):
-            root = torch.where(sound[:, None, None], root, torch.eye(root.shape[-1]).to(root))
-        step = -torch.cholesky_solve(gradient[..., None], root)[..., 0] * sound[:, None]
-        promise = torch.where(sound, -(gradient * step).sum(1), math.inf)
+        gradient = part.gradient(state) + 2 * price * state.unknowns
+        solver = part.solver(state, newton)
+        size = torch.where(newton, size, solver.sizes)
+        step, sound = solver.step(gradient, 2 * price + damping * size)
+        promise = -(gradient * step).sum(1)
         trial = part.at(state.unknowns + step)
         gained = objective - trial.loss - price * trial.unknowns.square().sum(1)
         # A quadratic model promises half of the gradient times the step: `true` is 1 for it.
         better, true = gained > 0, 2 * gained / promise
         state = trial.where(better, state)
+        promise = torch.where(sound, promise, math.inf)
         newton = newton | (better & (promise < NEWTON * objective))
-        # As in Levenberg and Marquardt: less damping after a good prediction, more after a bad one.
-        raised = torch.where(true < 0.25, 10.0, 1.0)
-        damping = damping * torch.where(true > 0.75, 0.2, raised)
+        # As in Levenberg and Marquardt: less damping after a good prediction, more after a bad one,
+        # and where the curvature of the loss itself is indefinite.
+        raised = torch.where(sound & (true >= 0.25), 1.0, 10.0)
+        damping = damping * torch.where(sound & (true > 0.75), 0.2, raised)
         damping = torch.where(sound, damping, damping.clamp_min(1e-3)).clamp(1e-6, 1e6)
         going = promise > enough
         if not bool(going.any()):
             unknowns[active] = state.unknowns
             return unknowns
         # Channels that are done are dropped only in larger groups, because dropping copies tensors.
-        if int(going.sum()) <= 0.7 * len(active):
+        if int(going.sum()) <= KEPT * len(active):
             unknowns[active] = state.unknowns
             kept = going.nonzero()[:, 0]
             active, part = active[kept], part.channels(kept)

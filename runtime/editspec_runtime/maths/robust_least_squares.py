@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from editspec_runtime.core.progress import StepCallback, ignore_steps
@@ -49,10 +48,7 @@ def minimise_from_above(problem: ChannelwiseProblem, collateral_weight: float) -
         reached = _climb(problem, collateral_weight)
     for weight in _fall(reached.collateral_weight, collateral_weight):
         try:
-            start = reached.unknowns
-            if weight > 0:
-                start = extrapolate(problem, start, weight)
-            reached = Reached(minimise(problem, weight, start), weight)
+            reached = Reached(minimise(problem, weight, reached.unknowns), weight)
         except NotConverged:
             break
     return reached
@@ -90,19 +86,6 @@ def trace_curve(problem: ChannelwiseProblem, progress: StepCallback = ignore_ste
         reached = minimise_from_above(problem, collateral_weight)
         points.append(problem.point(reached.unknowns, collateral_weight))
     return points
-
-
-def extrapolate(problem: ChannelwiseProblem, unknowns: Tensor, collateral_weight: float) -> Tensor:
-    """Extrapolate to another collateral_weight with the curvature at `unknowns`."""
-    no_newton = unknowns.new_zeros(len(unknowns), dtype=torch.bool)
-    gradient, curvature = problem.quadratic(problem.at(unknowns), no_newton)
-    values, vectors = torch.linalg.eigh(curvature)
-    wanted = (curvature @ unknowns[..., None])[..., 0] - gradient
-    # The eigenvalues are not negative, but rounding may make them negative.
-    damped = values.clamp_min(0) + 2 * collateral_weight * problem.price
-    rotated = (wanted[:, None] @ vectors)[:, 0] / damped
-    answer: Tensor = (vectors @ rotated[..., None])[..., 0]
-    return answer
 
 
 def minimise_within(problem: ChannelwiseProblem, budget: float) -> Point:

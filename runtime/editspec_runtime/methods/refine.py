@@ -1,10 +1,18 @@
 """Refinement of a change by steps on outputs: those of a rule's items, and those to preserve.
 
 A layer's values are not what people look at. These steps go on from the change that a method found,
-with the loss of Eqn. 3 on outputs in place of values, within the rank of the change.
+with the loss of Eqn. 3 on outputs in place of values, within the rank of the change. Where the rule
+asks for a change, what is missing counts as its share of it: else the large changes are all that
+is learned, and a roof that should get a little darker stays as it was.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,18 +22,48 @@ from editspec_runtime.core.model import Model
 from editspec_runtime.core.rule import LayerRule, Refinement
 from editspec_runtime.maths.adam import Adam
 from editspec_runtime.maths.low_rank import delta, kernel_of
-from editspec_runtime.methods.losses import compute_outputs, require_finite
+from editspec_runtime.maths.parallel import map_parts, separate_models
+from editspec_runtime.maths.sampled_keys import numbers_per_item
+from editspec_runtime.methods.losses import require_finite
 
-RULE_BATCH, KEPT_BATCH = 6, 8
+Result = TypeVar("Result")
+
+RULE_BATCH, KEPT_BATCH = 6, 6
 """The numbers of items of the rule and of preserved items in a step."""
+
+PART = 2
+"""The number of items that one thread computes together."""
+
+LEAST = 0.1
+"""The share of the mean change that counts as a change that is asked for."""
+
+
+def weigh_outputs(wanted: Tensor, unedited: Tensor) -> Tensor:
+    """Compute how much each position of wanted outputs counts, [n, 1, ...].
+
+    Where a change is asked for, the mean change over the change that is asked for there; 1
+    elsewhere. So half of a small change is missed as much as half of a large one.
+
+    Parameters
+    ----------
+    wanted, unedited
+        The outputs that are wanted of some items, and those of the model as it is, [n, c, ...].
+        A change is the mean absolute difference over c.
+    """
+    asked = (wanted - unedited).abs().mean(1, keepdim=True)
+    # Weighted by itself, so that positions without a change do not count.
+    mean = asked.square().sum() / asked.sum().clamp_min(torch.finfo(asked.dtype).tiny)
+    changes = asked > LEAST * mean
+    return torch.where(changes, mean / asked.where(changes, mean), 1)
 
 
 def refine(problem: Problem, model: Model, rule: LayerRule, change: Change) -> Change:
     """Refine the change of one rule; its rank stays.
 
     The result is no worse than `change` in the objective: the weight of the rule times the mean
-    absolute difference of the outputs of its items to the wanted ones, plus that of the preserved
-    items to their unedited outputs.
+    absolute difference of the outputs of its items to the wanted ones, each position as
+    `weigh_outputs` says, plus that of the preserved items to their unedited outputs, each position
+    by its area.
 
     Parameters
     ----------
@@ -42,9 +80,17 @@ def refine(problem: Problem, model: Model, rule: LayerRule, change: Change) -> C
     steps = _Steps(model, rule, rule.refinement)
     parts = steps.parts(change)
     before = float(steps.objective(parts))
-    refined = steps.descend(problem, [part.clone() for part in parts])
+    refined = steps.descend(problem, parts)
     after = float(steps.objective(refined))
     return steps.change(refined) if after < before else change
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some items by their numbers, and how much each counts in the objective."""
+
+    numbers: Tensor
+    shares: Tensor
 
 
 class _Steps:
@@ -59,22 +105,30 @@ class _Steps:
     def __init__(self, model: Model, rule: LayerRule, refinement: Refinement) -> None:
         self.model, self.rule, self.refinement = model, rule, refinement
         self.weight = model.weight(rule.layer)
-        self.function = model.function(rule.layer)
         self.size = kernel_of(self.weight).square().mean().sqrt()
+        self.count = len(refinement.items)
+        self.items = torch.cat([refinement.items, refinement.kept])
+        last = list(model.architecture.layers)[-1]
+        self.models = separate_models(model, PART * numbers_per_item(model, last), len(self.items))
         with torch.no_grad():
-            self.unedited = compute_outputs(model, refinement.kept)
+            unedited = torch.cat(self._map(self._outputs_before, self._one_by_one()))
+        self.wanted = torch.cat([refinement.wanted, unedited[self.count :]])
+        importance = weigh_outputs(refinement.wanted, unedited[: self.count])
+        self.importance = torch.cat([importance, refinement.kept_area])
 
     def parts(self, change: Change) -> list[Tensor]:
         """The tensors that the steps move: A and D, or the whole change.
 
-        All have about the same size as the weight, so that one rate suits weights of any scale.
+        All have about the same size, so that one rate suits them, and weights of any scale.
         """
         if change.full is not None:
             return [self._kernel(change.full) / self.size]
         assert change.coefficients is not None
         assert change.directions is not None
         coefficients = change.coefficients.to(self.weight) / self.size
-        return [coefficients, change.directions.to(self.weight)]
+        # Of an orthonormal row of n numbers, the root mean square is that of 1 / n.
+        scale = math.sqrt(change.directions.shape[1])
+        return [coefficients, scale * change.directions.to(self.weight)]
 
     def change(self, parts: list[Tensor]) -> Change:
         """The change of parts, whose directions become orthonormal again."""
@@ -82,65 +136,93 @@ class _Steps:
             whole = self.model.to_checkpoint(self.rule.layer, parts[0] * self.size)
             return Change(full=whole)
         coefficients, directions = (part.double() for part in parts)
-        basis, mixed = torch.linalg.qr(directions.T)
+        basis, mixed = torch.linalg.qr(directions.T / math.sqrt(directions.shape[1]))
         turned = torch.einsum("os...,ts->ot...", coefficients, mixed) * self.size
         return Change(basis.T.contiguous().to(self.weight), turned.to(self.weight))
 
     @torch.no_grad()
     def objective(self, parts: list[Tensor]) -> Tensor:
         """Compute the objective over all items, a scalar."""
-        weight, refinement = self._weight(parts), self.refinement
-        own = self._mean_difference(weight, refinement.items, refinement.wanted)
-        if len(refinement.kept) == 0:
-            return refinement.weight * own
-        kept = self._mean_difference(weight, refinement.kept, self.unedited)
-        return refinement.weight * own + kept
+        losses = self._map(partial(self._loss, parts), self._one_by_one())
+        return torch.stack(losses).sum()
 
-    @torch.enable_grad()
     def descend(self, problem: Problem, parts: list[Tensor]) -> list[Tensor]:
         """Take the steps; each is over a few items, and shorter than the one before."""
         refinement = self.refinement
-        free = [part.requires_grad_() for part in parts]
-        adam = Adam(free, refinement.learning_rate)
+        # The layout of the gradients, which Adam needs, is that of sums.
+        parts = [part.clone(memory_format=torch.contiguous_format) for part in parts]
+        adam = Adam(parts, refinement.learning_rate)
         generator = torch.Generator().manual_seed(0)
         for step in range(refinement.steps):
             adam.rate = refinement.learning_rate * (1 - step / refinement.steps)
-            adam.zero_grad()
-            loss = self._step_loss(free, generator)
-            require_finite(loss, step, problem.on_loss)
-            loss.backward()  # type: ignore[no-untyped-call]
+            batches = self._draw_batches(generator)
+            found = self._map(partial(self._loss_and_gradients, parts), batches)
+            losses, gradients = zip(*found, strict=True)
+            require_finite(torch.stack(losses).sum(), step, problem.on_loss)
+            for part, several in zip(parts, zip(*gradients, strict=True), strict=True):
+                part.grad = torch.stack(several).sum(0)
             adam.step()
             problem.progress(step + 1, refinement.steps)
-        return [part.detach() for part in free]
+        return parts
 
-    def _step_loss(self, parts: list[Tensor], generator: torch.Generator) -> Tensor:
-        refinement = self.refinement
-        mine = _draw(len(refinement.items), RULE_BATCH, generator)
-        kept = _draw(len(refinement.kept), KEPT_BATCH, generator)
-        items = torch.cat([refinement.items[mine], refinement.kept[kept]])
-        wanted = torch.cat([refinement.wanted[mine], self.unedited[kept]])
-        difference = (self._outputs(self._weight(parts), items) - wanted).abs().flatten(1).mean(1)
-        loss = refinement.weight * difference[: len(mine)].mean()
-        return loss + difference[len(mine) :].mean() if len(kept) else loss
+    def _one_by_one(self) -> list[_Batch]:
+        """All items, one at a time."""
+        return self._batches(torch.arange(len(self.items)), 1)
 
-    def _mean_difference(self, weight: Tensor, items: Tensor, wanted: Tensor) -> Tensor:
-        """Compute the mean absolute difference of outputs, one item after the other."""
-        pairs = zip(torch.split(items, 1), torch.split(wanted, 1), strict=True)
-        differences = [(self._outputs(weight, item) - aim).abs().mean() for item, aim in pairs]
-        return torch.stack(differences).mean()
+    def _draw_batches(self, generator: torch.Generator) -> list[_Batch]:
+        """Draw the items of a step."""
+        own = torch.randperm(self.count, generator=generator)[:RULE_BATCH]
+        kept = torch.randperm(len(self.items) - self.count, generator=generator)[:KEPT_BATCH]
+        return self._batches(torch.cat([own, self.count + kept]), PART)
 
-    def _outputs(self, weight: Tensor, items: Tensor) -> Tensor:
-        """Compute the outputs of items with another weight of the layer."""
+    def _batches(self, numbers: Tensor, size: int) -> list[_Batch]:
+        """Batches of items, of which those of the rule and those kept count as their means do."""
+        own = numbers < self.count
+        mine, kept = int(own.sum()), int((~own).sum())
+        shares = torch.where(own, self.refinement.weight / max(mine, 1), 1 / max(kept, 1))
+        parts = zip(torch.split(numbers, size), torch.split(shares, size), strict=True)
+        return [_Batch(*part) for part in parts]
+
+    def _map(
+        self, compute: Callable[[_Batch, Model], Result], batches: list[_Batch]
+    ) -> list[Result]:
+        """Compute something of several batches, some of them at once."""
+        functions = [_on(model, compute) for model in self.models]
+        return list(map_parts(functions, batches))
+
+    def _loss_and_gradients(
+        self, parts: list[Tensor], batch: _Batch, model: Model
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What a batch adds to the objective and to its gradients by the parts."""
+        # Each thread has leaves of its own.
+        own = [part.detach().requires_grad_() for part in parts]
+        with torch.enable_grad():
+            loss = self._loss(own, batch, model)
+            gradients = torch.autograd.grad(loss, own)
+        return loss.detach(), gradients
+
+    def _loss(self, parts: list[Tensor], batch: _Batch, model: Model) -> Tensor:
+        """What a batch adds to the objective."""
+        missing = self._outputs(parts, batch, model) - self.wanted[batch.numbers]
+        weighted = self.importance[batch.numbers] * missing.abs()
+        return (batch.shares.to(weighted) * weighted.flatten(1).mean(1)).sum()
+
+    def _outputs(self, parts: list[Tensor], batch: _Batch, model: Model) -> Tensor:
+        """Compute the outputs of a batch with another weight of the layer."""
         layer = self.rule.layer
         with torch.no_grad():
-            trace = self.model.trace(layer, items)
-        value = self.function(trace.key, weight, trace.arguments)
-        return self.model.forward_from(layer, value, trace)
+            trace = model.trace(layer, self.items[batch.numbers])
+        value = model.function(layer)(trace.key, self._weight(parts), trace.arguments)
+        return model.forward_from(layer, value, trace)
+
+    def _outputs_before(self, batch: _Batch, model: Model) -> Tensor:
+        return model.outputs(self.items[batch.numbers])
 
     def _weight(self, parts: list[Tensor]) -> Tensor:
         if len(parts) == 1:
             return self.weight + parts[0] * self.size
-        change = delta(parts[0] * self.size, parts[1])
+        coefficients, directions = parts
+        change = delta(coefficients * self.size, directions / math.sqrt(directions.shape[1]))
         return self.weight + change.view(self.weight.shape)
 
     def _kernel(self, full: Tensor) -> Tensor:
@@ -151,6 +233,6 @@ class _Steps:
         return (changed.weight(self.rule.layer) - self.weight).contiguous()
 
 
-def _draw(count: int, most: int, generator: torch.Generator) -> Tensor:
-    """Draw numbers of items, at most `most` of `count`."""
-    return torch.randperm(count, generator=generator)[:most]
+def _on(model: Model, compute: Callable[[_Batch, Model], Result]) -> Callable[[_Batch], Result]:
+    """Bind the model of a computation."""
+    return lambda batch: compute(batch, model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,11 +17,17 @@ from editspec_compiler.modalities.image.schema import (
     Copied,
     Efficacy,
     ImagePair,
+    Images,
+    Latent,
+    Pictures,
     Place,
     Recognised,
     Scene,
+    VisibleTrace,
     image_spec,
+    list_copies,
 )
+from editspec_compiler.modalities.image.sources import choose_sources
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import LoadedSpec
 from editspec_compiler.schema import Erase
@@ -29,6 +35,11 @@ from editspec_runtime.core.method import OUTPUTS
 from editspec_runtime.core.model import Trace
 from editspec_runtime.methods.registry import method_of
 from editspec_runtime.modalities.image.generator import Generator
+from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.modalities.image.streams import CHECKS
+
+UNSEEN = 64
+"""The number of images of a check that names none."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ def expected_outputs(
     units: tuple[int, ...] = ()
     if resolver.edit.erases:
         units = rank_units(resolver, *needed_context_keys(resolver))
-    for pair, path in sides:
+    for pair, path in choose_sources(resolver, sides).sides:
         yield _expected_output(wanting, pair, path, units)
 
 
@@ -146,45 +157,130 @@ def _draw_value(resolver: Resolver, value: Tensor, trace: Trace) -> Tensor:
 @torch.no_grad()
 def _draw(resolver: Resolver, scene: Scene) -> Tensor:
     """Draw a scene, under its intervention where it has one."""
-    generator, layer = resolver.generator, resolver.edit.layer
-    trace = resolver.trace(scene)
-    return generator.forward_from(layer, generator.layer_value(layer, trace), trace)
+    return resolver.picture(scene)
+
+
+@dataclass(frozen=True)
+class CheckImage:
+    """Image that a check looks at.
+
+    Attributes
+    ----------
+    given
+        The image as the spec names it; None of a stream that specs do not name.
+    name
+        Its number in its stream, or where its latent stands below the check's images.
+    latent
+        [1, latent_size], or w of every layer [1, styles, style_size].
+    counts
+        How much each pixel counts, [size, size] float64 in 0..1.
+    """
+
+    given: Latent | None
+    name: int | str
+    latent: Tensor
+    counts: Tensor
 
 
 @torch.no_grad()
 def find_check_images(
-    loaded: LoadedSpec, check: int, generator: Generator
-) -> list[tuple[Tensor, Tensor]]:
-    """Find the images of a collateral check, and how much each of their pixels counts.
+    loaded: LoadedSpec,
+    check: int,
+    generator: Generator,
+    *,
+    number: int = 0,
+    size: int | None = None,
+) -> list[CheckImage]:
+    """Find the images of a check. All that their masks leave out counts.
 
-    The images are latents, [1, latent_size]. All that the mask leaves out counts, [image_size,
-    image_size] float64 in 0..1. Raises `SpecError` for a latent of another length.
+    Parameters
+    ----------
+    loaded
+        The checked spec.
+    check
+        The number of a check that names images other than places.
+    generator
+        The model that draws them.
+    number
+        The edit that the check is about, from 0.
+    size
+        The resolution of `CheckImage.counts`. Default: that of the model's images.
+
+    Raises
+    ------
+    SpecError
+        A latent is of another length, or nothing of a mask is left.
     """
-    found, given = [], image_spec(loaded.spec).checks[check]
-    assert isinstance(given, Collateral)
-    size = generator.architecture.image_size
-    for index, images in enumerate(given.images):
-        resolver = Resolver(loaded, generator, 0, root=("checks", check, "images", index))
-        counts = torch.ones(size, size, dtype=torch.float64)
-        if images.mask is not None:
-            counts = 1 - resolver.area(images.mask, size, "mask")
-        for entry, latent in enumerate(images.latents):
-            found.append((resolver.vector(latent, "latents", entry), counts))
+    given = image_spec(loaded.spec).checks[check]
+    assert isinstance(given, (Collateral, Recognised, VisibleTrace))
+    size = size or generator.architecture.image_size
+    if given.images is None:
+        return _unseen_images(loaded, generator, size)
+    found: list[CheckImage] = []
+    listed: Sequence[Images | Pictures] = given.images
+    for index, images in enumerate(listed):
+        where = ("checks", check, "images", index)
+        found += _named_images(Resolver(loaded, generator, number, root=where), images, index, size)
     return found
 
 
-def find_check_latents(loaded: LoadedSpec, check: int, generator: Generator) -> list[Tensor]:
-    """Find the images of a check of recognised pictures, as latents [1, latent_size].
+def _named_images(
+    resolver: Resolver, images: Images | Pictures, index: int, size: int
+) -> Iterator[CheckImage]:
+    """Yield the images of one entry of a check's list."""
+    counts = torch.ones(size, size, dtype=torch.float64)
+    if isinstance(images, Images) and images.mask is not None:
+        counts = 1 - resolver.area(images.mask, size, "mask")
+    for entry, given in enumerate(images.latents):
+        latent = resolver.vector(given, "latents", entry)
+        name = given if isinstance(given, int) else f"images[{index}].latents[{entry}]"
+        yield CheckImage(given, name, latent, counts)
 
-    Raises `SpecError` for a latent of another length.
+
+def find_unseen_latents(loaded: LoadedSpec, generator: Generator) -> Tensor:
+    """Return the latents of a check that names none, of a stream that shapes no edit.
+
+    [`UNSEEN`, latent_size].
     """
-    found, given = [], image_spec(loaded.spec).checks[check]
-    assert isinstance(given, Recognised)
-    for index, pictures in enumerate(given.images):
-        resolver = Resolver(loaded, generator, 0, root=("checks", check, "images", index))
-        for entry, latent in enumerate(pictures.latents):
-            found.append(resolver.vector(latent, "latents", entry))
-    return found
+    sampler = image_spec(loaded.spec).latents.sampler
+    stream = LatentStream(CHECKS, generator.architecture.latent_size, sampler)
+    return stream.items(range(UNSEEN))
+
+
+def _unseen_images(loaded: LoadedSpec, generator: Generator, size: int) -> list[CheckImage]:
+    """Return the images of a check that names none, of which all pixels count."""
+    counts = torch.ones(size, size, dtype=torch.float64)
+    latents = torch.split(find_unseen_latents(loaded, generator), 1)
+    return [CheckImage(None, number, latent, counts) for number, latent in enumerate(latents)]
+
+
+def find_target_areas(
+    loaded: LoadedSpec, number: int, generator: Generator, images: Sequence[CheckImage], size: int
+) -> Tensor:
+    """Find where the targets of an edit lie in images.
+
+    Parameters
+    ----------
+    loaded, number, generator
+        The checked spec, the edit's number, from 0, and the model.
+    images
+        n images, most of which have no target.
+    size
+        The resolution of the areas.
+
+    Returns
+    -------
+    Tensor
+        How much of each pixel lies in a target, [n, size, size] float64 in 0..1.
+    """
+    areas = torch.zeros(len(images), size, size, dtype=torch.float64)
+    resolver = Resolver(loaded, generator, number)
+    for pair, path in resolver.sides():
+        for index, each in enumerate(images):
+            if each.given == pair.target.latent:
+                area = resolver.area(pair.target.mask, size, *path, "target", "mask")
+                areas[index] = torch.maximum(areas[index], area)
+    return areas
 
 
 @dataclass(frozen=True)
@@ -211,30 +307,37 @@ class SourceValue:
 def find_source_values(
     loaded: LoadedSpec, number: int, generator: Generator, moment: LayerMoment
 ) -> list[SourceValue]:
-    """Find the value of every pair of edit `number`, in the place it was taken from.
+    """Find the values of every pair of edit `number`, in the places they were taken from.
 
     The parameters and errors are those of `resolve_rule`.
     """
     resolver = Resolver(loaded, generator, number, moment)
     units = rank_units(resolver, *needed_context_keys(resolver))
-    return [_source_value(resolver, pair, path, units) for pair, path in resolver.sides()]
+    found = []
+    for pair, path in choose_sources(resolver, resolver.sides()).sides:
+        target = (pair.target, (*path, "target"))
+        for scene, below in list_copies(pair.source):
+            assert isinstance(scene, Copied)
+            found.append(_source_value(resolver, (scene, (*path, *below)), target))
+        if isinstance(pair.source, Erase):
+            found.append(_source_value(resolver, target, target, units))
+    return found
 
 
 def _source_value(
-    resolver: Resolver, pair: ImagePair, path: SpecPath, units: tuple[int, ...]
+    resolver: Resolver,
+    source: tuple[Copied | Place, SpecPath],
+    target: tuple[Place, SpecPath],
+    erased: tuple[int, ...] = (),
 ) -> SourceValue:
+    """Find the value at a place, whose path is below the edit, without some units of its key."""
     generator, layer = resolver.generator, resolver.edit.layer
-    scene: Copied | Place = pair.target
-    side = "target"
-    if isinstance(pair.source, Copied):
-        scene, side = pair.source, "source"
-    trace = resolver.trace(scene, *path, side)
+    scene, path = source
+    trace = resolver.trace(scene, *path)
     key = trace.key.clone()
-    if isinstance(pair.source, Erase):
-        key[:, list(units)] = 0
+    if erased:
+        key[:, list(erased)] = 0
     value = generator.function(layer)(key, generator.weight(layer), trace.arguments)
-    mask, masked = scene.mask, side
-    if mask is None:
-        mask, masked = pair.target.mask, "target"
-    area = resolver.area(mask, generator.layer(layer).value_size, *path, masked, "mask").to(value)
-    return SourceValue(resolver.latent(scene, *path, side), trace, area * value)
+    mask, masked = (scene.mask, path) if scene.mask is not None else (target[0].mask, target[1])
+    area = resolver.area(mask, generator.layer(layer).value_size, *masked, "mask").to(value)
+    return SourceValue(resolver.latent(scene, *path), trace, area * value)

@@ -17,6 +17,7 @@ from editspec_compiler.modalities.image.schema import (
     INTERVENTION,
     LATENT,
     MASK,
+    PLURALS,
     Efficacy,
     ImageEdit,
     Intervention,
@@ -28,6 +29,7 @@ from editspec_compiler.modalities.image.schema import (
     Scene,
     UnionMask,
     image_spec,
+    list_copies,
 )
 from editspec_compiler.problems import Problem, SpecPath
 from editspec_compiler.registry import Surroundings
@@ -49,6 +51,7 @@ class ImageModality:
 
     name = "image"
     checks: Mapping[str, type[Check]] = CHECKS
+    plurals: Mapping[str, str] = PLURALS
     expected: Mapping[str, str] = {
         LATENT: "a number in the latent stream, a list of numbers, or {file: …, key: …}",
         MASK: (
@@ -72,12 +75,7 @@ class ImageModality:
                 yield document.problem(
                     ("edits", number, "refine"), message, hint, code=Code.METHOD_FIELD, at_key=True
                 )
-            for index, place in enumerate(edit.preserve or ()):
-                if (place.latent is None) == (place.latents is None):
-                    message = "a place that is preserved has either latent or latents"
-                    hint = "write latent: and a number, or latents: and a list of numbers"
-                    path = ("edits", number, "preserve", index)
-                    yield document.problem(path, message, hint, code=Code.SIDES_DOUBLE)
+            yield from _find_shifts(document, edit, number)
         for index, check in enumerate(images.checks):
             named = isinstance(check, Efficacy) and check.images is not None
             if named and check.edit is None and len(images.edits) > 1:
@@ -124,8 +122,20 @@ IMAGE = ImageModality()
 def _intervenes(edit: ImageEdit) -> bool:
     scenes: list[object] = []
     for pair in edit.sides:
-        scenes += [pair.source, pair.target]
+        scenes += [pair.target, *(copy for copy, _ in list_copies(pair.source))]
     return any(isinstance(each, Scene) and each.intervene is not None for each in scenes)
+
+
+def _find_shifts(document: Document, edit: ImageEdit, number: int) -> Iterator[Problem]:
+    """Find copies that are to be shifted from where nothing was put."""
+    for index, pair in enumerate(edit.sides):
+        below: SpecPath = () if edit.pairs is None else ("pairs", index)
+        for copy, where in list_copies(pair.source):
+            if copy.shift is not None and copy.mask is None:
+                message = "what is copied without a mask stays at its place, and has no shift"
+                hint = "write the mask of what is to be copied, or leave shift out"
+                path = ("edits", number, *below, *where, "shift")
+                yield document.problem(path, message, hint, code=Code.MASK_UNFIT, at_key=True)
 
 
 def _image_architecture(surroundings: Surroundings) -> ImageArchitecture | None:

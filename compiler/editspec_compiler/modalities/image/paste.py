@@ -8,13 +8,15 @@ of its key are zero.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from editspec_compiler.modalities.image.places import Resolver, counted, lay_on
-from editspec_compiler.modalities.image.schema import Copied, ImagePair, Place
+from editspec_compiler.modalities.image.schema import Copied, ImagePair, list_copies
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.schema import Erase
 from editspec_runtime.core.method import OUTPUTS
@@ -72,12 +74,33 @@ class Side:
     asked: float = 1.0
 
 
-def make_side(resolver: Resolver, pair: ImagePair, path: SpecPath, units: tuple[int, ...]) -> Side:
-    """Resolve a pair to K* -> V*. `path` is where it stands below the edit."""
-    wanted = make_wanted_map(resolver, pair, path, units)
+def make_sides(
+    resolver: Resolver, pairs: Sequence[tuple[ImagePair, SpecPath]], units: tuple[int, ...]
+) -> list[Side]:
+    """Resolve the pairs of an edit to K* -> V*, all of one size.
+
+    Parameters
+    ----------
+    resolver
+        The edit and the model.
+    pairs
+        The pairs, whose sources are chosen, and their paths below the edit.
+    units
+        The units that an erased value does without.
+    """
+    # Each from its own image alone: another batch would give other bits.
+    wanted = [make_wanted_map(resolver, pair, path, units) for pair, path in pairs]
     if OUTPUTS in method_of(resolver.edit.solver).needs:
-        return composite_image(resolver, pair, path, wanted)
-    return _crop(resolver, wanted)
+        given = zip(pairs, wanted, strict=True)
+        return [composite_image(resolver, pair, path, each) for (pair, path), each in given]
+    if resolver.edit.observe is not None:
+        return [_whole_map(resolver, each) for each in wanted]
+    layer = resolver.generator.layer(resolver.edit.layer)
+    # Where the layer samples up, several values have one key: regions are of whole keys.
+    regions = _of_one_size(
+        [each.covered.scale_down(layer.scale) for each in wanted], layer.key_size
+    )
+    return [_crop(resolver, *each) for each in zip(wanted, regions, strict=True)]
 
 
 def make_wanted_map(
@@ -89,19 +112,30 @@ def make_wanted_map(
     """
     if isinstance(pair.source, Erase):
         return _erase(resolver, pair, path, units)
-    return _copy(resolver, pair.source, pair.target, path)
+    return _copy(resolver, pair, path)
 
 
-def _copy(resolver: Resolver, source: Copied, target: Place, path: SpecPath) -> WantedMap:
-    """Paste the source's values into the target's value map."""
+def _copy(resolver: Resolver, pair: ImagePair, path: SpecPath) -> WantedMap:
+    """Paste the sources' values into the target's value map."""
     size = resolver.generator.layer(resolver.observed).value_size
-    values = resolver.value(resolver.trace(source, *path, "source"))
-    latent = resolver.latent(target, *path, "target")
-    trace = resolver.trace(target, *path, "target")
-    value, covered, alpha = _paste(
-        resolver, values, resolver.value(trace), source, target, size, path
-    )
-    return WantedMap(latent, trace, value, covered, _asked(resolver, alpha))
+    latent = resolver.latent(pair.target, *path, "target")
+    trace = resolver.trace(pair.target, *path, "target")
+
+    def find_values(copied: Copied, *where: str | int) -> Tensor:
+        return resolver.value(resolver.trace(copied, *where))
+
+    pasted = _paste_copies(resolver, pair, path, resolver.value(trace), size, find_values)
+    asked = _asked(resolver, pasted.alpha)
+    return WantedMap(latent, trace, pasted.value, pasted.covered, asked)
+
+
+def _copies(pair: ImagePair) -> list[tuple[Copied, SpecPath]]:
+    """List what a pair copies. Of lists of images, those that are copied are chosen before."""
+    found = []
+    for copy, where in list_copies(pair.source):
+        assert isinstance(copy, Copied)
+        found.append((copy, where))
+    return found
 
 
 def _erase(
@@ -122,38 +156,104 @@ def _erase(
     return WantedMap(latent, trace, value, resolver.enclose(area), _asked(resolver, area))
 
 
+@dataclass(frozen=True)
+class _Pasted:
+    """Map into which values were pasted.
+
+    Attributes
+    ----------
+    value
+        The map, [1, channels, height, size].
+    covered
+        The box of all places that were pasted to.
+    alpha
+        How much of each position was replaced, [height, size] float64.
+    """
+
+    value: Tensor
+    covered: Box
+    alpha: Tensor
+
+
+def _paste_copies(
+    resolver: Resolver,
+    pair: ImagePair,
+    path: SpecPath,
+    target: Tensor,
+    size: int,
+    find_values: Callable[..., Tensor],
+) -> _Pasted:
+    """Paste all that a pair copies into the target's map, one after the other.
+
+    `find_values` takes a copy and its path below the edit, and gives the map that is copied from.
+    """
+    area = lay_on(target, resolver.paste_area(pair.target.mask, size, *path, "target", "mask"))
+    pasted: _Pasted | None = None
+    for copied, below in _copies(pair):
+        where = (*path, *below)
+        onto = target if pasted is None else pasted.value
+        last = _paste(resolver, find_values(copied, *where), onto, copied, area, where)
+        pasted = last if pasted is None else _join(pasted, last)
+    assert pasted is not None
+    return pasted
+
+
+def _join(before: _Pasted, last: _Pasted) -> _Pasted:
+    """Join what was pasted before with what was pasted over it."""
+    alpha = 1 - (1 - before.alpha) * (1 - last.alpha)
+    return _Pasted(last.value, before.covered.join(last.covered), alpha)
+
+
 def _paste(
     resolver: Resolver,
     source: Tensor,
     target: Tensor,
     copied_from: Copied,
-    pasted_to: Place,
-    size: int,
+    target_area: Tensor,
     path: SpecPath,
-) -> tuple[Tensor, Box, Tensor]:
-    """Paste values of a map [1, c, size, size] into another.
+) -> _Pasted:
+    """Paste values of a map [1, c, height, size] into another.
 
-    Returns the map, the place, and how much each position was replaced.
+    What lies under the source's mask goes to the middle of the target's mask, or as far from there
+    as the source's shift says. Without a mask of the source, what lies under the target's mask
+    comes from the same place.
 
-    What lies under the source's mask goes to the middle of the target's mask. Without a mask of the
-    source, what lies under the target's mask comes from the same place.
+    Parameters
+    ----------
+    resolver
+        The edit and the model.
+    source, target
+        The maps.
+    copied_from
+        The copy.
+    target_area
+        How much of each position lies in the target's mask, [height, size].
+    path
+        The path of the copy below the edit.
     """
-    target_area = lay_on(target, resolver.paste_area(pasted_to.mask, size, *path, "target", "mask"))
     if copied_from.mask is None:
         value = torch.lerp(target, source, target_area.to(target))
-        return value, resolver.enclose(target_area), target_area
-    source_area = lay_on(
-        target, resolver.paste_area(copied_from.mask, size, *path, "source", "mask")
-    )
+        return _Pasted(value, resolver.enclose(target_area), target_area)
+    size = target_area.shape[-1]
+    source_area = lay_on(target, resolver.paste_area(copied_from.mask, size, *path, "mask"))
     copied = resolver.enclose(source_area)
-    alpha = source_area[copied.rows(), copied.columns()].to(target)
+    alpha = source_area[copied.rows(), copied.columns()]
     clip = source[:, :, copied.rows(), copied.columns()]
-    pasted = _centre(copied, resolver.enclose(target_area), size)
-    value = target.clone()
+    shift = _positions(copied_from, size / resolver.generator.architecture.image_size)
+    pasted = _centre(copied, resolver.enclose(target_area), size, shift)
+    value, replaced = target.clone(), torch.zeros_like(source_area)
+    replaced[pasted.rows(), pasted.columns()] = alpha
+    alpha = alpha.to(target)
     # As the paper's interface pastes: soft edges of the mask blend.
     under = value[:, :, pasted.rows(), pasted.columns()]
     value[:, :, pasted.rows(), pasted.columns()] = (1 - alpha) * under + alpha * clip
-    return value, pasted, source_area
+    return _Pasted(value, pasted, replaced)
+
+
+def _positions(copied: Copied, scale: float) -> tuple[int, int]:
+    """Return how many positions a copy goes to the right and down."""
+    right, down = copied.shift or (0, 0)
+    return math.floor(right * scale + 0.5), math.floor(down * scale + 0.5)
 
 
 def _asked(resolver: Resolver, alpha: Tensor) -> float:
@@ -162,32 +262,48 @@ def _asked(resolver: Resolver, alpha: Tensor) -> float:
     return float(alpha[counted(alpha, share)].mean())
 
 
-def _centre(copied: Box, target: Box, size: int) -> Box:
-    """Centre a box of the size of `copied` on `target`, and move it inside of the map."""
+def _centre(copied: Box, target: Box, size: int, shift: tuple[int, int] = (0, 0)) -> Box:
+    """Centre a box of the size of `copied` on `target`, shift it, and move it inside of the map."""
     height, width = copied.bottom - copied.top, copied.right - copied.left
+    right, down = shift
     # Whole positions: half of an odd size is rounded down.
-    top = min(max((target.top + target.bottom) // 2 - height // 2, 0), size - height)
-    left = min(max((target.left + target.right) // 2 - width // 2, 0), size - width)
+    top = min(max((target.top + target.bottom) // 2 - height // 2 + down, 0), size - height)
+    left = min(max((target.left + target.right) // 2 - width // 2 + right, 0), size - width)
     return Box(top, left, top + height, left + width)
 
 
-def _crop(resolver: Resolver, wanted: WantedMap) -> Side:
-    """Crop the rule to the region that a paste covers, with K* (haloed) and V* there.
+def _of_one_size(regions: list[Box], size: int) -> list[Box]:
+    """Grow boxes to the size of the largest, inside a map of `size` positions an axis.
 
-    Where a later layer is observed, what is pasted there has its causes all over the map: the
-    region is all of it.
+    The sides of a rule are solved as one batch.
     """
-    edit, generator, trace = resolver.edit, resolver.generator, wanted.trace
-    shape = generator.layer(edit.layer)
-    if edit.observe is not None:
-        whole = Box(0, 0, shape.key_size, shape.key_size)
-        key, arguments = generator.crop(edit.layer, trace, whole)
-        arguments |= generator.carried_tensors(trace)
-        return Side(whole, key, wanted.value, arguments, wanted.asked)
-    # Where the layer samples up, several values have one key: the region is of whole keys.
-    region = wanted.covered.scale_down(shape.scale)
-    covered = region.scale_up(shape.scale)
-    key, arguments = generator.crop(edit.layer, trace, region)
+    height = max(region.bottom - region.top for region in regions)
+    width = max(region.right - region.left for region in regions)
+    largest = Box(0, 0, height, width)
+    return [_centre(largest, region, size) for region in regions]
+
+
+def _whole_map(resolver: Resolver, wanted: WantedMap) -> Side:
+    """Make the side of a rule whose V* is of a later layer.
+
+    What is pasted there has its causes all over the map: the region is all of it.
+    """
+    generator, layer = resolver.generator, resolver.edit.layer
+    size = generator.layer(layer).key_size
+    whole = Box(0, 0, size, size)
+    key, arguments = generator.crop(layer, wanted.trace, whole)
+    arguments |= generator.carried_tensors(wanted.trace)
+    return Side(whole, key, wanted.value, arguments, wanted.asked)
+
+
+def _crop(resolver: Resolver, wanted: WantedMap, region: Box) -> Side:
+    """Crop a rule to a region of the key map, with K* (haloed) and V* there.
+
+    Where the region is larger than what a paste covers, V* is the target's own value.
+    """
+    generator, layer = resolver.generator, resolver.edit.layer
+    covered = region.scale_up(generator.layer(layer).scale)
+    key, arguments = generator.crop(layer, wanted.trace, region)
     value = wanted.value[:, :, covered.rows(), covered.columns()]
     return Side(region, key, value, arguments, wanted.asked)
 
@@ -205,9 +321,13 @@ def composite_image(resolver: Resolver, pair: ImagePair, path: SpecPath, wanted:
         image = generator.forward_from(edit.layer, wanted.value, wanted.trace)
         covered = wanted.covered.scale_up(size // generator.layer(edit.layer).value_size)
     else:
-        source = generator.images(resolver.latent(pair.source, *path, "source"))
+
+        def find_pixels(copied: Copied, *where: str | int) -> Tensor:
+            return generator.images(resolver.latent(copied, *where))
+
         target = generator.images(resolver.latent(pair.target, *path, "target"))
-        image, covered, _ = _paste(resolver, source, target, pair.source, pair.target, size, path)
+        pasted = _paste_copies(resolver, pair, path, target, size, find_pixels)
+        image, covered = pasted.value, pasted.covered
     area = torch.zeros_like(image[:, :1])
     area[:, :, covered.rows(), covered.columns()] = 1
     return Side(covered, wanted.latent, image, {"area": area}, wanted.asked)

@@ -142,6 +142,21 @@ class Resolver:
         output[:, change.units] = (1 - area) * output[:, change.units] + area * change.value
         return generator.forward_between(layer, output, trace, self.edit.layer)
 
+    def picture(self, scene: Scene, *path: str | int) -> Tensor:
+        """Draw one image, [1, 3, image_size, image_size], under its intervention if it has one.
+
+        Raises as `trace`.
+        """
+        return self._draw(self.trace(scene, *path))
+
+    def draw(self, latent: Tensor) -> Tensor:
+        """Draw the image of a latent, [1, 3, image_size, image_size], as `picture` does."""
+        return self._draw(self.generator.trace(self.edit.layer, latent))
+
+    def _draw(self, trace: Trace) -> Tensor:
+        generator, layer = self.generator, self.edit.layer
+        return generator.forward_from(layer, generator.layer_value(layer, trace), trace)
+
     def value(self, trace: Trace, key: Tensor | None = None) -> Tensor:
         """Compute the edited layer's value map, or the output of the observed layer.
 
@@ -182,7 +197,7 @@ class Resolver:
 
         Raises `SpecError` where nothing of it is left at this resolution.
         """
-        area = self._mask_area(mask, resolution, *path)
+        area = self.mask_area(mask, resolution, *path)
         self._require_some(area, "of this mask", *path)
         return area
 
@@ -203,11 +218,12 @@ class Resolver:
         """
         area = self.area(place.mask, resolution, *path, "mask")
         if isinstance(place, ContextPlace) and place.exclude is not None:
-            area = area * (1 - self._mask_area(place.exclude, resolution, *path, "exclude"))
+            area = area * (1 - self.mask_area(place.exclude, resolution, *path, "exclude"))
             self._require_some(area, "of the mask outside of what it excludes", *path, "exclude")
         return area
 
-    def _mask_area(self, mask: Mask, resolution: int, *path: str | int) -> Tensor:
+    def mask_area(self, mask: Mask, resolution: int, *path: str | int) -> Tensor:
+        """Compute the area of a mask as `area` does, of which nothing may be left."""
         size = self.generator.architecture.image_size
         return torch.from_numpy(spec_mask(self.loaded, mask, (*self.path, *path), size, resolution))
 

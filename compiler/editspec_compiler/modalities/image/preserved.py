@@ -94,8 +94,6 @@ class PreservedScene:
         How much each of its positions counts.
     resolver, path
         The resolver whose places problems are shown at, and the path of the place below it.
-    below
-        The path of the latent below the place.
     """
 
     scene: Scene
@@ -103,27 +101,30 @@ class PreservedScene:
     weight: float
     resolver: Resolver
     path: SpecPath
-    below: SpecPath = ("latent",)
 
     @property
     def latent(self) -> Tensor:
         """Latent of the image, z [1, latent_size] or w."""
-        return self.resolver.vector(self.scene.latent, *self.path, *self.below)
+        return self.resolver.latent(self.scene, *self.path)
 
     def trace(self) -> Trace:
         """Trace the image up to the edited layer."""
-        resolver = self.resolver
-        if self.scene.intervene is not None:
-            return resolver.trace(self.scene, *self.path)
-        return resolver.generator.trace(resolver.edit.layer, self.latent)
+        return self.resolver.trace(self.scene, *self.path)
+
+    def output_area(self) -> Tensor:
+        """How much each pixel of the picture counts, [1, 1, size, size] float64."""
+        size = self.resolver.generator.architecture.image_size
+        area = torch.ones(size, size, dtype=torch.float64)
+        if self.mask is not None:
+            area = self.resolver.area(self.mask, size, *self.path, "mask")
+        return self.weight * area[None, None]
 
 
 def preserved_scenes(resolver: Resolver) -> Iterator[PreservedScene]:
     """Yield the images of ``preserve``, and with ``protect`` those of the edits before."""
     for index, place in enumerate(resolver.edit.preserve or ()):
-        path: SpecPath = ("preserve", index)
-        for scene, below in place.scenes():
-            yield PreservedScene(scene, place.mask, place.weight, resolver, path, below)
+        scene = Scene(latent=place.latent)
+        yield PreservedScene(scene, place.mask, place.weight, resolver, ("preserve", index))
     if resolver.edit.protect is None:
         return
     for number in range(resolver.number):

@@ -10,6 +10,7 @@ from torch import Tensor
 from editspec_compiler.modalities.image.paste import composite_image, make_wanted_map
 from editspec_compiler.modalities.image.places import Resolver
 from editspec_compiler.modalities.image.preserved import preserved_scenes
+from editspec_compiler.modalities.image.sources import Sides
 from editspec_compiler.schema import Refine
 from editspec_compiler.validation import suggest
 from editspec_runtime.codes import Code
@@ -19,13 +20,15 @@ OUTPUT = "output"
 """The value of ``at`` that stands for the pixels themselves."""
 
 
-def find_refinement(resolver: Resolver, units: tuple[int, ...]) -> Refinement | None:
+def find_refinement(resolver: Resolver, sides: Sides, units: tuple[int, ...]) -> Refinement | None:
     """Find what an edit is refined by; None where it says nothing of it.
 
     Parameters
     ----------
     resolver
         The edit and the model.
+    sides
+        Its pairs, whose sources are chosen.
     units
         The units that an erased value does without.
 
@@ -39,7 +42,7 @@ def find_refinement(resolver: Resolver, units: tuple[int, ...]) -> Refinement | 
         return None
     pasting = _pasting_resolver(resolver, given)
     items, wanted = [], []
-    for pair, path in resolver.sides():
+    for pair, path in sides:
         map_ = make_wanted_map(pasting, pair, path, units)
         if given.at == OUTPUT:
             picture = composite_image(pasting, pair, path, map_).value
@@ -48,12 +51,13 @@ def find_refinement(resolver: Resolver, units: tuple[int, ...]) -> Refinement | 
         items.append(map_.latent)
         wanted.append(picture)
     precision = getattr(torch, resolver.loaded.spec.precision)
-    kept = _kept_items(resolver, items)
+    kept, areas = _kept_items(resolver, items)
     latents = _one_form(resolver, [*items, *kept])
     return Refinement(
         items=torch.cat(latents[: len(items)]).to(precision),
         wanted=torch.cat(wanted).to(precision),
         kept=torch.cat([latents[0][:0], *latents[len(items) :]]).to(precision),
+        kept_area=torch.cat([wanted[0][:0, :1], *areas]).to(wanted[0]).to(precision),
         steps=given.steps,
         learning_rate=given.learning_rate,
         weight=given.weight,
@@ -82,16 +86,21 @@ def _pasting_resolver(resolver: Resolver, given: Refine) -> Resolver:
     return replace(resolver, loaded=replace(resolver.loaded, spec=spec))
 
 
-def _kept_items(resolver: Resolver, items: list[Tensor]) -> list[Tensor]:
-    """The latents of preserved places, each once; those of the rule have pictures of their own."""
+def _kept_items(resolver: Resolver, items: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The latents of preserved places, each once, and the areas of their pictures that count.
+
+    Those of the rule have pictures of their own.
+    """
     kept: dict[bytes, Tensor] = {}
+    areas: dict[bytes, Tensor] = {}
     targets = {_bytes_of(item) for item in items}
     for preserved in preserved_scenes(resolver):
-        latent = preserved.latent
+        latent, area = preserved.latent, preserved.output_area()
         name = _bytes_of(latent)
         if name not in targets:
             kept.setdefault(name, latent)
-    return list(kept.values())
+            areas[name] = torch.maximum(area, areas.get(name, area))
+    return list(kept.values()), list(areas.values())
 
 
 def _one_form(resolver: Resolver, latents: list[Tensor]) -> list[Tensor]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 
 from editspec_compiler.digests import edit_digest
 from editspec_compiler.modalities.image.context import needed_context_keys, rank_units
-from editspec_compiler.modalities.image.paste import Side, make_side
+from editspec_compiler.modalities.image.paste import Side, make_sides
 from editspec_compiler.modalities.image.places import LayerMoment, Resolver, join_arguments
 from editspec_compiler.modalities.image.preserved import find_preserved
 from editspec_compiler.modalities.image.refinement import find_refinement
-from editspec_compiler.modalities.image.schema import image_spec
+from editspec_compiler.modalities.image.schema import ImageEdit, image_spec
+from editspec_compiler.modalities.image.sources import ChosenSources, choose_sources
 from editspec_compiler.references import LoadedSpec, nonlinear_problem, observe_problem
 from editspec_runtime.codes import Code
 from editspec_runtime.core.method import CHANNELWISE, DIRECTIONS, FULL, LEARNED, LINEAR, RANK
@@ -87,12 +89,10 @@ def resolve_rule(
     _require_fitting_layer(resolver)
     context_keys, context_weights = needed_context_keys(resolver)
     units = rank_units(resolver, context_keys, context_weights)
-    # Each side from its own image alone: another batch would give other bits.
-    sides = [make_side(resolver, pair, path, units) for pair, path in resolver.sides()]
-    _require_one_shape(resolver, sides)
+    chosen = choose_sources(resolver, resolver.sides())
+    sides = make_sides(resolver, chosen.sides, units)
     _require_rank(resolver, len(context_keys))
     precision = getattr(torch, loaded.spec.precision)
-    regions = [_plain_box(side.region) for side in sides]
     keys = [side.key for side in sides]
     values = [side.value for side in sides]
     return LayerRule(
@@ -104,14 +104,23 @@ def resolve_rule(
         context_keys=context_keys.to(precision),
         context_weights=context_weights.to(precision),
         preserved=find_preserved(resolver, sides),
-        refinement=find_refinement(resolver, units),
+        refinement=find_refinement(resolver, chosen.sides, units),
         observe=edit.observe,
         units=units,
-        details={
-            "region": regions[0] if edit.pairs is None else regions,
-            "asked": round(sum(side.asked for side in sides) / len(sides), 4),
-        },
+        details=_describe(edit, sides, chosen),
     )
+
+
+def _describe(edit: ImageEdit, sides: list[Side], chosen: ChosenSources) -> dict[str, Any]:
+    """Describe the sides of a rule: their regions, how much they ask for, and chosen sources."""
+    regions = [_plain_box(side.region) for side in sides]
+    details: dict[str, Any] = {
+        "region": regions[0] if edit.pairs is None else regions,
+        "asked": round(sum(side.asked for side in sides) / len(sides), 4),
+    }
+    if chosen.nearest:
+        details["nearest"] = list(chosen.nearest)
+    return details
 
 
 def _plain_box(box: Box) -> list[int]:
@@ -145,29 +154,6 @@ def _suggest_layer(generator: Generator, edited: str) -> str:
         if layer.parameter == parameter and is_channelwise(generator.function(name)):
             return f", or layer: {name}, whose value is {layer.steps[-1]}'s"
     return ""
-
-
-def _require_one_shape(resolver: Resolver, sides: list[Side]) -> None:
-    """Raise a `SpecError` where the sides of a rule differ in shape.
-
-    The sides are solved as one batch.
-    """
-    for index, side in enumerate(sides):
-        if side.key.shape == sides[0].key.shape:
-            continue
-        first, other = _describe_size(sides[0].region), _describe_size(side.region)
-        raise resolver.loaded.error(
-            (*resolver.path, "pairs", index),
-            f"this pair covers {other} positions of {resolver.edit.layer}, and pairs[0] covers "
-            f"{first}",
-            "give all pairs masks of one size, an edit to each pair, or observe, which compares "
-            "whole maps",
-            Code.PAIRS_UNFIT,
-        )
-
-
-def _describe_size(box: Box) -> str:
-    return f"{box.bottom - box.top}x{box.right - box.left}"
 
 
 def _require_rank(resolver: Resolver, keys: int) -> None:

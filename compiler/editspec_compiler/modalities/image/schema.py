@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
@@ -153,8 +152,31 @@ class Intervention(Part):
     mask: Mask = Field(description="Where: an image file, a data URL, or shapes in output pixels.")
 
 
+PLURALS = {"latents": "latent"}
+"""The key of a place that stands for several, and the key of one."""
+
+
+def _describe_plurals(schema: dict[str, Any]) -> None:
+    """Say in a JSON Schema that a place may name several images in place of one."""
+    properties = schema["properties"]
+    for plural, singular in PLURALS.items():
+        several = "Several images: a place of each."
+        items = {key: part for key, part in properties[singular].items() if key != "description"}
+        properties[plural] = {
+            "type": "array",
+            "items": items,
+            "minItems": 1,
+            "description": several,
+        }
+        required = [key for key in schema.get("required", ()) if key != singular]
+        schema["required"] = required
+        schema["oneOf"] = [{"required": [singular]}, {"required": [plural]}]
+
+
 class Scene(Part):
     """Generated image."""
+
+    model_config = ConfigDict(json_schema_extra=_describe_plurals)
 
     latent: Latent = Field(
         description="Which image: a number in the latent stream, a vector, or a file."
@@ -164,16 +186,45 @@ class Scene(Part):
     )
 
 
+COPIED_MASK = "Where in it; the values then go to the middle of the target. "
+COPIED_MASK += "Default: the target's own place."
+Shift = Annotated[
+    Annotated[list[Number], Field(min_length=2, max_length=2)] | None,
+    Field(
+        exclude_if=_is_none,
+        description=(
+            "[right, down] in output pixels: how far from the middle of the target the values go."
+        ),
+    ),
+]
+
+
 class Copied(Scene):
     """A value that is copied from an image."""
 
-    mask: Mask | None = Field(
-        None,
-        description=(
-            "Where in it; the values then go to the middle of the target. Default: the target's "
-            "own place."
-        ),
+    mask: Mask | None = Field(None, description=COPIED_MASK)
+    shift: Shift = None
+
+
+class Candidates(Part):
+    """Images, of which the one is taken that is most alike the target."""
+
+    latents: list[Latent] = Field(
+        min_length=1, description="The images: numbers in the latent stream, vectors, or files."
     )
+    other_than: Mask | None = Field(
+        None,
+        alias="except",
+        description="Where they need not be alike. Default: the target's mask.",
+    )
+
+
+class CopiedFromNearest(Part):
+    """A value that is copied from the image of a list that is most alike the target."""
+
+    nearest: Candidates = Field(description="The images, and where they need not be alike.")
+    mask: Mask | None = Field(None, description=COPIED_MASK)
+    shift: Shift = None
 
 
 class Place(Scene):
@@ -196,35 +247,51 @@ class ContextPlace(Place):
 class PreservedPlace(Part):
     """A region, or a whole image, that must stay as it is."""
 
-    latent: Latent | None = Field(
-        None, description="Which image: a number in the latent stream, a vector, or a file."
-    )
-    latents: list[Latent] | None = Field(
-        None, min_length=1, description="Several images in place of one."
+    model_config = ConfigDict(json_schema_extra=_describe_plurals)
+
+    latent: Latent = Field(
+        description="Which image: a number in the latent stream, a vector, or a file."
     )
     mask: Mask | None = Field(None, description="Where in it. Default: the whole image.")
     weight: Number = Field(
         1.0, gt=0, le=1e6, description="How much each of its positions counts, besides the mask."
     )
 
-    def scenes(self) -> Iterator[tuple[Scene, SpecPath]]:
-        """Yield every image, and where its latent stands below this place."""
-        if self.latent is not None:
-            yield Scene(latent=self.latent), ("latent",)
-        for index, latent in enumerate(self.latents or ()):
-            yield Scene(latent=latent), ("latents", index)
+
+def _copy_tag(given: Any) -> str:
+    return choose_tag(given, {}, {"nearest": "@nearest"}) or "@copied"
 
 
 def _source_tag(given: Any) -> str:
-    return choose_tag(given, {}, {"erase": "@erasing"}) or "@copied"
+    return choose_tag(given, {list: "@several"}, {"erase": "@erasing"}) or _copy_tag(given)
 
+
+Copy = Annotated[
+    Annotated[Copied, Tag("@copied")] | Annotated[CopiedFromNearest, Tag("@nearest")],
+    Discriminator(_copy_tag),
+]
 
 Source = Annotated[
-    Annotated[Copied, Tag("@copied")] | Annotated[Erase, Tag("@erasing")],
+    Annotated[Copied, Tag("@copied")]
+    | Annotated[CopiedFromNearest, Tag("@nearest")]
+    | Annotated[Annotated[list[Copy], Field(min_length=1)], Tag("@several")]
+    | Annotated[Erase, Tag("@erasing")],
     Discriminator(_source_tag),
 ]
 
 ImagePair = Pair[Place, Source]
+
+
+def list_copies(source: Source) -> list[tuple[Copy, SpecPath]]:
+    """List what a source copies, in the order of pasting, with its path below the pair.
+
+    What is erased copies nothing.
+    """
+    if isinstance(source, Erase):
+        return []
+    if isinstance(source, list):
+        return [(copy, ("source", index)) for index, copy in enumerate(source)]
+    return [(source, ("source",))]
 
 
 class ImageEdit(Edit[Place, Source, list[ContextPlace], PreservedPlace]):
@@ -279,6 +346,20 @@ class Collateral(Check):
     )
 
 
+class VisibleTrace(Check):
+    """Share of pictures that visibly change where the edit's rule does not hold."""
+
+    measure: Literal["trace"] = Field(description="What is measured.")
+    images: list[Images] | None = Field(
+        None,
+        min_length=1,
+        description=(
+            "Which images, and what else in them may change. Default: 64 of a stream of their own."
+        ),
+    )
+    at_most: Number = Field(ge=0, le=1, description="The largest share that passes.")
+
+
 class Pictures(Part):
     """Whole pictures."""
 
@@ -324,6 +405,7 @@ AnyCheck = (
     TargetError
     | Efficacy
     | Collateral
+    | VisibleTrace
     | Recognised
     | PredictedCollateral
     | Retention

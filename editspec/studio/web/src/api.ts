@@ -55,6 +55,7 @@ export interface EditResult {
   seconds: number;
   digest: string;
   curve: CurvePoint[] | null;
+  traces: { share: number; low: number; high: number } | null;
 }
 
 export interface Match {

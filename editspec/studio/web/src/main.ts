@@ -6,7 +6,7 @@ import { boundsOf, maskOf, PixelCanvas, type Tool } from "./canvas";
 import { h, icon, iconButton, redraw } from "./dom";
 import { Editor } from "./editor";
 import { Gallery } from "./gallery";
-import { drawEdits, drawOutcome, drawRule } from "./panels";
+import { drawEdits, drawOutcome, drawRule, isYielding } from "./panels";
 
 type Mode = "copy" | "paste" | "context";
 
@@ -135,6 +135,7 @@ class Studio {
       this.send("DELETE", `edits/${number}`, null, () => this.select(Math.max(0, number - 1))),
     execute: () => this.send("POST", "execute", {}),
     cancel: () => void this.ask(() => call("POST", "cancel")),
+    traces: (result: number) => void this.ask(() => call("POST", `results/${result}/traces`)),
     curve: (result: number) => void this.ask(() => call("POST", `results/${result}/curve`)),
   };
 
@@ -347,7 +348,7 @@ class Studio {
     const found = this.state.found[edit.name] ?? [];
     const taken = new Set(edit.context.map((place) => place.latent));
     const fresh = found.filter((match) => !taken.has(match.latent));
-    const busy = this.state.job !== null && this.state.job.kind !== "curve";
+    const busy = this.state.job !== null && !isYielding(this.state.job);
     redraw(
       this.strip,
       h(

@@ -1,6 +1,6 @@
 // The panels on the left: the list of edits, the rule of the chosen one, what Execute made of it.
 
-import type { CurvePoint, Edit, EditResult, State } from "./api";
+import type { CurvePoint, Edit, EditResult, Job, State } from "./api";
 import { h, icon, iconButton, redraw, short, svg } from "./dom";
 
 export interface Acts {
@@ -11,6 +11,12 @@ export interface Acts {
   execute(): void;
   cancel(): void;
   curve(result: number): void;
+  traces(result: number): void;
+}
+
+/** Whether work is given up for other work. */
+export function isYielding(job: Job): boolean {
+  return job.kind === "curve" || job.kind === "traces";
 }
 
 export function drawEdits(panel: Element, state: State, selected: number, acts: Acts): void {
@@ -195,7 +201,7 @@ export function drawOutcome(panel: Element, state: State, selected: number, acts
   const result = edit && resultOf(state, edit);
   redraw(
     panel,
-    job && job.kind !== "curve"
+    job && !isYielding(job)
       ? h(
           "div", { class: "job" },
           h("progress", { max: job.total || 1, ".value": job.done, "aria-label": job.what || job.kind }),
@@ -216,11 +222,20 @@ export function drawOutcome(panel: Element, state: State, selected: number, acts
           "dl", { class: `figures${state.results?.current ? "" : " stale"}` },
           figure("Loss", short(result.loss), result.residual === null ? "" : `${short(100 * result.residual, 2)} % is left`),
           figure("Collateral", short(result.collateral, 2), "predicted"),
+          result.traces && figure("Traces", `${short(100 * result.traces.share, 2)} %`, `${short(100 * result.traces.low, 2)} to ${short(100 * result.traces.high, 2)} % of images`),
           figure("Time", result.status === "up to date" ? "–" : `${result.seconds.toFixed(2)} s`, result.status),
           figure("Patch", result.digest.slice(0, 12), `${result.layer}, ${result.rank ? `rank ${result.rank}` : "full rank"}`),
         )
       : !job && h("p", { class: "hint" }, ready ? "Execute applies the rule to the model." : todo(state, edit)),
     ...(result?.warnings ?? []).map((text) => h("p", { class: "hint warning", role: "status" }, text)),
+    result && !result.traces && h(
+      "button", {
+        type: "button", class: "text-button", "data-key": "traces", disabled: job !== null || !state.results?.current,
+        title: "The share of unseen images that visibly change where the key does not match",
+        onclick: () => acts.traces(state.results!.edits.indexOf(result)),
+      },
+      job?.kind === "traces" ? `Measuring traces ${job.done}/${job.total}` : "Measure traces",
+    ),
     result && hasCurve(state, result) && trade(state, selected, edit, result, acts),
   );
 }

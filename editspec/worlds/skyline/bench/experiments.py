@@ -15,6 +15,9 @@ PACKAGE = Path(__file__).parents[3]
 OURS = "projected-gradient"
 """The row that the others are compared with."""
 
+RECIPE = "recipe"
+"""The row of the recipe that ships, which is no spec of the paper's."""
+
 UNMODIFIED = "unmodified"
 COPYING, LAPLACE = "propagated-copying", "propagated-laplace"
 PROPAGATED = (COPYING, LAPLACE)
@@ -23,6 +26,7 @@ PROPAGATED = (COPYING, LAPLACE)
 TITLES = {
     "projected-gradient": "Our method (projected gradient descent)",
     "least-squares": "Our method, solved by least squares",
+    RECIPE: "Directions learned with what is preserved, refined (the recipe)",
     "direct": "With direct optimization of A",
     "single-image": "With single-image direction constraint",
     "layer": "With single-layer, no direction constraint",
@@ -75,6 +79,9 @@ class Experiment:
     def specs(self) -> dict[str, Path]:
         """Return the spec of every row, in the order of the paper's tables."""
         found = {path.stem: path for path in (folder() / self.name).glob("*.yaml")}
+        recipe = folder().parent / f"{self.name.replace('-', '_')}.yaml"
+        if recipe.is_file():
+            found[RECIPE] = recipe
         return {row: found[row] for row in TITLES if row in found}
 
 

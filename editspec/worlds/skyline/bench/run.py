@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from editspec.engine.built import BuiltEdit
+from editspec.engine.intervals import Estimates, Ratio, start_bootstrap
 from editspec.engine.resources import Resources
 from editspec.engine.session import solve as solve_
+from editspec.modalities.image.artefacts import THRESHOLDS
 from editspec.modalities.image.pictures import png_bytes
 from editspec.worlds.skyline import WEIGHTS
 from editspec.worlds.skyline.bench.experiments import (
@@ -52,9 +54,8 @@ from editspec.worlds.skyline.bench.tables import (
     TableResult,
 )
 from editspec.worlds.skyline.efficacy import (
-    TRACES,
     edit_measures,
-    edit_numbers,
+    edit_ratios,
     find_changed_scenes,
     readings,
 )
@@ -93,7 +94,7 @@ RETENTION = 1000
 SHOWN = 8
 """Images in a picture."""
 
-MEASURES = 1
+MEASURES = 2
 """The version of the measures; it rises when they change, so that kept ones are not used."""
 
 Change = Callable[[Scene], Scene]
@@ -292,7 +293,7 @@ class Bench:
             "experiment": name,
             "row": [row.name, row.identity],
             "numbers": [UNSEEN.seed, numbers.start, numbers.stop],
-            "traces": list(TRACES),
+            "traces": list(THRESHOLDS),
         }
 
         def measure() -> dict[str, Tensor]:
@@ -307,7 +308,6 @@ class Bench:
             spent = (time.perf_counter() - begun) / len(numbers)
             maps = self.features.maps
             measures = edit_measures(scene, wanted, unedited, edited, self.reader, maps)
-            measures["touched"] = find_changed_scenes(scene, wanted).double()
             measures["seconds"] = torch.full((len(numbers),), spent, dtype=torch.float64)
             return measures | readings(scene, edited, self.reader)
 
@@ -367,8 +367,10 @@ class Bench:
             images.append((name, row.draw(shown, before).cpu()))
             for edit in range(after + 1):
                 measures = self._measure_retention(row, edit, after)
-                numbers = edit_numbers(measures)
-                entries.append(Retention(names[edit], name, len(measures["error"]), numbers))
+                count, ratios = len(measures["error"]), edit_ratios(measures)
+                found = Estimates.of(ratios, start_bootstrap())
+                entry = Retention(names[edit], name, count, found.numbers, found.intervals)
+                entries.append(entry)
         write(self.out / "succession.png", png_bytes(draw_rows(images)))
         return SuccessionResult("Figure 1", names, tuple(entries))
 
@@ -382,11 +384,12 @@ class Bench:
 def _row_result(
     experiment: Experiment, row: Row, measures: dict[str, Tensor], ours: Tensor
 ) -> RowResult:
-    numbers: dict[str, float] = dict(edit_numbers(measures))
-    changed = measures["touched"] == 1
+    ratios = edit_ratios(measures)
     if row.name not in (OURS, "rank-1"):
         nearer = measures["error"] < ours[: len(measures["error"])]
-        numbers["closer_than_ours"] = nearer[changed].double().mean().item()
+        ratios["closer_than_ours"] = Ratio.mean(nearer, measures["touched"])
+    found = Estimates.of(ratios, start_bootstrap())
+    numbers = dict(found.numbers)
     if experiment.name == "watermarks":
         for kind in ("middle", "bottom"):
             numbers[kind] = int(measures[f"{kind}_watermark"].sum())
@@ -401,6 +404,7 @@ def _row_result(
         TITLES[row.name],
         len(measures["error"]),
         numbers,
+        found.intervals,
         seconds,
         row.settings,
         experiment.published.get(row.name, {}),

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from editspec.engine.result import CommandResult
+from editspec.engine.intervals import Interval
+from editspec.engine.result import CommandResult, to_plain
 from editspec.worlds.skyline.bench.experiments import OURS
 
 FORMAT = "editspec.bench"
@@ -16,10 +17,15 @@ SETTINGS = ("layer", "rank", "steps")
 
 COLUMNS = {
     "efficacy": ".1%",
+    "recovered": ".1%",
+    "within_quarter": ".1%",
     "read": ".1%",
     "outside": ".4f",
+    "outside_99": ".3f",
     "trace": ".1%",
     "strong": ".1%",
+    "untouched_trace": ".1%",
+    "untouched_outside": ".4f",
     "perceptual": ".4f",
     "distance": ".3f",
     "closer_than_ours": ".1%",
@@ -31,19 +37,33 @@ COLUMNS = {
 }
 """The columns of a table in their order, and how their numbers are printed."""
 
-HEADINGS = {"closer_than_ours": "closer"}
+HEADINGS = {
+    "within_quarter": "within a quarter",
+    "outside_99": "outside, 99 %",
+    "untouched_trace": "trace, untouched",
+    "untouched_outside": "outside, untouched",
+    "closer_than_ours": "closer",
+}
 """Headings that are not the names of their columns."""
+
+WITH_INTERVALS = ("efficacy", "recovered", "outside", "trace", "untouched_trace")
+"""The columns whose intervals are printed; ``bench.json`` has all."""
 
 LEGEND = (
     "efficacy: of the pixels that the perfect edit changes, the share that ends closer to it than"
-    " to the original. read: the share of the images with something to change whose attributes are"
-    " read as changed. outside: mean absolute change of all other pixels, -1..1. trace: the share"
+    " to the original. recovered: 1 - |y - x*| / |x - x*| over these pixels, x being the picture"
+    " before the edit, y after it, x* the perfect one. within a quarter: the share of these pixels"
+    " of which at most a quarter of |x - x*| is left. read: the share of the images with something"
+    " to change whose attributes are read as changed. outside: mean absolute change of all other"
+    " pixels, -1..1; 99 %: its 99th percentile in an image, averaged. trace: the share"
     " of the images with a visible artefact: 4 connected pixels or more that change by more than"
     " 0.1 where the perfect edit changes nothing, and away from it; strong: by more than 0.2."
+    " untouched: of the images that the perfect edit leaves as they are."
     " perceptual: the change outside in features. distance: to the perfect edit, over the pixels"
     " that it changes. closer: the"
     " share of the images with something to change that end closer to the perfect edit than ours"
-    " do. seconds: for the edit, its statistics left out; of propagation, for an image."
+    " do. seconds: for the edit, its statistics left out; of propagation, for an image. In"
+    " brackets: intervals of 95 % by bootstrap over images; bench.json has one for every column."
 )
 
 
@@ -58,7 +78,9 @@ class RowResult:
     n
         Images that were measured.
     numbers
-        The measures by the names of `edit_numbers`, and more of some experiments.
+        The measures by the names of `edit_ratios`, and more of some experiments.
+    intervals
+        Their intervals of 95 %, by bootstrap over images.
     seconds
         The time of the edit without its statistics; of propagation, the time of one image.
     settings
@@ -71,6 +93,7 @@ class RowResult:
     title: str
     n: int
     numbers: Mapping[str, float]
+    intervals: Mapping[str, Interval]
     seconds: float | None
     settings: Mapping[str, Any]
     published: Mapping[str, str]
@@ -82,6 +105,7 @@ class RowResult:
             "title": self.title,
             "n": self.n,
             **self.numbers,
+            "intervals": to_plain(self.intervals),
             "seconds": self.seconds,
             "settings": dict(self.settings),
             "published": dict(self.published),
@@ -115,10 +139,12 @@ class Retention:
     after: str
     n: int
     numbers: Mapping[str, float]
+    intervals: Mapping[str, Interval]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as ``bench.json`` holds them."""
-        return {"edit": self.edit, "after": self.after, "n": self.n, **self.numbers}
+        whole = {"edit": self.edit, "after": self.after, "n": self.n, **self.numbers}
+        return {**whole, "intervals": to_plain(self.intervals)}
 
 
 @dataclass(frozen=True)
@@ -208,7 +234,9 @@ def _table_lines(rows: Sequence[RowResult]) -> list[str]:
     lines = [_line(names), "|---" * left + "|---:" * (len(names) - left) + "|"]
     for row, value in zip(rows, values, strict=True):
         cells = [row.title, *(str(row.settings.get(name, "–")) for name in SETTINGS)]
-        cells += [_format_cell(value.get(name), form) for name, form in columns.items()]
+        for name, form in columns.items():
+            interval = row.intervals.get(name) if name in WITH_INTERVALS else None
+            cells.append(_format_cell(value.get(name), form, interval))
         cells += [row.published.get(name, "") for name in published]
         lines.append(_line(cells))
     return lines
@@ -232,5 +260,11 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _format_cell(value: Any, form: str) -> str:
-    return "–" if value is None else format(value, form)
+def _format_cell(value: Any, form: str, interval: Interval | None) -> str:
+    if value is None:
+        return "–"
+    shown = format(value, form)
+    if interval is None:
+        return shown
+    low, high = (format(end, form) for end in interval)
+    return f"{shown} ({low} to {high})"

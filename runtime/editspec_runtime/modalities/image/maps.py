@@ -31,6 +31,15 @@ class Box:
         """The rectangle on a map with `scale` times as many positions along an axis."""
         return Box(self.top * scale, self.left * scale, self.bottom * scale, self.right * scale)
 
+    def join(self, other: Box) -> Box:
+        """Return the smallest box that holds this one and another."""
+        return Box(
+            min(self.top, other.top),
+            min(self.left, other.left),
+            max(self.bottom, other.bottom),
+            max(self.right, other.right),
+        )
+
     def scale_down(self, scale: int) -> Box:
         """The smallest rectangle that covers this one on a map with fewer positions.
 

@@ -16,5 +16,8 @@ REPORTS = 3
 SWEEPS = 4
 """Images by which a sweep chooses, so that those of reports stay unseen by the choice."""
 
+CHECKS = 5
+"""Images on which a check measures that names none."""
+
 EVALUATION = 64
 """Images on which a generator itself is evaluated, as `editspec.worlds` does with theirs."""

@@ -1,0 +1,121 @@
+"""Pairs of the recipes, and what they preserve: ``python specs/skyline/make_pairs.py``.
+
+A person finds such images in the gallery (``editspec sample``). Here the world is asked, which
+knows what every image shows: the image that is copied from is to be like the target where the edit
+does not change it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editspec.worlds.skyline.world import LATENT_SIZE, TOPS, Scene, scenes
+from editspec_runtime.modalities.image.latents import LatentStream
+from editspec_runtime.modalities.image.streams import SPECS
+
+PAIRS = Path(__file__).with_name("pairs")
+IMAGES = 2000
+SIDES = {"left": 0, "right": 2}
+"""The towers, and the site of the sun above each."""
+
+Row = dict[str, Any]
+
+
+def pair_tops(scene: Scene, old: str, new: str, count: int) -> Iterator[Row]:
+    """Pair towers of the one top with towers of the other, of about the same height.
+
+    Left and right take turns. No image is copied from twice, and no sun or text is in the way.
+    """
+    used: set[int] = set()
+    found = 0
+    for target in range(len(scene)):
+        for side, site in SIDES.items():
+            if found == count or side != list(SIDES)[found % len(SIDES)]:
+                continue
+            top, height = getattr(scene, f"{side}_top"), getattr(scene, f"{side}_height")
+            free = (scene.middle_watermark == 0) & (scene.sun_site != site)
+            if not free[target] or top[target] != TOPS.index(old):
+                continue
+            alike = free & (top == TOPS.index(new)) & ((height - height[target]).abs() < 0.04)
+            fitting = [number for number in find(alike) if number not in used]
+            if fitting:
+                used.add(fitting[0])
+                found += 1
+                yield copy(fitting[0], target, f"masks/{side}-tower.png")
+
+
+def pair_nearest(far: Tensor, targets: list[int], mask: str) -> Iterator[Row]:
+    """Pair each target with the nearest image of all, which no other is copied from.
+
+    `far` [n, n] is how much images differ; infinite where one is not to be copied from.
+    """
+    for target in targets:
+        source = int(far[target].argmin())
+        far[:, source] = torch.inf
+        yield copy(source, target, mask)
+
+
+def pair_windows(scene: Scene, count: int) -> Iterator[Row]:
+    """Pair dark windows with lit ones in walls of about the same colour."""
+    lit, free = scene.windows_lit == 1, (scene.middle_watermark == 0) & (scene.people == 0)
+    far = differ(scene, "wall", lit & free)
+    yield from pair_nearest(far, find(~lit & free)[:count], "masks/windows.png")
+
+
+def pair_people(scene: Scene, count: int) -> Iterator[Row]:
+    """Pair images with people with empty ones, of about the same walls and ground."""
+    free = scene.middle_watermark == 0
+    far = differ(scene, "wall", free & (scene.people == 0)) + differ(scene, "ground", free)
+    for number, side in enumerate(SIDES):
+        there = free & (scene.people == 1) & (scene.people_site == number)
+        yield from pair_nearest(far, find(there)[: count // 2], f"masks/people-{side}.png")
+
+
+def differ(scene: Scene, attribute: str, fitting: Tensor) -> Tensor:
+    """How much images differ in an attribute, [n, n]; infinite to those that do not fit."""
+    value = getattr(scene, attribute)
+    far = (value[:, None] - value[None]).abs()
+    return torch.where(fitting[None], far, torch.inf)
+
+
+def find(fitting: Tensor) -> list[int]:
+    """The numbers of the images that fit."""
+    return fitting.nonzero()[:, 0].tolist()
+
+
+def copy(source: int, target: int, mask: str) -> Row:
+    """Make a pair that copies what lies at the same place."""
+    return {"source": {"latent": source}, "target": {"latent": target, "mask": mask}}
+
+
+def write(name: str, rows: Iterable[Row]) -> None:
+    """Write a file of rows."""
+    lines = [json.dumps(row) + "\n" for row in rows]
+    (PAIRS / f"{name}.jsonl").write_text("".join(lines))
+
+
+def keep(name: str, fitting: Tensor, count: int) -> None:
+    """Write a file of the first images that fit, which are preserved."""
+    write(name, [{"latent": number} for number in find(fitting)[:count]])
+
+
+def main() -> None:
+    """Write all files."""
+    PAIRS.mkdir(exist_ok=True)
+    scene = scenes(LatentStream(SPECS, LATENT_SIZE).items(range(IMAGES)))
+    write("dome-to-spire", pair_tops(scene, "dome", "spire", 80))
+    keep("no-dome", (scene.left_top != 0) & (scene.right_top != 0), 80)
+    write("dark-windows-to-lit", pair_windows(scene, 40))
+    keep("lit", scene.windows_lit == 1, 40)
+    write("people-gone", pair_people(scene, 40))
+    keep("nobody", scene.people == 0, 40)
+
+
+if __name__ == "__main__":
+    main()
