@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from editspec.commands.sign import sign
     from editspec.commands.statistics import statistics
     from editspec.commands.sweep import sweep
+    from editspec.commands.tune import tune
     from editspec.commands.validate import validate
     from editspec.commands.verify import verify
     from editspec.engine.resources import allow_code
@@ -92,6 +93,7 @@ __all__ = [
     "statistics",
     "studio",
     "sweep",
+    "tune",
     "validate",
     "verify",
 ]

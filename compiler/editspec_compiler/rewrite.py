@@ -48,6 +48,8 @@ class Put:
     short
         The key that a bare value in place of the mapping is short for: ``method`` makes
         ``{method: NAME, …}`` of ``NAME``. Empty where there is no such short form.
+    entries
+        Whether a list that is new has a line for each of its entries.
     """
 
     path: SpecPath
@@ -55,10 +57,18 @@ class Put:
     instead_of: tuple[str, ...] = ()
     after: str | None = None
     short: str = ""
+    entries: bool = False
 
 
-def rewrite(text: str, file: str, puts: Sequence[Put]) -> str:
-    """Put every value of `puts` at its place in the text of a spec.
+@dataclass(frozen=True)
+class Cut:
+    """Key of a mapping that goes, with its value and what is said behind it on its line."""
+
+    path: SpecPath
+
+
+def rewrite(text: str, file: str, puts: Sequence[Put | Cut]) -> str:
+    """Put every value of `puts` at its place in the text of a spec, and cut what goes.
 
     Parameters
     ----------
@@ -67,7 +77,7 @@ def rewrite(text: str, file: str, puts: Sequence[Put]) -> str:
     file
         Its name, which tells JSON from YAML.
     puts
-        The changes; no two of the same place.
+        The changes; no two of the same place, and no two cuts of keys that follow each other.
 
     Raises
     ------
@@ -123,12 +133,15 @@ def _replace(text: str, pieces: Iterable[_Piece]) -> str:
     return text
 
 
-def _put(data: Any, put: Put) -> None:
+def _put(data: Any, put: Put | Cut) -> None:
     """Make the change in plain data."""
     *above, last = put.path
     holder, owner = data, None
     for part in above:
         holder, owner = holder[part], holder
+    if isinstance(put, Cut):
+        del holder[last]
+        return
     # A bare value, such as a method's name, becomes the mapping that it is short for.
     if put.short and not isinstance(holder, dict):
         holder = {put.short: holder}
@@ -146,13 +159,18 @@ class _Writer:
         self.as_json = file.endswith(".json")
         self.root = compose(text, file)
 
-    def piece(self, put: Put) -> _Piece:
+    def piece(self, put: Put | Cut) -> _Piece:
         """Return the piece of text that makes a change."""
+        holder, key = node_at(self.root, put.path[:-1]), str(put.path[-1])
+        if isinstance(put, Cut):
+            return self._cut(holder, key)
         node = node_at(self.root, put.path)
         if node is not None:
             return self._over(node, put.value)
-        holder, key = node_at(self.root, put.path[:-1]), str(put.path[-1])
-        setting = f"{self._key(key)}: {self._value(put.value)}"
+        words = self._value(put.value)
+        if put.entries and isinstance(holder, yaml.MappingNode):
+            words = self._lines(holder, put.value)
+        setting = f"{self._key(key)}: {words}"
         if isinstance(holder, yaml.ScalarNode) and put.short:
             begin, end = holder.start_mark.index, holder.end_mark.index
             whole = f"{{{self._key(put.short)}: {self.text[begin:end]}, {setting}}}"
@@ -191,6 +209,33 @@ class _Writer:
         line = end + len(self.text[end:].partition("\n")[0].rstrip("\r"))
         indent = " " * holder.value[0][0].start_mark.column
         return line, line, f"{self._newline()}{indent}{setting}"
+
+    def _cut(self, holder: yaml.Node | None, name: str) -> _Piece:
+        """Return the piece of text that a key and its value are."""
+        if not isinstance(holder, yaml.MappingNode):
+            raise LookupError(name)
+        names = [key.value for key, _ in holder.value]
+        at = names.index(name) if name in names else -1
+        if at < 0:
+            raise LookupError(name)
+        key, value = holder.value[at]
+        begin, end = key.start_mark.index, _end(value)
+        line_begin = self.text.rfind("\n", 0, begin) + 1
+        if not holder.flow_style and not self.text[line_begin:begin].strip():
+            rest = self.text[end:].partition("\n")
+            return line_begin, end + len(rest[0]) + len(rest[1]), ""
+        if at + 1 < len(holder.value):
+            return begin, holder.value[at + 1][0].start_mark.index, ""
+        if at:
+            return _end(holder.value[at - 1][1]), end, ""
+        return begin, end, ""
+
+    def _lines(self, holder: yaml.MappingNode, entries: list[Any]) -> str:
+        """Write a list with a line for each entry."""
+        indent = " " * (holder.value[0][0].start_mark.column + 2) if holder.value else "  "
+        glue = f",{self._newline()}{indent}"
+        inside = glue.join(self._value(entry) for entry in entries)
+        return f"[{self._newline()}{indent}{inside}{self._newline()}{indent[2:]}]"
 
     def _newline(self) -> str:
         return "\r\n" if "\r\n" in self.text else "\n"

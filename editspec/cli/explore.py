@@ -1,4 +1,4 @@
-"""Commands that explore: sample, render, search, compare-layers, blame, bisect, studio, sweep."""
+"""Commands that explore: sample, render, search, blame, bisect, studio, sweep, tune and more."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from editspec.cli.options import (
     EditName,
     Family,
     Json,
+    Layers,
     Module,
     OutFolder,
     OutPicture,
@@ -281,7 +282,7 @@ def studio(
 def sweep(
     spec: SpecArgument,
     out: OutFolder,
-    layers: Annotated[str, typer.Option("--layers", metavar="L,L,…", help="Layers to try.")] = "",
+    layers: Layers = "",
     ranks: Annotated[str, typer.Option("--ranks", metavar="R,R,…", help="Ranks to try.")] = "",
     experiment: Annotated[
         str | None,
@@ -302,6 +303,41 @@ def sweep(
             layers=[layer for layer in layers.split(",") if layer],
             ranks=_parse_ranks(ranks),
             experiment=experiment,
+            images=images,
+            device=device,
+            progress=progress,
+        )
+        answer(result, as_json)
+
+
+def tune(
+    spec: SpecArgument,
+    out: OutFolder,
+    edit: EditName = None,
+    layers: Layers = "",
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=0, max=20, help="The most rounds of preserving.")
+    ] = 4,
+    images: Annotated[
+        int,
+        typer.Option(
+            "--images", min=16, max=10_000, help="How many are looked through; a quarter judge."
+        ),
+    ] = 256,
+    allow_code: AllowCode = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find layer, rank, weight, examples and what to preserve for an edit."""
+    with run_command(as_json, debug, threads) as progress:
+        result = editspec.tune(
+            spec,
+            out,
+            edit=edit,
+            layers=[layer for layer in layers.split(",") if layer],
+            rounds=rounds,
             images=images,
             device=device,
             progress=progress,

@@ -54,6 +54,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cache": files.cache,
     "studio": explore.studio,
     "sweep": explore.sweep,
+    "tune": explore.tune,
 }
 """The commands in the order of ``--help``, which lists groups behind them."""
 

@@ -73,6 +73,8 @@ Family = Annotated[
     ),
 ]
 
+Layers = Annotated[str, typer.Option("--layers", metavar="L,L,…", help="Layers to try.")]
+
 Module = Annotated[
     str | None,
     typer.Option(

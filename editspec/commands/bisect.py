@@ -11,6 +11,7 @@ from editspec.engine.bisection import find_crossing
 from editspec.engine.result import CommandResult, to_plain
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
+from editspec_runtime.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,14 @@ def bisect(
     SpecError
         The spec or its lock is wrong.
     UsageError
-        There is no such measure, or the family does not draw images.
+        There is no such measure, the bound is no number from 0, or the family does not draw images.
     EditError
         The weights or the numbers are wrong.
     """
+    if not at_most >= 0:
+        raise UsageError(
+            f"The bound is {at_most}, expected a number from 0.", "Give --at-most 0.1, say."
+        )
     session = open_stack(spec, patches, device, progress)
     names = [edit.name for edit in session.loaded.spec.edits]
     question = session.modality.question(session, {"latent": latent})

@@ -36,6 +36,7 @@ COMMANDS = {
     "cache": "editspec.commands.cache:cache",
     "studio": "editspec.studio:studio",
     "sweep": "editspec.commands.sweep:sweep",
+    "tune": "editspec.commands.tune:tune",
     "bench paper": "editspec.worlds.skyline.bench.run:bench_paper",
     "ci review": "editspec.commands.ci:ci_review",
     "ci apply": "editspec.commands.ci:ci_apply",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 
 from editspec.engine.intervals import Interval
+from editspec.engine.relocation import relocate_names
 from editspec.engine.resources import Resources
 from editspec.engine.result import CommandResult, to_plain
 from editspec.engine.session import BuildSession
@@ -25,16 +24,11 @@ from editspec.modalities.image.pictures import png_bytes
 from editspec.views.sweep_chart import Dot, draw_sweep
 from editspec.worlds.registry import find_experiment
 from editspec_compiler import LoadedSpec, SpecError, load
-from editspec_compiler.abbreviations import find_row_files
-from editspec_compiler.document import parse
-from editspec_compiler.problems import SpecPath
 from editspec_compiler.rewrite import Put, rewrite
-from editspec_compiler.visit import find_files
 from editspec_runtime.core.executor import Executor
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.io.cache import Cache
-from editspec_runtime.io.downloads import is_remote
 from editspec_runtime.io.files import write
 from editspec_runtime.io.outputs import run_folder
 
@@ -271,42 +265,8 @@ def rewrite_winner(loaded: LoadedSpec, folder: Path, layer: str, rank: int) -> s
         Put(("edits", last, "layer"), layer),
         Put(("edits", last, "rank"), rank, after="layer"),
     ]
-    names = dict(find_files(type(loaded.spec), document.data))
-    weights = loaded.spec.model.weights
-    if not (weights.startswith("builtin:") or is_remote(weights)):
-        names["model", "weights"] = weights
-    moved: dict[SpecPath, Any] = {}
-    for path, name in names.items():
-        file = loaded.path.parent / Path(name).expanduser()
-        moved[path] = os.path.relpath(file, folder.resolve())
-    # Rows that name files are written out: their names lead from the folder of the spec, too.
-    of_rows = {path[:3] for path in moved if document.is_of_row(path)}
-    for path in of_rows:
-        puts.append(Put(path, _replace_parts(document.data, path, moved)))
-    named = ((path, name) for path, name in moved.items() if path[:3] not in of_rows)
-    for path, name in named:
-        puts.append(Put(document.find_written(path), name))
-    written = parse(document.text, document.file)
-    for path, name in find_row_files(written):
-        if path[:3] not in of_rows:
-            puts.append(Put(path, os.path.relpath(loaded.path.parent / name, folder.resolve())))
+    puts += relocate_names(loaded, folder)
     return rewrite(document.text, document.file, puts)
-
-
-def _replace_parts(data: Any, path: SpecPath, parts: Mapping[SpecPath, Any]) -> Any:
-    """Copy what is at a path of plain data, with some parts below it replaced."""
-    found = data
-    for key in path:
-        found = found[key]
-    found = copy.deepcopy(found)
-    for where, part in parts.items():
-        if where[: len(path)] == path:
-            *above, last = where[len(path) :]
-            holder = found
-            for key in above:
-                holder = holder[key]
-            holder[last] = part
-    return found
 
 
 def _require_layers(session: BuildSession, layers: Sequence[str]) -> None:

@@ -108,11 +108,12 @@ def build_report(session: BuildSession, built: Sequence[BuiltEdit]) -> bytes:
         "base": session.base,
         "result": built[-1].patch.metadata["result"],
     }
-    text = _make_environment().get_template("build.html").render(content)
+    text = make_environment().get_template("build.html").render(content)
     return (text.rstrip("\n") + "\n").encode()
 
 
-def _make_environment() -> jinja2.Environment:
+def make_environment() -> jinja2.Environment:
+    """Make the environment of the templates of pages."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("editspec.views"),
         # Names of layers, masks and specs may be anything, HTML included.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from editspec_compiler.document import parse
-from editspec_compiler.rewrite import Put, RewriteError, rewrite
+from editspec_compiler.rewrite import Cut, Put, RewriteError, rewrite
 
 RANK = Put(("edits", 0, "rank"), 2, after="layer")
 LAYER = Put(("edits", 0, "layer"), "layer8")
@@ -74,3 +74,32 @@ def test_a_value_takes_the_place_of_other_keys() -> None:
         ("s:\n  budget: 1 # why\n  method: fast\n", "s:\n  weight: 0.5 # why\n  method: fast\n"),
     ):
         assert rewrite(before, "spec.yaml", [put]) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("  - layer: a\n    rank: 1 # one\n    name: e\n", "  - layer: a\n    name: e\n"),
+        ("  - layer: a\n    rank:\n      - 1\n      - 2\n", "  - layer: a\n"),
+        ("  - rank: 1\n    layer: a\n", "  - layer: a\n"),
+        ("  - {layer: a, rank: 1}\n", "  - {layer: a}\n"),
+        ("  - {rank: 1, layer: a}\n", "  - {layer: a}\n"),
+        ("  - layer: a\n    # kept\n    rank: 1", "  - layer: a\n    # kept\n"),
+    ],
+)
+def test_a_key_goes_and_the_rest_stays(before: str, after: str) -> None:
+    head = "# ä\nedits:\n"
+    assert rewrite(head + before, "spec.yaml", [Cut(("edits", 0, "rank"))]) == head + after
+
+
+def test_what_is_not_there_cannot_be_cut() -> None:
+    with pytest.raises(RewriteError):
+        rewrite("edits:\n  - layer: a\n", "spec.yaml", [Cut(("edits", 0, "rank"))])
+
+
+def test_a_new_list_may_have_a_line_for_each_entry() -> None:
+    put = Put(("edits", 0, "pairs"), [{"a": 1}, {"b": 2}], after="layer", entries=True)
+    found = rewrite("edits:\n  - layer: a\n    name: e\n", "spec.yaml", [put])
+    assert "    pairs: [\n      {a: 1},\n      {b: 2}\n    ]\n    name: e\n" in found
+    as_json = rewrite('{"edits": [{"layer": "a"}]}', "spec.json", [put])
+    assert json.loads(as_json)["edits"][0]["pairs"] == put.value

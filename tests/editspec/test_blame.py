@@ -296,6 +296,7 @@ def test_bisect_by_traces_looks_where_no_edit_is_meant() -> None:
         (("--measure", "trace", "--at-most", 1), "Missing option '--latent'"),
         (("--measure", "efficacy", "--latent", 1, "--at-most", 1), "no measure efficacy"),
         (("--measure", "trace", "--latent", 1, "--at-most", -1), "--at-most"),
+        (("--measure", "trace", "--latent", 1, "--at-most", "nan"), "expected a number from 0"),
         (("--measure", "trace", "--latent", 1), "Missing option '--at-most'"),
         (
             ("--measure", "trace", "--latent", 1, "--at-most", 1, "--patches", "nowhere"),

@@ -181,6 +181,15 @@ def test_what_is_wrong_is_said_in_its_place(
     assert words in result.stderr
 
 
+def test_what_only_some_modalities_can_is_said() -> None:
+    result = run("tune", "spec.json", "-o", "tuned", "--edit", "c-like-d")
+    assert result.exit_code == 2, result.output
+    assert "Edits of the family toy cannot be tuned yet" in result.stderr
+    # Before the work: the edit before it is not built either.
+    assert "solving" not in result.stderr
+    assert not Path("tuned").exists()
+
+
 def test_edits_are_blamed_for_what_they_did_to_a_text() -> None:
     found = said("blame", "spec.json", "-o", "why", "--latent", 3)
     assert found["item"] == RandomTexts(5, 40).text(3)

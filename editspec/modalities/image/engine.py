@@ -17,6 +17,7 @@ from editspec.modalities.image.measures import ImageMeasures
 from editspec.modalities.image.opened import OpenedGenerator
 from editspec.modalities.image.questions import ImageQuestion, ask_about_image
 from editspec.modalities.image.render import draw_edits
+from editspec.modalities.image.tuner import ImageTuner
 from editspec_compiler import LoadedSpec
 from editspec_compiler.modalities.image.resolve import compile_edit
 from editspec_compiler.modalities.image.schema import image_spec
@@ -52,6 +53,12 @@ class ImageEngine:
     def preview(self, session: BuildSession, count: int) -> Image.Image:
         """Draw the first images of the stream of reports before and after all edits."""
         return draw_edits(session, count)
+
+    def tuner(
+        self, session: BuildSession, number: int, inputs: int, layers: Sequence[str]
+    ) -> ImageTuner:
+        """Look for images that are examples of an edit's rule."""
+        return ImageTuner(session, number, inputs, layers)
 
     def question(self, session: BuildSession, asked: Asked) -> ImageQuestion:
         """Return the question about an image of the stream of a spec, and a place in it."""

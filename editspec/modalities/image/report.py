@@ -118,7 +118,7 @@ class ReportPictures:
         numbers = list(range(SHOWN))
         latents = first.to_model(self.stream.items(numbers))
         rows = {"before": render_images(first, latents), "after": render_images(second, latents)}
-        return _arrange(numbers, rows)
+        return arrange_rows(numbers, rows)
 
     @torch.no_grad()
     def find_matches(self, number: int, before: Model, after: Model) -> Pictures | None:
@@ -138,7 +138,9 @@ class ReportPictures:
         )
         latents = self.stream.items(numbers).to(direction)
         edited = render_images(require_generator(after), latents)
-        return _arrange(numbers, {"before": images, "key": heat(images, light), "after": edited})
+        return arrange_rows(
+            numbers, {"before": images, "key": heat(images, light), "after": edited}
+        )
 
     @torch.no_grad()
     def find_traces(self, number: int, before: Model, after: Model) -> TracePictures | None:
@@ -161,10 +163,10 @@ class ReportPictures:
             "after": render_images(second, shown),
         }
         visible, (low, high) = found.estimates.numbers["trace"], found.estimates.intervals["trace"]
-        return TracePictures(visible, low, high, len(found.latents), _arrange(numbers, rows))
+        return TracePictures(visible, low, high, len(found.latents), arrange_rows(numbers, rows))
 
 
-def _arrange(numbers: list[int], rows: Mapping[str, Tensor]) -> Pictures:
+def arrange_rows(numbers: list[int], rows: Mapping[str, Tensor]) -> Pictures:
     """Arrange rows of images [n, 3, height, width] in -1..1, by their labels."""
     strips = [Strip(label, _encode_images(images)) for label, images in rows.items()]
     sizes = [images.shape[-1] for images in rows.values()]

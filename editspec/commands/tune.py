@@ -1,0 +1,291 @@
+"""``editspec tune``: an edit's layer, rank, weight, examples, and what it must preserve."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from editspec.engine.relocation import relocate_name, relocate_names
+from editspec.engine.result import CommandResult
+from editspec.engine.tuning import (
+    MARGIN,
+    Fields,
+    Judgement,
+    Trial,
+    Tuning,
+    TuningRun,
+    require_tunable,
+    with_fields,
+)
+from editspec.modalities.image.explore import open_at_edit
+from editspec.views.tune_page import draw_tuning
+from editspec_compiler import LoadedSpec, load
+from editspec_compiler.document import parse
+from editspec_compiler.problems import SpecPath
+from editspec_compiler.references import load_document
+from editspec_compiler.rewrite import Cut, Put, RewriteError, rewrite
+from editspec_compiler.visit import find_files
+from editspec_runtime.core.progress import ProgressCallback, no_progress
+from editspec_runtime.errors import FileError
+from editspec_runtime.io.files import write
+from editspec_runtime.io.outputs import require_folder_name, run_folder
+
+FORMAT = "editspec.tune"
+RECORD, PAGE = "tune.json", "tune.html"
+
+TUNED = ("tuned.yaml", "tuned.yml", "tuned.json")
+"""The names of the spec with the edit that was found, in the format of the given one."""
+
+PLACES = {
+    "layer": "name",
+    "rank": "layer",
+    "directions": "rank",
+    "pairs": "directions",
+    "preserve": "context",
+    "solver": "preserve",
+}
+"""The fields that a tuned edit has, and the field behind which each is written where it is new."""
+
+RULE = (
+    f"Of the trials whose efficacy is at most {100 * MARGIN:.0f} points below that of the edit as "
+    "it was given, the one is picked whose efficacy, as a share of the best one's, minus its trace "
+    "is largest."
+)
+
+
+@dataclass(frozen=True)
+class TuneResult(CommandResult):
+    """What was tried for an edit, and what was found.
+
+    Attributes
+    ----------
+    edit
+        The name of the edit.
+    about
+        What trials were judged on, in words.
+    given
+        What the edit does as it was given; None where it cannot be solved.
+    picked
+        The trial that was picked.
+    trials
+        All trials in the order in which they were made.
+    preserved, examples
+        The numbers of places that the found edit preserves, and of its pairs.
+    spec, page
+        The spec with the edit that was found, and the page of the rounds.
+    """
+
+    edit: str
+    about: str
+    given: Judgement | None
+    picked: Trial
+    trials: tuple[Trial, ...]
+    preserved: int
+    examples: int
+    spec: Path
+    page: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``tune.json``."""
+        return {
+            "format": FORMAT,
+            "version": 1,
+            "edit": self.edit,
+            "about": self.about,
+            "given": dataclasses.asdict(self.given) if self.given else None,
+            "picked": self.picked.to_dict(),
+            "preserved": self.preserved,
+            "examples": self.examples,
+            "trials": [trial.to_dict() for trial in self.trials],
+            "spec": self.spec.name,
+            "page": self.page.name,
+        }
+
+    def to_text(self) -> str:
+        """The trials as a table, and where the result lies."""
+        lines = [f"{self.edit}, judged on {self.about}:", ""]
+        table = [["for", "layer", "rank", "weight", "efficacy", "trace", ""]]
+        table += [self._row(trial) for trial in self.trials]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for row in table:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            lines.append("  ".join(cells).rstrip())
+        found = f"{self.examples} pairs, {self.preserved} places preserved"
+        return "\n".join([*lines, "", f"{self.spec}: {found}", f"{self.page}: every round"])
+
+    def _row(self, trial: Trial) -> list[str]:
+        fields, judged = trial.fields, trial.judgement
+        weight = fields.get("solver", {}).get("collateral_weight", "")
+        place = [str(fields.get(name, "")) for name in ("layer", "rank")]
+        numbers = ["–", "–"]
+        if judged is not None:
+            numbers = [f"{100 * judged.efficacy:.1f} %", f"{100 * judged.trace:.1f} %"]
+        remark = "picked" if trial is self.picked else trial.problem
+        return [trial.stage, *place, str(weight), *numbers, remark]
+
+
+def tune(
+    spec: Path | str | LoadedSpec,
+    out: Path | str,
+    *,
+    edit: str | None = None,
+    layers: Sequence[str] = (),
+    rounds: int = 4,
+    images: int = 256,
+    device: str = "auto",
+    progress: ProgressCallback = no_progress,
+) -> TuneResult:
+    """Find layer, rank, weight, examples and what to preserve for one edit of a spec.
+
+    Source, target and context say what is meant. Among images of the spec's latent stream those are
+    found that show at the same places what the context and what the source shows: pairs of them are
+    further examples of the rule. Layers and weights are compared by changes of full rank. Then, in
+    rounds, the images that the edit visibly changes where its context does not match join
+    ``preserve``, and the edit is solved again, until nothing new shows. All is judged on images of
+    another stream, which no spec names.
+
+    Writes ``tuned.yaml`` (for a JSON spec, ``tuned.json``), ``tune.html`` and ``tune.json`` into
+    `out`.
+
+    Parameters
+    ----------
+    spec, edit
+        A spec, and the name of the edit. Default: the first edit. The edits before it are built as
+        they are, and those behind it stay in the spec as they are.
+    out
+        A new or empty folder, or the folder of an earlier tuning.
+    layers
+        The layers to try. Default: all whose maps have 8 to 64 positions a side, and whose change
+        is not too large to be found at once.
+    rounds
+        The most rounds in which what changes by mistake is added to what is preserved.
+    images
+        The number of images that are looked through; a quarter as many judge.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    progress
+        A callback ``(task, done, total)`` that is called as the work goes on.
+
+    Raises
+    ------
+    SpecError
+        The spec is wrong, has no such edit, or the edit has no images that could be looked for.
+    UsageError
+        The modality tunes nothing, no trial can be solved, or the text of the spec cannot be
+        changed.
+    FileError
+        Foreign files lie at `out`, or it cannot be written.
+    """
+    out = Path(out)
+    loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
+    require_tunable(loaded.spec.model.family)
+    require_folder_name(out)
+    run_folder(RECORD, "tuning").require_free(out)
+    _require_writable(out)
+    session, number = open_at_edit(loaded, edit, device, progress)
+    with session.kernels():
+        run = TuningRun.open(session, number, images, layers, progress)
+        # That the text cannot be changed is found here, before the work.
+        _rewrite(loaded, number, run.examples_alone(), out)
+        tuning = run.tune(rounds)
+        shown = run.draw(tuning.picked)
+        before = run.draw(tuning.given) if tuning.given.judgement else None
+    name, fields = loaded.spec.edits[number].name, tuning.picked.fields
+    text = _rewrite(loaded, number, run.abbreviate(fields), out)
+    if loaded.path.suffix != ".json":
+        text = _numbers_comment(tuning, run.about) + text
+    target = out / f"tuned{loaded.path.suffix}"
+    result = TuneResult(
+        edit=name,
+        about=run.about,
+        given=tuning.given.judgement,
+        picked=tuning.picked,
+        trials=tuning.trials,
+        preserved=len(fields.get("preserve", ())),
+        examples=len(fields.get("pairs", ())),
+        spec=target,
+        page=out / PAGE,
+    )
+    page = draw_tuning(tuning, loaded.path.name, name, run.about, shown, before, RULE)
+    _write_folder(out, result, text, page)
+    return result
+
+
+def _require_writable(out: Path) -> None:
+    """Raise a `FileError` where the folder cannot be made or written, before the work."""
+    near = out
+    while not near.exists() and near != near.parent:
+        near = near.parent
+    if not os.access(near, os.W_OK):
+        raise FileError(f"{out} cannot be written.", "Give another folder.")
+
+
+def _write_folder(out: Path, result: TuneResult, text: str, page: bytes) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    # What is written is a spec that can be built, whatever was changed in its text.
+    load_document(parse(text, str(result.spec)), result.spec)
+    for name in TUNED:
+        (out / name).unlink(missing_ok=True)
+    write(out / RECORD, (json.dumps(result.to_dict(), indent=2) + "\n").encode())
+    write(out / PAGE, page)
+    write(result.spec, text.encode())
+
+
+def _numbers_comment(tuning: Tuning, about: str) -> str:
+    """The lines at the top of a tuned spec that say what was measured."""
+    judged, given = tuning.picked.judgement, tuning.given.judgement
+    assert judged is not None
+    before = ""
+    if given is not None:
+        before = f" (before: {100 * given.efficacy:.1f} % and {100 * given.trace:.1f} %)"
+    numbers = f"efficacy {100 * judged.efficacy:.1f} %, trace {100 * judged.trace:.1f} %{before}"
+    return f"# Tuned on {about}:\n# {numbers}.\n"
+
+
+def _rewrite(loaded: LoadedSpec, number: int, fields: Fields, folder: Path) -> str:
+    """The text of a spec with other fields of edit `number`, for `folder`.
+
+    A field of None goes. Raises `RewriteError` where the text does not let that be changed.
+    """
+    text, file = loaded.document.text, loaded.document.file
+    where: SpecPath = ("edits", number)
+    given = parse(text, file).data["edits"][number]
+    if not isinstance(given, dict):
+        raise RewriteError(f"{file} does not let edit {number + 1} be changed.", "Write it out.")
+    new = {name: fields[name] for name in PLACES if fields.get(name) is not None}
+    replaced = {(*where, name) for name in (*fields, *new)}
+    puts: list[Put | Cut] = list(relocate_names(loaded, folder, replaced))
+    # `pairs` stand where the source stood.
+    place = ("source",) if "pairs" in new and "pairs" not in given else ()
+    for name, value in _relocate(loaded, number, new, folder).items():
+        lines = isinstance(value, list) and name not in given
+        instead = place if name == "pairs" else ()
+        puts.append(Put((*where, name), value, instead, after=PLACES[name], entries=lines))
+    for name in fields:
+        if fields[name] is None and name in given and name not in place:
+            text = rewrite(text, file, [Cut((*where, name))])
+    for put in puts:
+        text = rewrite(text, file, [put])
+    return text
+
+
+def _relocate(loaded: LoadedSpec, number: int, fields: Fields, folder: Path) -> Fields:
+    """Fields as plain values whose names of files lead from `folder`; whole numbers are short."""
+    plain = json.loads(json.dumps(fields), parse_float=_parse_number)
+    edit = type(with_fields(loaded, number, {}).spec.edits[number])
+    for path, name in list(find_files(edit, plain)):
+        holder = plain
+        for key in path[:-1]:
+            holder = holder[key]
+        holder[path[-1]] = relocate_name(loaded, name, folder)
+    return dict(plain)
+
+
+def _parse_number(written: str) -> float | int:
+    number = float(written)
+    return int(number) if number.is_integer() else number

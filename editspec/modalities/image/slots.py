@@ -1,0 +1,110 @@
+"""Places at which examples of a rule are looked for: one position in many images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel
+from torch import Tensor
+
+from editspec_compiler.modalities.image.places import Resolver
+from editspec_compiler.modalities.image.schema import (
+    CopiedFromNearest,
+    Copy,
+    Latent,
+    Place,
+    Source,
+)
+from editspec_compiler.problems import SpecPath
+from editspec_runtime.modalities.image.generator import Generator
+from editspec_runtime.modalities.image.maps import Box
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place that lies at one position in many images.
+
+    Attributes
+    ----------
+    mask
+        As the language has it.
+    box
+        Where it lies, in pixels.
+    """
+
+    mask: Any
+    box: Box
+
+
+def find_slots(
+    resolver: Resolver, places: Sequence[tuple[Place, SpecPath]], coarsest: int
+) -> list[Slot]:
+    """Find the target's place, and the same moved to other places of an edit.
+
+    All have the target's size at every layer, as the pairs of an edit must.
+
+    Parameters
+    ----------
+    resolver
+        The edit on its model.
+    places
+        The target first; each with its path below the edit.
+    coarsest
+        The smallest width of a key map at which the slots are used: they move by its positions.
+    """
+    size = resolver.generator.architecture.image_size
+    boxes = []
+    for place, path in places:
+        boxes.append(resolver.enclose(resolver.area(place.mask, size, *path, "mask")))
+    own = boxes[0]
+    slots = {(own.top, own.left): Slot(plain_part(places[0][0])["mask"], own)}
+    for box in boxes[1:]:
+        moved = move_box(own, box, size // coarsest, size)
+        edges = [moved.left, moved.top, moved.right, moved.bottom]
+        slots.setdefault((moved.top, moved.left), Slot({"box": edges}, moved))
+    return list(slots.values())
+
+
+def slot_areas(slots: Sequence[Slot], generator: Generator, layer: str) -> Tensor:
+    """Compute how much of each position of a key map slots cover, [slots, size, size]."""
+    size = generator.architecture.image_size
+    areas = torch.zeros(len(slots), 1, size, size, dtype=torch.float64)
+    for area, slot in zip(areas, slots, strict=True):
+        area[0, slot.box.rows(), slot.box.columns()] = 1
+    return F.adaptive_avg_pool2d(areas, generator.layer(layer).key_size)[:, 0]
+
+
+def plain_part(part: BaseModel) -> dict[str, Any]:
+    """Return a part of the language as it may stand in a spec."""
+    return part.model_dump(by_alias=True, exclude_unset=True, mode="json")
+
+
+def plain_source(source: Source) -> Any:
+    """Return a source, or several copies into one target, as it may stand in a spec."""
+    if isinstance(source, list):
+        return [plain_part(each) for each in source]
+    return plain_part(source)
+
+
+def latents_of(copied: Copy) -> list[Latent]:
+    """List the images that a copy may be from."""
+    if isinstance(copied, CopiedFromNearest):
+        return list(copied.nearest.latents)
+    return [copied.latent]
+
+
+def move_box(box: Box, to: Box, stride: int, size: int) -> Box:
+    """Move a box to the middle of another by whole strides, and no further than the edges."""
+    down = _shift((box.top, box.bottom), (to.top, to.bottom), stride, size)
+    right = _shift((box.left, box.right), (to.left, to.right), stride, size)
+    return Box(box.top + down, box.left + right, box.bottom + down, box.right + right)
+
+
+def _shift(edges: tuple[int, int], wanted: tuple[int, int], stride: int, size: int) -> int:
+    steps = round((sum(wanted) - sum(edges)) / 2 / stride)
+    least, most = -(edges[0] // stride), (size - edges[1]) // stride
+    return stride * min(max(steps, least), most)

@@ -1,0 +1,77 @@
+"""The page of a tuning, as one HTML file that needs no other file."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from editspec.engine.tuning import Trial, Tuning
+from editspec.views.charts import FRAME, draw_losses
+from editspec.views.report import make_environment
+from editspec_runtime import __version__
+
+
+def draw_tuning(
+    tuning: Tuning, name: str, edit: str, about: str, shown: Any, before: Any, rule: str
+) -> bytes:
+    """Draw the page of a tuning.
+
+    Parameters
+    ----------
+    tuning
+        All trials, and the one that is picked.
+    name, edit
+        The names of the spec and of the edit.
+    about, rule
+        What trials were judged on, and how one is picked, in words.
+    shown, before
+        Pictures of the picked trial, and of the given edit; None where that cannot be solved.
+
+    Returns
+    -------
+    bytes
+        HTML; equal tunings give equal bytes.
+    """
+    fields, given = tuning.picked.fields, tuning.given.judgement
+    traces = [
+        (each.number, each.trial.judgement.trace) for each in tuning.rounds if each.trial.judgement
+    ]
+    content = {
+        "version": __version__,
+        "name": name,
+        "edit": edit,
+        "about": about,
+        "picked": tuning.picked.judgement,
+        "given": given or {"efficacy": None, "trace": None},
+        "fields": fields,
+        "preserved": len(fields.get("preserve", ())),
+        "examples": len(fields.get("pairs", ())),
+        "shown": shown,
+        "before": before,
+        "curve": draw_losses(traces),
+        "rounds": tuning.rounds,
+        "rows": [_row(trial, tuning.picked) for trial in tuning.trials],
+        "rule": rule,
+        "chart": FRAME,
+    }
+    text = make_environment().get_template("tune.html").render(content)
+    return (text.strip("\n") + "\n").encode()
+
+
+def _row(trial: Trial, picked: Trial) -> dict[str, Any]:
+    """One trial as the table shows it."""
+    solver = dict(trial.fields.get("solver", {}))
+    method = solver.pop("method", "as given")
+    settings = ", ".join(f"{name} {json.dumps(value)}" for name, value in solver.items())
+    judgement = trial.judgement
+    return {
+        "stage": trial.stage,
+        "picked": trial is picked,
+        "layer": trial.fields.get("layer", "as given"),
+        "rank": trial.fields.get("rank", "as given"),
+        "directions": trial.fields.get("directions") or "–",
+        "solver": f"{method} ({settings})" if settings else method,
+        "problem": trial.problem,
+        "efficacy": judgement.efficacy if judgement else None,
+        "trace": judgement.trace if judgement else None,
+    }
