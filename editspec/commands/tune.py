@@ -52,9 +52,9 @@ PLACES = {
 """The fields that a tuned edit has, and the field behind which each is written where it is new."""
 
 RULE = (
-    f"Of the trials whose efficacy is at most {100 * MARGIN:.0f} points below that of the edit as "
-    "it was given, the one is picked whose efficacy, as a share of the best one's, minus its trace "
-    "is largest."
+    "Of the edit as it was given and the trials whose efficacy is at most "
+    f"{100 * MARGIN:.0f} points below that of the given edit, the one is picked whose efficacy, as "
+    "a share of the best one's, minus its trace is largest."
 )
 
 
@@ -196,6 +196,7 @@ def tune(
         shown = run.draw(tuning.picked)
         before = run.draw(tuning.given) if tuning.given.judgement else None
     name, fields = loaded.spec.edits[number].name, tuning.picked.fields
+    picked = with_fields(loaded, number, fields).spec.edits[number]
     text = _rewrite(loaded, number, run.abbreviate(fields), out)
     if loaded.path.suffix != ".json":
         text = _numbers_comment(tuning, run.about) + text
@@ -206,12 +207,12 @@ def tune(
         given=tuning.given.judgement,
         picked=tuning.picked,
         trials=tuning.trials,
-        preserved=len(fields.get("preserve", ())),
-        examples=len(fields.get("pairs", ())),
+        preserved=len(picked.preserve or ()),
+        examples=len(picked.sides),
         spec=target,
         page=out / PAGE,
     )
-    page = draw_tuning(tuning, loaded.path.name, name, run.about, shown, before, RULE)
+    page = draw_tuning(tuning, loaded.path.name, picked, run.about, shown, before, RULE)
     _write_folder(out, result, text, page)
     return result
 

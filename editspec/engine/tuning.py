@@ -262,7 +262,9 @@ class TuningRun:
         # What is within a rank is a rule; a change of full rank only says what is possible.
         ranked = [trial for trial in self.trials[1:] if trial.fields["rank"] != FULL]
         solved = [trial for trial in ranked if trial.judgement is not None]
-        picked = pick(solved or _solved(self.trials[1:]), given)
+        solved = solved or _solved(self.trials[1:])
+        # Where nothing better is found, the edit stays as it was given.
+        picked = pick([given, *solved] if given.judgement else solved, given)
         return Tuning(tuple(self.trials), tuple(done), given, picked)
 
     def draw(self, trial: Trial) -> Any:
@@ -276,6 +278,8 @@ class TuningRun:
 
     def abbreviate(self, fields: Fields) -> Fields:
         """The fields of a trial as a person would write them."""
+        if not fields:
+            return {}
         return {**fields, "preserve": self.tuner.abbreviate(fields.get("preserve", ())) or None}
 
     def _attempt(self, stage: str, fields: Fields) -> Trial:

@@ -8,11 +8,12 @@ from typing import Any
 from editspec.engine.tuning import Trial, Tuning
 from editspec.views.charts import FRAME, draw_losses
 from editspec.views.report import make_environment
+from editspec_compiler.schema import AnyEdit
 from editspec_runtime import __version__
 
 
 def draw_tuning(
-    tuning: Tuning, name: str, edit: str, about: str, shown: Any, before: Any, rule: str
+    tuning: Tuning, name: str, picked: AnyEdit, about: str, shown: Any, before: Any, rule: str
 ) -> bytes:
     """Draw the page of a tuning.
 
@@ -20,8 +21,10 @@ def draw_tuning(
     ----------
     tuning
         All trials, and the one that is picked.
-    name, edit
-        The names of the spec and of the edit.
+    name
+        The name of the spec.
+    picked
+        The edit that was found.
     about, rule
         What trials were judged on, and how one is picked, in words.
     shown, before
@@ -32,20 +35,21 @@ def draw_tuning(
     bytes
         HTML; equal tunings give equal bytes.
     """
-    fields, given = tuning.picked.fields, tuning.given.judgement
+    given = tuning.given.judgement
     traces = [
         (each.number, each.trial.judgement.trace) for each in tuning.rounds if each.trial.judgement
     ]
     content = {
         "version": __version__,
         "name": name,
-        "edit": edit,
+        "edit": picked.name,
         "about": about,
         "picked": tuning.picked.judgement,
         "given": given or {"efficacy": None, "trace": None},
-        "fields": fields,
-        "preserved": len(fields.get("preserve", ())),
-        "examples": len(fields.get("pairs", ())),
+        "layer": picked.layer,
+        "rank": picked.rank,
+        "preserved": len(picked.preserve or ()),
+        "examples": len(picked.sides),
         "shown": shown,
         "before": before,
         "curve": draw_losses(traces),

@@ -296,7 +296,7 @@ def test_bisect_by_traces_looks_where_no_edit_is_meant() -> None:
         (("--measure", "trace", "--at-most", 1), "Missing option '--latent'"),
         (("--measure", "efficacy", "--latent", 1, "--at-most", 1), "no measure efficacy"),
         (("--measure", "trace", "--latent", 1, "--at-most", -1), "--at-most"),
-        (("--measure", "trace", "--latent", 1, "--at-most", "nan"), "expected a number from 0"),
+        (("--measure", "trace", "--latent", 1, "--at-most", "nan"), "--at-most"),
         (("--measure", "trace", "--latent", 1), "Missing option '--at-most'"),
         (
             ("--measure", "trace", "--latent", 1, "--at-most", 1, "--patches", "nowhere"),
@@ -312,3 +312,9 @@ def test_wrong_bisections_are_refused_before_the_work(
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert not Path("spec.yaml.lock").exists()
+
+
+def test_from_python_a_bound_is_a_number_too() -> None:
+    for bound in (float("nan"), -1.0):
+        with pytest.raises(editspec.EditError, match="expected a number from 0"):
+            editspec.bisect(written(), measure="trace", latent=1, at_most=bound)

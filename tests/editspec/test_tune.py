@@ -170,3 +170,14 @@ def test_places_move_by_whole_strides_within_the_picture() -> None:
     assert move_box(box, Box(12, 13, 28, 31), 8, 32) == Box(12, 12, 28, 28)
     assert move_box(box, Box(30, 30, 32, 32), 8, 32) == Box(12, 12, 28, 28)
     assert move_box(box, box, 8, 32) == box
+
+
+def test_an_edit_that_is_best_as_it_is_stays(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = lambda tuner, model: Judgement(1.0, 0.0)  # noqa: E731
+    monkeypatch.setattr("editspec.modalities.image.tuner.ImageTuner.judge", judge)
+    quick = ("--images", 16, "--rounds", 0, "--layers", "layer6")
+    found = said("tune", spec, "-o", tmp_path / "out", "--edit", "tuned", *quick)
+    assert found["picked"]["stage"] == "given"
+    assert load(tmp_path / "out" / "tuned.yaml").spec.edits == load(spec).spec.edits
