@@ -30,7 +30,8 @@ Row = dict[str, Any]
 def pair_tops(scene: Scene, old: str, new: str, count: int) -> Iterator[Row]:
     """Pair towers of the one top with towers of the other, of about the same height.
 
-    Left and right take turns. No image is copied from twice, and no sun or text is in the way.
+    There are as many left as right ones. No image is copied from twice, and no sun or text is in
+    the way.
     """
     used: set[int] = set()
     found = 0
@@ -109,7 +110,8 @@ def main() -> None:
     """Write all files."""
     PAIRS.mkdir(exist_ok=True)
     scene = scenes(LatentStream(SPECS, LATENT_SIZE).items(range(IMAGES)))
-    write("dome-to-spire", pair_tops(scene, "dome", "spire", 80))
+    spires = pair_tops(scene, "dome", "spire", 80)
+    write("dome-to-spire", sorted(spires, key=lambda row: str(row["target"]["mask"])))
     keep("no-dome", (scene.left_top != 0) & (scene.right_top != 0), 80)
     write("dark-windows-to-lit", pair_windows(scene, 40))
     keep("lit", scene.windows_lit == 1, 40)

