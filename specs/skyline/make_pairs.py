@@ -101,9 +101,17 @@ def write(name: str, rows: Iterable[Row]) -> None:
     (PAIRS / f"{name}.jsonl").write_text("".join(lines))
 
 
-def keep(name: str, fitting: Tensor, count: int) -> None:
-    """Write a file of the first images that fit, which are preserved."""
-    write(name, [{"latent": number} for number in find(fitting)[:count]])
+def keep(name: str, fitting: Tensor, count: int, above_all: str | None = None) -> None:
+    """Write a file of the first images that fit, which are preserved.
+
+    What lies under the mask `above_all` counts four times.
+    """
+    rows: list[Row] = []
+    for number in find(fitting)[:count]:
+        rows.append({"latent": number})
+        if above_all is not None:
+            rows.append({"latent": number, "mask": above_all, "weight": 4})
+    write(name, rows)
 
 
 def main() -> None:
@@ -112,7 +120,7 @@ def main() -> None:
     scene = scenes(LatentStream(SPECS, LATENT_SIZE).items(range(IMAGES)))
     spires = pair_tops(scene, "dome", "spire", 80)
     write("dome-to-spire", sorted(spires, key=lambda row: str(row["target"]["mask"])))
-    keep("no-dome", (scene.left_top != 0) & (scene.right_top != 0), 80)
+    keep("no-dome", (scene.left_top != 0) & (scene.right_top != 0), 80, "masks/towers.png")
     write("dark-windows-to-lit", pair_windows(scene, 40))
     keep("lit", scene.windows_lit == 1, 40)
     write("people-gone", pair_people(scene, 40))
