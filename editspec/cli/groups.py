@@ -39,6 +39,9 @@ def paper(
     images: Annotated[
         int, typer.Option("--images", min=8, help="How many images a row is measured on.")
     ] = 10_000,
+    world: Annotated[
+        str, typer.Option("--world", metavar="NAME", help="The generator: skyline, skyline-plain.")
+    ] = "skyline",
     backbone: Annotated[
         Path | None,
         typer.Option("--backbone", metavar="FILE", help="Other features, saved by torch.export."),
@@ -51,7 +54,7 @@ def paper(
     """Measure the paper's tables on Skyline, and go on where a run was interrupted."""
     with run_command(as_json, debug, threads) as progress:
         result = editspec.bench_paper(
-            out, images=images, backbone=backbone, device=device, progress=progress
+            out, images=images, world=world, backbone=backbone, device=device, progress=progress
         )
         answer(result, as_json)
 

@@ -330,13 +330,7 @@ class _Points:
         with self.session.kernels():
             if self.experiment is None:
                 return make_judge(self.session, self.images)
-            world, judge_maker = find_experiment(self.experiment)
-            if self.loaded.weights != world.weights:
-                raise UsageError(
-                    f"The perfect edit of {self.experiment} is known for {world.builtin} only, "
-                    f"and the spec edits {self.loaded.weights}.",
-                    "Leave --experiment out.",
-                )
+            judge_maker = find_experiment(self.experiment, self.loaded.weights)
             return make_judge(self.session, self.images, judge_maker)
 
     def prepare(self, layers: Sequence[str]) -> None:

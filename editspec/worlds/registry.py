@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from editspec.worlds import skyline
 from editspec.worlds.world import JudgeMaker, World
 from editspec_runtime.errors import UsageError
 from editspec_runtime.io.builtins import register_builtin
 
-WORLDS: dict[str, World] = {world.name: world for world in (skyline.WORLD,)}
+WORLDS: dict[str, World] = {**skyline.WORLDS}
 
 DEFAULT_WEIGHTS = skyline.WORLD.builtin
 """The weights that commands take where none are named."""
@@ -19,18 +21,34 @@ def register_builtins() -> None:
         register_builtin(world.name, world.weights)
 
 
-def find_experiment(name: str) -> tuple[World, JudgeMaker]:
-    """Find the world that has an experiment, and the maker of its judges.
+def find_experiment(name: str, weights: Path | str) -> JudgeMaker:
+    """Find the maker of the judges of an experiment.
+
+    Parameters
+    ----------
+    name
+        The experiment.
+    weights
+        The weights that are judged.
 
     Raises
     ------
     UsageError
-        No world has an experiment of this name.
+        No world has an experiment of this name, or none that has it has these weights.
     """
-    known: list[str] = []
+    having: list[World] = []
+    known: dict[str, None] = {}
     for world in WORLDS.values():
         experiments = world.load_experiments()
+        known |= dict.fromkeys(experiments)
         if name in experiments:
-            return world, experiments[name]
-        known += experiments
+            having.append(world)
+            if world.weights == weights:
+                return experiments[name]
+    if having:
+        names = " and ".join(world.builtin for world in having)
+        raise UsageError(
+            f"The perfect edit of {name} is known for {names} only, and the spec edits {weights}.",
+            "Leave --experiment out.",
+        )
     raise UsageError(f"There is no experiment {name}.", f"Known here: {', '.join(known)}.")

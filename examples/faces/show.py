@@ -95,7 +95,10 @@ def sheet(before: Tensor, after: Tensor) -> Image.Image:
 
 def main() -> int:
     """Draw the sheet and print the numbers."""
-    name, build, out = sys.argv[1:4]
+    if len(sys.argv) != 4:
+        print(__doc__, file=sys.stderr)
+        return 2
+    name, build, out = sys.argv[1:]
     compared = compare(name, Path(build))
     print(json.dumps(compared.to_dict()))
     shown = compared.needed.nonzero()[:SHOWN, 0]

@@ -112,5 +112,5 @@ def test_the_files_that_they_name_are_not_what_is_wrong(tmp_path: Path) -> None:
     assert (spec.edits[0].rank, spec.statistics.samples, spec.edits[0].solver.method) == (
         1,
         1000,
-        "projected-gradient",
+        "least-squares",
     )

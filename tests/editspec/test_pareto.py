@@ -54,7 +54,7 @@ def test_a_point_is_picked_by_its_number(tmp_path: Path) -> None:
     with Image.open(tmp_path / "out" / "pareto.png") as picture:
         assert picture.format == "PNG"
     # The line of a number gives that point, and once more the same bytes.
-    chosen = points[len(points) // 2]
+    chosen = points[len(points) // 3]  # not that of the default weight, which has a star
     (line,) = [
         line for line in result.stdout.splitlines() if line.split()[:1] == [str(chosen["number"])]
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from editspec.commands.sweep import SweepPoint, pick_winner
 from editspec.worlds.registry import WORLDS, find_experiment
+from editspec.worlds.skyline import WEIGHTS
 from editspec.worlds.skyline.efficacy import find_changed_scenes
 from editspec.worlds.skyline.world import LATENT_SIZE, render, scenes
 from editspec_runtime.errors import UsageError
@@ -67,7 +69,7 @@ def measure_by_hand(edited: Tensor) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def judge() -> Any:
-    _, make_judge = find_experiment("dome-to-spire")
+    make_judge = find_experiment("dome-to-spire", WEIGHTS)
     return make_judge(LATENTS, render(scenes(LATENTS)))
 
 
@@ -105,14 +107,14 @@ def test_intervals_hold_the_numbers_and_shrink_with_the_pictures(judge: Any) -> 
 
 def test_pictures_without_the_attribute_judge_nothing() -> None:
     latents = LATENTS[~find_changed_scenes(scenes(LATENTS), SPIRES)]
-    _, make_judge = find_experiment("dome-to-spire")
+    make_judge = find_experiment("dome-to-spire", WEIGHTS)
     with pytest.raises(UsageError, match="The perfect edit changes nothing in"):
         make_judge(latents, render(scenes(latents)))
 
 
 def test_another_experiment_wants_another_edit() -> None:
     """Spires are not what `dome-to-tree` asks for: there, the edit to trees wins."""
-    _, make_judge = find_experiment("dome-to-tree")
+    make_judge = find_experiment("dome-to-tree", WEIGHTS)
     judge = make_judge(LATENTS, render(scenes(LATENTS)))
     trees = render(scenes(LATENTS).with_tops("dome", "tree"))
     points = [
@@ -122,9 +124,12 @@ def test_another_experiment_wants_another_edit() -> None:
     assert pick_winner(points).layer == "trees"
 
 
-def test_an_experiment_is_found_by_its_name_alone() -> None:
+def test_an_experiment_is_found_by_its_name_and_the_weights(tmp_path: Path) -> None:
     for world in WORLDS.values():
-        for name in world.load_experiments():
-            assert find_experiment(name)[0] is world
+        for name, maker in world.load_experiments().items():
+            assert find_experiment(name, world.weights) is maker
     with pytest.raises(UsageError, match="There is no experiment dome-to-moon"):
-        find_experiment("dome-to-moon")
+        find_experiment("dome-to-moon", WEIGHTS)
+    known = "known for builtin:skyline and builtin:skyline-plain only"
+    with pytest.raises(UsageError, match=known):
+        find_experiment("dome-to-spire", tmp_path / "other.safetensors")

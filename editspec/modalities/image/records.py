@@ -28,7 +28,7 @@ from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.io.files import require_file
 from editspec_runtime.io.outputs import require_ending
-from editspec_runtime.methods.registry import DEFAULT_METHOD, REFLECTIONS
+from editspec_runtime.methods.registry import PROJECTED_GRADIENT, REFLECTIONS
 
 AUTHORS = """\
 latents: {seed: 1, sampler: numpy-legacy}    # the authors' stream: their image numbers
@@ -39,7 +39,7 @@ compatibility: rewriting-2020                # do as their code does, quirk by q
 """
 COMMENT = "    # the authors' defaults"
 STEPS = "steps: 2001, learning_rate: 0.05, project_every: 10"
-SOLVER = f"{{method: {DEFAULT_METHOD.name}, {STEPS}}}{COMMENT}"
+SOLVER = f"{{method: {PROJECTED_GRADIENT.name}, {STEPS}}}{COMMENT}"
 SWAP_STEPS = "steps: 10000, learning_rate: 0.01, project_every: 10"
 SWAP_SOLVER = f"{{method: {REFLECTIONS.name}, {SWAP_STEPS}}}{COMMENT}"
 

@@ -44,7 +44,7 @@ from editspec_runtime.methods.linearised import (
     learn_directions,
 )
 from editspec_runtime.methods.losses import NOTHING_TO_DO
-from editspec_runtime.methods.registry import DEFAULT_METHOD, method_of
+from editspec_runtime.methods.registry import PROJECTED_GRADIENT, method_of
 
 RIDGE = 1e-8
 """The ridge of D C D^T where it is singular, as a share of the mean of the diagonal of C."""
@@ -255,7 +255,7 @@ def _channelwise(problem: LayerProblem, weight: Tensor, directions: Tensor) -> C
         raise NumericalError(
             f"The function of {rule.layer} is not known to act on each output channel alone in a "
             f"{problem.family}, so that the rule is not a least-squares problem.",
-            f"Use solver: {DEFAULT_METHOD.name}.",
+            f"Use solver: {PROJECTED_GRADIENT.name}.",
         )
     response = function(key, weight, arguments).flatten(2)
     design = linear_design(function, key, weight, directions, arguments)

@@ -31,7 +31,7 @@ from editspec_runtime.core.method import (
 Count = Annotated[int, Field(ge=1, le=10**7)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
-COLLATERAL_WEIGHT = 0.02
+COLLATERAL_WEIGHT = 0.1
 """The default collateral weight of least squares. docs/bench.md says how it was chosen."""
 
 
@@ -136,7 +136,7 @@ class ClosedForm(Preserving):
 
     def less_collateral(self) -> str:
         """Advice: fewer directions, or a method that weighs the collateral."""
-        return f"Lower the rank, or write solver: {_LEAST_SQUARES.name}."
+        return f"Lower the rank, or write solver: {DEFAULT_METHOD.name}."
 
 
 class LowRank(Settings):
@@ -220,15 +220,15 @@ def register_method(
 _DIRECTED = (RANK, CONTEXT, DIRECTIONS, PRESERVE, REFINE)
 _HERE = "editspec_runtime.methods"
 
-DEFAULT_METHOD = register_method(
+PROJECTED_GRADIENT = register_method(
     "projected-gradient",
     ProjectedGradient,
     f"{_HERE}.projected_gradient",
     takes=(*_DIRECTED, OBSERVE),
 )
-"""The method of an edit that names no method."""
+"""The paper's own method, which takes layers of any function."""
 register_method("direct", Direct, f"{_HERE}.direct", takes=(*_DIRECTED, OBSERVE))
-_LEAST_SQUARES = register_method(
+DEFAULT_METHOD = register_method(
     "least-squares",
     LeastSquares,
     f"{_HERE}.least_squares",
@@ -236,6 +236,7 @@ _LEAST_SQUARES = register_method(
     needs=(CHANNELWISE,),
     has_curve=True,
 )
+"""The method of an edit that names no method. docs/bench.md says how it was chosen."""
 _CLOSED_FORM = register_method(
     "closed-form",
     ClosedForm,
@@ -272,7 +273,7 @@ def methods_with_a_curve() -> list[str]:
 
 def suggest_method(*, linear: bool) -> Method:
     """Suggest the method of a new edit, of a layer that is `linear` or is not."""
-    return _CLOSED_FORM if linear else _LEAST_SQUARES
+    return _CLOSED_FORM if linear else DEFAULT_METHOD
 
 
 def settings_of(values: Mapping[str, Any]) -> Settings:

@@ -20,7 +20,7 @@ from editspec_runtime.codes import Code
 from editspec_runtime.core.method import CHANNELWISE, DIRECTIONS, FULL, LEARNED, LINEAR, RANK
 from editspec_runtime.core.rule import CompiledEdit, LayerRule
 from editspec_runtime.maths.channelwise import is_channelwise
-from editspec_runtime.methods.registry import DEFAULT_METHOD, method_of
+from editspec_runtime.methods.registry import PROJECTED_GRADIENT, method_of
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.maps import Box
 
@@ -138,7 +138,7 @@ def _require_fitting_layer(resolver: Resolver) -> None:
             (*resolver.path, "solver"),
             f"{edit.layer} is not known to act on each output channel alone, which "
             f"{edit.solver.method} needs",
-            f"write method: {DEFAULT_METHOD.name}{_suggest_layer(generator, edit.layer)}",
+            f"write method: {PROJECTED_GRADIENT.name}{_suggest_layer(generator, edit.layer)}",
             Code.LAYER_NOT_CHANNELWISE,
         )
     if edit.observe is None:

@@ -22,7 +22,7 @@ from editspec.engine.resources import Resources
 from editspec.engine.session import solve as solve_
 from editspec.modalities.image.artefacts import THRESHOLDS
 from editspec.modalities.image.pictures import png_bytes
-from editspec.worlds.skyline import WEIGHTS
+from editspec.worlds.skyline import WORLD, WORLDS
 from editspec.worlds.skyline.bench.experiments import (
     COPYING,
     EXPERIMENTS,
@@ -61,10 +61,15 @@ from editspec.worlds.skyline.efficacy import (
 )
 from editspec.worlds.skyline.reader import Reader, load_reader
 from editspec.worlds.skyline.world import LATENT_SIZE, Scene, render, scenes
+from editspec.worlds.world import World
+from editspec_compiler.document import parse
+from editspec_compiler.references import LoadedSpec, load_document
+from editspec_compiler.rewrite import Put, rewrite
 from editspec_runtime.core.executor import IN_PROCESS, Executor
 from editspec_runtime.core.method import OUTPUTS
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.core.rule import LayerRule
+from editspec_runtime.errors import UsageError
 from editspec_runtime.executors.devices import pick_device, reproducible_kernels
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.stylegan2.network import StyleGAN2
@@ -105,6 +110,7 @@ def bench_paper(
     out: Path | str,
     *,
     images: int = 10_000,
+    world: str = WORLD.name,
     backbone: Path | None = None,
     device: str = "auto",
     progress: ProgressCallback = no_progress,
@@ -120,6 +126,9 @@ def bench_paper(
         A new or empty folder, or that of an earlier bench.
     images
         How many images a row is measured on.
+    world
+        The generator that is edited: ``skyline``, or ``skyline-plain``, which was trained without
+        pasted features. The specs are the same.
     backbone
         A ``torch.export`` file of a program that takes images [n, 3, 64, 64] to a list of feature
         maps. The perceptual change is measured by them instead of by the reader's.
@@ -129,12 +138,14 @@ def bench_paper(
     Raises
     ------
     UsageError
-        The packages of the extra ``bench`` are not installed.
+        The packages of the extra ``bench`` are not installed, or there is no such world.
     FileError
         Something else lies at `out`, or the backbone cannot be read.
     """
     # Asked for before the work, of which only a late part needs it.
     load_extra("bench")
+    if world not in WORLDS:
+        raise UsageError(f"There is no world {world}.", f"Known here: {', '.join(WORLDS)}.")
     out = Path(out)
     features = load_features(backbone)
     seconds = open_folder(out, features.digest)
@@ -145,6 +156,7 @@ def bench_paper(
         backbone,
         features,
         progress,
+        WORLDS[world],
         seconds,
         Resources().executor,
     )
@@ -177,6 +189,8 @@ class Bench:
         The features.
     progress
         Called as work proceeds.
+    world
+        The generator that is edited.
     seconds
         How long each build took, by the identity of its patches.
     executor
@@ -189,12 +203,19 @@ class Bench:
     backbone: Path | None
     features: NamedFeatures
     progress: ProgressCallback
+    world: World = WORLD
     seconds: dict[str, float] = field(default_factory=dict)
     executor: Executor = IN_PROCESS
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return the arguments for another process, which reads the features itself."""
-        return _open_elsewhere, (self.out, self.images, self.device.type, self.backbone)
+        return _open_elsewhere, (
+            self.out,
+            self.images,
+            self.device.type,
+            self.backbone,
+            self.world,
+        )
 
     @cached_property
     def reader(self) -> Reader:
@@ -204,7 +225,7 @@ class Bench:
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """Tensors of the unedited model, by name."""
-        return read_weights(WEIGHTS).tensors
+        return read_weights(self.world.weights).tensors
 
     @cached_property
     def unedited(self) -> StyleGAN2:
@@ -236,7 +257,7 @@ class Bench:
         """Solve the edits of a spec with the cache of the run."""
         name = f"{spec.parent.name}/{spec.stem}"
         built = solve_(
-            spec,
+            self._load(spec),
             device=str(self.device),
             progress=lambda what, done, total: self.progress(f"{name}: {what}", done, total),
             cache=self.cache,
@@ -247,6 +268,12 @@ class Bench:
             self.seconds[build_identity(built)] = round(spent, 4)
             write_state(self.out, self.features.digest, self.seconds)
         return built
+
+    def _load(self, spec: Path) -> LoadedSpec:
+        """Load a spec with the weights of this bench's world."""
+        put = Put(("model", "weights"), self.world.builtin)
+        text = rewrite(spec.read_text(), spec.name, [put])
+        return load_document(parse(text, spec.name), spec, self.cache)
 
     def rows(self, experiment: Experiment) -> Iterator[Row]:
         """Yield the rows of an experiment, each built when its turn comes."""
@@ -411,10 +438,12 @@ def _row_result(
     )
 
 
-def _open_elsewhere(out: Path, images: int, device: str, backbone: Path | None) -> Bench:
+def _open_elsewhere(
+    out: Path, images: int, device: str, backbone: Path | None, world: World
+) -> Bench:
     """Open the bench in another process, without progress."""
     features = load_features(backbone)
-    return Bench(out, images, pick_device(device), backbone, features, no_progress)
+    return Bench(out, images, pick_device(device), backbone, features, no_progress, world)
 
 
 def _write_result(out: Path, result: BenchResult) -> None:
