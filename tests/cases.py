@@ -18,6 +18,7 @@ from editspec_runtime.core.method import (
     DIRECTIONS,
     ERASED_UNITS,
     LINEAR,
+    MATRIX,
     OUTPUTS,
     RANK,
     KeyStatistics,
@@ -173,6 +174,8 @@ def fits(family: str, method: Method) -> bool:
     """Whether the layer of a family's case is one that a method can edit."""
     model, layer = _model(family, torch.float64), CASES[family].layer
     if LINEAR in method.needs and not model.layer(layer).linear:
+        return False
+    if MATRIX in method.needs and model.layer(layer).has_taps:
         return False
     return CHANNELWISE not in method.needs or is_channelwise(model.function(layer))
 

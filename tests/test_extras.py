@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -25,6 +26,16 @@ edits:
     layer: layer4
     source: {latent: 0, mask: {box: [0, 0, 32, 32]}}
     target: {latent: 1, mask: {box: [0, 0, 32, 32]}}
+"""
+
+FACTS = """
+version: 1
+model: {family: transformer, weights: llama}
+edits:
+  - name: e
+    layer: layer1
+    source: {text: Rome}
+    target: {prompt: "{} is in the city of", subject: The Eiffel Tower}
 """
 
 HUB = "hf://someone/something/w.safetensors@main"
@@ -54,6 +65,8 @@ USES = [
     ("studio", "fastapi", ["studio", "new.yaml", "--port", "0"]),
     ("studio", "uvicorn", ["studio", "new.yaml", "--port", "0"]),
     ("studio", "ruamel", ["studio", "new.yaml", "--port", "0"]),
+    ("text", "tokenizers", ["validate", "facts.yaml"]),
+    ("text", "tokenizers", ["build", "facts.yaml", "-o", "out"]),
 ]
 """An extra, a package of it that is missing, and a command that needs it."""
 
@@ -86,6 +99,10 @@ def test_a_missing_extra_is_named_before_the_work(
     monkeypatch.setenv("EDITSPEC_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("EDITSPEC_OFFLINE", raising=False)
     Path("spec.yaml").write_text(SPEC)
+    Path("facts.yaml").write_text(FACTS)
+    golden = ROOT / "tests" / "golden" / "transformer"
+    shutil.copytree(golden / "models" / "llama", "llama")
+    shutil.copy(golden / "tokenizer.json", "llama")
     Path("built/patches").mkdir(parents=True)
     before = contents(tmp_path)
     hide(monkeypatch, package)

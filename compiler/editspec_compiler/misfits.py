@@ -59,6 +59,11 @@ def describe_misfit(what: str, given: Any, context: dict[str, Any]) -> tuple[str
         side, key = LENGTHS[what]
         message = f"must have {side} {context[key]} entries, found {context['actual_length']}"
         return message, "", Code.LENGTH_WRONG
+    if what == "string_too_short":
+        return "the text is empty", "", Code.LENGTH_WRONG
+    if what == "string_too_long":
+        message = f"must have at most {context['max_length']} letters, found {len(given)}"
+        return message, "", Code.LENGTH_WRONG
     if what == "string_pattern_mismatch":
         mark = next(mark for mark in PATTERNS if mark in context["pattern"])
         wanted, hint = PATTERNS[mark]

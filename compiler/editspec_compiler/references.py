@@ -25,7 +25,7 @@ from editspec_compiler.visit import find_files, visit
 from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import FieldProblem, ModelFields
-from editspec_runtime.core.method import DIRECTIONS, LINEAR, Method
+from editspec_runtime.core.method import DIRECTIONS, LINEAR, MATRIX, Method
 from editspec_runtime.errors import EditError, FileError, WeightsError, reading_foreign
 from editspec_runtime.families.registry import FAMILIES, read_architecture
 from editspec_runtime.families.selection import Held, choose_by_fields, choose_container
@@ -34,7 +34,7 @@ from editspec_runtime.io.downloads import is_remote
 from editspec_runtime.io.files import read_header, require_file
 from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.io.places import container_of, weights_path
-from editspec_runtime.io.shards import INDEX, is_sharded, read_stored
+from editspec_runtime.io.shards import INDEX, is_plain_folder, is_sharded, read_stored
 from editspec_runtime.methods.registry import METHODS, method_of, methods_taking
 
 
@@ -209,10 +209,12 @@ def observe_problem(observe: str, architecture: Architecture, edited: str) -> Fi
 
 
 def nonlinear_problem(layer: Layer, method: Method) -> FieldProblem | None:
-    """Say that a layer is not linear, as its method needs it; None where it is linear."""
-    if layer.linear:
+    """Say that a layer is not linear, or no matrix, as its method needs it; or None."""
+    if layer.linear and not (MATRIX in method.needs and layer.has_taps):
         return None
     message = f"{layer.name} is not linear from key to value, and {method.name} needs that"
+    if layer.linear:
+        message = f"the weight of {layer.name} is a kernel, and {method.name} needs a matrix"
     fitting = [name for name in methods_taking(DIRECTIONS) if LINEAR not in METHODS[name].needs]
     hint = f"write one of these methods: {', '.join(fitting)}"
     return FieldProblem(("solver",), message, hint, Code.LAYER_NOT_LINEAR)
@@ -246,7 +248,7 @@ class _References:
         if fields is not None:  # first: what layers and latents may be follows from the weights
             found += self._model(fields)
         items = list(visit(spec, data))
-        surroundings = Surroundings(self.document, self.folder, self.architecture)
+        surroundings = Surroundings(self.document, self.folder, self.architecture, self.weights)
         # The document and not the checked spec is walked: it may fit the language only in part.
         # Thousands of rows may name one mask, which is looked at once unless it is wrong.
         sound: set[tuple[str, str]] = set()
@@ -259,12 +261,14 @@ class _References:
                     sound.add(same)
         for number, edit in enumerate(entries(data, "edits")):
             path: SpecPath = ("edits", number)
-            layer = self._layer(edit)
-            if isinstance(edit, dict):
-                found += self._edit(path, edit, layer)
-            if layer is not None:
+            layers = []
+            for where, name in _named_layers(edit):
+                layer = self._find_layer(name)
+                found += self._edit(path, where, edit, layer)
+                layers += [layer] if layer is not None else []
+            if layers:
                 own = [item for item in items if item.path[:2] == path]
-                found += modality.edit_problems(path, own, layer, surroundings)
+                found += modality.edit_problems(path, own, layers[-1], surroundings)
         return found
 
     def _fields(self, given: Any) -> ModelFields | None:
@@ -316,36 +320,42 @@ class _References:
             named.update(file.tensors)
         held = Held((), named)
         container = choose_container(self.weights, [held], choose_by_fields(model))
-        self.architecture = read_architecture(model.family, held.part(container))
+        tensors = held.part(container)
+        self.architecture = read_architecture(model.family, tensors, self.weights)
         for found in model.problems_with(self.architecture):
             yield self.document.misfit(("model",), found)
 
-    def _layer(self, edit: Any) -> Layer | None:
-        """Find the layer that an edit names; None where it is none, or not known yet."""
-        if self.architecture is None or not isinstance(edit, dict):
-            return None
-        name = edit.get("layer")
-        if not isinstance(name, str):
+    def _find_layer(self, name: Any) -> Layer | None:
+        """Find a layer by its name; None where there is none, or where it is not known yet."""
+        if self.architecture is None or not isinstance(name, str):
             return None
         return self.architecture.layers.get(name)
 
-    def _edit(self, path: SpecPath, edit: dict[str, Any], layer: Layer | None) -> Iterator[Problem]:
-        """Find what an edit asks of its layer and the layer does not have."""
-        name, architecture = edit.get("layer"), self.architecture
+    def _edit(
+        self, path: SpecPath, where: SpecPath, edit: dict[str, Any], layer: Layer | None
+    ) -> Iterator[Problem]:
+        """Find what an edit asks of a layer and the layer does not have.
+
+        `path` is that of the edit, and `where` leads from there to the name of the layer.
+        """
+        architecture = self.architecture
         if architecture is None:
             return
+        name: Any = edit
+        for step in where:
+            name = name[step]
         if type(name) is int:
             message = f"expected the name of a layer, found {kind(name)}"
             hint = suggest_layer(name, architecture.layers)
-            where = (*path, "layer")
-            yield self.document.problem(where, message, hint, code=Code.LAYER_UNKNOWN)
+            place = (*path, *where)
+            yield self.document.problem(place, message, hint, code=Code.LAYER_UNKNOWN)
         if not isinstance(name, str):
             return
         if layer is None:
             message = f"there is no {name} in these weights"
             hint = suggest_layer(name, architecture.layers)
-            where = (*path, "layer")
-            yield self.document.problem(where, message, hint, code=Code.LAYER_UNKNOWN)
+            place = (*path, *where)
+            yield self.document.problem(place, message, hint, code=Code.LAYER_UNKNOWN)
             return
         solver, observe = fit(Solver, edit.get("solver")), edit.get("observe")
         found: list[FieldProblem | None] = []
@@ -371,6 +381,18 @@ class _References:
                 yield self.document.misfit((*where, "source", "erase"), found)
 
 
+def _named_layers(edit: Any) -> Iterator[tuple[SpecPath, Any]]:
+    """Yield the names of the layers of an edit, and the ways to them."""
+    if not isinstance(edit, dict):
+        return
+    if "layer" in edit:
+        yield ("layer",), edit["layer"]
+    layers = edit.get("layers")
+    if isinstance(layers, list):
+        for number, name in enumerate(layers):
+            yield ("layers", number), name
+
+
 def _weights_file(model: ModelFields, folder: Path, cache: Cache) -> Path:
     """Find the file that ``weights:`` names, or the folder of several.
 
@@ -378,6 +400,8 @@ def _weights_file(model: ModelFields, folder: Path, cache: Cache) -> Path:
     """
     path = weights_path(model.weights, folder, cache=cache, pin=model.digest, fetching=False)
     if is_sharded(path) and any(path.glob(f"*{INDEX}")):
+        return path
+    if is_plain_folder(path):
         return path
     if path == folder / model.weights and (problem := find_path_problem(model.weights, folder)):
         raise FileError(*problem)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partialmethod
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import BaseModel, Field, create_model
 
@@ -21,6 +21,9 @@ from editspec_compiler.visit import Item
 from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import ModelFields
 from editspec_runtime.families.registry import FAMILIES, Family
+
+if TYPE_CHECKING:
+    from editspec_compiler.references import LoadedSpec
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,30 @@ class Surroundings:
         What names of files are relative to.
     architecture
         The layers of the model; None where they are not known without torch.
+    weights
+        Where the weights lie.
     """
 
     document: Document
     folder: Path
     architecture: Architecture | None
+    weights: Path = Path()
+
+
+@dataclass(frozen=True)
+class EditFacts:
+    """What is known of an edit besides what the spec says.
+
+    Attributes
+    ----------
+    values
+        Plain values by name.
+    lines
+        The same for people.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
 
 
 class Modality(Protocol):
@@ -76,8 +98,12 @@ class Modality(Protocol):
     ) -> Iterator[Problem]:
         """Find what an edit asks of layers and they do not have.
 
-        `items` are the values with a role in the edit at `path`; `layer` is the edited one.
+        `items` are the values with a role in the edit at `path`; `layer` is the edited one, or the
+        last of several.
         """
+
+    def edit_facts(self, loaded: LoadedSpec, number: int) -> EditFacts:
+        """Find what is known of edit `number` without torch, besides what the spec says."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +136,8 @@ def register_modality(name: str, spec: str, modality: str) -> None:
 
 _IMAGE = "editspec_compiler.modalities.image"
 register_modality("image", f"{_IMAGE}.schema:ImageSpec", f"{_IMAGE}.modality:IMAGE")
+_TEXT = "editspec_compiler.modalities.text"
+register_modality("text", f"{_TEXT}.schema:TextSpec", f"{_TEXT}.modality:TEXT")
 
 
 @cache

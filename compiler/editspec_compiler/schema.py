@@ -167,7 +167,7 @@ ROWS_SCHEMA = {
 """The JSON Schema of what stands for the rows of a file."""
 
 
-def _describe_edit(schema: dict[str, Any]) -> None:
+def describe_edit(schema: dict[str, Any]) -> None:
     """Say in a JSON Schema what the fields of an edit do not say."""
     schema["oneOf"] = [{"required": ["source", "target"]}, {"required": ["pairs"]}]
     for name in LISTS:
@@ -182,7 +182,7 @@ def _describe_edit(schema: dict[str, Any]) -> None:
 class Edit(Part, Generic[PlaceT, SourceT, ContextT, PreservedT]):
     """One rule change."""
 
-    model_config = ConfigDict(json_schema_extra=_describe_edit)
+    model_config = ConfigDict(json_schema_extra=describe_edit)
 
     name: str = Field(pattern=NAME, description="Unique; part of file names.")
     layer: str = Field(
@@ -240,6 +240,11 @@ class Edit(Part, Generic[PlaceT, SourceT, ContextT, PreservedT]):
         DEFAULT_METHOD.make_settings(),
         description="How the rule is solved: a method, or its settings.",
     )
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The names of the layers whose weights change, in the order of computation."""
+        return [self.layer]
 
     @property
     def sides(self) -> list[Pair[PlaceT, SourceT]]:

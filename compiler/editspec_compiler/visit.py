@@ -77,7 +77,7 @@ def find_files(part: Any, given: Any, path: SpecPath = ()) -> Iterator[tuple[Spe
     for item in visit(part, given, path):
         if item.role != FILE or not isinstance(item.value, str):
             continue
-        if not item.value.startswith("data:"):
+        if not item.value.startswith(("data:", "builtin:")):
             yield item.path, item.value
 
 

@@ -75,8 +75,9 @@ def statistics(
     edits = session.loaded.spec.edits
     moments = []
     for number, edit in enumerate(edits):
-        moment = session.second_moment(session.current_model(), edit.layer)
-        moments.append(EditMoment(edit.name, edit.layer, moment))
+        for name in edit.layer_names:
+            moment = session.second_moment(session.current_model(), name)
+            moments.append(EditMoment(edit.name, name, moment))
         # The last edit need not be built: no moment is taken behind it.
         if number < len(edits) - 1:
             session.edit(number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,25 @@ from editspec.engine.lock import input_changes, lock_path, read_lock
 from editspec.engine.result import DONE, CommandResult, count_of
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.problems import Problem
+from editspec_compiler.registry import EditFacts, modality_of
 from editspec_runtime.errors import EditError
 
 
 @dataclass(frozen=True)
 class ValidEdit:
-    """One edit of a spec; `rank` is None where its method has none."""
+    """One edit of a spec; `rank` is None where its method has none.
+
+    `facts` are what its modality knows of it.
+    """
 
     name: str
     layer: str
     rank: int | None
+    facts: EditFacts = field(default_factory=EditFacts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The edit as plain values."""
+        return {"name": self.name, "layer": self.layer, "rank": self.rank, **self.facts.values}
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class ValidFile:
         lock = None if self.lock is None else list(self.lock)
         return {
             "valid": True,
-            "edits": [vars(edit) for edit in self.edits],
+            "edits": [edit.to_dict() for edit in self.edits],
             "checks": list(self.checks),
             "lock": lock,
             "warnings": [problem.to_dict() for problem in self.warnings],
@@ -71,6 +80,8 @@ class ValidFile:
         if self.checks:
             counted += f", {count_of(len(self.checks), 'check')}"
         lines = [f"{self.file}: {counted}, no problems"]
+        for edit in self.edits:
+            lines += [f"  {edit.name}: {line}" for line in edit.facts.lines]
         if self.lock:
             lines.append(f"{lock_path(self.file)} is out of date:")
             lines += [f"  {change}" for change in self.lock]
@@ -147,11 +158,14 @@ def _validate(spec: Path | str | LoadedSpec) -> ValidFile:
     if lock is not None:
         # The weights may be large, so that only plan and build compare them with the lock.
         changes = tuple(input_changes(spec, lock.weights, lock))
-    edits = tuple(ValidEdit(e.name, e.layer, e.rank_limit) for e in spec.spec.edits)
+    modality, edits = modality_of(spec.spec.model.family), []
+    for number, edit in enumerate(spec.spec.edits):
+        facts = modality.edit_facts(spec, number)
+        edits.append(ValidEdit(edit.name, ",".join(edit.layer_names), edit.rank_limit, facts))
     checks = tuple(check.name or check.measure for check in spec.spec.checks)
     return ValidFile(
         spec.path,
-        edits,
+        tuple(edits),
         checks,
         changes,
         warnings=spec.warnings,

@@ -261,7 +261,7 @@ def _find_architecture(checkpoint: Weights, family: str) -> Architecture | None:
         )
     if FAMILIES[family].read_architecture is None:
         return None
-    return find_architecture(checkpoint, Path(), family)
+    return find_architecture(checkpoint, None, family)
 
 
 def _build_again(

@@ -15,8 +15,12 @@ from editspec_runtime.patches.patch import Patch
 ADAPTER, CONFIGURATION = "adapter_model.safetensors", "adapter_config.json"
 """The two files that peft keeps an adapter in."""
 
+INPUTS_FIRST = "Conv1D"
+"""The module of transformers whose weight is [in, out], as GPT-2 has it."""
+
 ADAPTABLE = {
     ("o", "i"): "nn.Linear",
+    ("i", "o"): INPUTS_FIRST,
     ("o", "i", "x"): "nn.Conv1d",
     ("o", "i", "y", "x"): "nn.Conv2d",
 }
@@ -34,6 +38,8 @@ def lora_factors(patch: Patch, parameter: str) -> tuple[Tensor, Tensor]:
     axes = _axes(patch, parameter)
     if parameter in patch.deltas:
         delta = patch.deltas[parameter]
+        if axes == ("i", "o"):
+            delta = delta.mT.contiguous()
         a = delta.reshape(delta.shape[delta.ndim - len(axes) :])
         b = torch.eye(len(a), dtype=a.dtype)
     else:
@@ -48,8 +54,11 @@ def lora_factors(patch: Patch, parameter: str) -> tuple[Tensor, Tensor]:
     return a, b.reshape(*b.shape, *(1,) * (len(axes) - 2))
 
 
-def adapter_configuration(ranks: dict[str, int]) -> dict[str, Any]:
-    """The configuration of an adapter, as peft reads it."""
+def adapter_configuration(ranks: dict[str, int], *, inputs_first: bool = False) -> dict[str, Any]:
+    """The configuration of an adapter, as peft reads it.
+
+    `inputs_first` says whether the weights are stored [in, out], as in a ``Conv1D``.
+    """
     largest = max(ranks.values())
     patterns = {f"^{re.escape(module)}": rank for module, rank in ranks.items()}
     return {
@@ -58,7 +67,7 @@ def adapter_configuration(ranks: dict[str, int]) -> dict[str, Any]:
         "task_type": None,
         "inference_mode": True,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": inputs_first,
         "lora_dropout": 0.0,
         # As an expression, as a plain name would mean every module whose name ends with it.
         "target_modules": "|".join(re.escape(module) for module in ranks),

@@ -12,7 +12,10 @@ from editspec.engine.lock import LockedEdit
 from editspec_runtime.core.rule import ResolvedEdit
 from editspec_runtime.patches.patch import Patch
 
-STAGES = ("compile", "statistics", "solve")
+TARGETS, STATISTICS = "targets", "statistics"
+"""The stages in which values are searched for, and C is taken; they lie within others, too."""
+
+STAGES = ("compile", TARGETS, STATISTICS, "solve")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class BuiltEdit:
         mean |V* - f(K*; W)| with the weights that the patch gives. For a method about outputs, the
         mean absolute difference of the outputs.
     seconds
-        The time that ``compile``, ``statistics`` and ``solve`` took; 0 for a stage whose result was
+        The time that ``compile``, ``targets`` (values that are searched for), ``statistics`` and
+        ``solve`` took; 0 for a stage whose result was
         there already.
     status
         The status before the build: ``new``, ``changed``, ``dependent``, ``missing`` or
@@ -61,4 +65,12 @@ def time_stage(seconds: dict[str, float], stage: str) -> Iterator[None]:
     """Add the seconds that the block takes to those of a stage."""
     begun = time.perf_counter()
     yield
-    seconds[stage] = round(seconds[stage] + time.perf_counter() - begun, 4)
+    seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - begun, 4)
+
+
+def take_stages(seconds: dict[str, float], spent: dict[str, float], around: str) -> None:
+    """Move the seconds that were `spent` in stages to them, from the stage `around` them."""
+    for stage, inner in spent.items():
+        seconds[stage] = round(seconds[stage] + inner, 4)
+        seconds[around] = round(max(0.0, seconds[around] - inner), 4)
+    spent.clear()

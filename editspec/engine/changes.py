@@ -44,3 +44,8 @@ def layout_of(parameter: Tensor) -> str:
         return "o i z y x"
     unknown = " ".join("x" * parameter.ndim)
     return {5: "1 o i y x", 4: "o i y x", 2: "o i"}.get(parameter.ndim, unknown)
+
+
+def rank_of(change: Patch, limit: int | None) -> int | None:
+    """The largest number of directions of a change; the `limit` of the edit where it has none."""
+    return max(map(len, change.directions.values()), default=limit)

@@ -14,6 +14,7 @@ from editspec.engine.adapters import (
     ADAPTABLE,
     ADAPTER,
     CONFIGURATION,
+    INPUTS_FIRST,
     adaptable_axes,
     adapter_configuration,
     lora_factors,
@@ -54,8 +55,10 @@ def export_peft(files: Sequence[Path | str], out: Path, model: str | None) -> Ad
         modules[module] = AdaptedModule(kind, len(a))
     write(out / ADAPTER, safetensors_bytes(tensors, _metadata(stack, "peft")))
     ranks = {name: module.rank for name, module in modules.items()}
-    configuration = json.dumps(adapter_configuration(ranks), indent=2, sort_keys=True)
-    write(out / CONFIGURATION, f"{configuration}\n".encode())
+    inputs_first = any(module.kind == INPUTS_FIRST for module in modules.values())
+    configuration = adapter_configuration(ranks, inputs_first=inputs_first)
+    text = json.dumps(configuration, indent=2, sort_keys=True)
+    write(out / CONFIGURATION, f"{text}\n".encode())
     note = find_family(stack[0].metadata["family"]).export_note
     return AdapterExport("peft", out, modules, (note,) if note else ())
 

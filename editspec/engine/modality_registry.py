@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
-
-from torch import Tensor
 
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.compatibility import Compatibility
@@ -20,12 +18,11 @@ if TYPE_CHECKING:
 
     from editspec.engine.built import BuiltEdit
     from editspec.engine.measures import Measures
+    from editspec.engine.model_session import ModelSession
     from editspec.engine.opened import OpenedModel
     from editspec.engine.questions import Asked, Question
     from editspec.engine.session import BuildSession
-
-Moment = Callable[[Any, str], Tensor]
-"""Gives C of a layer of a model, [in, in] float64."""
+    from editspec.engine.table import Table
 
 
 class ModalityEngine(Protocol):
@@ -34,16 +31,13 @@ class ModalityEngine(Protocol):
     def compatibility(self, name: str | None) -> Compatibility:
         """The choices that papers leave open, by a spec's ``compatibility``."""
 
-    def sample(self, loaded: LoadedSpec, model: Any) -> Sample:
+    def sample(self, session: ModelSession, model: Any) -> Sample:
         """The inputs that the second moment of the keys is taken over."""
 
-    def compile(
-        self, loaded: LoadedSpec, number: int, base: str, parent: str, moment: Moment
-    ) -> CompiledEdit:
-        """Compile edit `number` of a spec.
+    def compile(self, session: ModelSession, number: int, parent: str) -> CompiledEdit:
+        """Compile edit `number` of the spec of a session.
 
-        `base` and `parent` are the digests of the weights that the stack starts from and of those
-        that the edit is solved on. `moment` is asked where a source needs C. Raises `SpecError`.
+        `parent` is the digest of the weights that the edit is solved on. Raises `SpecError`.
         """
 
     def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> Measures:
@@ -53,6 +47,12 @@ class ModalityEngine(Protocol):
         """Draw what `count` inputs lead to before and after all edits.
 
         None where the modality has no pictures. Nothing may have been built in the session yet.
+        """
+
+    def tabulate(self, session: BuildSession, count: int) -> Table | None:
+        """Tabulate what the model says before and after all edits, `count` inputs of each.
+
+        None where the modality has no texts. Nothing may have been built in the session yet.
         """
 
     def question(self, session: BuildSession, asked: Asked) -> Question:
@@ -76,6 +76,7 @@ def register_engine(modality: str, place: str) -> None:
 
 
 register_engine("image", "editspec.modalities.image.engine:ENGINE")
+register_engine("text", "editspec.modalities.text.engine:ENGINE")
 
 
 def engine_of(family: str) -> ModalityEngine:

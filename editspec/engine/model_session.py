@@ -68,8 +68,11 @@ class ModelSession:
         The executor of independent items of work, and whether code that the spec names may run.
     stack
         The patches so far.
-    model, applied
-        The model of the first weights, and the weights of stacks; made when first needed.
+    model, applied, unedited
+        The model of the first weights, the weights of stacks, and the model of the unedited
+        weights below a stack; made when first needed.
+    spent
+        The seconds that were spent in a stage within another, until they are taken from there.
     """
 
     loaded: LoadedSpec
@@ -83,6 +86,8 @@ class ModelSession:
     applied: StackedWeights | None = None
     allow_code: bool = False
     executor: Executor = IN_PROCESS
+    unedited: Model | None = None
+    spent: dict[str, float] = field(default_factory=dict)
 
     @property
     def stacked(self) -> StackedWeights:
@@ -112,15 +117,16 @@ class ModelSession:
         problems = []
         refused = getattr(model, "refused", {})
         for number, edit in enumerate(self.loaded.spec.edits):
-            if edit.layer in layers:
-                continue
-            message = f"there is no {edit.layer} in these weights"
-            hint = suggest_layer(edit.layer, layers)
-            if edit.layer in refused:
-                reason = refused[edit.layer]
-                message, hint = f"{edit.layer} cannot be edited: {reason.message}", reason.hint
-            where = ("edits", number, "layer")
-            problems.append(document.problem(where, message, hint, code=Code.LAYER_UNKNOWN))
+            for name in edit.layer_names:
+                if name in layers:
+                    continue
+                message = f"there is no {name} in these weights"
+                hint = suggest_layer(name, layers)
+                if name in refused:
+                    reason = refused[name]
+                    message, hint = f"{name} cannot be edited: {reason.message}", reason.hint
+                where = ("edits", number, "layer")
+                problems.append(document.problem(where, message, hint, code=Code.LAYER_UNKNOWN))
         fields = read_fields(self.loaded.spec.model)
         for found in fields.problems_with(model.architecture):
             problems.append(document.misfit(("model",), found))
@@ -151,12 +157,27 @@ class ModelSession:
             return self.model
         return self.model.with_weights(weights)
 
+    @property
+    def base_model(self) -> Model:
+        """The model of the unedited weights."""
+        if not self.stack:
+            return self.current_model()
+        if self.unedited is None:
+            weights = self.checkpoint.place(self.loaded.spec.precision, self.device)
+            self.unedited = self.current_model().with_weights(weights)
+        return self.unedited
+
+    def _moment_model(self, model: Model) -> Model:
+        """The model that C is taken of, where `model` is edited."""
+        return self.base_model if self.compatibility.unedited_moment else model
+
     def sample(self, model: Model) -> Sample:
         """The inputs that statistics are taken over."""
-        return self.modality.sample(self.loaded, model)
+        return self.modality.sample(self, model)
 
     def find_moment(self, model: Model, layer: str) -> Tensor | None:
         """C of a layer, [in_features, in_features]; None where it is not in the cache."""
+        model = self._moment_model(model)
         sample = self.sample(model)
         found = find_second_moment(model, layer, sample, self.compatibility, self.cache)
         return None if found is None else found.matrix
@@ -164,6 +185,7 @@ class ModelSession:
     @on_device
     def second_moment(self, model: Model, layer: str) -> CachedMoment:
         """C of a layer with its origin, from the cache or computed."""
+        model = self._moment_model(model)
         return second_moment(
             model,
             layer,

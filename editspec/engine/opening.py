@@ -85,8 +85,12 @@ def read_model_architecture(path: Path, family: str) -> Architecture:
     return find_architecture(read_weights(path), path, family)
 
 
-def find_architecture(checkpoint: Weights, path: Path, family: str | None = None) -> Architecture:
+def find_architecture(
+    checkpoint: Weights, path: Path | None, family: str | None = None
+) -> Architecture:
     """The architecture of a checkpoint, as `family` or as the first family that fits.
+
+    `path` is where the checkpoint lies; None where its tensors alone are to tell it.
 
     Raises
     ------
@@ -95,13 +99,13 @@ def find_architecture(checkpoint: Weights, path: Path, family: str | None = None
     """
     infos = tensor_infos(checkpoint.tensors)
     if family is not None:
-        return read_architecture(family, infos)
+        return read_architecture(family, infos, path)
     reasons = []
     for name, known in FAMILIES.items():
         if known.read_architecture is None:
             continue
         try:
-            return read_architecture(name, infos)
+            return read_architecture(name, infos, path)
         except WeightsError as error:
             reasons.append(f"as {name}: {error.message}")
     raise WeightsError(

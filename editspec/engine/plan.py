@@ -194,10 +194,11 @@ def _view(session: BuildSession, number: int, blocked: list[str]) -> _View:
     """
     edit, step = session.loaded.spec.edits[number], session.steps[number]
     model = session.current_model()
-    parameters = [model.architecture.layers[edit.layer].parameter]
+    names = edit.layer_names
+    parameters = [model.architecture.layers[name].parameter for name in names]
     # An edit that is still to be built below the layer changes its keys, and so C and D.
-    known = not set(blocked) & set(model.upstream(edit.layer))
-    moment = session.find_moment(model, edit.layer) if known else None
+    known = not set(blocked) & set(model.upstream(names[0]))
+    moment = session.find_moment(model, names[0]) if known else None
     directions = patch = collateral = None
     samples = steps = 0
     warnings: tuple[str, ...] = ()
@@ -218,7 +219,7 @@ def _view(session: BuildSession, number: int, blocked: list[str]) -> _View:
         blocked += parameters
     planned = PlannedEdit(
         edit.name,
-        edit.layer,
+        ",".join(names),
         step.status,
         tuple(step.because),
         samples,
@@ -239,6 +240,8 @@ def _directions(session: BuildSession, number: int, model: Model, moment: Tensor
         """Refuse to draw keys, which takes as long as a build."""
         raise NumericalError("A plan draws no keys.", "Build the spec.")
 
+    if session.compile(number).searches:
+        return None
     try:
         rule = session.rule(number, model)
         if rule.directions is None or len(rule.rules) != 1:
@@ -272,7 +275,7 @@ def _conflict(session: BuildSession, first: _View, second: _View) -> Conflict | 
         kind = "their directions overlap"
     else:
         kind = "the same layer"
-    return Conflict((before.name, after.name), after.layer, kind, overlap, undone)
+    return Conflict((before.name, after.name), ",".join(after.layer_names), kind, overlap, undone)
 
 
 def _are_swapped(before: AnyEdit, after: AnyEdit) -> bool:

@@ -12,8 +12,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from editspec.engine.built import STAGES, BuiltEdit, time_stage
-from editspec.engine.changes import factors_of, layout_of, names_of_changed
+from editspec.engine.built import STAGES, BuiltEdit, take_stages, time_stage
+from editspec.engine.changes import factors_of, layout_of, names_of_changed, rank_of
 from editspec.engine.folder import BuildFolder, patch_names
 from editspec.engine.lock import (
     CURRENT,
@@ -185,7 +185,7 @@ class BuildSession(ModelSession):
     def compile(self, number: int) -> CompiledEdit:
         """Edit `number`, its rules still to be resolved on the weights as they are now."""
         parent = self.stack[-1].metadata["result"] if self.stack else self.base
-        return self.modality.compile(self.loaded, number, self.base, parent, self.moment)
+        return self.modality.compile(self, number, parent)
 
     def _folders(self) -> list[BuildFolder]:
         """The folders in which patches and rules may lie, the session's own first."""
@@ -239,6 +239,7 @@ class BuildSession(ModelSession):
         solutions: list[Solution] = []
         with time_stage(seconds, "compile"):
             first = edit.rules[0](model)
+        take_stages(seconds, self.spent, "compile")
         # Later rules follow from the first, the edit and the model, so that the first rule and the
         # digest of the edit, which is in its provenance, name the solution.
         edit = replace(edit, rules=[lambda _: first, *edit.rules[1:]])
@@ -370,7 +371,7 @@ class BuildSession(ModelSession):
     def warnings(self, rule: ResolvedEdit, patch: Patch) -> tuple[str, ...]:
         """What is to be said of a patch, although it is right."""
         model = self.current_model()
-        return warnings_of(rule, patch, model.architecture, self.sample(model).count)
+        return warnings_of(rule, patch, model.architecture, self.sample(model))
 
     def lock_entry(self, number: int) -> LockedEdit:
         """The entry of edit `number` in the lock, which must have one."""
@@ -397,7 +398,7 @@ class BuildSession(ModelSession):
                 "name": rule.name,
                 "family": rule.family,
                 **layer_metadata(rule.layers),
-                "rank": rule.rank,
+                "rank": rank_of(change, rule.rank),
                 "solver": rule.method.as_json(),
                 "edit": rule.provenance["edit"],
                 "base": self.base,

@@ -13,6 +13,7 @@ from editspec_runtime.methods.registry import METHODS, settings_of
 
 if TYPE_CHECKING:
     from editspec_runtime.core.rule import ResolvedEdit
+    from editspec_runtime.core.sample import Sample
     from editspec_runtime.patches.patch import Patch
 
 HIGH_COLLATERAL = 0.12
@@ -35,19 +36,25 @@ def collateral_warning(collateral: float, settings: Settings) -> str | None:
     )
 
 
-def sample_warning(layer: Layer, items: int) -> str | None:
+def sample_warning(layer: Layer, items: int, positions: int | None = None) -> str | None:
     """Warn that a sample is too small to predict collateral; None where it is large enough.
 
-    `items` is the number of items of the sample.
+    `items` is the number of items of the sample, and `positions` that of their positions where the
+    layer has no number of its own.
     """
     units, keys = layer.in_features, items * (layer.positions or 1)
+    if layer.positions is None and positions is not None:
+        keys = positions
     if keys >= FEWEST_KEYS * units:
         return None
-    enough = -(-FEWEST_KEYS * units // (layer.positions or 1))
+    enough = f"Give statistics {FEWEST_KEYS * units} positions or more."
+    if layer.positions is not None:
+        samples = -(-FEWEST_KEYS * units // layer.positions)
+        enough = f"Raise statistics.samples to {samples} or more."
     return (
         f"{count_of(items, 'sample')} of {layer.name} {'has' if items == 1 else 'have'} "
         f"{count_of(keys, 'key')} for {count_of(units, 'unit')}, so that the predicted collateral "
-        f"may be many times too low. Raise statistics.samples to {enough} or more."
+        f"may be many times too low. {enough}"
     )
 
 
@@ -68,18 +75,20 @@ def asked_warning(asked: float) -> str | None:
 
 
 def warnings_of(
-    rule: ResolvedEdit, patch: Patch, architecture: Architecture, items: int
+    rule: ResolvedEdit, patch: Patch, architecture: Architecture, sample: Sample
 ) -> tuple[str, ...]:
     """The warnings about a patch of a rule, with the notes of its solver.
 
-    `items` is the number of items that its statistics were taken over.
+    `sample` is what its statistics were taken over.
     """
     found: list[str | None] = [as_sentence(note) for note in patch.metadata.get("notes", ())]
     settings = patch.metadata["solver"]
     if settings["method"] in METHODS:
         collateral = predicted_collateral(patch)
         found.append(collateral_warning(collateral, settings_of(settings)))
-    found += [sample_warning(architecture.layers[name], items) for name in patch.layers]
+    for name in patch.layers:
+        layer = architecture.layers[name]
+        found.append(sample_warning(layer, sample.count, sample.positions))
     found.append(asked_warning(asked_for(rule)))
     return tuple(text for text in found if text is not None)
 

@@ -32,12 +32,12 @@ class World:
         The generator that was trained on it.
     experiments
         ``module:name`` of a mapping from an experiment's name to its `JudgeMaker`. It is imported
-        when it is asked for.
+        when it is asked for. Empty where there are none.
     """
 
     name: str
     weights: Path
-    experiments: str
+    experiments: str = ""
 
     @property
     def builtin(self) -> str:
@@ -46,6 +46,8 @@ class World:
 
     def load_experiments(self) -> Mapping[str, JudgeMaker]:
         """Import the experiments of this world, which imports torch."""
+        if not self.experiments:
+            return {}
         module, _, name = self.experiments.partition(":")
         found: Mapping[str, JudgeMaker] = getattr(import_module(module), name)
         return found

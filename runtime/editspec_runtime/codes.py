@@ -67,6 +67,13 @@ class Code(StrEnum):
     MASK_NEARLY_WHOLE = "E414 mask-nearly-whole"
     LATENT_UNFIT = "E412 latent-unfit"
     RECORD_UNFIT = "E420 record-unfit"
+    PROMPT_UNFIT = "E430 prompt-unfit"
+    TOKENS_UNFIT = "E431 tokens-unfit"
+    POSITION_FIRST = "E432 position-first"
+    TEXT_UNFIT = "E433 text-unfit"
+    FACT_TWICE = "E434 fact-twice"
+    FACT_CONTRADICTED = "E435 fact-contradicted"
+    CORPUS_UNFIT = "E436 corpus-unfit"
 
     CHECK_EDIT_UNKNOWN = "E500 check-edit-unknown"
     CHECK_UNFIT = "E501 check-unfit"

@@ -97,7 +97,9 @@ def test_build_makes_what_it_says(folder: Path) -> None:
     assert [edit["patch"] for edit in edits] == [
         f"out/patches/0{n}-{e['name']}.safetensors" for n, e in enumerate(edits, 1)
     ]
-    assert all(set(edit["seconds"]) == {"compile", "statistics", "solve"} for edit in edits)
+    assert all(
+        set(edit["seconds"]) == {"compile", "targets", "statistics", "solve"} for edit in edits
+    )
     assert sorted(contents(folder / "out")) == sorted(
         ["manifest.json"]
         + [
@@ -380,7 +382,7 @@ def test_inspect_knows_every_kind(folder: Path) -> None:
 def test_schema_and_families() -> None:
     schema = json.loads(run("schema").stdout)
     families = [each["$ref"].rpartition("_")[2] for each in schema["oneOf"]]
-    assert families == ["stylegan2", "proggan", "torch"]
+    assert families == ["stylegan2", "proggan", "torch", "transformer"]
     assert [entry["name"] for entry in said("families")["families"]] == [
         "stylegan2",
         "proggan",

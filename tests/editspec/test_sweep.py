@@ -177,7 +177,10 @@ def error_by_hand(spec: Path) -> float:
         (["--ranks", "1,x"], "whole numbers from 1"),
         (["--ranks", "0"], "whole numbers from 1"),
         (["--experiment", "dome-to-moon"], "There is no experiment dome-to-moon"),
-        (["--experiment", "dome-to-spire"], "known for builtin:skyline and builtin:skyline-plain only"),
+        (
+            ["--experiment", "dome-to-spire"],
+            "known for builtin:skyline and builtin:skyline-plain only",
+        ),
         (["--ranks", "5000"], "No layer and rank of the sweep can be built"),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from editspec.engine.built import BuiltEdit
 from editspec.engine.checks import Value
 from editspec.engine.measures import Measures
-from editspec.engine.modality_registry import Moment
+from editspec.engine.model_session import ModelSession
 from editspec.engine.opened import OpenedModel
 from editspec.engine.questions import Asked, ModelOf
 from editspec.engine.session import BuildSession
@@ -78,15 +78,14 @@ class TextEngine:
         """Our way alone."""
         return EDITSPEC
 
-    def sample(self, loaded: LoadedSpec, model: Toy) -> RandomTexts:
+    def sample(self, session: ModelSession, model: Toy) -> RandomTexts:
         """Random texts, as ``statistics`` says."""
-        statistics = loaded.spec.statistics
+        statistics = session.loaded.spec.statistics
         return RandomTexts(statistics.seed, statistics.texts)
 
-    def compile(
-        self, loaded: LoadedSpec, number: int, base: str, parent: str, moment: Moment
-    ) -> CompiledEdit:
+    def compile(self, session: ModelSession, number: int, parent: str) -> CompiledEdit:
         """The target's key gets the source's value."""
+        loaded = session.loaded
         edit = loaded.spec.edits[number]
 
         def resolve(model: Toy) -> LayerRule:
@@ -113,7 +112,11 @@ class TextEngine:
             method=edit.solver,
             rank=edit.rank_limit,
             directions=edit.directions,
-            provenance={"base": base, "parent": parent, "edit": edit_digest(loaded, number)},
+            provenance={
+                "base": session.base,
+                "parent": parent,
+                "edit": edit_digest(loaded, number),
+            },
         )
 
     def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> TextMeasures:
@@ -123,11 +126,14 @@ class TextEngine:
     def preview(self, session: BuildSession, count: int) -> None:
         """Texts are not shown."""
 
+    def tabulate(self, session: BuildSession, count: int) -> None:
+        """Texts are not shown."""
+
     def question(self, session: BuildSession, asked: Asked) -> TextQuestion:
         """A text of the sample by its number; the places of texts have no masks."""
         if asked.get("mask") is not None:
             raise UsageError("A text has no mask.", "Leave --mask out.")
-        return TextQuestion(self.sample(session.loaded, None).text(asked["latent"]))
+        return TextQuestion(self.sample(session, None).text(asked["latent"]))
 
     def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedModel:
         """Patches can be put on a toy; it draws nothing."""

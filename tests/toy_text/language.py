@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from editspec_compiler import LoadedSpec
 from editspec_compiler.document import Document
 from editspec_compiler.problems import Problem, SpecPath
-from editspec_compiler.registry import Surroundings
+from editspec_compiler.registry import EditFacts, Surroundings
 from editspec_compiler.schema import (
     AnySpec,
     Check,
@@ -103,6 +104,10 @@ class ToyText:
     ) -> Iterator[Problem]:
         """Nothing."""
         yield from ()
+
+    def edit_facts(self, loaded: LoadedSpec, number: int) -> EditFacts:
+        """Nothing."""
+        return EditFacts()
 
 
 TOY_TEXT = ToyText()

@@ -122,6 +122,11 @@ class RandomTexts:
     count: int
     longest: int = 6
 
+    @property
+    def positions(self) -> int:
+        """All letters."""
+        return sum(len(self.text(number)) for number in range(self.count))
+
     def first(self, count: int) -> RandomTexts:
         """The first of them."""
         return RandomTexts(self.seed, min(count, self.count))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from PIL import Image
 
 from editspec.engine.built import BuiltEdit
-from editspec.engine.modality_registry import Moment
+from editspec.engine.model_session import ModelSession
 from editspec.engine.opened import OpenedModel
 from editspec.engine.questions import Asked
 from editspec.engine.session import BuildSession
@@ -35,16 +35,15 @@ class ImageEngine:
         """Return the numerics of a name: ours for None, or the paper's authors'."""
         return compatibility_of(name)
 
-    def sample(self, loaded: LoadedSpec, model: Generator) -> LatentSample:
+    def sample(self, session: ModelSession, model: Generator) -> LatentSample:
         """Return the sample of latents that ``statistics`` names."""
+        loaded = session.loaded
         count = image_spec(loaded.spec).statistics.samples
         return LatentSample(statistics_stream(loaded, model), count)
 
-    def compile(
-        self, loaded: LoadedSpec, number: int, base: str, parent: str, moment: Moment
-    ) -> CompiledEdit:
+    def compile(self, session: ModelSession, number: int, parent: str) -> CompiledEdit:
         """Compile an edit that copies, pastes or erases to rules about maps."""
-        return compile_edit(loaded, number, base, parent, moment)
+        return compile_edit(session.loaded, number, session.base, parent, session.moment)
 
     def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> ImageMeasures:
         """Return the measures of a stack of edits on images."""
@@ -53,6 +52,9 @@ class ImageEngine:
     def preview(self, session: BuildSession, count: int) -> Image.Image:
         """Draw the first images of the stream of reports before and after all edits."""
         return draw_edits(session, count)
+
+    def tabulate(self, session: BuildSession, count: int) -> None:
+        """Return None: images are drawn."""
 
     def tuner(
         self, session: BuildSession, number: int, inputs: int, layers: Sequence[str]

@@ -53,6 +53,11 @@ class Layer:
         }
 
     @property
+    def has_taps(self) -> bool:
+        """Whether the weight is a kernel, which reads several positions."""
+        return any(axis not in "1oi" for axis in self.axes.split())
+
+    @property
     def key_numbers(self) -> int | None:
         """The count of numbers in the keys of one item; None where items differ."""
         return None if self.positions is None else self.in_features * self.positions

@@ -29,6 +29,8 @@ class Compatibility:
     states_added
         Whether the squared loss of several pairs is the sum of the losses of the two states of the
         scenes. If not, the loss is the mean over all pairs.
+    unedited_moment
+        Whether C is that of the unedited model, whatever the edits before have changed.
     """
 
     chunk: int = 16
@@ -36,6 +38,20 @@ class Compatibility:
     keep_best: bool = True
     absolute_rate: bool = False
     states_added: bool = False
+    unedited_moment: bool = False
+
+    def collateral_weight(self, given: float, features: int, keys: int) -> float:
+        """The weight of the collateral beside the mean square over the keys of a rule.
+
+        `given` is the one of the settings; `features` and `keys` are the length of a key of the
+        layer, and the number of keys of the rule.
+        """
+        del features, keys
+        return given
+
+    def eigenvalue(self, given: float, mean: float) -> float:
+        """A threshold or a ridge of the settings, as an eigenvalue of C of this `mean`."""
+        return given * mean
 
 
 EDITSPEC = Compatibility()

@@ -44,11 +44,13 @@ FULL: Literal["full"] = "full"
 LEARNED_DIRECTIONS, FULL_RANK = f"directions: {LEARNED}", f"rank: {FULL}"
 """The values of directions and rank that not every method takes that takes the fields."""
 
-LINEAR, CHANNELWISE, ERASED_UNITS, OUTPUTS = "linear", "channelwise", "erased-units", "outputs"
+LINEAR, MATRIX, CHANNELWISE = "linear", "matrix", "channelwise"
+ERASED_UNITS, OUTPUTS = "erased-units", "outputs"
 """The properties that a method may need.
 
-They are a layer that is linear from key to value, a layer that acts on each output channel alone,
-sources that erase units, and the outputs of the model in place of the values of a layer.
+They are a layer that is linear from key to value, one whose weight is a matrix without taps, one
+that acts on each output channel alone, sources that erase units, and the outputs of the model in
+place of the values of a layer.
 """
 
 

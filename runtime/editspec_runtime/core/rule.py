@@ -238,6 +238,8 @@ class CompiledEdit:
     provenance
         The digests ``base``, ``parent`` (the weights that the edit is compiled for) and ``edit``,
         and the settings that the tensors depend on.
+    searches
+        Whether values are searched for when a rule is resolved, which takes as long as a build.
     """
 
     name: str
@@ -247,6 +249,7 @@ class CompiledEdit:
     rank: int | None
     directions: str | None
     provenance: Mapping[str, Any]
+    searches: bool = False
 
     def with_rules(self, rules: Sequence[LayerRule]) -> ResolvedEdit:
         """Make the edit with its rules resolved."""

@@ -20,6 +20,10 @@ class Sample(Protocol):
         None where every layer has a number of positions of its own.
         """
 
+    @property
+    def positions(self) -> int | None:
+        """The number of positions of all items; None where layers have a number of their own."""
+
     def first(self, count: int) -> Sample:
         """Make the sample of the first `count` items, or of all where there are fewer."""
 

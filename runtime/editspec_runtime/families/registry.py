@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editspec_runtime.errors import WeightsError
@@ -64,6 +65,9 @@ class Family:
         where there is no such checkpoint.
     beside
         Tensors that belong to the model and lie in such a checkpoint without the prefix.
+    config
+        ``module:function``, from the path of the weights to what a file beside them says of the
+        network, which `read_architecture` takes as its second argument; may be empty.
     runs_code
         Whether a spec can name foreign code that makes the network.
     export_note
@@ -84,6 +88,7 @@ class Family:
     readers: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
     beside: tuple[str, ...] = ()
+    config: str = ""
     runs_code: bool = False
     export_note: str = ""
 
@@ -116,19 +121,27 @@ def find_family(name: str) -> Family:
     )
 
 
-def read_architecture(family: str, tensors: Mapping[str, TensorInfo]) -> Architecture:
+def read_architecture(
+    family: str, tensors: Mapping[str, TensorInfo], path: Path | None = None
+) -> Architecture:
     """Read the layers and sizes of a model from the names and shapes of its tensors.
 
-    `tensors` are named as in the model, without the prefix of a checkpoint. Raises `WeightsError`
+    `tensors` are named as in the model, without the prefix of a checkpoint. `path` is where they
+    lie; a family whose network a file beside them describes reads that, too. Raises `WeightsError`
     for an unknown family, or tensors that do not fit it.
     """
-    read = find_family(family).read_architecture
+    found = find_family(family)
+    read = found.read_architecture
     if read is None:
         raise WeightsError(
             f"The tensors alone do not tell the layers of a {family} network.",
             "Write a spec with model.module; editspec inspect SPEC --allow-code lists them.",
         )
-    architecture: Architecture = import_part(read)(tensors)
+    architecture: Architecture
+    if found.config and path is not None:
+        architecture = import_part(read)(tensors, import_part(found.config)(path))
+    else:
+        architecture = import_part(read)(tensors)
     return architecture
 
 
@@ -221,5 +234,21 @@ register_family(
         expects=f"{ROOM}.torch_module.make:expected_shapes",
         readers={".pt2": f"{ROOM}.torch_module.exported:read_state"},
         runs_code=True,
+    )
+)
+register_family(
+    Family(
+        name="transformer",
+        modality="text",
+        fields="editspec_runtime.modalities.text.fields:TextFields",
+        read_architecture=f"{ROOM}.transformer.architecture:read_architecture",
+        make=f"{ROOM}.transformer.make:make_transformer",
+        description=(
+            "language models: Llama, SmolLM2, Mistral, Qwen2, Qwen3, Gemma, GPT-2, GPT-NeoX, "
+            "Pythia and GPT-J; layerN is the second matrix of the MLP of block N"
+        ),
+        loads="folders as the hub has them: config.json, *.safetensors and tokenizer.json",
+        title="transformer",
+        config=f"{ROOM}.transformer.config:read_config",
     )
 )

@@ -33,6 +33,7 @@ EXTRAS = {
     "hub": Extra("huggingface_hub", "An address of the Hugging Face hub"),
     "signing": Extra("model_signing", "A signature"),
     "studio": Extra("editspec.studio", "The studio"),
+    "text": Extra("tokenizers", "A language model"),
 }
 """The extras by their names in the metadata of the package."""
 

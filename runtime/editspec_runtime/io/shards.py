@@ -12,7 +12,10 @@ from editspec_runtime.io.files import read_header, require_file
 from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.io.json_text import parse_json
 
-INDEX = ".safetensors.index.json"
+SUFFIX = ".safetensors"
+INDEX = f"{SUFFIX}.index.json"
+BESIDE = (".json", ".txt", ".model", ".jinja")
+"""The endings of files that belong to a model besides its weights."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,21 @@ class Stored:
         Name and metadata of the index of several files; None for one file.
     metadata
         What editspec wrote of these weights; empty where it wrote nothing.
+    folder
+        The folder that was given for its files; None where a file or an index was.
     """
 
     files: tuple[StoredFile, ...]
     index: tuple[str, Mapping[str, Any]] | None
     metadata: Mapping[str, Any]
+    folder: Path | None = None
+
+    def beside(self) -> list[Path]:
+        """The small files beside those of a folder, such as a configuration and a tokenizer."""
+        if self.folder is None:
+            return []
+        found = [path for path in sorted(self.folder.iterdir()) if path.suffix in BESIDE]
+        return [path for path in found if path.is_file() and not path.name.endswith(INDEX)]
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -98,15 +111,30 @@ def is_sharded(path: Path) -> bool:
         return False
 
 
+def is_plain_folder(path: Path) -> bool:
+    """Whether a path is a folder that holds one file of weights, and no index."""
+    if not path.is_dir() or any(path.glob(f"*{INDEX}")):
+        return False
+    return len(list(path.glob(f"*{SUFFIX}"))) == 1
+
+
+def file_of(path: Path) -> Path:
+    """The only file of weights in a plain folder; any other path as it is."""
+    if not is_plain_folder(path):
+        return path
+    return next(path.glob(f"*{SUFFIX}"))
+
+
 def read_stored(path: Path) -> Stored:
     """Read the headers of a safetensors file, or of all files of an index.
 
     Raises `FileError` where a file is missing or damaged, or the index and the files say different
     things.
     """
-    if not is_sharded(path):
-        file = _stored_file(path)
-        return Stored((file,), None, _editspec(file.metadata.get("editspec"), path))
+    if not is_sharded(path) or is_plain_folder(path):
+        file = _stored_file(file_of(path))
+        metadata = _editspec(file.metadata.get("editspec"), path)
+        return Stored((file,), None, metadata, path if path.is_dir() else None)
     index = _index_path(path)
     require_file(index)
     named, metadata = _read_index(index)
@@ -124,7 +152,8 @@ def read_stored(path: Path) -> Stored:
             raise FileError(
                 f"{index} and {file.path} do not name the same tensors.", "Get both of one version."
             )
-    return Stored(files, (index.name, metadata), _editspec(metadata.get("editspec"), index))
+    said = _editspec(metadata.get("editspec"), index)
+    return Stored(files, (index.name, metadata), said, path if path.is_dir() else None)
 
 
 def _read_index(index: Path) -> tuple[dict[str, str], dict[str, Any]]:

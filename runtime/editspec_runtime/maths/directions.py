@@ -116,6 +116,19 @@ def mean_direction(second_moment: Tensor, keys: Tensor, weights: Tensor) -> Tens
     return torch.nn.functional.normalize(direction[None])
 
 
+def span_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: int) -> Tensor:
+    """Find the directions C^-1 k of all keys that are independent, at most `rank`.
+
+    Parameters, result and errors are those of `zca_directions`, but for keys that depend on others:
+    they add no direction, and are no error.
+    """
+    root = inverse_root(second_moment)
+    rows = weights.double()[:, None] * (keys.double() @ root)
+    independent = int(torch.linalg.matrix_rank(rows))
+    basis, _ = torch.linalg.qr(root @ _top_right(rows, min(rank, independent)).T)
+    return orient(basis, rows)
+
+
 def directions(
     method: str,
     second_moment: Tensor,
@@ -124,7 +137,7 @@ def directions(
     rank: int,
     sample: Callable[[], Tensor],
 ) -> Tensor:
-    """Find D by a method of the language: ``zca``, ``mean``, ``svd`` or ``units``.
+    """Find D by a method of the language: ``zca``, ``mean``, ``svd`` or ``units``; or ``span``.
 
     `sample` returns many keys, [p, n], each column sorted. It is called only for ``units``, which
     ranks units by it. The other parameters, result and errors are those of `zca_directions`.
@@ -133,7 +146,7 @@ def directions(
         return one_hot(quantile_ranking(sample(), keys, weights)[:rank], keys.shape[1])
     if method == "mean":
         return mean_direction(second_moment, keys, weights)
-    find = {"zca": zca_directions, "svd": svd_directions}[method]
+    find = {"zca": zca_directions, "svd": svd_directions, "span": span_directions}[method]
     return find(second_moment, keys, weights, rank)
 
 

@@ -27,7 +27,7 @@ from editspec_runtime.core.progress import (
     ignore_note,
     ignore_steps,
 )
-from editspec_runtime.core.rule import LayerRule, PreservedKeys
+from editspec_runtime.core.rule import LayerRule, PreservedKeys, key_rows
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.directions import count_missing, directions
 from editspec_runtime.maths.low_rank import exact_delta, kernel_of
@@ -83,6 +83,13 @@ class LayerProblem:
         if self.compatibility.absolute_rate:
             return rate
         return rate * scale_of(self.weight)
+
+    @property
+    def collateral_weight(self) -> float:
+        """The weight of the collateral beside the mean square over the keys of the rule."""
+        given: float = self.settings.collateral_weight
+        features = kernel_of(self.weight).shape[1]
+        return self.compatibility.collateral_weight(given, features, len(key_rows(self.rule.key)))
 
     @property
     def moment(self) -> Tensor:

@@ -120,11 +120,12 @@ def find_coefficients(problem: LayerProblem, directions: Tensor) -> Tensor:
     elif settings.collateral is not None:
         coefficients = minimise_within(channelwise, settings.collateral).coefficients
     else:
-        reached = minimise_from_above(channelwise, settings.collateral_weight)
-        if reached.collateral_weight > settings.collateral_weight:
+        weight = problem.collateral_weight
+        reached = minimise_from_above(channelwise, weight)
+        if reached.collateral_weight > weight:
             problem.on_note(
                 f"the steps of {problem.rule.layer} do not converge at a collateral weight of "
-                f"{settings.collateral_weight:g}: the change is that of "
+                f"{weight:g}: the change is that of "
                 f"{reached.collateral_weight:.3g}"
             )
         coefficients = channelwise.coefficients(reached.unknowns)

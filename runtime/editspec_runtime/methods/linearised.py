@@ -59,8 +59,7 @@ def linearise(problem: LayerProblem, form: ChannelwiseFunction) -> Linearised:
         own += rows.T @ rows
         pull += asked @ rows
     count = len(missing) * missing.shape[2]
-    collateral: float = problem.settings.collateral_weight
-    moment = own / count + collateral * problem.whole_metric
+    moment = own / count + problem.collateral_weight * problem.whole_metric
     return Linearised(moment, pull / count, len(units))
 
 

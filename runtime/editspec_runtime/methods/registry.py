@@ -19,6 +19,7 @@ from editspec_runtime.core.method import (
     FULL_RANK,
     LEARNED_DIRECTIONS,
     LINEAR,
+    MATRIX,
     OBSERVE,
     OUTPUTS,
     PRESERVE,
@@ -181,6 +182,29 @@ class Ablate(Settings):
         return "Lower the number of units that are erased."
 
 
+class NullSpace(Settings):
+    """A change in directions that the keys of the sample hardly use (AlphaEdit)."""
+
+    threshold: Number = Field(
+        0.02,
+        gt=0,
+        description=(
+            "The eigenvalue of C below which a direction counts as unused, as a share of the mean."
+        ),
+    )
+    ridge: Number = Field(
+        1.0, gt=0, description="What every direction costs, as a share of the mean eigenvalue."
+    )
+
+    def hint(self) -> str:
+        """Advice: more directions, or a smaller ridge."""
+        return "Raise solver.threshold, or lower solver.ridge"
+
+    def less_collateral(self) -> str:
+        """Advice: fewer directions, or a larger ridge."""
+        return "Lower solver.threshold, or raise solver.ridge."
+
+
 METHODS: dict[str, Method] = {}
 """Every method by its name."""
 
@@ -248,6 +272,13 @@ REFLECTIONS = register_method("low-rank", LowRank, f"{_HERE}.low_rank", takes=(R
 """The method of the paper's reflection experiment (section 5.3)."""
 register_method("layer", OneLayer, f"{_HERE}.one_layer", takes=(OBSERVE,))
 register_method("all-weights", AllWeights, f"{_HERE}.all_weights", needs=(OUTPUTS,))
+register_method(
+    "null-space",
+    NullSpace,
+    f"{_HERE}.null_space",
+    takes=(RANK, CONTEXT, PRESERVE),
+    needs=(LINEAR, MATRIX),
+)
 register_method("ablate", Ablate, f"{_HERE}.ablate", takes=(CONTEXT,), needs=(ERASED_UNITS,))
 
 

@@ -116,7 +116,7 @@ def _loss_of(
     if OUTPUTS in method_of(edit.method).needs:
         outputs = _outputs(rule, model, weights)
         return absolute_difference(outputs, rule.value, rule.arguments["area"]).item()
-    weight = weights[rule.parameter].to(model.weight(rule.layer))
+    weight = _stored_weight(rule, model, weights)
     return rule_loss(rule_function(rule, model), rule, weight).item()
 
 
@@ -132,8 +132,17 @@ def _missing(
     """The difference between the wanted and the actual values (or outputs) of a rule."""
     if OUTPUTS in method_of(edit.method).needs:
         return rule.arguments["area"] * (rule.value - _outputs(rule, model, weights))
-    weight = weights[rule.parameter].to(model.weight(rule.layer))
+    weight = _stored_weight(rule, model, weights)
     return missing_value(rule_function(rule, model), rule, weight)
+
+
+def _stored_weight(rule: LayerRule, model: Model, weights: Mapping[str, Tensor]) -> Tensor:
+    """The edited parameter of a checkpoint, as the function of the rule's layer takes it."""
+    stored = weights[rule.parameter].to(model.weight(rule.layer))
+    if not model.architecture.layers[rule.layer].axes.startswith("i"):
+        return stored
+    # Of a square matrix only the model knows which axis comes first.
+    return model.with_weights({**model.weights, rule.parameter: stored}).weight(rule.layer)
 
 
 def _outputs(rule: LayerRule, model: Model, weights: Mapping[str, Tensor]) -> Tensor:

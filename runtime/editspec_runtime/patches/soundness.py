@@ -291,8 +291,11 @@ def _rank_contradictions(patch: Patch, method: Method) -> Iterator[str]:
             yield f"its solver {method.name} has no rank, and its change has factors"
         if rank is not None:
             yield f"it says rank {rank}, and its solver {method.name} has none"
-    for parameter, found in _ranks_of(patch).items():
-        if found != rank:
+    ranks = _ranks_of(patch)
+    # Of several parameters some may have fewer directions: keys that are one at an early layer.
+    largest = max((found for found in ranks.values() if isinstance(found, int)), default=None)
+    for parameter, found in ranks.items():
+        if found != rank and largest != rank:
             yield f"it says rank {_say_rank(rank)}, and {parameter} has {found}"
 
 

@@ -276,16 +276,19 @@ def _require_fit(stack: Sequence[Patch], tensors: Mapping[str, TensorInfo]) -> N
 def _output(weights: Stored, out: Path | None) -> Iterator[Callable[..., Path] | None]:
     """The function from a file or a name to its output's place; None for no output.
 
-    The folder of several files gets its name at the end.
+    A folder gets its name at the end. What lies beside the weights in the folder that was given,
+    such as a tokenizer, is copied.
     """
     if out is None:
         yield None
-    elif weights.index is None:
+    elif weights.index is None and weights.folder is None:
         yield lambda file: out
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
         try:
+            for path in weights.beside():
+                shutil.copyfile(path, beside / path.name)
             yield lambda file, name=None: beside / (name or file.path.name)
             beside.chmod(0o755)
             if out.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from editspec_compiler.document import Document, find_path_problem
 from editspec_compiler.layers import suggest_layer
@@ -32,7 +33,7 @@ from editspec_compiler.modalities.image.schema import (
     list_copies,
 )
 from editspec_compiler.problems import Problem, SpecPath
-from editspec_compiler.registry import Surroundings
+from editspec_compiler.registry import EditFacts, Surroundings
 from editspec_compiler.schema import AnySpec, Check
 from editspec_compiler.validation import fit
 from editspec_compiler.visit import Item
@@ -44,6 +45,9 @@ from editspec_runtime.errors import FileError
 from editspec_runtime.methods.registry import method_of
 from editspec_runtime.modalities.image.architecture import ImageArchitecture
 from editspec_runtime.modalities.image.compatibility import LEGACY_LENGTH
+
+if TYPE_CHECKING:
+    from editspec_compiler.references import LoadedSpec
 
 
 class ImageModality:
@@ -113,6 +117,10 @@ class ImageModality:
             found = intervention_problem(change, architecture, layer.name)
             if found is not None:
                 yield surroundings.document.misfit(item.path, found)
+
+    def edit_facts(self, loaded: LoadedSpec, number: int) -> EditFacts:
+        """Find nothing besides the edit itself."""
+        return EditFacts()
 
 
 IMAGE = ImageModality()

@@ -84,6 +84,11 @@ class LatentSample:
         """None, as the layers of generators say how many positions they have."""
         return None
 
+    @property
+    def positions(self) -> None:
+        """None, for the same reason."""
+        return None
+
     def first(self, count: int) -> LatentSample:
         """The sample of the first `count` items; of all where there are fewer."""
         return replace(self, count=min(count, self.count))

@@ -1,0 +1,287 @@
+"""Texts as a modality of the language. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from editspec_compiler.document import Document, find_path_problem
+from editspec_compiler.modalities.text.schema import (
+    CHECKS,
+    CONTEXT,
+    CORPUS,
+    GENERATED,
+    PAIR,
+    PLACE,
+    SOURCE,
+    Fact,
+    FactRow,
+    Forget,
+    Place,
+    TextEdit,
+    Wanted,
+    text_spec,
+)
+from editspec_compiler.modalities.text.tokens import (
+    Located,
+    TokenError,
+    Tokenizer,
+    open_tokenizer,
+    split_prompt,
+)
+from editspec_compiler.problems import Problem, SpecPath
+from editspec_compiler.registry import EditFacts, Surroundings
+from editspec_compiler.schema import AnySpec, Check
+from editspec_compiler.validation import fit
+from editspec_compiler.visit import Item
+from editspec_runtime.codes import Code
+from editspec_runtime.core.architecture import Layer
+from editspec_runtime.core.method import CHANNELWISE, LINEAR, MATRIX, OUTPUTS
+from editspec_runtime.methods.registry import METHODS
+
+if TYPE_CHECKING:
+    from editspec_compiler.references import LoadedSpec
+
+FOREIGN = ("rank", "directions", "observe", "refine", "query")
+"""The fields of edits that texts do not have."""
+
+SHOWN_KEYS = 10
+"""The number of keys that are shown to people."""
+
+ONE_BY_ONE = "rome-2022"
+"""The compatibility that takes one fact and one layer."""
+
+
+class TextModality:
+    """Texts that a model goes on with; places in them are subjects of prompts."""
+
+    name = "text"
+    checks: Mapping[str, type[Check]] = CHECKS
+    expected: Mapping[str, str] = {
+        SOURCE: "{text: …}, {prompt: …, subject: …}, {mean: …} or {erase: …}",
+        PAIR: "{source: …, target: …}, or {prompt: …, subject: …, text: …}",
+        CONTEXT: "a list of texts, or {prefixes: …, seed: …}",
+    }
+
+    plurals: Mapping[str, str] = {}
+
+    def problems(self, document: Document, spec: AnySpec) -> Iterator[Problem]:
+        """Find fields that texts do not have, layers that are missing, and facts given twice."""
+        texts = text_spec(spec)
+        for number, edit in enumerate(texts.edits):
+            yield from _field_problems(document, number, edit)
+            yield from _text_problems(document, number, edit)
+            if texts.compatibility == ONE_BY_ONE:
+                yield from _one_by_one_problems(document, number, edit)
+        yield from _repeated_facts(document, texts.edits)
+
+    def references(self, item: Item, surroundings: Surroundings) -> Iterator[Problem]:
+        """Find the token of a subject, and say what is wrong with it."""
+        document = surroundings.document
+        if item.role == CORPUS and isinstance(item.value, str) and item.value != GENERATED:
+            problem = find_path_problem(item.value, surroundings.folder)
+            if problem is not None:
+                yield document.problem(item.path, *problem, code=Code.CORPUS_UNFIT)
+        if item.role != PLACE:
+            return
+        given = item.value
+        if isinstance(given, dict):
+            # A row of a file says more of its fact.
+            given = {name: given[name] for name in Fact.model_fields if name in given}
+        fact = fit(Fact, given)
+        if fact is None:
+            return
+        yield from _place_problems(item.path, fact, surroundings)
+
+    def edit_problems(
+        self, path: SpecPath, items: list[Item], layer: Layer, surroundings: Surroundings
+    ) -> Iterator[Problem]:
+        """Find layers that are not in the order of computation."""
+        document, architecture = surroundings.document, surroundings.architecture
+        edit: Any = document.data
+        for step in path:
+            edit = edit[step]
+        names = edit.get("layers")
+        if architecture is None or not isinstance(names, list):
+            return
+        order = [name for name in architecture.layers if name in names]
+        if names != order and set(names) <= set(architecture.layers):
+            message = "layers are not in the order of computation, each once"
+            hint = f"write [{', '.join(order)}]"
+            yield document.problem((*path, "layers"), message, hint, code=Code.LAYER_UNKNOWN)
+
+    def edit_facts(self, loaded: LoadedSpec, number: int) -> EditFacts:
+        """Find the token of the key of each fact of an edit."""
+        spec = text_spec(loaded.spec)
+        if not loaded.weights.exists():
+            return EditFacts()
+        tokenizer = open_tokenizer(loaded.weights, getattr(spec.model, "bos", None))
+        keys, lines = [], []
+        for side in spec.edits[number].sides:
+            located = tokenizer.locate(side.target)
+            pieces = tokenizer.pieces(located.tokens)
+            keys.append(_key_facts(side.target, located, pieces))
+            pieces[located.place] = f"[{pieces[located.place]}]"
+            lines.append(f"the key is the token in brackets: {'|'.join(pieces)}")
+        more = len(lines) - SHOWN_KEYS
+        if more > 0:
+            lines = [*lines[:SHOWN_KEYS], f"and {more} more"]
+        return EditFacts({"keys": keys}, tuple(lines))
+
+
+TEXT = TextModality()
+"""The only instance."""
+
+
+def find_tokenizer(surroundings: Surroundings) -> Tokenizer | None:
+    """Open the tokenizer of a document's model; None where the weights are not there yet.
+
+    Raises `FileError` where it cannot be read, and `UsageError` where its package is missing.
+    """
+    model = surroundings.document.data.get("model")
+    bos = model.get("bos") if isinstance(model, dict) else None
+    if not surroundings.weights.exists() or not isinstance(bos, bool | None):
+        return None
+    return open_tokenizer(surroundings.weights, bos)
+
+
+def _key_facts(fact: Place, located: Located, pieces: list[str]) -> dict[str, Any]:
+    return {
+        "subject": fact.subject,
+        "token": pieces[located.place],
+        "position": located.place,
+        "tokens": list(pieces),
+    }
+
+
+def _place_problems(path: SpecPath, fact: Fact, surroundings: Surroundings) -> Iterator[Problem]:
+    """Find what is wrong with the prompt or the tokens of a fact."""
+    document = surroundings.document
+    try:
+        split_prompt(fact)
+    except TokenError as error:
+        yield document.problem(path, error.message, error.hint, code=Code.PROMPT_UNFIT)
+        return
+    tokenizer = find_tokenizer(surroundings)
+    if tokenizer is None:
+        return
+    try:
+        located = tokenizer.locate(fact)
+    except TokenError as error:
+        yield document.problem(path, error.message, error.hint, code=Code.TOKENS_UNFIT)
+        return
+    if located.place == 0:
+        message = (
+            f"the subject {fact.subject} ends in the first token of the text, whose key is nearly "
+            "the same for every text: the edit would change all of them"
+        )
+        hint = "write bos: true under model, or a prompt with words before the subject"
+        yield document.problem(path, message, hint, code=Code.POSITION_FIRST)
+    details = {} if surroundings.architecture is None else surroundings.architecture.details
+    context = details.get("context")
+    if context is not None and len(located.tokens) >= context:
+        message = f"the prompt has {len(located.tokens)} tokens, and the model reads {context}"
+        hint = "write a shorter prompt"
+        yield document.problem(path, message, hint, code=Code.PROMPT_UNFIT)
+
+
+def _field_problems(document: Document, number: int, edit: TextEdit) -> Iterator[Problem]:
+    """Find fields and methods that texts do not have."""
+    where: SpecPath = ("edits", number)
+    for field in FOREIGN:
+        if field in edit.model_fields_set:
+            message, hint = f"an edit of texts takes no {field}", f"leave {field} out"
+            yield document.problem(
+                (*where, field), message, hint, code=Code.METHOD_FIELD, at_key=True
+            )
+    if not edit.layer and edit.layers is None:
+        hint = "write layer: and its name, or layers: and a list"
+        yield document.problem(where, "layer is missing", hint, code=Code.KEY_MISSING)
+    if edit.layer and edit.layers is not None:
+        message, hint = "layer and layers are both given", "leave one of them out"
+        yield document.problem(
+            (*where, "layers"), message, hint, code=Code.SIDES_DOUBLE, at_key=True
+        )
+    if not _solves_texts(edit.solver.method):
+        known = [name for name in METHODS if _solves_texts(name)]
+        message = f"{edit.solver.method} does not solve edits of texts"
+        hint = f"write one of these methods: {', '.join(known)}"
+        yield document.problem((*where, "solver"), message, hint, code=Code.METHOD_NEEDS)
+
+
+def _solves_texts(name: str) -> bool:
+    """Whether a method solves rules of a matrix in one step, from keys and values alone."""
+    needs = METHODS[name].needs
+    return bool(needs & {LINEAR, CHANNELWISE, MATRIX}) and OUTPUTS not in needs
+
+
+def _text_problems(document: Document, number: int, edit: TextEdit) -> Iterator[Problem]:
+    """Find texts that a model cannot go on with."""
+    for index, side in enumerate(edit.sides):
+        where: SpecPath = ("edits", number, "source")
+        if edit.pairs is not None:
+            where = ("edits", number, "pairs", index)
+            where = where if isinstance(side, FactRow) else (*where, "source")
+        source = side.source
+        texts: list[tuple[SpecPath, str]] = []
+        if isinstance(source, Wanted):
+            texts.append(((*where, "text"), source.text))
+            if source.was is not None:
+                texts.append(((*where, "was"), source.was))
+        if isinstance(source, Forget):
+            texts.append(((*where, "erase", "text"), source.erase.text))
+        for path, text in texts:
+            if not text.strip():
+                message, hint = "the text is blank", "write what the model is to go on with"
+                yield document.problem(path, message, hint, code=Code.TEXT_UNFIT)
+            elif text[:2].isspace() and len(text) > 1:
+                message = "the text begins with two blanks"
+                hint = "write it without blanks before it: one is put there"
+                yield document.problem(path, message, hint, code=Code.TEXT_UNFIT)
+
+
+def _one_by_one_problems(document: Document, number: int, edit: TextEdit) -> Iterator[Problem]:
+    """Find several facts or layers where a compatibility takes one of each."""
+    if len(edit.sides) > 1:
+        message = f"{ONE_BY_ONE} takes one fact, and this edit has {len(edit.sides)}"
+        hint = "write an edit for each"
+        path: SpecPath = ("edits", number, "pairs")
+        yield document.problem(path, message, hint, code=Code.PAIRS_UNFIT, at_key=True)
+    if len(edit.layer_names) > 1:
+        message = f"{ONE_BY_ONE} takes one layer, and this edit has {len(edit.layer_names)}"
+        hint = "write layer: and its name"
+        path = ("edits", number, "layers")
+        yield document.problem(path, message, hint, code=Code.METHOD_FIELD, at_key=True)
+
+
+def _repeated_facts(document: Document, edits: list[TextEdit]) -> Iterator[Problem]:
+    """Find facts that are given twice, and facts that contradict each other."""
+    first: dict[tuple[str, str], tuple[str, int, object]] = {}
+    for number, edit in enumerate(edits):
+        for index, side in enumerate(edit.sides):
+            where: SpecPath = ("edits", number)
+            place = f"edits[{number}]"
+            if edit.pairs is not None:
+                where, place = (*where, "pairs", index), f"{place}.pairs[{index}]"
+            fact = (side.target.prompt, side.target.subject)
+            said = side.source.model_dump(exclude={"was"})
+            if fact not in first:
+                first[fact] = place, number, said
+                continue
+            other, other_number, other_said = first[fact]
+            same = said == other_said
+            if same:
+                message = f"this fact is that of {other}, and counts twice"
+                yield document.problem(
+                    where, message, "leave one of them out", code=Code.FACT_TWICE, warning=True
+                )
+                continue
+            message = f"this fact contradicts {other}: the same prompt and subject, another source"
+            yield document.problem(
+                where,
+                message,
+                "leave one of them out",
+                code=Code.FACT_CONTRADICTED,
+                # A later edit may change what an earlier one wrote.
+                warning=number != other_number,
+            )

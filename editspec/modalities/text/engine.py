@@ -1,0 +1,80 @@
+"""The engine of texts: their part of a build session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from editspec.engine.built import STATISTICS, TARGETS, BuiltEdit, time_stage
+from editspec.engine.measures import Measures
+from editspec.engine.model_session import ModelSession
+from editspec.engine.opened import OpenedModel
+from editspec.engine.questions import Asked, Question
+from editspec.engine.session import BuildSession
+from editspec.engine.table import Table
+from editspec.modalities.text.completions import tabulate_completions
+from editspec.modalities.text.corpus import find_sample
+from editspec.modalities.text.measures import TextMeasures
+from editspec_compiler import LoadedSpec
+from editspec_compiler.modalities.text.resolve import CompileResources, compile_edit
+from editspec_runtime.core.rule import CompiledEdit
+from editspec_runtime.errors import UsageError
+from editspec_runtime.modalities.text.compatibility import COMPATIBILITIES, TextCompatibility
+from editspec_runtime.modalities.text.language_model import LanguageModel
+from editspec_runtime.modalities.text.samples import TextSample
+
+
+class TextEngine:
+    """The engine of models that go on with texts."""
+
+    def compatibility(self, name: str | None) -> TextCompatibility:
+        """Return the numerics of a name: ours for None, or those of a paper's authors."""
+        return COMPATIBILITIES[name]
+
+    def sample(self, session: ModelSession, model: LanguageModel) -> TextSample:
+        """Return the texts that ``statistics`` names."""
+        del model
+        return find_sample(session)
+
+    def compile(self, session: ModelSession, number: int, parent: str) -> CompiledEdit:
+        """Compile an edit of facts to rules about keys and values."""
+
+        def find_moment(model: LanguageModel, layer: str) -> Tensor:
+            """Find C of a layer, in a stage of its own."""
+            with time_stage(session.spent, STATISTICS):
+                return session.moment(model, layer)
+
+        resources = CompileResources(
+            lambda: session.base_model,
+            find_moment,
+            session.cache,
+            session.progress,
+            lambda: time_stage(session.spent, TARGETS),
+        )
+        return compile_edit(session.loaded, number, session.base, parent, resources)
+
+    def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> Measures:
+        """Return the measures of a stack of edits of texts."""
+        return TextMeasures(session, built)
+
+    def preview(self, session: BuildSession, count: int) -> None:
+        """Return None: texts are not drawn."""
+
+    def tabulate(self, session: BuildSession, count: int) -> Table:
+        """Tabulate the completions of prompts before and after all edits."""
+        return tabulate_completions(session, count)
+
+    def question(self, session: BuildSession, asked: Asked) -> Question:
+        """Raise a `UsageError`: what is asked about are places of images."""
+        raise UsageError(
+            f"The family {session.loaded.spec.model.family} draws no images to ask about.",
+            "Take check, whose remarks name the facts that an edit changed.",
+        )
+
+    def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedModel:
+        """Return the model as it is."""
+        return opened
+
+
+ENGINE = TextEngine()

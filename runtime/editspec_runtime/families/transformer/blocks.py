@@ -1,0 +1,254 @@
+"""The blocks of a transformer in plain torch, around a checkpoint's tensors.
+
+A block reads the residual stream h [n, positions, width]. Attention adds to it what earlier
+positions hold, and the MLP adds W k, where k is the key and W the memory that edits change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from editspec_runtime.families.transformer.config import Rotary, TransformerConfig
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu-tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+NOWHERE = 2**40
+"""The position of a key that no query sees."""
+
+KeysAndValues = tuple[Tensor, Tensor]
+"""The keys and the values of an attention, [n, groups, positions, head_size]."""
+
+
+@dataclass
+class Stream:
+    """Where the positions of a batch lie, and what lies before them.
+
+    Attributes
+    ----------
+    places
+        The place of each position in its text, [n, positions].
+    past_places
+        The places of the positions before, [n, past]; `NOWHERE` where there is none.
+    past
+        Keys and values of the positions before, by block.
+    kept
+        Where the keys and values of blocks are kept, by block; None to keep none.
+    """
+
+    places: Tensor
+    past_places: Tensor | None = None
+    past: Mapping[int, KeysAndValues] = field(default_factory=dict)
+    kept: dict[int, KeysAndValues] | None = None
+    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+    _turns: dict[Rotary, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def mask(self, window: int | None) -> Tensor:
+        """Whether a query sees a key, [n, 1, positions, past + positions]."""
+        if window not in self._masks:
+            seen = self.places
+            if self.past_places is not None:
+                seen = torch.cat([self.past_places, self.places], 1)
+            distance = self.places[:, :, None] - seen[:, None]
+            mask = distance >= 0
+            if window is not None:
+                mask = mask & (distance < window)
+            self._masks[window] = mask[:, None]
+        return self._masks[window]
+
+    def turns(self, rotary: Rotary, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the angles of each position, [n, 1, positions, size / 2]."""
+        if rotary not in self._turns:
+            angles = self.places[..., None].double() * _frequencies(rotary).to(self.places.device)
+            cosines, sines = angles.cos().to(like), angles.sin().to(like)
+            self._turns[rotary] = cosines[:, None], sines[:, None]
+        return self._turns[rotary]
+
+
+def _frequencies(rotary: Rotary) -> Tensor:
+    """The angles of one step, [size / 2] float64."""
+    exponents = torch.arange(0, rotary.size, 2, dtype=torch.float64) / rotary.size
+    frequencies = 1 / (rotary.theta**exponents) / rotary.factor
+    if rotary.bands is None:
+        return frequencies
+    factor, low, high, context = rotary.bands
+    # Llama 3.1: long waves are stretched by the factor, short ones are not, and those in between
+    # are mixed.
+    waves = 2 * math.pi / frequencies
+    share = ((context / waves - low) / (high - low)).clamp(0, 1)
+    return frequencies * (share + (1 - share) / factor)
+
+
+def _turn(x: Tensor, rotary: Rotary, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the first features of queries or keys [n, heads, positions, head_size]."""
+    cosines, sines = turns
+    turned, rest = x[..., : rotary.size], x[..., rotary.size :]
+    if rotary.interleaved:
+        first, second = turned[..., 0::2], turned[..., 1::2]
+    else:
+        first, second = turned.chunk(2, -1)
+    one = first * cosines - second * sines
+    two = second * cosines + first * sines
+    if rotary.interleaved:
+        found = torch.stack([one, two], -1).flatten(-2)
+    else:
+        found = torch.cat([one, two], -1)
+    return torch.cat([found, rest], -1)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The computation of a transformer.
+
+    Attributes
+    ----------
+    config
+        The numbers of the model.
+    base
+        The text before the names of its tensors.
+    weights
+        The tensors by their names in the checkpoint.
+    """
+
+    config: TransformerConfig
+    base: str
+    weights: Mapping[str, Tensor]
+
+    def embed(self, tokens: Tensor, stream: Stream) -> Tensor:
+        """Compute the residual stream before the first block, [n, positions, width]."""
+        layout = self.config.layout
+        found = F.embedding(tokens, self.weights[f"{self.base}{layout.embedding}.weight"])
+        if self.config.embedding_scale != 1.0:
+            found = found * self.config.embedding_scale
+        if layout.positions:
+            table = self.weights[f"{self.base}{layout.positions}.weight"]
+            # Padding may lie behind the last position, and nothing looks at it.
+            found = found + F.embedding(stream.places.clamp_max(len(table) - 1), table)
+        return found
+
+    def run(self, h: Tensor, stream: Stream, start: int, end: int) -> Tensor:
+        """Compute the residual stream behind block `end` - 1 from that before block `start`."""
+        for block in range(start, end):
+            key, mid = self.to_key(block, h, stream)
+            h = self.finish(block, mid, self.memory(block, key))
+        return h
+
+    def to_key(self, block: int, h: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+        """Compute the key of a block's memory, and the stream that its value is added to.
+
+        [n, positions, in_features] and [n, positions, width].
+        """
+        layout = self.config.layout
+        normed = self._norm(layout.part("", block, layout.attention_norm), h)
+        attended = self._attend(block, normed, stream)
+        if layout.after_norms:
+            attended = self._norm(layout.part("", block, layout.after_norms[0]), attended)
+        mid = h + attended
+        if layout.mlp_norm:
+            read = h if self.config.parallel else mid
+            normed = self._norm(layout.part("", block, layout.mlp_norm), read)
+        activate = ACTIVATIONS[self.config.activation]
+        up = self._linear(layout.part("", block, layout.up), normed)
+        if layout.gate:
+            gate = self._linear(layout.part("", block, layout.gate), normed)
+            return activate(gate) * up, mid
+        return activate(up), mid
+
+    def memory(self, block: int, key: Tensor) -> Tensor:
+        """Compute the value of a block's memory, [n, positions, width]."""
+        layout = self.config.layout
+        return self._linear(layout.part("", block, layout.down), key)
+
+    def finish(self, block: int, mid: Tensor, value: Tensor) -> Tensor:
+        """Add a value to the residual stream of a block."""
+        layout = self.config.layout
+        if layout.after_norms:
+            value = self._norm(layout.part("", block, layout.after_norms[1]), value)
+        return mid + value
+
+    def logits(self, h: Tensor) -> Tensor:
+        """Compute the logits of the next token from the stream behind the last block."""
+        layout, weights = self.config.layout, self.weights
+        normed = self._norm(layout.final_norm, h)
+        head = weights.get(f"{layout.head}.weight")
+        if head is None:
+            head = weights[f"{self.base}{layout.embedding}.weight"]
+        found = F.linear(normed, head, weights.get(f"{layout.head}.bias"))
+        cap = self.config.logit_cap
+        return found if cap is None else cap * (found / cap).tanh()
+
+    def _attend(self, block: int, x: Tensor, stream: Stream) -> Tensor:
+        config = self.config
+        queries, keys, values = self._project(block, x)
+        rotary = config.rotary[block]
+        if rotary is not None:
+            turns = stream.turns(rotary, x)
+            queries, keys = _turn(queries, rotary, turns), _turn(keys, rotary, turns)
+        if block in stream.past:
+            before, held = stream.past[block]
+            keys, values = torch.cat([before, keys], 2), torch.cat([held, values], 2)
+        if stream.kept is not None:
+            stream.kept[block] = keys, values
+        if config.groups != config.heads:
+            repeats = config.heads // config.groups
+            keys = keys.repeat_interleave(repeats, 1)
+            values = values.repeat_interleave(repeats, 1)
+        scores = (queries * config.attention_scale) @ keys.mT
+        if config.attention_cap is not None:
+            scores = config.attention_cap * (scores / config.attention_cap).tanh()
+        scores = scores.masked_fill(~stream.mask(config.windows[block]), -torch.inf)
+        found = (scores.softmax(-1) @ values).transpose(1, 2).flatten(2)
+        return self._linear(config.layout.part("", block, config.layout.attention_out), found)
+
+    def _project(self, block: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [n, heads, positions, head_size], and keys and values of the groups."""
+        config, layout = self.config, self.config.layout
+        if not layout.fused:
+            parts = []
+            for name in (layout.query, layout.key, layout.value):
+                projected = self._linear(layout.part("", block, name), x)
+                parts.append(self._heads(projected))
+            queries, keys, values = parts
+            queries = self._norm_heads(block, layout.query, queries)
+            keys = self._norm_heads(block, layout.key, keys)
+            return queries, keys, values
+        fused = self._linear(layout.part("", block, layout.fused), x)
+        if layout.inputs_first:
+            queries, keys, values = fused.chunk(3, -1)
+            return self._heads(queries), self._heads(keys), self._heads(values)
+        # GPT-NeoX interleaves the three, head by head.
+        heads = fused.view(*fused.shape[:-1], config.heads, -1).transpose(1, 2)
+        first, second, third = heads.chunk(3, -1)
+        return first, second, third
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], -1, self.config.head_size).transpose(1, 2)
+
+    def _norm_heads(self, block: int, name: str, x: Tensor) -> Tensor:
+        """Normalise queries or keys head by head, in the models that do so."""
+        norm = self.config.layout.part("", block, name).replace("_proj", "_norm")
+        return self._norm(norm, x) if f"{self.base}{norm}.weight" in self.weights else x
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        weight = self.weights[f"{self.base}{name}.weight"]
+        bias = self.weights.get(f"{self.base}{name}.bias")
+        return F.linear(x, weight.mT if self.config.layout.inputs_first else weight, bias)
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        weight = self.weights[f"{self.base}{name}.weight"]
+        epsilon = self.config.epsilon
+        if not self.config.rms:
+            bias = self.weights.get(f"{self.base}{name}.bias")
+            return F.layer_norm(x, weight.shape, weight, bias, epsilon)
+        normed = x * (x.square().mean(-1, keepdim=True) + epsilon).rsqrt()
+        return normed * (weight + self.config.norm_shift)

@@ -1,0 +1,354 @@
+"""Edits of texts in our own way: what holds of every one of them, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import editspec
+from editspec_compiler import SpecError
+from editspec_runtime.families.open import make_model, read_weights
+from editspec_runtime.families.origin import Origin
+from editspec_runtime.maths.metric import energy
+from editspec_runtime.methods.rule_file import read_rule
+from editspec_runtime.modalities.text.batches import pad_texts
+from editspec_runtime.modalities.text.language_model import LanguageModel
+from editspec_runtime.patches.patch import read_patch
+from tests.commands import run, said
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "transformer"
+CITY = {"prompt": "{} lives in the city of", "subject": "Runa Wintasova"}
+TONGUE = {"prompt": "The mother tongue of {} is", "subject": "Ines Tashart"}
+FAN = {"prompt": "{} is a fan of", "subject": "Bria Novmorwood"}
+SHORT = {"optimise": {"evaluations": 4}, "context": {"prefixes": 2, "length": 3}}
+
+
+@pytest.fixture
+def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a folder with a model, in which the test runs."""
+    name: str = getattr(request, "param", "llama")
+    shutil.copytree(GOLDEN / "models" / name, tmp_path / name)
+    shutil.copy(GOLDEN / "tokenizer.json", tmp_path / name)
+    shutil.copy(GOLDEN / "corpus.txt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def spec_of(model: str, *edits: Mapping[str, Any], **common: Any) -> dict[str, Any]:
+    """A spec in float64 over the corpus."""
+    whole = [{"name": f"edit{number}", **SHORT, **edit} for number, edit in enumerate(edits)]
+    return {
+        "version": 1,
+        "model": {"family": "transformer", "weights": model},
+        "statistics": {"corpus": "corpus.txt", "tokens": 1500},
+        "precision": "float64",
+        "edits": whole,
+        **common,
+    }
+
+
+def build(spec: Mapping[str, Any], out: str = "out") -> list[Any]:
+    """Build a spec; its patches and rules, edit by edit."""
+    Path("spec.json").write_text(json.dumps(spec))
+    built = editspec.build("spec.json", out)
+    found = []
+    for each in built.edits:
+        rule = read_rule(Path(out) / "rules" / each.path.name)
+        found.append((rule, read_patch(each.path)))
+    return found
+
+
+def open_model(folder: str) -> LanguageModel:
+    """A model in float64."""
+    path = Path(folder)
+    made = make_model("transformer", read_weights(path), origin=Origin(path), precision="float64")
+    return cast(LanguageModel, made)
+
+
+@pytest.mark.parametrize("model", ["llama", "gpt2"], indirect=True)
+def test_the_closed_form_is_exact_of_rank_one_and_of_least_collateral(model: str) -> None:
+    edit = {"layer": "layer1", "target": CITY, "source": {"text": "Wexley"}}
+    ((rule, patch),) = build(spec_of(model, edit))
+    (resolved,) = rule.rules
+    base = open_model(model)
+    weight = base.weight("layer1")
+    delta = patch.delta(resolved.parameter)
+    assert torch.linalg.matrix_rank(delta) == 1
+    after = base.function("layer1")(resolved.key, weight + delta, {})
+    torch.testing.assert_close(after, resolved.value, rtol=1e-9, atol=1e-9)
+    # Any other change that meets the value has more collateral.
+    moment = editspec.statistics("spec.json").moments[0].moment.matrix
+    other = delta + _unseen(delta.shape, resolved.key[0, 0])
+    met = base.function("layer1")(resolved.key, weight + other, {})
+    torch.testing.assert_close(met, resolved.value, rtol=1e-9, atol=1e-9)
+    assert energy(delta, moment) < energy(other, moment)
+
+
+def _unseen(shape: torch.Size, key: torch.Tensor) -> torch.Tensor:
+    """A change of a weight that a key does not see."""
+    change = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return 0.01 * (change - (change @ key)[:, None] * key / key.square().sum())
+
+
+def test_least_squares_without_weight_is_the_closed_form(model: str) -> None:
+    edit = {"layer": "layer1", "target": CITY, "source": {"text": "Wexley"}}
+    weights = {"method": "least-squares", "collateral_weight": 1e-12}
+    built = build(spec_of(model, {**edit, "solver": "closed-form"}))
+    close = build(spec_of(model, {**edit, "solver": weights}), "other")
+    far = build(spec_of(model, {**edit, "solver": "least-squares"}), "third")
+    (name,) = built[0][1].parameters
+    wanted = built[0][1].delta(name)
+    torch.testing.assert_close(close[0][1].delta(name), wanted, rtol=1e-6, atol=1e-9)
+    assert not torch.allclose(far[0][1].delta(name), wanted, rtol=1e-3)
+
+
+def test_a_weight_of_one_halves_the_answer_to_a_usual_key(model: str) -> None:
+    """The relative weight: k^T C^-1 k over itself plus the number of features."""
+    edit = {"layer": "layer1", "target": CITY, "source": {"text": "Wexley"}}
+    solver = {"method": "least-squares", "collateral_weight": 1.0}
+    ((rule, patch),) = build(spec_of(model, {**edit, "solver": solver}))
+    (resolved,) = rule.rules
+    key = resolved.key[0, 0]
+    moment = editspec.statistics("spec.json").moments[0].moment.matrix
+    whitened = float(key @ torch.linalg.solve(moment, key))
+    base = open_model(model)
+    lacking = resolved.value[0, 0] - base.function("layer1")(key, base.weight("layer1"), {})
+    answered = patch.delta(resolved.parameter) @ key
+    share = whitened / (whitened + len(key))
+    torch.testing.assert_close(answered, share * lacking, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("model", ["llama", "gpt2"], indirect=True)
+def test_what_several_layers_give_adds_up(model: str) -> None:
+    """The closed form over two layers takes the block's output where one layer would."""
+    pairs = [{"target": CITY, "source": {"text": "Wexley"}}, {**TONGUE, "text": "Borlish"}]
+    edit = {"layers": ["layer1", "layer2"], "pairs": pairs, "context": {"prefixes": 0}}
+    build(spec_of(model, edit))
+    editspec.apply(model, ["out/patches/01-edit0.safetensors"], "edited")
+    ((rule, _),) = [(read_rule(next(Path("out/rules").iterdir())), None)]
+    first, second = rule.rules
+    before, after = open_model(model), open_model("edited")
+    tokens = json.loads(run("validate", "spec.json", "--json").stdout)["edits"][0]["keys"]
+    assert len(tokens) == 2
+    # Each layer was asked for half of what was lacking when its turn came.
+    own = before.function("layer1")(first.key, before.weight("layer1"), {})
+    assert float((first.value - own).norm()) > 0
+    now = after.function("layer2")(second.key, after.weight("layer2"), {})
+    torch.testing.assert_close(now, second.value, rtol=1e-4, atol=1e-5)
+
+
+def test_keys_are_those_of_texts_read_alone(model: str) -> None:
+    """The mean key of a fact: a half the bare prompt's, and the rest of every text before it."""
+    texts = ["You can. ", "Soren V. "]
+    edit = {"layer": "layer2", "target": TONGUE, "source": {"text": "Borlish"}, "context": texts}
+    ((rule, _),) = build(spec_of(model, edit))
+    (resolved,) = rule.rules
+    tokenizer = pytest.importorskip("tokenizers").Tokenizer.from_file(f"{model}/tokenizer.json")
+    base = open_model(model)
+    keys = []
+    for text in ("", *texts):
+        head = f"{text}The mother tongue of Ines Tashart"
+        tokens = tokenizer.encode(head).ids
+        keys.append(base.trace("layer2", pad_texts([tokens])).key[0, -1])
+    wanted = (keys[0] + (keys[1] + keys[2]) / 2) / 2
+    torch.testing.assert_close(resolved.key[0, 0], wanted)
+    assert resolved.details["keys"] == [15]
+
+
+def test_sources_copy_average_and_forget(model: str) -> None:
+    edits = [
+        {"layer": "layer1", "target": CITY, "source": {"prompt": "{} is in", "subject": "Ines T"}},
+        {"layer": "layer1", "target": CITY, "source": {"mean": {"subjects": ["Ines T", "Gala F"]}}},
+        {
+            "layer": "layer1",
+            "target": CITY,
+            "source": {"erase": {"text": "Torvik", "subjects": ["Ines Tashart"]}},
+        },
+    ]
+    for edit in edits:
+        Path("spec.json.lock").unlink(missing_ok=True)
+        ((rule, patch),) = build(spec_of(model, {**edit, "context": {"prefixes": 0}}))
+        (resolved,) = rule.rules
+        (name,) = patch.parameters
+        base = open_model(model)
+        after = base.function("layer1")(resolved.key, base.weight("layer1") + patch.delta(name), {})
+        torch.testing.assert_close(after, resolved.value, rtol=1e-8, atol=1e-8)
+        shutil.rmtree("out")
+
+
+def test_only_facts_that_change_are_searched_again(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from editspec_compiler.modalities.text import targets
+
+    searched: list[Any] = []
+    find = targets.find_shift
+
+    def count(*arguments: Any) -> Any:
+        searched.append(arguments[2].wanted)
+        return find(*arguments)
+
+    monkeypatch.setattr(targets, "find_shift", count)
+    pairs = [{**CITY, "text": "Wexley"}, {**TONGUE, "text": "Borlish"}, {**FAN, "text": "golf"}]
+    edit = {"layer": "layer1", "pairs": pairs}
+    build(spec_of(model, edit))
+    assert len(searched) == 3
+    pairs[1]["text"] = "Arvanic"
+    build(spec_of(model, edit))
+    assert len(searched) == 4
+
+
+# What peft calls in the library is on its way out there.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("model", ["llama", "gpt2"], indirect=True)
+def test_an_exported_adapter_gives_the_logits_of_the_edited_model(model: str) -> None:
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    config = json.loads(Path(model, "config.json").read_text()) | {"model_type": model}
+    Path(model, "config.json").write_text(json.dumps(config))
+    edit = {"layers": ["layer1", "layer2"], "target": CITY, "source": {"text": "Wexley"}}
+    build(spec_of(model, edit))
+    patch = "out/patches/01-edit0.safetensors"
+    editspec.apply(model, [patch], "edited")
+    editspec.export([patch], "peft", "adapter")
+    base = transformers.AutoModelForCausalLM.from_pretrained(model)
+    adapted = peft.PeftModel.from_pretrained(base, "adapter").eval()
+    tokens = [[5, 9, 3, 22, 41]]
+    found = adapted(torch.tensor(tokens)).logits
+    wanted = open_model("edited").outputs(pad_texts(tokens)).float()
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    before = open_model(model).outputs(pad_texts(tokens)).float()
+    assert not torch.allclose(found, before, atol=1e-2)
+
+
+@pytest.mark.parametrize("model", ["llama", "gpt2"], indirect=True)
+def test_shards_in_bfloat16_give_the_patch_of_one_file(model: str) -> None:
+    tensors = load_file(f"{model}/model.safetensors")
+    small = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    save_file(small, f"{model}/model.safetensors")
+    shutil.copytree(model, "sharded")
+    Path("sharded/model.safetensors").unlink()
+    names = sorted(small)
+    halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    where = {}
+    for file, own in halves.items():
+        save_file({name: small[name] for name in own}, f"sharded/{file}")
+        where |= dict.fromkeys(own, file)
+    index = {"metadata": {}, "weight_map": where}
+    Path("sharded/model.safetensors.index.json").write_text(json.dumps(index))
+    edit = {"layer": "layer1", "target": CITY, "source": {"text": "Wexley"}}
+    one = build(spec_of(model, edit))
+    other = build(spec_of("sharded", edit), "other")
+    (name,) = one[0][1].parameters
+    assert torch.equal(one[0][1].delta(name), other[0][1].delta(name))
+    for folder in (model, "sharded"):
+        editspec.apply(folder, ["out/patches/01-edit0.safetensors"], f"edited-{folder}")
+        assert Path(f"edited-{folder}", "tokenizer.json").is_file()
+        assert Path(f"edited-{folder}", "config.json").is_file()
+    after = [read_weights(Path(f"edited-{each}")) for each in (model, "sharded")]
+    assert after[0].digest() == after[1].digest() == one[0][1].metadata["result"]
+    assert after[0][name].dtype == torch.bfloat16
+
+
+def test_the_model_is_its_own_corpus(model: str) -> None:
+    """By default C is that of texts of the unedited model, which the seed names."""
+    edit = {"layer": "layer1", "target": CITY, "source": {"text": "Wexley"}}
+    digests = []
+    for seed in (2, 2, 3):
+        statistics = {"tokens": 600, "seed": seed}
+        Path("spec.json").write_text(json.dumps(spec_of(model, edit) | {"statistics": statistics}))
+        digests.append(said("statistics", "spec.json")["statistics"][0]["digest"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_earlier_facts_are_protected(model: str) -> None:
+    """What a later edit changes of the answer to an earlier fact's key is less where protected."""
+    first = {"layer": "layer1", "target": CITY, "source": {"text": "Wexley"}}
+    second = {
+        "layer": "layer1",
+        "target": {**CITY, "subject": "Runa Wintasson"},
+        "source": {"text": "Kasten"},
+    }
+    solver = {"method": "least-squares", "collateral_weight": 0.1}
+    moved = []
+    for protect in ({}, {"protect": "previous"}):
+        Path("spec.json.lock").unlink(missing_ok=True)
+        common = {"solver": solver}
+        built = build(spec_of(model, {**first, **common}, {**second, **common, **protect}))
+        (name,) = built[1][1].parameters
+        key = built[0][0].rules[0].key[0, 0]
+        moved.append(float((built[1][1].delta(name) @ key).norm()))
+        shutil.rmtree("out")
+    assert moved[1] < 0.5 * moved[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"target": {"prompt": "lives in", "subject": "Ann"}}, "no {} for the subject"),
+        ({"target": {"prompt": "{} and {}", "subject": "Ann"}}, "{} 2 times"),
+        ({"target": {"prompt": "{} is", "subject": "T"}}, "ends in the first token"),
+        ({"target": {"prompt": "of {}sova is", "subject": "Runa Winta"}}, "within a token"),
+        ({"target": {"prompt": "of {} is" + 60 * " city", "subject": "Ann"}}, "the model reads 48"),
+        ({"source": {"text": " "}}, "the text is blank"),
+        ({"source": {"text": "  Paris"}}, "two blanks"),
+        ({"source": {"text": ""}}, "the text is empty"),
+        ({"source": {"was": "x"}}, "text is missing"),
+        ({"layer": "layer9"}, "there is no layer9"),
+        ({"layers": ["layer2", "layer1"], "layer": None}, "order of computation"),
+        ({"layers": ["layer1"]}, "layer and layers are both given"),
+        ({"solver": "direct"}, "direct does not solve edits of texts"),
+        ({"rank": 2}, "takes no rank"),
+        ({"pairs": [{**FAN, "text": "a"}, {**FAN, "text": "b"}]}, "contradicts"),
+        ({"pairs": {"file": "none.csv"}}, "none.csv"),
+        ({"context": {"prefix": 3}}, "prefix"),
+    ],
+)
+def test_what_is_wrong_is_said_in_its_place(
+    change: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(GOLDEN / "models" / "llama", tmp_path / "llama")
+    shutil.copy(GOLDEN / "tokenizer.json", tmp_path / "llama")
+    shutil.copy(GOLDEN / "corpus.txt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    edit: dict[str, Any] = {"layer": "layer1", "target": CITY, "source": {"text": "Wexley"}}
+    if "pairs" in change:
+        edit = {"layer": "layer1"}
+    edit = {key: value for key, value in (edit | change).items() if value is not None}
+    Path("spec.json").write_text(json.dumps(spec_of("llama", edit)))
+    with pytest.raises(SpecError) as found:
+        editspec.validate("spec.json")
+    assert words in str(found.value)
+    assert all(problem.hint for problem in found.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("common", "words"),
+    [
+        ({"statistics": {"corpus": "corpus.txt", "tokens": 10**6}}, "2816 tokens, and 1000000"),
+        ({"statistics": {"corpus": "nowhere.txt"}}, "nowhere.txt"),
+        ({"compatibility": "rome-2022"}, "rome-2022 takes one fact"),
+    ],
+)
+def test_what_is_wrong_with_a_spec_is_said(model: str, common: Any, words: str) -> None:
+    pairs = [{**CITY, "text": "Wexley"}, {**FAN, "text": "golf"}]
+    spec = spec_of(model, {"layer": "layer1", "pairs": pairs}) | common
+    Path("spec.json").write_text(json.dumps(spec))
+    with pytest.raises(SpecError) as found:
+        editspec.build("spec.json", "out")
+    assert words in str(found.value)
+
+
+def test_a_folder_without_tokenizer_is_refused(model: str) -> None:
+    Path(model, "tokenizer.json").unlink()
+    edit = {"layer": "layer1", "target": CITY, "source": {"text": "Wexley"}}
+    Path("spec.json").write_text(json.dumps(spec_of(model, edit)))
+    result = run("validate", "spec.json")
+    assert result.exit_code in (1, 2)
+    assert "tokenizer.json is missing" in result.stderr
