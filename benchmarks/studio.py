@@ -40,7 +40,7 @@ EXECUTE = """() => new Promise(done => {
         if (!document.querySelector(".figures:not(.stale)")) return;
         observer.disconnect();
         done(performance.now() - begun);
-    }).observe(document.querySelector(".outcome"), {childList: true, subtree: true});
+    }).observe(document.querySelector(".side"), {childList: true, subtree: true, attributes: true});
     document.querySelector("[data-key=execute]").click();
 })"""
 

@@ -18,6 +18,7 @@ import yaml
 from editspec_compiler.characters import describe_lookalike, find_at_edge, strip_lookalikes
 from editspec_compiler.conflicts import find_conflict
 from editspec_compiler.problems import Problem, RowPlace, SpecError, SpecPath
+from editspec_compiler.spec_folder import Folder, project_folder
 from editspec_compiler.syntax import MAX_NODES, place_of, syntax_problem
 from editspec_compiler.yaml_core import SCALAR_WORDS, SCALARS, TAG, compose, find_start, read_text
 from editspec_runtime.codes import Code
@@ -267,7 +268,7 @@ def kind(value: Any) -> str:
     return "a list" if isinstance(value, list) else "a mapping"
 
 
-def find_path_problem(name: str, folder: Path) -> tuple[str, str] | None:
+def find_path_problem(name: str, folder: Folder) -> tuple[str, str] | None:
     """Find why a file that a spec names cannot be read.
 
     Parameters
@@ -289,7 +290,7 @@ def find_path_problem(name: str, folder: Path) -> tuple[str, str] | None:
         relative = "paths are relative to the spec"
         # A path raises where its name is too long.
         is_folder = os.path.isdir(path)  # noqa: PTH112
-        hint = "" if is_folder else find_hint(name, folder)
+        hint = "" if is_folder else find_hint(name, project_folder(folder))
         if hint.startswith("did you mean"):
             hint = f"{hint} {relative}"
         return error.message, hint or relative

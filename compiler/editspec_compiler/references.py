@@ -20,6 +20,7 @@ from editspec_compiler.registry import (
     spec_type,
 )
 from editspec_compiler.schema import AnySpec, Erase, ErasedUnits, Solver
+from editspec_compiler.spec_folder import DraftedFolder, Folder, project_folder
 from editspec_compiler.validation import check, fit, suggest
 from editspec_compiler.visit import find_files, visit
 from editspec_runtime.codes import Code
@@ -57,6 +58,8 @@ class LoadedSpec:
         torch, and for weights that are still to be fetched.
     warnings
         What may not be meant, though the spec can be used.
+    drafts
+        The folder of files that are not in the project yet; None where all of them are.
     """
 
     path: Path
@@ -65,11 +68,12 @@ class LoadedSpec:
     weights: Path
     architecture: Architecture | None
     warnings: tuple[Problem, ...] = ()
+    drafts: Path | None = None
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Folder:
         """Folder that names of files are relative to."""
-        return self.path.parent
+        return _folder_of(self.path, self.drafts)
 
     def error(
         self, path: SpecPath, message: str, hint: str = "", code: Code = Code.SPEC
@@ -103,7 +107,7 @@ class LoadedSpec:
         edit, model = self.spec.edits[number], self.spec.model
         edit = edit.model_copy(update={"query": None})  # which has no effect
         names = {name for _, name in find_files(type(edit), edit)}
-        names.update(model.files(self.folder))
+        names.update(model.files(self.path.parent))
         files = {name: self.folder / name for name in sorted(names)}
         if model.weights in files:
             files[model.weights] = self.weights
@@ -132,17 +136,20 @@ def load(path: Path | str, cache: Cache | None = None) -> LoadedSpec:
         return load_document(read_document(path), path, cache)
 
 
-def load_document(document: Document, path: Path, cache: Cache | None = None) -> LoadedSpec:
+def load_document(
+    document: Document, path: Path, cache: Cache | None = None, *, drafts: Path | None = None
+) -> LoadedSpec:
     """Check a document as `load` does.
 
-    Files that the document names are relative to the folder of `path`.
+    Files that the document names are relative to the folder of `path`; those in the folder
+    `drafts` stand for the ones of the same names there.
     """
     given = len(document.problems)
     document = write_out(document, path.parent)
     left = document.problems[given:]
     spec, unfit = check(document)
     problems = _merge_keys_once(document.problems)
-    references = _References(document, path.parent, cache or default_cache())
+    references = _References(document, _folder_of(path, drafts), cache or default_cache())
     found = references.problems()
     # A layer that is a number is told by its name, and not as a wrong type besides.
     named = {problem.path for problem in found if problem.code == Code.LAYER_UNKNOWN}
@@ -160,7 +167,14 @@ def load_document(document: Document, path: Path, cache: Cache | None = None) ->
     if references.damage is not None:
         raise references.damage
     warnings = tuple(problem for problem in problems if problem.warning)
-    return LoadedSpec(path, document, spec, references.weights, references.architecture, warnings)
+    return LoadedSpec(
+        path, document, spec, references.weights, references.architecture, warnings, drafts
+    )
+
+
+def _folder_of(path: Path, drafts: Path | None) -> Folder:
+    """Return what names in the spec at `path` are relative to."""
+    return path.parent if drafts is None else DraftedFolder(path.parent, drafts)
 
 
 def _merge_keys_once(problems: Iterable[Problem]) -> list[Problem]:
@@ -231,12 +245,12 @@ class _References:
         What is wrong with the weights, which is not a problem of the spec; after `problems`, too.
     """
 
-    def __init__(self, document: Document, folder: Path, cache: Cache) -> None:
+    def __init__(self, document: Document, folder: Folder, cache: Cache) -> None:
         self.document = document
         self.folder = folder
         self.cache = cache
         self.family = family_of(document)
-        self.weights = folder
+        self.weights = project_folder(folder)
         self.architecture: Architecture | None = None
         self.damage: EditError | None = None
 
@@ -287,7 +301,7 @@ class _References:
             hint = suggest(model.family, list(FAMILIES))
             yield problem(("model", "family"), message, hint, code=Code.FAMILY_UNKNOWN)
         try:
-            self.weights = _weights_file(model, self.folder, self.cache)
+            self.weights = _weights_file(model, project_folder(self.folder), self.cache)
         except FileError as error:
             where = ("model", "weights")
             yield problem(where, error.message, error.hint, code=Code.WEIGHTS_UNREADABLE)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, create_model
 from editspec_compiler.document import Document
 from editspec_compiler.problems import Problem, SpecPath
 from editspec_compiler.schema import AnySpec, Check
+from editspec_compiler.spec_folder import Folder
 from editspec_compiler.visit import Item
 from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import ModelFields
@@ -43,7 +44,7 @@ class Surroundings:
     """
 
     document: Document
-    folder: Path
+    folder: Folder
     architecture: Architecture | None
     weights: Path = Path()
 

@@ -269,6 +269,7 @@ def studio(
             help="Listen on the network, too: whoever has the URL may edit.",
         ),
     ] = "127.0.0.1",
+    open: Annotated[bool, typer.Option("--open", help="Open the URL in the browser, too.")] = False,
     allow_code: AllowCode = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -276,7 +277,9 @@ def studio(
 ) -> None:
     """Edit a spec in the browser by copy, paste and context. Prints the URL to open."""
     with run_command(False, debug, threads):
-        editspec.studio(spec, model=model, module=module, port=port, host=host, device=device)
+        editspec.studio(
+            spec, model=model, module=module, port=port, host=host, device=device, open=open
+        )
 
 
 def sweep(

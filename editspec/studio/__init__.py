@@ -4,16 +4,22 @@ Copy, Paste and Context are the gestures of section 4 of the paper (Bau et al. 2
 the spec is the state: every gesture on the page changes it, and everything that the page shows is
 read from it. The modules, from the text up to the wire:
 
+    identities    which edit of a changed text is which edit of the text before
     parsed        documents of texts, each parsed once
     yaml_blocks   a YAML spec as one block of lines for each edit
     spec_editor   changes of the text that keep its comments and its order
     sandbox       limits of a text that comes from a browser
+    masks         the masks that were painted, as drafts and in the project
     draft_store   the folder in which the draft is kept
     draft         the draft in its project folder: revisions, undo, masks, save
     base          the model that the text names
     jobs          long work in the background: progress, cancelling
-    engine        images, composites, heat maps, builds
+    outcomes      the results of Execute that are at hand
+    drawing       pictures and heat maps as PNG files
+    looking       what shows in images that an edit is not about
+    engine        images, composites, heat maps, searches, builds
     schemas       the bodies that the API is sent, and its answers
+    describe      the answers, from a draft and what was computed with it
     routers       the API, a router for each resource, and the page
     app           the application of the routers, and its answers to errors
     guard         token, Host, Origin, size of a request
@@ -25,6 +31,7 @@ The sources of the page are in ``web``; ``static`` is built from them.
 from __future__ import annotations
 
 import sys
+import webbrowser
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,6 +47,7 @@ def studio(
     port: int | None = None,
     host: str = "127.0.0.1",
     device: str = "auto",
+    open: bool = False,
 ) -> None:
     """Serve the studio until it is interrupted, and print the address to open.
 
@@ -56,6 +64,8 @@ def studio(
     host
         An address of the network makes the studio listen there: whoever has the address with its
         token may edit.
+    open
+        Whether to open the address in the browser, too.
 
     Raises
     ------
@@ -65,6 +75,13 @@ def studio(
         The spec cannot be read, or its model cannot be drawn with.
     """
     server = load_extra("studio", "server")
+
+    def announce(address: str) -> None:
+        # Flushed, because the program that waits for the address may read a pipe.
+        print(address, flush=True)
+        if open:
+            webbrowser.open(address)
+
     server.serve(
         Path(spec or "edits.yaml"),
         model,
@@ -72,13 +89,14 @@ def studio(
         host=host,
         port=port,
         device=device,
-        announce=_announce,
+        announce=announce,
+        tell=_tell,
     )
 
 
-def _announce(address: str) -> None:
-    # Flushed, because the program that waits for the address may read a pipe.
-    print(address, flush=True)
+def _tell(words: str) -> None:
+    # On stderr, as stdout is the address alone.
+    print(words, file=sys.stderr, flush=True)
 
 
 class _CallablePackage(ModuleType):

@@ -11,14 +11,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.types import Lifespan
 
+from editspec.studio.describe import problems_found
 from editspec.studio.draft import Conflict, Draft, Missing
 from editspec.studio.engine import Engine
 from editspec.studio.jobs import Busy, Event, Jobs
 from editspec.studio.routers import edits, events, images, jobs, page, places, spec
 from editspec.studio.routers.page import STATIC
 from editspec.studio.routers.shared import REFUSALS, Studio
-from editspec.studio.schemas import Failure, FoundProblem, problems_found
+from editspec.studio.schemas import Failure, FoundProblem
 from editspec_compiler import SpecError
 from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_runtime.errors import EditError
@@ -43,13 +45,22 @@ def make_app(draft: Draft, engine: Engine, background: Jobs) -> FastAPI:
                 loop.call_soon_threadsafe(queue.put_nowait, event)
 
         background.listeners.append(pass_on)
-        if draft.executed:
+        if draft.is_executed:
             # On a thread: it may read weights, and the loop has to answer meanwhile.
             await asyncio.to_thread(_execute_again, studio)
         yield
         background.listeners.remove(pass_on)
         background.cancel()
 
+    app = make_api(lifespan)
+    app.state.studio = studio
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    _answer_errors(app)
+    return app
+
+
+def make_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    """Make the application without a draft, which can describe itself and answer nothing."""
     app = FastAPI(
         title="editspec studio",
         version="1",
@@ -59,11 +70,8 @@ def make_app(draft: Draft, engine: Engine, background: Jobs) -> FastAPI:
         lifespan=lifespan,
         responses=REFUSALS,
     )
-    app.state.studio = studio
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for module in ROUTERS:
         app.include_router(module.router)
-    _answer_errors(app)
     return app
 
 
@@ -75,7 +83,7 @@ def _execute_again(studio: Studio) -> None:
     try:
         studio.engine.execute()
     except (SpecError, EditError, Conflict):
-        studio.draft.executed = False
+        studio.draft.executed = None
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -1,9 +1,7 @@
 """The draft of a spec in its project folder: its text, its revisions, its masks.
 
 The text is the whole state. It is kept after every change, in a folder beside the spec that git
-ignores; `Draft.save` writes it into the file of the spec. Masks are files of the project from the
-moment they are drawn. They are named by their content and never overwritten, so that an earlier
-text finds the masks that it names.
+ignores, with the masks that were painted; `Draft.save` writes both into the project.
 """
 
 from __future__ import annotations
@@ -17,9 +15,17 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from editspec.modalities.image.pictures import encode_png
-from editspec.studio.draft_store import StoredDraft
-from editspec.studio.parsed import OFF, parse_once, show_all_edits
+from editspec.studio.draft_store import StoredDraft, Version, store_folder
+from editspec.studio.identities import Identities, follow_edits, new_identities
+from editspec.studio.masks import MaskStore
+from editspec.studio.parsed import (
+    OFF,
+    digest_content,
+    edits_of,
+    is_readable,
+    parse_once,
+    show_all_edits,
+)
 from editspec.studio.sandbox import Sandbox
 from editspec.studio.spec_editor import replace_masks
 from editspec_compiler import LoadedSpec, Problem, SpecError
@@ -30,6 +36,7 @@ from editspec_compiler.modalities.image.masks import mask_image
 from editspec_compiler.modalities.image.schema import PLURALS, Place
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import load_document
+from editspec_compiler.spec_folder import DraftedFolder
 from editspec_compiler.validation import check, fit
 from editspec_compiler.visit import find_files
 from editspec_runtime.errors import EditError, UsageError
@@ -69,29 +76,27 @@ class Draft:
         The file of the spec, in the project folder.
     sandbox
         The files and the model that the text may name.
-    text, revision
+    present, revision
         The present text, and the number of changes that led to it.
     past, future
         The texts that undo and redo go to.
     saved
         The SHA-256 of the spec's file as it was last read or written; None where there is none yet.
-    masks
-        The masks that the studio made, by their names.
     executed
-        Whether the text was executed. It is executed again when the server starts.
+        The digest of the content that was executed last, which is executed again when the server
+        starts; None where there is none.
     lock
         Held while the draft changes, or is read as a whole.
     """
 
     path: Path
     sandbox: Sandbox
-    text: str
+    present: Version
     revision: int = 0
-    past: list[str] = field(default_factory=list)
-    future: list[str] = field(default_factory=list)
+    past: list[Version] = field(default_factory=list)
+    future: list[Version] = field(default_factory=list)
     saved: str | None = None
-    masks: set[str] = field(default_factory=set)
-    executed: bool = False
+    executed: str | None = None
     lock: RLock = field(default_factory=RLock)
 
     @staticmethod
@@ -103,7 +108,8 @@ class Draft:
         on_disk, digest = _read_spec(path)
         opened = new if on_disk is None else on_disk
         sandbox = Sandbox.around(path.parent, parse(opened, path.name))
-        draft = Draft(path, sandbox, opened, saved=digest)
+        present = Version(opened, new_identities(edits_of(opened, path.name)))
+        draft = Draft(path, sandbox, present, saved=digest)
         draft._restore(on_disk)
         draft.store()
         return draft
@@ -112,6 +118,31 @@ class Draft:
     def file(self) -> str:
         """The name of the spec's file."""
         return self.path.name
+
+    @property
+    def text(self) -> str:
+        """The present text."""
+        return self.present.text
+
+    @property
+    def content(self) -> str:
+        """The digest of what a build sees of the text."""
+        return digest_content(self.text, self.file)[-1]
+
+    @property
+    def is_executed(self) -> bool:
+        """Whether a build of the text was done: what was executed last has the same content."""
+        return self.executed == self.content
+
+    @property
+    def folder(self) -> DraftedFolder:
+        """Folder that names of files are relative to."""
+        return DraftedFolder(self.path.parent, store_folder(self.path))
+
+    @property
+    def masks(self) -> MaskStore:
+        """The masks that were painted."""
+        return MaskStore(self.path, store_folder(self.path), self.sandbox.folder)
 
     @property
     def is_saved(self) -> bool:
@@ -146,20 +177,21 @@ class Draft:
         text = text.replace("\r\n", "\n")
         if text == self.text:
             return
-        self._remember(self.text)
+        following = self._follow(text)
+        self._remember(self.present)
         self.future = []
-        self._become(text)
+        self._become(following)
 
     def undo(self) -> None:
         """Go back to the text before, if there is one."""
         if self.past:
-            self.future.append(self.text)
+            self.future.append(self.present)
             self._become(self.past.pop())
 
     def redo(self) -> None:
         """Go on to the text that was undone, if there is one."""
         if self.future:
-            self.past.append(self.text)
+            self.past.append(self.present)
             self._become(self.future.pop())
 
     def prepare(self, text: str | None = None) -> None:
@@ -190,11 +222,7 @@ class Draft:
 
         The edits need not fit the language. A text that cannot be read has none.
         """
-        try:
-            edits = self.document().data.get("edits")
-        except SpecError:
-            return []
-        return edits if isinstance(edits, list) else []
+        return edits_of(self.text, self.file)
 
     def edit(self, number: int) -> dict[str, Any]:
         """Return edit `number` of all as the text has it. Raises `Missing`."""
@@ -244,20 +272,17 @@ class Draft:
             found.append(lines[line - 1].startswith(OFF))
         return found
 
-    def active_names(self, stop: int | None = None) -> list[str]:
-        """List the names of the edits that are on, of those before `stop`."""
-        edits = self.edits()[:stop]
-        if not edits:
-            return []
-        names = []
-        for edit, off in zip(edits, self.switched_off(), strict=False):
-            if isinstance(edit, dict) and not off:
-                names.append(str(edit.get("name")))
-        return names
+    def active_identities(self, stop: int | None = None) -> Identities:
+        """List the identities of the edits that are on, of those before `stop`."""
+        if not self.edits():
+            return ()
+        off = self.switched_off()[:stop]
+        pairs = zip(self.present.identities, off, strict=False)
+        return tuple(identity for identity, is_off in pairs if not is_off)
 
     def has_active_edits(self) -> bool:
         """Tell whether an edit is on, right or wrong, so that there is a build to do."""
-        return bool(self.active_names()) or bool(self._problems_of_no_list())
+        return bool(self.active_identities()) or bool(self._problems_of_no_list())
 
     def problems(self) -> list[Problem]:
         """List the problems of the spec; without an edit that is on, there are none."""
@@ -300,7 +325,7 @@ class Draft:
                 document = write_out(document, self.path.parent)
                 problems = [*outside, *document.problems, *check(document)[1]]
             raise SpecError(document.file, problems, document.text)
-        return load_document(document, self.path)
+        return load_document(document, self.path, drafts=store_folder(self.path))
 
     def load_alone(self, number: int, changes: dict[str, Any] | None = None) -> LoadedSpec:
         """Load the spec with edit `number` of all as its only one, on or off.
@@ -319,26 +344,15 @@ class Draft:
         # Checks are left out, as they may be about other edits.
         rest = {key: value for key, value in document.data.items() if key != "checks"}
         text = json.dumps(rest | {"edits": [edit]})
-        return load_document(parse(text, self.file), self.path)
+        drafts = store_folder(self.path)
+        return load_document(parse(text, self.file), self.path, drafts=drafts)
 
-    def add_mask(self, url: str, latent: int | None) -> str:
-        """Write a mask that was drawn into a file, and return the name of the file.
+    def add_mask(self, url: str) -> str:
+        """Keep a mask that was painted as a draft, and return its name in a spec.
 
         Raises `MaskError` where the data URL is not a mask.
         """
-        image = mask_image(url, self.path.parent, 0, legacy=False)
-        origin = "" if latent is None else f"latent-{latent}-"
-        name = f"masks/{origin}{_sha256(image.tobytes())[:10]}.png"
-        folder = self.path.parent / "masks"
-        if not folder.resolve().is_relative_to(self.sandbox.folder):
-            raise UsageError(
-                "The folder masks leads out of the project folder.", "Remove the link."
-            )
-        place = self.path.parent / name
-        if not place.is_file():
-            write(place, encode_png(image))
-        self.masks.add(name)
-        return name
+        return self.masks.add(mask_image(url, self.folder, 0, legacy=False))
 
     def name_masks(self) -> None:
         """Replace the data URLs of masks in the text by names of files."""
@@ -347,7 +361,7 @@ class Draft:
             if not value.startswith("data:") or path[-1] == "weights":
                 continue
             try:
-                names[value] = self.add_mask(value, None)
+                names[value] = self.add_mask(value)
             except MaskError:
                 # The text stays as it is, and the compiler says what is wrong with the mask.
                 continue
@@ -361,44 +375,51 @@ class Draft:
         """
         if self.is_changed_outside and not overwrite:
             raise Conflict(f"{self.file} was changed outside of the studio since it was opened.")
+        before, _ = _read_spec(self.path)
+        # Before the spec: whoever reads it finds the masks that it names.
+        self.masks.save(self.text)
         write(self.path, self.text.encode())
+        remembered = [each.readable for each in (*self.past, *self.future)]
+        self.masks.remove_unused(self.text, before or "", remembered)
         self.saved = _sha256(self.text)
-        self._remove_unused_masks()
         self.store()
 
     def snapshot(self) -> Draft:
         """Copy the draft as it is now, to look at it without the lock."""
-        past, future, masks = list(self.past), list(self.future), set(self.masks)
-        return replace(self, past=past, future=future, masks=masks, lock=RLock())
+        return replace(self, past=list(self.past), future=list(self.future), lock=RLock())
+
+    def held(self) -> Draft:
+        """Copy the draft, with the last text that could be read where the present one cannot."""
+        return replace(self.snapshot(), present=replace(self.present, text=self.present.readable))
 
     def store(self) -> None:
         """Write the draft into its folder beside the spec."""
         StoredDraft(
-            text=self.text,
+            present=self.present,
             revision=self.revision,
             past=tuple(self.past),
             future=tuple(self.future),
             saved=self.saved,
-            masks=tuple(sorted(self.masks)),
             executed=self.executed,
         ).write(self.path)
 
-    def _remove_unused_masks(self) -> None:
-        """Remove the masks that the studio made and that no text names any more."""
-        # Undo and redo need the masks of their texts.
-        texts = [self.text, *self.past, *self.future]
-        for name in sorted(self.masks):
-            if not any(name in text for text in texts):
-                (self.path.parent / name).unlink(missing_ok=True)
-                self.masks.discard(name)
+    def _follow(self, text: str) -> Version:
+        """Make the version of a text that follows the present one."""
+        now = self.present
+        if not is_readable(text, self.file):
+            return Version(text, now.identities, now.readable)
+        before, after = edits_of(now.readable, self.file), edits_of(text, self.file)
+        # Undo may bring back any edit of the past with its results.
+        used = [each for version in self.past for each in version.identities]
+        return Version(text, follow_edits(before, now.identities, after, used))
 
-    def _remember(self, text: str) -> None:
-        self.past = [*self.past, text][-PAST_COUNT:]
-        while sum(map(len, self.past)) > PAST_LENGTH:
+    def _remember(self, version: Version) -> None:
+        self.past = [*self.past, version][-PAST_COUNT:]
+        while sum(each.length for each in self.past) > PAST_LENGTH:
             self.past.pop(0)
 
-    def _become(self, text: str) -> None:
-        self.text, self.executed = text, False
+    def _become(self, version: Version) -> None:
+        self.present = version
         self.revision += 1
         self.store()
 
@@ -410,27 +431,30 @@ class Draft:
         stored = StoredDraft.read(self.path)
         if stored is None:
             return
-        self.revision, self.masks = stored.revision, set(stored.masks)
+        self.revision, self.executed = stored.revision, stored.executed
         self.past, self.future = list(stored.past), list(stored.future)
-        was_saved = stored.saved == _sha256(stored.text)
-        if was_saved and on_disk is not None and on_disk != stored.text:
-            self._remember(stored.text)
+        was_saved = stored.saved == _sha256(stored.present.text)
+        opened, self.present = self.text, stored.present
+        if was_saved and on_disk is not None and on_disk != self.text:
+            following = self._follow(opened)
+            self._remember(self.present)
+            self.present = following
             self.revision += 1
             return
-        self.text, self.saved, self.executed = stored.text, stored.saved, stored.executed
+        self.saved = stored.saved
 
 
 def propose_rule(architecture: ImageArchitecture) -> tuple[str, str]:
     """Name the layer and the solver of a new edit.
 
-    The layer lies behind the middle, where parts of objects are drawn; the solver is a fast one.
+    The layer lies in the middle, where parts of objects are drawn; the solver is a fast one.
     """
     # Of the layers of one weight the first, which is the whole one.
     whole: dict[str, ImageLayer] = {}
     for each in architecture.layers.values():
         whole.setdefault(each.parameter, each)
     layers = list(whole.values())
-    layer = layers[len(layers) * 3 // 5]
+    layer = layers[len(layers) // 2]
     return layer.name, suggest_method(linear=layer.linear).name
 
 

@@ -11,10 +11,48 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from editspec.studio.identities import Identities
+from editspec.studio.masks import FOLDER as MASKS
 from editspec_runtime.errors import FileError, UsageError
 from editspec_runtime.io.files import remove_abandoned, write
 
-FORMAT, VERSION = "editspec.studio", 1
+FORMAT, VERSION = "editspec.studio", 2
+
+
+@dataclass(frozen=True)
+class Version:
+    """A text, and what is known of its edits.
+
+    Attributes
+    ----------
+    text
+        The text of the spec.
+    identities
+        The identities of its edits; of a text that cannot be read, of those of `held`.
+    held
+        The last text that could be read, where this one cannot; None where it can.
+    """
+
+    text: str
+    identities: Identities
+    held: str | None = None
+
+    @property
+    def readable(self) -> str:
+        """The text, or else the last one that could be read."""
+        return self.text if self.held is None else self.held
+
+    @property
+    def length(self) -> int:
+        """The number of characters."""
+        return len(self.text) + len(self.held or "")
+
+    @staticmethod
+    def parse(state: dict[str, Any]) -> Version:
+        """Read a version from plain values."""
+        held = state["held"]
+        identities = tuple(map(int, state["identities"]))
+        return Version(str(state["text"]), identities, None if held is None else str(held))
 
 
 @dataclass(frozen=True)
@@ -23,25 +61,22 @@ class StoredDraft:
 
     Attributes
     ----------
-    text, revision
+    present, revision
         The text of the spec, and how often it was changed.
     past, future
         The texts that undo and redo go to.
     saved
         The SHA-256 of the spec's file as it was last read or written; None where there was none.
-    masks
-        The masks that the studio made, by their names.
     executed
-        Whether the text was executed.
+        The digest of the content that was executed last; None where there is none.
     """
 
-    text: str
+    present: Version
     revision: int
-    past: tuple[str, ...]
-    future: tuple[str, ...]
+    past: tuple[Version, ...]
+    future: tuple[Version, ...]
     saved: str | None
-    masks: tuple[str, ...]
-    executed: bool
+    executed: str | None
 
     def write(self, path: Path) -> None:
         """Keep the draft of the spec at `path`. Raises `FileError`."""
@@ -73,17 +108,14 @@ class StoredDraft:
     def _parse(state: dict[str, Any]) -> StoredDraft:
         if (state["format"], state["version"]) != (FORMAT, VERSION):
             raise KeyError("format")
-        saved = state["saved"]
-        # A draft may remove the masks that it lists, so the list is not trusted.
-        masks = filter(_is_mask, map(str, state["masks"]))
+        saved, executed = state["saved"], state["executed"]
         return StoredDraft(
-            text=str(state["text"]),
+            present=Version.parse(state["present"]),
             revision=int(state["revision"]),
-            past=tuple(map(str, state["past"])),
-            future=tuple(map(str, state["future"])),
+            past=tuple(map(Version.parse, state["past"])),
+            future=tuple(map(Version.parse, state["future"])),
             saved=None if saved is None else str(saved),
-            masks=tuple(masks),
-            executed=bool(state["executed"]),
+            executed=None if executed is None else str(executed),
         )
 
 
@@ -109,7 +141,7 @@ def remove_abandoned_parts(path: Path) -> None:
     """Remove what killed studios left half-written in the project of a spec."""
     remove_abandoned(store_folder(path))
     remove_abandoned(path.parent, f".{glob.escape(path.name)}*.part")
-    masks = path.parent / "masks"
+    masks = path.parent / MASKS
     # A link may lead out of the project, where nothing is removed.
     if not masks.is_symlink():
         remove_abandoned(masks, ".*.png.*.part")
@@ -118,8 +150,3 @@ def remove_abandoned_parts(path: Path) -> None:
 def store_folder(path: Path) -> Path:
     """Return the folder in which the draft of the spec at `path` is kept."""
     return path.with_name(f".{path.name}.studio")
-
-
-def _is_mask(name: str) -> bool:
-    """Tell whether a name is that of a file directly in ``masks``."""
-    return Path(name).parts[:-1] == ("masks",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
@@ -15,19 +16,27 @@ from torch import Tensor
 
 from editspec.commands.build import build
 from editspec.engine.built import BuiltEdit
-from editspec.engine.intervals import Estimates
 from editspec.engine.pareto import ParetoPoint, measure_curve
 from editspec.engine.resources import Resources, is_code_allowed
 from editspec.engine.session import BuildSession
-from editspec.modalities.image.drawing import context_direction, generator_of
+from editspec.modalities.image.drawing import generator_of
 from editspec.modalities.image.explore import SimilarPlace, find_similar_places
-from editspec.modalities.image.pictures import data_url, png_bytes, to_image
-from editspec.modalities.image.traces import find_unseen_traces
+from editspec.modalities.image.pictures import data_url
+from editspec.modalities.image.traces import UnseenTraces
 from editspec.studio.base import Base, ModelSettings, RecentGenerators
 from editspec.studio.draft import Draft
+from editspec.studio.drawing import encode, encode_grey, light
 from editspec.studio.jobs import Jobs, Work
+from editspec.studio.looking import (
+    choose_preserved,
+    fields_that_preserve,
+    find_own_latents,
+    measure_unseen,
+)
+from editspec.studio.outcomes import Outcome, Outcomes
+from editspec.studio.parsed import digest_content
+from editspec.studio.spec_editor import put_fields
 from editspec_compiler import LoadedSpec, SpecError
-from editspec_compiler.modalities.image.context import find_context_keys
 from editspec_compiler.modalities.image.expected import expected_outputs
 from editspec_compiler.modalities.image.inputs import spec_latent
 from editspec_compiler.modalities.image.masks import mask_image
@@ -37,10 +46,10 @@ from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.executors.devices import pick_device, reproducible_kernels
 from editspec_runtime.io.digests import digest, tensors_digest
+from editspec_runtime.io.files import write
 from editspec_runtime.methods.registry import method_of, methods_with_a_curve
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.rendering import render_images
-from editspec_runtime.modalities.image.retrieval import respond_on_map
 from editspec_runtime.patches.patch import apply_stack
 
 MODELS = 6
@@ -50,22 +59,11 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The result of Execute.
+class Found:
+    """Places that a search has found for an edit, and the layer that it looked at."""
 
-    Attributes
-    ----------
-    loaded
-        The spec that was executed; None where no edit was on.
-    built
-        Its edits.
-    after
-        The name of the generator that they give.
-    """
-
-    loaded: LoadedSpec | None
-    built: tuple[BuiltEdit, ...]
-    after: str
+    layer: str
+    places: tuple[SimilarPlace, ...]
 
 
 class Engine:
@@ -78,10 +76,10 @@ class Engine:
         self.draft, self.jobs, self.device_name = draft, jobs, device
         self.allow_code = is_code_allowed()
         self.device = pick_device(device)
-        self.outcome: Outcome | None = None
-        self.found: dict[str, list[SimilarPlace]] = {}
+        self.outcomes = Outcomes()
+        self.found: dict[int, Found] = {}
         self._curves: dict[str, tuple[ParetoPoint, ...]] = {}
-        self._traces: dict[str, Estimates] = {}
+        self._traces: dict[str, UnseenTraces] = {}
         self._generators = RecentGenerators(MODELS)
         self._base: Base | None = None
         self._base_text = ""
@@ -127,7 +125,8 @@ class Engine:
         base = Base.open(settings, folder, self.device, allow_code=self.allow_code)
         # They are edits of another model.
         self._generators.clear()
-        self.outcome = None
+        self.outcomes.clear()
+        self.found.clear()
         return base
 
     def draw_image(self, name: str, seed: int, number: int) -> bytes | None:
@@ -137,10 +136,10 @@ class Engine:
         """
         # A page names generators of a state that it was given, which has opened the model: a large
         # text that came since need not be read for that.
-        base, outcome = self._base or self.base(), self.outcome
+        base, outcome = self._base or self.base(), self.outcomes.find_drawn(name)
         if name == base.name:
             generator = base.generator
-        elif outcome is not None and name == outcome.after:
+        elif outcome is not None:
             generator = self._apply(base, outcome.built)
         else:
             return None
@@ -152,7 +151,7 @@ class Engine:
         if isinstance(latent, int):
             latents = base.stream(base.settings.latents.seed).items([latent])
         else:
-            loaded = self.draft.load_alone(number)
+            loaded = self.draft.held().load_alone(number)
             architecture = base.generator.architecture
             numbers = spec_latent(loaded, latent, ("edits", 0), architecture)
             latents = torch.as_tensor(numbers)[None]
@@ -163,7 +162,7 @@ class Engine:
         base = self.base()
         size = base.generator.architecture.image_size
         legacy = base.compatibility.legacy_masks
-        image = mask_image(mask, self.draft.path.parent, size, legacy=legacy)
+        image = mask_image(mask, self.draft.folder, size, legacy=legacy)
         if image.width == size:
             return image
         return image.resize((size, size), Image.Resampling.BOX)
@@ -181,11 +180,12 @@ class Engine:
         The value is pasted into the layer's output of the target, and the rest of the model, as the
         edits before left it, draws the image. `changes` replaces some fields of the edit.
         """
-        loaded = self.draft.load_alone(number, changes)
-        generator = self._apply(self.base(), self._find_built_before(number))
+        draft = self.draft.held()
+        loaded = draft.load_alone(number, changes)
+        generator = self._apply(self.base(), self._find_built_before(draft, number))
         moment = moment_of(loaded, Resources().cache)
         outputs = expected_outputs(loaded, 0, generator, moment)
-        return self._draw(lambda: _encode(next(outputs).wanted))
+        return self._draw(lambda: encode(next(outputs).wanted))
 
     def draw_heat(self, number: int, latent: int) -> bytes:
         """Draw where in an image the key of an edit's context responds, as a grey PNG.
@@ -193,7 +193,8 @@ class Engine:
         The PNG has the size of the key map. White is the median response of the context's own keys,
         or more. C is computed where it is not in the cache.
         """
-        loaded, before = self.draft.load_alone(number), self._find_built_before(number)
+        draft = self.draft.held()
+        loaded, before = draft.load_alone(number), self._find_built_before(draft, number)
         base, layer = self.base(), loaded.spec.edits[0].layer
         if layer not in base.generator.architecture.layers:
             layers = ", ".join(base.generator.architecture.layers)
@@ -206,22 +207,30 @@ class Engine:
         def work(progress: ProgressCallback) -> None:
             session = self._open_session(loaded, before, progress)
             with session.kernels():
-                made.append(_encode_grey(_light(session, layer, latents)))
+                made.append(encode_grey(light(session, layer, latents)))
 
-        self._do_now("heat map", work)
+        self._do_now("heat map", draft.content, work)
         return made[0]
 
     def search(self, number: int, images: int, count: int) -> None:
-        """Begin to look for places like the context of an edit, for `found`."""
-        loaded, before = self.draft.load_alone(number), self._find_built_before(number)
+        """Begin to look for places like the context of an edit, for `found`.
+
+        The images of the context are left out.
+        """
+        draft = self.draft.snapshot()
+        loaded, before = draft.load_alone(number), self._find_built_before(draft, number)
+        own = find_own_latents(draft.edit(number))
 
         def work(progress: ProgressCallback) -> None:
             session = self._open_session(loaded, before, progress)
             with session.kernels():
-                places = find_similar_places(session, 0, generator_of(session), images, count)
-            self.found[loaded.spec.edits[0].name] = places
+                generator = generator_of(session)
+                places = find_similar_places(session, 0, generator, images, count + len(own))
+            others = [place for place in places if place.latent not in own]
+            layer = loaded.spec.edits[0].layer
+            self.found[draft.present.identities[number]] = Found(layer, tuple(others[:count]))
 
-        self.jobs.start("search", work)
+        self.jobs.start("search", work, cause=draft.content)
 
     def execute(self) -> None:
         """Begin to build the edits that are on.
@@ -232,8 +241,9 @@ class Engine:
         with draft.lock:
             draft.name_masks()
             named = draft.snapshot()
-        base, text = self.base(), named.text
+        base = self.base()
         loaded = named.load() if named.has_active_edits() else None
+        content = digest_content(named.text, named.file)
 
         def work(progress: ProgressCallback) -> None:
             built: list[BuiltEdit] = []
@@ -242,13 +252,15 @@ class Engine:
                 built = [session.edit(number) for number in range(len(loaded.spec.edits))]
             # Made here, so that the first image after the work does not wait for it.
             self._apply(base, built)
+            after, identities = _name_result(base, built), named.active_identities()
+            outcome = Outcome(loaded, tuple(built), after, content, identities)
             # Under the lock, so that no request sees the outcome of one text with another text.
             with draft.lock:
-                self.outcome = Outcome(loaded, tuple(built), _name_result(base, built))
-                draft.executed = draft.text == text
+                self.outcomes.keep(outcome)
+                draft.executed = content[-1]
                 draft.store()
 
-        self.jobs.start("execute", work)
+        self.jobs.start("execute", work, cause=named.content)
 
     def compute_curve(self, number: int) -> None:
         """Begin to compute the curve of an edit: loss against collateral.
@@ -273,7 +285,7 @@ class Engine:
                 )
             self._curves[_digest_trade(built)] = points
 
-        self.jobs.start("curve", work, yielding=True)
+        self.jobs.start("curve", work, cause=self.draft.content, yielding=True)
 
     def measure_traces(self, number: int) -> None:
         """Begin to measure the traces of an edit, for `find_traces`.
@@ -284,22 +296,17 @@ class Engine:
 
         def work(progress: ProgressCallback) -> None:
             session = self._open_session(loaded, before, progress)
-            task = f"traces of {built.rule.name}"
+            report = partial(progress, f"traces of {built.rule.name}")
             with session.kernels():
-                first = generator_of(session)
-                session.stack.append(built.patch)
-                second = generator_of(session)
-                found = find_unseen_traces(
-                    session, number, first, second, lambda done, total: progress(task, done, total)
-                )
+                found = measure_unseen(session, number, built, report)
             if found is None:
                 message = "The edit has no key, or one that matches everywhere."
                 raise UsageError(message, "Choose a smaller context, or a later layer.")
-            self._traces[built.patch.metadata["content"]] = found.estimates
+            self._traces[built.patch.metadata["content"]] = found
 
-        self.jobs.start("traces", work, yielding=True)
+        self.jobs.start("traces", work, cause=self.draft.content, yielding=True)
 
-    def find_traces(self, built: BuiltEdit) -> Estimates | None:
+    def find_traces(self, built: BuiltEdit) -> UnseenTraces | None:
         """Return the traces of an edit that was executed; None where they were not measured."""
         return self._traces.get(built.patch.metadata["content"])
 
@@ -307,20 +314,48 @@ class Engine:
         """Return the curve of an edit that was executed; None where it was not computed."""
         return self._curves.get(_digest_trade(built))
 
+    def preserve(self, number: int) -> None:
+        """Begin to choose images that edit `number` should leave alone, and write them into it."""
+        draft = self.draft.snapshot()
+        loaded, before = draft.load_alone(number), self._find_built_before(draft, number)
+        own = find_own_latents(draft.edit(number))
+
+        def work(progress: ProgressCallback) -> None:
+            session = self._open_session(loaded, before, progress)
+            report = partial(progress, "choosing images")
+            with session.kernels():
+                chosen = choose_preserved(session, 0, generator_of(session), own, report)
+            if not chosen:
+                raise UsageError(
+                    "The key of this edit matches in every image.", "Add context, or paint less."
+                )
+            fields = fields_that_preserve(draft.edit(number), chosen)
+            with self.draft.lock:
+                if self.draft.revision != draft.revision:
+                    raise UsageError("The spec was changed meanwhile.", "Ask for it again.")
+                self.draft.change(put_fields(draft.text, draft.file, number, fields))
+
+        self.jobs.start("preserve", work, cause=draft.content)
+
     def export(self) -> Path:
         """Begin to build the saved spec, and return the folder of the build.
 
         The folder is ``build/NAME`` beside the spec.
         """
-        out = self.draft.path.parent / "build" / self.draft.path.stem
+        builds = self.draft.path.parent / "build"
+        out = builds / self.draft.path.stem
         if not out.resolve().is_relative_to(self.draft.sandbox.folder):
             raise UsageError(f"{out} leads out of the project folder.", "Remove the link.")
         loaded = self.draft.load()
 
         def work(progress: ProgressCallback) -> None:
+            ignore = builds / ".gitignore"
+            # Patches and weights are outputs: git is not to ask about them.
+            if not ignore.exists():
+                write(ignore, b"*\n")
             build(loaded, out, device=self.device_name, progress=progress)
 
-        self.jobs.start("export", work)
+        self.jobs.start("export", work, cause=self.draft.content)
         return out
 
     def _open_session(
@@ -337,26 +372,17 @@ class Engine:
 
     def _find_executed(self, number: int) -> tuple[LoadedSpec, Sequence[BuiltEdit], BuiltEdit]:
         """Return the executed spec, its edits before one of a number, and that edit."""
-        outcome = self.outcome
+        outcome = self.outcomes.find(self.draft.content)
         if outcome is None or outcome.loaded is None or number >= len(outcome.built):
             raise UsageError("This edit was not executed.", "Execute it first.")
         return outcome.loaded, outcome.built[:number], outcome.built[number]
 
-    def _find_built_before(self, number: int) -> list[BuiltEdit]:
-        """List the executed edits that come before edit `number` of all.
-
-        The first edit that is on and was not executed ends the list.
-        """
-        outcome, names = self.outcome, self.draft.active_names(number)
+    def _find_built_before(self, draft: Draft, number: int) -> tuple[BuiltEdit, ...]:
+        """Return the executed edits of a draft that come before edit `number` of all."""
+        outcome = self.outcomes.find(draft.content)
         if outcome is None:
-            return []
-        found = []
-        # The text may have more or fewer edits by now than when it was executed.
-        for edit, name in zip(outcome.built, names, strict=False):
-            if edit.rule.name != name:
-                break
-            found.append(edit)
-        return found
+            return ()
+        return outcome.built_before(draft.active_identities(number))
 
     def _apply(self, base: Base, built: Sequence[BuiltEdit]) -> Generator:
         """Return the base with the patches of some edits."""
@@ -370,7 +396,7 @@ class Engine:
         return self._generators.get(_name_result(base, built), make)
 
     def _draw_latents(self, generator: Generator, latents: Tensor) -> bytes:
-        return self._draw(lambda: _encode(render_images(generator, latents)))
+        return self._draw(lambda: encode(render_images(generator, latents)))
 
     def _draw(self, draw: Callable[[], T]) -> T:
         """Draw on the thread that draws."""
@@ -381,40 +407,14 @@ class Engine:
 
         return self._drawing.submit(compute).result()
 
-    def _do_now(self, kind: str, work: Work) -> None:
+    def _do_now(self, kind: str, cause: str, work: Work) -> None:
         """Do a piece of work and wait for it. Raises an `EditError` where it failed."""
-        job = self.jobs.start(kind, work)
+        job = self.jobs.start(kind, work, cause=cause)
         job.ended.wait()
         if failure := job.failure:
             raise EditError(failure["message"], failure["hint"])
-
-
-@torch.no_grad()
-def _light(session: BuildSession, layer: str, latents: Tensor) -> Tensor:
-    """Measure where an image has the key of a context.
-
-    Takes latents [1, latent_size] and gives a map [height, width] in 0..1; 1 is the median
-    response of the context's own keys, or more.
-    """
-    generator = generator_of(session)
-    direction = context_direction(session, 0, generator)
-    keys, _ = find_context_keys(session.loaded, 0, generator)
-    own = float((keys @ direction).median())
-    response = respond_on_map(generator.trace(layer, latents.to(keys)).key, direction)[0]
-    # The median may be 0 or negative; a division by it would turn the map into NaN or upside down.
-    smallest = torch.finfo(keys.dtype).tiny
-    return (response / max(own, smallest)).clamp(0, 1)
-
-
-def _encode(images: Tensor) -> bytes:
-    """Encode the first of some images [n, 3, height, width] in -1..1 as a PNG."""
-    return png_bytes(to_image(images[0].float().cpu()))
-
-
-def _encode_grey(light: Tensor) -> bytes:
-    """Encode a map [height, width] in 0..1 as a grey PNG."""
-    levels = (light * 255).round().to(torch.uint8).cpu()
-    return png_bytes(Image.fromarray(levels.numpy()))
+        if job.cancelled:
+            raise UsageError("The work was cancelled.", "Ask for it again.")
 
 
 def _read_settings(draft: Draft) -> ModelSettings | None:

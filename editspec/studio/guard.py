@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import html
 import ipaddress
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY = 32 * 2**20
@@ -38,6 +39,18 @@ HEADERS = {
 }
 
 ENCODED_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
+EXPLANATION = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>editspec studio</title>
+<h1>editspec studio</h1>
+<p>{message}</p>
+<p>The terminal in which the studio was started shows the whole address. It ends with a token, which
+keeps others out, and which is new at every start. Copy the address from there, or start the studio
+with <code>--open</code>, which opens it for you.</p>
+"""
 
 OPEN = ("/static/",)
 """Paths whose content is the same for everybody and needs no token."""
@@ -80,7 +93,9 @@ class Guard:
         refusal = self._refuse_host(headers) or self._refuse_token(scope, headers)
         refusal = refusal or _refuse_length(headers)
         if refusal:
-            await _answer(*refusal)(scope, receive, send_guarded)
+            is_page = scope["method"] == "GET" and scope["path"] == "/"
+            answer = _explain(*refusal) if is_page else _answer(*refusal)
+            await answer(scope, receive, send_guarded)
             return
         seen, arriving = 0, True
         deadline = asyncio.get_running_loop().time() + BODY_SECONDS
@@ -167,6 +182,11 @@ def _refuse_length(headers: Headers) -> Refusal | None:
     if not length.isdigit() or int(length) > MAX_BODY:
         return 413, TOO_LARGE
     return None
+
+
+def _explain(status: int, message: str) -> Response:
+    """Answer a person who has opened the address without its token."""
+    return HTMLResponse(EXPLANATION.format(message=html.escape(message)), status)
 
 
 def _answer(status: int, message: str) -> JSONResponse:

@@ -52,6 +52,8 @@ class Job:
         The task that was reported last, its steps that are done, and all its steps.
     cancelled
         Whether the work is to stop at its next report.
+    cause
+        The digest of the spec that it works on: a failure is of no concern to another.
     failure
         The reason for which the work failed, once it has ended.
     ended
@@ -64,12 +66,19 @@ class Job:
     done: int = 0
     total: int = 0
     cancelled: bool = False
+    cause: str = ""
     failure: dict[str, Any] | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
     def as_json(self) -> dict[str, Any]:
         """Describe the work to the page."""
-        return {"kind": self.kind, "what": self.what, "done": self.done, "total": self.total}
+        return {
+            "kind": self.kind,
+            "yielding": self.yielding,
+            "what": self.what,
+            "done": self.done,
+            "total": self.total,
+        }
 
 
 class Jobs:
@@ -80,15 +89,16 @@ class Jobs:
         self.job: Job | None = None
         self.latest: Job | None = None
         self.failure: dict[str, Any] | None = None
+        self.cause = ""
         self._lock = threading.Lock()
 
-    def start(self, kind: str, work: Work, *, yielding: bool = False) -> Job:
-        """Begin `work`, which gets a progress callback.
+    def start(self, kind: str, work: Work, *, cause: str = "", yielding: bool = False) -> Job:
+        """Begin `work` on a spec with the digest `cause`. It gets a progress callback.
 
         With `yielding`, it is given up as soon as other work is started. Raises `Busy` where other
         work is under way.
         """
-        job = Job(kind, yielding)
+        job = Job(kind, yielding, cause=cause)
         with self._lock:
             if (before := self.job) is not None and before.yielding:
                 before.cancelled = True
@@ -98,7 +108,7 @@ class Jobs:
             if self.latest is not None:
                 # Listeners are told of its end before they are told of this beginning.
                 self.latest.ended.wait()
-            self.job, self.latest, self.failure = job, job, None
+            self.job, self.latest, self.failure, self.cause = job, job, None, cause
         # A context variable holds --allow-code, and a thread begins with an empty context.
         context = copy_context()
         thread = threading.Thread(
@@ -159,7 +169,7 @@ def _find_failure(job: Job, work: Work, progress: ProgressCallback) -> dict[str,
     try:
         work(progress)
     except Cancelled:
-        return None if job.yielding else _describe_failure("Cancelled.")
+        return None
     except SpecError as error:
         return _describe_failure(str(error)) | error.as_json()
     except EditError as error:

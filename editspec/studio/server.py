@@ -19,7 +19,7 @@ from editspec.engine.session import BuildSession
 from editspec.studio.app import make_app
 from editspec.studio.connections import LimitedProtocol
 from editspec.studio.draft import NEW_SPEC, Draft, propose_rule
-from editspec.studio.draft_store import lock_spec, remove_abandoned_parts
+from editspec.studio.draft_store import lock_spec, remove_abandoned_parts, store_folder
 from editspec.studio.engine import Engine
 from editspec.studio.guard import Guard
 from editspec.studio.jobs import Jobs
@@ -74,10 +74,11 @@ def serve(
     port: int | None,
     device: str,
     announce: Callable[[str], None],
+    tell: Callable[[str], None],
 ) -> None:
     """Serve the spec at `path`, or a new one of `model` (and `module`), until interrupted.
 
-    `announce` is called with the address, which holds the token.
+    `announce` is called with the address, which holds the token, and `tell` with words about it.
 
     Raises
     ------
@@ -108,8 +109,20 @@ def serve(
             timeout_graceful_shutdown=1,
         )
         name = f"[{host}]" if ":" in host else host
-        announce(f"http://{name}:{listening.getsockname()[1]}/?token={token}")
-        _Server(config, jobs).run([listening])
+        try:
+            announce(f"http://{name}:{listening.getsockname()[1]}/?token={token}")
+            tell("Open this address in a browser. Ctrl+C ends the studio.")
+            _Server(config, jobs).run([listening])
+        finally:
+            tell(_say_farewell(draft))
+
+
+def _say_farewell(draft: Draft) -> str:
+    """Say at the end of the studio where the work is."""
+    if draft.is_saved:
+        return f"The studio has ended. {draft.file} is saved."
+    folder = store_folder(draft.path).name
+    return f"The studio has ended. {draft.file} is not saved: the draft is kept in {folder}."
 
 
 class _Server(uvicorn.Server):

@@ -98,13 +98,14 @@ def put_fields(text: str, file: str, number: int, fields: Mapping[str, Any]) -> 
 def put_place(item: Item, role: str, index: int | None, place: dict[str, Any]) -> None:
     """Set the source or the target of an edit, or a place of its context.
 
-    A context gets one more place where `index` is None or beyond its end. A place of the same image
-    keeps whatever else the spec says of it.
+    A context gets one more place where `index` is None or beyond its end. Its first place is the
+    target, in which the rule held before. A place of the same image keeps whatever else the spec
+    says of it.
     """
     context = item.get("context") if role == "context" else None
     known = isinstance(context, list) and index is not None and index < len(context)
     if role == "context" and not known:
-        put_field(item, "context", [*(context or []), place])
+        put_field(item, "context", [*(context or _context_of_target(item, place)), place])
         return
     old = item.get(role) if context is None else context[index]
     if isinstance(old, dict) and any(key in old for key in PLURALS):
@@ -115,6 +116,15 @@ def put_place(item: Item, role: str, index: int | None, place: dict[str, Any]) -
         put_field(item, role, place)
     else:
         context[index] = to_flow(place)
+
+
+def _context_of_target(item: Item, place: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the context that an edit without one has, unless `place` is the same."""
+    target = item.get("target")
+    if not isinstance(target, dict) or not {"latent", "mask"} <= set(target):
+        return []
+    kept = {key: target[key] for key in ("latent", "mask", "intervene") if key in target}
+    return [] if kept == place else [kept]
 
 
 def remove_place(item: Item, role: str, index: int) -> None:

@@ -33,6 +33,9 @@ ORDER = (
     "observe",
     "context",
     "directions",
+    "preserve",
+    "protect",
+    "refine",
     "query",
     "solver",
 )

@@ -42,6 +42,7 @@ def test_what_a_build_writes_can_be_inspected(tmp_path: Path) -> None:
         assert "name e" in text
         assert not any(each in text for each in ("None", "True", "['", "{'"))
     # Another folder is none of them, and a broken lock says what it is.
-    assert run("inspect", tmp_path).exit_code != 0
+    (tmp_path / "empty").mkdir()
+    assert run("inspect", tmp_path / "empty").exit_code != 0
     lock.write_text("")
     assert "the lock is empty" in run("inspect", lock).stderr

@@ -74,6 +74,7 @@ blame spec.yaml -o why --latent 3 --mask no.png
 bisect spec.yaml --measure trace --latent 3 --at-most 0.1
 bisect spec.yaml --measure collateral --latent 3 --at-most 0
 sweep spec.yaml -o sweep --layers layer5 --ranks 1
+tune spec.yaml -o tuned --edit none
 sample tiny.safetensors --family nothing -o sheet.png
 plan spec.yaml --device tpu
 families

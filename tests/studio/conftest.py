@@ -132,3 +132,12 @@ def make_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
 def studio(make_studio: Callable[..., Studio]) -> Studio:
     """A studio that was started in an empty folder."""
     return make_studio()
+
+
+@pytest.fixture(scope="session")
+def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the pictures of the page, which EDITSPEC_SCREENSHOTS names."""
+    named = os.environ.get("EDITSPEC_SCREENSHOTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

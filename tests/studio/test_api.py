@@ -360,18 +360,19 @@ def test_every_change_can_be_undone(studio: Any) -> None:
 
 def test_problems_stand_at_their_lines(studio: Any) -> None:
     studio.make_edit()
-    text = studio.draft.text.replace("layer: layer7", "layer: laier7").replace(
+    text = studio.draft.text.replace("layer: layer6", "layer: laier6").replace(
         "rank: 4", "rank: -1"
     )
     problems = studio.call("PUT", "spec", {"text": text})["problems"]
     lines = text.splitlines()
     assert [lines[problem["line"] - 1].strip() for problem in problems] == [
-        "layer: laier7",
+        "layer: laier6",
         "rank: -1",
     ]
     broken = studio.call("PUT", "spec", {"text": "version: 1\nmodel: {a: [\n"})
     assert broken["problems"]
-    assert broken["edits"] == []
+    assert not broken["readable"]
+    assert [edit["name"] for edit in broken["edits"]] == ["edit-1"]
     assert broken["model"]["weights"] == "builtin:skyline"
     assert studio.call("POST", "undo", {})["problems"] == problems
 
@@ -500,7 +501,15 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:
         )
         for spec, model, port, words in cases:
             with pytest.raises((SpecError, EditError), match=words):
-                serve(spec, model, host="127.0.0.1", port=port, device="cpu", announce=pytest.fail)
+                serve(
+                    spec,
+                    model,
+                    host="127.0.0.1",
+                    port=port,
+                    device="cpu",
+                    announce=pytest.fail,
+                    tell=pytest.fail,
+                )
     assert not new.exists()
     result = run("studio", bad)
     assert result.exit_code == 2
@@ -530,8 +539,7 @@ def test_work_is_cancelled_where_it_reports() -> None:
     is_cancelled.set()
     assert jobs.wait(PATIENCE)
     assert finished == []
-    assert jobs.failure is not None
-    assert jobs.failure["message"] == "Cancelled."
+    assert jobs.failure is None
 
 
 def test_work_that_yields_is_given_up_for_other_work() -> None:
@@ -599,15 +607,16 @@ def test_cancelled_work_leaves_what_was_there(studio: Any) -> None:
     studio.call("POST", "cancel")
     assert studio.jobs.wait(PATIENCE)
     state = studio.call("GET", "spec")
-    assert state["failure"]["message"] == "Cancelled."
-    assert state["results"] == first | {"current": False}
+    assert state["failure"] is None
+    stale = {**first["edits"][0], "current": False}
+    assert state["results"] == first | {"current": False, "edits": [stale]}
 
 
 def test_search_heat_and_curve(studio: Any) -> None:
     studio.make_edit(context=(8,))
     state = studio.run("edits/0/search")
     assert state["failure"] is None
-    matches = state["found"]["edit-1"]
+    matches = state["edits"][0]["found"]
     assert len(matches) == 12
     assert matches == sorted(matches, key=lambda match: -match["score"])
     assert studio.call("GET", "edits/0/heat/8").content.startswith(b"\x89PNG")
@@ -681,7 +690,15 @@ def test_the_api_keeps_to_its_schema(
     defects = [event for event in done if "defect" in (event["failure"] or {}).get("hint", "")]
     assert defects == []
     succeeded = {event["kind"] for event in done if event["failure"] is None}
-    assert succeeded == {"execute", "search", "heat map", "curve", "traces", "export"}
+    assert succeeded == {
+        "execute",
+        "search",
+        "heat map",
+        "curve",
+        "traces",
+        "preserve",
+        "export",
+    }
 
 
 def _fuzz(studio: Any, text: str, operation: Any) -> set[int]:

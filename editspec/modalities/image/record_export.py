@@ -226,7 +226,7 @@ def _image_size(loaded: LoadedSpec) -> int:
     architecture = loaded.architecture
     if architecture is None:
         model = loaded.spec.model
-        path = locate_weights(model.weights, loaded.folder, pin=model.digest)
+        path = locate_weights(model.weights, loaded.path.parent, pin=model.digest)
         # The weights are opened by torch, which most records do without.
         read = import_part("editspec.engine.opening:read_model_architecture")
         architecture = read(path, model.family)

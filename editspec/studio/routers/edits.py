@@ -7,9 +7,10 @@ from typing import Any
 from fastapi import APIRouter
 
 from editspec.studio import spec_editor
-from editspec.studio.draft import propose_rule
+from editspec.studio.draft import Missing, propose_rule
 from editspec.studio.routers.shared import CurrentStudio, Number, Revision
 from editspec.studio.schemas import EditChange, OnRevision, State
+from editspec.studio.yaml_blocks import Item
 
 INHERITED = ("layer", "rank", "solver")
 """The fields that a new edit takes from the edit before it."""
@@ -66,6 +67,23 @@ def remove_edit(studio: CurrentStudio, number: Number, revision: Revision) -> St
         return spec_editor.remove_edit(text, draft.file, number)
 
     return studio.rewrite(revision, rewrite_text)
+
+
+@router.delete("/{number}/preserve")
+def forget_preserved(studio: CurrentStudio, number: Number, revision: Revision) -> State:
+    """Let an edit preserve nothing."""
+    draft = studio.draft
+
+    def rewrite_text(text: str) -> str:
+        if "preserve" not in draft.edit(number):
+            raise Missing(f"Edit {number} preserves nothing.")
+        return spec_editor.change_edit(text, draft.file, number, _remove_preserve)
+
+    return studio.rewrite(revision, rewrite_text)
+
+
+def _remove_preserve(item: Item) -> None:
+    del item["preserve"]
 
 
 def _find_name(edits: list[Any]) -> str:

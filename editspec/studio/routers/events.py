@@ -12,26 +12,27 @@ from fastapi.responses import StreamingResponse
 
 from editspec.studio.jobs import Event
 from editspec.studio.routers.shared import CurrentStudio, Studio
+from editspec.studio.schemas import StudioEvent
 
-EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {}}, "description": "Events."}
-}
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"model": StudioEvent, "description": "Events."}}
 SECONDS_BETWEEN = 15
 """Seconds of silence after which a comment is sent, so that no proxy closes the connection."""
 
 router = APIRouter(prefix="/api")
 
 
-@router.get("/events", response_class=StreamingResponse, responses=EVENTS)
-async def events(studio: CurrentStudio) -> StreamingResponse:
+class EventStream(StreamingResponse):
+    """A stream of events."""
+
+    media_type = "text/event-stream"
+
+
+@router.get("/events", response_class=EventStream, responses=EVENTS)
+async def events(studio: CurrentStudio) -> EventStream:
     """Stream the changes of the spec, and the progress and the end of work."""
     queue: asyncio.Queue[Event] = asyncio.Queue()
     studio.queues.add(queue)
-    return StreamingResponse(
-        _stream_events(studio, queue),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store"},
-    )
+    return EventStream(_stream_events(studio, queue), headers={"Cache-Control": "no-store"})
 
 
 async def _stream_events(studio: Studio, queue: asyncio.Queue[Event]) -> AsyncIterator[str]:

@@ -46,10 +46,10 @@ def composite(studio: CurrentStudio, number: Number, body: Paste | None = None) 
 
     The value is pasted where the spec has the target, or where the body says.
     """
-    studio.draft.edit(number)
+    studio.draft.held().edit(number)
     changes = None
     if body is not None:
-        source = studio.draft.place(number, "source")
+        source = studio.draft.held().place(number, "source")
         mask = studio.engine.shift_mask(source.mask, body.right, body.down)
         changes = {"target": {"latent": body.latent, "mask": mask}}
     return answer_png(studio.engine.draw_composite(number, changes))
@@ -61,5 +61,5 @@ def heat(studio: CurrentStudio, number: Number, latent: LatentNumber) -> Respons
 
     A position that responds as much as the context itself is white.
     """
-    studio.draft.edit(number)
+    studio.draft.held().edit(number)
     return answer_png(studio.engine.draw_heat(number, latent), "no-store")

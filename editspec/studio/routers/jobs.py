@@ -48,6 +48,17 @@ def measure_traces(studio: CurrentStudio, number: Number) -> State:
     return studio.state()
 
 
+@router.post("/edits/{number}/preserve", status_code=202)
+def preserve(studio: CurrentStudio, number: Number, body: OnRevision) -> State:
+    """Begin to choose images that an edit should leave alone, and to write them into it."""
+    studio.draft.prepare()
+    with studio.draft.lock:
+        studio.draft.require(body.revision)
+    studio.draft.edit(number)
+    studio.engine.preserve(number)
+    return studio.state()
+
+
 @router.post("/cancel")
 def cancel(studio: CurrentStudio) -> State:
     """Cancel the work that is under way."""

@@ -31,11 +31,12 @@ router = APIRouter(prefix="/api/edits/{number}")
 def put_place(studio: CurrentStudio, number: Number, role: Role, body: PlaceChange) -> State:
     """Set the source or the target, or a place of the context.
 
-    Without an index, the context gets one more place.
+    Without an index, the context gets one more place. A context that is begun keeps the target,
+    which was the context before.
     """
     if isinstance(body.mask, str) and body.mask.startswith("data:"):
         # Decoded before anybody has to wait for it; then it is found in a cache.
-        mask_image(body.mask, studio.draft.path.parent, 0, legacy=False)
+        mask_image(body.mask, studio.draft.folder, 0, legacy=False)
 
     def rewrite_text(text: str) -> str:
         studio.draft.edit(number)
@@ -69,7 +70,7 @@ def paste(studio: CurrentStudio, number: Number, body: PasteChange) -> State:
     def rewrite_text(text: str) -> str:
         source = studio.draft.place(number, "source")
         shifted = studio.engine.shift_mask(source.mask, body.right, body.down)
-        mask = studio.draft.add_mask(shifted, body.latent)
+        mask = studio.draft.add_mask(shifted)
         place = {"latent": body.latent, "mask": mask}
         return _put_place(studio, text, number, "target", None, place)
 
@@ -79,14 +80,14 @@ def paste(studio: CurrentStudio, number: Number, body: PasteChange) -> State:
 @router.get("/masks/{role}", response_class=Response, responses=PICTURE)
 def read_mask(studio: CurrentStudio, number: Number, role: Role, index: Index = 0) -> Response:
     """Draw a mask of any kind as grey pixels of the model's images."""
-    image = studio.engine.draw_mask(studio.draft.place(number, role, index).mask)
+    image = studio.engine.draw_mask(studio.draft.held().place(number, role, index).mask)
     return answer_png(encode_png(image), "no-store")
 
 
 @router.get("/scenes/{role}", response_class=Response, responses=PICTURE)
 def read_scene(studio: CurrentStudio, number: Number, role: Role, index: Index = 0) -> Response:
     """Draw the image of a place whose latent is not a number of the stream."""
-    place = studio.draft.place(number, role, index)
+    place = studio.draft.held().place(number, role, index)
     return answer_png(studio.engine.draw_scene(number, place.latent))
 
 
@@ -100,7 +101,7 @@ def _write_mask(studio: Studio, body: PlaceChange) -> Any:
             "The mask is neither a box nor a data URL.",
             "Send a painted mask as a data URL of a PNG.",
         )
-    return studio.draft.add_mask(body.mask, body.latent)
+    return studio.draft.add_mask(body.mask)
 
 
 def _shorten(edge: float) -> float:

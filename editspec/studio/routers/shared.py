@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Query, Request, Response
 from fastapi import Path as PathParameter
 
+from editspec.studio.describe import state_of
 from editspec.studio.draft import Draft
 from editspec.studio.engine import Engine
 from editspec.studio.jobs import Event, Jobs
-from editspec.studio.schemas import Failure, State, state_of
+from editspec.studio.schemas import Failure, State
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Studio:
         """Describe all that the page shows now."""
         # Only the copy is made under the lock: to look at a large text takes long.
         with self.draft.lock:
-            draft, outcome = self.draft.snapshot(), self.engine.outcome
+            draft = self.draft.snapshot()
+            outcome = self.engine.outcomes.find(draft.content)
         return state_of(draft, self.engine, outcome, self.jobs)
 
     def act(self, revision: int, action: Callable[[], None]) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +114,8 @@ def is_sharded(path: Path) -> bool:
 
 def is_plain_folder(path: Path) -> bool:
     """Whether a path is a folder that holds one file of weights, and no index."""
-    if not path.is_dir() or any(path.glob(f"*{INDEX}")):
+    # Path raises for names that no file can have.
+    if not os.path.isdir(path) or any(path.glob(f"*{INDEX}")):  # noqa: PTH112
         return False
     return len(list(path.glob(f"*{SUFFIX}"))) == 1
 

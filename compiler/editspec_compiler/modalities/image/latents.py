@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from editspec_compiler.document import find_path_problem
 from editspec_compiler.modalities.image.latent_files import Opener, open_arrays
 from editspec_compiler.modalities.image.schema import STYLES, LatentFile
+from editspec_compiler.spec_folder import Folder
 from editspec_runtime.errors import FileError
 from editspec_runtime.modalities.image.architecture import ImageArchitecture
 
@@ -24,7 +25,7 @@ SHOWN = 12
 
 def read_latent(
     latent: list[float] | LatentFile,
-    folder: Path,
+    folder: Folder,
     architecture: ImageArchitecture | None,
     open_torch: Opener | None = None,
 ) -> NDArray[np.float32]:
@@ -80,7 +81,7 @@ def is_of_styles(latent: object) -> bool:
     return isinstance(latent, LatentFile) and latent.space == STYLES
 
 
-def _read_array(folder: Path, latent: LatentFile, open_torch: Opener | None) -> NDArray[Any]:
+def _read_array(folder: Folder, latent: LatentFile, open_torch: Opener | None) -> NDArray[Any]:
     """Read the array in a file, or the row of it that `index` says."""
     path = folder / latent.file
     if problem := find_path_problem(latent.file, folder):

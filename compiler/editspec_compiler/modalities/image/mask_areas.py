@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,13 +9,14 @@ from PIL import Image
 
 from editspec_compiler.modalities.image.masks import mask_image
 from editspec_compiler.modalities.image.schema import Mask
+from editspec_compiler.spec_folder import Folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 def mask_area(
-    mask: Mask, folder: Path, image_size: int, resolution: int, *, legacy: bool
+    mask: Mask, folder: Folder, image_size: int, resolution: int, *, legacy: bool
 ) -> NDArray[np.float64]:
     """Compute the share of each position that a mask covers.
 

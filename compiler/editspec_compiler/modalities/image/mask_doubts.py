@@ -5,12 +5,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
 from editspec_compiler.modalities.image.mask_files import open_mask
 from editspec_compiler.modalities.image.mask_pixels import HALF, WHITE
+from editspec_compiler.spec_folder import Folder
 from editspec_runtime.codes import Code
 from editspec_runtime.modalities.image.compatibility import EDITSPEC
 
@@ -36,7 +36,7 @@ class MaskDoubt:
     code: Code
 
 
-def find_doubts(mask: str, folder: Path, *, legacy: bool) -> Iterator[MaskDoubt]:
+def find_doubts(mask: str, folder: Folder, *, legacy: bool) -> Iterator[MaskDoubt]:
     """Find what is odd about the mask of a file or a data URL.
 
     Shapes are written by number, and mean what they say. The parameters and errors are those of

@@ -18,6 +18,7 @@ from editspec_compiler.modalities.image.mask_pixels import (
     read_as_authors,
     read_inside,
 )
+from editspec_compiler.spec_folder import Folder
 from editspec_runtime.io.file_kinds import (
     BMP,
     GIF,
@@ -48,7 +49,7 @@ SMALLER = "save the mask smaller: it is scaled to the layer's resolution anyway"
 PREFIX = "data:image/png;base64,"
 
 
-def open_mask(mask: str, folder: Path, *, legacy: bool) -> Image.Image:
+def open_mask(mask: str, folder: Folder, *, legacy: bool) -> Image.Image:
     """Decode the image of a file name or data URL; it is shared, so never drawn on.
 
     Parameters

@@ -6,7 +6,6 @@ Imports no torch. What needs numpy stands in `mask_spans`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw
 
@@ -20,6 +19,7 @@ from editspec_compiler.modalities.image.schema import (
     PolygonMask,
     UnionMask,
 )
+from editspec_compiler.spec_folder import Folder
 
 Shape = BoxMask | EllipseMask | PolygonMask
 
@@ -33,7 +33,7 @@ COSTLY = 32
 """How many times as long as a shape an image takes that is scaled to the size of the others."""
 
 
-def mask_image(mask: Mask, folder: Path, image_size: int, *, legacy: bool) -> Image.Image:
+def mask_image(mask: Mask, folder: Folder, image_size: int, *, legacy: bool) -> Image.Image:
     """Open or draw a mask as an 8-bit grey image of any size, white inside.
 
     Parameters
@@ -65,7 +65,7 @@ def mask_image(mask: Mask, folder: Path, image_size: int, *, legacy: bool) -> Im
     return image
 
 
-def require_sound(mask: Mask, folder: Path, image_size: int, *, legacy: bool) -> None:
+def require_sound(mask: Mask, folder: Folder, image_size: int, *, legacy: bool) -> None:
     """Raise a `MaskError` as `mask_image` does, and draw nothing where numbers tell.
 
     A union may have thousands of rectangles.
@@ -83,7 +83,7 @@ def _shape_scale(image_size: int, *, legacy: bool) -> int:
     return 1 if legacy else max(1, min(8, 4096 // image_size))
 
 
-def _draw_mask(mask: Mask, folder: Path, size: int, scale: int, *, legacy: bool) -> Image.Image:
+def _draw_mask(mask: Mask, folder: Folder, size: int, scale: int, *, legacy: bool) -> Image.Image:
     """Draw a mask as an image of `scale` times the size of the generator's."""
     side = size * scale
     if isinstance(mask, str):
@@ -99,7 +99,7 @@ def _draw_mask(mask: Mask, folder: Path, size: int, scale: int, *, legacy: bool)
 
 
 def _draw_union(
-    mask: UnionMask, folder: Path, size: int, scale: int, *, legacy: bool
+    mask: UnionMask, folder: Folder, size: int, scale: int, *, legacy: bool
 ) -> Image.Image:
     """Draw all shapes of a union on one image, each of them once.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editspec_compiler.document import Document, find_path_problem
@@ -35,6 +34,7 @@ from editspec_compiler.modalities.image.schema import (
 from editspec_compiler.problems import Problem, SpecPath
 from editspec_compiler.registry import EditFacts, Surroundings
 from editspec_compiler.schema import AnySpec, Check
+from editspec_compiler.spec_folder import Folder
 from editspec_compiler.validation import fit
 from editspec_compiler.visit import Item
 from editspec_runtime.codes import Code
@@ -194,7 +194,7 @@ def _latent_problems(item: Item, surroundings: Surroundings) -> Iterator[Problem
         yield document.problem(item.path, error.message, error.hint, code=Code.LATENT_UNFIT)
 
 
-def _needs_torch(latent: LatentFile, folder: Path) -> bool:
+def _needs_torch(latent: LatentFile, folder: Folder) -> bool:
     """Return whether only a build can read the file of a latent."""
     return find_path_problem(latent.file, folder) is None and is_of_torch(folder / latent.file)
 

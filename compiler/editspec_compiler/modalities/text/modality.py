@@ -134,13 +134,13 @@ TEXT = TextModality()
 
 
 def find_tokenizer(surroundings: Surroundings) -> Tokenizer | None:
-    """Open the tokenizer of a document's model; None where the weights are not there yet.
+    """Open the tokenizer of a document's model; None where the weights cannot be read.
 
     Raises `FileError` where it cannot be read, and `UsageError` where its package is missing.
     """
     model = surroundings.document.data.get("model")
     bos = model.get("bos") if isinstance(model, dict) else None
-    if not surroundings.weights.exists() or not isinstance(bos, bool | None):
+    if surroundings.architecture is None or not isinstance(bos, bool | None):
         return None
     return open_tokenizer(surroundings.weights, bos)
 

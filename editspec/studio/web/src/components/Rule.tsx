@@ -1,0 +1,112 @@
+// The rule of the chosen edit: layer, rank, solver, and what is preserved.
+
+import type { JSX } from "preact";
+import type { Edit, Solver } from "../api";
+import { changeEdit, edit as chosenEdit, forgetPreserved, number, state } from "../store";
+import { LAYER, layerWords, RANK, solverWords } from "../words";
+import { IconButton, NumberField, Segments } from "./controls";
+
+export function Rule(): JSX.Element | null {
+  const edit = chosenEdit.value;
+  if (!edit) return null;
+  const { model, solvers, readable } = state.value;
+  const method = String(edit.solver["method"] ?? "");
+  const solver = solvers.find((each) => each.method === method);
+  const at = model.layers.findIndex(({ name }) => name === edit.layer);
+  const layer = model.layers[at];
+  const change = (fields: Record<string, unknown>) => changeEdit(number.value, fields);
+  return (
+    <section class="panel" aria-label="Rule">
+      <fieldset class="rule" disabled={!readable}>
+        <header class="panel-title"><h2>Rule</h2></header>
+        <div class="label">Layer{layer && <span class="aside">{layer.name}</span>}</div>
+        <Segments
+          name="layer" label="Layer" chosen={edit.layer} choose={(name) => change({ layer: name })}
+          choices={model.layers.map((each, index) => ({
+            value: each.name,
+            words: each.name.replace(/^layer/, ""),
+            title: `${each.name}. ${layerWords(each, index, model.layers.length)}`,
+          }))}
+        />
+        <p class="hint">{layer ? layerWords(layer, at, model.layers.length) : ""} {LAYER}</p>
+        {solver?.rank && <Rank edit={edit} change={change} />}
+        <label class="row">
+          <span class="label">Solver</span>
+          <select value={method} onChange={(event) => change({ solver: event.currentTarget.value })}>
+            {solvers.map((each) => <option key={each.method} value={each.method}>{each.method}</option>)}
+          </select>
+        </label>
+        <p class="hint">{solverWords(solver)}</p>
+        {solver && <Settings edit={edit} solver={solver} change={change} />}
+        {edit.preserved > 0 && (
+          <div class="row">
+            <span class="label">Preserved</span>
+            <span class="stepper">
+              {edit.preserved} {edit.preserved === 1 ? "image" : "images"}
+              <IconButton icon="remove" label="Preserve nothing" onClick={() => forgetPreserved(number.value)} />
+            </span>
+          </div>
+        )}
+      </fieldset>
+    </section>
+  );
+}
+
+type Change = (fields: Record<string, unknown>) => void;
+
+function Rank({ edit, change }: { edit: Edit; change: Change }): JSX.Element {
+  const { rank } = edit;
+  if (rank === "full") {
+    return (
+      <div class="row">
+        <span class="label">Rank</span>
+        <span>full <button type="button" class="link" onClick={() => change({ rank: 16 })}>limit it</button></span>
+      </div>
+    );
+  }
+  return (
+    <>
+      <div class="row">
+        <span class="label">Rank</span>
+        <span class="stepper">
+          <IconButton icon="minus" label="Lower the rank" disabled={rank <= 1} onClick={() => change({ rank: rank - 1 })} />
+          <NumberField
+            value={rank} min="1" aria-label="Rank" put={(given) => given >= 1 && change({ rank: Math.round(given) })}
+          />
+          <IconButton icon="plus" label="Raise the rank" onClick={() => change({ rank: rank + 1 })} />
+        </span>
+      </div>
+      <p class="hint">{RANK}</p>
+    </>
+  );
+}
+
+/** The settings of a solver, but for the one that the slider has. */
+function Settings({ edit, solver, change }: { edit: Edit; solver: Solver; change: Change }): JSX.Element {
+  const settings = Object.entries(solver.settings).filter(([name]) => name !== "collateral_weight");
+  const put = (name: string, given: unknown) => change({ solver: spelled({ ...edit.solver, [name]: given }, solver.settings) });
+  return (
+    <>
+      {settings.map(([name, usual]) => (
+        <label key={name} class="row">
+          <span class="label">{name.replaceAll("_", " ")}</span>
+          <Setting usual={usual} value={edit.solver[name] ?? usual} put={(given) => put(name, given)} />
+        </label>
+      ))}
+    </>
+  );
+}
+
+function Setting({ usual, value, put }: { usual: unknown; value: unknown; put: (given: unknown) => void }): JSX.Element {
+  if (typeof usual === "boolean") {
+    return <input type="checkbox" checked={Boolean(value)} onChange={(event) => put(event.currentTarget.checked)} />;
+  }
+  const isWhole = Number.isInteger(usual);
+  return <NumberField class="wide" min="0" value={String(value)} put={(given) => put(isWhole ? Math.round(given) : given)} />;
+}
+
+/** A solver as it is written into a spec: without what it has anyway. */
+function spelled(solver: Record<string, unknown>, settings: Record<string, unknown>): unknown {
+  const said = Object.entries(solver).filter(([name, value]) => name === "method" || value !== settings[name]);
+  return said.length > 1 ? Object.fromEntries(said) : solver["method"];
+}
