@@ -46,7 +46,7 @@ class Surroundings:
     document: Document
     folder: Folder
     architecture: Architecture | None
-    weights: Path = Path()
+    weights: Path
 
 
 @dataclass(frozen=True)

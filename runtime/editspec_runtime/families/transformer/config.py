@@ -309,27 +309,35 @@ def _gemma_kinds(content: Mapping[str, Any], blocks: int) -> list[str]:
     return kinds
 
 
-def _gpt2(content: Mapping[str, Any]) -> TransformerConfig:
-    _refuse(content, scale_attn_by_inverse_layer_idx=False, scale_attn_weights=True)
+def _common_of_gpt(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that GPT-2 and GPT-J share, and name as no other does."""
     heads, width = int(content["n_head"]), int(content["n_embd"])
     blocks = int(content["n_layer"])
+    return {
+        "kind": content["model_type"],
+        "blocks": blocks,
+        "width": width,
+        "heads": heads,
+        "groups": heads,
+        "head_size": width // heads,
+        "vocabulary": int(content["vocab_size"]),
+        "context": int(content.get("n_positions") or content["n_ctx"]),
+        "activation": _activation(content.get("activation_function", "gelu_new")),
+        "epsilon": float(content.get("layer_norm_epsilon", 1e-5)),
+        "rms": False,
+        "windows": (None,) * blocks,
+        "attention_scale": (width // heads) ** -0.5,
+        "bos": _bos(content),
+    }
+
+
+def _gpt2(content: Mapping[str, Any]) -> TransformerConfig:
+    _refuse(content, scale_attn_by_inverse_layer_idx=False, scale_attn_weights=True)
+    common = _common_of_gpt(content)
     return TransformerConfig(
-        kind=content["model_type"],
+        **common,
         layout=GPT2,
-        blocks=blocks,
-        width=width,
-        heads=heads,
-        groups=heads,
-        head_size=width // heads,
-        vocabulary=int(content["vocab_size"]),
-        context=int(content.get("n_positions") or content["n_ctx"]),
-        activation=_activation(content.get("activation_function", "gelu_new")),
-        epsilon=float(content.get("layer_norm_epsilon", 1e-5)),
-        rms=False,
-        rotary=(None,) * blocks,
-        windows=(None,) * blocks,
-        attention_scale=(width // heads) ** -0.5,
-        bos=_bos(content),
+        rotary=(None,) * common["blocks"],
     )
 
 
@@ -352,27 +360,13 @@ def _neox(content: Mapping[str, Any]) -> TransformerConfig:
 
 
 def _gptj(content: Mapping[str, Any]) -> TransformerConfig:
-    heads, width = int(content["n_head"]), int(content["n_embd"])
-    blocks = int(content["n_layer"])
-    size = content.get("rotary_dim") or width // heads
+    common = _common_of_gpt(content)
+    size = content.get("rotary_dim") or common["head_size"]
     return TransformerConfig(
-        kind=content["model_type"],
+        **common,
         layout=GPTJ,
-        blocks=blocks,
-        width=width,
-        heads=heads,
-        groups=heads,
-        head_size=width // heads,
-        vocabulary=int(content["vocab_size"]),
-        context=int(content.get("n_positions") or content["n_ctx"]),
-        activation=_activation(content.get("activation_function", "gelu_new")),
-        epsilon=float(content.get("layer_norm_epsilon", 1e-5)),
-        rms=False,
-        rotary=(Rotary(int(size), 10_000.0, interleaved=True),) * blocks,
-        windows=(None,) * blocks,
+        rotary=(Rotary(int(size), 10_000.0, interleaved=True),) * common["blocks"],
         parallel=True,
-        attention_scale=(width // heads) ** -0.5,
-        bos=_bos(content),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,10 @@ LLAMA = Layout(
 )
 """The layout of Llama, Mistral, Qwen2, Qwen3 and the first Gemma."""
 
-GEMMA = Layout(
+GEMMA = replace(
+    LLAMA,
     name="gemma",
-    base="model.",
-    embedding="embed_tokens",
-    block="layers.{}",
-    attention_norm="input_layernorm",
-    query="self_attn.q_proj",
-    key="self_attn.k_proj",
-    value="self_attn.v_proj",
-    attention_out="self_attn.o_proj",
     mlp_norm="pre_feedforward_layernorm",
-    gate="mlp.gate_proj",
-    up="mlp.up_proj",
-    down="mlp.down_proj",
-    final_norm="norm",
-    head="lm_head",
     after_norms=("post_attention_layernorm", "post_feedforward_layernorm"),
 )
 """The layout of Gemma 2 and 3, which normalise what attention and MLP give."""
