@@ -30,7 +30,7 @@ from editspec_runtime.core.rule import CompiledEdit, LayerRule
 from editspec_runtime.families.proggan.network import ProgressiveGAN
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.families.torch_module.network import TorchModule
-from editspec_runtime.families.torch_module.source import Points, Source
+from editspec_runtime.families.torch_module.source import Points, Source, run_factory
 from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.maths.channelwise import is_channelwise
 from editspec_runtime.methods.registry import METHODS
@@ -282,3 +282,15 @@ PAIRS = [
     (family, name) for family in CASES for name, method in METHODS.items() if fits(family, method)
 ]
 """Every family with every method that fits it."""
+
+
+def draw_network(factory: str, seed: int) -> dict[str, Tensor]:
+    """Random weights of the network of a factory in this folder; variances are positive."""
+    network, _ = run_factory(factory, Path(), allow_code=True)
+    random = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, tensor in network.state_dict().items():
+        drawn = torch.randn(tensor.shape, generator=random)
+        positive = name.endswith(("running_var", "bias"))
+        weights[name] = (drawn.abs() + 0.5 if positive else drawn).to(tensor.dtype)
+    return weights

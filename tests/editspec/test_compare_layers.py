@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from safetensors.torch import save_file
 
 import editspec
-from editspec_runtime.families.torch_module.source import run_factory
 from editspec_runtime.patches.patch import read_patch
+from tests.cases import draw_network
 from tests.commands import run, said
 
 CODE = """
@@ -35,14 +34,7 @@ def make():
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     monkeypatch.chdir(tmp_path)
     Path("nets.py").write_text(CODE)
-    network, _ = run_factory("nets:make", Path(), allow_code=True)
-    random = torch.Generator().manual_seed(5)
-    weights = {}
-    for name, tensor in network.state_dict().items():
-        drawn = torch.randn(tensor.shape, generator=random)
-        positive = name.endswith(("running_var", "bias"))
-        weights[name] = (drawn.abs() + 0.5 if positive else drawn).to(tensor.dtype)
-    save_file(weights, "net.safetensors")
+    save_file(draw_network("nets:make", 5), "net.safetensors")
     place = {"mask": {"box": [0, 0, 8, 8]}}
     edit = {
         "name": "e",

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
@@ -19,7 +18,7 @@ from editspec.modalities.image.pictures import CELL, GAP
 from editspec.studio.server import new_spec
 from editspec.studio.spec_editor import add_edit
 from editspec_compiler.document import parse
-from editspec_runtime.families.torch_module.source import run_factory
+from tests.cases import draw_network
 from tests.commands import run, said
 
 CODE = """
@@ -41,14 +40,7 @@ STEP = CELL + GAP
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     Path("nets.py").write_text(CODE)
-    network, _ = run_factory("nets:make", Path(), allow_code=True)
-    random = torch.Generator().manual_seed(3)
-    weights = {}
-    for name, tensor in network.state_dict().items():
-        drawn = torch.randn(tensor.shape, generator=random)
-        positive = name.endswith(("running_var", "bias"))
-        weights[name] = (drawn.abs() + 0.5 if positive else drawn).to(tensor.dtype)
-    save_file(weights, "net.safetensors")
+    save_file(draw_network("nets:make", 3), "net.safetensors")
     model = {"family": "torch", "module": "nets:make", "weights": "net.safetensors"}
     content = {"version": 1, "model": model, "latents": {"seed": 7}}
     Path("model.yaml").write_text(yaml.safe_dump(content))

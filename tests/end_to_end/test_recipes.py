@@ -68,6 +68,13 @@ RECIPES = {
 }
 
 
+def small(name: str, folder: Path) -> Path:
+    """A copy of a small recipe: a build leaves its lock beside the spec."""
+    text = (SMALL / f"{name}.yaml").read_text().replace("../..", str(ROOT))
+    (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{name}.yaml"
+
+
 def hurry(name: str, folder: Path) -> Path:
     """A recipe with few of its pairs and images, a few steps, and a small sample."""
     spec = yaml.safe_load((SPECS / f"{name}.yaml").read_text())
@@ -95,7 +102,7 @@ def test_a_recipe_changes_the_rule_and_little_else(name: str, tmp_path: Path) ->
 
 
 def test_three_edits_compose(tmp_path: Path) -> None:
-    edits = said("build", SMALL / "three_edits.yaml", "-o", tmp_path / "out")["edits"]
+    edits = said("build", small("three_edits", tmp_path), "-o", tmp_path / "out")["edits"]
     assert len(edits) == 3
     for count in (1, 2, 3):
         out = tmp_path / f"{count}.safetensors"
@@ -123,7 +130,7 @@ def changed_recipe(
     """The statuses of the checks of a recipe that was changed: (check, edit) -> status. It must not
     pass.
     """
-    spec = yaml.safe_load((SMALL / f"{name}.yaml").read_text().replace("../..", str(ROOT)))
+    spec = yaml.safe_load(small(name, folder).read_text())
     change(spec)
     (folder / "changed.yaml").write_text(yaml.safe_dump(spec))
     rows = said("check", folder / "changed.yaml", code=1)["checks"]
@@ -188,7 +195,7 @@ def test_the_identity_edit_has_no_loss(layer: str, tmp_path: Path) -> None:
 def test_the_reported_loss_is_that_of_the_applied_weights(tmp_path: Path) -> None:
     from editspec_runtime.methods.rule_file import read_rule
 
-    (edit,) = said("build", SMALL / "dome_to_spire.yaml", "-o", tmp_path / "out")["edits"]
+    (edit,) = said("build", small("dome_to_spire", tmp_path), "-o", tmp_path / "out")["edits"]
     (rule,) = read_rule(tmp_path / "out/rules/01-dome-to-spire.safetensors").rules
     unedited = StyleGAN2(read_weights(WEIGHTS).tensors)
 
