@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Set up what a job needs, and do it: ``python3 develop.py demo`` or ``python3 develop.py test``.
 
+Other jobs are ``docs``, the documentation as a site, and ``test-real``.
+
 Needs Python 3.11 and pip, nothing else; installs into .venv beside this file. The tests of pages
 need a Chromium, too: on Debian, root gets one installed where there is none.
 """
@@ -25,6 +27,8 @@ JOBS = {
         ["editspec", "build", RECIPE, "-o", "out"],
         ["editspec", "render", RECIPE, "-o", "out/before-after.png", "--count", "32"],
     ],
+    # The documentation as a site: out/site/html/index.html.
+    "docs": [["python", "-m", "website.build"]],
     # All that a change must pass.
     "test": [
         ["ruff", "check", "."],
@@ -36,6 +40,9 @@ JOBS = {
     # The generators of others: downloads 61 MB, unless EDITSPEC_WHEELS names a folder with them.
     "test-real": [["pytest", "-m", "real", "tests/real"]],
 }
+
+PACKAGES = {"demo": ".", "docs": ".[docs]"}
+"""What is installed for a job; for those that are not named, the package with its tests."""
 
 
 def main() -> int:
@@ -49,8 +56,9 @@ def main() -> int:
     job = sys.argv[1]
     if not SCRIPTS.exists():
         venv.create(ENVIRONMENT, with_pip=True)
-    package = "." if job == "demo" else ".[test]"
-    environment = {**os.environ, **(tools() if job != "demo" else {})}
+    tested = job.startswith("test")
+    package = PACKAGES.get(job, ".[test]")
+    environment = {**os.environ, **(tools() if tested else {})}
     commands = [
         ["python", "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", package],
         *JOBS[job],

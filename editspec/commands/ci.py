@@ -211,15 +211,13 @@ def ci_apply(
     The patches are those that the lock of the spec names, from `reviewed`, `out` or the cache. Only
     what lies in none of them is built, and the result says which edits were. The edited weights are
     ``edited.safetensors`` in the folder of each spec; weights of several files are a folder
-    ``edited``. Nothing outside of `out` is changed.
+    ``edited``. Nothing outside of `out` is changed. The other parameters are as in `ci_review`.
 
     Parameters
     ----------
     reviewed
         The output folder of the review, such as its artifact; or, of one spec, the folder of its
         build.
-
-    All else is as in `ci_review`.
     """
     place = None if reviewed is None else Path(reviewed)
     if place is not None and not place.is_dir():

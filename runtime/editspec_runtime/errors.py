@@ -15,14 +15,14 @@ MORE_MEMORY = (
 class EditError(Exception):
     """An error that a person can correct: bad weights, numbers, digests, files.
 
+    Each subclass has a `code` of its own, which never changes its meaning.
+
     Parameters
     ----------
     message
         One sentence that says what is wrong and where, what was expected and what was found.
     hint
         One sentence that says what to do; printed after ``hint:`` on a line of its own.
-
-    Each subclass has a `code` of its own, which never changes its meaning.
     """
 
     code: ClassVar[Code] = Code.ERROR
