@@ -111,7 +111,7 @@ def on_a_gpu(quick: bool) -> Iterator[Figure]:
     if not torch.cuda.is_available():
         raise CannotRun("there is no GPU")
     with tempfile.TemporaryDirectory() as folder:
-        yield from compare(make_large_task(Path(folder), "cuda"), 3)
+        yield from compare(make_large_task(Path(folder), "cuda"), 1 if quick else 3)
 
 
 def compare(task: Task, turns: int) -> Iterator[Figure]:

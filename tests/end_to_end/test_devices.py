@@ -8,6 +8,8 @@ gradients. What its kernels give is tested at the end, where there is one.
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Event, Thread
@@ -35,7 +37,9 @@ PATIENCE = 300
 AWAY = torch.device("meta")
 BETWEEN = ("aten::_to_copy", "aten::copy_", "aten::index", "aten::index_put", "aten::index_put_")
 """What takes tensors of both places: copies, and indices of the CPU."""
-PROGGAN = Path(__file__).parents[1] / "golden" / "pg_state_dict.safetensors"
+GOLDEN = Path(__file__).parents[1] / "golden"
+PROGGAN = GOLDEN / "pg_state_dict.safetensors"
+TRANSFORMERS = GOLDEN / "transformer"
 
 
 class Away(Tensor):
@@ -155,60 +159,111 @@ METHODS: dict[str, dict[str, Any]] = {
     "layer": {"steps": 12},
     "all-weights": {"steps": 3, "learning_rate": 0.0005},
 }
+KEPT: dict[str, Any] = {
+    "preserve": [{"latents": [5, 6], "mask": {"box": [0, 0, 16, 32]}}, {"latent": 7, "weight": 2}],
+    "solver": {"method": "least-squares", "collateral_weight": 0.3},
+}
+LEARNED = {**KEPT, "rank": 2, "directions": "learned"}
+NEAREST = {"nearest": {"latents": [3, 4, 8], "except": {"box": [8, 8, 24, 24]}}}
 
 
-def spec(family: str, weights: Path, layer: str, method: str, size: int) -> dict[str, Any]:
-    box = {"box": [size // 4, size // 4, 3 * size // 4, 3 * size // 4]}
-    edit = {
-        "name": "e",
-        "layer": layer,
-        "solver": {"method": method, **METHODS[method]},
-        "source": {"latent": 1, "mask": box},
-        "target": {"latent": 2, "mask": box},
+def box(size: int) -> dict[str, list[int]]:
+    return {"box": [size // 4, size // 4, 3 * size // 4, 3 * size // 4]}
+
+
+def image_spec(family: str, *edits: dict[str, Any]) -> dict[str, Any]:
+    """A spec of edits that copy from one image to another where they say nothing else."""
+    weights, size = (PROGGAN, 64) if family == "proggan" else ("base.safetensors", 32)
+    sides = {"source": {"latent": 1, "mask": box(size)}, "target": {"latent": 2, "mask": box(size)}}
+    return {
+        "version": 1,
+        "model": {"family": family, "weights": str(weights)},
+        "statistics": {"samples": 40},
+        "edits": [{"name": f"e{number}", **sides, **edit} for number, edit in enumerate(edits)],
     }
-    model = {"family": family, "weights": str(weights)}
-    return {"version": 1, "model": model, "statistics": {"samples": 40}, "edits": [edit]}
 
 
-def write_spec(folder: Path, tiny: dict[str, Tensor], family: str, layer: str, method: str) -> None:
-    save_file(tiny, folder / "base.safetensors")
-    weights, size = (PROGGAN, 64) if family == "proggan" else (folder / "base.safetensors", 32)
-    (folder / "spec.yaml").write_text(yaml.safe_dump(spec(family, weights, layer, method, size)))
+def text_spec(model: str, **fields: Any) -> dict[str, Any]:
+    """A spec of two facts, the second of which protects the first."""
+    pairs = []
+    for fact in json.loads((TRANSFORMERS / "edits.json").read_text())[:2]:
+        asked = {"prompt": fact["prompt"], "subject": fact["subject"]}
+        pairs.append({"source": {"text": fact["target"]}, "target": asked})
+    common = {"context": ["The ", "In short: "], "optimise": {"evaluations": 3}, **fields}
+    return {
+        "version": 1,
+        "model": {"family": "transformer", "weights": model},
+        "statistics": {"corpus": "corpus.txt", "tokens": 400, "seed": 1},
+        "edits": [
+            {"name": "first", **common, **pairs[0]},
+            {"name": "second", **common, **pairs[1], "protect": "previous"},
+        ],
+    }
 
 
-CASES = [
-    *(
-        ("stylegan2", layer, method)
+def solved(method: str, layer: str) -> dict[str, Any]:
+    return {"layer": layer, "solver": {"method": method, **METHODS[method]}}
+
+
+CASES: dict[str, dict[str, Any]] = {
+    **{
+        f"stylegan2 {layer} {method}": image_spec("stylegan2", solved(method, layer))
         for layer in ("layer5", "layer6")
         for method in METHODS
         if method != "closed-form"
+    },
+    **{f"proggan {method}": image_spec("proggan", solved(method, "layer5")) for method in METHODS},
+    "learned": image_spec("stylegan2", {"layer": "layer5", **LEARNED}),
+    "whole": image_spec("stylegan2", {"layer": "layer5", **KEPT, "rank": "full"}),
+    "refined": image_spec(
+        "stylegan2", {"layer": "layer5", **LEARNED, "refine": {"steps": 3, "at": "layer6"}}
     ),
-    *(("proggan", "layer5", method) for method in METHODS),
-]
+    "refined whole": image_spec(
+        "stylegan2", {"layer": "layer5", **KEPT, "rank": "full", "refine": {"steps": 3}}
+    ),
+    "protected": image_spec(
+        "proggan",
+        {"layer": "layer5", "rank": 2},
+        {"layer": "layer5", "rank": 2, "source": NEAREST, "protect": "previous"},
+    ),
+    "null-space": text_spec("gpt2", layers=["layer1", "layer2"], solver="null-space"),
+    "closed-form": text_spec("llama", layer="layer1", solver="closed-form"),
+    "least-squares": text_spec("llama", layers=["layer1", "layer2"], solver="least-squares"),
+}
 
 
-@pytest.mark.parametrize(("family", "layer", "method"), CASES)
+@pytest.fixture
+def path(
+    request: pytest.FixtureRequest, make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path
+) -> Path:
+    """The spec of a case, beside the models that it names."""
+    save_file(make_tiny(), tmp_path / "base.safetensors")
+    for model in ("gpt2", "llama"):
+        shutil.copytree(TRANSFORMERS / "models" / model, tmp_path / model)
+        shutil.copy(TRANSFORMERS / "tokenizer.json", tmp_path / model)
+    shutil.copy(TRANSFORMERS / "corpus.txt", tmp_path)
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(request.param))
+    return tmp_path / "spec.yaml"
+
+
+every_case = pytest.mark.parametrize("path", CASES.values(), ids=CASES, indirect=True)
+
+
+@every_case
 def test_a_build_on_a_device_is_that_on_the_cpu(
-    family: str,
-    layer: str,
-    method: str,
-    make_tiny: Callable[..., dict[str, Tensor]],
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
+    path: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    write_spec(tmp_path, make_tiny(), family, layer, method)
-    pareto = method == "least-squares"
-    (here,) = editspec.build(
-        tmp_path / "spec.yaml", tmp_path / "here", device="cpu", pareto=pareto
-    ).edits
-    (tmp_path / "spec.yaml.lock").unlink()
+    pareto = yaml.safe_load(path.read_text()) == CASES["stylegan2 layer5 least-squares"]
+    before = editspec.build(path, tmp_path / "here", device="cpu", pareto=pareto).edits
+    path.with_name("spec.yaml.lock").unlink()
     request.getfixturevalue("own_cache").joinpath("solutions").rename(tmp_path / "solutions")
     request.getfixturevalue("device")
-    (there,) = editspec.build(tmp_path / "spec.yaml", tmp_path / "there", pareto=pareto).edits
-    assert there.seconds["solve"] > 0
-    assert there.rule.rules[0].key.device == AWAY
-    assert there.patch.metadata["content"] == here.patch.metadata["content"]
-    assert (there.loss, there.residual) == (here.loss, here.residual)
+    after = editspec.build(path, tmp_path / "there", pareto=pareto).edits
+    for here, there in zip(before, after, strict=True):
+        assert there.seconds["solve"] > 0
+        assert there.rule.rules[0].key.device == AWAY
+        assert there.patch.metadata["content"] == here.patch.metadata["content"]
+        assert (there.loss, there.residual) == (here.loss, here.residual)
 
 
 class Table(nn.Module):
@@ -280,25 +335,20 @@ def test_kernels_are_reproducible_where_something_is_computed() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-@pytest.mark.parametrize(("family", "layer", "method"), CASES)
+@every_case
 def test_a_build_on_a_gpu_repeats_and_is_near_that_on_the_cpu(
-    family: str,
-    layer: str,
-    method: str,
-    make_tiny: Callable[..., dict[str, Tensor]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_spec(tmp_path, make_tiny(), family, layer, method)
-
-    def build(name: str, device: str) -> Patch:
+    def build(name: str, device: str) -> list[Patch]:
         monkeypatch.setenv("EDITSPEC_CACHE", str(tmp_path / f"cache-{name}"))
-        (tmp_path / "spec.yaml.lock").unlink(missing_ok=True)
-        return editspec.build(tmp_path / "spec.yaml", tmp_path / name, device=device).edits[0].patch
+        path.with_name("spec.yaml.lock").unlink(missing_ok=True)
+        return [each.patch for each in editspec.build(path, tmp_path / name, device=device).edits]
 
-    here, there, again = build("here", "cpu"), build("there", "cuda"), build("again", "cuda")
-    assert there.metadata["content"] == again.metadata["content"]
-    for parameter in here.parameters:
-        wanted, found = here.delta(parameter), there.delta(parameter)
-        assert wanted.norm() > 0
-        assert (found - wanted).norm() <= 1e-2 * wanted.norm()
+    before, after = build("here", "cpu"), build("there", "cuda")
+    contents = [patch.metadata["content"] for patch in after]
+    assert [patch.metadata["content"] for patch in build("again", "cuda")] == contents
+    for here, there in zip(before, after, strict=True):
+        for parameter in here.parameters:
+            wanted, found = here.delta(parameter), there.delta(parameter)
+            assert wanted.norm() > 0
+            assert (found - wanted).norm() <= 1e-2 * wanted.norm()

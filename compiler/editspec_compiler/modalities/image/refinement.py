@@ -52,12 +52,13 @@ def find_refinement(resolver: Resolver, sides: Sides, units: tuple[int, ...]) ->
         wanted.append(picture)
     precision = getattr(torch, resolver.loaded.spec.precision)
     kept, areas = _kept_items(resolver, items)
+    weighed = [area.to(wanted[0]) for area in areas]
     latents = _one_form(resolver, [*items, *kept])
     return Refinement(
         items=torch.cat(latents[: len(items)]).to(precision),
         wanted=torch.cat(wanted).to(precision),
         kept=torch.cat([latents[0][:0], *latents[len(items) :]]).to(precision),
-        kept_area=torch.cat([wanted[0][:0, :1], *areas]).to(wanted[0]).to(precision),
+        kept_area=torch.cat([wanted[0][:0, :1], *weighed]).to(precision),
         steps=given.steps,
         learning_rate=given.learning_rate,
         weight=given.weight,
