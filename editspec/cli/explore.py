@@ -8,67 +8,59 @@ from typing import Annotated
 import typer
 
 import editspec
+from editspec.cli.command import Work, of_a_model, of_a_server
 from editspec.cli.options import (
-    AllowCode,
     ContactSheet,
-    Debug,
     Device,
     EditName,
     Family,
-    Json,
     Layers,
     Module,
     OutFolder,
     OutPicture,
     Patches,
     SpecArgument,
-    Threads,
 )
-from editspec.cli.output import answer, run_command
+from editspec.engine.result import CommandResult
 from editspec.worlds.registry import DEFAULT_WEIGHTS
 from editspec_runtime.errors import UsageError
 from editspec_runtime.modalities.image.streams import REPORTS, SPECS
 
 
+@of_a_model
 def sample(
+    work: Work,
     model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL|SPEC", help="builtin:skyline, a checkpoint, or a spec."),
+        str, typer.Argument(metavar="MODEL|SPEC", help="builtin:skyline, a checkpoint, or a spec.")
     ],
     out: OutPicture,
     first: Annotated[
-        int, typer.Option("--first", min=0, max=10**9, help="The number of the first latent.")
+        int,
+        typer.Option(
+            "--first", metavar="N", min=0, max=10**9, help="The number of the first latent."
+        ),
     ] = 0,
-    count: Annotated[int, typer.Option("--count", min=1, max=1024, help="How many images.")] = 64,
+    count: Annotated[
+        int, typer.Option("--count", metavar="N", min=1, max=1024, help="How many images.")
+    ] = 64,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", min=0, max=2**32 - 1, help="The stream; default: the spec's."),
+        typer.Option(
+            "--seed", metavar="N", min=0, max=2**32 - 1, help="The stream; default: the spec's."
+        ),
     ] = None,
     family: Family = None,
     module: Module = None,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Draw the images of a model, each with the number of its latent."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.sample(
-            model,
-            out,
-            first=first,
-            count=count,
-            seed=seed,
-            family=family,
-            module=module,
-            device=device,
-            progress=progress,
-        )
-        answer(result, as_json)
+) -> CommandResult:
+    """Draw the images of a model, numbered as specs name them."""
+    return editspec.sample(
+        model, out, first=first, count=count, seed=seed, family=family, module=module, **work
+    )
 
 
+@of_a_model
 def render(
+    work: Work,
     spec: SpecArgument,
     out: OutPicture,
     value: Annotated[
@@ -77,31 +69,23 @@ def render(
     key: Annotated[
         bool, typer.Option("--key", help="Show where the key of each edit's context matches.")
     ] = False,
-    count: Annotated[int, typer.Option("--count", min=1, max=256, help="How many images.")] = 16,
+    count: Annotated[
+        int, typer.Option("--count", metavar="N", min=1, max=256, help="How many images.")
+    ] = 16,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Their latent stream.")
+        int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Their latent stream.")
     ] = REPORTS,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    debug: Debug = False,
-) -> None:
-    """Draw images before and after the edits of a spec, or what its edits are made of."""
-    with run_command(False, debug, threads) as progress:
-        result = editspec.render(
-            spec,
-            out,
-            value=value,
-            key=key,
-            count=count,
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
-        answer(result, as_json=False)
+) -> CommandResult:
+    """Draw images before and after the edits of a spec.
+
+    Or what its edits are made of: the values, or where the keys match.
+    """
+    return editspec.render(spec, out, value=value, key=key, count=count, seed=seed, **work)
 
 
+@of_a_model
 def search(
+    work: Work,
     spec: Annotated[
         Path | None, typer.Argument(metavar="[SPEC]", help="A spec; or a selection, as below.")
     ] = None,
@@ -124,61 +108,55 @@ def search(
     ] = None,
     module: Module = None,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Without SPEC: the stream.")
+        int,
+        typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Without SPEC: the stream."),
     ] = SPECS,
     images: Annotated[
-        int, typer.Option("--images", min=1, help="How many images are searched.")
+        int, typer.Option("--images", metavar="N", min=1, help="How many images are searched.")
     ] = 1000,
-    count: Annotated[int, typer.Option("--count", min=1, max=256, help="How many matches.")] = 12,
+    count: Annotated[
+        int, typer.Option("--count", metavar="N", min=1, max=256, help="How many matches.")
+    ] = 12,
     out: ContactSheet = None,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Find the images that match a selection best, as entries of a context."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.search(
-            spec,
-            edit=edit,
-            latent=latent,
-            mask=mask,
-            layer=layer,
-            model=model,
-            family=family,
-            module=module,
-            seed=seed,
-            images=images,
-            count=count,
-            out=out,
-            device=device,
-            progress=progress,
-        )
-        answer(result, as_json)
+) -> CommandResult:
+    """Find the images that match a selection best.
+
+    They are printed as entries of a context.
+    """
+    return editspec.search(
+        spec,
+        edit=edit,
+        latent=latent,
+        mask=mask,
+        layer=layer,
+        model=model,
+        family=family,
+        module=module,
+        seed=seed,
+        images=images,
+        count=count,
+        out=out,
+        **work,
+    )
 
 
+@of_a_model
 def compare_layers(
+    work: Work,
     spec: SpecArgument,
     edit: EditName = None,
     images: Annotated[
-        int, typer.Option("--images", min=2, help="How many images stand for everything.")
+        int,
+        typer.Option("--images", metavar="N", min=2, help="How many images stand for everything."),
     ] = 100,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Compare how well the layers tell the selections of an edit from all else."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.compare_layers(
-            spec, edit=edit, images=images, device=device, progress=progress
-        )
-        answer(result, as_json)
+) -> CommandResult:
+    """Compare how well layers tell a selection from all else."""
+    return editspec.compare_layers(spec, edit=edit, images=images, **work)
 
 
+@of_a_model
 def blame(
+    work: Work,
     spec: SpecArgument,
     out: OutFolder,
     latent: Annotated[
@@ -192,30 +170,22 @@ def blame(
     ] = None,
     patches: Patches = None,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of sampled orders, from 9 edits.")
+        int,
+        typer.Option(
+            "--seed", metavar="N", min=0, max=2**32 - 1, help="Of sampled orders, from 9 edits."
+        ),
     ] = 0,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Say which edit did this to that image: the share of each, as numbers and as a picture."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.blame(
-            spec,
-            out,
-            latent=latent,
-            mask=mask,
-            patches=patches,
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
-        answer(result, as_json)
+) -> CommandResult:
+    """Share out a change in an image among the edits of a spec.
+
+    The shares are printed, and drawn in DIR.
+    """
+    return editspec.blame(spec, out, latent=latent, mask=mask, patches=patches, seed=seed, **work)
 
 
+@of_a_model
 def bisect(
+    work: Work,
     spec: SpecArgument,
     measure: Annotated[
         str, typer.Option("--measure", metavar="trace|collateral", help="What of the image counts.")
@@ -227,26 +197,14 @@ def bisect(
         float, typer.Option("--at-most", min=0, metavar="X", help="The bound; 0.1 is visible.")
     ],
     patches: Patches = None,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Find the edit of a stack after which a measure of an image exceeds a bound."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.bisect(
-            spec,
-            measure=measure,
-            latent=latent,
-            at_most=at_most,
-            patches=patches,
-            device=device,
-            progress=progress,
-        )
-        answer(result, as_json)
+) -> CommandResult:
+    """Find the edit after which an image exceeds a bound."""
+    return editspec.bisect(
+        spec, measure=measure, latent=latent, at_most=at_most, patches=patches, **work
+    )
 
 
+@of_a_server
 def studio(
     spec: Annotated[
         Path | None,
@@ -259,7 +217,13 @@ def studio(
     module: Module = None,
     port: Annotated[
         int | None,
-        typer.Option("--port", min=0, max=65535, help="Where to listen; 0: any port that is free."),
+        typer.Option(
+            "--port",
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Where to listen; 0: any port that is free.",
+        ),
     ] = None,
     host: Annotated[
         str,
@@ -270,19 +234,20 @@ def studio(
         ),
     ] = "127.0.0.1",
     open: Annotated[bool, typer.Option("--open", help="Open the URL in the browser, too.")] = False,
-    allow_code: AllowCode = False,
     device: Device = "auto",
-    threads: Threads = None,
-    debug: Debug = False,
 ) -> None:
-    """Edit a spec in the browser by copy, paste and context. Prints the URL to open."""
-    with run_command(False, debug, threads):
-        editspec.studio(
-            spec, model=model, module=module, port=port, host=host, device=device, open=open
-        )
+    """Edit a spec in the browser by copy, paste and context.
+
+    Prints the URL to open.
+    """
+    editspec.studio(
+        spec, model=model, module=module, port=port, host=host, device=device, open=open
+    )
 
 
+@of_a_model
 def sweep(
+    work: Work,
     spec: SpecArgument,
     out: OutFolder,
     layers: Layers = "",
@@ -291,61 +256,57 @@ def sweep(
         str | None,
         typer.Option("--experiment", metavar="NAME", help="Judge by a perfect edit of the bench."),
     ] = None,
-    images: Annotated[int, typer.Option("--images", min=8, help="How many images judge.")] = 200,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Build the last edit at several layers and ranks, and find the best of them."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.sweep(
-            spec,
-            out,
-            layers=[layer for layer in layers.split(",") if layer],
-            ranks=_parse_ranks(ranks),
-            experiment=experiment,
-            images=images,
-            device=device,
-            progress=progress,
-        )
-        answer(result, as_json)
+    images: Annotated[
+        int, typer.Option("--images", metavar="N", min=8, help="How many images judge.")
+    ] = 200,
+) -> CommandResult:
+    """Build the last edit at several layers and ranks."""
+    return editspec.sweep(
+        spec,
+        out,
+        layers=[layer for layer in layers.split(",") if layer],
+        ranks=_parse_ranks(ranks),
+        experiment=experiment,
+        images=images,
+        **work,
+    )
 
 
+@of_a_model
 def tune(
+    work: Work,
     spec: SpecArgument,
     out: OutFolder,
     edit: EditName = None,
     layers: Layers = "",
     rounds: Annotated[
-        int, typer.Option("--rounds", min=0, max=20, help="The most rounds of preserving.")
+        int,
+        typer.Option("--rounds", metavar="N", min=0, max=20, help="The most rounds of preserving."),
     ] = 4,
     images: Annotated[
         int,
         typer.Option(
-            "--images", min=16, max=10_000, help="How many are looked through; a quarter judge."
+            "--images",
+            metavar="N",
+            min=16,
+            max=10_000,
+            help="How many are looked through; a quarter judge.",
         ),
     ] = 256,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Find layer, rank, weight, examples and what to preserve for an edit."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.tune(
-            spec,
-            out,
-            edit=edit,
-            layers=[layer for layer in layers.split(",") if layer],
-            rounds=rounds,
-            images=images,
-            device=device,
-            progress=progress,
-        )
-        answer(result, as_json)
+) -> CommandResult:
+    """Find the layer, rank, weight and examples of an edit.
+
+    And what it has to preserve.
+    """
+    return editspec.tune(
+        spec,
+        out,
+        edit=edit,
+        layers=[layer for layer in layers.split(",") if layer],
+        rounds=rounds,
+        images=images,
+        **work,
+    )
 
 
 def _parse_ranks(given: str) -> list[int]:

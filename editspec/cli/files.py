@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 import editspec
-from editspec.cli.options import AllowCode, Debug, Family, Json
-from editspec.cli.output import answer, report_errors, run_command
+from editspec.cli.command import Progress, of_files
+from editspec.cli.options import AllowCode, Family
+from editspec.engine.result import CommandResult
 
 
+@of_files
 def inspect(
     file: Annotated[
         str,
@@ -19,14 +21,12 @@ def inspect(
     ],
     family: Family = None,
     allow_code: AllowCode = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+) -> CommandResult:
     """Show the kind of a file and its contents."""
-    with report_errors(as_json, debug):
-        answer(editspec.inspect(file, family), as_json)
+    return editspec.inspect(file, family)
 
 
+@of_files
 def import_records(
     record: Annotated[
         Path, typer.Argument(metavar="RECORD", help="A record, or a folder of records.")
@@ -52,17 +52,14 @@ def import_records(
             "--compatibility", help="For the numbers of the authors' code: its quirks, too."
         ),
     ] = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Make specs of edit records that were made in the authors' notebook."""
-    with report_errors(as_json, debug):
-        result = editspec.import_records(
-            record, out, family=family, weights=weights, layer=layer, compatibility=compatibility
-        )
-        answer(result, as_json)
+) -> CommandResult:
+    """Make specs of edit records of the authors' notebook."""
+    return editspec.import_records(
+        record, out, family=family, weights=weights, layer=layer, compatibility=compatibility
+    )
 
 
+@of_files
 def export(
     files: Annotated[
         list[Path],
@@ -86,15 +83,14 @@ def export(
         str | None,
         typer.Option("--model", metavar="BASE", help="For full: what PATCH... start from."),
     ] = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+) -> CommandResult:
     """Export a spec or patches in the formats of other tools."""
-    with report_errors(as_json, debug):
-        answer(editspec.export(files, format, out, model=model), as_json)
+    return editspec.export(files, format, out, model=model)
 
 
+@of_files
 def convert(
+    work: Progress,
     weights: Annotated[
         str, typer.Argument(metavar="IN", help="A checkpoint: .pt, .pth, .pkl or .safetensors.")
     ],
@@ -102,26 +98,27 @@ def convert(
         Path, typer.Argument(metavar="OUT.safetensors", help="Where the weights go; or OUT.pt.")
     ],
     family: Family = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Write the model of a checkpoint as safetensors or .pt; names and digest stay."""
-    with run_command(as_json, debug) as progress:
-        answer(editspec.convert(weights, out, family, progress=progress), as_json)
+) -> CommandResult:
+    """Write the model of a checkpoint as .safetensors or .pt.
+
+    Names and digest stay as they are.
+    """
+    return editspec.convert(weights, out, family, **work)
 
 
-def schema(debug: Debug = False) -> None:
+@of_files
+def schema() -> CommandResult:
     """Print the JSON Schema of the language, for editors."""
-    with report_errors(False, debug):
-        answer(editspec.schema(), as_json=False)
+    return editspec.schema()
 
 
-def families(as_json: Json = False, debug: Debug = False) -> None:
+@of_files
+def families() -> CommandResult:
     """List the families of generators, and what each can load."""
-    with report_errors(as_json, debug):
-        answer(editspec.families(), as_json)
+    return editspec.families()
 
 
+@of_files
 def cache(
     action: Annotated[
         str | None, typer.Argument(metavar="[prune]", help="Remove entries; all may be made again.")
@@ -134,10 +131,6 @@ def cache(
         str | None,
         typer.Option("--larger-than", metavar="SIZE", help="Only what is larger: bytes, 500M, 2G."),
     ] = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+) -> CommandResult:
     """Show where the cache is and how large, or prune it."""
-    with report_errors(as_json, debug):
-        result = editspec.cache(action, older_than=older_than, larger_than=larger_than)
-        answer(result, as_json)
+    return editspec.cache(action, older_than=older_than, larger_than=larger_than)

@@ -8,36 +8,38 @@ from typing import Annotated
 import typer
 
 import editspec
+from editspec.cli.command import Work, of_a_model, of_own_code
+from editspec.cli.layout import Command, Group
 from editspec.cli.options import (
-    AllowCode,
-    Debug,
-    Device,
-    Json,
     OutFolder,
     SpecArguments,
-    Threads,
 )
-from editspec.cli.output import answer, run_command
+from editspec.engine.result import CommandResult
 
 bench = typer.Typer(
     name="bench",
     help="Measure methods where the perfect edit is known.",
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 ci = typer.Typer(
     name="ci",
     help="Review and apply specs in continuous integration.",
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 
-@bench.command()
+@bench.command(cls=Command)
+@of_own_code
 def paper(
+    work: Work,
     out: OutFolder,
     images: Annotated[
-        int, typer.Option("--images", min=8, help="How many images a row is measured on.")
+        int,
+        typer.Option("--images", metavar="N", min=8, help="How many images a row is measured on."),
     ] = 10_000,
     world: Annotated[
         str, typer.Option("--world", metavar="NAME", help="The generator: skyline, skyline-plain.")
@@ -46,54 +48,45 @@ def paper(
         Path | None,
         typer.Option("--backbone", metavar="FILE", help="Other features, saved by torch.export."),
     ] = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Measure the paper's tables on Skyline, and go on where a run was interrupted."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.bench_paper(
-            out, images=images, world=world, backbone=backbone, device=device, progress=progress
-        )
-        answer(result, as_json)
+) -> CommandResult:
+    """Measure the paper's tables on Skyline.
+
+    Goes on where a run was interrupted.
+    """
+    return editspec.bench_paper(out, images=images, world=world, backbone=backbone, **work)
 
 
-@ci.command()
+@ci.command(cls=Command)
+@of_a_model
 def review(
+    work: Work,
     specs: SpecArguments,
     out: OutFolder,
     base: Annotated[
         str | None,
         typer.Option("--base", metavar="REVISION", help="Say what has changed since its locks."),
     ] = None,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Validate, plan, build, check and draw specs, and write DIR/summary.md."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.ci_review(specs, out, base=base, device=device, progress=progress)
-        answer(result, as_json)
+) -> CommandResult:
+    """Validate, plan, build, check and draw specs.
+
+    Writes DIR/summary.md.
+    """
+    return editspec.ci_review(specs, out, base=base, **work)
 
 
-@ci.command()
+@ci.command(cls=Command)
+@of_a_model
 def apply(
+    work: Work,
     specs: SpecArguments,
     out: OutFolder,
     reviewed: Annotated[
         Path | None,
         typer.Option("--reviewed", metavar="DIR", help="The -o folder of the review."),
     ] = None,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Check and apply the patches that were reviewed, and write DIR/summary.md."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.ci_apply(specs, out, reviewed=reviewed, device=device, progress=progress)
-        answer(result, as_json)
+) -> CommandResult:
+    """Check and apply the patches that were reviewed.
+
+    Writes DIR/summary.md.
+    """
+    return editspec.ci_apply(specs, out, reviewed=reviewed, **work)

@@ -9,68 +9,127 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
 from editspec.cli import explore, files, groups, patches, specs
+from editspec.cli.completion import SHELLS, VARIABLE, completion_script, enable_completion
+from editspec.cli.layout import Command, Group
 from editspec.cli.output import report_errors
+from editspec_runtime import __version__
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"editspec {__version__}")
+        raise typer.Exit
+
+
+def _print_completion(shell: str | None) -> None:
+    if shell is not None:
+        with report_errors(as_json=False, debug=False):
+            typer.echo(completion_script(shell))
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="editspec",
     help="Compile small edit specs into weight patches for generative models.",
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "validate": specs.validate,
-    "compile": specs.compile,
-    "build": specs.build,
-    "check": specs.check,
-    "lock": specs.lock,
-    "plan": specs.plan,
-    "verify": patches.verify,
-    "sign": patches.sign,
-    "apply": patches.apply,
-    "compose": patches.compose,
-    "rebase": patches.rebase,
-    "diff": patches.diff,
-    "audit": patches.audit,
-    "inspect": files.inspect,
-    "import": files.import_records,
-    "export": files.export,
-    "convert": files.convert,
-    "sample": explore.sample,
-    "render": explore.render,
-    "search": explore.search,
-    "compare-layers": explore.compare_layers,
-    "blame": explore.blame,
-    "bisect": explore.bisect,
-    "statistics": specs.statistics,
-    "schema": files.schema,
-    "families": files.families,
-    "cache": files.cache,
-    "studio": explore.studio,
-    "sweep": explore.sweep,
-    "tune": explore.tune,
-}
-"""The commands in the order of ``--help``, which lists groups behind them."""
+JUDGE, REVIEW = "Look at it, and judge it", "Review, merge and ship it"
 
-for name, command in COMMANDS.items():
-    app.command(name)(command)
-app.add_typer(groups.bench)
-app.add_typer(groups.ci)
+SECTIONS: dict[str, dict[str, Callable[..., None]]] = {
+    "Write a spec": {
+        "studio": explore.studio,
+        "inspect": files.inspect,
+        "sample": explore.sample,
+        "search": explore.search,
+        "compare-layers": explore.compare_layers,
+        "validate": specs.validate,
+        "import": files.import_records,
+        "schema": files.schema,
+        "families": files.families,
+    },
+    "Build it": {
+        "plan": specs.plan,
+        "build": specs.build,
+        "compile": specs.compile,
+        "statistics": specs.statistics,
+        "lock": specs.lock,
+    },
+    JUDGE: {
+        "render": explore.render,
+        "check": specs.check,
+        "sweep": explore.sweep,
+        "tune": explore.tune,
+        "blame": explore.blame,
+        "bisect": explore.bisect,
+    },
+    REVIEW: {
+        "apply": patches.apply,
+        "verify": patches.verify,
+        "audit": patches.audit,
+        "diff": patches.diff,
+        "compose": patches.compose,
+        "rebase": patches.rebase,
+        "sign": patches.sign,
+        "export": files.export,
+        "convert": files.convert,
+    },
+    "Keep house": {
+        "cache": files.cache,
+    },
+}
+"""The commands by the sections of ``--help``, in their order."""
+
+COMMANDS = {name for commands in SECTIONS.values() for name in commands}
+
+for section, commands in SECTIONS.items():
+    for name, command in commands.items():
+        app.command(name, cls=Command, rich_help_panel=section)(command)
+app.add_typer(groups.ci, rich_help_panel=REVIEW)
+app.add_typer(groups.bench, rich_help_panel=JUDGE)
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+    completion: Annotated[
+        str | None,
+        typer.Option(
+            "--completion",
+            metavar="|".join(SHELLS),
+            help="Print the completion script of a shell.",
+            callback=_print_completion,
+            is_eager=True,
+        ),
+    ] = None,
+) -> None:
+    """Compile small edit specs into weight patches for generative models."""
 
 
 def main() -> None:
     """Run the command line.
 
-    Where torchrun starts several processes, the first runs the command, and the others help.
+    A shell that completes a line asks by a variable. Where torchrun starts several processes, the
+    first runs the command, and the others help.
     """
+    enable_completion()
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        app()
+        app(complete_var=VARIABLE)
     from editspec.engine.resources import use_executor
     from editspec_runtime.executors import processes
 
@@ -83,7 +142,7 @@ def main() -> None:
             processes.lead_processes() as executor,
             use_executor(executor),
         ):
-            app()
+            app(complete_var=VARIABLE)
     except typer.Exit as end:
         # The processes did not meet, so that no command ran and typer cannot catch this itself.
         sys.exit(end.exit_code)

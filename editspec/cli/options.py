@@ -98,10 +98,14 @@ Device = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute.")
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Parts computed at once; default: all cores.")
+    int | None,
+    typer.Option(
+        "--threads", metavar="N", min=1, help="Parts computed at once; default: all cores."
+    ),
 ]
 
 # Output
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import typer
@@ -17,7 +17,7 @@ from editspec.engine.failures import error_code, error_dict, error_text
 from editspec.engine.result import INTERRUPTED, CommandResult
 from editspec.views.text import visible_lines
 from editspec_compiler.problems import SpecError, visible
-from editspec_runtime.core.progress import ProgressCallback
+from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import (
     MORE_MEMORY,
     EditError,
@@ -34,21 +34,27 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 DEFECT = "This is a defect of editspec; --debug shows where. Please report it."
 
 PLAIN_SECONDS = 5.0
-"""The seconds between two lines of progress where there is no terminal."""
+"""The least seconds between two lines of progress of a task where there is no terminal."""
+
+PLAIN_LINES = 10
+"""The most lines of progress of a task where there is no terminal."""
 
 
 @contextmanager
 def run_command(
-    as_json: bool, debug: bool, threads: int | None = None
+    as_json: bool, debug: bool, threads: int | None = None, *, quiet: bool = False
 ) -> Iterator[ProgressCallback]:
-    """A context in which a command runs: errors are printed, and progress is shown."""
-    with report_errors(as_json, debug), show_progress() as progress:
+    """A context in which a command runs: errors are printed, and progress unless `quiet`."""
+    shown = nullcontext(no_progress) if quiet else show_progress()
+    with report_errors(as_json, debug), shown as progress:
         _set_threads(threads)
         yield progress
 
 
 def answer(result: CommandResult, as_json: bool) -> None:
     """Print a result, and leave with its exit code."""
+    if result.is_failure:
+        fail(result.to_text(), result.to_dict(), as_json, result.exit_code)
     if as_json:
         typer.echo(json.dumps(result.to_dict()))
     elif sys.stdout.isatty():
@@ -151,13 +157,18 @@ def show_progress() -> Iterator[ProgressCallback]:
 
 def _plain_lines() -> ProgressCallback:
     """A callback that writes a line at the start and end of a task, and some between."""
-    last: dict[str, float] = {}
+    written: dict[str, tuple[int, float]] = {}
 
     def progress(what: str, done: int, total: int) -> None:
-        """Write a line, unless one was written for the task a moment ago."""
-        now = time.monotonic()
-        if done >= total or now - last.get(what, -PLAIN_SECONDS) >= PLAIN_SECONDS:
-            last[what] = now
+        """Write a line, unless the task has gone on too little since its last line."""
+        now, part = time.monotonic(), done * (PLAIN_LINES - 1) // max(total, 1)
+        last_part, last_time = written.get(what, (-1, -PLAIN_SECONDS))
+        if part < last_part:  # the task begins anew
+            last_part = -1
+            written[what] = last_part, last_time
+        is_due = now - last_time >= PLAIN_SECONDS or done >= total
+        if part > last_part and is_due:
+            written[what] = part, now
             typer.echo(f"{visible(what)}: {done}/{total}", err=True)
 
     return progress

@@ -8,20 +8,15 @@ from typing import Annotated
 import typer
 
 import editspec
-from editspec.cli.options import (
-    AllowCode,
-    Base,
-    Debug,
-    Device,
-    Json,
-    OutFolder,
-    StackArguments,
-    Threads,
-)
-from editspec.cli.output import answer, report_errors, run_command
+from editspec.cli.command import Work, of_a_model, of_files
+from editspec.cli.options import Base, OutFolder, StackArguments
+from editspec.engine.result import CommandResult
+from editspec_runtime.errors import UsageError
 
 
+@of_a_model
 def verify(
+    work: Work,
     patches: StackArguments,
     model: Base,
     spec: Annotated[
@@ -33,20 +28,15 @@ def verify(
             "--public-key", metavar="PEM", help="The build folder must be signed by this key."
         ),
     ] = None,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Verify a stack of patches; with SPEC, solve each patch again and compare."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.verify(
-            model, patches, spec, public_key=public_key, device=device, progress=progress
-        )
-        answer(result, as_json)
+) -> CommandResult:
+    """Verify the digests of a stack of patches.
+
+    With --spec, solves each patch again and compares.
+    """
+    return editspec.verify(model, patches, spec, public_key=public_key, **work)
 
 
+@of_files
 def sign(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="The folder of a build with --provenance.")
@@ -54,14 +44,15 @@ def sign(
     key: Annotated[
         Path, typer.Option("--key", metavar="PEM", help="A private key of an elliptic curve.")
     ],
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Sign the patches and the provenance of a build: DIR/model.sig."""
-    with report_errors(as_json, debug):
-        answer(editspec.sign(folder, key), as_json)
+) -> CommandResult:
+    """Sign the patches and the provenance of a build.
+
+    Writes DIR/model.sig.
+    """
+    return editspec.sign(folder, key)
 
 
+@of_files
 def apply(
     patches: StackArguments,
     model: Base,
@@ -81,22 +72,23 @@ def apply(
         bool, typer.Option("--dry-run", help="Write nothing; say what would change.")
     ] = False,
     scale: Annotated[
-        float, typer.Option("--scale", help="Multiply the change; no patch names the result.")
+        float,
+        typer.Option(
+            "--scale", metavar="X", help="Multiply the change; no patch names the result."
+        ),
     ] = 1.0,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Apply a stack of patches to the weights that it was built from."""
-    if (out is None) is not dry_run:
-        raise typer.BadParameter("give -o OUT, or --dry-run and no OUT")
-    with report_errors(as_json, debug):
-        result = editspec.apply(
-            model, patches, out, only_generator=only_generator, dry_run=dry_run, scale=scale
-        )
-        answer(result, as_json)
+) -> CommandResult:
+    """Apply a stack of patches to its base weights."""
+    if out is None and not dry_run:
+        raise UsageError("Nothing says where the weights go.", "Give -o OUT, or --dry-run.")
+    return editspec.apply(
+        model, patches, out, only_generator=only_generator, dry_run=dry_run, scale=scale
+    )
 
 
+@of_a_model
 def compose(
+    work: Work,
     patches: Annotated[
         list[Path], typer.Argument(metavar="PATCH...", help="Patches that follow one another.")
     ],
@@ -104,27 +96,21 @@ def compose(
         Path, typer.Option("-o", "--out", metavar="ONE", help="Where the one patch goes.")
     ],
     rank: Annotated[
-        int | None, typer.Option("--rank", min=1, help="Approximate at this rank, best under C.")
+        int | None,
+        typer.Option("--rank", metavar="N", min=1, help="Approximate at this rank, best under C."),
     ] = None,
     spec: Annotated[
         Path | None,
         typer.Option("--spec", metavar="SPEC", help="With --rank: the spec that C is of."),
     ] = None,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+) -> CommandResult:
     """Make one patch of a stack."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.compose(
-            patches, out, rank=rank, spec=spec, device=device, progress=progress
-        )
-        answer(result, as_json)
+    return editspec.compose(patches, out, rank=rank, spec=spec, **work)
 
 
+@of_a_model
 def rebase(
+    work: Work,
     patches: Annotated[
         list[Path], typer.Argument(metavar="PATCH...", help="The stack as it is to be.")
     ],
@@ -136,26 +122,15 @@ def rebase(
     keep_deltas: Annotated[
         bool, typer.Option("--keep-deltas", help="Rewrite parents, solve nothing.")
     ] = False,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Make a valid stack of patches in a new order or on another base: DIR/patches."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.rebase(
-            patches,
-            model,
-            out,
-            spec=spec,
-            keep_deltas=keep_deltas,
-            device=device,
-            progress=progress,
-        )
-        answer(result, as_json)
+) -> CommandResult:
+    """Make a stack valid in a new order or on a new base.
+
+    Writes DIR/patches.
+    """
+    return editspec.rebase(patches, model, out, spec=spec, keep_deltas=keep_deltas, **work)
 
 
+@of_files
 def diff(
     first: Annotated[
         Path, typer.Argument(metavar="A", help="A patch, the folder of a build, or weights.")
@@ -167,23 +142,21 @@ def diff(
     model: Annotated[
         str | None, typer.Option("--model", metavar="BASE", help="For pictures of patches.")
     ] = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Show the differences of two patches, two stacks or two files of weights."""
-    with report_errors(as_json, debug):
-        answer(editspec.diff(first, second, picture=picture, model=model), as_json)
+) -> CommandResult:
+    """Show how two patches, stacks or checkpoints differ."""
+    return editspec.diff(first, second, picture=picture, model=model)
 
 
+@of_files
 def audit(
     base: Annotated[str, typer.Option("--base", metavar="BASE", help="The weights before.")],
     edited: Annotated[str, typer.Option("--edited", metavar="EDITED", help="The weights after.")],
     patches: Annotated[
         list[Path] | None, typer.Argument(metavar="[PATCH...]", help="Patches that may explain it.")
     ] = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Test whether patches explain the difference of two checkpoints; exit 1 if not."""
-    with report_errors(as_json, debug):
-        answer(editspec.audit(base, edited, patches or ()), as_json)
+) -> CommandResult:
+    """Test whether patches explain how two checkpoints differ.
+
+    Exits with 1 where they do not.
+    """
+    return editspec.audit(base, edited, patches or ())

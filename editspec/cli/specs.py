@@ -8,54 +8,34 @@ from typing import Annotated
 import typer
 
 import editspec
-from editspec.cli.options import (
-    AllowCode,
-    BuildFolder,
-    Debug,
-    Device,
-    Json,
-    JUnit,
-    Markdown,
-    OutFolder,
-    SpecArgument,
-    Threads,
-)
-from editspec.cli.output import answer, fail, leave, report_errors, run_command
-from editspec.engine.result import TO_BUILD
+from editspec.cli.command import Work, of_a_model, of_files
+from editspec.cli.options import BuildFolder, JUnit, Markdown, OutFolder, SpecArgument
+from editspec.engine.result import CommandResult
 
 
+@of_files
 def validate(
     specs: Annotated[
         list[Path],
         typer.Argument(metavar="SPEC...", help="Edit specs, YAML or JSON; or their locks."),
     ],
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
+) -> CommandResult:
     """Validate specs, everything that they name, and their locks."""
-    with report_errors(as_json, debug):
-        result = editspec.validate(specs)
-        if not result.valid:
-            fail(result.to_text(), result.to_dict(), as_json, result.exit_code)
-        answer(result, as_json)
+    return editspec.validate(specs)
 
 
-def compile(
-    spec: SpecArgument,
-    out: OutFolder,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Resolve every edit into the tensors of a rule: DIR/rules/NN-name.safetensors."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.compile(spec, out, device=device, progress=progress)
-        answer(result, as_json)
+@of_a_model
+def compile(work: Work, spec: SpecArgument, out: OutFolder) -> CommandResult:
+    """Resolve every edit into the tensors of a rule.
+
+    Writes DIR/rules/NN-name.safetensors.
+    """
+    return editspec.compile(spec, out, **work)
 
 
+@of_a_model
 def build(
+    work: Work,
     spec: SpecArgument,
     out: OutFolder,
     frozen: Annotated[
@@ -91,68 +71,59 @@ def build(
             help="First write the collateral_weight of point N of it into the spec.",
         ),
     ] = None,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Build the patch of every edit: DIR/patches, DIR/manifest.json and SPEC.lock."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.build(
-            spec,
-            out,
-            frozen=frozen,
-            check=check,
-            junit=junit,
-            markdown=markdown,
-            report=report,
-            provenance=provenance,
-            pareto=pareto,
-            pick=pick,
-            device=device,
-            progress=progress,
-        )
-        answer(result, as_json)
+) -> CommandResult:
+    """Build the patch of every edit.
+
+    Writes DIR/patches, DIR/manifest.json and SPEC.lock.
+    """
+    return editspec.build(
+        spec,
+        out,
+        frozen=frozen,
+        check=check,
+        junit=junit,
+        markdown=markdown,
+        report=report,
+        provenance=provenance,
+        pareto=pareto,
+        pick=pick,
+        **work,
+    )
 
 
+@of_a_model
 def check(
+    work: Work,
     spec: SpecArgument,
     out: BuildFolder = None,
     junit: JUnit = None,
     markdown: Markdown = None,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Measure the checks of a spec; exit 1 where one of severity error fails."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.check(
-            spec, out, junit=junit, markdown=markdown, device=device, progress=progress
-        )
-        answer(result, as_json)
+) -> CommandResult:
+    """Measure the checks of a spec against their bounds.
+
+    Exits with 1 where one of severity error fails.
+    """
+    return editspec.check(spec, out, junit=junit, markdown=markdown, **work)
 
 
+@of_a_model
 def lock(
+    work: Work,
     spec: SpecArgument,
     check: Annotated[
         bool, typer.Option("--check", help="Build nothing; fail where an input has changed.")
     ] = False,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Build a spec into the cache, and write the digests of the build to SPEC.lock."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.lock(spec, check=check, device=device, progress=progress)
-        answer(result, as_json)
+) -> CommandResult:
+    """Write the digests of a build to SPEC.lock.
+
+    The spec is built into the cache.
+    """
+    return editspec.lock(spec, check=check, **work)
 
 
+@of_a_model
 def plan(
+    work: Work,
     spec: SpecArgument,
     out: BuildFolder = None,
     detailed_exitcode: Annotated[
@@ -162,29 +133,18 @@ def plan(
             help="Exit with 3 where there is something to build, 0 where not.",
         ),
     ] = False,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Show the work, the cost and the conflicts of a build. Solves nothing."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.plan(spec, out, device=device, progress=progress)
-        answer(result, as_json)
-    if detailed_exitcode and result.to_build:
-        leave(TO_BUILD)
+) -> CommandResult:
+    """Show the work, the cost and the conflicts of a build.
+
+    Solves nothing.
+    """
+    return editspec.plan(spec, out, detailed_exitcode=detailed_exitcode, **work)
 
 
-def statistics(
-    spec: SpecArgument,
-    allow_code: AllowCode = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Compute and cache the second moment of every layer that a spec edits."""
-    with run_command(as_json, debug, threads) as progress:
-        result = editspec.statistics(spec, device=device, progress=progress)
-        answer(result, as_json)
+@of_a_model
+def statistics(work: Work, spec: SpecArgument) -> CommandResult:
+    """Compute the second moments of the layers of a spec.
+
+    They are cached.
+    """
+    return editspec.statistics(spec, **work)

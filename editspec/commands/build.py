@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from editspec.charts.picture import draw_scatters
+from editspec.charts.scatter import Axis, Point, Scatter
 from editspec.commands.check import CheckResult, check_session, require_functions
 from editspec.engine.built import BuiltEdit
 from editspec.engine.collateral import predicted_collateral
@@ -29,7 +31,6 @@ from editspec.engine.session import BuildSession
 from editspec.engine.warnings import asked_for, warning_lines
 from editspec.modalities.image.pictures import png_bytes
 from editspec.views.checks import CheckFiles
-from editspec.views.pareto_chart import draw_curves
 from editspec.views.report import build_report, require_pictures
 from editspec_compiler import LoadedSpec
 from editspec_compiler.problems import Problem
@@ -316,8 +317,20 @@ def _keep_curves(
     curves = pareto_curves(session, built)
     text = json.dumps({"curves": to_plain(curves)}, indent=2, sort_keys=True)
     folder.keep(numbers, f"{text}\n".encode())
-    folder.keep(picture, png_bytes(draw_curves(curves)))
+    folder.keep(picture, png_bytes(draw_scatters([_chart_of(curve) for curve in curves])))
     return curves
+
+
+def _chart_of(curve: ParetoCurve) -> Scatter:
+    points = [
+        Point(
+            str(point.number), point.collateral, point.residual, picked=point.number == curve.picked
+        )
+        for point in curve.points
+    ]
+    residual = Axis("residual: the share of the edit that is left undone", share=True)
+    title = f"{curve.edit}: the choice of collateral_weight, by number"
+    return Scatter(title, Axis("predicted collateral"), residual, points, rising=False)
 
 
 def _edit_entry(edit: BuiltEdit) -> dict[str, Any]:

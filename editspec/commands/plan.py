@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from editspec.engine.plan import Plan, make_plan
@@ -14,6 +15,7 @@ def plan(
     spec: Path | str | LoadedSpec,
     out: Path | str | None = None,
     *,
+    detailed_exitcode: bool = False,
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> Plan:
@@ -25,6 +27,8 @@ def plan(
         The path of a spec, or a spec that is loaded.
     out
         The folder of an earlier build, whose patches would be taken.
+    detailed_exitcode
+        Whether the exit code of the result says that there is something to build: 3.
     device
         The device of the build: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     progress
@@ -38,4 +42,5 @@ def plan(
         The weights are wrong.
     """
     folder = Path(out) if out is not None else None
-    return make_plan(BuildSession.of(spec, device, progress, folder))
+    plan = make_plan(BuildSession.of(spec, device, progress, folder))
+    return replace(plan, detailed_exitcode=detailed_exitcode)

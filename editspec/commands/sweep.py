@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from editspec.charts.picture import draw_scatters
+from editspec.charts.scatter import Axis, Point, Scatter
 from editspec.engine.intervals import Interval
 from editspec.engine.relocation import relocate_names
 from editspec.engine.resources import Resources
@@ -21,7 +23,6 @@ from editspec.engine.session import BuildSession
 from editspec.engine.session import solve as solve_
 from editspec.modalities.image.judge import Judge, make_judge
 from editspec.modalities.image.pictures import png_bytes
-from editspec.views.sweep_chart import Dot, draw_sweep
 from editspec.worlds.registry import find_experiment
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.rewrite import Put, rewrite
@@ -279,19 +280,32 @@ def _require_layers(session: BuildSession, layers: Sequence[str]) -> None:
         )
 
 
+def _charts_of(result: SweepResult) -> list[Scatter]:
+    """Efficacy against the change elsewhere, and against traces where all points have them."""
+    solved = [point for point in result.points if not point.problem]
+    measures = {"outside": Axis("change elsewhere: mean absolute, on a scale of -1 to 1")}
+    if all("trace" in point.numbers for point in solved):
+        measures["trace"] = Axis("trace: share of images that visibly change elsewhere", share=True)
+    charts = []
+    for name, axis in measures.items():
+        points = [
+            Point(
+                f"rank {point.rank}",
+                point.numbers[name],
+                point.numbers["efficacy"],
+                point.layer,
+                picked=point is result.winner,
+            )
+            for point in solved
+        ]
+        charts.append(Scatter("Layers and ranks", axis, Axis("efficacy", share=True), points))
+    return charts
+
+
 def _write_folder(out: Path, result: SweepResult, winner: str, suffix: str) -> None:
-    dots = []
-    for point in result.points:
-        if not point.problem:
-            label = f"{point.layer} rank {point.rank}"
-            outside, efficacy = point.numbers["outside"], point.numbers["efficacy"]
-            trace = point.numbers.get("trace")
-            if trace is not None:
-                label += f", trace {trace:.0%}"
-            dots.append(Dot(label, outside, efficacy, best=point is result.winner))
     write(out / "sweep.json", (json.dumps(result.to_dict(), indent=2) + "\n").encode())
     write(out / "sweep.md", result.to_text().encode())
-    write(out / "sweep.png", png_bytes(draw_sweep(dots)))
+    write(out / "sweep.png", png_bytes(draw_scatters(_charts_of(result))))
     # An earlier sweep may have been of a spec in another format.
     for name in WINNERS:
         (out / name).unlink(missing_ok=True)

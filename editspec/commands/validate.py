@@ -107,6 +107,11 @@ class ValidateResult(CommandResult):
             return DONE
         return max(error_code(error) for error in self.errors)
 
+    @property
+    def is_failure(self) -> bool:
+        """Whether a file has a problem."""
+        return not self.valid
+
     def to_dict(self) -> dict[str, Any]:
         """The values of the only file, or a list of several files."""
         if self.errors:

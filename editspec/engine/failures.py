@@ -6,7 +6,7 @@ from typing import Any
 
 from editspec.engine.result import FAILED, WRONG_USE
 from editspec_compiler import SpecError
-from editspec_runtime.errors import EditError, UsageError
+from editspec_runtime.errors import EditError, UsageError, WrongPath
 
 
 def error_text(error: SpecError | EditError) -> str:
@@ -17,7 +17,8 @@ def error_text(error: SpecError | EditError) -> str:
 
 def error_code(error: Exception) -> int:
     """The exit code of an error: whether the spec or the command line is wrong, or all else."""
-    return WRONG_USE if isinstance(error, (SpecError, UsageError)) else FAILED
+    wrong = isinstance(error, (SpecError, UsageError, WrongPath))
+    return WRONG_USE if wrong else FAILED
 
 
 def error_dict(error: SpecError | EditError) -> dict[str, Any]:

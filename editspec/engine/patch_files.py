@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from editspec_runtime.errors import FileError
+from editspec_runtime.errors import WrongPath
 from editspec_runtime.io.files import read_editspec_metadata, read_header
 
 PATCHES = "patches"
@@ -43,14 +43,14 @@ def list_folder_patches(folder: Path) -> list[Path]:
     Their names do not count: each patch names the weights before it and after it. Patches that
     follow no other come last, and whoever requires a chain refuses them.
 
-    Raises `FileError` where the folder holds no patches.
+    Raises `WrongPath` where the folder holds no patches.
     """
     inside = folder / PATCHES
     # The folder of the patches itself is as good.
     place = inside if inside.is_dir() else folder
     found = sorted(place.glob("*.safetensors"))
     if not found or (place is folder and folder.name != PATCHES):
-        raise FileError(
+        raise WrongPath(
             f"{folder} is a directory, and it holds no patches of a build.",
             "Give patches, or the folder that editspec build made.",
         )

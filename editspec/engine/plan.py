@@ -11,7 +11,7 @@ from torch import Tensor
 from editspec.engine.collateral import predicted_collateral
 from editspec.engine.lock import removed_edits
 from editspec.engine.model_session import on_device
-from editspec.engine.result import CommandResult
+from editspec.engine.result import DONE, TO_BUILD, CommandResult
 from editspec.engine.session import BuildSession
 from editspec.engine.warnings import warning_lines
 from editspec_compiler.problems import Problem
@@ -122,6 +122,8 @@ class Plan(CommandResult):
         The count of edits that a build would build.
     warnings, warning_lines
         What in the spec may not be meant, as values and for people.
+    detailed_exitcode
+        Whether the exit code says that there is something to build.
     """
 
     edits: tuple[PlannedEdit, ...]
@@ -130,11 +132,17 @@ class Plan(CommandResult):
     to_build: int
     warnings: tuple[Problem, ...] = ()
     warning_lines: tuple[str, ...] = ()
+    detailed_exitcode: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code: 3 where there is something to build and it is to say so."""
+        return TO_BUILD if self.detailed_exitcode and self.to_build else DONE
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values."""
         plain = super().to_dict()
-        del plain["warning_lines"]
+        del plain["warning_lines"], plain["detailed_exitcode"]
         return plain | {"warnings": [problem.to_dict() for problem in self.warnings]}
 
     def to_text(self) -> str:

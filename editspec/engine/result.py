@@ -38,6 +38,11 @@ class CommandResult:
         """The exit code of the command."""
         return DONE
 
+    @property
+    def is_failure(self) -> bool:
+        """Whether the result is a list of errors, whose text belongs on stderr."""
+        return False
+
 
 def to_plain(value: Any) -> Any:
     """Turn dataclasses into dicts, tuples into lists, and paths into text.

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from editspec.charts.losses import FRAME, LossChart, draw_losses
 from editspec.engine.built import BuiltEdit
 from editspec.engine.collateral import predicted_collateral
 from editspec.engine.lock import removed_edits
@@ -16,7 +17,6 @@ from editspec.engine.model_session import on_device
 from editspec.engine.plan import make_plan
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.report import Pictures, ReportPictures, TracePictures
-from editspec.views.charts import FRAME, LossChart, draw_losses
 from editspec_compiler import LoadedSpec
 from editspec_compiler.modalities.image.schema import image_spec
 from editspec_runtime import __version__

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from editspec.charts.losses import FRAME, draw_losses
+from editspec.charts.scatter import Axis, Drawing, Point, Scatter, lay_out
 from editspec.engine.tuning import Trial, Tuning
-from editspec.views.charts import FRAME, draw_losses
 from editspec.views.report import make_environment
 from editspec_compiler.schema import AnyEdit
 from editspec_runtime import __version__
@@ -54,12 +55,29 @@ def draw_tuning(
         "before": before,
         "curve": draw_losses(traces),
         "rounds": tuning.rounds,
+        "trials": _draw_trials(tuning),
         "rows": [_row(trial, tuning.picked) for trial in tuning.trials],
         "rule": rule,
         "chart": FRAME,
     }
     text = make_environment().get_template("tune.html").render(content)
     return (text.strip("\n") + "\n").encode()
+
+
+def _draw_trials(tuning: Tuning) -> Drawing | None:
+    """Draw all trials that could be judged; None where there are fewer than two."""
+    points = []
+    for trial in tuning.trials:
+        if trial.judgement is not None:
+            label = str(trial.fields.get("layer", "as given"))
+            series = trial.stage.partition(" ")[0]
+            judged = (trial.judgement.trace, trial.judgement.efficacy)
+            points.append(Point(label, *judged, series, picked=trial is tuning.picked))
+    if len(points) < 2:
+        return None
+    trace = Axis("trace: share of images that visibly change elsewhere", share=True)
+    title = "Trials: the layer of each, by what it was tried for"
+    return lay_out(Scatter(title, trace, Axis("efficacy", share=True), points))
 
 
 def _row(trial: Trial, picked: Trial) -> dict[str, Any]:

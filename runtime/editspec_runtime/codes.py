@@ -99,3 +99,4 @@ class Code(StrEnum):
     WORKERS = "E910 workers"
     MEMORY = "E911 memory"
     NOT_CONVERGED = "E912 not-converged"
+    PATH = "E913 path"

@@ -46,6 +46,12 @@ class FileError(EditError):
     code = Code.FILE
 
 
+class WrongPath(FileError):
+    """A name that leads to no file of the kind that was asked for."""
+
+    code = Code.PATH
+
+
 class CodeError(FileError):
     """Foreign code that would have to run, and is not allowed to."""
 

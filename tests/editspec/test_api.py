@@ -30,7 +30,7 @@ from tests.commands import said
 
 TYPES = {"EditError", "LoadedSpec", "SpecError", "__version__", "allow_code", "load", "open"}
 
-OF_THE_COMMAND_LINE = {"json", "debug", "threads", "allow-code", "detailed-exitcode"}
+OF_THE_COMMAND_LINE = {"json", "quiet", "debug", "threads", "allow-code"}
 """Options that say how a command is told, or how its process is set up."""
 
 OF_PYTHON = {"progress", "cache", "executor"}

@@ -204,7 +204,7 @@ def test_what_is_in_the_way_stays(tiny: dict[str, Tensor]) -> None:
     assert Path("tiny.safetensors").read_bytes() == before
     for _ in range(2):
         said("convert", "tiny.safetensors", "mine.safetensors")
-    assert run("convert", "none.pt", "x.safetensors").exit_code == 1
+    assert run("convert", "none.pt", "x.safetensors").exit_code == 2
 
 
 def test_half_precision_weights_are_computed_with_in_full(tiny: dict[str, Tensor]) -> None:

@@ -204,7 +204,7 @@ def test_a_folder_is_imported_whole_with_a_report() -> None:
         in run("import", "records", "-o", "specs", *ASKED).stdout
     )
     Path("none").mkdir()
-    assert run("import", "none", "-o", "x", *ASKED).exit_code == 1
+    assert run("import", "none", "-o", "x", *ASKED).exit_code == 2
 
 
 def test_what_was_changed_by_hand_stays() -> None:
@@ -228,7 +228,7 @@ def test_the_command_line_is_checked_first() -> None:
     for asked, code, message in (
         ({"--layer": "layer66"}, 2, 'did you mean "layer6"?'),
         ({"--family": "stylegan"}, 2, 'did you mean "stylegan2"?'),
-        ({"--weights": "none.pt"}, 1, "none.pt does not exist"),
+        ({"--weights": "none.pt"}, 2, "none.pt does not exist"),
         ({"--weights": "record.json"}, 1, "record.json"),
     ):
         given = dict(zip(ASKED[::2], ASKED[1::2], strict=True)) | asked

@@ -18,10 +18,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from editspec.charts.losses import POINTS, draw_losses
+from editspec.charts.ticks import pick_ticks
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import generator_of
 from editspec.modalities.image.pictures import heat
-from editspec.views.charts import POINTS, draw_losses, pick_ticks
 from editspec_runtime.core.progress import no_progress
 from tests.commands import run, said
 

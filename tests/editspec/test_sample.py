@@ -98,7 +98,7 @@ def test_weights_and_a_module_are_named_by_options() -> None:
             "has its own network, and --module names another",
         ),
         (("net.safetensors", "--module", "nets"), "model.module"),
-        (("model.yaml", "--count", 2000), "less than or equal to 1024"),
+        (("model.yaml", "--count", 2000), "from 1 to 1024"),
     ],
 )
 def test_what_cannot_be_sampled(arguments: tuple[object, ...], message: str) -> None:

@@ -23,7 +23,7 @@ from editspec_compiler import Problem, SpecError
 from editspec_compiler.modalities.image.records import Intervention, Record, Region, read_record
 from editspec_compiler.validation import suggest
 from editspec_runtime.codes import Code
-from editspec_runtime.errors import EditError, FileError
+from editspec_runtime.errors import EditError, WrongPath
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.io.files import require_file
@@ -92,7 +92,7 @@ def read_records(
         return [_import(records, out, out.parent / "masks", target)]
     found = sorted(records.rglob("*.json"))
     if not found:
-        raise FileError(f"{records} holds no .json file.", "Give a record, or a folder of records.")
+        raise WrongPath(f"{records} holds no .json file.", "Give a record, or a folder of records.")
     imported = []
     for record in found:
         spec = out / record.relative_to(records).with_suffix(".yaml")

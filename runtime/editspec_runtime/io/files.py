@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from editspec_runtime.errors import FileError
+from editspec_runtime.errors import FileError, WrongPath
 from editspec_runtime.io.file_names import find_hint
 from editspec_runtime.io.headers import Header, parse_header
 from editspec_runtime.io.json_text import JsonError, parse_json
@@ -59,13 +59,13 @@ def require_file(path: Path) -> None:
             "Check the name, and who may enter its folder.",
         ) from error
     if directory:
-        raise FileError(
+        raise WrongPath(
             f"{path} is a directory, and a file was expected.", "Give a file that lies in it."
         )
     if not there:
         meant = find_hint(str(path), Path())
         usual = "Check the name, and the folder that it is given from."
-        raise FileError(f"{path} does not exist.", _as_sentence(meant) if meant else usual)
+        raise WrongPath(f"{path} does not exist.", _as_sentence(meant) if meant else usual)
     if not path.is_file():
         raise FileError(
             f"{path} is not an ordinary file.", "Copy its content to a file, and give that."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from editspec_runtime.errors import FileError
+from editspec_runtime.errors import FileError, WrongPath
 from editspec_runtime.io.builtins import BUILTINS
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.downloads import fetch, find_kept, is_remote, parse_remote
@@ -48,11 +48,13 @@ def weights_path(
 
     Raises
     ------
+    WrongPath
+        There is no such ``builtin:`` name.
     FileError
-        There is no such ``builtin:`` name, or the file cannot be fetched.
+        The file cannot be fetched.
     """
     if not weights.isprintable():
-        raise FileError(
+        raise WrongPath(
             f"The weights are not named by a path or an address: {describe_odd(weights)}.",
             "Write the path as it is printed by ls.",
         )
@@ -63,12 +65,12 @@ def weights_path(
         return find_kept(source) or source.path
     if weights.startswith("builtin:"):
         if weights not in BUILTINS:
-            raise FileError(f"There is no {weights}.", f"The package ships {', '.join(BUILTINS)}.")
+            raise WrongPath(f"There is no {weights}.", f"The package ships {', '.join(BUILTINS)}.")
         return BUILTINS[weights]
     try:
         return folder / Path(weights).expanduser()
     except RuntimeError as error:
-        raise FileError(
+        raise WrongPath(
             f"{weights} names the home of a user whom this machine does not know.",
             "Write the whole path.",
         ) from error

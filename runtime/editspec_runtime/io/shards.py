@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from editspec_runtime.errors import FileError
+from editspec_runtime.errors import FileError, WrongPath
 from editspec_runtime.io.files import read_header, require_file
 from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.io.json_text import parse_json
@@ -176,7 +176,7 @@ def _index_path(path: Path) -> Path:
         return path
     found = sorted(path.glob(f"*{INDEX}"))
     if len(found) != 1:
-        raise FileError(
+        raise WrongPath(
             f"{path} is a folder with {len(found)} indices of safetensors files, expected one.",
             "Give the index itself.",
         )
@@ -184,7 +184,10 @@ def _index_path(path: Path) -> Path:
 
 
 def _stored_file(path: Path) -> StoredFile:
-    header = read_header(path)
+    try:
+        header = read_header(path)
+    except WrongPath as error:  # the name stands in the index, and nobody gave it
+        raise FileError(error.message, "The index names it. Get the weights whole.") from error
     tensors = {name: header.tensors[name] for name in header.offsets}
     return StoredFile(path, header.metadata, tensors, header.offsets)
 

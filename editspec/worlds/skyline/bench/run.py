@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editspec.charts.picture import draw_scatters
+from editspec.charts.scatter import Axis, Point, Scatter
 from editspec.engine.built import BuiltEdit
 from editspec.engine.intervals import Estimates, Ratio, start_bootstrap
 from editspec.engine.resources import Resources
@@ -360,7 +362,20 @@ class Bench:
         ours = next(measures[name]["error"] for name in (OURS, "rank-1") if name in measures)
         results = [_row_result(experiment, row, measures[row.name], ours) for row in rows]
         self._draw(experiment, rows)
+        self._draw_chart(experiment, results)
         return TableResult(experiment.name, experiment.place, experiment.title, tuple(results))
+
+    def _draw_chart(self, experiment: Experiment, results: Sequence[RowResult]) -> None:
+        """Draw the efficacy of every row against what it changes elsewhere."""
+        edits = [row for row in results if row.row != UNMODIFIED]
+        points = [
+            Point(row.title, row.numbers["outside"], row.numbers["efficacy"]) for row in edits
+        ]
+        outside = Axis("change elsewhere: mean absolute, on a scale of -1 to 1")
+        # The letters that charts are drawn with have no arrow.
+        title = experiment.title.replace("→", "to")
+        chart = Scatter(title, outside, Axis("efficacy", share=True), points)
+        write(self.out / f"{experiment.name}-chart.png", png_bytes(draw_scatters([chart])))
 
     def _draw(self, experiment: Experiment, rows: Sequence[Row]) -> None:
         """Draw the first images that the perfect edit changes, in every row."""

@@ -1,36 +1,17 @@
-"""Charts of a report, as drawings of SVG in units of their own."""
+"""The curve of losses over steps, as a drawing of SVG in units of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log10
+
+from editspec.charts.ticks import Frame, Tick, pick_ticks
 
 POINTS = 400
 """Points that a curve has at most."""
 
 
-@dataclass(frozen=True)
-class Frame:
-    """The size of a drawing, and the edges of the plot in it."""
-
-    width: int
-    height: int
-    left: int
-    right: int
-    top: int
-    bottom: int
-
-
 FRAME = Frame(width=720, height=240, left=56, right=704, top=16, bottom=200)
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A number on an axis, and its place in the units of the drawing."""
-
-    at: float
-    text: str
 
 
 @dataclass(frozen=True)
@@ -92,21 +73,6 @@ def draw_losses(losses: Sequence[tuple[int, float]], frame: Frame = FRAME) -> Lo
         best=(to_x(best_step), to_y(best_loss)),
         summary=summary,
     )
-
-
-def pick_ticks(largest: float) -> list[str]:
-    """Pick up to ten round numbers from 0 to at least `largest`.
-
-    They have as many decimals as they need.
-    """
-    if largest <= 0:
-        return ["0", "1"]
-    power = 10.0 ** floor(log10(largest / 4))
-    step = next(power * factor for factor in (1, 2, 5, 10) if largest <= 8 * power * factor)
-    decimals = max(0, -floor(log10(step)))
-    # The tiny number keeps a quotient like 3.0000000000000004 from counting as four steps.
-    count = ceil(largest / step - 1e-9)
-    return [f"{step * number:.{decimals}f}" for number in range(count + 1)]
 
 
 def _thin(losses: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
