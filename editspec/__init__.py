@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from editspec.commands.export import export
     from editspec.commands.families import families
     from editspec.commands.import_records import import_records
+    from editspec.commands.init import init
     from editspec.commands.inspect import inspect
     from editspec.commands.lock import lock
     from editspec.commands.open import open
@@ -79,6 +80,7 @@ __all__ = [
     "export",
     "families",
     "import_records",
+    "init",
     "inspect",
     "load",
     "lock",

@@ -43,6 +43,7 @@ HUB = "hf://someone/something/w.safetensors@main"
 
 USES = [
     ("bench", "cv2", ["bench", "paper", "-o", "out"]),
+    ("gguf", "gguf", ["convert", "model.gguf", "made"]),
     ("hub", "huggingface_hub", ["build", "spec.yaml", "-o", "out"]),
     ("hub", "huggingface_hub", ["lock", "spec.yaml"]),
     ("hub", "huggingface_hub", ["plan", "spec.yaml"]),
@@ -101,6 +102,7 @@ def test_a_missing_extra_is_named_before_the_work(
     monkeypatch.delenv("EDITSPEC_OFFLINE", raising=False)
     Path("spec.yaml").write_text(SPEC)
     Path("facts.yaml").write_text(FACTS)
+    Path("model.gguf").write_bytes(b"GGUF")
     golden = ROOT / "tests" / "golden" / "transformer"
     shutil.copytree(golden / "models" / "llama", "llama")
     shutil.copy(golden / "tokenizer.json", "llama")

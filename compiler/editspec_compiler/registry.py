@@ -106,6 +106,9 @@ class Modality(Protocol):
     def edit_facts(self, loaded: LoadedSpec, number: int) -> EditFacts:
         """Find what is known of edit `number` without torch, besides what the spec says."""
 
+    def first_edit(self, architecture: Architecture) -> dict[str, Any]:
+        """Write an edit for a new spec of a model, as plain data that validate."""
+
 
 @dataclass(frozen=True)
 class ModalityPlaces:

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from editspec.cli.options import AllowCode, Debug, Device, Json, Quiet, Threads
 from editspec.cli.output import answer, run_command
+from editspec.cli.project import use_project
 from editspec.engine.result import CommandResult
 from editspec_runtime.core.progress import ProgressCallback
 
@@ -77,7 +78,10 @@ def _make_command(function: Callable[..., Any], shared: Options) -> Callable[...
         threads = given.pop("threads", None)
         if "allow_code" not in taken:  # which took effect when it was parsed
             given.pop("allow_code", None)
-        with run_command(as_json, debug, threads, quiet=quiet) as progress:
+        with (
+            run_command(as_json, debug, quiet=quiet) as progress,
+            use_project(threads, computes="threads" in shared),
+        ):
             if "work" in taken:
                 work = {"device": given.pop("device")} if "device" in given else {}
                 given["work"] = {**work, "progress": progress}

@@ -1,4 +1,4 @@
-"""Commands on files: inspect, import, export, convert, schema, families."""
+"""Commands on files: init, inspect, import, export, convert, schema, families."""
 
 from __future__ import annotations
 
@@ -11,6 +11,26 @@ import editspec
 from editspec.cli.command import Progress, of_files
 from editspec.cli.options import AllowCode, Family
 from editspec.engine.result import CommandResult
+from editspec.worlds.registry import DEFAULT_WEIGHTS
+
+
+@of_files
+def init(
+    work: Progress,
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="The folder; default: the working folder.")
+    ] = Path(),
+    model: Annotated[
+        str, typer.Option("--model", metavar="WEIGHTS", help="The weights, as model.weights.")
+    ] = DEFAULT_WEIGHTS,
+    family: Family = None,
+) -> CommandResult:
+    """Begin a folder for edits of a model.
+
+    Writes a spec that validates, .editspec.toml, a workflow for pull requests, a hook of pre-commit
+    and .gitignore. Files that are there stay as they are.
+    """
+    return editspec.init(folder, model=model, family=family, **work)
 
 
 @of_files
@@ -91,17 +111,18 @@ def export(
 @of_files
 def convert(
     work: Progress,
-    weights: Annotated[
-        str, typer.Argument(metavar="IN", help="A checkpoint: .pt, .pth, .pkl or .safetensors.")
-    ],
+    weights: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint, or a .gguf.")],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT.safetensors", help="Where the weights go; or OUT.pt.")
+        Path,
+        typer.Argument(
+            metavar="OUT.safetensors", help="Where the weights go; or OUT.pt, or a folder."
+        ),
     ],
     family: Family = None,
 ) -> CommandResult:
     """Write the model of a checkpoint as .safetensors or .pt.
 
-    Names and digest stay as they are.
+    Names and digest stay as they are. A .gguf file of a language model becomes a folder.
     """
     return editspec.convert(weights, out, family, **work)
 

@@ -48,6 +48,7 @@ JUDGE, REVIEW = "Look at it, and judge it", "Review, merge and ship it"
 
 SECTIONS: dict[str, dict[str, Callable[..., None]]] = {
     "Write a spec": {
+        "init": files.init,
         "studio": explore.studio,
         "inspect": files.inspect,
         "sample": explore.sample,

@@ -41,13 +41,10 @@ PLAIN_LINES = 10
 
 
 @contextmanager
-def run_command(
-    as_json: bool, debug: bool, threads: int | None = None, *, quiet: bool = False
-) -> Iterator[ProgressCallback]:
+def run_command(as_json: bool, debug: bool, *, quiet: bool = False) -> Iterator[ProgressCallback]:
     """A context in which a command runs: errors are printed, and progress unless `quiet`."""
     shown = nullcontext(no_progress) if quiet else show_progress()
     with report_errors(as_json, debug), shown as progress:
-        _set_threads(threads)
         yield progress
 
 
@@ -172,10 +169,3 @@ def _plain_lines() -> ProgressCallback:
             typer.echo(f"{visible(what)}: {done}/{total}", err=True)
 
     return progress
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)

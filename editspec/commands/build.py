@@ -25,6 +25,7 @@ from editspec.engine.lock import (
 )
 from editspec.engine.pareto import ParetoCurve, curves_text, pareto_curves
 from editspec.engine.pick import write_picked
+from editspec.engine.policy import load_obeying
 from editspec.engine.provenance import statement
 from editspec.engine.result import DONE, CommandResult, describe_rank, to_plain
 from editspec.engine.session import BuildSession
@@ -150,7 +151,7 @@ def build(
     frozen
         Obey the lock, and do not write it.
     check
-        Measure the checks of the spec after the build.
+        Measure the checks of the spec after the build, and keep to the policy of the project.
     junit, markdown
         With `check`: files for the checks, as JUnit XML and as Markdown.
     report
@@ -190,13 +191,14 @@ def build(
         )
     files = CheckFiles.of(junit, markdown)
     files.require_places()
-    session = BuildSession.of(spec, device, progress, Path(out))
+    session = BuildSession.of(load_obeying(spec) if check else spec, device, progress, Path(out))
     if check:
         require_functions(session)
     if pick is not None:
         _require_curves(session.loaded)
         require_place(lock_path(session.loaded.path))
-        session = session.with_spec(write_picked(session, Path(out), pick))
+        picked = write_picked(session, Path(out), pick)
+        session = session.with_spec(load_obeying(picked) if check else picked)
     result = build_session(
         session,
         Path(out),

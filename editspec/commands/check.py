@@ -9,6 +9,7 @@ from typing import Any
 from editspec.engine.checks import CheckRow, all_pass, judge
 from editspec.engine.functions import import_function
 from editspec.engine.model_session import on_device
+from editspec.engine.policy import load_obeying
 from editspec.engine.result import DONE, FAILED, CommandResult, to_plain
 from editspec.engine.session import BuildSession
 from editspec.views.checks import CheckFiles, checks_table
@@ -73,14 +74,14 @@ def check(
     Raises
     ------
     SpecError
-        The spec or its lock is wrong.
+        The spec or its lock is wrong, or the spec breaks the policy of its project.
     EditError
         The weights or the numbers are wrong.
     """
     files = CheckFiles.of(junit, markdown)
     files.require_places()
     folder = Path(out) if out is not None else None
-    session = BuildSession.of(spec, device, progress, folder)
+    session = BuildSession.of(load_obeying(spec), device, progress, folder)
     result = check_session(session)
     files.write(result.checks, session.loaded.path)
     return result

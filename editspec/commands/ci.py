@@ -19,12 +19,13 @@ from editspec.engine.folder import BuildFolder, patch_names
 from editspec.engine.lock import Step, input_changes, lock_path, read_lock
 from editspec.engine.opening import fetch_weights
 from editspec.engine.plan import Plan, make_plan
+from editspec.engine.policy import load_obeying
 from editspec.engine.result import DONE, FAILED, WRONG_USE, CommandResult, count_of, to_plain
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.pictures import png_bytes, require_free_picture
 from editspec.views.checks import CheckFiles, checks_markdown
 from editspec.views.text import markdown_block, markdown_code, markdown_text
-from editspec_compiler import LoadedSpec, SpecError, load
+from editspec_compiler import LoadedSpec, SpecError
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.io.files import write
@@ -228,7 +229,7 @@ def ci_apply(
 
 
 def _review(run: _Run, commit: str | None) -> CiSpec:
-    loaded = load(run.path)
+    loaded = load_obeying(run.path)
     session = run.open(loaded)
     if commit is not None:
         run.lines += _describe_changes(session, commit)
@@ -249,7 +250,7 @@ def _review(run: _Run, commit: str | None) -> CiSpec:
 
 
 def _apply(run: _Run, reviewed: Path | None) -> CiSpec:
-    session = run.open(load(run.path))
+    session = run.open(load_obeying(run.path))
     if reviewed is not None:
         session = _look_in(session, _reviewed_build(reviewed, run.path))
     steps = session.steps

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from editspec.engine.plan import Plan, make_plan
+from editspec.engine.policy import load_obeying
 from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
@@ -37,10 +38,10 @@ def plan(
     Raises
     ------
     SpecError
-        The spec or its lock is wrong.
+        The spec or its lock is wrong, or the spec breaks the policy of its project.
     EditError
         The weights are wrong.
     """
     folder = Path(out) if out is not None else None
-    plan = make_plan(BuildSession.of(spec, device, progress, folder))
+    plan = make_plan(BuildSession.of(load_obeying(spec), device, progress, folder))
     return replace(plan, detailed_exitcode=detailed_exitcode)

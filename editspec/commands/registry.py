@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 COMMANDS = {
+    "init": "editspec.commands.init:init",
     "studio": "editspec.studio:studio",
     "inspect": "editspec.commands.inspect:inspect",
     "sample": "editspec.commands.sample:sample",

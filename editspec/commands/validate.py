@@ -9,6 +9,7 @@ from typing import Any
 
 from editspec.engine.failures import error_code, error_dict, error_text
 from editspec.engine.lock import input_changes, lock_path, read_lock
+from editspec.engine.policy import load_obeying
 from editspec.engine.result import DONE, CommandResult, count_of
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.problems import Problem
@@ -158,6 +159,7 @@ def _validate(spec: Path | str | LoadedSpec) -> ValidFile:
         if path.suffix == ".lock" and (alone := read_lock(path)):
             return ValidFile(path, locked=len(alone.edits))
         spec = load(path)
+    spec = load_obeying(spec)
     lock = read_lock(lock_path(spec.path))
     changes = None
     if lock is not None:

@@ -272,8 +272,7 @@ class BuildSession(ModelSession):
                 # A GPU works on while Python goes on; copying waits for it, so that the time of
                 # the stage is whole.
                 tensors = {name: tensor.cpu() for name, tensor in change.tensors().items()}
-            # The method asks for statistics in the middle of solving, and they have a stage of
-            # their own.
+            # The method asks for statistics in the middle of solving: a stage of their own.
             seconds["solve"] = round(seconds["solve"] - seconds["statistics"] + counted, 4)
             return tensors | encode_notes(notes)
 

@@ -41,8 +41,6 @@ from editspec_compiler.validation import check, fit
 from editspec_compiler.visit import find_files
 from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.io.files import write
-from editspec_runtime.methods.registry import suggest_method
-from editspec_runtime.modalities.image.architecture import ImageArchitecture, ImageLayer
 
 PAST_COUNT, PAST_LENGTH = 100, 2**24
 """Texts that undo can go back to, and their characters together, at most."""
@@ -442,20 +440,6 @@ class Draft:
             self.revision += 1
             return
         self.saved = stored.saved
-
-
-def propose_rule(architecture: ImageArchitecture) -> tuple[str, str]:
-    """Name the layer and the solver of a new edit.
-
-    The layer lies in the middle, where parts of objects are drawn; the solver is a fast one.
-    """
-    # Of the layers of one weight the first, which is the whole one.
-    whole: dict[str, ImageLayer] = {}
-    for each in architecture.layers.values():
-        whole.setdefault(each.parameter, each)
-    layers = list(whole.values())
-    layer = layers[len(layers) // 2]
-    return layer.name, suggest_method(linear=layer.linear).name
 
 
 def _texts(document: Document) -> Iterator[tuple[SpecPath, str]]:

@@ -18,13 +18,14 @@ from editspec.engine.resources import locate_weights
 from editspec.engine.session import BuildSession
 from editspec.studio.app import make_app
 from editspec.studio.connections import LimitedProtocol
-from editspec.studio.draft import NEW_SPEC, Draft, propose_rule
+from editspec.studio.draft import NEW_SPEC, Draft
 from editspec.studio.draft_store import lock_spec, remove_abandoned_parts, store_folder
 from editspec.studio.engine import Engine
 from editspec.studio.guard import Guard
 from editspec.studio.jobs import Jobs
 from editspec.worlds.registry import DEFAULT_WEIGHTS
 from editspec_compiler.document import parse
+from editspec_compiler.modalities.image.proposals import propose_rule
 from editspec_runtime.core.progress import no_progress
 from editspec_runtime.errors import UsageError
 from editspec_runtime.families.open import read_weights

@@ -85,6 +85,8 @@ class Code(StrEnum):
     OPTION_UNFIT = "E602 option-unfit"
     REWRITE_UNFIT = "E603 rewrite-unfit"
     LOCK_NEWER = "E604 lock-newer"
+    PROJECT = "E605 project"
+    POLICY = "E606 policy"
 
     ERROR = "E900 error"
     FILE = "E901 file"

@@ -100,6 +100,12 @@ class UsageError(EditError):
     code = Code.USAGE
 
 
+class ProjectError(UsageError):
+    """A file of a project that is wrong."""
+
+    code = Code.PROJECT
+
+
 class DeviceError(UsageError):
     """A request for a device that this machine does not have."""
 

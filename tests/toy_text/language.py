@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -22,7 +22,7 @@ from editspec_compiler.schema import (
     measures_of,
 )
 from editspec_compiler.visit import Item, Role
-from editspec_runtime.core.architecture import Layer
+from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import Count, Natural, Number, Part
 from tests.toy_text import MODALITY
 
@@ -108,6 +108,15 @@ class ToyText:
     def edit_facts(self, loaded: LoadedSpec, number: int) -> EditFacts:
         """Nothing."""
         return EditFacts()
+
+    def first_edit(self, architecture: Architecture) -> dict[str, Any]:
+        """An edit that copies a letter's value to another letter."""
+        return {
+            "name": "first-edit",
+            "layer": next(iter(architecture.layers)),
+            "source": {"text": "abc", "letter": 1},
+            "target": {"text": "cba", "letter": 1},
+        }
 
 
 TOY_TEXT = ToyText()

@@ -7,10 +7,11 @@ from typing import Any
 from fastapi import APIRouter
 
 from editspec.studio import spec_editor
-from editspec.studio.draft import Missing, propose_rule
+from editspec.studio.draft import Missing
 from editspec.studio.routers.shared import CurrentStudio, Number, Revision
 from editspec.studio.schemas import EditChange, OnRevision, State
 from editspec.studio.yaml_blocks import Item
+from editspec_compiler.modalities.image.proposals import propose_rule
 
 INHERITED = ("layer", "rank", "solver")
 """The fields that a new edit takes from the edit before it."""

@@ -68,6 +68,9 @@ class Family:
     config
         ``module:function``, from the path of the weights to what a file beside them says of the
         network, which `read_architecture` takes as its second argument; may be empty.
+    imports
+        By the ending of the one file in which another program keeps a whole model,
+        ``module:function``: from the path to a `ForeignModel`.
     runs_code
         Whether a spec can name foreign code that makes the network.
     export_note
@@ -89,6 +92,7 @@ class Family:
     prefix: str = ""
     beside: tuple[str, ...] = ()
     config: str = ""
+    imports: Mapping[str, str] = field(default_factory=dict)
     runs_code: bool = False
     export_note: str = ""
 
@@ -250,5 +254,6 @@ register_family(
         loads="folders as the hub has them: config.json, *.safetensors and tokenizer.json",
         title="transformer",
         config=f"{ROOM}.transformer.config:read_config",
+        imports={".gguf": f"{ROOM}.transformer.gguf:read_gguf"},
     )
 )

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,19 +34,21 @@ if TYPE_CHECKING:
 VARIABLE = "EDITSPEC_CACHE"
 """The environment variable that says where the cache is."""
 
+_cache: ContextVar[Path | None] = ContextVar("cache", default=None)
+
 Identity = tuple[int, int, int, int, int]
 """Device, inode, size, and the times of the last change of content and of the inode, of a file."""
 
 
 def default_cache() -> Cache:
-    """Find the cache: at ``$EDITSPEC_CACHE``, else in the user's cache folder.
+    """Find the cache: at ``$EDITSPEC_CACHE``, else that of `use_cache`, else the user's own.
 
     ``~`` is expanded.
 
     Raises `FileError` where ``~NAME`` is the home of a user whom this machine does not know.
     """
     chosen = os.environ.get(VARIABLE)
-    usual = platformdirs.user_cache_dir("editspec", appauthor=False)
+    usual = _cache.get() or platformdirs.user_cache_dir("editspec", appauthor=False)
     try:
         return Cache(Path(chosen or usual).expanduser())
     except RuntimeError as error:
@@ -53,6 +56,16 @@ def default_cache() -> Cache:
             f"{VARIABLE} is {chosen}, the home of a user whom this machine does not know.",
             "Write the whole path.",
         ) from error
+
+
+@contextmanager
+def use_cache(folder: Path) -> Iterator[None]:
+    """A context in which commands keep their cache in a folder, unless the environment has one."""
+    token = _cache.set(folder)
+    try:
+        yield
+    finally:
+        _cache.reset(token)
 
 
 @dataclass(frozen=True)

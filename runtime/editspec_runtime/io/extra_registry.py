@@ -30,6 +30,7 @@ class Extra:
 
 EXTRAS = {
     "bench": Extra("cv2", "The bench of the paper"),
+    "gguf": Extra("gguf", "A GGUF file"),
     "hub": Extra("huggingface_hub", "An address of the Hugging Face hub"),
     "signing": Extra("model_signing", "A signature"),
     "studio": Extra("editspec.studio", "The studio"),

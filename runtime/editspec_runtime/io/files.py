@@ -297,6 +297,10 @@ STAND_INS = {
         "it is a pointer of git-lfs, which stands for the file",
         "Run git lfs pull there.",
     ),
+    b"GGUF": (
+        "it is a GGUF file, whose numbers may be quantised",
+        "Make a folder of it by editspec convert MODEL.gguf FOLDER, and give that.",
+    ),
     b"<": (
         "it is a web page",
         "Download the file itself: what was saved is the page about it, or one that says no.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from editspec_compiler.document import Document, find_path_problem
 from editspec_compiler.layers import suggest_layer
@@ -12,6 +12,7 @@ from editspec_compiler.modalities.image.latents import read_latent
 from editspec_compiler.modalities.image.mask_doubts import find_doubts
 from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_compiler.modalities.image.masks import require_sound
+from editspec_compiler.modalities.image.proposals import propose_edit
 from editspec_compiler.modalities.image.schema import (
     CHECKS,
     INTERVENTION,
@@ -38,7 +39,7 @@ from editspec_compiler.spec_folder import Folder
 from editspec_compiler.validation import fit
 from editspec_compiler.visit import Item
 from editspec_runtime.codes import Code
-from editspec_runtime.core.architecture import Layer
+from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import FieldProblem
 from editspec_runtime.core.method import OUTPUTS
 from editspec_runtime.errors import FileError
@@ -121,6 +122,11 @@ class ImageModality:
     def edit_facts(self, loaded: LoadedSpec, number: int) -> EditFacts:
         """Find nothing besides the edit itself."""
         return EditFacts()
+
+    def first_edit(self, architecture: Architecture) -> dict[str, Any]:
+        """Write an edit that copies the middle of one image into another."""
+        assert isinstance(architecture, ImageArchitecture)
+        return propose_edit(architecture)
 
 
 IMAGE = ImageModality()

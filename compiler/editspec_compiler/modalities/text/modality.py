@@ -35,7 +35,7 @@ from editspec_compiler.schema import AnySpec, Check
 from editspec_compiler.validation import fit
 from editspec_compiler.visit import Item
 from editspec_runtime.codes import Code
-from editspec_runtime.core.architecture import Layer
+from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.method import CHANNELWISE, LINEAR, MATRIX, OUTPUTS
 from editspec_runtime.methods.registry import METHODS
 
@@ -127,6 +127,16 @@ class TextModality:
         if more > 0:
             lines = [*lines[:SHOWN_KEYS], f"and {more} more"]
         return EditFacts({"keys": keys}, tuple(lines))
+
+    def first_edit(self, architecture: Architecture) -> dict[str, Any]:
+        """Write an edit that gives a model another fact."""
+        layers = list(architecture.layers)
+        return {
+            "name": "first-edit",
+            "layer": layers[len(layers) // 2],
+            "target": {"prompt": "{} is in the city of", "subject": "The Eiffel Tower"},
+            "source": {"text": "Rome"},
+        }
 
 
 TEXT = TextModality()
