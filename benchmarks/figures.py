@@ -42,6 +42,11 @@ class Figure:
         """Make the figure of a ratio of speeds that is to reach `least`."""
         return Figure(name, value, "times", f"at least {least:g}", value >= least, details)
 
+    @staticmethod
+    def at_most(name: str, value: float, most: float, unit: str, **details: Any) -> Figure:
+        """Make the figure of a cost that is to stay within `most`."""
+        return Figure(name, value, unit, f"at most {most:g}", value <= most, details)
+
 
 class CannotRun(Exception):
     """A benchmark that cannot run on this machine; the message says why."""

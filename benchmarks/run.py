@@ -26,7 +26,7 @@ import torch
 from benchmarks.figures import CannotRun, Figure
 from editspec_runtime.io.files import write
 
-MODULES = ("solvers", "scale", "growth", "threads")
+MODULES = ("solvers", "scale", "growth", "threads", "concepts")
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ def test_a_wrong_line_of_another_program_would_be_seen(line: str) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder as the docs know it: files of Skyline, a checkpoint, and a small language model."""
+    """A folder as the docs know it: files of Skyline, a checkpoint, two small models of others."""
     folder = tmp_path / "recipes"
     folder.mkdir()
     for name in ("masks", "pairs"):
@@ -138,6 +138,7 @@ def project(tmp_path: Path) -> Path:
     golden = ROOT / "tests" / "golden" / "transformer"
     shutil.copytree(golden / "models" / "llama", folder / "models" / "smollm2")
     shutil.copy(golden / "tokenizer.json", folder / "models" / "smollm2")
+    shutil.copytree(ROOT / "tests" / "golden" / "diffusion" / "pipeline", folder / "sd-1-5")
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "town.safetensors").symlink_to(WEIGHTS)
     return folder

@@ -39,6 +39,13 @@ edits:
     target: {prompt: "{} is in the city of", subject: The Eiffel Tower}
 """
 
+CONCEPTS = """
+version: 1
+model: {family: diffusion, weights: pipeline}
+edits:
+  - {name: e, source: {prompt: art}, target: {prompt: van gogh}}
+"""
+
 HUB = "hf://someone/something/w.safetensors@main"
 
 USES = [
@@ -67,6 +74,10 @@ USES = [
     ("studio", "fastapi", ["studio", "new.yaml", "--port", "0"]),
     ("studio", "uvicorn", ["studio", "new.yaml", "--port", "0"]),
     ("studio", "ruamel", ["studio", "new.yaml", "--port", "0"]),
+    ("diffusion", "tokenizers", ["validate", "concepts.yaml"]),
+    ("diffusion", "transformers", ["build", "concepts.yaml", "-o", "out"]),
+    ("diffusion", "diffusers", ["render", "concepts.yaml", "-o", "out.png"]),
+    ("diffusion", "diffusers", ["build", "concepts.yaml", "-o", "out", "--report"]),
     ("text", "tokenizers", ["validate", "facts.yaml"]),
     ("text", "tokenizers", ["build", "facts.yaml", "-o", "out"]),
 ]
@@ -102,6 +113,8 @@ def test_a_missing_extra_is_named_before_the_work(
     monkeypatch.delenv("EDITSPEC_OFFLINE", raising=False)
     Path("spec.yaml").write_text(SPEC)
     Path("facts.yaml").write_text(FACTS)
+    Path("concepts.yaml").write_text(CONCEPTS)
+    shutil.copytree(ROOT / "tests" / "golden" / "diffusion" / "pipeline", "pipeline")
     Path("model.gguf").write_bytes(b"GGUF")
     golden = ROOT / "tests" / "golden" / "transformer"
     shutil.copytree(golden / "models" / "llama", "llama")

@@ -20,7 +20,7 @@ PRODUCT = [ROOT / "editspec", ROOT / "compiler", ROOT / "runtime"]
 FREE = ("registry.py", "/worlds/", "/methods/", "/families/", "/modalities/")
 """Parts of paths: registries, folders of named things, worlds with their specs."""
 
-COMMON = {"layer", "direct", "torch", "image", "text"}
+COMMON = {"layer", "direct", "torch", "image", "text", "transformer", "diffusion"}
 """Names that are words of their own: of these, only comparisons with a field that holds a name."""
 
 FIELDS = {"method", "family", "modality"}

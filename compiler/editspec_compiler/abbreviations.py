@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 from editspec_compiler.document import Document, Locatable, entries, kind
 from editspec_compiler.problems import Problem, RowPlace, SpecPath
 from editspec_compiler.registry import family_of, modality_of, spec_type
-from editspec_compiler.row_files import Fault, PlacedRow, RowFile, RowsError, read_rows
+from editspec_compiler.row_files import TEXT, Fault, PlacedRow, RowFile, RowsError, read_rows
 from editspec_compiler.schema import LISTS
 from editspec_compiler.visit import find_parts
 from editspec_runtime.codes import Code
@@ -178,9 +178,11 @@ class _Reader:
         name = given[FILE]
         file = RowFile(str(name), "")
         try:
-            _require_name(given)
+            shared = _require_name(given)
             file = read_rows(name, self.folder)
             for number, row, value in file.rows(entry_type):
+                if shared:
+                    value = {**shared, **value}
                 written = (*where, number)
                 self.moves[*path, len(found)] = written
                 self.rows[written] = PlacedRow(file, row)
@@ -205,16 +207,21 @@ class _Reader:
         self.problems.append(replace(problem, row=place))
 
 
-def _require_name(given: dict[str, Any]) -> None:
-    """Raise a `RowsError` unless a mapping names a file of rows, and nothing else."""
-    others = ", ".join(str(key) for key in given if key != FILE)
-    if others:
+def _require_name(given: dict[str, Any]) -> dict[str, Any]:
+    """Find what a mapping says of all rows of the file that it names.
+
+    Raises a `RowsError` where rows could say it themselves: only lines of text cannot.
+    """
+    shared = {key: value for key, value in given.items() if key != FILE}
+    others = ", ".join(map(str, shared))
+    if others and not str(given[FILE]).lower().endswith(TEXT):
         message = f"a file of rows stands alone, and this has {others}, too"
         raise RowsError(Fault(message, "write it into the rows", 0, 0))
     if not isinstance(given[FILE], str):
         message = f"expected the name of a file, found {kind(given[FILE])}"
         hint = "give a .jsonl, .json or .csv file, relative to the spec"
         raise RowsError(Fault(message, hint, 0, 0, Code.TYPE_WRONG))
+    return shared
 
 
 def _entry_types(document: Document) -> dict[str, Any]:

@@ -4,9 +4,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
 
+from editspec_compiler.schema import AnySpec
 from editspec_compiler.validation import suggest
-from editspec_runtime.core.architecture import Layer
+from editspec_runtime.core.architecture import Architecture, Layer
+
+
+def select_layers(name: str, architecture: Architecture) -> list[str]:
+    """Select the layers that a name in a list of layers stands for, in the order of computation.
+
+    It is the name of one, of a group of them, or one in which ``*`` stands for any text.
+    """
+    if name in architecture.layers:
+        return [name]
+    if name in architecture.groups:
+        return list(architecture.groups[name])
+    if "*" not in name:
+        return []
+    return [each for each in architecture.layers if fnmatchcase(each, name)]
+
+
+def expand_layers(spec: AnySpec, architecture: Architecture | None) -> AnySpec:
+    """Write out the names of layers that stand for several, each once and in order."""
+    if architecture is None:
+        return spec
+    edits: list[Any] = []
+    for edit in spec.edits:
+        names = getattr(edit, "layers", None)
+        if names and not edit.layer:
+            chosen: set[str] = set()
+            for name in names:
+                chosen |= set(select_layers(name, architecture))
+            written = [each for each in architecture.layers if each in chosen]
+            if written != names and chosen:
+                edit = edit.model_copy(update={"layers": written})
+        edits.append(edit)
+    return spec.model_copy(update={"edits": edits})
 
 
 def suggest_layer(wanted: object, layers: Mapping[str, Layer]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from editspec_compiler.abbreviations import write_out
 from editspec_compiler.document import Document, entries, find_path_problem, kind, read_document
-from editspec_compiler.layers import suggest_layer
+from editspec_compiler.layers import expand_layers, select_layers, suggest_layer
 from editspec_compiler.problems import Problem, SpecError, SpecPath, render_problem
 from editspec_compiler.registry import (
     Surroundings,
@@ -28,14 +28,15 @@ from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import FieldProblem, ModelFields
 from editspec_runtime.core.method import DIRECTIONS, LINEAR, MATRIX, Method
 from editspec_runtime.errors import EditError, FileError, WeightsError, reading_foreign
-from editspec_runtime.families.registry import FAMILIES, read_architecture
+from editspec_runtime.families.registry import FAMILIES, import_part, read_architecture
 from editspec_runtime.families.selection import Held, choose_by_fields, choose_container
 from editspec_runtime.io.cache import Cache, default_cache
 from editspec_runtime.io.downloads import is_remote
 from editspec_runtime.io.files import read_header, require_file
 from editspec_runtime.io.headers import TensorInfo
+from editspec_runtime.io.parts import INDEX, is_in_parts
 from editspec_runtime.io.places import container_of, weights_path
-from editspec_runtime.io.shards import INDEX, is_plain_folder, is_sharded, read_stored
+from editspec_runtime.io.shards import is_plain_folder, is_sharded, read_stored
 from editspec_runtime.methods.registry import METHODS, method_of, methods_taking
 
 
@@ -107,6 +108,9 @@ class LoadedSpec:
         edit, model = self.spec.edits[number], self.spec.model
         edit = edit.model_copy(update={"query": None})  # which has no effect
         names = {name for _, name in find_files(type(edit), edit)}
+        sample = getattr(self.spec, "statistics", None)
+        if sample is not None:
+            names.update(name for _, name in find_files(type(sample), sample))
         names.update(model.files(self.path.parent))
         files = {name: self.folder / name for name in sorted(names)}
         if model.weights in files:
@@ -167,9 +171,9 @@ def load_document(
     if references.damage is not None:
         raise references.damage
     warnings = tuple(problem for problem in problems if problem.warning)
-    return LoadedSpec(
-        path, document, spec, references.weights, references.architecture, warnings, drafts
-    )
+    architecture = references.architecture
+    spec = expand_layers(spec, architecture)
+    return LoadedSpec(path, document, spec, references.weights, architecture, warnings, drafts)
 
 
 def _folder_of(path: Path, drafts: Path | None) -> Folder:
@@ -277,9 +281,11 @@ class _References:
             path: SpecPath = ("edits", number)
             layers = []
             for where, name in _named_layers(edit):
-                layer = self._find_layer(name)
-                found += self._edit(path, where, edit, layer)
-                layers += [layer] if layer is not None else []
+                named = self._find_layers(name, several=where != ("layer",))
+                several: list[Layer | None] = [*named] if named else [None]
+                for layer in several:
+                    found += self._edit(path, where, edit, layer)
+                layers += named
             if layers:
                 own = [item for item in items if item.path[:2] == path]
                 found += modality.edit_problems(path, own, layers[-1], surroundings)
@@ -324,8 +330,11 @@ class _References:
                 return
             # Before the header is read: bytes that are not those of the pin are not looked into.
             _require_bytes(self.weights, model.digest)
-        readable = sharded or container_of(self.weights) == "safetensors"
         family = FAMILIES.get(model.family)
+        if family is not None and family.in_parts:
+            # Before the tensors: what the folder lacks, or what it is instead, is said by its own.
+            import_part(family.config)(self.weights)
+        readable = sharded or container_of(self.weights) == "safetensors"
         if not readable or family is None or family.read_architecture is None:
             return
         files = read_stored(self.weights).files if sharded else [read_header(self.weights)]
@@ -339,11 +348,14 @@ class _References:
         for found in model.problems_with(self.architecture):
             yield self.document.misfit(("model",), found)
 
-    def _find_layer(self, name: Any) -> Layer | None:
-        """Find a layer by its name; None where there is none, or where it is not known yet."""
+    def _find_layers(self, name: Any, *, several: bool) -> list[Layer]:
+        """Find the layers of a name; none where there are none, or where they are not known yet."""
         if self.architecture is None or not isinstance(name, str):
-            return None
-        return self.architecture.layers.get(name)
+            return []
+        layers = self.architecture.layers
+        if not several:
+            return [layers[name]] if name in layers else []
+        return [layers[each] for each in select_layers(name, self.architecture)]
 
     def _edit(
         self, path: SpecPath, where: SpecPath, edit: dict[str, Any], layer: Layer | None
@@ -367,7 +379,7 @@ class _References:
             return
         if layer is None:
             message = f"there is no {name} in these weights"
-            hint = suggest_layer(name, architecture.layers)
+            hint = _suggest_layers(name, architecture)
             place = (*path, *where)
             yield self.document.problem(place, message, hint, code=Code.LAYER_UNKNOWN)
             return
@@ -395,6 +407,13 @@ class _References:
                 yield self.document.misfit((*where, "source", "erase"), found)
 
 
+def _suggest_layers(name: str, architecture: Architecture) -> str:
+    """Write a hint that names layers, or the groups of many."""
+    if architecture.groups:
+        return f"{suggest(name, list(architecture.groups))}, and names with *"
+    return suggest_layer(name, architecture.layers)
+
+
 def _named_layers(edit: Any) -> Iterator[tuple[SpecPath, Any]]:
     """Yield the names of the layers of an edit, and the ways to them."""
     if not isinstance(edit, dict):
@@ -402,6 +421,8 @@ def _named_layers(edit: Any) -> Iterator[tuple[SpecPath, Any]]:
     if "layer" in edit:
         yield ("layer",), edit["layer"]
     layers = edit.get("layers")
+    if isinstance(layers, str):
+        yield ("layers",), layers
     if isinstance(layers, list):
         for number, name in enumerate(layers):
             yield ("layers", number), name
@@ -416,6 +437,9 @@ def _weights_file(model: ModelFields, folder: Path, cache: Cache) -> Path:
     if is_sharded(path) and any(path.glob(f"*{INDEX}")):
         return path
     if is_plain_folder(path):
+        return path
+    family = FAMILIES.get(model.family)
+    if path.is_dir() and (is_in_parts(path) or (family is not None and family.in_parts)):
         return path
     if path == folder / model.weights and (problem := find_path_problem(model.weights, folder)):
         raise FileError(*problem)

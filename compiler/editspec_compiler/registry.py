@@ -142,6 +142,10 @@ _IMAGE = "editspec_compiler.modalities.image"
 register_modality("image", f"{_IMAGE}.schema:ImageSpec", f"{_IMAGE}.modality:IMAGE")
 _TEXT = "editspec_compiler.modalities.text"
 register_modality("text", f"{_TEXT}.schema:TextSpec", f"{_TEXT}.modality:TEXT")
+_PROMPTS = "editspec_compiler.modalities.text_to_image"
+register_modality(
+    "text_to_image", f"{_PROMPTS}.schema:PromptSpec", f"{_PROMPTS}.modality:TEXT_TO_IMAGE"
+)
 
 
 @cache

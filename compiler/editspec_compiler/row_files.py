@@ -2,7 +2,7 @@
 
 A row is an entry as the language has it: in ``.jsonl`` one JSON value a line, in ``.json`` the
 entries of a list. In ``.csv`` the first row names a key for each column (``target.mask``), and an
-empty cell leaves its key out.
+empty cell leaves its key out. In ``.txt`` a line is the only text that an entry needs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 LINE = re.compile(r"line (\d+)")
 """The number of a line in a message, which counts from the beginning of a row."""
 
-FORMATS = (".jsonl", ".json", ".csv")
+TEXT = ".txt"
+
+FORMATS = (".jsonl", ".json", ".csv", TEXT)
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,8 @@ class RowFile:
         suffix = Path(self.name).suffix.lower()
         if suffix == ".csv":
             return self._table_rows(entry)
+        if suffix == TEXT:
+            return self._text_rows(_find_text_key(entry, self.name))
         return self._json_rows(self._split_list() if suffix == ".json" else self._split_lines())
 
     def _note(self, number: int, fault: Fault) -> None:
@@ -180,6 +184,14 @@ class RowFile:
                 self._note(number, _fault_of(row, error))
             else:
                 yield number, row, value
+
+    def _text_rows(self, key: str) -> Iterator[tuple[int, Row, Any]]:
+        """Yield an entry for each line that is not empty, whose text is that of `key`."""
+        filled = [number for number, line in enumerate(self.lines, 1) if line.strip()]
+        for number, line in enumerate(filled):
+            self._require_few(number)
+            text = self.lines[line - 1]
+            yield number, TableRow([text], line, [(key,)]), {key: text.strip()}
 
     def _split_lines(self) -> Iterator[JsonRow]:
         for number, line in enumerate(self.lines, 1):
@@ -294,6 +306,21 @@ def read_rows(name: str, folder: Path) -> RowFile:
             Fault(message, "save the file as UTF-8", 0, 0, Code.TEXT_NOT_UTF8)
         ) from error
     return RowFile(name, text)
+
+
+def _find_text_key(entry: Any, name: str) -> str:
+    """Find the only key that an entry must have, which is a text.
+
+    Raises `RowsError` where entries are more than a text.
+    """
+    for part in find_parts(entry, ()):
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            needed = [key for key, given in fields_by_key(part).items() if given.is_required()]
+            if len(needed) == 1 and set(_plain_types(entry, (needed[0],))) == {str}:
+                return needed[0]
+    message = f"{name} has lines of text, and an entry of this list is more than a text"
+    hint = f"give a file that ends in {', '.join(FORMATS[:-2])} or {FORMATS[-2]}"
+    raise RowsError(Fault(message, hint, 0, 0))
 
 
 def _read_json(text: str) -> Any:

@@ -158,11 +158,10 @@ ROWS_SCHEMA = {
     "properties": {
         "file": {
             "type": "string",
-            "description": "A .jsonl, .json or .csv file, each row of which is an entry.",
+            "description": "A .jsonl, .json, .csv or .txt file, each row of which is an entry.",
         }
     },
     "required": ["file"],
-    "additionalProperties": False,
 }
 """The JSON Schema of what stands for the rows of a file."""
 

@@ -89,7 +89,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            metavar="record|peft|delta|full",
+            metavar="record|peft|diffusers|kohya|delta|full",
             help="A record of SPEC, or of PATCH... a LoRA, the changes, the changed parameters.",
         ),
     ],

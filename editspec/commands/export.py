@@ -27,10 +27,12 @@ def export(
         A spec, or patches in their order.
     format
         ``record``: a spec as a record of the authors' notebook. ``peft``: the change of the patches
-        as a LoRA. ``delta``: the change of each parameter, by its name and in its shape, summed up
-        in float64 and rounded once. ``full``: the parameters that change, as they are afterwards.
+        as a LoRA. ``diffusers``, ``kohya``: the same of a text-to-image model, by the names that
+        programs that draw have. ``delta``: the change of each parameter, by its name and in its
+        shape, summed up in float64 and rounded once. ``full``: the parameters that change, as they
+        are afterwards.
     out
-        A file; for ``peft``, a folder.
+        A file; for ``peft``, a folder; for ``diffusers`` and ``kohya``, either.
     model
         For ``full``: the base of the patches.
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from PIL import Image
 
+from editspec.engine.modality_registry import require_drawing
 from editspec.engine.result import CommandResult
 from editspec.engine.session import BuildSession
 from editspec.engine.table import Table
 from editspec.modalities.image.pictures import picture_bytes, png_bytes, require_free_picture
-from editspec.modalities.image.render import draw_edits, draw_keys, draw_values
+from editspec.modalities.image.render import draw_keys, draw_values
 from editspec.views.tables import ENDING, TABLE_FILE, table_markdown
 from editspec_compiler import LoadedSpec, load
 from editspec_runtime.core.progress import ProgressCallback, no_progress
@@ -64,7 +65,8 @@ def render(
 ) -> RenderResult:
     """Draw images before and after the edits of a spec, or those of its model without edits.
 
-    Of a language model, the completions of its prompts are written as a table.
+    Of a language model, the completions of its prompts are written as a table; of a text-to-image
+    model, its prompts are drawn.
 
     Parameters
     ----------
@@ -108,7 +110,8 @@ def render(
     elif key:
         picture = draw_keys(session, count, seed)
     else:
-        picture = draw_edits(session, count, seed)
+        engine = require_drawing(session.loaded.spec.model.family)
+        picture = engine.draw(session, count, seed)
     write(out, picture_bytes(picture, out))
     return RenderResult(out, picture)
 

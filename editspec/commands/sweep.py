@@ -161,10 +161,11 @@ def sweep(
     known: efficacy is the share of the pixels changed by the perfect edit that end closer to it
     than to the original; outside is the change of all other pixels; trace is the share of the
     images with a visible artefact; error is the sum of outside and of the distance to the perfect
-    edit over the pixels that it changes. The least error wins. Without an experiment, efficacy is
-    the share of the target's loss that is gone, outside is the change of all pixels, and trace is
-    that of the check of that name. The point farthest above the line from zero to the largest
-    efficacy and the largest outside wins.
+    edit over the pixels that it changes. The least error, times one plus trace, wins.
+
+    Without an experiment, efficacy is the share of the target's loss that is gone, outside is the
+    change of all pixels, and trace is that of the check of that name. The point wins that is
+    farthest above the line from zero to the largest efficacy and the largest outside, less trace.
 
     Writes ``sweep.json``, ``sweep.md``, ``sweep.png`` and ``winner.yaml`` into `out`; for a JSON
     spec, ``winner.json``.
@@ -240,19 +241,26 @@ def sweep(
 def pick_winner(points: Sequence[SweepPoint]) -> SweepPoint:
     """The point of least ``error`` where that is known, else the best trade.
 
-    The best trade is the point farthest above the line from zero to the largest efficacy and the
-    largest change outside.
+    An error counts twice where every image has a visible artefact (``trace``), and in between in
+    proportion. The best trade is the point farthest above the line from zero to the largest
+    efficacy and the largest change outside, less its trace.
     """
     if "error" in points[0].numbers:
-        return min(points, key=lambda point: point.numbers["error"])
+        return min(points, key=lambda point: point.numbers["error"] * (1 + _trace_of(point)))
     best = max(point.numbers["efficacy"] for point in points) or 1.0
     most = max(point.numbers["outside"] for point in points) or 1.0
 
     def height(point: SweepPoint) -> float:
-        """The height above the line."""
-        return point.numbers["efficacy"] / best - point.numbers["outside"] / most
+        """The height above the line, less the trace."""
+        above = point.numbers["efficacy"] / best - point.numbers["outside"] / most
+        return above - _trace_of(point)
 
     return max(points, key=height)
+
+
+def _trace_of(point: SweepPoint) -> float:
+    """The share of images with a visible artefact; 0 where it is not known."""
+    return point.numbers.get("trace", 0.0)
 
 
 def rewrite_winner(loaded: LoadedSpec, folder: Path, layer: str, rank: int) -> str:

@@ -48,6 +48,7 @@ PLACES = {
     "pairs": "directions",
     "preserve": "context",
     "solver": "preserve",
+    "refine": "solver",
 }
 """The fields that a tuned edit has, and the field behind which each is written where it is new."""
 

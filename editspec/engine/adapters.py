@@ -54,6 +54,15 @@ def lora_factors(patch: Patch, parameter: str) -> tuple[Tensor, Tensor]:
     return a, b.reshape(*b.shape, *(1,) * (len(axes) - 2))
 
 
+def join_factors(stack: Sequence[Patch], parameter: str) -> tuple[Tensor, Tensor]:
+    """The change of a parameter by a stack as B A, as `lora_factors` gives those of a patch."""
+    parts = [lora_factors(patch, parameter) for patch in stack if parameter in patch.parameters]
+    # B_1 A_1 + B_2 A_2 = [B_1 B_2] [A_1; A_2]: the sum of LoRAs is a LoRA of stacked factors.
+    a = torch.cat([a for a, _ in parts], dim=0)
+    b = torch.cat([b for _, b in parts], dim=1)
+    return a, b
+
+
 def adapter_configuration(ranks: dict[str, int], *, inputs_first: bool = False) -> dict[str, Any]:
     """The configuration of an adapter, as peft reads it.
 

@@ -43,6 +43,8 @@ class ExportFormat:
 EXPORT_FORMATS = {
     "record": ExportFormat("editspec.modalities.image.record_export:export_record", of_spec=True),
     "peft": ExportFormat("editspec.engine.exports:export_peft"),
+    "diffusers": ExportFormat("editspec.modalities.text_to_image.adapters:export_diffusers"),
+    "kohya": ExportFormat("editspec.modalities.text_to_image.adapters:export_kohya"),
     "delta": ExportFormat("editspec.engine.exports:export_delta"),
     "full": ExportFormat("editspec.engine.exports:export_full", of_base=True),
 }

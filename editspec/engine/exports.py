@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from editspec.engine.adapters import (
@@ -17,7 +16,7 @@ from editspec.engine.adapters import (
     INPUTS_FIRST,
     adaptable_axes,
     adapter_configuration,
-    lora_factors,
+    join_factors,
 )
 from editspec.engine.export_results import AdaptedModule, AdapterExport, TensorsExport
 from editspec.engine.resources import locate_weights
@@ -46,14 +45,11 @@ def export_peft(files: Sequence[Path | str], out: Path, model: str | None) -> Ad
     for name in changed_parameters(stack):
         module = name.removesuffix(".weight")
         kind = ADAPTABLE[adaptable_axes(stack, name)]
-        parts = [lora_factors(patch, name) for patch in stack if name in patch.parameters]
-        # B_1 A_1 + B_2 A_2 = [B_1 B_2] [A_1; A_2]: the sum of LoRAs is a LoRA of stacked factors.
-        a = torch.cat([a for a, _ in parts], dim=0)
-        b = torch.cat([b for _, b in parts], dim=1)
+        a, b = join_factors(stack, name)
         tensors[f"base_model.model.{module}.lora_A.weight"] = a
         tensors[f"base_model.model.{module}.lora_B.weight"] = b
         modules[module] = AdaptedModule(kind, len(a))
-    write(out / ADAPTER, safetensors_bytes(tensors, _metadata(stack, "peft")))
+    write(out / ADAPTER, safetensors_bytes(tensors, metadata_of(stack, "peft")))
     ranks = {name: module.rank for name, module in modules.items()}
     inputs_first = any(module.kind == INPUTS_FIRST for module in modules.values())
     configuration = adapter_configuration(ranks, inputs_first=inputs_first)
@@ -68,7 +64,7 @@ def export_delta(files: Sequence[Path | str], out: Path, model: str | None) -> T
     EXPORT.require_free(out)
     stack = read_chain(files)
     tensors = {name: _sum_changes(stack, name) for name in changed_parameters(stack)}
-    write(out, safetensors_bytes(tensors, _metadata(stack, "delta")))
+    write(out, safetensors_bytes(tensors, metadata_of(stack, "delta")))
     return TensorsExport("delta", out, _shapes(tensors))
 
 
@@ -97,7 +93,7 @@ def export_full(files: Sequence[Path | str], out: Path, model: str | None) -> Te
     weights = apply_stack(checkpoint, stack)
     require_named(weights.digest(), stack)
     tensors = {name: weights[name] for name in changed_parameters(stack)}
-    write(out, safetensors_bytes(tensors, _metadata(stack, "full")))
+    write(out, safetensors_bytes(tensors, metadata_of(stack, "full")))
     return TensorsExport("full", out, _shapes(tensors))
 
 
@@ -105,7 +101,7 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _metadata(stack: Sequence[Patch], form: str) -> dict[str, Any]:
+def metadata_of(stack: Sequence[Patch], form: str) -> dict[str, Any]:
     """The metadata of an exported file: weights before and after, and the patches."""
     first, last = stack[0].metadata, stack[-1].metadata
     return {

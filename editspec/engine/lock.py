@@ -200,6 +200,7 @@ def shared_settings(loaded: LoadedSpec) -> dict[str, Any]:
         "version": True,
         "edits": True,
         "checks": True,
+        "pictures": True,
         "model": {"weights", "digest"},
     }
     said = loaded.spec.model_dump(mode="json", exclude=left_out)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.compatibility import Compatibility
 from editspec_runtime.core.rule import CompiledEdit
 from editspec_runtime.core.sample import Sample
+from editspec_runtime.errors import UsageError
 from editspec_runtime.families.registry import find_family
 
 if TYPE_CHECKING:
@@ -66,6 +67,23 @@ class ModalityEngine(Protocol):
         """Add the views of the modality to an opened model; `loaded` is its spec, if any."""
 
 
+@runtime_checkable
+class DrawingModality(Protocol):
+    """The optional power of a modality to draw for `render` and reports."""
+
+    def draw(self, session: BuildSession, count: int, seed: int) -> Image.Image:
+        """Draw `count` pictures before and after all edits, of the noise that a seed names.
+
+        Nothing may have been built in the session yet.
+        """
+
+    def require_packages(self) -> None:
+        """Raise a `UsageError` where a package that draws is not installed."""
+
+    def report_pictures(self, session: BuildSession) -> Any:
+        """The pictures of the report of a build, with their facts."""
+
+
 ENGINES: dict[str, str] = {}
 """``module:object`` of the engine of each modality, imported when a session needs it."""
 
@@ -77,11 +95,27 @@ def register_engine(modality: str, place: str) -> None:
 
 register_engine("image", "editspec.modalities.image.engine:ENGINE")
 register_engine("text", "editspec.modalities.text.engine:ENGINE")
+register_engine("text_to_image", "editspec.modalities.text_to_image.engine:ENGINE")
 
 
 def engine_of(family: str) -> ModalityEngine:
     """The engine of a family's modality. Raises `WeightsError` for an unknown family."""
     return _load_engine(ENGINES[find_family(family).modality])
+
+
+def require_drawing(family: str) -> DrawingModality:
+    """The engine of a family that draws, whose packages are installed.
+
+    Raises `UsageError` where the family draws none, or a package is missing.
+    """
+    engine = engine_of(family)
+    if not isinstance(engine, DrawingModality):
+        raise UsageError(
+            f"The family {family} does not draw images.",
+            "Take build, check, plan or verify, which need none.",
+        )
+    engine.require_packages()
+    return engine
 
 
 @cache

@@ -27,6 +27,7 @@ from editspec_runtime.executors.devices import reproducible_kernels
 from editspec_runtime.families.origin import Origin
 from editspec_runtime.families.registry import read_fields
 from editspec_runtime.io.cache import Cache
+from editspec_runtime.io.digests import digest
 from editspec_runtime.io.weights import Weights
 from editspec_runtime.maths.moment_cache import (
     CachedMoment,
@@ -73,6 +74,8 @@ class ModelSession:
         weights below a stack; made when first needed.
     spent
         The seconds that were spent in a stage within another, until they are taken from there.
+    moments
+        C of keys that several layers read, by the names of the keys and the sample.
     """
 
     loaded: LoadedSpec
@@ -88,6 +91,7 @@ class ModelSession:
     executor: Executor = IN_PROCESS
     unedited: Model | None = None
     spent: dict[str, float] = field(default_factory=dict)
+    moments: dict[tuple[str, str], CachedMoment] = field(default_factory=dict)
 
     @property
     def stacked(self) -> StackedWeights:
@@ -186,15 +190,23 @@ class ModelSession:
     def second_moment(self, model: Model, layer: str) -> CachedMoment:
         """C of a layer with its origin, from the cache or computed."""
         model = self._moment_model(model)
-        return second_moment(
+        sample, keys = self.sample(model), model.architecture.layers[layer].keys
+        # Keys that several layers read come before all of them: no edit changes them.
+        name = (keys, digest(sample.fingerprint()))
+        if keys and name in self.moments:
+            return self.moments[name]
+        found = second_moment(
             model,
             layer,
-            self.sample(model),
+            sample,
             self.compatibility,
             self.cache,
-            lambda done, total: self.progress(f"statistics of {layer}", done, total),
+            lambda done, total: self.progress(f"statistics of {keys or layer}", done, total),
             self.executor,
         )
+        if keys:
+            self.moments[name] = found
+        return found
 
     def moment(self, model: Model, layer: str) -> Tensor:
         """C of a layer, [in_features, in_features] float64, from the cache or computed."""

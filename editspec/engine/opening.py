@@ -57,7 +57,8 @@ def open_checkpoint(
     allowed = is_code_allowed() if allow_code is None else allow_code
     origin = Origin(path, loaded.path.parent, allowed)
     with placing_fields(loaded):
-        checkpoint = read_weights(path, choose_by_fields(read_fields(loaded.spec.model), origin))
+        choice = choose_by_fields(read_fields(loaded.spec.model), origin)
+        checkpoint = read_weights(path, choice, whole=False)
     base = checkpoint.digest()
     pin = loaded.spec.model.digest
     # A pin ``sha256:`` is of the bytes of the file, and was compared when they were fetched.
@@ -97,7 +98,7 @@ def find_architecture(
     WeightsError
         No family fits. The message says what was found, and what each family expects.
     """
-    infos = tensor_infos(checkpoint.tensors)
+    infos = tensor_infos(checkpoint)
     if family is not None:
         return read_architecture(family, infos, path)
     reasons = []

@@ -39,6 +39,9 @@ FINALISTS = 2
 RANKS = (16, 8)
 """The ranks that are tried; the first is that of the rounds."""
 
+REFINED_STEPS = 60
+"""The steps on outputs that are tried last."""
+
 MARGIN = 0.03
 """By how much less efficacy than the given edit's own an edit may have."""
 
@@ -66,7 +69,7 @@ class Trial:
     Attributes
     ----------
     stage
-        What it was tried for: ``given``, ``layers``, ``round N`` or ``last``.
+        What it was tried for: ``given``, ``layers``, ``round N``, ``last`` or ``refined``.
     fields
         The fields that replace those of the given edit; none for the given edit itself.
     judgement
@@ -259,10 +262,8 @@ class TuningRun:
         best = self._compare_layers(given)
         done = self._preserve(best, rounds)
         self._try_last(done[-1] if done else None, best)
-        # What is within a rank is a rule; a change of full rank only says what is possible.
-        ranked = [trial for trial in self.trials[1:] if trial.fields["rank"] != FULL]
-        solved = [trial for trial in ranked if trial.judgement is not None]
-        solved = solved or _solved(self.trials[1:])
+        self._try_refined(pick(self._candidates(), given))
+        solved = self._candidates()
         # Where nothing better is found, the edit stays as it was given.
         picked = pick([given, *solved] if given.judgement else solved, given)
         return Tuning(tuple(self.trials), tuple(done), given, picked)
@@ -367,6 +368,19 @@ class TuningRun:
         # The paper's own directions, of the context.
         fields = _fields_of(layer, most, weight, rule, preserve)
         self._attempt("last", {**fields, "directions": None})
+
+    def _try_refined(self, best: Trial) -> None:
+        """Try steps on outputs, from the best of the trials."""
+        self._attempt("refined", {**best.fields, "refine": {"steps": REFINED_STEPS}})
+
+    def _candidates(self) -> list[Trial]:
+        """The solved trials that may be picked.
+
+        What is within a rank is a rule; a change of full rank only says what is possible.
+        """
+        ranked = [trial for trial in self.trials[1:] if trial.fields["rank"] != FULL]
+        solved = [trial for trial in ranked if trial.judgement is not None]
+        return solved or _solved(self.trials[1:])
 
 
 def pick(trials: Sequence[Trial], given: Trial) -> Trial:

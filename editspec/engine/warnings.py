@@ -9,6 +9,7 @@ from editspec.engine.collateral import predicted_collateral
 from editspec.engine.result import count_of
 from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.method import Settings
+from editspec_runtime.core.sample import Regularised
 from editspec_runtime.methods.registry import METHODS, settings_of
 
 if TYPE_CHECKING:
@@ -83,10 +84,13 @@ def warnings_of(
     """
     found: list[str | None] = [as_sentence(note) for note in patch.metadata.get("notes", ())]
     settings = patch.metadata["solver"]
-    if settings["method"] in METHODS:
+    # A ridge stands for what a sample does not show, so that shares of it say nothing of pictures.
+    regularised = isinstance(sample, Regularised)
+    if settings["method"] in METHODS and not regularised:
         collateral = predicted_collateral(patch)
         found.append(collateral_warning(collateral, settings_of(settings)))
-    for name in patch.layers:
+    layers = () if regularised else patch.layers
+    for name in layers:
         layer = architecture.layers[name]
         found.append(sample_warning(layer, sample.count, sample.positions))
     found.append(asked_warning(asked_for(rule)))

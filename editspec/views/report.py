@@ -13,12 +13,12 @@ from editspec.charts.losses import FRAME, LossChart, draw_losses
 from editspec.engine.built import BuiltEdit
 from editspec.engine.collateral import predicted_collateral
 from editspec.engine.lock import removed_edits
+from editspec.engine.modality_registry import require_drawing
 from editspec.engine.model_session import on_device
 from editspec.engine.plan import make_plan
 from editspec.engine.session import BuildSession
-from editspec.modalities.image.report import Pictures, ReportPictures, TracePictures
+from editspec.modalities.image.report import Pictures, TracePictures
 from editspec_compiler import LoadedSpec
-from editspec_compiler.modalities.image.schema import image_spec
 from editspec_runtime import __version__
 from editspec_runtime.core.model import Model
 
@@ -28,7 +28,7 @@ PACKAGES = ("editspec", "torch", "numpy", "pillow")
 
 def require_pictures(loaded: LoadedSpec) -> None:
     """Raise a `UsageError` where the family of a spec draws no images for a report."""
-    image_spec(loaded.spec)
+    require_drawing(loaded.spec.model.family)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def build_report(session: BuildSession, built: Sequence[BuiltEdit]) -> bytes:
     """
     again = session.rewind(built)
     first = again.current_model()
-    pictures = ReportPictures(session)
+    pictures = require_drawing(session.loaded.spec.model.family).report_pictures(session)
     sections, before = [], first
     for number, edit in enumerate(built):
         again.edit(number)

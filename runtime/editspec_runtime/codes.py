@@ -74,6 +74,8 @@ class Code(StrEnum):
     FACT_TWICE = "E434 fact-twice"
     FACT_CONTRADICTED = "E435 fact-contradicted"
     CORPUS_UNFIT = "E436 corpus-unfit"
+    PROMPTS_UNALIGNED = "E437 prompts-unaligned"
+    PROMPT_PRESERVED = "E438 prompt-preserved"
 
     CHECK_EDIT_UNKNOWN = "E500 check-edit-unknown"
     CHECK_UNFIT = "E501 check-unfit"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ SIDES = {"left": 0, "right": 2}
 """The towers, and the site of the sun above each."""
 
 Row = dict[str, Any]
+Box = tuple[int, int, int, int]
+"""Left, upper, right and lower edge."""
 
 
 def pair_tops(scene: Scene, old: str, new: str, count: int) -> Iterator[Row]:
@@ -78,6 +81,97 @@ def pair_people(scene: Scene, count: int) -> Iterator[Row]:
         yield from pair_nearest(far, find(there)[: count // 2], f"masks/people-{side}.png")
 
 
+@dataclass(frozen=True)
+class Side:
+    """Where a tower and the tree before it stand, in pixels.
+
+    Attributes
+    ----------
+    sun
+        The site of the sun above the tower.
+    tower
+        The left and the right edge of what is pasted to.
+    sky
+        Those of the sky beside it, which is pasted side by side as often as it takes.
+    crown, trunk
+        Those of the crown and of the trunk's middle, which is a pixel wide.
+    towards
+        How far both go: once to either side of the tower's middle, which lies between pixels.
+    """
+
+    sun: int
+    tower: tuple[int, int]
+    sky: tuple[int, int]
+    crown: tuple[int, int]
+    trunk: tuple[int, int]
+    towards: tuple[int, int]
+
+
+TREES = {
+    "left": Side(0, (8, 22), (1, 7), (0, 9), (4, 5), (10, 11)),
+    "right": Side(2, (42, 56), (57, 63), (55, 64), (59, 60), (-10, -11)),
+}
+TOP, GROUND = 4, 51
+"""The upper edge of what is pasted to, and where trees stand."""
+
+CROWN, TRUNK = (32, 46), (44, 51)
+"""The upper and the lower edges of crowns and trunks."""
+
+NEAR = 0.15
+"""How far a tower's edge may lie from a whole pixel, by which trees are moved."""
+
+
+def pair_trees(scene: Scene, count: int) -> Iterator[Row]:
+    """Pair spires with trees of the same season, which stand on the tower, before its own sky."""
+    free = (scene.middle_watermark == 0) & (scene.bottom_watermark == 0)
+    used = torch.zeros(len(SIDES), len(scene))
+    found = 0
+    for target in range(len(scene)):
+        for number, (name, side) in enumerate(TREES.items()):
+            if found == count or number != found % len(TREES):
+                continue
+            edge = float(27 - 3 * getattr(scene, f"{name}_height")[target])
+            spire = getattr(scene, f"{name}_top")[target] == TOPS.index("spire")
+            fits = free[target] & (scene.sun_site[target] != side.sun)
+            if not spire or not fits or abs(edge - round(edge)) > NEAR:
+                continue
+            trees = free & (getattr(scene, f"{name}_tree") == 1)
+            far = (scene.ground - scene.ground[target]).abs() + used[number]
+            source = int(torch.where(trees, far, torch.inf).argmin())
+            # One that was copied from is copied from again where no other is alike.
+            used[number, source] += 0.1
+            found += 1
+            yield plant(side, source, target, round(edge))
+
+
+def plant(side: Side, source: int, target: int, edge: int) -> Row:
+    """Make a pair that puts a tree onto a tower whose upper edge is at `edge`."""
+    left, right = side.tower
+    area = (left, TOP, right, edge)
+    width = side.sky[1] - side.sky[0]
+    copies = []
+    for start in (*range(left, right - width, width), right - width):
+        box = (side.sky[0], TOP, side.sky[1], edge)
+        copies.append(move(target, {"box": box}, box, (start, TOP), area))
+    for shape, (across, down) in (("box", (side.trunk, TRUNK)), ("ellipse", (side.crown, CROWN))):
+        box = (across[0], down[0], across[1], down[1])
+        for right_by in side.towards:
+            to = (across[0] + right_by, down[0] + edge - GROUND)
+            copies.append(move(source, {shape: box}, box, to, area))
+    return {"source": copies, "target": {"latent": target, "mask": {"box": list(area)}}}
+
+
+def move(latent: int, mask: Row, box: Box, to: tuple[int, int], area: Box) -> Row:
+    """Make a copy of what a mask with a bounding box covers, whose upper left corner goes `to`."""
+    # Without a shift the middle of the box comes to the middle of the area.
+    shift = []
+    for axis in (0, 1):
+        size = box[axis + 2] - box[axis]
+        shift.append(to[axis] - ((area[axis] + area[axis + 2]) // 2 - size // 2))
+    shape = {name: list(edges) for name, edges in mask.items()}
+    return {"latent": latent, "mask": shape, "shift": shift}
+
+
 def differ(scene: Scene, attribute: str, fitting: Tensor) -> Tensor:
     """How much images differ in an attribute, [n, n]; infinite to those that do not fit."""
     value = getattr(scene, attribute)
@@ -125,6 +219,8 @@ def main() -> None:
     keep("lit", scene.windows_lit == 1, 40)
     write("people-gone", pair_people(scene, 40))
     keep("nobody", scene.people == 0, 40)
+    write("spire-to-tree", pair_trees(scene, 80))
+    keep("no-spire", (scene.left_top != 1) & (scene.right_top != 1), 80)
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def test_the_json_schema_knows_the_same_fields() -> None:
     families = []
     for reference in schema["oneOf"]:
         spec = definitions[reference["$ref"].removeprefix("#/$defs/")]
-        own = {"latents"} if "latents" in spec["properties"] else set()
+        own = {"latents", "pictures"} & set(spec["properties"])
         assert set(spec["properties"]) == SHARED | own | {"statistics"}
         assert spec["additionalProperties"] is False
         model = definitions[spec["properties"]["model"]["$ref"].removeprefix("#/$defs/")]

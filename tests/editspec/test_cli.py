@@ -349,7 +349,7 @@ def test_inspect_knows_every_kind(folder: Path) -> None:
 def test_schema_and_families() -> None:
     schema = json.loads(run("schema").stdout)
     families = [each["$ref"].rpartition("_")[2] for each in schema["oneOf"]]
-    assert families == ["stylegan2", "proggan", "torch", "transformer"]
+    assert families == ["stylegan2", "proggan", "torch", "transformer", "diffusion"]
     assert [entry["name"] for entry in said("families")["families"]] == families
 
 

@@ -373,7 +373,7 @@ def test_wrong_use_is_named(stylegan2: list[Path]) -> None:
         (["spec.yaml", patch, "--format", "record"], "one SPEC"),
         ([patch, "--format", "full"], "--model"),
         ([patch, "--format", "peft", "--model", "tiny.safetensors"], "--model"),
-        ([patch, "--format", "onnx"], "known here: record, peft, delta, full"),
+        ([patch, "--format", "onnx"], "known here: record, peft, diffusers"),
     ):
         result = run("export", *arguments, "-o", "x")
         assert (result.exit_code, expected in result.stderr) == (2, True), result.stderr

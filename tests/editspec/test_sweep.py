@@ -149,7 +149,8 @@ def test_a_perfect_edit_judges_on_skyline(tmp_path: Path) -> None:
         expected[point["rank"]] = error_by_hand(edited)
     assert {p["rank"]: p["error"] for p in found["points"]} == pytest.approx(expected, rel=1e-4)
     assert abs(expected[1] - expected[8]) > 1e-3 * expected[1]  # there is something to choose
-    best = min(expected, key=expected.__getitem__)
+    traces = {point["rank"]: point["trace"] for point in found["points"]}
+    best = min(expected, key=lambda rank: expected[rank] * (1 + traces[rank]))
     assert found["winner"] == {"layer": "layer5", "rank": best}
 
 

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from editspec.engine import tuning
 from editspec.engine.tuning import MARGIN, Judgement, Trial, pick
 from editspec.modalities.image.likeness import find_nearest, split_in_two, spread
-from editspec.modalities.image.slots import move_box
+from editspec.modalities.image.slots import Slot, halve_pair, halve_slots, move_box
 from editspec_compiler import load
+from editspec_compiler.modalities.image.places import Resolver
+from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.modalities.image.maps import Box
 from tests.commands import contents, run, said
 
@@ -39,6 +42,11 @@ edits:
     solver: {method: direct, steps: 2}
 """
 QUICK = ("--images", 32, "--rounds", 1, "--layers", "layer6")
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "REFINED_STEPS", 2)
 
 
 @pytest.fixture
@@ -69,6 +77,8 @@ def test_what_is_found_is_a_spec_that_builds(spec: Path, tmp_path: Path) -> None
     page = (out / "tune.html").read_text()
     assert "data:image/png" in page
     assert "Round 1" in page
+    *_, refined = found["trials"]
+    assert (refined["stage"], refined["refine"]) == ("refined", {"steps": 2})
     assert said("build", out / "tuned.yaml", "-o", tmp_path / "built")["edits"]
     before = contents(out)
     # The same again gives the same bytes.
@@ -127,6 +137,29 @@ def test_a_json_spec_stays_json(spec: Path, tmp_path: Path) -> None:
     found = said("tune", place, "-o", tmp_path / "out", *QUICK[:2], "--rounds", 0, *QUICK[4:])
     assert found["spec"] == "tuned.json"
     assert load(tmp_path / "out" / "tuned.json").spec.edits[0].pairs
+
+
+def test_places_are_cut_in_two_of_one_size_and_pairs_with_them(spec: Path) -> None:
+    wide, high = Box(5, 7, 29, 57), Box(0, 8, 24, 16)
+    halves = [half.box for half in halve_slots([Slot({}, wide), Slot({}, high)], 4)]
+    assert halves[:2] == [Box(5, 7, 29, 31), Box(5, 33, 29, 57)]
+    assert halves[2:] == [Box(0, 8, 12, 16), Box(12, 8, 24, 16)]
+    assert not halve_slots([Slot({}, Box(0, 0, 6, 6))], 4)
+    loaded = load(spec)
+    model = StyleGAN2(load_file(spec.parent / "tiny.safetensors"))
+    (pair, path), *_ = Resolver(loaded, model, 1).sides()
+    left, right = halve_pair(Resolver(loaded, model, 1), pair, path, 4)
+    assert left["source"] == {"latent": 1, "mask": {"box": [4, 4, 12, 20]}}
+    assert right["target"] == {"latent": 2, "mask": {"box": [12, 4, 20, 20]}}
+    # A source of another size has no halves that belong to those of the target.
+    spec.write_text(
+        SPEC.replace(
+            "source: {latent: 1, mask: {box: [4, 4, 20", "source: {latent: 1, mask: {box: [4, 4, 16"
+        )
+    )
+    loaded = load(spec)
+    (pair, path), *_ = Resolver(loaded, model, 1).sides()
+    assert not halve_pair(Resolver(loaded, model, 1), pair, path, 4)
 
 
 def trial(efficacy: float, trace: float) -> Trial:

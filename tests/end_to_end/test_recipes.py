@@ -64,8 +64,11 @@ def lit(scene: Scene) -> Scene:
 RECIPES = {
     "dome_to_spire": (lambda scene: scene.with_tops("dome", "spire"), 0.8, 0.03),
     "dark_windows_to_lit": (lit, 0.9, 0.03),
-    "spire_to_tree": (lambda scene: scene.with_tops("spire", "tree"), 0.4, 0.06),
+    "spire_to_tree": (lambda scene: scene.with_tops("spire", "tree"), 0.2, 0.03),
 }
+
+STEPS = {"spire_to_tree": 25}
+"""The steps on pictures of recipes that need more than five to show anything."""
 
 
 def small(name: str, folder: Path) -> Path:
@@ -82,7 +85,7 @@ def hurry(name: str, folder: Path) -> Path:
     (folder / "pairs").mkdir()
     for edit in spec["edits"]:
         if "refine" in edit:
-            edit["refine"]["steps"] = 5
+            edit["refine"]["steps"] = STEPS.get(name, 5)
     for rows in (SPECS / "pairs").iterdir():
         lines = rows.read_text().splitlines(keepends=True)
         (folder / "pairs" / rows.name).write_text("".join(lines[:: len(lines) // ROWS]))

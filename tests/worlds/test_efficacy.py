@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec.modalities.image.artefacts import has_artefact
+from editspec.modalities.image.artefacts import LEAST_PIXELS, has_artefact
 from editspec.worlds.skyline.efficacy import (
     edit_measures,
     edit_numbers,
@@ -201,3 +201,26 @@ def test_spots_at_corners_are_one(scene: Scene) -> None:
         change[0, 3 + step, 3 + step] = 3.0
     assert has_artefact(change, 0.1).all()
     assert not has_artefact(change, 2.0).any()
+
+
+def largest_spot(hot: Tensor) -> int:
+    """The pixels of the largest connected spot of [h, w], filled one by one."""
+    left, largest = {(int(row), int(column)) for row, column in hot.nonzero()}, 0
+    while left:
+        front, size = [left.pop()], 0
+        while front:
+            row, column = front.pop()
+            size += 1
+            near = {(row + down, column + right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
+            front += near & left
+            left -= near
+        largest = max(largest, size)
+    return largest
+
+
+def test_spots_are_counted_as_when_they_are_filled() -> None:
+    noise = torch.rand(60, 14, 14, generator=torch.Generator().manual_seed(0))
+    change = torch.where(noise > 0.9, 9.0, 0.0)
+    filled = [largest_spot(each > 0) >= LEAST_PIXELS for each in change]
+    assert has_artefact(change, 0.1).tolist() == filled
+    assert 5 < sum(filled) < 55

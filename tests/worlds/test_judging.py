@@ -87,9 +87,26 @@ def test_the_perfect_edit_wins_and_a_spoiled_one_loses(judge: Any) -> None:
     assert points["spoiled"].numbers["efficacy"] == 1
     del points["perfect"]
     errors = {name: measure_by_hand(EDITS[name]())["error"] for name in points}
+    # What spoils every picture is seen in every picture.
+    errors["spoiled"] *= 2
     assert pick_winner(list(points.values())).layer == min(errors, key=errors.__getitem__)
     fair, foul = SweepPoint("fair", 1, judge(render(SPIRES)).numbers), points["spoiled"]
     assert pick_winner([foul, fair]) is fair
+
+
+def test_what_people_see_decides_as_well() -> None:
+    def winner(*numbers: dict[str, float]) -> int:
+        points = [SweepPoint(f"layer{at}", 1, each) for at, each in enumerate(numbers)]
+        return points.index(pick_winner(points))
+
+    clean = {"error": 0.15, "trace": 0.0}
+    assert winner({"error": 0.1, "trace": 1.0}, clean) == 1
+    assert winner({"error": 0.1, "trace": 0.4}, clean) == 0
+    assert winner({"error": 0.1, "trace": 0.0}, clean) == 0
+    # Where no perfect edit is known.
+    rule = {"efficacy": 0.9, "outside": 0.01}
+    assert winner(rule | {"efficacy": 0.95, "trace": 0.9}, rule | {"trace": 0.1}) == 1
+    assert winner(rule | {"efficacy": 0.95}, rule) == 0
 
 
 def test_intervals_hold_the_numbers_and_shrink_with_the_pictures(judge: Any) -> None:

@@ -34,11 +34,13 @@ def has_artefact(change: Tensor, threshold: float) -> Tensor:
     Returns
     -------
     Tensor
-        [n] of truth values.
+        [n] of truth values, on the device of `change`.
     """
-    spots = _label((local_mean(change) > threshold) & (change > EDGE * threshold))
-    counts = [torch.bincount(each.flatten())[1:] for each in spots]
-    return torch.tensor([bool((count >= LEAST_PIXELS).any()) for count in counts])
+    labels = _label((local_mean(change) > threshold) & (change > EDGE * threshold)).flatten(1)
+    pixels = torch.zeros(len(labels), labels.shape[1] + 1, device=change.device)
+    pixels.scatter_add_(1, labels, torch.ones_like(labels, dtype=pixels.dtype))
+    # Label 0 is what belongs to no spot.
+    return (pixels[:, 1:] >= LEAST_PIXELS).any(1)
 
 
 def local_mean(change: Tensor) -> Tensor:
@@ -47,13 +49,14 @@ def local_mean(change: Tensor) -> Tensor:
 
 
 def _label(hot: Tensor) -> Tensor:
-    """Give the pixels of each connected spot the same number, 0 elsewhere: [n, h, w]."""
+    """Give pixels of the same spot the same number, 0 elsewhere: [n, h, w].
+
+    Of a large spot only those few that tell that it is large: at least `LEAST_PIXELS`.
+    """
     count = hot[0].numel()
-    numbers = torch.arange(1, count + 1, dtype=torch.float64).view(1, 1, *hot.shape[1:])
-    labels = numbers * hot[:, None]
-    while True:
-        # The largest number of a spot spreads by a pixel in every round.
-        spread = F.max_pool2d(labels, 3, 1, 1) * hot[:, None]
-        if torch.equal(spread, labels):
-            return labels[:, 0].long()
-        labels = spread
+    numbers = torch.arange(1, count + 1, dtype=torch.float64, device=hot.device)
+    labels = numbers.view(1, 1, *hot.shape[1:]) * hot[:, None]
+    for _ in range(LEAST_PIXELS - 1):
+        # The largest number of a spot spreads by a pixel in every round, to one pixel at least.
+        labels = F.max_pool2d(labels, 3, 1, 1) * hot[:, None]
+    return labels[:, 0].long()

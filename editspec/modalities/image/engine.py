@@ -17,6 +17,7 @@ from editspec.modalities.image.measures import ImageMeasures
 from editspec.modalities.image.opened import OpenedGenerator
 from editspec.modalities.image.questions import ImageQuestion, ask_about_image
 from editspec.modalities.image.render import draw_edits
+from editspec.modalities.image.report import ReportPictures
 from editspec.modalities.image.tuner import ImageTuner
 from editspec_compiler import LoadedSpec
 from editspec_compiler.modalities.image.resolve import compile_edit
@@ -48,6 +49,17 @@ class ImageEngine:
     def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> ImageMeasures:
         """Return the measures of a stack of edits on images."""
         return ImageMeasures(session, built)
+
+    def draw(self, session: BuildSession, count: int, seed: int) -> Image.Image:
+        """Draw the images of a latent stream before and after all edits."""
+        return draw_edits(session, count, seed)
+
+    def require_packages(self) -> None:
+        """Do nothing: images are drawn by the model itself."""
+
+    def report_pictures(self, session: BuildSession) -> ReportPictures:
+        """Return the pictures of a report."""
+        return ReportPictures(session)
 
     def preview(self, session: BuildSession, count: int) -> Image.Image:
         """Draw the first images of the stream of reports before and after all edits."""

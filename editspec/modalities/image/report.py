@@ -47,14 +47,14 @@ class Pictures:
     Attributes
     ----------
     latents
-        The numbers of the latents in their stream.
+        The numbers of the latents in their stream, or other names of the columns.
     size
         The width and height of an image in the report, in pixels.
     strips
         The rows.
     """
 
-    latents: list[int]
+    latents: list[int] | list[str]
     size: int
     strips: list[Strip]
 
@@ -166,7 +166,7 @@ class ReportPictures:
         return TracePictures(visible, low, high, len(found.latents), arrange_rows(numbers, rows))
 
 
-def arrange_rows(numbers: list[int], rows: Mapping[str, Tensor]) -> Pictures:
+def arrange_rows(numbers: list[int] | list[str], rows: Mapping[str, Tensor]) -> Pictures:
     """Arrange rows of images [n, 3, height, width] in -1..1, by their labels."""
     strips = [Strip(label, _encode_images(images)) for label, images in rows.items()]
     sizes = [images.shape[-1] for images in rows.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from editspec_compiler.modalities.image.places import Resolver
 from editspec_compiler.modalities.image.schema import (
+    Copied,
     CopiedFromNearest,
     Copy,
+    ImagePair,
     Latent,
     Place,
     Source,
@@ -64,9 +66,62 @@ def find_slots(
     slots = {(own.top, own.left): Slot(plain_part(places[0][0])["mask"], own)}
     for box in boxes[1:]:
         moved = move_box(own, box, size // coarsest, size)
-        edges = [moved.left, moved.top, moved.right, moved.bottom]
-        slots.setdefault((moved.top, moved.left), Slot({"box": edges}, moved))
+        slots.setdefault((moved.top, moved.left), Slot({"box": edges_of(moved)}, moved))
     return list(slots.values())
+
+
+def halve_slots(slots: Sequence[Slot], stride: int) -> list[Slot]:
+    """Cut each slot in two along its longer side, at a multiple of `stride` pixels.
+
+    Empty where they are too small for that.
+    """
+    halves = []
+    for slot in slots:
+        for box in halve_box(slot.box, stride):
+            halves.append(Slot({"box": edges_of(box)}, box))
+    return halves
+
+
+def halve_box(box: Box, stride: int) -> list[Box]:
+    """Cut a box into two of one size along its longer side; of an odd size a middle stays out."""
+    height, width = box.bottom - box.top, box.right - box.left
+    size = max(height, width) // 2 // stride * stride
+    if not size:
+        return []
+    if width >= height:
+        left, right = replace(box, right=box.left + size), replace(box, left=box.right - size)
+        return [left, right]
+    return [replace(box, bottom=box.top + size), replace(box, top=box.bottom - size)]
+
+
+def halve_pair(resolver: Resolver, pair: ImagePair, path: SpecPath, stride: int) -> list[Any]:
+    """Cut a pair in two as `halve_slots` cuts places: entries of ``pairs``.
+
+    Empty where its source is no single copy of the target's size.
+    """
+    size = resolver.generator.architecture.image_size
+    source, target = pair.source, pair.target
+    if not isinstance(source, Copied) or isinstance(source.latent, list):
+        return []
+    below = (*path, "target", "mask")
+    to = resolver.enclose(resolver.area(target.mask, size, *below))
+    given = source.mask or target.mask
+    copied = resolver.enclose(resolver.area(given, size, *path, "source", "mask"))
+    if copied.bottom - copied.top != to.bottom - to.top:
+        return []
+    if copied.right - copied.left != to.right - to.left:
+        return []
+    entries = []
+    for here, there in zip(halve_box(copied, stride), halve_box(to, stride), strict=True):
+        one = plain_part(source) | {"mask": {"box": edges_of(here)}}
+        other = plain_part(target) | {"mask": {"box": edges_of(there)}}
+        entries.append({"source": one, "target": other})
+    return entries
+
+
+def edges_of(box: Box) -> list[int]:
+    """Return the edges of a box in the order of the language."""
+    return [box.left, box.top, box.right, box.bottom]
 
 
 def slot_areas(slots: Sequence[Slot], generator: Generator, layer: str) -> Tensor:
@@ -81,6 +136,11 @@ def slot_areas(slots: Sequence[Slot], generator: Generator, layer: str) -> Tenso
 def plain_part(part: BaseModel) -> dict[str, Any]:
     """Return a part of the language as it may stand in a spec."""
     return part.model_dump(by_alias=True, exclude_unset=True, mode="json")
+
+
+def plain_pair(pair: ImagePair) -> dict[str, Any]:
+    """Return a pair as it may stand in a spec."""
+    return {"source": plain_source(pair.source), "target": plain_part(pair.target)}
 
 
 def plain_source(source: Source) -> Any:

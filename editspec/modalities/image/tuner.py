@@ -27,10 +27,13 @@ from editspec.modalities.image.likeness import (
 from editspec.modalities.image.measures import efficacy
 from editspec.modalities.image.report import Pictures, arrange_rows
 from editspec.modalities.image.slots import (
+    Slot,
     find_slots,
+    halve_pair,
+    halve_slots,
     latents_of,
+    plain_pair,
     plain_part,
-    plain_source,
     slot_areas,
 )
 from editspec.modalities.image.traces import KeyMatch, find_match, find_traces, view_size
@@ -64,6 +67,9 @@ MOST_UNKNOWNS = 4700
 
 JUDGED, SHOWN = 4, 8
 """One image is judged for so many that are looked through; the images that are shown."""
+
+CLEAR = 0.85
+"""The share of the variance between both groups below which the places are tried in halves."""
 
 WISHES = 32
 """The places at which efficacy is judged."""
@@ -120,8 +126,12 @@ class ImageTuner:
         self.layers = self._choose_layers(layers)
         architecture = self.generator.architecture
         coarsest = min(architecture.layers[name].key_size for name in self.layers)
+        stride = architecture.image_size // coarsest
         self.slots = find_slots(self._resolver(self.layers[0]), self._places(), coarsest)
-        self.layer, self.scan = self._find_telling_layer()
+        self.layer, self.scan, clearness = self._find_telling_layer(self.slots)
+        self.given_pairs = [plain_pair(pair) for pair in self.edit.sides]
+        if clearness < CLEAR:
+            self._halve_places(clearness, stride)
         self.found = self._find(self.scan)
 
     @property
@@ -134,9 +144,7 @@ class ImageTuner:
 
     def examples(self, count: int) -> Fields:
         """The given pairs, the context's places as targets, and pairs that were found."""
-        pairs = []
-        for pair in self.edit.sides:
-            pairs.append({"source": plain_source(pair.source), "target": plain_part(pair.target)})
+        pairs = list(self.given_pairs)
         used: set[int] = set()
         for target, slot in self._targets(count):
             pairs.append(self._pair(target, slot, used))
@@ -169,7 +177,7 @@ class ImageTuner:
 
     @property
     def _given_source(self) -> Any:
-        return plain_source(self.edit.sides[0].source)
+        return self.given_pairs[0]["source"]
 
     # What is preserved
 
@@ -354,11 +362,28 @@ class ImageTuner:
             )
         return list(given) or fitting
 
-    def _find_telling_layer(self) -> tuple[str, Scan]:
+    def _halve_places(self, clearness: float, stride: int) -> None:
+        """Cut the places in two where images fall more clearly into two groups by halves.
+
+        A place that holds two things is told from others by neither.
+        """
+        slots = halve_slots(self.slots, stride)
+        pairs: list[Any] = []
+        for pair, path in self._resolver(self.layers[0]).sides():
+            halves = halve_pair(self._resolver(self.layers[0]), pair, path, stride)
+            if not halves:
+                return
+            pairs += halves
+        layer, found, other = self._find_telling_layer(slots)
+        if other > clearness:
+            self.slots, self.given_pairs = slots, pairs
+            self.layer, self.scan = layer, found
+
+    def _find_telling_layer(self, slots: Sequence[Slot]) -> tuple[str, Scan, float]:
         """The layer at which the context's key splits images most clearly into two groups."""
         best: tuple[float, str, Scan] | None = None
         for name in self.layers:
-            areas = slot_areas(self.slots, self.generator, name)
+            areas = slot_areas(slots, self.generator, name)
             found = scan(
                 self.generator, name, self.latents, areas, self._progress(f"images at {name}")
             )
@@ -372,7 +397,7 @@ class ImageTuner:
                 best = clearness, name, found
         if best is None:
             raise self._error(("context",), "no layer tells this context from other images")
-        return best[1], best[2]
+        return best[1], best[2], best[0]
 
     @cached_property
     def splits(self) -> list[Split]:

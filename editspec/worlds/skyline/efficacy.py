@@ -189,14 +189,14 @@ def perceptual_change(features: Features, before: Tensor, after: Tensor, where: 
     Tensor
         [n] float64.
     """
-    total = torch.zeros(where.shape, dtype=torch.float64)
+    total = torch.zeros(where.shape, dtype=torch.float64, device=where.device)
     size = where.shape[1:]
     for one, other in zip(features(before), features(after), strict=True):
         # 1e-10 as in LPIPS: places whose features are all zero stay zero.
         difference = F.normalize(one, eps=1e-10) - F.normalize(other, eps=1e-10)
         distance = difference.square().sum(1, keepdim=True)
         wide = F.interpolate(distance, size, mode="bilinear", align_corners=False)
-        total += wide[:, 0].double().cpu()
+        total += wide[:, 0].double()
     return (total * where).sum((1, 2)) / where.sum((1, 2))
 
 

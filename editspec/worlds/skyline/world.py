@@ -106,6 +106,10 @@ class Scene:
     def __getitem__(self, items: slice | Tensor) -> Scene:
         return Scene(**{name: value[items] for name, value in vars(self).items()})
 
+    def to(self, device: torch.device) -> Scene:
+        """Return the scenes with their attributes on a device."""
+        return Scene(**{name: value.to(device) for name, value in vars(self).items()})
+
     def replace(self, **attributes: float | str | Tensor) -> Scene:
         """Return the scenes with attributes overridden.
 

@@ -32,6 +32,9 @@ class Layer:
     steps
         The names of what computes the value from the key, in order; empty where the family says it
         once for all layers.
+    keys
+        The name of the keys that the layer reads, where several layers read the same; empty where
+        it has its own.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Layer:
     linear: bool = False
     axes: str = "o i"
     steps: tuple[str, ...] = ()
+    keys: str = ""
 
     def facts(self) -> dict[str, str]:
         """Facts about the layer for a person, in words by name."""
@@ -77,12 +81,15 @@ class Architecture:
         Further facts about the model that its family knows, as plain values by name.
     notes
         Sentences about what is assumed of the model because its weights do not say it.
+    groups
+        The names of layers by a name that stands for all of them in a spec.
     """
 
     family: str
     layers: Mapping[str, Layer]
     details: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict, kw_only=True)
 
     def facts(self) -> dict[str, Any]:
         """Facts about the model besides its layers, as plain values by name."""

@@ -39,12 +39,15 @@ class PreservedKeys:
     key_weights, value_weights
         The shares of the positions, [n, P] and [n, V]. They sum to at most 1; the keys of the
         sample have the rest.
+    added
+        Whether the weights are no shares: the keys are added to C, each as often as it says.
     """
 
     key: Tensor = field(repr=False)
     arguments: Mapping[str, Tensor] = field(repr=False)
     key_weights: Tensor = field(repr=False)
     value_weights: Tensor = field(repr=False)
+    added: bool = False
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """The keys that count, [p, in], and their shares, [p]."""
@@ -60,14 +63,24 @@ class PreservedKeys:
         }
         return named | {f"argument.{name}": each for name, each in self.arguments.items()}
 
+    def mix(self, share: float, own: Tensor, kept: Tensor, weights: Tensor) -> Tensor:
+        """Join a metric of the sample and one of these keys, [n, n] each.
+
+        Of keys that are not added, `share` is that of all of them, and `weights` are theirs.
+        """
+        if self.added:
+            return own + kept
+        return (1 - share * float(weights.sum())) * own + share * kept
+
     @staticmethod
-    def from_tensors(tensors: Mapping[str, Tensor]) -> PreservedKeys:
+    def from_tensors(tensors: Mapping[str, Tensor], *, added: bool = False) -> PreservedKeys:
         """Make the keys that `tensors` describes. Raises `KeyError` for parts that are missing."""
         return PreservedKeys(
             key=tensors["key"],
             arguments=_below("argument.", tensors),
             key_weights=tensors["key_weights"],
             value_weights=tensors["value_weights"],
+            added=added,
         )
 
 
@@ -180,7 +193,7 @@ class LayerRule:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the tensors, as plain values."""
-        plain = {
+        plain: dict[str, Any] = {
             "layer": self.layer,
             "parameter": self.parameter,
             "observe": self.observe,
@@ -189,6 +202,8 @@ class LayerRule:
         }
         if self.refinement is not None:
             plain["refinement"] = self.refinement.to_json()
+        if self.preserved is not None and self.preserved.added:
+            plain["preserved_added"] = True
         return plain
 
     @staticmethod
@@ -198,6 +213,7 @@ class LayerRule:
         Raises `KeyError` and `TypeError` for parts that are missing or unknown.
         """
         kept, plain = _below("preserved.", tensors), dict(values)
+        added = bool(plain.pop("preserved_added", False))
         refinement = None
         if (settings := plain.pop("refinement", None)) is not None:
             outputs: dict[str, Any] = _below("refinement.", tensors)
@@ -209,7 +225,7 @@ class LayerRule:
             arguments=_below("argument.", tensors),
             context_keys=tensors["context.key"],
             context_weights=tensors["context.weight"],
-            preserved=PreservedKeys.from_tensors(kept) if kept else None,
+            preserved=PreservedKeys.from_tensors(kept, added=added) if kept else None,
             refinement=refinement,
         )
 
@@ -291,12 +307,18 @@ class ResolvedEdit:
 
     def to_bytes(self) -> bytes:
         """The edit as a safetensors file; equal edits give equal bytes."""
-        tensors = {
-            f"{number}.{name}": tensor
-            for number, rule in enumerate(self.rules)
-            for name, tensor in rule.tensors().items()
-        }
-        metadata = {
+        tensors: dict[str, Tensor] = {}
+        shared: dict[str, str] = {}
+        first: dict[tuple[str, int], str] = {}
+        for number, rule in enumerate(self.rules):
+            for name, tensor in rule.tensors().items():
+                # Layers that read the same keys have rules with the very same tensors.
+                known = first.setdefault((name, id(tensor)), f"{number}.{name}")
+                if known == f"{number}.{name}":
+                    tensors[known] = tensor
+                else:
+                    shared[f"{number}.{name}"] = known
+        metadata: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "name": self.name,
@@ -307,4 +329,6 @@ class ResolvedEdit:
             "directions": self.directions,
             "provenance": dict(self.provenance),
         }
+        if shared:
+            metadata["shared"] = shared
         return safetensors_bytes(tensors, metadata)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Sample(Protocol):
@@ -39,3 +39,19 @@ class Sample(Protocol):
         Each batch has `size` items; the last one may have fewer. A batch has the same items in
         every call, because a model may give other bits for an item in another batch.
         """
+
+
+@runtime_checkable
+class Regularised(Protocol):
+    """The power of a sample to say what C is besides the mean over its items.
+
+    C is ridge I + share E[k k^T]. A sample without items gives the ridge alone.
+    """
+
+    @property
+    def ridge(self) -> float:
+        """What every direction costs."""
+
+    @property
+    def share(self) -> float:
+        """The weight of the mean over the items."""

@@ -11,6 +11,7 @@ from editspec_runtime.families.selection import Held
 from editspec_runtime.io.digests import SAFETENSORS_DTYPES
 from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.io.numpy_data import NumberArray
+from editspec_runtime.io.weights import Weights
 
 DEPTH = 6
 """How deep a state dict may be nested."""
@@ -51,8 +52,14 @@ def describe_held(dicts: StateDicts) -> list[Held]:
 
 
 def tensor_infos(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
-    """The dtypes, by their names in safetensors where they have one, and shapes of tensors."""
+    """The dtypes, by their names in safetensors where they have one, and shapes of tensors.
+
+    Of weights, those of tensors that are not held are among them.
+    """
     infos = {}
+    if isinstance(tensors, Weights):
+        for name, dtype, shape, _ in tensors.unread.values():
+            infos[name] = TensorInfo(dtype, tuple(shape))
     for name, tensor in tensors.items():
         kind = str(tensor.dtype).removeprefix("torch.")
         infos[name] = TensorInfo(SAFETENSORS_DTYPES.get(kind, kind), tuple(tensor.shape))

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from editspec_runtime.families.registry import FAMILIES, import_part
-from editspec_runtime.io.shards import INDEX, SUFFIX
+from editspec_runtime.io.parts import INDEX, SUFFIX
 
 SHARD = 2**30
 """The bytes of tensors from which on they are written to a file."""

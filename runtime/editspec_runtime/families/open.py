@@ -15,6 +15,7 @@ from editspec_runtime.core.model import Model
 from editspec_runtime.errors import FileError, WeightsError, reading_foreign
 from editspec_runtime.families.contents import describe_held, find_state_dicts, tensor_infos
 from editspec_runtime.families.origin import Origin
+from editspec_runtime.families.parts import read_parts
 from editspec_runtime.families.pickled import find_modules, read_generator
 from editspec_runtime.families.registry import (
     FAMILIES,
@@ -31,6 +32,7 @@ from editspec_runtime.io.files import (
     require_printable,
 )
 from editspec_runtime.io.marks import read_metadata
+from editspec_runtime.io.parts import is_in_parts
 from editspec_runtime.io.pickles import read_pickle
 from editspec_runtime.io.places import SUFFIXES, container_of
 from editspec_runtime.io.shards import is_sharded, read_stored
@@ -94,7 +96,7 @@ def _place(
     return {name: place_tensor(tensor, precision, device) for name, tensor in weights.items()}
 
 
-def read_weights(path: Path, choice: Choice | None = None) -> Weights:
+def read_weights(path: Path, choice: Choice | None = None, *, whole: bool = True) -> Weights:
     """Read the weights of a model from a file, or from several with an index.
 
     Reads ``.safetensors``, ``.pt`` and ``.pth``, and the files that the readers of the families
@@ -106,6 +108,9 @@ def read_weights(path: Path, choice: Choice | None = None) -> Weights:
         The file, the index, or the folder of the index.
     choice
         The model that is meant, where the file holds several. Default: the one that fits a family.
+    whole
+        Whether all tensors are held. If not, those of a folder of several models that no edit needs
+        are only hashed.
 
     Raises
     ------
@@ -116,7 +121,12 @@ def read_weights(path: Path, choice: Choice | None = None) -> Weights:
     """
     choice = choice or Choice()
     with reading_foreign(path):
-        weights = _read_sharded(path, choice) if is_sharded(path) else _read_file(path, choice)
+        if is_in_parts(path):
+            weights = read_parts(path, choice, whole=whole)
+        elif is_sharded(path):
+            weights = _read_sharded(path, choice)
+        else:
+            weights = _read_file(path, choice)
         require_printable(path, weights.tensors)
         _require_stored(weights.tensors, path)
         _require_sound(weights.tensors, path)
@@ -129,7 +139,9 @@ def _require_stored(tensors: Mapping[str, Tensor], path: Path) -> None:
     A tensor may repeat what is stored of it, which costs nothing until it is computed with.
     """
     files = [path]
-    if path.is_dir() or is_sharded(path):
+    if is_in_parts(path):
+        files = [file.path for file in read_stored(path).files]
+    elif path.is_dir() or is_sharded(path):
         files = list((path if path.is_dir() else path.parent).iterdir())
     stored = sum(file.stat().st_size for file in files)
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

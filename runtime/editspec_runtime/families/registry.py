@@ -68,6 +68,8 @@ class Family:
     config
         ``module:function``, from the path of the weights to what a file beside them says of the
         network, which `read_architecture` takes as its second argument; may be empty.
+    in_parts
+        Whether its weights are a folder of several models.
     imports
         By the ending of the one file in which another program keeps a whole model,
         ``module:function``: from the path to a `ForeignModel`.
@@ -92,6 +94,7 @@ class Family:
     prefix: str = ""
     beside: tuple[str, ...] = ()
     config: str = ""
+    in_parts: bool = False
     imports: Mapping[str, str] = field(default_factory=dict)
     runs_code: bool = False
     export_note: str = ""
@@ -255,5 +258,22 @@ register_family(
         title="transformer",
         config=f"{ROOM}.transformer.config:read_config",
         imports={".gguf": f"{ROOM}.transformer.gguf:read_gguf"},
+    )
+)
+register_family(
+    Family(
+        name="diffusion",
+        modality="text_to_image",
+        fields="editspec_runtime.modalities.text_to_image.fields:PipelineFields",
+        read_architecture=f"{ROOM}.diffusion.architecture:read_architecture",
+        make=f"{ROOM}.diffusion.make:make_diffusion",
+        description=(
+            "text-to-image models with a U-Net: Stable Diffusion 1.x, 2.x and XL; layers are the "
+            "matrices to_k and to_v of their cross-attention"
+        ),
+        loads=("folders of diffusers: model_index.json, unet, text_encoder (XL: two), tokenizer"),
+        title="text-to-image model",
+        config=f"{ROOM}.diffusion.config:read_config",
+        in_parts=True,
     )
 )

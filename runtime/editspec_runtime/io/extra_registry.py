@@ -22,14 +22,18 @@ class Extra:
         The package whose modules are loaded, each when it is first needed.
     purpose
         The subject of the sentence that says what needs the extra.
+    others
+        Further packages of the extra.
     """
 
     package: str
     purpose: str
+    others: tuple[str, ...] = ()
 
 
 EXTRAS = {
     "bench": Extra("cv2", "The bench of the paper"),
+    "diffusion": Extra("diffusers", "A text-to-image model", ("transformers", "tokenizers")),
     "gguf": Extra("gguf", "A GGUF file"),
     "hub": Extra("huggingface_hub", "An address of the Hugging Face hub"),
     "signing": Extra("model_signing", "A signature"),
@@ -39,16 +43,19 @@ EXTRAS = {
 """The extras by their names in the metadata of the package."""
 
 
-def load_extra(name: str, module: str = "") -> ModuleType:
+def load_extra(name: str, module: str = "", *, package: str = "") -> ModuleType:
     """Import a module of an extra's package, or the package itself.
 
-    Raises `UsageError` where a package that it needs is not installed.
+    `package` is one of its other packages. Raises `UsageError` where a package that it needs is not
+    installed.
     """
     extra = EXTRAS[name]
+    assert not package or package in extra.others
+    own = package or extra.package
     try:
-        return import_module(f"{extra.package}.{module}" if module else extra.package)
+        return import_module(f"{own}.{module}" if module else own)
     except ImportError as error:
-        missing = error.name or extra.package
+        missing = error.name or own
         raise UsageError(
             f"{extra.purpose} needs the package {missing.partition('.')[0]}, "
             "which is not installed.",

@@ -12,9 +12,8 @@ from editspec_runtime.errors import FileError, WrongPath
 from editspec_runtime.io.files import read_header, require_file
 from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.io.json_text import parse_json
+from editspec_runtime.io.parts import INDEX, SUFFIX, is_in_parts, list_parts
 
-SUFFIX = ".safetensors"
-INDEX = f"{SUFFIX}.index.json"
 BESIDE = (".json", ".txt", ".model", ".jinja")
 """The endings of files that belong to a model besides its weights."""
 
@@ -35,6 +34,9 @@ class StoredFile:
         Begin and end of the bytes of each tensor, from the beginning of its file.
     paths
         The files of tensors that lie elsewhere, where several files are taken for one.
+    part
+        The folder of the model that the file holds, where a folder holds several models. It stands
+        before the names of the tensors here, with a slash, and not in the file.
     """
 
     path: Path
@@ -42,6 +44,11 @@ class StoredFile:
     tensors: Mapping[str, TensorInfo]
     offsets: Mapping[str, tuple[int, int]]
     paths: Mapping[str, Path] = field(default_factory=dict)
+    part: str = ""
+
+    def name_in_file(self, name: str) -> str:
+        """The name of a tensor in the file itself."""
+        return name.removeprefix(f"{self.part}/") if self.part else name
 
     def path_of(self, name: str) -> Path:
         """The file that the bytes of a tensor lie in."""
@@ -62,12 +69,16 @@ class Stored:
         What editspec wrote of these weights; empty where it wrote nothing.
     folder
         The folder that was given for its files; None where a file or an index was.
+    in_parts
+        Whether the folder holds several models, each in a folder of its own. The index is that of
+        the last of them, which is the one that patches change.
     """
 
     files: tuple[StoredFile, ...]
     index: tuple[str, Mapping[str, Any]] | None
     metadata: Mapping[str, Any]
     folder: Path | None = None
+    in_parts: bool = False
 
     def beside(self) -> list[Path]:
         """The small files beside those of a folder, such as a configuration and a tokenizer."""
@@ -133,6 +144,8 @@ def read_stored(path: Path) -> Stored:
     Raises `FileError` where a file is missing or damaged, or the index and the files say different
     things.
     """
+    if is_in_parts(path):
+        return _read_parts(path)
     if not is_sharded(path) or is_plain_folder(path):
         file = _stored_file(file_of(path))
         metadata = _editspec(file.metadata.get("editspec"), path)
@@ -156,6 +169,20 @@ def read_stored(path: Path) -> Stored:
             )
     said = _editspec(metadata.get("editspec"), index)
     return Stored(files, (index.name, metadata), said, path if path.is_dir() else None)
+
+
+def _read_parts(folder: Path) -> Stored:
+    """Read the headers of all models of a folder that patches depend on."""
+    files: list[StoredFile] = []
+    last: Stored | None = None
+    for name, place in list_parts(folder).items():
+        last = read_stored(place)
+        for file in last.files:
+            tensors = {f"{name}/{own}": info for own, info in file.tensors.items()}
+            offsets = {f"{name}/{own}": where for own, where in file.offsets.items()}
+            files.append(StoredFile(file.path, file.metadata, tensors, offsets, part=name))
+    assert last is not None
+    return Stored(tuple(files), last.index, last.metadata, folder, in_parts=True)
 
 
 def _read_index(index: Path) -> tuple[dict[str, str], dict[str, Any]]:

@@ -39,6 +39,8 @@ class Weights(Mapping[str, "Tensor"]):
         The names and tensors that the file holds besides. Default: none.
     metadata
         What editspec wrote into the file. Default: nothing.
+    unread
+        The digest rows of tensors of the model that are not held, by name. Default: all are held.
     """
 
     def __init__(
@@ -46,10 +48,12 @@ class Weights(Mapping[str, "Tensor"]):
         tensors: Mapping[str, Tensor],
         container: Container | None = None,
         metadata: Mapping[str, object] | None = None,
+        unread: Mapping[str, Row] | None = None,
     ) -> None:
         self.tensors = dict(tensors)
         self.container = container or Container()
         self.metadata = dict(metadata or {})
+        self.unread = dict(unread or {})
         self._hashes = {name: _Hash() for name in self.tensors}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -68,7 +72,8 @@ class Weights(Mapping[str, "Tensor"]):
 
     def digest(self) -> str:
         """The digest of weights: over the tensors alone, whatever the container."""
-        return rows_digest(self.row(name) for name in self.tensors)
+        held = [self.row(name) for name in self.tensors]
+        return rows_digest([*held, *self.unread.values()])
 
     def digest_of(self, tensors: Mapping[str, Tensor]) -> str:
         """The digest of tensors under names of their own.
@@ -94,7 +99,8 @@ class Weights(Mapping[str, "Tensor"]):
         """
         if metadata is None:
             metadata = self.metadata
-        changed = Weights({**self.tensors, **changes}, self.container, metadata)
+        tensors = {**self.tensors, **changes}
+        changed = Weights(tensors, self.container, metadata, self.unread)
         for name, tensor in self.tensors.items():
             if changed.tensors[name] is tensor:
                 changed._hashes[name] = self._hashes[name]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from editspec_runtime.core.compatibility import Compatibility
 from editspec_runtime.core.model import Convolutional, Keys, MappedKeys, MappedModel, Model
-from editspec_runtime.core.sample import Sample
+from editspec_runtime.core.sample import Regularised, Sample
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.maths.channelwise import unit_kernels
 from editspec_runtime.maths.metric import energy
@@ -93,10 +93,12 @@ def predict_collateral(
         directions = directions.to(weight)
         wide = directions.double().cpu()
         moment = wide @ second_moment @ wide.T
-    independent = energy(coefficients.cpu(), moment)
-    correlated = _mean_square(
-        model, layer, coefficients, directions, _few(model, layer, sample), compatibility, cache
-    )
+    independent = correlated = energy(coefficients.cpu(), moment)
+    # C of a regularised sample says more than its items do, and a matrix has no taps.
+    if not isinstance(sample, Regularised):
+        correlated = _mean_square(
+            model, layer, coefficients, directions, _few(model, layer, sample), compatibility, cache
+        )
     if not whole:
         return Collateral(0.0, 0.0, whole)
     return Collateral(independent / whole, correlated / whole, whole)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+BLOCK = 2**15
+"""Numbers of a change that are added up at a time: they stay in the caches of a CPU."""
+
 _FORMS = {2: ("o", ""), 3: ("o", "x"), 4: ("o", "yx"), 5: ("lo", "yx")}
 """The axes before and after the inputs, by the number of axes.
 
@@ -47,6 +50,13 @@ def exact_delta(coefficients: Tensor, directions: Tensor) -> Tensor:
     taps = (1,) * (coefficients.ndim - 2)
     shape = (coefficients.shape[0], directions.shape[1], *coefficients.shape[2:])
     total = torch.zeros(shape, dtype=torch.float64)
-    for index, direction in enumerate(directions):
-        total += coefficients[:, index, None] * direction.reshape(1, -1, *taps)
+    rows = max(1, BLOCK * shape[0] // max(1, total.numel()))
+    product = torch.empty((min(rows, shape[0]), *shape[1:]), dtype=torch.float64)
+    for start in range(0, shape[0], rows):
+        part = total[start : start + rows]
+        factors = coefficients[start : start + rows]
+        own = product[: len(part)]
+        for index, direction in enumerate(directions):
+            torch.mul(factors[:, index, None], direction.reshape(1, -1, *taps), out=own)
+            part += own
     return total

@@ -13,8 +13,8 @@ from torch import Tensor
 from editspec_runtime.core.compatibility import Compatibility
 from editspec_runtime.core.executor import IN_PROCESS, Executor
 from editspec_runtime.core.model import Model
-from editspec_runtime.core.sample import Sample
-from editspec_runtime.errors import OutOfMemory, translate_memory_errors
+from editspec_runtime.core.sample import Regularised, Sample
+from editspec_runtime.errors import NumericalError, OutOfMemory, translate_memory_errors
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest
 from editspec_runtime.maths.moments import SecondMoment, SecondMomentEstimator
@@ -158,9 +158,16 @@ class Blocks:
 
     def result(self) -> dict[str, Tensor]:
         """Compute the tensors of the cache's entry: C, and the weight of its keys."""
-        moment = self.estimate()
-        weight = torch.tensor(moment.weight, dtype=torch.float64)
-        return {"second_moment": moment.matrix, "weight": weight}
+        sample, matrix, weight = self.sample, None, 0.0
+        if sample.count:
+            moment = self.estimate()
+            matrix, weight = moment.matrix, moment.weight
+        if isinstance(sample, Regularised):
+            ridge = sample.ridge * torch.eye(self._features(), dtype=torch.float64)
+            matrix = ridge if matrix is None else ridge + sample.share * matrix.cpu()
+        if matrix is None:
+            raise NumericalError("The sample has no items.", "Give a sample with items.")
+        return {"second_moment": matrix, "weight": torch.tensor(weight, dtype=torch.float64)}
 
     def estimate(self) -> SecondMoment:
         """Compute the second moment of all blocks."""

@@ -189,8 +189,9 @@ def key_sample(
 def key_inputs(model: Model, layer: str, sample: Sample, batch: int) -> dict[str, object]:
     """Everything that the keys of a sample depend on, as plain values by name."""
     # Layers of one weight have the same keys, wherever their values lie.
+    shape = model.architecture.layers[layer]
     return {
-        "parameter": model.architecture.layers[layer].parameter,
+        "parameter": shape.keys or shape.parameter,
         "upstream": digest_of(model.weights, model.upstream(layer)),
         "model": dict(model.fingerprint()),
         "sample": sample.fingerprint(),

@@ -122,10 +122,7 @@ class LayerProblem:
         share: float = self.settings.preserve_share
         weight, directions = self.weight.double(), directions.double()
         kept = preserved_moment(self.function, weight, directions, preserved)
-        # The keys of the sample have what the preserved keys leave.
-        own = 1 - share * float(preserved.value_weights.sum())
-        mixed: Tensor = own * metric + share * kept.to(metric)
-        return mixed
+        return preserved.mix(share, metric, kept.to(metric), preserved.value_weights)
 
 
 def rule_function(rule: LayerRule, model: Model) -> LayerFunction:
@@ -152,22 +149,20 @@ def find_directions(
     assert rank is not None
     moment = statistics.moment()
     if rule.preserved is not None:
-        kept = _moment_of(rule.preserved)
-        own = 1 - preserve_share * float(rule.preserved.key_weights.sum())
-        moment = own * moment + preserve_share * kept
+        moment = mix_moment(rule.preserved, moment, preserve_share)
     # The statistics are float64 on the CPU, whatever computes the model.
     keys, weights = rule.context_keys.cpu(), rule.context_weights.cpu()
     found = directions(kind, moment, keys, weights, rank, statistics.sample)
     return found.to(rule.value)
 
 
-def _moment_of(preserved: PreservedKeys) -> Tensor:
-    """The sum of k k^T times its share over preserved keys, [in, in] float64 on the CPU."""
+def mix_moment(preserved: PreservedKeys, moment: Tensor, share: float) -> Tensor:
+    """Give preserved keys their `share` of a second moment, [in, in] float64 on the CPU."""
     rows, shares = preserved.rows()
     estimator = SecondMomentEstimator(rows.shape[1])
     estimator.update(rows.cpu(), shares.cpu())
-    moment = estimator.estimate()
-    return moment.weight * moment.matrix
+    kept = estimator.estimate()
+    return preserved.mix(share, moment, kept.weight * kept.matrix, preserved.key_weights)
 
 
 def layer_problem(problem: Problem, rule: LayerRule, model: Model) -> LayerProblem:
@@ -218,12 +213,19 @@ def solve_in_directions(
     problem: Problem, find_coefficients: Callable[[LayerProblem, Tensor], Tensor]
 ) -> dict[str, Change]:
     """Solve the rules of an edit by a method that finds A for given directions D."""
+    known: dict[str, Tensor] = {}
 
     def solve_layer(each: LayerProblem) -> Change:
         assert each.statistics is not None
-        share: float = each.settings.preserve_share
-        found = find_directions(each.rule, each.directions, each.rank, each.statistics, share)
-        note_missing(each)
+        keys = problem.model.architecture.layers[each.rule.layer].keys
+        if keys in known:  # layers that read the same keys have the same directions
+            found = known[keys]
+        else:
+            share: float = each.settings.preserve_share
+            found = find_directions(each.rule, each.directions, each.rank, each.statistics, share)
+            note_missing(each)
+            if keys:
+                known[keys] = found
         return Change(found, kernel_of(find_coefficients(each, found)))
 
     return solve_each(problem, solve_layer)

@@ -45,6 +45,7 @@ from editspec_runtime.methods.linearised import (
 )
 from editspec_runtime.methods.losses import NOTHING_TO_DO
 from editspec_runtime.methods.registry import PROJECTED_GRADIENT, method_of
+from editspec_runtime.methods.shared_keys import are_shared, solve_shared
 
 RIDGE = 1e-8
 """The ridge of D C D^T where it is singular, as a share of the mean of the diagonal of C."""
@@ -63,6 +64,8 @@ def solve(problem: Problem) -> dict[str, Change]:
         delta = change.view(each.weight.shape)
         return Change(full=problem.model.to_checkpoint(each.rule.layer, delta))
 
+    if are_shared(problem):
+        return solve_shared(problem)
     if problem.rank is None:
         return solve_each(problem, solve_whole)
     if problem.directions == LEARNED:

@@ -51,7 +51,10 @@ def find_change(problem: LayerProblem) -> Change:
     lacking = missing_value(problem.function, rule, problem.weight).double()
     bracket = keys.T @ keys
     if rule.preserved is not None:
-        kept = rule.preserved.rows()[0].double() @ space
+        rows, weights = rule.preserved.rows()
+        kept = rows.double() @ space
+        if rule.preserved.added:
+            kept = kept * weights.double().sqrt()[:, None]
         bracket = bracket + kept.T @ kept
     bracket.diagonal().add_(problem.compatibility.eigenvalue(settings.ridge, mean))
     solved = torch.linalg.solve(bracket, keys.T)

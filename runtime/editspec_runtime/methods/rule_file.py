@@ -28,7 +28,10 @@ def _read_rule(path: Path) -> ResolvedEdit:
     metadata = read_rule_header(path)
     tensors: list[dict[str, Tensor]] = [{} for _ in metadata["rules"]]
     try:
-        for name, tensor in read_tensors(path).items():
+        read = read_tensors(path)
+        for name, known in metadata.get("shared", {}).items():
+            read[name] = read[known]
+        for name, tensor in read.items():
             number, _, part = name.partition(".")
             tensors[int(number)][part] = tensor
         rules = [

@@ -38,6 +38,7 @@ class RuleValues(_Part):
     units: list[Annotated[int, Field(ge=0)]]
     details: dict[str, Any]
     refinement: RefinementValues | None = None
+    preserved_added: bool = False
 
 
 class RuleHeader(_Part):
@@ -52,6 +53,7 @@ class RuleHeader(_Part):
     rank: Annotated[int, Field(ge=0)] | None
     directions: Word | None
     provenance: dict[str, Any]
+    shared: dict[Word, Word] = {}
 
 
 def read_rule_header(path: Path) -> dict[str, Any]:

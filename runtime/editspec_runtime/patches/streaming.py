@@ -23,8 +23,10 @@ from editspec_runtime.errors import FileError, PatchError, WeightsError
 from editspec_runtime.io.digests import SAFETENSORS_DTYPES, Row, rows_digest
 from editspec_runtime.io.files import canonical_json, open_output
 from editspec_runtime.io.headers import TensorInfo
+from editspec_runtime.io.parts import EDITED
 from editspec_runtime.io.shards import Stored, StoredFile
 from editspec_runtime.io.weights import Container
+from editspec_runtime.patches.parts_output import lay_out_parts
 from editspec_runtime.patches.patch import Patch, hint_of_other_model, say_found
 from editspec_runtime.patches.rounding import round_parameter
 
@@ -78,7 +80,8 @@ def apply_stored(
     stack
         The patches, in order.
     out
-        A file for one file, a folder for several; None to write nothing.
+        A file for one file, a folder for several; None to write nothing. Of a folder of several
+        models, only the one that patches change is written; all else is linked or copied.
     metadata
         From the digests of base and result to the metadata of the output, whose length must not
         depend on the digests.
@@ -104,6 +107,8 @@ def apply_stored(
     names = container.model_names(tensors)
     stored_names = {own: name for name, own in names.items()}
     _require_fit(stack, {own: tensors[name] for own, name in stored_names.items()})
+    if weights.in_parts:
+        _require_edited(stack)
     changes: dict[str, list[Patch]] = {}
     for patch in stack:
         for parameter in patch.parameters:
@@ -115,7 +120,8 @@ def apply_stored(
     with ThreadPoolExecutor(WORKERS) as pool, _output(weights, out) as place:
         for number, file in enumerate(weights.files):
             own = {"editspec": placeholder} if weights.index is None else {}
-            with open_output(place(file)) if place else nullcontext() as target:
+            path = place(file) if place else None
+            with open_output(path) if path else nullcontext() as target:
                 said_at = run.copy_file(pool, file, target, own)
                 if number == len(weights.files) - 1:
                     accept(*run.digests())
@@ -126,9 +132,10 @@ def apply_stored(
         if place and weights.index is not None:
             index_name, index_metadata = weights.index
             said = {**index_metadata, "editspec": canonical_json(metadata(base, result))}
-            weight_map = {name: file.path.name for file in weights.files for name in file.tensors}
-            content = {"metadata": said, "weight_map": weight_map}
-            with open_output(place(None, index_name)) as target:
+            content = {"metadata": said, "weight_map": _weight_map(weights)}
+            index = place(None, index_name)
+            assert index is not None
+            with open_output(index) as target:
                 target.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
     return Applied(base, result, dict(sorted(run.changed.items())))
 
@@ -258,6 +265,15 @@ class _ParameterChange:
         return float(change > 0)
 
 
+def _weight_map(weights: Stored) -> dict[str, str]:
+    """The file of each tensor that an index lists; of several models, of the edited one."""
+    found: dict[str, str] = {}
+    for file in weights.files:
+        if not weights.in_parts or file.part == EDITED:
+            found |= {file.name_in_file(name): file.path.name for name in file.tensors}
+    return found
+
+
 def _require_fit(stack: Sequence[Patch], tensors: Mapping[str, TensorInfo]) -> None:
     """Raise a `PatchError` unless every parameter of a stack is there and of its size."""
     for patch in stack:
@@ -272,8 +288,19 @@ def _require_fit(stack: Sequence[Patch], tensors: Mapping[str, TensorInfo]) -> N
                 )
 
 
+def _require_edited(stack: Sequence[Patch]) -> None:
+    """Raise a `PatchError` where a stack changes another model of a folder than the edited one."""
+    for patch in stack:
+        others = [name for name in patch.parameters if not name.startswith(f"{EDITED}/")]
+        if others:
+            raise PatchError(
+                f"{patch.title} changes {others[0]}, and of this model {EDITED}/ alone is edited.",
+                "Do not use it; build it again.",
+            )
+
+
 @contextmanager
-def _output(weights: Stored, out: Path | None) -> Iterator[Callable[..., Path] | None]:
+def _output(weights: Stored, out: Path | None) -> Iterator[Callable[..., Path | None] | None]:
     """The function from a file or a name to its output's place; None for no output.
 
     A folder gets its name at the end. What lies beside the weights in the folder that was given,
@@ -287,9 +314,12 @@ def _output(weights: Stored, out: Path | None) -> Iterator[Callable[..., Path] |
         out.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
         try:
-            for path in weights.beside():
-                shutil.copyfile(path, beside / path.name)
-            yield lambda file, name=None: beside / (name or file.path.name)
+            if weights.in_parts:
+                yield lay_out_parts(weights, beside)
+            else:
+                for path in weights.beside():
+                    shutil.copyfile(path, beside / path.name)
+                yield lambda file, name=None: beside / (name or file.path.name)
             beside.chmod(0o755)
             if out.exists():
                 # No call replaces one folder by another: the old one steps aside first.
@@ -320,7 +350,7 @@ def _write_header(
     places, place = [], 0
     for name, info in file.tensors.items():
         begin, end = file.offsets[name]
-        header[name] = {
+        header[file.name_in_file(name)] = {
             "dtype": info.dtype,
             "shape": list(info.shape),
             "data_offsets": [place, place + end - begin],

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.export.passes import move_to_device_pass
 
 from editspec.worlds.skyline import READER
 from editspec.worlds.skyline.efficacy import Features
@@ -32,7 +33,7 @@ class NamedFeatures:
     digest: str
 
 
-def load_features(backbone: Path | None) -> NamedFeatures:
+def load_features(backbone: Path | None, device: torch.device) -> NamedFeatures:
     """Load the feature maps of an exported program, or of the reader that ships.
 
     Parameters
@@ -40,6 +41,8 @@ def load_features(backbone: Path | None) -> NamedFeatures:
     backbone
         A ``torch.export`` file of a program that takes images [n, 3, 64, 64] to a list of feature
         maps; None for the reader.
+    device
+        Where the features compute.
 
     Raises
     ------
@@ -48,10 +51,11 @@ def load_features(backbone: Path | None) -> NamedFeatures:
     """
     if backbone is None:
         reader = load_reader()
-        return NamedFeatures(reader.features, READER.name, tensors_digest(reader.state_dict()))
+        digest = tensors_digest(reader.state_dict())
+        return NamedFeatures(reader.to(device).features, READER.name, digest)
     require_file(backbone)
     try:
-        program = torch.export.load(backbone).module()
+        program = move_to_device_pass(torch.export.load(backbone), device).module()
     except Exception as error:  # torch's reader meets damage with errors of many kinds
         raise FileError(
             f"{backbone} is not a program that torch.export saved.",

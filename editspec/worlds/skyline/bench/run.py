@@ -149,12 +149,13 @@ def bench_paper(
     if world not in WORLDS:
         raise UsageError(f"There is no world {world}.", f"Known here: {', '.join(WORLDS)}.")
     out = Path(out)
-    features = load_features(backbone)
+    where = pick_device(device)
+    features = load_features(backbone, where)
     seconds = open_folder(out, features.digest)
     bench = Bench(
         out,
         images,
-        pick_device(device),
+        where,
         backbone,
         features,
         progress,
@@ -222,7 +223,7 @@ class Bench:
     @cached_property
     def reader(self) -> Reader:
         """The reader of attributes that ships."""
-        return load_reader()
+        return load_reader().to(self.device)
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -331,14 +332,16 @@ class Bench:
             for change in others:
                 scene = change(scene)
             wanted = counterfactual(scene)
-            unedited = render_clamped(self.unedited, latents).cpu()
+            scene, wanted = scene.to(self.device), wanted.to(self.device)
+            unedited = render_clamped(self.unedited, latents)
             begun = time.perf_counter()
-            edited = row.draw(latents.to(self.device), unedited).cpu()
+            edited = row.draw(latents.to(self.device), unedited).to(self.device)
             spent = (time.perf_counter() - begun) / len(numbers)
             maps = self.features.maps
             measures = edit_measures(scene, wanted, unedited, edited, self.reader, maps)
             measures["seconds"] = torch.full((len(numbers),), spent, dtype=torch.float64)
-            return measures | readings(scene, edited, self.reader)
+            measures |= readings(scene, edited, self.reader)
+            return {kind: values.cpu() for kind, values in measures.items()}
 
         # Another process may run this, where the caller's kernels are not set.
         with reproducible_kernels(self.device):
@@ -457,8 +460,9 @@ def _open_elsewhere(
     out: Path, images: int, device: str, backbone: Path | None, world: World
 ) -> Bench:
     """Open the bench in another process, without progress."""
-    features = load_features(backbone)
-    return Bench(out, images, pick_device(device), backbone, features, no_progress, world)
+    where = pick_device(device)
+    features = load_features(backbone, where)
+    return Bench(out, images, where, backbone, features, no_progress, world)
 
 
 def _write_result(out: Path, result: BenchResult) -> None:

@@ -1,0 +1,1 @@
+"""The modality of models that draw what a prompt says."""

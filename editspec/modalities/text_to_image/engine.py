@@ -1,0 +1,84 @@
+"""The engine of text-to-image models: their part of a build session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from editspec.engine.built import BuiltEdit
+from editspec.engine.measures import Measures
+from editspec.engine.model_session import ModelSession
+from editspec.engine.opened import OpenedModel
+from editspec.engine.questions import Asked, Question
+from editspec.engine.session import BuildSession
+from editspec.modalities.text_to_image.drawing import EXTRA
+from editspec.modalities.text_to_image.measures import PromptMeasures
+from editspec.modalities.text_to_image.prompts import find_sample
+from editspec.modalities.text_to_image.sheets import PromptPictures, draw_prompts
+from editspec_compiler import LoadedSpec
+from editspec_compiler.modalities.text_to_image.resolve import compile_edit
+from editspec_runtime.core.rule import CompiledEdit
+from editspec_runtime.errors import UsageError
+from editspec_runtime.io.extra_registry import load_extra
+from editspec_runtime.modalities.text_to_image.compatibility import (
+    COMPATIBILITIES,
+    PromptCompatibility,
+)
+from editspec_runtime.modalities.text_to_image.model import PromptedModel
+from editspec_runtime.modalities.text_to_image.samples import PromptSample
+
+
+class TextToImageEngine:
+    """The engine of models that draw what a prompt says."""
+
+    def compatibility(self, name: str | None) -> PromptCompatibility:
+        """Return the numerics of a name: ours for None, or those of a paper's authors."""
+        return COMPATIBILITIES[name]
+
+    def sample(self, session: ModelSession, model: PromptedModel) -> PromptSample:
+        """Return the prompts that ``statistics`` names."""
+        del model
+        return find_sample(session)
+
+    def compile(self, session: ModelSession, number: int, parent: str) -> CompiledEdit:
+        """Compile an edit of concepts to rules about keys and values."""
+        return compile_edit(session.loaded, number, session.base, parent)
+
+    def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> Measures:
+        """Return the measures of a stack of edits of concepts."""
+        return PromptMeasures(session, built)
+
+    def preview(self, session: BuildSession, count: int) -> Image.Image | None:
+        """Return None: drawing takes the whole U-Net, which a preview does not load."""
+        return None
+
+    def tabulate(self, session: BuildSession, count: int) -> None:
+        """Return None: prompts are drawn, not tabulated."""
+
+    def draw(self, session: BuildSession, count: int, seed: int) -> Image.Image:
+        """Draw prompts before and after all edits."""
+        return draw_prompts(session, count, seed)
+
+    def require_packages(self) -> None:
+        """Raise a `UsageError` where the library that draws is not installed."""
+        load_extra(EXTRA)
+
+    def report_pictures(self, session: BuildSession) -> PromptPictures:
+        """Return the pictures of a report."""
+        return PromptPictures(session)
+
+    def question(self, session: BuildSession, asked: Asked) -> Question:
+        """Raise a `UsageError`: what is asked about are places of images."""
+        raise UsageError(
+            f"The family {session.loaded.spec.model.family} draws prompts, and has no latents to "
+            "ask about.",
+            "Take check, whose remarks name the prompts that an edit changed.",
+        )
+
+    def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedModel:
+        """Return the model as it is."""
+        return opened
+
+
+ENGINE = TextToImageEngine()

@@ -1,0 +1,1 @@
+"""Text-to-image models with a U-Net, in folders of diffusers."""

@@ -1,0 +1,1 @@
+"""Models that draw what a prompt says."""
