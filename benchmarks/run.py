@@ -26,7 +26,7 @@ import torch
 from benchmarks.figures import CannotRun, Figure
 from editspec_runtime.io.files import write
 
-MODULES = ("solvers", "scale", "growth", "threads", "concepts")
+MODULES = ("solvers", "scale", "growth", "threads", "workers", "concepts")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Second moments, start-up and several processes.
+"""Second moments and start-up.
 
 Second moments are timed by the processor time of one thread, start-up by the processor time of a
-process and by the clock, and several processes by the clock. The best of several turns counts.
+process and by the clock. The best of several turns counts.
 """
 
 from __future__ import annotations
@@ -206,61 +206,6 @@ def children_seconds() -> float:
     return times.children_user + times.children_system
 
 
-def scaling(quick: bool) -> Iterator[Figure]:
-    """Measure C of Skyline's layer7 by 1 and by 2 processes of one thread."""
-    samples = 1024 if quick else 4096
-    seconds: list[float] = []
-    digests: set[str] = set()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_rule(folder, samples)
-        for count in (1, 2):
-            # Timed within the process, so that start-up does not count.
-            launcher = [
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                "--nproc-per-node",
-                str(count),
-            ]
-            (folder / "timed.py").write_text(TIMED)
-            out = run(
-                folder, [*launcher, "timed.py"], EDITSPEC_CACHE=str(folder / f"cache-{count}")
-            )
-            spent, digest = out.split()[-2:]
-            seconds.append(float(spent))
-            digests.add(digest)
-    # The number of processes must not change a bit of C.
-    assert len(digests) == 1
-    one, two = seconds
-    details = {"one": one, "two": two, "load": os.getloadavg()[0]}
-    yield Figure("C by two processes, against one", one / two, "times", details=details)
-
-
-TIMED = """
-import os, sys, time
-from editspec_runtime.executors import processes as distributed
-if int(os.environ["RANK"]) > 0:
-    sys.exit(distributed.serve_first_process())
-
-def work():
-    from editspec.commands.statistics import statistics
-    from editspec_runtime.io.digests import tensor_digest
-    begun = time.perf_counter()
-    (found,) = statistics("rule.yaml", device="cpu").moments
-    moment = found.moment
-    print(time.perf_counter() - begun, tensor_digest(moment.matrix))
-
-if os.environ["WORLD_SIZE"] == "1":
-    work()
-else:
-    from editspec.engine.resources import use_executor
-    with distributed.lead_processes() as executor, use_executor(executor):
-        work()
-"""
-
-
 def write_rule(folder: Path, samples: int) -> None:
     """Write a spec of one rule on Skyline into a folder, as rule.yaml."""
     text = RULE % {"weights": DEFAULT_WEIGHTS, "samples": samples}
@@ -282,4 +227,4 @@ def run(folder: Path, arguments: list[str], **variables: str) -> str:
     return result.stdout
 
 
-BENCHMARKS = (moments, startup, scaling)
+BENCHMARKS = (moments, startup)

@@ -4,6 +4,21 @@ The functions are the commands of the command line, with the same names and argu
 is `ci_review`, and ``import``, which is a keyword of Python, is `import_records`. Each returns a
 frozen result with `to_dict` and `to_text`. `open` opens a model in Python.
 
+Arguments that several functions take mean the same in all of them, unless a function says more:
+
+spec
+    The path of a spec, or a spec that is loaded.
+edit
+    The name of an edit. Default: the first edit.
+out
+    A new or empty folder, or the folder of an earlier run of the same command.
+family
+    The family of weights. Default: found by the names of their tensors.
+device
+    ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+progress
+    A callback ``(task, done, total)`` that is called as the work goes on.
+
 Importing this package imports neither the compiler nor torch. The first use of a function imports
 all that the function needs.
 """
@@ -23,6 +38,7 @@ if TYPE_CHECKING:
     from editspec.commands.blame import blame
     from editspec.commands.build import build
     from editspec.commands.cache import cache
+    from editspec.commands.card import card
     from editspec.commands.check import check
     from editspec.commands.ci import ci_apply, ci_review
     from editspec.commands.compare_layers import compare_layers
@@ -51,6 +67,7 @@ if TYPE_CHECKING:
     from editspec.commands.verify import verify
     from editspec.engine.resources import allow_code
     from editspec.studio import studio
+    from editspec.worlds.atlas.bench.run import bench_facts
     from editspec.worlds.skyline.bench.run import bench_paper
     from editspec_compiler import LoadedSpec, SpecError, load
 
@@ -64,11 +81,13 @@ __all__ = [
     "allow_code",
     "apply",
     "audit",
+    "bench_facts",
     "bench_paper",
     "bisect",
     "blame",
     "build",
     "cache",
+    "card",
     "check",
     "ci_apply",
     "ci_review",

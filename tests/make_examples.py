@@ -47,6 +47,7 @@ def main() -> None:
     records()
     painted_masks()
     projected_latents()
+    language_models()
 
     lost = json.dumps({"metadata": {}, "weight_map": {"input.input": "lost.safetensors"}}) + "\n"
     for index in ("sharded/model", "two-indices/one", "two-indices/two"):
@@ -68,6 +69,81 @@ def main() -> None:
     (FILES / "bomb.png").write_bytes(png_header(60_000, 60_000))
     (FILES / "large.png").write_bytes(png_header(9_000, 9_000))
     (FILES.parent / "not-utf8.yaml").write_bytes("version: 1\nmodel: caf\u00e9\n".encode("latin-1"))
+
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 4,
+    "intermediate_size": 6,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 48,
+    "vocab_size": 300,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 0,
+}
+
+
+def language_models() -> None:
+    """A language model as a folder of the hub has it, and folders with one thing wrong each."""
+    golden = Path(__file__).parent / "golden" / "transformer"
+    tokenizer = (golden / "tokenizer.json").read_bytes()
+    vocabulary = json.loads(tokenizer)["model"]["vocab"]
+    tensors = tiny_llama(len(vocabulary) + 8)
+    broken = {name: tensor.clone() for name, tensor in tensors.items()}
+    broken["model.layers.0.mlp.down_proj.weight"][0, 0] = float("nan")
+    quantised = {"model.layers.0.mlp.down_proj.qweight": torch.ones(1, dtype=torch.int32)}
+    whole = {"config.json": json.dumps(LLAMA).encode(), "tokenizer.json": tokenizer}
+    folders: dict[str, tuple[dict[str, torch.Tensor], dict[str, bytes]]] = {
+        "llama": (tensors, {}),
+        "nan": (broken, {}),
+        "gptq": (tensors | quantised, {}),
+        "awq": (tensors, with_config(quantization_config={"quant_method": "awq"})),
+        "mixture": (tensors, with_config(num_local_experts=8)),
+        "unknown": (tensors, with_config(model_type="mamba")),
+        "other-width": (tensors, with_config(hidden_size=8)),
+        "no-config": (tensors, {"config.json": b""}),
+        "no-tokenizer": (tensors, {"tokenizer.json": b""}),
+        "page-for-tokenizer": (tensors, {"tokenizer.json": b"<html>Not found</html>"}),
+        "gguf": ({}, {"model.gguf": b"GGUF" + bytes(60)}),
+        "bin": ({}, {"pytorch_model.bin": b"PK" + bytes(60)}),
+    }
+    for name, (weights, files) in folders.items():
+        folder = FILES / "facts" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if weights:
+            (folder / "model.safetensors").write_bytes(save(weights))
+        for file, content in (whole | files).items():
+            if content:
+                (folder / file).write_bytes(content)
+
+
+def with_config(**changed: Any) -> dict[str, bytes]:
+    return {"config.json": json.dumps(LLAMA | changed).encode()}
+
+
+def tiny_llama(vocabulary: int) -> dict[str, torch.Tensor]:
+    """The tensors of a Llama of two blocks, in bfloat16."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (vocabulary, 4),
+        "model.norm.weight": (4,),
+    }
+    for block in range(2):
+        own = f"model.layers.{block}."
+        shapes |= {
+            f"{own}input_layernorm.weight": (4,),
+            f"{own}post_attention_layernorm.weight": (4,),
+            f"{own}self_attn.q_proj.weight": (4, 4),
+            f"{own}self_attn.k_proj.weight": (2, 4),
+            f"{own}self_attn.v_proj.weight": (2, 4),
+            f"{own}self_attn.o_proj.weight": (4, 4),
+            f"{own}mlp.gate_proj.weight": (6, 4),
+            f"{own}mlp.up_proj.weight": (6, 4),
+            f"{own}mlp.down_proj.weight": (4, 6),
+        }
+    random = torch.Generator().manual_seed(5)
+    return {name: torch.randn(shape, generator=random).bfloat16() for name, shape in shapes.items()}
 
 
 def checkpoints() -> None:

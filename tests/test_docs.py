@@ -23,8 +23,10 @@ import yaml
 import editspec
 from editspec.worlds.skyline import WEIGHTS
 from editspec_compiler.document import parse
-from editspec_compiler.validation import check
+from editspec_compiler.validation import check, json_schema
 from editspec_runtime.codes import Code
+from editspec_runtime.executors.cluster_file import read_cluster_file
+from editspec_runtime.executors.cluster_registry import KINDS
 from tests.docs_text import PAGES, ROOT, blocks, command_lines, headings, links, mentions
 from website.build import PAGES as MADE
 from website.commands import walk_commands
@@ -192,6 +194,10 @@ def test_specs_are_right(page: Path, project: Path) -> None:
     for block in blocks(page.read_text(), "yaml"):
         if "format: editspec.lock" in block or block.startswith("repos:"):
             continue  # a lock, shortened, and the configuration of pre-commit
+        if block.startswith("kind:"):
+            (project / "cluster.yaml").write_text(block)
+            read_cluster_file(project / "cluster.yaml", KINDS)
+            continue
         for part in alternatives(block):
             validate_block(part, project)
 
@@ -265,6 +271,24 @@ def build_site(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
+
+
+def test_the_reference_has_every_option_and_every_key() -> None:
+    options = MADE["commands.md"]()
+    for name, command in COMMANDS.items():
+        section = options.partition(f"### {name}\n")[2].partition("\n##")[0]
+        for parameter in command.params:
+            shown = parameter.opts[0] if parameter.param_type_name == "option" else None
+            assert (shown or parameter.metavar) in section, f"{name}: {parameter.name}"
+    keys = MADE["language.md"]()
+    schema = json_schema()
+    for part in schema["$defs"].values():
+        assert all(f"| `{key}` |" in keys for key in part.get("properties", {}))
+    # Every link leads to a section of the page, whose title is words.
+    titles = re.findall(r"^## (.+?) \{#(.+)\}$", keys, re.MULTILINE)
+    assert {anchor for _, anchor in titles} >= set(re.findall(r"\]\(#(.+?)\)", keys))
+    assert len({anchor for _, anchor in titles}) == len(titles)
+    assert all(re.fullmatch(r"[A-Z][a-z0-9 ]+(: \w+)?", title) for title, _ in titles)
 
 
 def test_every_page_has_its_place_in_the_site() -> None:

@@ -50,6 +50,7 @@ HUB = "hf://someone/something/w.safetensors@main"
 
 USES = [
     ("bench", "cv2", ["bench", "paper", "-o", "out"]),
+    ("cluster", "distributed", ["build", "spec.yaml", "-o", "out", "--cluster", "local:2"]),
     ("gguf", "gguf", ["convert", "model.gguf", "made"]),
     ("hub", "huggingface_hub", ["build", "spec.yaml", "-o", "out"]),
     ("hub", "huggingface_hub", ["lock", "spec.yaml"]),
@@ -83,19 +84,22 @@ USES = [
 ]
 """An extra, a package of it that is missing, and a command that needs it."""
 
+OUR_OWN = ("editspec", "editspec_compiler", "editspec_runtime")
+OUR_ROOMS = [each.package for each in EXTRAS.values() if each.package.startswith(OUR_OWN)]
+CLUSTER = "editspec_runtime.executors.dask_cluster"
+"""The module that an extra alone imports, besides those of the studio."""
+
 CORE = {"yaml": "pyyaml", "PIL": "pillow"}
 """The packages whose modules have another name."""
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """Make a package missing, and forget what was imported with it."""
-    extra = {each.package.partition(".")[0] for each in EXTRAS.values()}
-    # Of our own package only the room that needs an extra: the rest keeps its state.
-    ours = [each.package for each in EXTRAS.values() if each.package.startswith("editspec.")]
+    extra = {each.package.partition(".")[0] for each in EXTRAS.values()} - set(OUR_OWN)
+    # Of our own packages only what needs an extra: the rest keeps its state.
     for name in list(sys.modules):
-        top = name.partition(".")[0]
-        in_a_room = any(name.startswith(f"{room}.") for room in ours)
-        if in_a_room or (top != "editspec" and top in {package, *extra}):
+        inside = any(name.startswith(f"{room}.") for room in OUR_ROOMS)
+        if inside or name == CLUSTER or name.partition(".")[0] in {package, *extra}:
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
 
@@ -153,14 +157,15 @@ def packages_of(source: str) -> set[str]:
 
 def test_packages_of_extras_are_imported_by_the_registry_alone() -> None:
     named = {each.partition(">")[0].partition(",")[0] for each in PROJECT["dependencies"]}
-    known = {*sys.stdlib_module_names, "editspec", "editspec_compiler", "editspec_runtime"}
+    known = {*sys.stdlib_module_names, *OUR_OWN}
     found = {}
     for folder in ("editspec", "compiler/editspec_compiler", "runtime/editspec_runtime"):
         for path in (ROOT / folder).rglob("*.py"):
             packages = packages_of(path.read_text()) - known
             foreign = {each for each in packages if CORE.get(each, each) not in named}
-            # Modules of the studio are imported by `load_extra("studio", ...)` alone.
-            if foreign and "studio" not in path.relative_to(ROOT).parts:
+            # Modules of extras are imported by `load_extra` alone.
+            inside = "studio" in path.relative_to(ROOT).parts or path.stem == "dask_cluster"
+            if foreign and not inside:
                 found[path.relative_to(ROOT).as_posix()] = foreign
     # What pydantic itself is made of is there with it.
     found = {name: packages - {"pydantic_core"} for name, packages in found.items()}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import email
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from email.message import Message
@@ -85,3 +87,17 @@ def test_what_it_says_of_itself(unpacked: Path, metadata: Message) -> None:
     assert "editspec" in (next(unpacked.glob("*.dist-info/entry_points.txt"))).read_text()
     for package in PACKAGES:
         assert (unpacked / package / "py.typed").is_file()
+
+
+def test_the_image_is_built_of_what_is_there() -> None:
+    """Docker itself is not on every machine; what its file names is."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (ROOT / "Dockerfile").read_text()
+    (extras,) = re.findall(r'"/source\[(.*)\]"', text)
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    (entry,) = re.findall(r'^ENTRYPOINT \["(.*)"\]$', text, re.MULTILINE)
+    assert entry in project["scripts"]
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    needed = ["LICENSE", "README.md", "compiler", "constraints.txt", "editspec", "runtime", "specs"]
+    assert not set(needed) & set(ignored)
+    assert all((ROOT / name).exists() for name in needed)

@@ -10,6 +10,8 @@ from typer.main import get_command
 from editspec.cli.main import app
 from website.markdown import cell, table
 
+PROGRAM: Any = get_command(app)
+
 HEAD = """# Commands, option by option
 
 Made from the command line: `editspec COMMAND --help` says the same.
@@ -18,19 +20,28 @@ Made from the command line: `editspec COMMAND --help` says the same.
 
 
 def write_commands() -> str:
-    """Write the page: for each command its summary, its usage and its options."""
+    """Write the page: for each command its summary, its usage and its options, by task."""
+    sections: dict[str, list[str]] = {}
+    for name, command in walk_commands():
+        sections.setdefault(task_of(name), []).append(write_command(name, command))
     parts = [HEAD]
-    parts += (write_command(name, command) for name, command in walk_commands())
+    for task, texts in sections.items():
+        parts += [f"## {task}\n", *texts]
     return "\n".join(parts)
 
 
 def walk_commands() -> Iterator[tuple[str, Any]]:
     """Walk the commands in the order of ``--help``, those of groups by their full names."""
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in PROGRAM.commands.items():
         if hasattr(command, "commands"):
             yield from ((f"{name} {each}", command.commands[each]) for each in command.commands)
         else:
             yield name, command
+
+
+def task_of(name: str) -> str:
+    """Read from the command line for which task a command, or its group, is."""
+    return str(getattr(PROGRAM.commands[name.partition(" ")[0]], "rich_help_panel", "Commands"))
 
 
 def write_command(name: str, command: Any) -> str:
@@ -41,7 +52,7 @@ def write_command(name: str, command: Any) -> str:
     usage = " ".join(["editspec", name, *names, "[OPTIONS]"])
     rows = [(f"`{shown}`", cell(each.help)) for shown, each in zip(names, arguments, strict=True)]
     rows += [(f"`{option_names(each)}`", option_help(each)) for each in options]
-    text = f"## {name}\n\n{command.help}\n\n    {usage}\n\n"
+    text = f"### {name}\n\n{command.help}\n\n    {usage}\n\n"
     return text + table(("option", "meaning"), rows)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import editspec
 from editspec.commands.registry import COMMANDS, function_name
 
@@ -21,7 +23,8 @@ def write_python() -> str:
     places = {name: place_of(name) for name in editspec.__all__ if not name.startswith("_")}
     others = [places[name] for name in places if name not in functions]
     commands = [place.replace(":", ".") for place in functions.values()]
-    return "\n".join([HEAD, *(f"::: {place}\n" for place in [*commands, *others, RESULTS])])
+    shared = f"```text\n{inspect.getdoc(editspec)}\n```\n"
+    return "\n".join([HEAD, shared, *(f"::: {place}\n" for place in [*commands, *others, RESULTS])])
 
 
 def place_of(name: str) -> str:

@@ -109,6 +109,9 @@ class SpecError(Exception):
         self.left_out = max(0, len(self.problems) - SHOWN)
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.file, self.problems, self.text)
+
     def __str__(self) -> str:
         # As YAML counts lines, and not as `str.splitlines` does: else another line is shown.
         lines = LINE_BREAK.split(self.text) if self.text else []

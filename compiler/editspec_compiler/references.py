@@ -34,7 +34,7 @@ from editspec_runtime.io.cache import Cache, default_cache
 from editspec_runtime.io.downloads import is_remote
 from editspec_runtime.io.files import read_header, require_file
 from editspec_runtime.io.headers import TensorInfo
-from editspec_runtime.io.parts import INDEX, is_in_parts
+from editspec_runtime.io.parts import INDEX, SUFFIX, is_in_parts
 from editspec_runtime.io.places import container_of, weights_path
 from editspec_runtime.io.shards import is_plain_folder, is_sharded, read_stored
 from editspec_runtime.methods.registry import METHODS, method_of, methods_taking
@@ -441,11 +441,31 @@ def _weights_file(model: ModelFields, folder: Path, cache: Cache) -> Path:
     family = FAMILIES.get(model.family)
     if path.is_dir() and (is_in_parts(path) or (family is not None and family.in_parts)):
         return path
+    if path.is_dir():
+        _require_model_in(path)
     if path == folder / model.weights and (problem := find_path_problem(model.weights, folder)):
         raise FileError(*problem)
     if not is_remote(model.weights):  # one of the package, or below a home
         require_file(path)
     return path
+
+
+def _require_model_in(folder: Path) -> None:
+    """Raise a `FileError` where a folder holds a model in files that are not read from there."""
+    found = sorted(path.name for path in folder.iterdir() if path.is_file())
+    if any(name.endswith(SUFFIX) for name in found):
+        raise FileError(
+            f"{folder} holds several files of weights and no index of them",
+            f"get *{INDEX} from where they are from, or give one of the files",
+        )
+    for name in found:
+        if name.endswith(".gguf"):
+            hint = f"make a folder of it by editspec convert {folder / name} FOLDER, and give that"
+            raise FileError(f"{folder} holds a GGUF file and no *{SUFFIX}", hint)
+        if name.endswith((".bin", ".pt", ".pth")):
+            made = folder / f"model{SUFFIX}"
+            hint = f"make one by editspec convert {folder / name} {made}"
+            raise FileError(f"{folder} holds {name} and no *{SUFFIX}", hint)
 
 
 def _require_bytes(weights: Path, pin: str) -> None:

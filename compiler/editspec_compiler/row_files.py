@@ -301,7 +301,9 @@ def read_rows(name: str, folder: Path) -> RowFile:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        message = f"{name} is not UTF-8, from line {line} on"
+        begun = raw[raw.rfind(b"\n", 0, error.start) + 1 : error.start]
+        column = len(begun.decode("utf-8", "replace")) + 1
+        message = f"{name} is not UTF-8, from line {line}, column {column} on"
         raise RowsError(
             Fault(message, "save the file as UTF-8", 0, 0, Code.TEXT_NOT_UTF8)
         ) from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypedDict
 
-from editspec.cli.options import AllowCode, Debug, Device, Json, Quiet, Threads
+from editspec.cli.options import AllowCode, Cluster, Debug, Device, Json, Quiet, Threads, Workers
 from editspec.cli.output import answer, run_command
 from editspec.cli.project import use_project
+from editspec.cli.workers import use_workers
 from editspec.engine.result import CommandResult
 from editspec_runtime.core.progress import ProgressCallback
 
@@ -24,6 +26,7 @@ ANSWER: Options = {"as_json": (Json, False), **TALK}
 CODE: Options = {"allow_code": (AllowCode, False)}
 DEVICE: Options = {"device": (Device, "auto")}
 THREADS: Options = {"threads": (Threads, None)}
+WORKERS: Options = {"workers": (Workers, None), "cluster": (Cluster, None)}
 
 
 class Work(TypedDict):
@@ -55,12 +58,20 @@ def of_a_model(function: Callable[..., CommandResult]) -> Callable[..., None]:
     return _make_command(function, CODE | DEVICE | THREADS | ANSWER)
 
 
-def of_own_code(function: Callable[..., CommandResult]) -> Callable[..., None]:
-    """Make a command of a function that computes with a model of the product alone.
+def of_workers(function: Callable[..., CommandResult]) -> Callable[..., None]:
+    """Make a command as `of_a_model` whose work can be spread over processes.
 
     The function takes `work`, a `Work`.
     """
-    return _make_command(function, DEVICE | THREADS | ANSWER)
+    return _make_command(function, CODE | DEVICE | THREADS | WORKERS | ANSWER)
+
+
+def of_own_code(function: Callable[..., CommandResult]) -> Callable[..., None]:
+    """Make a command as `of_workers` that computes with a model of the product alone.
+
+    The function takes `work`, a `Work`.
+    """
+    return _make_command(function, DEVICE | THREADS | WORKERS | ANSWER)
 
 
 def of_a_server(function: Callable[..., None]) -> Callable[..., None]:
@@ -76,11 +87,13 @@ def _make_command(function: Callable[..., Any], shared: Options) -> Callable[...
         as_json = given.pop("as_json", False)
         debug, quiet = given.pop("debug"), given.pop("quiet")
         threads = given.pop("threads", None)
+        workers, cluster = given.pop("workers", None), given.pop("cluster", None)
         if "allow_code" not in taken:  # which took effect when it was parsed
             given.pop("allow_code", None)
         with (
             run_command(as_json, debug, quiet=quiet) as progress,
             use_project(threads, computes="threads" in shared),
+            use_workers(workers, cluster) if "workers" in shared else nullcontext(),
         ):
             if "work" in taken:
                 work = {"device": given.pop("device")} if "device" in given else {}

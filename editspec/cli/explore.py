@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import editspec
-from editspec.cli.command import Work, of_a_model, of_a_server
+from editspec.cli.command import Work, of_a_model, of_a_server, of_workers
 from editspec.cli.options import (
     ContactSheet,
     Device,
@@ -83,7 +83,7 @@ def render(
     return editspec.render(spec, out, value=value, key=key, count=count, seed=seed, **work)
 
 
-@of_a_model
+@of_workers
 def search(
     work: Work,
     spec: Annotated[
@@ -140,7 +140,7 @@ def search(
     )
 
 
-@of_a_model
+@of_workers
 def compare_layers(
     work: Work,
     spec: SpecArgument,
@@ -245,7 +245,7 @@ def studio(
     )
 
 
-@of_a_model
+@of_workers
 def sweep(
     work: Work,
     spec: SpecArgument,
@@ -272,7 +272,7 @@ def sweep(
     )
 
 
-@of_a_model
+@of_workers
 def tune(
     work: Work,
     spec: SpecArgument,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import editspec
-from editspec.cli.command import Work, of_a_model, of_own_code
+from editspec.cli.command import Work, of_own_code, of_workers
 from editspec.cli.layout import Command, Group
 from editspec.cli.options import (
     OutFolder,
@@ -56,8 +56,27 @@ def paper(
     return editspec.bench_paper(out, images=images, world=world, backbone=backbone, **work)
 
 
+@bench.command(cls=Command)
+@of_own_code
+def facts(
+    work: Work,
+    out: OutFolder,
+    count: Annotated[
+        int,
+        typer.Option(
+            "--facts", metavar="N", min=1, max=500, help="How many facts are edited one at a time."
+        ),
+    ] = 40,
+) -> CommandResult:
+    """Measure methods that edit facts on Atlas.
+
+    Goes on where a run was interrupted.
+    """
+    return editspec.bench_facts(out, facts=count, **work)
+
+
 @ci.command(cls=Command)
-@of_a_model
+@of_workers
 def review(
     work: Work,
     specs: SpecArguments,
@@ -75,7 +94,7 @@ def review(
 
 
 @ci.command(cls=Command)
-@of_a_model
+@of_workers
 def apply(
     work: Work,
     specs: SpecArguments,

@@ -6,8 +6,6 @@ the result's code. No ``--help`` and no ``validate`` imports torch.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -82,6 +80,7 @@ SECTIONS: dict[str, dict[str, Callable[..., None]]] = {
         "compose": patches.compose,
         "rebase": patches.rebase,
         "sign": patches.sign,
+        "card": patches.card,
         "export": files.export,
         "convert": files.convert,
     },
@@ -125,28 +124,10 @@ def start(
 def main() -> None:
     """Run the command line.
 
-    A shell that completes a line asks by a variable. Where torchrun starts several processes, the
-    first runs the command, and the others help.
+    A shell that completes a line asks by a variable.
     """
     enable_completion()
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        app(complete_var=VARIABLE)
-    from editspec.engine.resources import use_executor
-    from editspec_runtime.executors import processes
-
-    if os.environ.get("RANK", "0") != "0":
-        sys.exit(processes.serve_first_process())
-    try:
-        as_json, debug = "--json" in sys.argv, "--debug" in sys.argv
-        with (
-            report_errors(as_json, debug),
-            processes.lead_processes() as executor,
-            use_executor(executor),
-        ):
-            app(complete_var=VARIABLE)
-    except typer.Exit as end:
-        # The processes did not meet, so that no command ran and typer cannot catch this itself.
-        sys.exit(end.exit_code)
+    app(complete_var=VARIABLE)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,24 @@ Threads = Annotated[
     ),
 ]
 
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="Processes of one thread each; default: what the machine has.",
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="local:N|ADDRESS|FILE",
+        help="Workers of a Dask cluster: here, of a scheduler, or as a file says.",
+    ),
+]
+
 # Output
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

@@ -1,4 +1,4 @@
-"""Commands on patches: verify, sign, apply, compose, rebase, diff, audit."""
+"""Commands on patches: verify, sign, card, apply, compose, rebase, diff, audit."""
 
 from __future__ import annotations
 
@@ -50,6 +50,26 @@ def sign(
     Writes DIR/model.sig.
     """
     return editspec.sign(folder, key)
+
+
+@of_a_model
+def card(
+    work: Work,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a build.")],
+    spec: Annotated[
+        Path | None,
+        typer.Option("--spec", metavar="SPEC", help="For checks, pictures and the licence."),
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option("--licence", metavar="NAME", help="Where nothing beside the base says it."),
+    ] = None,
+) -> CommandResult:
+    """Write a model card for a build.
+
+    It is DIR/README.md, with a head that the Hugging Face hub reads.
+    """
+    return editspec.card(folder, spec=spec, licence=licence, **work)
 
 
 @of_files

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import editspec
-from editspec.cli.command import Work, of_a_model, of_files
+from editspec.cli.command import Work, of_a_model, of_files, of_workers
 from editspec.cli.options import BuildFolder, JUnit, Markdown, OutFolder, SpecArgument
 from editspec.engine.result import CommandResult
 
@@ -24,7 +24,7 @@ def validate(
     return editspec.validate(specs)
 
 
-@of_a_model
+@of_workers
 def compile(work: Work, spec: SpecArgument, out: OutFolder) -> CommandResult:
     """Resolve every edit into the tensors of a rule.
 
@@ -33,7 +33,7 @@ def compile(work: Work, spec: SpecArgument, out: OutFolder) -> CommandResult:
     return editspec.compile(spec, out, **work)
 
 
-@of_a_model
+@of_workers
 def build(
     work: Work,
     spec: SpecArgument,
@@ -91,7 +91,7 @@ def build(
     )
 
 
-@of_a_model
+@of_workers
 def check(
     work: Work,
     spec: SpecArgument,
@@ -106,7 +106,7 @@ def check(
     return editspec.check(spec, out, junit=junit, markdown=markdown, **work)
 
 
-@of_a_model
+@of_workers
 def lock(
     work: Work,
     spec: SpecArgument,
@@ -141,7 +141,7 @@ def plan(
     return editspec.plan(spec, out, detailed_exitcode=detailed_exitcode, **work)
 
 
-@of_a_model
+@of_workers
 def statistics(work: Work, spec: SpecArgument) -> CommandResult:
     """Compute the second moments of the layers of a spec.
 

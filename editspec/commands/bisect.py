@@ -112,8 +112,6 @@ def bisect(
 
     Parameters
     ----------
-    spec
-        The path of a spec, or a spec that is loaded.
     measure
         ``trace``: the largest mean change of 3 x 3 pixels where no edit so far has its target and
         no context's key matches; 0.1 is visible. ``collateral``: the mean change of all pixels.
@@ -124,10 +122,6 @@ def bisect(
     patches
         The folder of a build, whose patches are taken. Patches that lie neither there nor in the
         cache are solved.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------

@@ -136,10 +136,6 @@ def blame(
 
     Parameters
     ----------
-    spec
-        The path of a spec, or a spec that is loaded.
-    out
-        A new or empty folder, or the folder of an earlier blame.
     latent
         The number of the image in the stream of the spec.
     mask
@@ -149,10 +145,6 @@ def blame(
         cache are solved.
     seed
         The seed of the sampled orders.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------

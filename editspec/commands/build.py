@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from editspec.charts.picture import draw_scatters
 from editspec.charts.scatter import Axis, Point, Scatter
 from editspec.commands.check import CheckResult, check_session, require_functions
+from editspec.commands.open import open
 from editspec.engine.built import BuiltEdit
 from editspec.engine.collateral import predicted_collateral
 from editspec.engine.folder import PARETO, REPORT, STATEMENT, BuildFolder, patch_names
@@ -23,6 +24,7 @@ from editspec.engine.lock import (
     require_unchanged,
     write_lock,
 )
+from editspec.engine.opened import OpenedModel
 from editspec.engine.pareto import ParetoCurve, curves_text, pareto_curves
 from editspec.engine.pick import write_picked
 from editspec.engine.policy import load_obeying
@@ -61,6 +63,8 @@ class BuildResult(CommandResult):
         Sentences about what is assumed of the model because its weights do not say it.
     warnings, warning_lines
         What in the spec may not be meant, as values and for people.
+    loaded
+        The spec that was built.
     """
 
     edits: tuple[BuiltEdit, ...]
@@ -73,6 +77,24 @@ class BuildResult(CommandResult):
     notes: tuple[str, ...] = ()
     warnings: tuple[Problem, ...] = ()
     warning_lines: tuple[str, ...] = ()
+    loaded: LoadedSpec | None = field(default=None, repr=False)
+
+    def open(self, device: str = "auto") -> OpenedModel:
+        """Open the model of the spec with the patches of this build.
+
+        Raises
+        ------
+        EditError
+            The weights or the patches are no longer what they were.
+        """
+        assert self.loaded is not None
+        paths = [edit.path for edit in self.edits if edit.path is not None]
+        return open(self.loaded, device=device).with_patches(*paths)
+
+    def _repr_png_(self) -> bytes | None:
+        """Images before and after, as a notebook shows the build; None where nothing is drawn."""
+        picture = self.open().compare()
+        return None if picture is None else png_bytes(picture)
 
     @property
     def exit_code(self) -> int:
@@ -144,10 +166,6 @@ def build(
 
     Parameters
     ----------
-    spec
-        The path of a spec, or a spec that is loaded.
-    out
-        A new or empty folder, or the folder of an earlier build.
     frozen
         Obey the lock, and do not write it.
     check
@@ -164,10 +182,6 @@ def build(
     pick
         ``N`` or ``NAME=N``: write the collateral_weight of point N, of the pareto.json that lies in
         `out`, into the spec; then build with `pareto`.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------
@@ -259,6 +273,7 @@ def build_session(
         notes=notes,
         warnings=session.loaded.warnings,
         warning_lines=tuple(session.loaded.warning_lines()),
+        loaded=session.loaded,
     )
     if report:
         result = replace(result, report=out / REPORT)

@@ -59,17 +59,11 @@ def check(
 
     Parameters
     ----------
-    spec
-        The path of a spec, or a spec that is loaded.
     out
         The folder of a build, whose patches are taken. Patches that lie neither there nor in the
         cache are solved.
     junit, markdown
         Files for the checks, as JUnit XML and as Markdown.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------

@@ -89,14 +89,8 @@ def compare_layers(
 
     Parameters
     ----------
-    spec, edit
-        A spec, and the name of an edit. Default: the first edit.
     images
         The number of images that stand for everything.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------

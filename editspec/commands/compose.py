@@ -79,7 +79,7 @@ def compose(
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> ComposeResult:
-    """Make one patch of a stack of patches, and write it to `out`.
+    """Make one patch of `patches`, a stack, and write it to `out`.
 
     Without `rank` the factors of the patches are stacked, and changes without factors are summed
     up: the change is exact. With `rank` the change of each parameter is replaced by the nearest one

@@ -68,10 +68,6 @@ def convert(
         A file whose ending says its container: ``.safetensors`` or none, or ``.pt`` (``.pth``,
         ``.tar``, ``.ckpt``, ``.bin``), which holds tensors and mappings alone. A folder, where
         `weights` is a model of another program.
-    family
-        The family of the model. Default: found by the names of the tensors.
-    progress
-        A callback ``(task, done, total)`` that is called as weights are fetched.
 
     Raises
     ------

@@ -109,10 +109,6 @@ def init(
     model
         The weights: the path of a checkpoint, or what ``model.weights`` takes. Default: those that
         the package ships.
-    family
-        The family of the weights. Default: found by the names of the tensors.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------

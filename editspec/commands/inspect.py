@@ -127,8 +127,6 @@ def inspect(file: Path | str, family: str | None = None) -> FileFacts:
     file
         A spec, a lock, a rule, a patch, a build folder or its manifest, a mask, or weights.
         Weights may be ``builtin:skyline``, or the index or the folder of weights in several files.
-    family
-        The family of weights. Default: found by the names of the tensors.
 
     Raises
     ------

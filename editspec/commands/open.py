@@ -31,12 +31,6 @@ def open(
     ----------
     spec
         A spec; or weights: ``builtin:skyline``, or the path of a checkpoint.
-    family
-        The family of weights. Default: found by the names of the tensors.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------

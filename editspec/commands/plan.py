@@ -24,16 +24,10 @@ def plan(
 
     Parameters
     ----------
-    spec
-        The path of a spec, or a spec that is loaded.
     out
         The folder of an earlier build, whose patches would be taken.
     detailed_exitcode
         Whether the exit code of the result says that there is something to build: 3.
-    device
-        The device of the build: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------

@@ -62,8 +62,6 @@ def rebase(
         The patches in the order of the new stack.
     model
         The base of the new stack.
-    out
-        A new or empty folder, or the folder of an earlier build.
     spec
         The spec of the patches: each edit is solved anew on the weights that it now stands on.
         Patches before which nothing changed are taken as they are.

@@ -35,12 +35,14 @@ COMMANDS = {
     "compose": "editspec.commands.compose:compose",
     "rebase": "editspec.commands.rebase:rebase",
     "sign": "editspec.commands.sign:sign",
+    "card": "editspec.commands.card:card",
     "export": "editspec.commands.export:export",
     "convert": "editspec.commands.convert:convert",
     "cache": "editspec.commands.cache:cache",
     "ci review": "editspec.commands.ci:ci_review",
     "ci apply": "editspec.commands.ci:ci_apply",
     "bench paper": "editspec.worlds.skyline.bench.run:bench_paper",
+    "bench facts": "editspec.worlds.atlas.bench.run:bench_facts",
 }
 """``module:function`` of each command, in the order in which the command line lists them."""
 

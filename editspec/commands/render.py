@@ -70,8 +70,6 @@ def render(
 
     Parameters
     ----------
-    spec
-        The path of a spec, or a spec that is loaded.
     out
         A new picture, or one that editspec made: .png, .jpg or .webp. Of a language model .md.
     value
@@ -83,10 +81,6 @@ def render(
     count, seed
         The number of images, and the seed of their latent stream; of a table, the number of rows
         of each edit.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------

@@ -90,10 +90,6 @@ def sample(
     family, module
         Of weights: their family (default: the first that fits), and ``package.module:factory`` of a
         torch network.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------

@@ -81,8 +81,6 @@ def search(
 
     Parameters
     ----------
-    spec, edit
-        A spec, and the name of an edit. Default: the first edit.
     latent, mask, layer
         Without edits: the number of the image, the place in it (a file, a data URL, or shapes as
         JSON or YAML), and the layer whose keys are compared.
@@ -93,10 +91,6 @@ def search(
         The number of images that are searched, and the number of matches.
     out
         A PNG for a contact sheet with the places marked.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------

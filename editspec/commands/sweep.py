@@ -20,7 +20,6 @@ from editspec.engine.relocation import relocate_names
 from editspec.engine.resources import Resources
 from editspec.engine.result import CommandResult, to_plain
 from editspec.engine.session import BuildSession
-from editspec.engine.session import solve as solve_
 from editspec.modalities.image.judge import Judge, make_judge
 from editspec.modalities.image.pictures import png_bytes
 from editspec.worlds.registry import find_experiment
@@ -28,7 +27,9 @@ from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.rewrite import Put, rewrite
 from editspec_runtime.core.executor import Executor
 from editspec_runtime.core.progress import ProgressCallback, no_progress
-from editspec_runtime.errors import EditError, UsageError
+from editspec_runtime.errors import EditError, UsageError, WorkerError
+from editspec_runtime.executors.work import describe_worker
+from editspec_runtime.families.travelling import may_run_code
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.files import write
 from editspec_runtime.io.outputs import run_folder
@@ -175,21 +176,15 @@ def sweep(
     spec
         The path of a spec, or a spec that is loaded. The edits before the last are built as they
         are.
-    out
-        A new or empty folder, or the folder of an earlier sweep.
     layers, ranks
         The layers and the ranks to try. Default: those of the spec.
     experiment
         An experiment of the world whose weights the spec edits, such as ``dome-to-spire``.
     images
         The number of images to measure.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     cache, executor
         The cache of results, and the executor of independent items of work. Default: those of
         `Resources`.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------
@@ -209,7 +204,14 @@ def sweep(
     resources = Resources()
     executor = executor or resources.executor
     points_of = _Points(
-        loaded, experiment, images, device, cache or resources.cache, progress, executor
+        loaded,
+        experiment,
+        images,
+        device,
+        cache or resources.cache,
+        progress,
+        executor,
+        resources.allow_code,
     )
     _require_layers(points_of.session, layers)
     # Errors in the experiment, the text of the spec and the folder are found here, before the work.
@@ -334,12 +336,18 @@ class _Points:
     cache: Cache
     progress: ProgressCallback
     executor: Executor
+    allow_code: bool
 
     @cached_property
     def session(self) -> BuildSession:
         """The spec with its unedited model."""
         return BuildSession.of(
-            self.loaded, self.device, self.progress, cache=self.cache, executor=self.executor
+            self.loaded,
+            self.device,
+            self.progress,
+            cache=self.cache,
+            executor=self.executor,
+            allow_code=self.allow_code,
         )
 
     @cached_property
@@ -375,13 +383,15 @@ class _Points:
         layer, rank = place
         name = f"{layer}-rank{rank}"
         try:
-            built = solve_(
+            session = BuildSession.of(
                 self._with_place(layer, rank),
-                device=self.device,
+                self.device,
+                lambda what, done, total: self.progress(f"{name}: {what}", done, total),
                 cache=self.cache,
                 executor=self.executor,
-                progress=lambda what, done, total: self.progress(f"{name}: {what}", done, total),
+                allow_code=self.allow_code,
             )
+            built = [session.solve(number) for number in range(len(session.loaded.spec.edits))]
         except SpecError as error:
             return SweepPoint(layer, rank, problem=error.problems[0].message)
         except EditError as error:
@@ -418,7 +428,25 @@ class _Points:
         """The fields for another process, which reports no progress."""
         # Cached properties are left out: each process opens the model itself.
         state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return state | {"progress": no_progress}
+        # That process works in another folder.
+        loaded = dataclasses.replace(
+            self.loaded, path=self.loaded.path.absolute(), weights=self.loaded.weights.absolute()
+        )
+        return state | {"loaded": loaded, "progress": no_progress}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set the fields in another process.
+
+        Raises `WorkerError` where the spec is missing, and `CodeError` where code may not run.
+        """
+        loaded = state["loaded"]
+        if not loaded.path.exists():
+            raise WorkerError(
+                f"{describe_worker()} does not find the spec {loaded.path}.",
+                "Put its folder on a file system that all machines share, at the same path.",
+            )
+        allowed = may_run_code(state["allow_code"], loaded.spec.model.family)
+        self.__dict__.update(state | {"allow_code": allowed})
 
 
 def _rank_correlation(points: Sequence[SweepPoint], one: str, other: str) -> float | None:

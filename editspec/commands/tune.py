@@ -158,8 +158,6 @@ def tune(
     spec, edit
         A spec, and the name of the edit. Default: the first edit. The edits before it are built as
         they are, and those behind it stay in the spec as they are.
-    out
-        A new or empty folder, or the folder of an earlier tuning.
     layers
         The layers to try. Default: all whose maps have 8 to 64 positions a side, and whose change
         is not too large to be found at once.
@@ -167,10 +165,6 @@ def tune(
         The most rounds in which what changes by mistake is added to what is preserved.
     images
         The number of images that are looked through; a quarter as many judge.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------

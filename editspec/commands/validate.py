@@ -132,7 +132,7 @@ class ValidateResult(CommandResult):
 def validate(specs: Path | str | LoadedSpec | Sequence[Path | str]) -> ValidateResult:
     """Validate specs, everything that they name, and their locks.
 
-    A lock may be given by itself.
+    Each of `specs` may be a lock by itself.
 
     Raises
     ------

@@ -197,10 +197,6 @@ def verify(
         must be equal; elsewhere the patches must be within `TOLERANCES`.
     public_key
         A public key as PEM, which must have signed the build folder of the patches.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    progress
-        A callback ``(task, done, total)`` that is called as the work goes on.
 
     Raises
     ------

@@ -26,6 +26,7 @@ from editspec_runtime.core.sample import Sample
 from editspec_runtime.executors.devices import reproducible_kernels
 from editspec_runtime.families.origin import Origin
 from editspec_runtime.families.registry import read_fields
+from editspec_runtime.families.travelling import travelling_executor
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest
 from editspec_runtime.io.weights import Weights
@@ -110,6 +111,24 @@ class ModelSession:
         """The choices that papers leave open, as the spec makes them."""
         return self.modality.compatibility(self.loaded.spec.compatibility)
 
+    @property
+    def travelling(self) -> Executor:
+        """The executor of functions of this session's models."""
+        spec = self.loaded.spec
+        return travelling_executor(
+            self.executor,
+            read_fields(spec.model),
+            self._origin(),
+            self.checkpoint,
+            precision=spec.precision,
+            device=self.device,
+            compatibility=self.compatibility,
+        )
+
+    def _origin(self) -> Origin:
+        """The origin of the models."""
+        return Origin(self.loaded.weights, self.loaded.path.parent, self.allow_code)
+
     def require_layers(self) -> None:
         """Raise a `SpecError` where the model lacks a layer that an edit names.
 
@@ -153,7 +172,7 @@ class ModelSession:
             self.model = open_model(
                 spec.model,
                 weights,
-                Origin(self.loaded.weights, self.loaded.path.parent, self.allow_code),
+                self._origin(),
                 precision=spec.precision,
                 device=self.device,
                 compatibility=self.compatibility,
@@ -202,7 +221,7 @@ class ModelSession:
             self.compatibility,
             self.cache,
             lambda done, total: self.progress(f"statistics of {keys or layer}", done, total),
-            self.executor,
+            self.travelling,
         )
         if keys:
             self.moments[name] = found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from editspec.engine.stacks import read_stack, require_belonging, require_named
+from editspec.engine.torch_module import ModelModule
 from editspec_runtime.io.weights import Weights
 from editspec_runtime.patches.patch import Patch, apply_stack
 
@@ -48,6 +49,14 @@ class OpenedModel:
     def digest(self) -> str:
         """The digest of the edited weights."""
         return self.weights.digest()
+
+    def module(self) -> ModelModule:
+        """The model as a module of torch, as the patches leave it: to train, to move, to save."""
+        return ModelModule(self.model)
+
+    def compare(self) -> Any | None:
+        """A picture of what the patches change; None of models that draw nothing."""
+        return None
 
     def with_patches(self, *patches: Path | str | Patch) -> Self:
         """Put patches on top of those that the model has; the model itself stays as it is.

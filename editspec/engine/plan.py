@@ -16,7 +16,7 @@ from editspec.engine.session import BuildSession
 from editspec.engine.warnings import warning_lines
 from editspec_compiler.problems import Problem
 from editspec_compiler.schema import AnyEdit
-from editspec_runtime.core.method import OUTPUTS, KeyStatistics
+from editspec_runtime.core.method import LEARNED, OUTPUTS, KeyStatistics
 from editspec_runtime.core.model import Model
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.metric import cosine, principal_cosines, unfold
@@ -241,7 +241,7 @@ def _view(session: BuildSession, number: int, blocked: list[str]) -> _View:
 def _directions(session: BuildSession, number: int, model: Model, moment: Tensor) -> Tensor | None:
     """The directions D [s, in] that edit `number` will have.
 
-    None where they cannot be had without a sample of keys.
+    None where they cannot be had without a sample of keys, or are found by solving.
     """
 
     def sample() -> Tensor:
@@ -252,7 +252,7 @@ def _directions(session: BuildSession, number: int, model: Model, moment: Tensor
         return None
     try:
         rule = session.rule(number, model)
-        if rule.directions is None or len(rule.rules) != 1:
+        if rule.directions in (None, LEARNED) or len(rule.rules) != 1:
             return None
         keys = KeyStatistics(lambda: moment, sample)
         return find_directions(rule.rules[0], rule.directions, rule.rank, keys)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from editspec.worlds import skyline
+from editspec.worlds import atlas, skyline
 from editspec.worlds.world import JudgeMaker, World
 from editspec_runtime.errors import UsageError
 from editspec_runtime.io.builtins import register_builtin
 
-WORLDS: dict[str, World] = {**skyline.WORLDS}
+WORLDS: dict[str, World] = {**skyline.WORLDS, atlas.WORLD.name: atlas.WORLD}
 
 DEFAULT_WEIGHTS = skyline.WORLD.builtin
 """The weights that commands take where none are named."""

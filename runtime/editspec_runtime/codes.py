@@ -76,6 +76,8 @@ class Code(StrEnum):
     CORPUS_UNFIT = "E436 corpus-unfit"
     PROMPTS_UNALIGNED = "E437 prompts-unaligned"
     PROMPT_PRESERVED = "E438 prompt-preserved"
+    CORPUS_SMALL = "E439 corpus-small"
+    NEIGHBOUR_EDITED = "E440 neighbour-edited"
 
     CHECK_EDIT_UNKNOWN = "E500 check-edit-unknown"
     CHECK_UNFIT = "E501 check-unfit"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from tests.commands import said
 
 TYPES = {"EditError", "LoadedSpec", "SpecError", "__version__", "allow_code", "load", "open"}
 
-OF_THE_COMMAND_LINE = {"json", "quiet", "debug", "threads", "allow-code"}
+OF_THE_COMMAND_LINE = {"json", "quiet", "debug", "threads", "workers", "cluster", "allow-code"}
 """Options that say how a command is told, or how its process is set up."""
 
 OF_PYTHON = {"progress", "cache", "executor"}
@@ -75,6 +76,33 @@ def test_a_function_takes_what_its_command_takes(command: str) -> None:
     assert parameters - OF_PYTHON == taken
     assert callable(getattr(editspec, function_name(command)))
     assert (inspect.getdoc(function) or "")[0].isupper()
+
+
+def documented(text: str) -> dict[str, str]:
+    """The arguments that a docstring explains, and the words, as names above indented lines."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in text.splitlines():
+        if re.fullmatch(r"[a-z_]+(, [a-z_]+)*", line):
+            names = line.split(", ")
+        elif line.startswith("    "):
+            found |= {name: f"{found.get(name, '')} {line.strip()}".strip() for name in names}
+        else:
+            names = []
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_arguments_are_explained_once(command: str) -> None:
+    shared = documented(inspect.getdoc(editspec) or "")
+    assert {"spec", "device", "progress"} <= set(shared)
+    function = load_command(command)
+    own = documented(inspect.getdoc(function) or "")
+    parameters = set(inspect.signature(function).parameters)
+    within = set(re.findall("`([a-z_]+)`", inspect.getdoc(function) or ""))
+    if command != "ci apply":  # which says that the others are those of the review
+        assert parameters <= set(own) | set(shared) | within
+    assert not [name for name in own if own[name] == shared.get(name)]
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"studio"}))

@@ -195,6 +195,18 @@ def test_the_plan_names_what_changed(folder: Path) -> None:
     assert "4 of 4 edits to build" in text
 
 
+def test_directions_that_solving_finds_are_planned_without(
+    tiny_spec: Callable[..., Path], tmp_path: Path
+) -> None:
+    """C is known here, and D all the same only when the edit is solved."""
+    spec = tiny_spec(
+        tmp_path, directions="learned", solver="least-squares", preserve=[{"latent": 3}]
+    )
+    said("statistics", spec)
+    (edit,) = said("plan", spec)["edits"]
+    assert (edit["status"], edit["samples"]) == ("new", 0)
+
+
 def test_other_weights_change_everything(folder: Path) -> None:
     said("build", "spec.yaml", "-o", "out")
     weights = load_file("tiny.safetensors")

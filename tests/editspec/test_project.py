@@ -248,3 +248,12 @@ def test_a_language_model_gets_a_fact(folder: Path) -> None:
     edit = yaml.safe_load(Path(result["spec"]).read_text())["edits"][0]
     assert set(edit) == {"name", "layer", "target", "source"}
     assert said("validate", result["spec"])["valid"]
+
+
+def test_a_model_that_draws_prompts_gets_a_concept(folder: Path) -> None:
+    pipeline = ROOT / "tests" / "golden" / "diffusion" / "pipeline"
+    shutil.copytree(pipeline, "weights/pipeline")
+    result = said("init", "prompts", "--model", "weights/pipeline")
+    edit = yaml.safe_load(Path(result["spec"]).read_text())["edits"][0]
+    assert set(edit) == {"name", "source", "target", "preserve"}
+    assert said("validate", result["spec"])["valid"]

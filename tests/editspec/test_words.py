@@ -69,6 +69,9 @@ sample tiny.safetensors -o sheet.png
 render spec.yaml -o pictures.png
 search spec.yaml
 compare-layers spec.yaml
+card out
+card out --spec spec.yaml
+init new --model tiny.safetensors
 blame spec.yaml -o why --latent 3
 blame spec.yaml -o why --latent 3 --mask no.png
 bisect spec.yaml --measure trace --latent 3 --at-most 0.1

@@ -1,183 +1,101 @@
-"""Runs of several processes: the same bytes whatever their number, whoever is killed; one message
-where one fails.
-"""
+"""Work on several processes: the same bytes whatever their number, whoever is killed or joins."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import multiprocessing
 import os
+import pickle
+import random
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import distributed
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editspec.worlds.skyline import WEIGHTS
-from editspec_runtime.errors import FileError, NumericalError
-from editspec_runtime.families.open import read_weights
-from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.io.cache import Cache
-from editspec_runtime.io.files import read_tensors
-from editspec_runtime.modalities.image.latents import LatentStream
-
-# A server that has torch loaded forks each process at once: no second of start-up for each of them.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["editspec.commands.build", "editspec.commands.sweep", "torch.distributed"]
+import editspec
+from editspec.engine.model_session import ModelSession
+from editspec.engine.resources import use_executor
+from editspec.engine.session import BuildSession
+from editspec_compiler import SpecError, load
+from editspec_compiler.problems import Problem
+from editspec_runtime.core.executor import Executor, InProcess
+from editspec_runtime.core.progress import no_progress
+from editspec_runtime.errors import (
+    CodeError,
+    EditError,
+    NumericalError,
+    OutOfMemory,
+    UsageError,
+    WorkerError,
 )
+from editspec_runtime.executors import dask_cluster, work
+from editspec_runtime.executors.dask_cluster import DaskCluster, open_cluster
+from editspec_runtime.executors.local import LocalProcesses
+from editspec_runtime.executors.registry import open_executor
+from editspec_runtime.executors.work import Failure, compute_item, pack_job
+from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.families.travelling import TravellingModels
+from editspec_runtime.io.cache import Cache
+from editspec_runtime.io.digests import tensor_digest
+from editspec_runtime.io.foreign_code import ALLOW_CODE
+from editspec_runtime.modalities.image.latents import LatentStream
+from tests.commands import run, said
+from tests.workers import Noted, fail
+
+pytestmark = [
+    # The engine's own threads close their sockets when they end, which may be after a test.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 LONG = 30
 """Blocks of the run that is killed."""
 
 PATIENCE = 60
-"""Seconds after which a run counts as one that hangs."""
+"""Seconds after which work counts as work that hangs."""
 
 
-def ranked(
-    folder: str, rank: int, variables: dict[str, str], arguments: list[str], breaking: str
-) -> None:
-    """What one process of a run does; what it prints goes to RANK.out and RANK.err."""
-    os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank))
-    os.chdir(folder)
-    for stream, name in ((1, f"{rank}.out"), (2, f"{rank}.err")):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-    torch.set_num_threads(1)
-    if breaking:
-        globals()[breaking]()
-    sys.argv = ["editspec", *arguments]
-    from editspec.cli.main import main
-
-    main()
+@pytest.fixture(scope="module")
+def processes() -> Iterator[LocalProcesses]:
+    """Four processes, to which all work goes."""
+    with LocalProcesses(4, start=0) as executor:
+        yield executor
 
 
-def another_version() -> None:
-    from editspec_runtime.maths import environment
-
-    environment.__version__ = "another"
-
-
-def full_disk() -> None:
-    from editspec_runtime.io import cache
-
-    def write(path: Path, data: bytes) -> None:
-        raise FileError(f"Cannot write {path.name}: No space left on device.")
-
-    cache.write = write
-
-
-def no_answer() -> None:
-    from editspec_runtime.maths import moments
-
-    def refuse(*_: object) -> None:
-        raise NumericalError("There is no answer.")
-
-    moments.add_outer_products = refuse
-
-
-def defect() -> None:
-    from editspec_runtime.maths import moments as statistics
-
-    statistics.add_outer_products = lambda total, rows, weights: 1 // 0
-
-
-def small_bench() -> None:
-    from editspec.worlds.skyline.bench import experiments, run
-
-    experiments.folder = run.specs_folder = lambda: Path("specs")
-    run.EXPERIMENTS = {"dome-to-spire": experiments.EXPERIMENTS["dome-to-spire"]}
-    run.CHUNK = 4
-
-
-@dataclass
-class Run:
-    """The processes of one run."""
-
-    folder: Path
-    processes: list[Any]
-
-    def ended(self) -> list[int]:
-        """Their exit codes."""
-        end = time.monotonic() + PATIENCE
-        for process in self.processes:
-            process.join(max(0.0, end - time.monotonic()))
-            if process.exitcode is None:
-                for each in self.processes:
-                    each.kill()
-                pytest.fail("the run hangs")
-        return [process.exitcode for process in self.processes]
-
-    def printed(self, rank: int, where: str) -> str:
-        """What a process printed."""
-        return (self.folder / f"{rank}.{where}").read_text()
-
-    def said(self) -> dict[str, Any]:
-        """The JSON object of the first process; the others have printed nothing."""
-        assert set(self.ended()) == {0}, self.printed(0, "err")
-        for rank in range(1, len(self.processes)):
-            assert self.printed(rank, "out") + self.printed(rank, "err") == ""
-        return json.loads(self.printed(0, "out"))
-
-
-def started(folder: Path, count: int, *arguments: str, breaking: str = "", broken: int = 1) -> Run:
-    """Start `count` processes as a launcher does; one of them, `broken`, calls the function
-    `breaking` first.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    variables = {
-        "WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "EDITSPEC_CACHE": os.environ["EDITSPEC_CACHE"],
-    }
-    processes = []
-    for rank in range(count):
-        given = (str(folder), rank, variables, list(arguments), breaking if rank == broken else "")
-        processes.append(CONTEXT.Process(target=ranked, args=given))
-        processes[-1].start()
-    return Run(folder, processes)
-
-
-def spec(
-    samples: int, weights: str = "builtin:skyline", layer: str = "layer4", **settings: Any
-) -> str:
-    place = {"latent": 1, "mask": {"box": [2, 2, 20, 20]}}
-    edit = {
-        "name": "one",
-        "layer": layer,
-        "source": {**place, "latent": 2},
-        "target": place,
-        "solver": {"method": "direct", "steps": 5},
-        **settings,
-    }
-    return yaml.safe_dump(
-        {
-            "version": 1,
-            "model": {"family": "stylegan2", "weights": weights},
-            "statistics": {"samples": samples},
-            "edits": [edit],
-        }
-    )
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[DaskCluster]:
+    """A cluster of two processes, to which all work goes."""
+    with open_cluster("local:2", start=0) as executor:
+        yield executor
 
 
 @pytest.fixture
-def folder(make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path) -> Path:
+def threads() -> Iterator[DaskCluster]:
+    """A scheduler with one worker, which is a thread of this process."""
+    made = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    )
+    with DaskCluster(distributed.Client(made), made, start=0, patience=2) as executor:
+        yield executor
+
+
+@pytest.fixture
+def folder(
+    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     save_file(make_tiny(), tmp_path / "tiny.safetensors")
-    (tmp_path / "skyline.yaml").write_text(spec(600))
-    (tmp_path / "long.yaml").write_text(spec(256 * LONG, "tiny.safetensors", "layer5"))
+    (tmp_path / "tiny.yaml").write_text(spec(256 * 5))
+    (tmp_path / "long.yaml").write_text(spec(256 * LONG))
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -195,127 +113,381 @@ def emptied(
     return make
 
 
+def spec(samples: int, layer: str = "layer5", **settings: Any) -> str:
+    place = {"latent": 1, "mask": {"box": [2, 2, 20, 20]}}
+    edit = {
+        "name": "one",
+        "layer": layer,
+        "source": {**place, "latent": 2},
+        "target": place,
+        "solver": {"method": "direct", "steps": 5},
+        **settings,
+    }
+    return yaml.safe_dump(
+        {
+            "version": 1,
+            "model": {"family": "stylegan2", "weights": "tiny.safetensors"},
+            "statistics": {"samples": samples},
+            "edits": [edit],
+        }
+    )
+
+
 def blocks(cache: Path) -> list[Path]:
     return sorted((cache / "blocks").glob("*.safetensors"))
 
 
-def statistics(folder: Path, count: int, name: str = "skyline.yaml") -> dict[str, Any]:
-    (entry,) = started(folder, count, "statistics", name, "--json", "--device", "cpu").said()[
-        "statistics"
-    ]
-    return entry
+def moment(executor: Executor, name: str = "tiny.yaml") -> Tensor:
+    """C of the layer of a spec."""
+    with use_executor(executor):
+        (found,) = editspec.statistics(name, device="cpu").moments
+    assert not found.moment.cached
+    return found.moment.matrix
 
 
-def test_c_is_the_same_for_one_two_and_four(folder: Path, emptied: Callable[[], Path]) -> None:
-    digests = set()
-    for count in (1, 2, 4):
+def test_c_is_the_same_for_one_two_and_four(
+    folder: Path,
+    emptied: Callable[[], Path],
+    processes: LocalProcesses,
+    cluster: DaskCluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    two = LocalProcesses(2, start=0)
+    two._workers = processes._workers
+    for executor in (InProcess(), two, processes, cluster):
         cache = emptied()
-        found = statistics(folder, count)
-        assert not found["cached"]
+        found = moment(executor)
         assert blocks(cache) == []  # they were there, and are no longer needed
-        digests.add(found["digest"])
-    assert len(digests) == 1
-    assert statistics(folder, 2)["cached"]
-    (kept,) = (cache / "statistics").iterdir()
-    moment = read_tensors(kept)["second_moment"]
-    model = StyleGAN2(read_weights(WEIGHTS).tensors)
+        if isinstance(executor, InProcess):
+            wanted = found
+        assert tensor_digest(found) == tensor_digest(wanted)
+    model = StyleGAN2(load_file("tiny.safetensors"))
     with torch.no_grad():
-        key = model.trace(
-            "layer4", LatentStream(2, model.architecture.latent_size).items(range(600))
-        ).key
-    rows = key.movedim(1, -1).flatten(0, 2).double()
-    torch.testing.assert_close(moment, rows.T @ rows / len(rows), rtol=1e-5, atol=1e-7)
+        latents = LatentStream(2, model.architecture.latent_size).items(range(256 * 5))
+        rows = model.trace("layer5", latents).key.movedim(1, -1).flatten(0, 2).double()
+    torch.testing.assert_close(wanted, rows.T @ rows / len(rows), rtol=1e-5, atol=1e-7)
     # Of other latents it is another: the equality above is not for free.
     emptied()
-    (folder / "skyline.yaml").write_text(spec(601))
-    assert statistics(folder, 2)["digest"] not in digests
+    Path("tiny.yaml").write_text(spec(256 * 5 + 1))
+    assert tensor_digest(moment(processes)) != tensor_digest(wanted)
 
 
-def test_a_build_of_two_is_that_of_one(folder: Path, emptied: Callable[[], Path]) -> None:
+def test_a_build_on_workers_is_that_of_one_process(
+    folder: Path, emptied: Callable[[], Path], processes: LocalProcesses
+) -> None:
+    edits = yaml.safe_load(spec(600))["edits"]
+    whole = {**yaml.safe_load(spec(600)), "edits": [*edits, {**edits[0], "name": "two"}]}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(whole))
     written = []
-    for count in (1, 2):
+    for number, executor in enumerate((InProcess(), processes)):
         emptied()
-        (folder / "skyline.yaml.lock").unlink(missing_ok=True)
-        out = folder / f"out-{count}"
-        run = started(
-            folder, count, "build", "skyline.yaml", "-o", str(out), "--json", "--device", "cpu"
-        )
-        assert run.said()["edits"][0]["status"] == "new"
+        (folder / "tiny.yaml.lock").unlink(missing_ok=True)
+        out = folder / f"out-{number}"
+        with use_executor(executor):
+            editspec.build("tiny.yaml", out, device="cpu")
         files = {
             str(path.relative_to(out)): path.read_bytes()
             for path in out.rglob("*")
             if path.is_file()
         }
-        written.append({**files, "lock": (folder / "skyline.yaml.lock").read_bytes()})
+        written.append({**files, "lock": (folder / "tiny.yaml.lock").read_bytes()})
     assert written[0] == written[1]
-    assert len(written[0]) == 4
+    assert len(written[0]) == 6
 
 
-def test_points_of_a_sweep_are_divided(folder: Path, emptied: Callable[[], Path]) -> None:
+@pytest.mark.parametrize(("kind", "deaths"), [("processes", 10), ("cluster", 3)])
+def test_workers_that_are_killed_lose_only_their_items(
+    kind: str, deaths: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    executor: Executor = request.getfixturevalue(kind)
+    work = Noted(tmp_path / "log", 0.05)
+    random_moments = random.Random(7)
+    killed: list[int] = []
+
+    def kill() -> None:
+        end = time.monotonic() + PATIENCE
+        while len(killed) < deaths and time.monotonic() < end:
+            time.sleep(random_moments.uniform(0.05, 0.3))
+            alive = {process for _, process in work.begun()} - set(killed)
+            if alive:
+                killed.append(random_moments.choice(sorted(alive)))
+                os.kill(killed[-1], signal.SIGKILL)
+
+    thread = Thread(target=kill)
+    thread.start()
+    items = range(400)
     found = []
-    for count in (1, 3):
-        emptied()
-        arguments = [
-            "--layers",
-            "layer4,layer5",
-            "--ranks",
-            "1,2,900",
-            "--images",
-            "8",
-            "--device",
-            "cpu",
-            "--json",
-        ]
-        run = started(folder, count, "sweep", "skyline.yaml", "-o", f"sweep-{count}", *arguments)
-        found.append(run.said())
-    points = [
-        [{n: v for n, v in point.items() if n != "seconds"} for point in each["points"]]
-        for each in found
-    ]
-    assert points[0] == points[1]
-    assert found[0]["winner"] == found[1]["winner"]
-    assert len(points[0]) == 6
-    assert ["problem" in point for point in points[0]] == [False, False, True] * 2
-    assert (folder / "sweep-1" / "winner.yaml").read_bytes() == (
-        folder / "sweep-3" / "winner.yaml"
-    ).read_bytes()
+    for result in executor.map(work, items):
+        found.append(result)
+        if len(killed) == deaths and len(found) > 60:
+            break  # that is what was to be seen
+    thread.join()
+    assert found == [item * item for item in items[: len(found)]]
+    assert len(killed) == deaths
+    begun = [item for item, _ in work.begun()]
+    repeated = len(begun) - len(set(begun))
+    # A worker has the item that it computes, and those of which the command is just told.
+    held = {"processes": 2, "cluster": 4}
+    assert repeated <= held[kind] * len(killed)
 
 
-@pytest.mark.slow
-def test_images_of_the_bench_are_divided(folder: Path, emptied: Callable[[], Path]) -> None:
-    specs = folder / "specs" / "dome-to-spire"
-    specs.mkdir(parents=True)
-    for method in ("projected-gradient", "all-weights"):
-        settings = {"method": method, "steps": 2, "learning_rate": 0.001}
-        (specs / f"{method}.yaml").write_text(spec(32, solver=settings))
-    three = yaml.safe_load(spec(32))
-    three["edits"] = [{**three["edits"][0], "name": name} for name in ("one", "two", "three")]
-    (folder / "specs" / "succession.yaml").write_text(yaml.safe_dump(three))
+def test_c_is_the_same_where_a_worker_is_killed(
+    folder: Path, emptied: Callable[[], Path], processes: LocalProcesses
+) -> None:
+    emptied()
+    wanted = moment(InProcess(), "long.yaml")
+    cache = emptied()
+    assert list(processes.map(fail, ["a"] * 8)) == ["a"] * 8
+    victims = [worker.process.result() for worker in processes._workers]
+    assert len(victims) == 4
+
+    def kill() -> None:
+        end = time.monotonic() + PATIENCE
+        while len(blocks(cache)) < 3 and time.monotonic() < end:
+            time.sleep(0.002)
+        os.kill(victims[0], signal.SIGKILL)
+
+    thread = Thread(target=kill)
+    thread.start()
+    assert tensor_digest(moment(processes, "long.yaml")) == tensor_digest(wanted)
+    thread.join()
+    processes.end()
+
+
+def test_a_worker_that_joins_half_way_takes_part(threads: DaskCluster, tmp_path: Path) -> None:
+    address = threads.client.scheduler.address
+    joined = None
     found = []
-    for count in (1, 2):
-        arguments = [
-            "bench",
-            "paper",
-            "-o",
-            f"bench-{count}",
-            "--images",
-            "8",
-            "--device",
-            "cpu",
-            "--json",
-        ]
-        found.append(started(folder, count, *arguments, breaking="small_bench", broken=0).said())
-    rows = [each["tables"][0].pop("rows") for each in found]
-    assert found[0] == found[1]
-    assert [row.pop("seconds") is not None for row in rows[0]] == [
-        row.pop("seconds") is not None for row in rows[1]
-    ]
-    assert rows[0] == rows[1]
-    assert [row["n"] for row in rows[0]] == [8] * 5
-    assert rows[0][0]["outside"] != rows[0][1]["outside"]
+    where = []
+    for number, result in enumerate(threads.map(_where_and_square, range(40))):
+        found.append(result[1])
+        where.append(result[0])
+        if number == 4:
+            joined = _join(threads, address)
+    assert joined is not None
+    assert found == [item * item for item in range(40)]
+    assert len(set(where[:5])) == 1
+    assert len(set(where)) == 2
 
 
-def test_code_of_others_runs_in_every_process(folder: Path, emptied: Callable[[], Path]) -> None:
+def _where_and_square(item: int) -> tuple[str, int]:
+    time.sleep(0.05)
+    return distributed.get_worker().address, item * item
+
+
+def _join(executor: DaskCluster, address: str) -> object:
+    executor.cluster.scale(2)
+    executor.client.wait_for_workers(2, timeout=PATIENCE)
+    return address
+
+
+def leads(folder: str, cache: str) -> None:
+    """A command that spreads C over two processes."""
+    os.chdir(folder)
+    os.environ["EDITSPEC_CACHE"] = cache
+    torch.set_num_threads(1)
+    with LocalProcesses(2, start=0) as executor:
+        moment(executor, "long.yaml")
+
+
+def test_a_command_that_was_killed_goes_on(folder: Path, emptied: Callable[[], Path]) -> None:
+    emptied()
+    wanted = moment(InProcess(), "long.yaml")
+    cache = emptied()
+    context = multiprocessing.get_context("forkserver")
+    command = context.Process(target=leads, args=(str(folder), str(cache)))
+    command.start()
+    end = time.monotonic() + PATIENCE
+    while len(blocks(cache)) < 4:
+        assert time.monotonic() < end
+        assert command.exitcode is None
+        time.sleep(0.002)
+    assert command.pid is not None
+    helpers = descendants(command.pid)
+    command.kill()
+    command.join()
+    kept = blocks(cache)
+    assert 4 <= len(kept) < LONG
+    while any(Path(f"/proc/{helper}").exists() for helper in helpers):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    # Another sum under the name of one that was kept: had all been computed again, nobody would
+    # notice.
+    first = kept[0]
+    own = load_file(first)
+    Cache(cache).put("blocks", first.stem, {name: 2 * tensor for name, tensor in own.items()})
+    assert tensor_digest(moment(InProcess(), "long.yaml")) != tensor_digest(wanted)
+    (found,) = (cache / "statistics").iterdir()
+    found.unlink()
+    for block in kept:
+        assert not block.exists()
+
+
+def descendants(process: int) -> list[int]:
+    """The children of a process, and theirs."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    found = [int(child) for child in children]
+    return found + [each for child in found for each in descendants(child)]
+
+
+def test_who_stops_ends_the_workers(tmp_path: Path) -> None:
+    work = Noted(tmp_path / "log", 30)
+    with LocalProcesses(2, start=0) as executor:
+        results = executor.map(work, range(8))
+
+        def interrupt() -> None:
+            end = time.monotonic() + PATIENCE
+            while len(work.begun()) < 2 and time.monotonic() < end:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            next(results)
+        thread.join()
+        end = time.monotonic() + PATIENCE
+        for _, process in work.begun():
+            while Path(f"/proc/{process}").exists():
+                assert time.monotonic() < end
+                time.sleep(0.01)
+        assert not executor._workers
+
+
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_an_error_of_a_worker_is_that_of_the_command(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    executor: Executor = request.getfixturevalue(kind)
+    with pytest.raises(NumericalError) as found:
+        list(executor.map(fail, ["well", "numbers", "well"]))
+    assert (found.value.message, found.value.hint) == ("There is no answer.", "Give other numbers.")
+    with pytest.raises(WorkerError, match=r"^worker \d+ on .* failed: ZeroDivisionError: nothing"):
+        list(executor.map(fail, ["well", "defect"]))
+    with pytest.raises(OutOfMemory):
+        list(executor.map(fail, ["memory", "well"]))
+    # Results of before the error come.
+    assert next(executor.map(fail, ["well", "defect"])) == "well"
+    assert list(executor.map(fail, ["a", "b"])) == ["a", "b"]
+
+
+def test_an_item_that_ends_its_workers_ends_the_run(processes: LocalProcesses) -> None:
+    with pytest.raises(WorkerError, match="5 workers have ended"):
+        list(processes.map(fail, ["end", "well"]))
+
+
+def test_errors_of_specs_travel() -> None:
+    error = SpecError("a.yaml", [Problem("wrong", ("edits",), 1, 1, "do it")], "edits: 1\n")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_small_work_stays_here(tmp_path: Path) -> None:
+    quick, slow = Noted(tmp_path / "quick", 0.0), Noted(tmp_path / "slow", 0.05)
+    with LocalProcesses(2) as executor:
+        assert list(executor.map(quick, range(20))) == [item**2 for item in range(20)]
+        assert not executor._workers
+    assert {process for _, process in quick.begun()} == {os.getpid()}
+    with LocalProcesses(2, start=0.1) as executor:
+        assert list(executor.map(slow, range(20))) == [item**2 for item in range(20)]
+    others = {process for _, process in slow.begun()} - {os.getpid()}
+    assert len(others) == 2
+    # Work that all threads of this process share gains nothing from as many processes.
+    with LocalProcesses(None, start=0.1) as executor:
+        assert executor.workers == torch.get_num_threads()
+        list(executor.map(slow, range(3), threaded=True))
+        assert not executor._workers
+
+
+def test_another_environment_is_refused_by_name(
+    threads: DaskCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = pack_job(fail, torch.device("cpu"))
+    job = pickle.loads(packed)
+    job = dataclasses.replace(job, environment={**job.environment, "torch": "1.0"})
+    outcome = pickle.loads(compute_item(pickle.dumps(job), "well"))
+    assert isinstance(outcome, Failure)
+    assert f"torch {torch.__version__}, and the command has 1.0" in str(outcome.error)
+    assert f"worker {os.getpid()} on" in str(outcome.error)
+
+    wanted = dask_cluster.machine_environment(torch.device("cpu"))
+    own = {**wanted, "device": "cpu AVX9"}
+    monkeypatch.setattr(dask_cluster, "_environment", _other_environment)
+    monkeypatch.setattr(dask_cluster, "machine_environment", lambda device: own)
+    with pytest.raises(WorkerError, match="cpu AVX9") as found:
+        list(threads.map(fail, ["well", "well"]))
+    assert "worker inproc://" in found.value.message
+    assert pickle.loads(compute_item(packed, "well")) == "well"
+
+
+def _other_environment(device: str) -> dict[str, str]:
+    return work.machine_environment(torch.device(device))
+
+
+def session_of(name: str) -> ModelSession:
+    return BuildSession.of(load(name), "cpu", no_progress)
+
+
+def _weight(model: Any, item: str) -> tuple[str, Tensor]:
+    return model.weights.digest(), model.weights[item]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighed:
+    """A function that holds a model."""
+
+    model: Any
+
+    def __call__(self, item: str) -> tuple[str, Tensor]:
+        return _weight(self.model, item)
+
+
+def test_of_the_weights_only_what_has_changed_travels(folder: Path) -> None:
+    session = session_of("tiny.yaml")
+    base = session.current_model()
+    names = list(base.weights)
+    changed = base.with_weights(
+        session.checkpoint.with_changes({names[1]: base.weights[names[1]] + 1})
+    )
+    executor = session.travelling
+    assert isinstance(executor, TravellingModels)
+    sizes = []
+    for model in (base, changed):
+        packed = pickle.dumps(_carried(executor, Weighed(model)))
+        sizes.append(len(packed))
+        for name in names[:3]:
+            digest, tensor = pickle.loads(packed)(name)
+            assert digest == model.weights.digest()
+            assert torch.equal(tensor, model.weights[name])
+    size = base.weights[names[1]].numel() * 4
+    assert size <= sizes[1] - sizes[0] < size + 500
+    assert sizes[0] < 5000 < sum(tensor.numel() * 4 for tensor in base.weights.values())
+
+
+def _carried(executor: TravellingModels, function: Any) -> Any:
+    """The function as the inner executor is given it."""
+
+    class Inner(InProcess):
+        def map(self, function: Any, items: Any, device: Any = None, **needs: Any) -> Any:
+            return function
+
+    return dataclasses.replace(executor, executor=Inner()).map(function, [])
+
+
+def test_weights_that_are_missing_or_others_are_named(folder: Path) -> None:
+    executor = session_of("tiny.yaml").travelling
+    packed = pickle.dumps(_carried(executor, Weighed(session_of("tiny.yaml").current_model())))
+    weights = load_file("tiny.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, "tiny.safetensors")
+    with pytest.raises(WorkerError, match=r"finds other weights in .*tiny"):
+        pickle.loads(packed)
+    Path("tiny.safetensors").unlink()
+    with pytest.raises(WorkerError, match=r"does not find the weights .*tiny"):
+        pickle.loads(packed)
+
+
+def test_code_of_others_needs_the_permission_of_the_worker(
+    folder: Path, emptied: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, processes: Any
+) -> None:
     (folder / "net.py").write_text(
         "from torch import nn\n\n\ndef make():\n"
         "    return nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))\n"
@@ -333,193 +505,110 @@ def test_code_of_others_runs_in_every_process(folder: Path, emptied: Callable[[]
         "latent_shape": [8],
     }
     content = {**yaml.safe_load(spec(600, layer="2")), "model": model}
-    (folder / "skyline.yaml").write_text(yaml.safe_dump(content))
-    digests = []
-    for count in (1, 2):
-        emptied()
-        run = started(
-            folder, count, "statistics", "skyline.yaml", "--json", "--device", "cpu", "--allow-code"
-        )
-        digests.append(run.said()["statistics"][0]["digest"])
-    assert digests[0] == digests[1]
+    (folder / "net.yaml").write_text(yaml.safe_dump(content))
+    with editspec.allow_code():
+        session = session_of("net.yaml")
+        packed = pickle.dumps(_carried(session.travelling, Weighed(session.current_model())))
+        with pytest.raises(CodeError, match=f"may not run .*\n.*{ALLOW_CODE}=1"):
+            pickle.loads(packed)
+        monkeypatch.setenv(ALLOW_CODE, "1")
+        assert pickle.loads(packed)("2.bias")[0] == session.base
+        # Workers that the command starts have its permission.
+        monkeypatch.delenv(ALLOW_CODE)
+        digests = set()
+        for executor in (InProcess(), processes):
+            emptied()
+            digests.add(tensor_digest(moment(executor, "net.yaml")))
+    assert len(digests) == 1
 
 
-def halfway(run: Run, cache: Path, count: int) -> None:
-    """Wait until some blocks are there."""
-    end = time.monotonic() + PATIENCE
-    while len(blocks(cache)) < count:
-        assert time.monotonic() < end
-        assert any(process.exitcode is None for process in run.processes), run.printed(0, "err")
-        time.sleep(0.002)
+def test_points_of_a_sweep_are_spread(folder: Path, processes: LocalProcesses) -> None:
+    found = []
+    for number, executor in enumerate((InProcess(), processes)):
+        with use_executor(executor):
+            result = editspec.sweep(
+                "tiny.yaml",
+                f"sweep-{number}",
+                layers=["layer4", "layer5"],
+                ranks=[1, 900],
+                images=8,
+                device="cpu",
+            )
+        found.append(result)
+    points = [[{**point.to_dict(), "seconds": None} for point in result.points] for result in found]
+    assert points[0] == points[1]
+    assert [bool(point.problem) for point in found[0].points] == [False, True] * 2
+    assert found[0].winner.layer == found[1].winner.layer
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_worker_that_is_killed(folder: Path, emptied: Callable[[], Path], victim: int) -> None:
-    emptied()
-    wanted = statistics(folder, 1, "long.yaml")["digest"]
-    cache = emptied()
-    run = started(folder, 2, "statistics", "long.yaml", "--device", "cpu")
-    halfway(run, cache, 4)
-    run.processes[victim].kill()
-    codes = run.ended()
-    assert codes[victim] == -signal.SIGKILL
-    assert codes[1 - victim] == 1
-    if victim == 1:
-        assert run.printed(0, "err").count("A worker has ended") == 1
-    assert "Traceback" not in "".join(run.printed(rank, "err") for rank in (0, 1))
-    kept = blocks(cache)
-    assert 4 <= len(kept) < LONG
-    again = statistics(folder, 4, "long.yaml")
-    assert again["digest"] == wanted
-    assert not again["cached"]
-
-
-def test_finished_blocks_are_used(folder: Path, emptied: Callable[[], Path]) -> None:
-    wanted = statistics(folder, 1, "long.yaml")["digest"]
-    cache = emptied()
-    run = started(folder, 2, "statistics", "long.yaml", "--device", "cpu")
-    halfway(run, cache, 4)
-    run.processes[1].kill()
-    run.ended()
-    # Another sum under the name of one that was kept: had all been computed again, nobody would
-    # notice.
-    kept = blocks(cache)[0]
-    other = {name: 2 * tensor for name, tensor in load_file(kept).items()}
-    kept.unlink()
-    Cache(cache).tensors("blocks", kept.stem, lambda: other)
-    assert statistics(folder, 2, "long.yaml")["digest"] != wanted
-
-
-@pytest.mark.parametrize(
-    ("breaking", "message"),
-    [
-        ("no_answer", "worker 1: There is no answer"),
-        ("defect", "worker 1: ZeroDivisionError"),
-        ("another_version", "worker 1"),
-    ],
-)
-def test_an_error_of_a_helper_ends_all_with_its_message(
-    folder: Path, breaking: str, message: str
-) -> None:
-    run = started(
-        folder, 3, "statistics", "skyline.yaml", "--json", "--device", "cpu", breaking=breaking
-    )
-    assert run.ended() == [1, 1, 1]
-    assert run.printed(0, "err").count(message) == 1
-    assert "Traceback" not in run.printed(0, "err")
-    assert message in json.loads(run.printed(0, "out"))["error"]["message"]
-    for rank in (1, 2):
-        assert run.printed(rank, "out") + run.printed(rank, "err") == ""
-
-
-def test_a_full_disk_of_a_helper_costs_a_warning_and_no_work(folder: Path) -> None:
-    arguments = (folder, 3, "statistics", "skyline.yaml", "--json", "--device", "cpu")
-    run = started(*arguments, breaking="full_disk")
-    assert run.ended() == [0, 0, 0]
-    assert run.printed(1, "err").count("warning:") == 1
-    assert "EDITSPEC_CACHE" in run.printed(1, "err")
-    assert "warning:" not in run.printed(0, "err")
-
-
-def test_an_error_of_the_first_ends_all_with_its_message(folder: Path) -> None:
-    (folder / "skyline.yaml").write_text(spec(600, layer="layer12"))
-    for arguments, code in (
-        (["skyline.yaml"], 2),
-        (["missing.yaml"], 2),
-        (["--help"], 0),
-        (["skyline.yaml", "--x"], 2),
+def test_bad_clusters_are_named_within_seconds(tmp_path: Path) -> None:
+    (tmp_path / "kind.yaml").write_text("kind: mainframe\n")
+    (tmp_path / "key.yaml").write_text("kind: ssh\nhosts: [a]\n")
+    (tmp_path / "broken.yaml").write_text("kind: [\n")
+    (tmp_path / "many.yaml").write_text("kind: ssh\nworkers: many\n")
+    (tmp_path / "tls.yaml").write_text("kind: scheduler\naddress: tls://a:1\ntls: {ca: a.pem}\n")
+    (tmp_path / "slurm.yaml").write_text("kind: slurm\nworkers: 2\n")
+    (tmp_path / "ssh.yaml").write_text("kind: ssh\nsettings: {nothing: 1}\n")
+    for text, kind, words in (
+        ("tcp://127.0.0.1:1", WorkerError, "No scheduler answers at tcp://127.0.0.1:1"),
+        ("mail://someone", UsageError, "not an address"),
+        ("local:0", UsageError, "how many workers"),
+        ("local:many", UsageError, "how many workers"),
+        ("nowhere.yaml", UsageError, "neither a file nor an address"),
+        ("kind.yaml", UsageError, "no kind mainframe"),
+        ("key.yaml", UsageError, "no key hosts"),
+        ("broken.yaml", EditError, "broken.yaml cannot be read"),
+        ("many.yaml", UsageError, "workers is many"),
+        ("tls.yaml", UsageError, "tls must have"),
+        ("slurm.yaml", UsageError, "needs dask-jobqueue"),
+        ("ssh.yaml", UsageError, "SSHCluster does not start"),
     ):
-        run = started(folder, 2, "statistics", *arguments)
-        assert run.ended() == [code, code]
-        assert (run.printed(0, "err") != "") is bool(code)
-        assert run.printed(1, "out") + run.printed(1, "err") == ""
+        begun = time.monotonic()
+        place = str(tmp_path / text) if text.endswith(".yaml") else text
+        with pytest.raises(kind, match=words):
+            open_cluster(place)
+        assert time.monotonic() - begun < 30
+    with pytest.raises(UsageError, match="given together"):
+        open_executor(2, "local:2")
 
 
-def nobody_comes() -> None:
-    from editspec_runtime.executors import processes as distributed
-
-    os.environ["WORLD_SIZE"] = "2"
-    distributed.MEETING = timedelta(seconds=1)
-
-
-def unknown_rank() -> None:
-    os.environ |= {"WORLD_SIZE": "2", "RANK": "zero"}
-
-
-def no_launcher() -> None:
-    os.environ["WORLD_SIZE"] = "2"
-    del os.environ["MASTER_ADDR"]
+def test_workers_without_memory_or_gpu_are_named(
+    threads: DaskCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(WorkerError, match=r"1000000\.00 GB.* the largest of 1 may take"):
+        list(threads.map(fail, ["well", "well"], memory=10**15))
+    monkeypatch.setattr(dask_cluster, "pack_job", lambda function, device: b"")
+    with pytest.raises(WorkerError, match="says that it has a GPU"):
+        list(threads.map(fail, ["well", "well"], torch.device("cuda")))
 
 
-@pytest.mark.parametrize("breaking", ["nobody_comes", "unknown_rank", "no_launcher"])
-def test_processes_that_do_not_meet_say_so(folder: Path, breaking: str) -> None:
-    run = started(folder, 1, "statistics", "skyline.yaml", "--json", breaking=breaking, broken=0)
-    assert run.ended() == [1]
-    assert run.printed(0, "err").count("The processes of this run cannot find one another") == 1
-    assert "Traceback" not in run.printed(0, "err")
-    if breaking != "unknown_rank":
-        assert "cannot find one another" in json.loads(run.printed(0, "out"))["error"]["message"]
+def test_a_scheduler_without_workers_or_that_dies_is_named(
+    threads: DaskCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(dask_cluster, "PATIENCE", 0.5)
+    results = threads.map(Noted(tmp_path / "log", 0.05), range(1000))
+    assert next(results) == 0
+    threads.cluster.scale(0)
+    with pytest.raises(WorkerError, match="All workers have ended"):
+        list(results)
+    with pytest.raises(WorkerError, match="has no worker"):
+        open_cluster(threads.client.scheduler.address)
+    threads.cluster.scale(1)
+    threads.client.wait_for_workers(1, timeout=PATIENCE)
+    results = threads.map(Noted(tmp_path / "log", 0.05), range(1000))
+    assert next(results) == 0
+    threads.cluster.close()
+    with pytest.raises(WorkerError, match=r"The scheduler at .* is gone"):
+        list(results)
 
 
-def no_network() -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "none-of-that-name"
-
-
-def test_workers_that_cannot_be_connected_say_why(folder: Path) -> None:
-    run = started(
-        folder, 2, "statistics", "skyline.yaml", "--device", "cpu", breaking="no_network", broken=0
-    )
-    assert run.ended() == [1, 1]
-    assert run.printed(0, "err").count("The workers cannot be connected") == 1
-    assert "none-of-that-name" in run.printed(0, "err")
-    assert "A worker has ended before its work was done" not in run.printed(0, "err")
-
-
-@pytest.mark.slow
-def test_torchrun_restarts_what_was_killed(folder: Path, emptied: Callable[[], Path]) -> None:
-    wanted = statistics(folder, 1, "long.yaml")["digest"]
-    cache = emptied()
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    command = [
-        *launcher,
-        "--max-restarts",
-        "1",
-        "-m",
-        "editspec",
-        "statistics",
-        "long.yaml",
-        "--json",
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    end = time.monotonic() + PATIENCE
-    while len(blocks(cache)) < 4:
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.002)
-    os.kill(helper_of(process.pid), signal.SIGKILL)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, err
-    assert json.loads(out.splitlines()[-1])["statistics"][0]["digest"] == wanted
-
-
-def helper_of(launcher: int) -> int:
-    """The process of rank 1 among the children of torchrun."""
-    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
-        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        if b"RANK=1" in variables:
-            return int(child)
-    raise AssertionError("torchrun has no such child")
+def test_commands_take_workers(folder: Path, emptied: Callable[[], Path]) -> None:
+    emptied()
+    wanted = tensor_digest(moment(InProcess()))
+    emptied()
+    arguments = ("statistics", "tiny.yaml", "--device", "cpu", "--workers", 2)
+    assert said(*arguments)["statistics"][0]["digest"] == wanted
+    wrong = run("statistics", "tiny.yaml", "--json", "--cluster", "tcp://127.0.0.1:1")
+    assert wrong.exit_code == 1
+    assert "E910" in wrong.stdout
+    assert "Traceback" not in wrong.output

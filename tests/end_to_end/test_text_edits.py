@@ -345,6 +345,33 @@ def test_what_is_wrong_with_a_spec_is_said(model: str, common: Any, words: str) 
     assert words in str(found.value)
 
 
+def warnings_of(spec: Mapping[str, Any]) -> dict[str, str]:
+    """The warnings of a spec: their messages by their codes."""
+    Path("spec.json").write_text(json.dumps(spec))
+    found = editspec.validate("spec.json").files[0].warnings
+    return {str(each.code): each.message for each in found}
+
+
+def test_what_may_mislead_is_a_warning(model: str) -> None:
+    """A neighbour that the spec edits, too; a sample that is small beside the features of C."""
+    pairs: list[dict[str, Any]] = [
+        {**CITY, "text": "Wexley", "neighbours": ["Ann Poe", "Bob Low"]},
+        {**CITY, "subject": "Bob Low", "text": "Kasten"},
+    ]
+    spec = spec_of(model, {"layer": "layer1", "pairs": pairs})
+    assert warnings_of(spec) == {
+        "E440 neighbour-edited": "Bob Low is to stay as it is, and edits[0].pairs[1] edits this "
+        "fact of it"
+    }
+    del pairs[0]["neighbours"]
+    other = {name: pairs[1][name] for name in ("prompt", "subject")}
+    checks = [{"measure": "specificity", "facts": [other], "at_least": 1}]
+    assert list(warnings_of(spec | {"checks": checks})) == ["E440 neighbour-edited"]
+    assert warnings_of(spec) == {}
+    small = warnings_of(spec | {"statistics": {"corpus": "corpus.txt", "tokens": 200}})
+    assert "80 features, and 200 tokens are fewer than 4 for each" in small["E439 corpus-small"]
+
+
 def test_a_folder_without_tokenizer_is_refused(model: str) -> None:
     Path(model, "tokenizer.json").unlink()
     edit = {"layer": "layer1", "target": CITY, "source": {"text": "Wexley"}}

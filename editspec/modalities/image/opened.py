@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from editspec.engine.opened import OpenedModel
-from editspec.modalities.image.pictures import arrange, png_bytes, to_image
+from editspec.modalities.image.pictures import (
+    arrange,
+    before_and_after,
+    enlarge,
+    png_bytes,
+    to_image,
+)
 from editspec_runtime.executors.devices import reproducible_kernels
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.latents import LatentStream
@@ -34,8 +40,8 @@ class Images(Sequence[Image.Image]):
         return iter(self.pictures)
 
     def sheet(self) -> Image.Image:
-        """All pictures on one sheet."""
-        return arrange(self.pictures)
+        """All pictures on one sheet, small ones enlarged."""
+        return arrange([enlarge(picture) for picture in self.pictures])
 
     def _repr_png_(self) -> bytes:
         """The sheet as a notebook shows it."""
@@ -83,6 +89,21 @@ class OpenedGenerator(OpenedModel):
         outputs = self.outputs(latents, seed).float().cpu()
         return Images(tuple(to_image(output) for output in outputs))
 
+    def compare(
+        self, latents: Sequence[int] | Tensor = range(8), seed: int = REPORTS
+    ) -> Image.Image:
+        """The images of latents before and after the patches, on one sheet.
+
+        The arguments are those of `outputs`.
+        """
+        device = next(iter(self.generator.weights.values())).device
+        weights = self.checkpoint.place(self.precision, device)
+        base = replace(self, model=self.model.with_weights(weights), patches=())
+        before, after = (each.outputs(latents, seed).float().cpu() for each in (base, self))
+        return before_and_after(before, after)
+
     def _repr_png_(self) -> bytes:
-        """The first images of the model, as a notebook shows them."""
+        """The first images of the model, before and after its patches, as a notebook shows them."""
+        if self.patches:
+            return png_bytes(self.compare())
         return self.images()._repr_png_()

@@ -51,6 +51,7 @@ class TextEngine:
             session.cache,
             session.progress,
             lambda: time_stage(session.spent, TARGETS),
+            session.travelling,
         )
         return compile_edit(session.loaded, number, session.base, parent, resources)
 

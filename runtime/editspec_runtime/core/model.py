@@ -114,6 +114,7 @@ class ByChannels(Protocol):
         """
 
 
+@runtime_checkable
 class Model(Protocol):
     """A model whose layers can be read and edited.
 

@@ -94,10 +94,14 @@ class Cache:
         if found is not None:
             return found, True
         tensors = compute()
+        self.put(kind, key, tensors)
+        return tensors, False
+
+    def put(self, kind: str, key: str, tensors: dict[str, Tensor]) -> None:
+        """Keep the tensors of an entry, in the place of those that it had."""
         # What tells an entry that was damaged, changed or moved later from one that is whole.
         metadata = {"entry": _entry_digest(kind, key, tensors)}
         self._write(self.path(kind, key), safetensors_bytes(tensors, metadata))
-        return tensors, False
 
     def find(self, kind: str, key: str) -> dict[str, Tensor] | None:
         """Find the tensors of an entry; None unless they are there as they were written.

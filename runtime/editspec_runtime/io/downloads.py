@@ -468,6 +468,17 @@ def _fetch_from_hub(source: Remote) -> Path:
     return part
 
 
+def hub_neighbour(address: str, name: str) -> str | None:
+    """The address of another file in the repository of a file of the hub.
+
+    None for any other address.
+    """
+    if not address.startswith("hf://"):
+        return None
+    repository, _, revision = _hub_parts(address.partition("#")[0])
+    return f"hf://{repository}/{name}@{revision}"
+
+
 def _hub_parts(address: str) -> tuple[str, str, str]:
     """Repository, file and revision of ``hf://org/repo/path/to/file@revision``.
 

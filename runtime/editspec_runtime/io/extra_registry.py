@@ -33,6 +33,7 @@ class Extra:
 
 EXTRAS = {
     "bench": Extra("cv2", "The bench of the paper"),
+    "cluster": Extra("editspec_runtime.executors.dask_cluster", "A cluster"),
     "diffusion": Extra("diffusers", "A text-to-image model", ("transformers", "tokenizers")),
     "gguf": Extra("gguf", "A GGUF file"),
     "hub": Extra("huggingface_hub", "An address of the Hugging Face hub"),

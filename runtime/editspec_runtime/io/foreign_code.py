@@ -14,6 +14,9 @@ from typing import Any
 
 from editspec_runtime.errors import CodeError
 
+ALLOW_CODE = "EDITSPEC_ALLOW_CODE"
+"""The environment variable that lets a worker of a cluster run foreign code: ``1``."""
+
 REFERENCE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 """The form of ``package.module:name``, as a regular expression."""
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from editspec_runtime.core.compatibility import Compatibility
-from editspec_runtime.core.executor import IN_PROCESS, Executor
+from editspec_runtime.core.executor import IN_PROCESS, Executor, map_cached
 from editspec_runtime.core.model import Model
 from editspec_runtime.core.sample import Regularised, Sample
 from editspec_runtime.errors import NumericalError, OutOfMemory, translate_memory_errors
@@ -25,6 +25,7 @@ from editspec_runtime.maths.sampled_keys import (
     key_reader,
     models_for_batches,
     most_tiles,
+    numbers_per_item,
     share_by_model,
 )
 
@@ -33,6 +34,9 @@ Progress = Callable[[int, int], None]
 
 BATCHES, MOST_BLOCKS = 16, 1024
 """The least number of forward batches in a block, and the largest number of blocks."""
+
+MAPS = 4
+"""The number of maps of the largest size that a process may hold while it computes a batch."""
 
 
 def ignore_progress(done: int, total: int) -> None:
@@ -122,8 +126,8 @@ def find_second_moment(
 class Blocks:
     """The sums of a second moment, block by block of the sample.
 
-    A block is the unit that is distributed over processes, and that is cached until all blocks are
-    done. Its number of forward batches follows from the sample alone. Several batches are computed
+    A block is the unit that is spread over processes, and that is cached until all blocks are done.
+    Its number of forward batches follows from the sample alone. Several batches are computed
     at once, each by one thread, unless they are to be computed `alone`. They are added up in order,
     and so are the blocks. Neither depends on the number of threads or processes, and so C does not.
     """
@@ -172,37 +176,47 @@ class Blocks:
     def estimate(self) -> SecondMoment:
         """Compute the second moment of all blocks."""
         estimator = self._estimator()
-        sums = self.executor.map(self, self.starts(), self._device())
-        for start, block in zip(self.starts(), sums, strict=True):
-            estimator.add(block)
-            # In this process, `_compute` has called it batch by batch.
-            if self.executor.workers > 1:
-                self.progress(min(start + self.size, self.sample.count), self.sample.count)
+        for start, sums in zip(self.starts(), self._sums(), strict=True):
+            estimator.add(sums)
+            # In this process, it was called batch by batch.
+            self.progress(min(start + self.size, self.sample.count), self.sample.count)
         return estimator.estimate()
 
-    def __call__(self, start: int) -> Tensor:
-        """Compute `SecondMomentEstimator.sums` of the block that begins at item `start`."""
-        if len(self.starts()) == 1:
-            return self._compute(start)
-        name = self._name(start)
-        tensors, _ = self.cache.tensors("blocks", name, lambda: {"sums": self._compute(start)})
-        return tensors["sums"].to(self._device())
+    def _sums(self) -> Iterator[Tensor]:
+        """Yield the sums of the blocks in order."""
+        starts = self.starts()
+        if len(starts) == 1:
+            yield self(0)["sums"]
+            return
+        named = {self._name(start): start for start in starts}
+        for block in map_cached(
+            self.executor,
+            self.cache,
+            "blocks",
+            self,
+            named,
+            self._device(),
+            memory=self._memory(),
+            threaded=True,
+        ):
+            yield block["sums"]
+
+    def _memory(self) -> int:
+        """The bytes that a block needs besides the model: maps of a batch, and sums."""
+        maps = self.batch * numbers_per_item(self.model, self.layer, self.sample.longest)
+        return MAPS * 8 * maps // self.tiles + 3 * 8 * self._features() ** 2
 
     def forget(self) -> None:
-        """Remove the blocks from the caches of all processes, once C is cached.
-
-        Processes on several machines may have several caches.
-        """
-        if len(self.starts()) == 1:
-            return
-        names = [self._name(start) for start in self.starts()]
-        remove = partial(_remove_blocks, self.cache)
-        workers = self.executor.workers
-        removed = self.executor.map(remove, [names] * workers, self._device())
-        assert len(list(removed)) == workers
+        """Remove the blocks from the cache, once C is there."""
+        for start in self.starts():
+            self.cache.remove("blocks", self._name(start))
 
     @torch.no_grad()
-    def _compute(self, start: int) -> Tensor:
+    def __call__(self, start: int) -> dict[str, Tensor]:
+        """Compute the block that begins at item `start`.
+
+        Its tensor ``sums`` is that of `SecondMomentEstimator`, on the CPU.
+        """
         end = min(start + self.size, self.sample.count)
         starts = range(start, end, self.batch)
         estimator = self._estimator(self._device())
@@ -212,7 +226,7 @@ class Blocks:
             for begin, sums in zip(starts, map_parts(self._readers(starts), starts), strict=True):
                 estimator.add(sums)
                 self.progress(min(begin + self.batch, end), self.sample.count)
-        return estimator.sums
+        return {"sums": estimator.sums.cpu()}
 
     def _readers(self, starts: range) -> list[Callable[[int], Tensor]]:
         """Functions from the first item of a batch to its sums, one for each thread."""
@@ -252,9 +266,3 @@ class Blocks:
     def __getstate__(self) -> dict[str, Any]:
         """The state that travels to another process: all but the progress callback."""
         return {**self.__dict__, "progress": ignore_progress}
-
-
-def _remove_blocks(cache: Cache, names: Sequence[str]) -> None:
-    """Remove blocks from a cache."""
-    for name in names:
-        cache.remove("blocks", name)

@@ -6,6 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from editspec_compiler.document import Document, find_path_problem
+from editspec_compiler.modalities.text.doubts import (
+    corpus_problem,
+    edited_neighbours,
+    length_problems,
+    prompt_problems,
+    sample_problems,
+    token_problems,
+)
 from editspec_compiler.modalities.text.schema import (
     CHECKS,
     CONTEXT,
@@ -18,6 +26,7 @@ from editspec_compiler.modalities.text.schema import (
     FactRow,
     Forget,
     Place,
+    Statistics,
     TextEdit,
     Wanted,
     text_spec,
@@ -74,6 +83,8 @@ class TextModality:
             if texts.compatibility == ONE_BY_ONE:
                 yield from _one_by_one_problems(document, number, edit)
         yield from _repeated_facts(document, texts.edits)
+        yield from prompt_problems(document, texts)
+        yield from edited_neighbours(document, texts)
 
     def references(self, item: Item, surroundings: Surroundings) -> Iterator[Problem]:
         """Find the token of a subject, and say what is wrong with it."""
@@ -82,6 +93,8 @@ class TextModality:
             problem = find_path_problem(item.value, surroundings.folder)
             if problem is not None:
                 yield document.problem(item.path, *problem, code=Code.CORPUS_UNFIT)
+                return
+            yield from _corpus_problems(item, surroundings)
         if item.role != PLACE:
             return
         given = item.value
@@ -96,19 +109,21 @@ class TextModality:
     def edit_problems(
         self, path: SpecPath, items: list[Item], layer: Layer, surroundings: Surroundings
     ) -> Iterator[Problem]:
-        """Find layers that are not in the order of computation."""
+        """Find layers in another order than that of computation, and texts that do not fit."""
         document, architecture = surroundings.document, surroundings.architecture
         edit: Any = document.data
         for step in path:
             edit = edit[step]
-        names = edit.get("layers")
-        if architecture is None or not isinstance(names, list):
+        if architecture is None:
             return
-        order = [name for name in architecture.layers if name in names]
-        if names != order and set(names) <= set(architecture.layers):
-            message = "layers are not in the order of computation, each once"
-            hint = f"write [{', '.join(order)}]"
-            yield document.problem((*path, "layers"), message, hint, code=Code.LAYER_UNKNOWN)
+        names = edit.get("layers")
+        if isinstance(names, list):
+            order = [name for name in architecture.layers if name in names]
+            if names != order and set(names) <= set(architecture.layers):
+                message = "layers are not in the order of computation, each once"
+                hint = f"write [{', '.join(order)}]"
+                yield document.problem((*path, "layers"), message, hint, code=Code.LAYER_UNKNOWN)
+        yield from _doubts(path, fit(TextEdit, edit), layer, surroundings)
 
     def edit_facts(self, loaded: LoadedSpec, number: int) -> EditFacts:
         """Find the token of the key of each fact of an edit."""
@@ -153,6 +168,41 @@ def find_tokenizer(surroundings: Surroundings) -> Tokenizer | None:
     if surroundings.architecture is None or not isinstance(bos, bool | None):
         return None
     return open_tokenizer(surroundings.weights, bos)
+
+
+def _corpus_problems(item: Item, surroundings: Surroundings) -> Iterator[Problem]:
+    """Find what is wrong with the texts of a corpus."""
+    document, architecture = surroundings.document, surroundings.architecture
+    statistics = _statistics_of(document)
+    tokenizer = find_tokenizer(surroundings)
+    if statistics is None or tokenizer is None or architecture is None:
+        return
+    file = surroundings.folder / statistics.corpus
+    context = architecture.details["context"]
+    problem = corpus_problem(document, item.path, file, statistics, tokenizer, context)
+    if problem is not None:
+        yield problem
+
+
+def _statistics_of(document: Document) -> Statistics | None:
+    """The ``statistics`` of a document; None where they do not fit."""
+    found: Statistics | None = fit(Statistics, document.data.get("statistics", {}))
+    return found
+
+
+def _doubts(
+    path: SpecPath, edit: TextEdit | None, layer: Layer, surroundings: Surroundings
+) -> Iterator[Problem]:
+    """Find what an edit asks of the tokenizer, the context and the sample."""
+    document, architecture = surroundings.document, surroundings.architecture
+    tokenizer = find_tokenizer(surroundings)
+    statistics = _statistics_of(document)
+    if edit is None or architecture is None or tokenizer is None or statistics is None:
+        return
+    context = architecture.details["context"]
+    yield from token_problems(document, path, edit, tokenizer)
+    yield from length_problems(document, path, edit, tokenizer, context)
+    yield from sample_problems(document, statistics, layer, edit)
 
 
 def _key_facts(fact: Place, located: Located, pieces: list[str]) -> dict[str, Any]:

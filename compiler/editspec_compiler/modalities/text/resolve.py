@@ -29,6 +29,7 @@ from editspec_compiler.modalities.text.tokens import Located, Tokenizer, open_to
 from editspec_compiler.problems import SpecError, SpecPath
 from editspec_compiler.references import LoadedSpec
 from editspec_runtime.codes import Code
+from editspec_runtime.core.executor import IN_PROCESS, Executor
 from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.core.rule import CompiledEdit, LayerRule, PreservedKeys
 from editspec_runtime.io.cache import Cache
@@ -58,8 +59,8 @@ class CompileResources:
     ----------
     base_model, moment
         Make the model of the unedited weights, and C of a layer of a model.
-    cache, progress
-        The cache of results, and the callback for progress.
+    cache, progress, executor
+        The cache of results, the callback for progress, and the executor of the search for values.
     time_targets
         A context in which the seconds of the search for values are counted.
     """
@@ -69,6 +70,7 @@ class CompileResources:
     cache: Cache
     progress: ProgressCallback
     time_targets: Callable[[], AbstractContextManager[None]]
+    executor: Executor = IN_PROCESS
 
 
 def compile_edit(
@@ -312,6 +314,7 @@ class Resolver:
             lambda done, total: self.resources.progress(
                 f"targets of {self.edit.name}", done, total
             ),
+            self.resources.executor,
         )
         if searched:
             with self.resources.time_targets(), torch.enable_grad():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
+from editspec_runtime.core.executor import IN_PROCESS, Executor, map_cached
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest
 from editspec_runtime.maths.environment import environment
@@ -31,6 +33,8 @@ class TargetSearch:
         searched again.
     progress
         A callback that takes the evaluations that are done, and all.
+    executor
+        The executor of the searches, of which each is independent.
     """
 
     model: LanguageModel
@@ -38,30 +42,53 @@ class TargetSearch:
     optimiser: Optimiser
     cache: Cache
     progress: Callable[[int, int], None]
+    executor: Executor = IN_PROCESS
 
     def find(self, requests: Mapping[int, Request]) -> dict[int, Tensor]:
         """Find the shift of each request, [out]."""
-        found = {}
+        keys = {
+            index: digest(self._shared | {"request": asdict(request)})
+            for index, request in requests.items()
+        }
+        # Facts that ask for the same have the same shift.
+        by_key = {keys[index]: request for index, request in requests.items()}
+        asked = {
+            key: _Asked(request, number, len(by_key))
+            for number, (key, request) in enumerate(by_key.items())
+        }
+        shifts = {}
+        found = map_cached(
+            self.executor,
+            self.cache,
+            "targets",
+            self,
+            asked,
+            self.model.weight(self.layer).device,
+        )
+        for key, tensors in zip(asked, found, strict=True):
+            shifts[key] = tensors["shift"]
+            self._report(asked[key], self.optimiser.evaluations)
+        return {index: shifts[key] for index, key in keys.items()}
+
+    def __call__(self, asked: _Asked) -> dict[str, Tensor]:
+        """Search the shift of a request: ``shift`` and ``losses``, on the CPU."""
+        found = find_shift(
+            self.model,
+            self.layer,
+            asked.request,
+            self.optimiser,
+            lambda step: self._report(asked, step),
+        )
+        return {"shift": found.shift.cpu(), "losses": found.losses}
+
+    def _report(self, asked: _Asked, steps: int) -> None:
         each = self.optimiser.evaluations
-        for number, (index, request) in enumerate(requests.items()):
-            found[index] = self._find(request, number * each, len(requests) * each)
-            self.progress((number + 1) * each, len(requests) * each)
-        return found
+        self.progress(asked.number * each + steps, asked.count * each)
 
-    def _find(self, request: Request, done: int, total: int) -> Tensor:
-        def search() -> dict[str, Tensor]:
-            shift = find_shift(
-                self.model,
-                self.layer,
-                request,
-                self.optimiser,
-                lambda step: self.progress(done + step, total),
-            )
-            return {"shift": shift.shift, "losses": shift.losses}
-
-        key = digest(self._shared | {"request": asdict(request)})
-        tensors, _ = self.cache.tensors("targets", key, search)
-        return tensors["shift"]
+    def __getstate__(self) -> dict[str, Any]:
+        """The state that travels to another process, which shows no progress."""
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**state, "progress": _show_nothing, "executor": IN_PROCESS}
 
     @cached_property
     def _shared(self) -> dict[str, object]:
@@ -73,3 +100,16 @@ class TargetSearch:
             "weights": self.model.weights.digest(),  # type: ignore[attr-defined]
             "environment": environment(self.model),
         }
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request, its number, and the number of all."""
+
+    request: Request
+    number: int
+    count: int
+
+
+def _show_nothing(done: int, total: int) -> None:
+    """Show no progress."""

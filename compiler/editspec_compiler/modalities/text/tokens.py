@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,6 +17,9 @@ from editspec_runtime.io.json_text import parse_json
 from editspec_runtime.modalities.text.fields import TOKENIZER
 
 EXTRA = "text"
+
+NAMED_BLANK = re.compile(r"\{[^{}]*\}|\[[A-Za-z_ ]+\]|<[A-Za-z_ ]+>|%s")
+"""What other programs write where a subject stands."""
 
 
 class TokenError(UsageError):
@@ -167,7 +171,16 @@ def spaced(text: str) -> str:
 
 
 def split_prompt(fact: Fact) -> tuple[str, str]:
-    """The texts before and behind the subject. Raises `TokenError` where there is not one blank."""
+    """The texts before and behind the subject.
+
+    Raises `TokenError` where there is not one place for it, or it has blanks around it.
+    """
+    if fact.subject != fact.subject.strip():
+        raise TokenError(
+            f'There are blanks around the subject "{fact.subject}", whose last token would be one '
+            "of them.",
+            "Write it without them.",
+        )
     count = fact.prompt.count(BLANK)
     if count == 1:
         head, _, tail = fact.prompt.partition(BLANK)
@@ -178,8 +191,13 @@ def split_prompt(fact: Fact) -> tuple[str, str]:
             f"Write {BLANK} once, where the subject stands.",
         )
     times = fact.prompt.count(fact.subject)
-    hint = f"Write {BLANK} where {fact.subject} stands: {blanked(fact)}"
-    if times != 1:
+    named = NAMED_BLANK.search(fact.prompt)
+    hint = f"Write {BLANK} where the subject stands."
+    if named is not None:
+        hint = f"Write {BLANK} in the place of {named[0]}."
+    elif times == 1:
+        hint = f"Write {BLANK} where {fact.subject} stands: {blanked(fact)}"
+    elif times:
         hint = f"Write {BLANK} where the subject stands, which the prompt holds {times} times."
     raise TokenError(f"The prompt has no {BLANK} for the subject.", hint)
 

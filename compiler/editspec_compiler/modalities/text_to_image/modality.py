@@ -30,7 +30,7 @@ from editspec_compiler.schema import AnySpec, Check
 from editspec_compiler.validation import fit
 from editspec_compiler.visit import Item
 from editspec_runtime.codes import Code
-from editspec_runtime.core.architecture import Layer
+from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.method import CHANNELWISE, LINEAR, MATRIX, OUTPUTS
 from editspec_runtime.methods.registry import METHODS
 from editspec_runtime.modalities.text_to_image.compatibility import COMPATIBILITIES
@@ -81,6 +81,15 @@ class TextToImageModality:
     ) -> Iterator[Problem]:
         """Find nothing: layers are ordered as the model has them."""
         yield from ()
+
+    def first_edit(self, architecture: Architecture) -> dict[str, Any]:
+        """Write an edit that gives one word the meaning of another."""
+        return {
+            "name": "first-edit",
+            "source": {"prompt": "art"},
+            "target": {"prompt": "van gogh"},
+            "preserve": [{"prompt": "monet"}, {"prompt": "a photo of a dog"}],
+        }
 
     def edit_facts(self, loaded: LoadedSpec, number: int) -> EditFacts:
         """Find the edited tokens of each prompt of an edit."""

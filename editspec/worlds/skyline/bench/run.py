@@ -67,18 +67,23 @@ from editspec.worlds.world import World
 from editspec_compiler.document import parse
 from editspec_compiler.references import LoadedSpec, load_document
 from editspec_compiler.rewrite import Put, rewrite
-from editspec_runtime.core.executor import IN_PROCESS, Executor
+from editspec_runtime.core.compatibility import EDITSPEC
+from editspec_runtime.core.executor import IN_PROCESS, Executor, map_cached
 from editspec_runtime.core.method import OUTPUTS
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.core.rule import LayerRule
 from editspec_runtime.errors import UsageError
 from editspec_runtime.executors.devices import pick_device, reproducible_kernels
 from editspec_runtime.families.open import read_weights
+from editspec_runtime.families.origin import Origin
+from editspec_runtime.families.registry import find_family
 from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.families.travelling import travelling_executor
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest, tensors_digest
 from editspec_runtime.io.extra_registry import load_extra
 from editspec_runtime.io.files import write
+from editspec_runtime.io.weights import Weights
 from editspec_runtime.maths.environment import environment
 from editspec_runtime.methods.registry import method_of
 from editspec_runtime.modalities.image.latents import LatentStream
@@ -124,8 +129,6 @@ def bench_paper(
 
     Parameters
     ----------
-    out
-        A new or empty folder, or that of an earlier bench.
     images
         How many images a row is measured on.
     world
@@ -134,8 +137,6 @@ def bench_paper(
     backbone
         A ``torch.export`` file of a program that takes images [n, 3, 64, 64] to a list of feature
         maps. The perceptual change is measured by them instead of by the reader's.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:n``.
 
     Raises
     ------
@@ -217,7 +218,7 @@ class Bench:
             self.images,
             self.device.type,
             self.backbone,
-            self.world,
+            self.world.name,
         )
 
     @cached_property
@@ -226,9 +227,28 @@ class Bench:
         return load_reader().to(self.device)
 
     @cached_property
+    def checkpoint(self) -> Weights:
+        """The weights of the unedited model."""
+        return read_weights(self.world.weights)
+
+    @property
     def weights(self) -> dict[str, Tensor]:
         """Tensors of the unedited model, by name."""
-        return read_weights(self.world.weights).tensors
+        return self.checkpoint.tensors
+
+    @cached_property
+    def travelling(self) -> Executor:
+        """The executor of functions of this world's models."""
+        fields = {"family": self.unedited.architecture.family, "weights": self.world.builtin}
+        return travelling_executor(
+            self.executor,
+            find_family(fields["family"]).load_fields()(**fields),
+            Origin(self.world.weights),
+            self.checkpoint,
+            precision="float32",
+            device=self.device,
+            compatibility=EDITSPEC,
+        )
 
     @cached_property
     def unedited(self) -> StyleGAN2:
@@ -306,18 +326,23 @@ class Bench:
         Chunks in the cache are not measured again. `name` stands for the scenes that are compared:
         those with `others` done, and `counterfactual` of them.
         """
-        chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-        work = partial(self._measure_chunk, name, row, others, counterfactual)
+        chunks = {}
+        for start in range(0, count, CHUNK):
+            numbers = range(start, min(start + CHUNK, count))
+            chunks[self._chunk_key(name, row, numbers)] = numbers
+        work = partial(self._measure_chunk, row, others, counterfactual)
         measured = []
-        results = self.executor.map(work, chunks, self.device)
-        for numbers, found in zip(chunks, results, strict=True):
-            measured.append(found)
-            self.progress(f"{name}: measuring {row.name}", numbers.stop, count)
+        with reproducible_kernels(self.device):
+            results = map_cached(
+                self.travelling, self.cache, "measures", work, chunks, self.device, threaded=True
+            )
+            for numbers, found in zip(chunks.values(), results, strict=True):
+                measured.append(found)
+                self.progress(f"{name}: measuring {row.name}", numbers.stop, count)
         return {kind: torch.cat([found[kind] for found in measured]) for kind in measured[0]}
 
-    def _measure_chunk(
-        self, name: str, row: Row, others: Sequence[Change], counterfactual: Change, numbers: range
-    ) -> dict[str, Tensor]:
+    def _chunk_key(self, name: str, row: Row, numbers: range) -> str:
+        """The key of the measures of a chunk of images in the cache."""
         inputs = {
             **self.inputs,
             "experiment": name,
@@ -325,28 +350,26 @@ class Bench:
             "numbers": [UNSEEN.seed, numbers.start, numbers.stop],
             "traces": list(THRESHOLDS),
         }
+        return digest(inputs)
 
-        def measure() -> dict[str, Tensor]:
-            latents = UNSEEN.items(numbers)
-            scene = scenes(latents)
-            for change in others:
-                scene = change(scene)
-            wanted = counterfactual(scene)
-            scene, wanted = scene.to(self.device), wanted.to(self.device)
-            unedited = render_clamped(self.unedited, latents)
-            begun = time.perf_counter()
-            edited = row.draw(latents.to(self.device), unedited).to(self.device)
-            spent = (time.perf_counter() - begun) / len(numbers)
-            maps = self.features.maps
-            measures = edit_measures(scene, wanted, unedited, edited, self.reader, maps)
-            measures["seconds"] = torch.full((len(numbers),), spent, dtype=torch.float64)
-            measures |= readings(scene, edited, self.reader)
-            return {kind: values.cpu() for kind, values in measures.items()}
-
-        # Another process may run this, where the caller's kernels are not set.
-        with reproducible_kernels(self.device):
-            tensors, _ = self.cache.tensors("measures", digest(inputs), measure)
-        return tensors
+    def _measure_chunk(
+        self, row: Row, others: Sequence[Change], counterfactual: Change, numbers: range
+    ) -> dict[str, Tensor]:
+        latents = UNSEEN.items(numbers)
+        scene = scenes(latents)
+        for change in others:
+            scene = change(scene)
+        wanted = counterfactual(scene)
+        scene, wanted = scene.to(self.device), wanted.to(self.device)
+        unedited = render_clamped(self.unedited, latents)
+        begun = time.perf_counter()
+        edited = row.draw(latents.to(self.device), unedited).to(self.device)
+        spent = (time.perf_counter() - begun) / len(numbers)
+        maps = self.features.maps
+        measures = edit_measures(scene, wanted, unedited, edited, self.reader, maps)
+        measures["seconds"] = torch.full((len(numbers),), spent, dtype=torch.float64)
+        measures |= readings(scene, edited, self.reader)
+        return {kind: values.cpu() for kind, values in measures.items()}
 
     def table(self, experiment: Experiment) -> TableResult:
         """Measure the rows of one experiment, and draw its picture."""
@@ -457,12 +480,12 @@ def _row_result(
 
 
 def _open_elsewhere(
-    out: Path, images: int, device: str, backbone: Path | None, world: World
+    out: Path, images: int, device: str, backbone: Path | None, world: str
 ) -> Bench:
     """Open the bench in another process, without progress."""
     where = pick_device(device)
     features = load_features(backbone, where)
-    return Bench(out, images, where, backbone, features, no_progress, world)
+    return Bench(out, images, where, backbone, features, no_progress, WORLDS[world])
 
 
 def _write_result(out: Path, result: BenchResult) -> None:

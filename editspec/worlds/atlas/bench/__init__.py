@@ -1,0 +1,1 @@
+"""The bench of edits of facts on Atlas: ``editspec bench facts``."""
