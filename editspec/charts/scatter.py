@@ -299,7 +299,7 @@ class _Layout:
             at -= text_width(name)
             self.texts.append(Text(at, y, name, "start", "label"))
             self.markers.append(replace(marker, x=at - (16 if marker.picked else 12)))
-            at -= 34
+            at -= 42
         front = "no point is better in both"
         at -= text_width(front)
         self.texts.append(Text(at, y, front, "start", "label"))

@@ -29,7 +29,7 @@ from editspec.engine.pareto import ParetoCurve, curves_text, pareto_curves
 from editspec.engine.pick import write_picked
 from editspec.engine.policy import load_obeying
 from editspec.engine.provenance import statement
-from editspec.engine.result import DONE, CommandResult, describe_rank, to_plain
+from editspec.engine.result import DONE, CommandResult, describe_layers, describe_rank, to_plain
 from editspec.engine.session import BuildSession
 from editspec.engine.warnings import asked_for, warning_lines
 from editspec.modalities.image.pictures import png_bytes
@@ -309,7 +309,13 @@ def manifest_entry(edit: BuiltEdit) -> dict[str, Any]:
 
 def _require_curves(loaded: LoadedSpec) -> None:
     """Raise a `UsageError` where no edit has a method with a curve."""
-    if not any(method_of(edit.solver).has_curve for edit in loaded.spec.edits):
+    curved = [edit for edit in loaded.spec.edits if method_of(edit.solver).has_curve]
+    if curved and all(len(edit.layer_names) > 1 for edit in curved):
+        raise UsageError(
+            "--pareto is for edits of one layer, and those of this spec have several.",
+            "Leave --pareto out, or write layer: and a name.",
+        )
+    if not curved:
         methods = " or ".join(methods_with_a_curve())
         raise UsageError(
             f"--pareto is for edits that are solved by {methods}, and this spec has none.",
@@ -372,7 +378,12 @@ def _edit_entry(edit: BuiltEdit) -> dict[str, Any]:
 def _edit_line(edit: BuiltEdit) -> str:
     """One edit for people, with the largest collateral of its layers."""
     rank = describe_rank(edit.rule.rank)
-    parts = [f"{edit.rule.name}: {edit.status}", edit.rule.layer, rank, f"loss {edit.loss:.4f}"]
+    parts = [
+        f"{edit.rule.name}: {edit.status}",
+        describe_layers(edit.rule.layer),
+        rank,
+        f"loss {edit.loss:.4f}",
+    ]
     if edit.residual is not None:
         parts.append(f"residual {edit.residual:.2g}")
     asked = asked_for(edit.rule)

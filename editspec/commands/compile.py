@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from editspec.engine.folder import BuildFolder, patch_names
-from editspec.engine.result import CommandResult, describe_rank
+from editspec.engine.result import CommandResult, describe_layers, describe_rank
 from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.progress import ProgressCallback, no_progress
@@ -30,7 +30,7 @@ class CompileResult(CommandResult):
         lines = []
         for edit in self.edits:
             keys, rank = f"{_context_keys(edit)} context keys", describe_rank(edit.rank)
-            line = f"{edit.name}: {edit.layer}, {keys}, {rank}"
+            line = f"{edit.name}: {describe_layers(edit.layer)}, {keys}, {rank}"
             if nearest := edit.rules[0].details.get("nearest"):
                 line += f", copied from {', '.join(map(str, nearest))}"
             lines.append(line)

@@ -199,6 +199,11 @@ def sweep(
     loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
     loaded.require_edits()
     out, edit = Path(out), loaded.spec.edits[-1]
+    if not layers and not edit.layer:
+        raise UsageError(
+            f"A sweep is of an edit of one layer, and {edit.name} has {len(edit.layer_names)}.",
+            "Give --layers, or write layer: and a name.",
+        )
     layers, ranks = list(layers) or [edit.layer], list(ranks) or [edit.rank]
     places = [(layer, rank) for layer in layers for rank in ranks]
     resources = Resources()

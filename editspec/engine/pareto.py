@@ -75,7 +75,7 @@ class ParetoCurve:
 @torch.no_grad()
 @on_device
 def pareto_curves(session: BuildSession, built: Sequence[BuiltEdit]) -> tuple[ParetoCurve, ...]:
-    """The curve of every edit of a build whose method has one.
+    """The curve of every edit of one layer of a build whose method has one.
 
     Each curve is computed on the model that the edits before leave.
 
@@ -87,7 +87,7 @@ def pareto_curves(session: BuildSession, built: Sequence[BuiltEdit]) -> tuple[Pa
     found = []
     for number, edit in enumerate(built):
         rule, method = edit.rule, method_of(edit.rule.method)
-        if not method.has_curve:
+        if not method.has_curve or len(rule.rules) > 1:
             continue
         before = session.after(number)
         model = before.current_model()

@@ -11,7 +11,7 @@ from torch import Tensor
 from editspec.engine.collateral import predicted_collateral
 from editspec.engine.lock import removed_edits
 from editspec.engine.model_session import on_device
-from editspec.engine.result import DONE, TO_BUILD, CommandResult
+from editspec.engine.result import DONE, TO_BUILD, CommandResult, describe_layers
 from editspec.engine.session import BuildSession
 from editspec.engine.warnings import warning_lines
 from editspec_compiler.problems import Problem
@@ -64,7 +64,8 @@ class PlannedEdit:
 
     def to_lines(self) -> list[str]:
         """The edit as lines for people, with the reasons below it."""
-        line = f"{SIGNS[self.status]} {self.name}: {self.status}, {self.layer}"
+        layers = describe_layers(self.layer)
+        line = f"{SIGNS[self.status]} {self.name}: {self.status}, {layers}"
         if self.status != "up to date":
             samples = f"{self.samples} samples" if self.samples else "statistics cached"
             line += f", {samples}"
@@ -103,7 +104,8 @@ class Conflict:
         overlap = "overlap known once they are built"
         if self.overlap is not None:
             overlap = f"overlap {self.overlap:.2f}"
-        return f"! {' and '.join(self.edits)}: {self.kind} ({self.layer}, {overlap})"
+        layers = describe_layers(self.layer)
+        return f"! {' and '.join(self.edits)}: {self.kind} ({layers}, {overlap})"
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,9 @@ def _directions(session: BuildSession, number: int, model: Model, moment: Tensor
         """Refuse to draw keys, which takes as long as a build."""
         raise NumericalError("A plan draws no keys.", "Build the spec.")
 
-    if session.compile(number).searches:
+    compiled = session.compile(number)
+    # The rules of several layers are resolved one after the other, each on the solved ones.
+    if compiled.searches or len(compiled.rules) > 1:
         return None
     try:
         rule = session.rule(number, model)

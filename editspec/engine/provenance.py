@@ -20,6 +20,7 @@ from editspec_runtime.io.builtins import BUILTINS
 from editspec_runtime.io.downloads import is_remote
 from editspec_runtime.io.extra_registry import load_extra
 from editspec_runtime.io.files import file_digest, require_file, write
+from editspec_runtime.io.parts import is_in_parts
 from editspec_runtime.io.shards import is_sharded, read_stored
 from editspec_runtime.patches.patch import layer_metadata
 
@@ -88,13 +89,17 @@ def _weights(session: BuildSession) -> Iterator[dict[str, Any]]:
         weights = read_stored(path)
         files = [file.path for file in weights.files]
         if weights.index is not None:
-            files.insert(0, files[0].with_name(weights.index[0]))
+            # Of several models the index is that of the last one.
+            files.insert(0, files[-1].with_name(weights.index[0]))
     annotations = {"weights": session.base}
     for file in files:
         if is_remote(named) or named in BUILTINS:
             yield _descriptor(named, file_digest(file), annotations=annotations, uri=named)
         else:
-            yield _descriptor(file.name, file_digest(file), annotations=annotations)
+            name = file.name
+            if is_in_parts(path):
+                name = file.relative_to(path).as_posix()
+            yield _descriptor(name, file_digest(file), annotations=annotations)
 
 
 def _files(session: BuildSession) -> Iterator[dict[str, Any]]:

@@ -59,6 +59,18 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+FEW = 4
+"""The number of layers that are listed by name."""
+
+
+def describe_layers(names: str) -> str:
+    """Name layers in words; `names` are theirs, joined by commas."""
+    layers = names.split(",")
+    if len(layers) <= FEW:
+        return names
+    return f"{len(layers)} layers from {layers[0]} to {layers[-1]}"
+
+
 def describe_rank(rank: int | None) -> str:
     """Name the rank of a change in words; None is one without a limit."""
     return "full rank" if rank is None else f"rank {rank}"

@@ -42,6 +42,9 @@ RANKS = (16, 8)
 REFINED_STEPS = 60
 """The steps on outputs that are tried last."""
 
+REFINED_WEIGHTS = (24.0, 72.0)
+"""The weights of the rule in these steps."""
+
 MARGIN = 0.03
 """By how much less efficacy than the given edit's own an edit may have."""
 
@@ -371,7 +374,9 @@ class TuningRun:
 
     def _try_refined(self, best: Trial) -> None:
         """Try steps on outputs, from the best of the trials."""
-        self._attempt("refined", {**best.fields, "refine": {"steps": REFINED_STEPS}})
+        for weight in REFINED_WEIGHTS:
+            refine = {"steps": REFINED_STEPS, "weight": weight}
+            self._attempt("refined", {**best.fields, "refine": refine})
 
     def _candidates(self) -> list[Trial]:
         """The solved trials that may be picked.

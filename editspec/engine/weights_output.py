@@ -15,6 +15,7 @@ from editspec_runtime.families.selection import Choice
 from editspec_runtime.io.files import open_output
 from editspec_runtime.io.marks import as_said
 from editspec_runtime.io.outputs import WEIGHTS, WEIGHTS_FOLDER, name_ending
+from editspec_runtime.io.parts import is_in_parts
 from editspec_runtime.io.places import container_of
 from editspec_runtime.io.rewriting import rewrite
 from editspec_runtime.io.shards import Stored, as_one_file, is_sharded
@@ -35,6 +36,12 @@ ENDINGS = {
     ".pt2": EXPORTED,
 }
 """The kind of a file of weights that a name asks for."""
+
+NO_FILE = (
+    "a folder of several models is no single file that another program reads",
+    "Give apply a name without an ending: it writes the whole folder.",
+)
+"""The problem and the hint of a file that is made of a folder of several models."""
 
 FORMATS = ".safetensors, or .pt (.pth, .tar, .ckpt, .bin)"
 
@@ -143,6 +150,10 @@ def plan_edited(out: Path, base: Path, alone: bool) -> WeightsOutput:
     """
     own = find_kind(base)
     kind = _asked_kind(out, base, own)
+    if is_in_parts(base) and name_ending(out) not in ENDINGS:
+        kind = FOLDER  # whose names have versions, such as sd-1.5-edited
+    if is_in_parts(base) and (kind != FOLDER or alone):
+        raise _refusal(out, *NO_FILE)
     if kind == "":
         problem = f"its ending {name_ending(out)} is none of a file of weights"
         hint = (
@@ -167,6 +178,8 @@ def plan_converted(out: Path, base: Path) -> WeightsOutput:
     UsageError
         The ending asks for what cannot be written.
     """
+    if is_in_parts(base):
+        raise _refusal(out, *NO_FILE)
     kind = "safetensors" if not name_ending(out) else ENDINGS.get(name_ending(out), "")
     if kind not in ("safetensors", "torch"):
         hint = f"Give a name that ends in {FORMATS}."

@@ -77,8 +77,8 @@ def test_what_is_found_is_a_spec_that_builds(spec: Path, tmp_path: Path) -> None
     page = (out / "tune.html").read_text()
     assert "data:image/png" in page
     assert "Round 1" in page
-    *_, refined = found["trials"]
-    assert (refined["stage"], refined["refine"]) == ("refined", {"steps": 2})
+    refined = [trial["refine"] for trial in found["trials"] if trial["stage"] == "refined"]
+    assert refined == [{"steps": 2, "weight": weight} for weight in tuning.REFINED_WEIGHTS]
     assert said("build", out / "tuned.yaml", "-o", tmp_path / "built")["edits"]
     before = contents(out)
     # The same again gives the same bytes.

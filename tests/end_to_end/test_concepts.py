@@ -6,6 +6,7 @@ tests/golden/diffusion holds what UCE (2024 and 2023) and TIME gave on a tiny pi
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import editspec
+from editspec.modalities.text_to_image.adversary import find_adversary
 from editspec_compiler.modalities.text_to_image.tokens import open_tokenizer
+from editspec_runtime.errors import UsageError
+from editspec_runtime.families.open import make_model, read_weights
+from editspec_runtime.families.origin import Origin
 from editspec_runtime.methods.rule_file import read_rule
+from editspec_runtime.modalities.text_to_image.batches import join_prompts
 from editspec_runtime.patches.patch import Patch, read_patch
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "diffusion"
@@ -378,6 +384,14 @@ def test_apply_to_shards() -> None:
     said = json.loads(Path("edited/unet").glob("*.index.json").__next__().read_text())
     assert said["weight_map"] == index
     assert len(list(Path("edited/unet").glob("*-of-00002.safetensors"))) == 2
+    editspec.build("spec.json", "sharded", provenance=True)
+    statement = json.loads(Path("sharded/provenance.json").read_text())
+    definition = statement["predicate"]["buildDefinition"]
+    named = {each["name"] for each in definition["resolvedDependencies"]}
+    assert {
+        "unet/diffusion_pytorch_model.safetensors.index.json",
+        "text_encoder/model.safetensors",
+    } <= named
 
 
 def test_a_lora_draws_what_the_edited_weights_draw() -> None:
@@ -432,6 +446,101 @@ def test_pictures_before_and_after() -> None:
     spec["pictures"]["steps"] = 3
     Path("spec.json").write_text(json.dumps(spec))
     assert not editspec.plan("spec.json").to_build
+
+
+def test_mace_s_refinement_with_a_prior_over_captions() -> None:
+    """R^T K (ridge I + weight E[k k^T] + K^T K)^-1 over the tokens that both sentences share."""
+    pairs_of = [("a photo of a church", "a photo of a dog"), ("the church", "the dog at night")]
+    edit = {
+        "pairs": [
+            {"source": {"prompt": new}, "target": {"prompt": old, "tokens": "aligned"}}
+            for old, new in pairs_of
+        ]
+    }
+    captions = ["a castle", "a photo of a nurse"]
+    Path("captions.txt").write_text("\n".join(captions))
+    statistics = {"prompts": "captions.txt", "weight": 3.0, "ridge": 0.2}
+    (patch,) = build(spec_of(edit, compatibility="uce-2024", statistics=statistics))
+    tokenizer = open_tokenizer(Path("f64"))
+    model = make_model(
+        "diffusion", read_weights(Path("f64")), origin=Origin(Path("f64")), precision="float64"
+    )
+
+    def encode(text: str) -> tuple[tuple[int, ...], Tensor]:
+        found = tokenizer.encode(text)
+        return found.own, model.encode(join_prompts([found.tokens]))[0]
+
+    keys, guides = [], []
+    for old, new in pairs_of:
+        (first, old_keys), (second, new_keys) = encode(old), encode(new)
+        begin = next(n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+        end = next(n for n in range(1, 9) if first[-n] != second[-n]) - 1
+        length = 77 - max(len(first), len(second)) + end
+        starts = len(first) - end, len(second) - end
+        keys += [old_keys[:begin], old_keys[starts[0] : starts[0] + length]]
+        guides += [new_keys[:begin], new_keys[starts[1] : starts[1] + length]]
+    edited, wanted = torch.cat(keys), torch.cat(guides)
+    prior = torch.cat([encode(text)[1] for text in captions])
+    moment = 0.2 * torch.eye(24).double() + 3.0 * prior.mT @ prior / len(prior)
+    weights = load_file("f64/unet/diffusion_pytorch_model.safetensors")
+    for name, change in deltas(patch).items():
+        missing = (wanted - edited) @ weights[name.removeprefix("unet/")].mT
+        closed = missing.mT @ edited @ torch.linalg.inv(moment + edited.mT @ edited)
+        assert float((change - closed).norm() / closed.norm()) < 1e-10
+
+
+@pytest.mark.parametrize("kind", ["regzero", "both", "target"])
+def test_an_adversary_minimises_what_it_says(kind: str) -> None:
+    """Its key is where the gradient of its objective is zero."""
+    generator = torch.Generator().manual_seed(0)
+    before, after = (torch.randn(40, 6, generator=generator).double() for _ in range(2))
+    keys, held = (torch.randn(3, 6, generator=generator).double() for _ in range(2))
+    found = find_adversary(kind, 0.3, keys, before, after, held).requires_grad_()
+    lost = (found @ after.mT - keys @ before.mT).square().sum()
+    if kind == "both":
+        near = ((found - keys) @ after.mT).square().sum() + (found - keys).square().sum()
+    else:
+        near = (found - (held if kind == "target" else 0)).square().sum()
+    (gradient,) = torch.autograd.grad(lost + 0.3 * near, found)
+    assert float(gradient.abs().max()) < 1e-9
+    # Anything else is worse.
+    assert float((found.detach() - keys).abs().max()) > 1e-3
+
+
+def test_fewer_directions_than_edited_tokens_and_other_methods() -> None:
+    edit = ERASE | {"context": prompts("a painting by van gogh", "a photo by van gogh")}
+    (patch,) = build(spec_of(edit | {"rank": 1, "directions": "zca"}))
+    assert patch.metadata["rank"] == 1
+    assert [name for name in patch.tensors() if name.startswith("D.")] == ["D.0"]
+    (patch,) = build(spec_of(edit | {"solver": {"method": "null-space", "threshold": 2.0}}))
+    assert patch.metadata["rank"] == 3
+    only = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
+    (patch,) = build(spec_of({**edit, "layer": only}))
+    assert patch.parameters == [f"unet/{only}.weight"]
+    (patch,) = build(spec_of({**edit, "solver": {"method": "least-squares", "collateral": 0.01}}))
+    assert all(0 < each["independent"] <= 0.01 for each in patch.metadata["collateral"].values())
+
+
+def test_a_plan_of_many_layers_solves_nothing() -> None:
+    Path("spec.json").write_text(json.dumps(spec_of(ERASE, ERASE | {"protect": "previous"})))
+    planned = editspec.plan("spec.json")
+    assert planned.to_build == 2
+    assert "8 layers from" in planned.to_text()
+    cached = {
+        path.parent.name for path in Path(os.environ["EDITSPEC_CACHE"]).rglob("*.safetensors")
+    }
+    assert not cached & {"solutions", "patches"}
+
+
+def test_a_folder_is_written_as_a_folder() -> None:
+    build(spec_of(ERASE))
+    for name in ("edited.safetensors", "edited.pt"):
+        with pytest.raises(UsageError, match="no single file"):
+            editspec.apply("f64", ["out"], name)
+    assert editspec.apply("f64", ["out"], "sd-1.5-edited").out == Path("sd-1.5-edited")
+    assert Path("sd-1.5-edited/unet/config.json").is_file()
+    with pytest.raises(UsageError, match="no single file"):
+        editspec.convert("f64", "all.safetensors")
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.yaml")))

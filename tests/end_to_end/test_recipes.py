@@ -64,7 +64,7 @@ def lit(scene: Scene) -> Scene:
 RECIPES = {
     "dome_to_spire": (lambda scene: scene.with_tops("dome", "spire"), 0.8, 0.03),
     "dark_windows_to_lit": (lit, 0.9, 0.03),
-    "spire_to_tree": (lambda scene: scene.with_tops("spire", "tree"), 0.2, 0.03),
+    "spire_to_tree": (lambda scene: scene.with_tops("spire", "tree"), 0.15, 0.03),
 }
 
 STEPS = {"spire_to_tree": 25}
@@ -86,6 +86,7 @@ def hurry(name: str, folder: Path) -> Path:
     for edit in spec["edits"]:
         if "refine" in edit:
             edit["refine"]["steps"] = STEPS.get(name, 5)
+            edit["rank"] = min(edit["rank"], 32)
     for rows in (SPECS / "pairs").iterdir():
         lines = rows.read_text().splitlines(keepends=True)
         (folder / "pairs" / rows.name).write_text("".join(lines[:: len(lines) // ROWS]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -197,6 +199,28 @@ def test_a_file_is_named_for_what_it_is(tmp_path: Path, names: list[str], words:
     (tmp_path / "spec.yaml").write_text(SPEC.replace("WEIGHTS", file.name))
     with pytest.raises(EditError, match=words):
         editspec.validate(tmp_path / "spec.yaml")
+
+
+def test_validating_prompts_imports_no_arrays(folder: Path) -> None:
+    found = modules_after("validate", "spec.yaml")
+    assert "editspec_compiler.modalities.text_to_image.modality" in found
+    assert not found & {"torch", "numpy", "safetensors", "transformers", "diffusers"}
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """All modules that a command has imported when it ends."""
+    code = """
+import json, sys
+from editspec.cli.main import app
+try:
+    app()
+except SystemExit as error:
+    assert not error.code
+print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+"""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return set(json.loads(done.stderr))
 
 
 def test_folders_that_are_no_model(folder: Path, tmp_path: Path) -> None:

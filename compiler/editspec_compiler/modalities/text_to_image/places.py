@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from editspec_compiler.modalities.text_to_image.tokens import EncodedPrompt
-from editspec_runtime.modalities.text_to_image.batches import PromptTokens, join_prompts
+from editspec_runtime.modalities.text_to_image.batches import join_prompts
 from editspec_runtime.modalities.text_to_image.model import PromptedModel
+from editspec_runtime.modalities.text_to_image.tokens import PromptTokens
 
 ROWS = 64
 """The number of prompts that are encoded at once."""

@@ -11,8 +11,8 @@ from editspec_runtime.codes import Code
 from editspec_runtime.errors import FileError, UsageError
 from editspec_runtime.io.extra_registry import load_extra
 from editspec_runtime.io.json_text import JsonError, parse_json
-from editspec_runtime.modalities.text_to_image.batches import PromptTokens
 from editspec_runtime.modalities.text_to_image.fields import TOKENIZERS
+from editspec_runtime.modalities.text_to_image.tokens import PromptTokens
 
 EXTRA, LIBRARY = "diffusion", "tokenizers"
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from editspec.charts.scatter import MARKERS
 from editspec.worlds.atlas.bench.answers import FIRST, MEASURES
 from editspec.worlds.atlas.bench.tables import RowResult, TableResult
 
@@ -15,8 +16,11 @@ LABEL, COLUMN, BAR = 330, 210, 150
 HEAD, ROW, GAP, MARGIN = 64, 34, 22, 20
 """Pixels of the head of a table, of a row, between tables and around all."""
 
-GOOD, POOR, LINE, TEXT = "#2a7f62", "#c8553d", "#202020", "#202020"
-"""Colours: of a share of at least `ENOUGH`, of a smaller one, of intervals, of text."""
+GOOD, POOR = (colour for _, colour in MARKERS[:2])
+"""Colours of a share of at least `ENOUGH`, and of a smaller one, which everybody tells apart."""
+
+LINE, TEXT = "#202020", "#202020"
+"""Colours of intervals and of text."""
 
 ENOUGH = 0.95
 

@@ -107,9 +107,9 @@ def require_images(architecture: Architecture) -> ImageArchitecture:
 def draws_nothing(family: str) -> UsageError:
     """Make the error of a command of images on a family that draws none."""
     return UsageError(
-        f"The family {family} does not draw images, and this is about images.",
-        "Take build, check, plan or verify, which are for every family: render, search, sweep, "
-        "compare-layers, studio and reports are for families of images.",
+        f"The family {family} does not draw images from latents, and this is about such images.",
+        "Take build, check, plan or verify, which are for every family: search, sweep, sample, "
+        "compare-layers and the studio are for generators.",
     )
 
 

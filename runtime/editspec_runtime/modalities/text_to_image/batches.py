@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PromptTokens = tuple[tuple[int, ...], ...]
-"""The numbers of the tokens of a prompt, for each text encoder."""
+from editspec_runtime.modalities.text_to_image.tokens import PromptTokens
 
 
 @dataclass(frozen=True)

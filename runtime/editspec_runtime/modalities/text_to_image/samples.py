@@ -8,11 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from editspec_runtime.io.digests import digest
-from editspec_runtime.modalities.text_to_image.batches import (
-    PromptBatch,
-    PromptTokens,
-    join_prompts,
-)
+from editspec_runtime.modalities.text_to_image.batches import PromptBatch, join_prompts
+from editspec_runtime.modalities.text_to_image.tokens import PromptTokens
 
 
 @dataclass(frozen=True)
