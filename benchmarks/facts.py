@@ -21,13 +21,19 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import torch
 
 import editspec
 from editspec.engine.modality_registry import engine_of
 from editspec.engine.session import BuildSession
 from editspec_compiler import load
+from editspec_compiler.modalities.text.schema import Fact
+from editspec_compiler.modalities.text.tokens import open_tokenizer
 from editspec_runtime.core.progress import no_progress
+from editspec_runtime.modalities.text.batches import pad_texts
+from editspec_runtime.modalities.text.language_model import LanguageModel
 from editspec_runtime.modalities.text.scores import wilson_interval
 
 HERE = Path(__file__).parent
@@ -59,11 +65,15 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, required=True)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--singles", type=int, default=30, help="how many facts by themselves")
+    parser.add_argument("--speed", action="store_true", help="measure the search for a value alone")
     parser.add_argument("--no-together", action="store_true", help="leave out the edit of many")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     prepare_model(given.wheel, given.out)
     rows = [json.loads(line) for line in (HERE / "facts.jsonl").read_text().splitlines()]
+    if given.speed:
+        print(json.dumps(measure_search(given.out, rows[0])))
+        return
     measured = Measured(given.out)
     for row in rows[: given.singles]:
         measured.measure(f"single {row['id']}", single_spec(row))
@@ -110,6 +120,55 @@ def spec_of(edit: Mapping[str, Any]) -> dict[str, Any]:
         "edits": [edit],
         "checks": [{"measure": measure, "at_least": 0} for measure in MEASURES],
     }
+
+
+def measure_search(out: Path, row: Mapping[str, Any]) -> dict[str, float]:
+    """Measure one evaluation of the search for a value, and one of whole texts, in turn.
+
+    Whole texts through all layers are the way of the authors' programs.
+    """
+    path = out / "spec.json"
+    path.write_text(json.dumps(single_spec(row), ensure_ascii=False))
+    model = cast(LanguageModel, BuildSession.of(path, "cpu", no_progress).current_model())
+    tokenizer = open_tokenizer(out / MODEL, None)
+    fact = Fact(prompt=row["prompt"], subject=row["subject"])
+    prefix = tokenizer.encode("It was a long day in town. ").tokens
+    texts = [tokenizer.locate(fact)] + [tokenizer.locate_behind(fact, prefix)] * 10
+    wanted = tokenizer.continuation(texts[0], row["text"])
+    batch = pad_texts([(*text.tokens, *wanted)[:-1] for text in texts])
+    places = torch.tensor([text.place for text in texts])
+    ends = batch.lengths - 1
+    rows, token = torch.arange(len(texts)), wanted[-1]
+    layer = SINGLE["layer"]
+    suffix = model.suffix(layer, batch, places)
+
+    def whole(shift: torch.Tensor) -> torch.Tensor:
+        """The loss of whole texts through all layers."""
+        trace = model.trace(layer, batch)
+        value = model.layer_value(layer, trace).clone()
+        value[rows, places] = value[rows, places] + shift
+        logits = model.forward_from(layer, value, trace)
+        return -logits[rows, ends].log_softmax(-1)[:, token].mean()
+
+    def ends_alone(shift: torch.Tensor) -> torch.Tensor:
+        """The loss of the ends of texts, through the layers above."""
+        stream = suffix.continuation(shift)
+        logits = suffix.continuation.logits(stream[rows, ends - places])
+        return -logits.log_softmax(-1)[:, token].mean()
+
+    seconds: dict[str, list[float]] = {"whole": [], "ends": []}
+    losses = {}
+    for _ in range(5):
+        for name, loss_of in (("whole", whole), ("ends", ends_alone)):
+            shift = torch.full((suffix.value.shape[-1],), 0.01, requires_grad=True)
+            begun = time.process_time()
+            loss = loss_of(shift)
+            loss.backward()
+            seconds[name].append(time.process_time() - begun)
+            losses[name] = (loss.detach(), shift.grad)
+    apart = max(float((one - two).abs().max()) for one, two in zip(*losses.values(), strict=True))
+    found = {name: min(times) for name, times in seconds.items()}
+    return found | {"times faster": found["whole"] / found["ends"], "apart": apart}
 
 
 def prose() -> Iterator[str]:

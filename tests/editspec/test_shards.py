@@ -113,7 +113,7 @@ def test_a_changed_shard_is_noticed() -> None:
     assert (result.exit_code, "model-1.safetensors does not exist" in result.stderr) == (1, True)
     Path("sharded", INDEX).unlink()
     result = run("validate", "spec.yaml")
-    assert (result.exit_code, "is a directory" in result.stderr) == (2, True)
+    assert (result.exit_code, "no index of them" in result.stderr) == (2, True)
 
 
 def test_validating_them_needs_no_torch() -> None:

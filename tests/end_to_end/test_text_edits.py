@@ -16,6 +16,7 @@ import editspec
 from editspec_compiler import SpecError
 from editspec_runtime.families.open import make_model, read_weights
 from editspec_runtime.families.origin import Origin
+from editspec_runtime.io.lazy_tensors import LazyTensors
 from editspec_runtime.maths.metric import energy
 from editspec_runtime.methods.rule_file import read_rule
 from editspec_runtime.modalities.text.batches import pad_texts
@@ -254,6 +255,20 @@ def test_shards_in_bfloat16_give_the_patch_of_one_file(model: str) -> None:
     after = [read_weights(Path(f"edited-{each}")) for each in (model, "sharded")]
     assert after[0].digest() == after[1].digest() == one[0][1].metadata["result"]
     assert after[0][name].dtype == torch.bfloat16
+
+
+def test_a_large_model_is_read_block_by_block(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are never in memory as a whole give the bytes of those that are."""
+    edit = {"layers": ["layer1", "layer2"], "target": TONGUE, "source": {"text": "Borlish"}}
+    ((_, wanted),) = build(spec_of(model, edit))
+    monkeypatch.setattr("editspec_runtime.io.large_files.LARGE", 0)
+    monkeypatch.setenv("EDITSPEC_CACHE", str(Path("another").absolute()))
+    Path("spec.json.lock").unlink()
+    weights = read_weights(Path(model))
+    assert isinstance(weights.tensors, LazyTensors)
+    assert isinstance(weights.place("float64").tensors, LazyTensors)
+    ((_, found),) = build(spec_of(model, edit), "other")
+    assert found.metadata == wanted.metadata
 
 
 def test_the_model_is_its_own_corpus(model: str) -> None:

@@ -31,6 +31,8 @@ from editspec_runtime.io.files import (
     read_tensors,
     require_printable,
 )
+from editspec_runtime.io.large_files import find_large
+from editspec_runtime.io.lazy_tensors import LazyTensors
 from editspec_runtime.io.marks import read_metadata
 from editspec_runtime.io.parts import is_in_parts
 from editspec_runtime.io.pickles import read_pickle
@@ -128,7 +130,8 @@ def read_weights(path: Path, choice: Choice | None = None, *, whole: bool = True
         else:
             weights = _read_file(path, choice)
         require_printable(path, weights.tensors)
-        _require_stored(weights.tensors, path)
+        if not isinstance(weights.tensors, LazyTensors):  # which are stored as they are
+            _require_stored(weights.tensors, path)
         _require_sound(weights.tensors, path)
     return weights
 
@@ -155,9 +158,12 @@ def _require_stored(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 def _read_sharded(path: Path, choice: Choice) -> Weights:
     found = read_stored(path)
-    named: dict[str, Tensor] = {}
-    for file in found.files:
-        named |= read_tensors(file.path)
+    named: Mapping[str, Tensor] | None = find_large(found)
+    if named is None:
+        read: dict[str, Tensor] = {}
+        for file in found.files:
+            read |= read_tensors(file.path)
+        named = read
     metadata = dict(found.metadata)
     return _take_model(path, named, metadata, choice.in_file(metadata))
 
@@ -184,7 +190,8 @@ def _read_file(path: Path, choice: Choice) -> Weights:
     elif kind == "pickle":
         weights = _read_pickle(path, choice)
     else:
-        weights = _take_model(path, read_tensors(path), {}, choice)
+        large = find_large(read_stored(path))
+        weights = _take_model(path, read_tensors(path) if large is None else large, {}, choice)
     return Weights(weights.tensors, replace(weights.container, metadata=said), metadata)
 
 
@@ -205,13 +212,20 @@ def _take_model(
 
     def digest_of(container: Container) -> str:
         """The digest of the weights in a container."""
-        return Weights(container.model_part(named)).digest()
+        return Weights(_part_of(container, named)).digest()
 
     found = choose_container(path, [Held((), tensor_infos(named))], choice, digest_of)
-    part = found.model_part(named)
+    part = _part_of(found, named)
     inside = {found.name(name) for name in part}
-    others = {name: tensor for name, tensor in named.items() if name not in inside}
+    others = {name: named[name] for name in named if name not in inside}
     return Weights(part, replace(found, others=others), metadata)
+
+
+def _part_of(container: Container, named: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors of the model in a container, by its names; none is read before it is needed."""
+    if isinstance(named, LazyTensors):
+        return named.renamed(container.model_names(named))
+    return container.model_part(named)
 
 
 def _read_nested(path: Path, content: object, choice: Choice) -> Weights:
@@ -250,10 +264,14 @@ def _say_expected() -> str:
 
 def _require_sound(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise a `WeightsError` where tensors cannot be computed with, or are not finite."""
-    odd = []
-    for name, tensor in sorted(tensors.items()):
+    odd, bad = [], []
+    # One at a time: all of them may not fit into memory.
+    for name in sorted(tensors):
+        tensor = tensors[name]
         if kind := _name_odd_kind(tensor):
             odd.append(f"{name} ({kind})")
+        elif not bool(tensor.isfinite().all()):
+            bad.append(name)
     if odd:
         rest = f" and {len(odd) - FEW} more" if len(odd) > FEW else ""
         raise WeightsError(
@@ -261,7 +279,6 @@ def _require_sound(tensors: Mapping[str, Tensor], path: Path) -> None:
             f"{', '.join(odd[:FEW])}{rest}.",
             "Save the model with dense tensors in float32, float16 or bfloat16.",
         )
-    bad = [name for name, tensor in sorted(tensors.items()) if not bool(tensor.isfinite().all())]
     if bad:
         rest = f" and {len(bad) - FEW} more tensors" if len(bad) > FEW else ""
         hint = "Such weights compute nothing; use an earlier checkpoint of the training."

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from editspec_runtime.io import digests
 from editspec_runtime.io.digests import Row, rows_digest
 from editspec_runtime.io.files import canonical_json
+from editspec_runtime.io.lazy_tensors import LazyTensors
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +52,9 @@ class Weights(Mapping[str, "Tensor"]):
         metadata: Mapping[str, object] | None = None,
         unread: Mapping[str, Row] | None = None,
     ) -> None:
-        self.tensors = dict(tensors)
+        self.tensors: Mapping[str, Tensor] = tensors
+        if not isinstance(tensors, LazyTensors):
+            self.tensors = dict(tensors)
         self.container = container or Container()
         self.metadata = dict(metadata or {})
         self.unread = dict(unread or {})
@@ -68,7 +72,7 @@ class Weights(Mapping[str, "Tensor"]):
     def row(self, name: str) -> Row:
         """The digest row of a tensor: name, safetensors dtype, shape and SHA-256."""
         tensor = self.tensors[name]
-        return digests.make_row(name, tensor, self._sha256(name))
+        return digests.make_row(name, tensor, self._sha256(name, tensor))
 
     def digest(self) -> str:
         """The digest of weights: over the tensors alone, whatever the container."""
@@ -80,6 +84,10 @@ class Weights(Mapping[str, "Tensor"]):
 
         Those that lie in the memory of these weights are not hashed again.
         """
+        if isinstance(tensors, Weights):
+            return tensors.digest()
+        if isinstance(self.tensors, LazyTensors):
+            return digests.tensors_digest(tensors)
         names = {_memory(tensor): name for name, tensor in self.tensors.items()}
         rows = []
         for own_name, tensor in tensors.items():
@@ -99,16 +107,26 @@ class Weights(Mapping[str, "Tensor"]):
         """
         if metadata is None:
             metadata = self.metadata
-        tensors = {**self.tensors, **changes}
+        tensors = _join(self.tensors, changes)
         changed = Weights(tensors, self.container, metadata, self.unread)
-        for name, tensor in self.tensors.items():
-            if changed.tensors[name] is tensor:
+        replaced = set(self.differing(changed))
+        for name in self.tensors:
+            if name not in replaced:
                 changed._hashes[name] = self._hashes[name]
         return changed
 
+    def differing(self, other: Weights) -> list[str]:
+        """The names of tensors that other weights do not share with these; none is read."""
+        own, others = _sources(self.tensors), _sources(other.tensors)
+        return [name for name, source in own.items() if others.get(name) is not source]
+
     def part(self, names: Iterable[str]) -> Weights:
         """Some of these tensors, with their hashes."""
-        part = Weights({name: self.tensors[name] for name in names}, self.container, self.metadata)
+        if isinstance(self.tensors, LazyTensors):
+            chosen: Mapping[str, Tensor] = self.tensors.part(names)
+        else:
+            chosen = {name: self.tensors[name] for name in names}
+        part = Weights(chosen, self.container, self.metadata)
         for name in part:
             part._hashes[name] = self._hashes[name]
         return part
@@ -121,6 +139,9 @@ class Weights(Mapping[str, "Tensor"]):
 
     def place(self, precision: str, device: torch.device | None = None) -> Weights:
         """Copy these weights to a device, those of floating point numbers in a precision."""
+        if isinstance(self.tensors, LazyTensors):
+            move = partial(place_tensor, precision=precision, device=device)
+            return self.with_changes(self.tensors.map(move, precision))
         copies = {name: place_tensor(tensor, precision, device) for name, tensor in self.items()}
         placed = self.with_changes(copies)
         # A copy of the same dtype has the same bytes, and so the same hash.
@@ -136,11 +157,24 @@ class Weights(Mapping[str, "Tensor"]):
             said["editspec"] = canonical_json(self.metadata)
         return said
 
-    def _sha256(self, name: str) -> str:
+    def _sha256(self, name: str, tensor: Tensor | None = None) -> str:
         found = self._hashes[name]
         if found.sha256 is None:
-            found.sha256 = digests.tensor_digest(self.tensors[name])
+            tensor = self.tensors[name] if tensor is None else tensor
+            found.sha256 = digests.tensor_digest(tensor)
         return found.sha256
+
+
+def _join(tensors: Mapping[str, Tensor], changes: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Tensors with some replaced."""
+    if isinstance(tensors, LazyTensors):
+        return tensors.with_changes(changes)
+    return {**tensors, **changes}
+
+
+def _sources(tensors: Mapping[str, Tensor]) -> Mapping[str, object]:
+    """What tells whether two tensors of a name are the same: the tensor, or what reads it."""
+    return tensors.readers if isinstance(tensors, LazyTensors) else tensors
 
 
 @dataclass(frozen=True)

@@ -405,7 +405,7 @@ class StackedWeights:
             placed = weights.place(precision, device)
         else:
             # Only what changed since goes to the device.
-            changed = [name for name in weights if before.tensors[name] is not weights[name]]
+            changed = weights.differing(before)
             changes = weights.part(changed).place(precision, device)
             placed = placed.with_part(changes)
         self._placed[precision, device] = weights, placed

@@ -234,7 +234,7 @@ class Bench:
     @property
     def weights(self) -> dict[str, Tensor]:
         """Tensors of the unedited model, by name."""
-        return self.checkpoint.tensors
+        return dict(self.checkpoint.tensors)
 
     @cached_property
     def travelling(self) -> Executor:

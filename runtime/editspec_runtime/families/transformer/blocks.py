@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from editspec_runtime.families.transformer.config import Rotary, TransformerConfig
+from editspec_runtime.io.lazy_tensors import LazyTensors
+from editspec_runtime.io.weights import Weights
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -139,9 +142,21 @@ class Blocks:
     def run(self, h: Tensor, stream: Stream, start: int, end: int) -> Tensor:
         """Compute the residual stream behind block `end` - 1 from that before block `start`."""
         for block in range(start, end):
-            key, mid = self.to_key(block, h, stream)
-            h = self.finish(block, mid, self.memory(block, key))
+            if self.reads_blocks and h.requires_grad:
+                # Else the graph would hold the weights of all blocks until it is gone back through.
+                h = checkpoint(self._run_block, block, h, stream, use_reentrant=False)
+            else:
+                h = self._run_block(block, h, stream)
         return h
+
+    def _run_block(self, block: int, h: Tensor, stream: Stream) -> Tensor:
+        key, mid = self.to_key(block, h, stream)
+        return self.finish(block, mid, self.memory(block, key))
+
+    @property
+    def reads_blocks(self) -> bool:
+        """Whether weights are read from their files each time that they are needed."""
+        return isinstance(self.weights, Weights) and isinstance(self.weights.tensors, LazyTensors)
 
     def to_key(self, block: int, h: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
         """Compute the key of a block's memory, and the stream that its value is added to.

@@ -13,6 +13,7 @@ from editspec_runtime.core.model import Keys, Trace
 from editspec_runtime.families.transformer.architecture import TransformerArchitecture
 from editspec_runtime.families.transformer.blocks import NOWHERE, Blocks, KeysAndValues, Stream
 from editspec_runtime.families.transformer.config import TransformerConfig
+from editspec_runtime.io.weights import Weights
 from editspec_runtime.maths.channelwise import MatrixFunction
 from editspec_runtime.modalities.text.batches import TokenBatch
 from editspec_runtime.modalities.text.language_model import Continuation, Suffix
@@ -55,6 +56,8 @@ class Transformer:
         assert architecture.config is not None
         self.config: TransformerConfig = architecture.config
         self.blocks = Blocks(self.config, architecture.base, weights)
+        # Of a small tensor: of a large model each is read when it is asked for.
+        self._device = weights[f"{architecture.base}{self.config.layout.final_norm}.weight"].device
 
     @property
     def vocabulary(self) -> int:
@@ -74,7 +77,7 @@ class Transformer:
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return next(iter(self.weights.values())).device
+        return self._device
 
     def keys(self, layer: str, batch: TokenBatch) -> Keys:
         """Compute the keys of a layer; padding has no weight."""
@@ -133,7 +136,7 @@ class Transformer:
         """Bring a matrix [out, in] into the order of the checkpoint."""
         return kernel.mT.contiguous() if self.config.layout.inputs_first else kernel
 
-    def upstream(self, layer: str) -> dict[str, Tensor]:
+    def upstream(self, layer: str) -> Mapping[str, Tensor]:
         """The tensors that the keys of a layer depend on."""
         block = self.architecture.block_of(layer)
         layout, base = self.config.layout, self.architecture.base
@@ -143,12 +146,14 @@ class Transformer:
         behind = [own]
         if layout.after_norms:
             behind.append(layout.part(base, block, layout.after_norms[1]))
-        found = {}
-        for name, tensor in self.weights.items():
+        found = []
+        for name in self.weights:
             named = name.startswith((*blocks, *heads))
             if named and not name.startswith(tuple(f"{each}." for each in behind)):
-                found[name] = tensor
-        return found
+                found.append(name)
+        if isinstance(self.weights, Weights):
+            return self.weights.part(found)
+        return {name: self.weights[name] for name in found}
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> Transformer:
         """Make the model with other weights."""
