@@ -15,8 +15,8 @@ TITLES = {
     "closed-form": "ROME's form, all at once",
     "memit": "MEMIT (least squares)",
     "alphaedit": "AlphaEdit (null space)",
-    "ours": "ours: what is kept, least squares",
-    "ours-preserved": "ours, with those who stay named",
+    "unnamed": "ours, those who stay not named",
+    "ours": "ours",
     "unprotected": "ours, nothing protected",
     "protected": "ours, protect: previous",
 }

@@ -10,7 +10,7 @@ from editspec.charts.scatter import MARKERS
 from editspec.worlds.atlas.bench.answers import FIRST, MEASURES
 from editspec.worlds.atlas.bench.tables import RowResult, TableResult
 
-LABEL, COLUMN, BAR = 330, 210, 150
+LABEL, COLUMN, BAR = 260, 210, 150
 """Pixels of the column of names, of a column of bars, and of a bar that is full."""
 
 HEAD, ROW, GAP, MARGIN = 64, 34, 22, 20
@@ -24,18 +24,22 @@ LINE, TEXT = "#202020", "#202020"
 
 ENOUGH = 0.95
 
+KEY = "Shares of right answers; whiskers: intervals of 95 %."
+LEGEND = 24
+"""Pixels of the line that explains the bars."""
+
 
 def draw_tables(tables: Sequence[TableResult]) -> Image.Image:
     """Draw the shares of every row of every table."""
-    names = [name for name in MEASURES if name != FIRST]
-    height = 2 * MARGIN - GAP
+    height = 2 * MARGIN + LEGEND
     for table in tables:
         height += HEAD + ROW * len(table.rows) + GAP
-    width = 2 * MARGIN + LABEL + COLUMN * len(names)
+    width = 2 * MARGIN + LABEL + COLUMN * len(MEASURES)
     picture = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(picture)
     top = MARGIN
     for table in tables:
+        names = _columns_of(table)
         draw.text((MARGIN, top), table.title, fill=TEXT, font=ImageFont.load_default(20))
         for column, name in enumerate(names):
             x = MARGIN + LABEL + column * COLUMN
@@ -46,7 +50,14 @@ def draw_tables(tables: Sequence[TableResult]) -> Image.Image:
             _draw_row(draw, row, names, top)
             top += ROW
         top += GAP
+    draw.text((MARGIN, top), KEY, fill=TEXT, font=ImageFont.load_default(15))
     return picture
+
+
+def _columns_of(table: TableResult) -> list[str]:
+    """The measures of a table; those of the first edit where others follow it."""
+    succession = any(row.steps for row in table.rows)
+    return [name for name in MEASURES if succession or name != FIRST]
 
 
 def _draw_row(draw: ImageDraw.ImageDraw, row: RowResult, names: Sequence[str], top: int) -> None:
