@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from editspec.studio import studio
     from editspec.worlds.atlas.bench.run import bench_facts
     from editspec.worlds.skyline.bench.run import bench_paper
+    from editspec.worlds.skyline.captions.bench import bench_concepts
     from editspec_compiler import LoadedSpec, SpecError, load
 
 register_builtins()
@@ -81,6 +82,7 @@ __all__ = [
     "allow_code",
     "apply",
     "audit",
+    "bench_concepts",
     "bench_facts",
     "bench_paper",
     "bisect",

@@ -58,6 +58,22 @@ def paper(
 
 @bench.command(cls=Command)
 @of_own_code
+def concepts(
+    work: Work,
+    out: OutFolder,
+    captions: Annotated[
+        int,
+        typer.Option(
+            "--captions", metavar="N", min=8, help="How many captions a row is measured on."
+        ),
+    ] = 200,
+) -> CommandResult:
+    """Measure ways to edit concepts on Skyline by prompt."""
+    return editspec.bench_concepts(out, captions=captions, **work)
+
+
+@bench.command(cls=Command)
+@of_own_code
 def facts(
     work: Work,
     out: OutFolder,

@@ -42,6 +42,7 @@ COMMANDS = {
     "ci review": "editspec.commands.ci:ci_review",
     "ci apply": "editspec.commands.ci:ci_apply",
     "bench paper": "editspec.worlds.skyline.bench.run:bench_paper",
+    "bench concepts": "editspec.worlds.skyline.captions.bench:bench_concepts",
     "bench facts": "editspec.worlds.atlas.bench.run:bench_facts",
 }
 """``module:function`` of each command, in the order in which the command line lists them."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from editspec.worlds import atlas, skyline
+from editspec.worlds.skyline import captions
 from editspec.worlds.world import JudgeMaker, World
 from editspec_runtime.errors import UsageError
 from editspec_runtime.io.builtins import register_builtin
 
-WORLDS: dict[str, World] = {**skyline.WORLDS, atlas.WORLD.name: atlas.WORLD}
+WORLDS: dict[str, World] = {
+    **skyline.WORLDS,
+    captions.WORLD.name: captions.WORLD,
+    atlas.WORLD.name: atlas.WORLD,
+}
 
 DEFAULT_WEIGHTS = skyline.WORLD.builtin
 """The weights that commands take where none are named."""

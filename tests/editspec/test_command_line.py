@@ -323,6 +323,7 @@ def test_every_command_that_takes_a_file_is_walked() -> None:
         "families",
         "cache",
         "bench paper",
+        "bench concepts",
         "bench facts",
     }
     assert {name for name in COMMANDS if name not in first and name not in walked} == elsewhere

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,9 @@ from editspec_runtime.modalities.text_to_image.model import PromptedModel
 
 NAMED = 3
 """The number of prompts that a remark names."""
+
+LEAST = 0.01
+"""The least share of what the worst token lacks that counts as lacking something."""
 
 NOTHING = "there is nothing to measure: "
 
@@ -89,15 +93,23 @@ class PromptMeasures(Measures):
         if not asked.targets:
             return None, NOTHING + "no prompt of the check holds a concept of the edit"
         shares = self._shares(number, asked, number + 1)
-        return float(shares.mean()), _say_shares(shares, asked)
+        if bool(shares.isnan().all()):
+            return None, NOTHING + "no token of the edit lacks anything of its source"
+        return float(shares.nanmean()), _say_shares(shares, asked)
 
     def _shares(self, number: int, asked: Asked, count: int) -> Tensor:
-        """The share of the way that each token has gone after `count` edits, [n]."""
+        """The share of the way that each token has gone after `count` edits, [n].
+
+        NaN where a token lacks nothing, as those before the first word that differs.
+        """
         targets, wanted = self._wanted(asked)
         before = self.matrices(number, number)
         moved = targets @ (self.matrices(number, count) - before).mT
         missing = wanted @ before.mT
-        return (moved * missing).sum(1) / missing.square().sum(1)
+        lacking = missing.square().sum(1)
+        # What rounding leaves of a token that the prompts share is no way to go.
+        there = lacking > LEAST**2 * lacking.max()
+        return torch.where(there, (moved * missing).sum(1) / lacking, torch.nan)
 
     def _wanted(self, asked: Asked) -> tuple[Tensor, Tensor]:
         """The keys of the edited tokens, and what each lacks of the one it is to be like."""
@@ -159,9 +171,9 @@ class PromptMeasures(Measures):
     def retention(self, number: int) -> Value:
         """Measure the share of the efficacy that is left after all edits."""
         asked = self.concepts.asked(self.edits[number])
-        built = float(self._shares(number, asked, number + 1).mean())
-        left = float(self._shares(number, asked, len(self.built)).mean())
-        if built <= 0:
+        built = float(self._shares(number, asked, number + 1).nanmean())
+        left = float(self._shares(number, asked, len(self.built)).nanmean())
+        if not built > 0:
             return None, NOTHING + "the edit had no efficacy that it could keep"
         return left / built, f"{built:.3g} right after the edit, {left:.3g} after all"
 
@@ -170,7 +182,8 @@ def _say_shares(shares: Tensor, asked: Asked) -> str:
     """Say over how many prompts a share was taken, and which have least of it."""
     by_prompt: dict[str, list[float]] = {}
     for (prompt, _), share in zip(asked.targets, shares.tolist(), strict=True):
-        by_prompt.setdefault(prompt.text, []).append(share)
+        if not math.isnan(share):
+            by_prompt.setdefault(prompt.text, []).append(share)
     means = {text: sum(each) / len(each) for text, each in by_prompt.items()}
     least = sorted(means, key=means.__getitem__)[:NAMED]
     said = ", ".join(f'"{text}" {means[text]:.2g}' for text in least)

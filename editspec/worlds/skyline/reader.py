@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -27,16 +28,20 @@ ATTRIBUTES = {
 
 
 class Reader(nn.Module):
-    """A convolutional classifier of pictures, with one head for all attributes."""
+    """A convolutional classifier of pictures, with one head for all attributes.
 
-    def __init__(self) -> None:
+    `attributes` are those that it reads, each with the number of its classes.
+    """
+
+    def __init__(self, attributes: Mapping[str, int] = ATTRIBUTES) -> None:
         super().__init__()
+        self.attributes = dict(attributes)
         widths = (3, 24, 48, 64, 64)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, 3, stride=2, padding=1)
             for before, after in itertools.pairwise(widths)
         )
-        self.head = nn.Linear(widths[-1] * 16, sum(ATTRIBUTES.values()))
+        self.head = nn.Linear(widths[-1] * 16, sum(self.attributes.values()))
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Compute the activated maps of the convolutions, [n, c, h, h].
@@ -52,7 +57,8 @@ class Reader(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Compute logits [n, classes] of each attribute of `images` [n, 3, 64, 64]."""
         logits = self.head(self.features(images)[-1].flatten(1))
-        return dict(zip(ATTRIBUTES, logits.split(list(ATTRIBUTES.values()), 1), strict=True))
+        classes = list(self.attributes.values())
+        return dict(zip(self.attributes, logits.split(classes, 1), strict=True))
 
     @torch.no_grad()
     def read(self, images: Tensor) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ def train_reader(device: torch.device, scale: float) -> dict[str, Tensor]:
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: cosine_rate(step, steps))
     for step in range(steps):
         scene = _shuffle(scenes(draw_latents(64, generator)), generator)
-        images, target = _wear(render(scene), generator).to(device), truth(scene)
+        images, target = wear_pictures(render(scene), generator).to(device), truth(scene)
         logits = reader(images)
         errors = (F.cross_entropy(logits[name], target[name].to(device)) for name in ATTRIBUTES)
         loss = sum(errors, torch.zeros(()))
@@ -58,12 +58,13 @@ def _shuffle(scene: Scene, generator: torch.Generator) -> Scene:
     return Scene(**mixed)
 
 
-def _wear(images: Tensor, generator: torch.Generator) -> Tensor:
+def wear_pictures(images: Tensor, generator: torch.Generator) -> Tensor:
     """Blur pictures a little, and change contrast and noise, as a generator may."""
-    batch = len(images)
+    batch, device = len(images), images.device
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    share = torch.rand(batch, 1, 1, 1, generator=generator)
-    noise = torch.randn(images.shape, generator=generator) * 0.15
-    noise = noise * torch.rand(batch, 1, 1, 1, generator=generator)
-    contrast = 1 + 0.2 * (torch.rand(batch, 1, 1, 1, generator=generator) - 0.5)
+    share = torch.rand(batch, 1, 1, 1, generator=generator, device=device)
+    noise = torch.randn(images.shape, generator=generator, device=device) * 0.15
+    noise = noise * torch.rand(batch, 1, 1, 1, generator=generator, device=device)
+    drawn = torch.rand(batch, 1, 1, 1, generator=generator, device=device)
+    contrast = 1 + 0.2 * (drawn - 0.5)
     return (images + share * (blurred - images)) * contrast + noise
