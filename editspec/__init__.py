@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from editspec.commands.lock import lock
     from editspec.commands.open import open
     from editspec.commands.plan import plan
+    from editspec.commands.push import push
     from editspec.commands.rebase import rebase
     from editspec.commands.render import render
     from editspec.commands.sample import sample
@@ -107,6 +108,7 @@ __all__ = [
     "lock",
     "open",
     "plan",
+    "push",
     "rebase",
     "render",
     "sample",

@@ -81,6 +81,7 @@ SECTIONS: dict[str, dict[str, Callable[..., None]]] = {
         "rebase": patches.rebase,
         "sign": patches.sign,
         "card": patches.card,
+        "push": patches.push,
         "export": files.export,
         "convert": files.convert,
     },

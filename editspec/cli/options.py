@@ -26,7 +26,8 @@ SpecArguments = Annotated[
 StackArguments = Annotated[
     list[Path],
     typer.Argument(
-        metavar="PATCH...", help="The whole stack, in order: patches, or the folder of a build."
+        metavar="PATCH...",
+        help="The whole stack, in order: patches, or a build: DIR or hf://ORG/REPO.",
     ),
 ]
 

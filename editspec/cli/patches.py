@@ -1,4 +1,4 @@
-"""Commands on patches: verify, sign, card, apply, compose, rebase, diff, audit."""
+"""Commands on patches: verify, sign, card, push, apply, compose, rebase, diff, audit."""
 
 from __future__ import annotations
 
@@ -70,6 +70,22 @@ def card(
     It is DIR/README.md, with a head that the Hugging Face hub reads.
     """
     return editspec.card(folder, spec=spec, licence=licence, **work)
+
+
+@of_files
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a build.")],
+    repository: Annotated[
+        str,
+        typer.Argument(metavar="hf://ORG/REPO", help="Where it goes; with @BRANCH, if not main."),
+    ],
+) -> CommandResult:
+    """Push a build to the Hugging Face hub.
+
+    Patches, manifest, card, picture, licence and signature, and nothing else of the folder. A
+    repository that is not there is made, and is private.
+    """
+    return editspec.push(folder, repository)
 
 
 @of_files

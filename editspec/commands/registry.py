@@ -36,6 +36,7 @@ COMMANDS = {
     "rebase": "editspec.commands.rebase:rebase",
     "sign": "editspec.commands.sign:sign",
     "card": "editspec.commands.card:card",
+    "push": "editspec.commands.push:push",
     "export": "editspec.commands.export:export",
     "convert": "editspec.commands.convert:convert",
     "cache": "editspec.commands.cache:cache",

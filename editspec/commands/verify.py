@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editspec.engine.hub import fetch_patches
 from editspec.engine.lock import lock_path, read_lock
 from editspec.engine.opening import find_architecture
 from editspec.engine.patch_files import list_patch_files
@@ -211,7 +212,7 @@ def verify(
     """
     if public_key is not None:
         load_extra("signing")
-    files = list_patch_files(patches)
+    files = list_patch_files(fetch_patches(patches))
     if public_key is not None:
         require_signed(files, Path(public_key))
     stack = read_stack(files)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from editspec.engine.hub import fetch_patches
 from editspec.engine.patch_files import list_patch_files
 from editspec_runtime.errors import PatchError
 from editspec_runtime.families.selection import Choice
@@ -23,7 +24,7 @@ def read_stack(patches: Sequence[Path | str]) -> list[Patch]:
 
     Raises a `PatchError` where two change a parameter in different shapes.
     """
-    stack = [read_patch(path) for path in list_patch_files(patches)]
+    stack = [read_patch(path) for path in list_patch_files(fetch_patches(patches))]
     require_alike(stack)
     return stack
 

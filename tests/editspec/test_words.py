@@ -89,6 +89,7 @@ cache --help
 ELSEWHERE = {
     "studio",  # a server, whose pages tests/studio looks at
     "schema",  # JSON
+    "push",  # needs a hub
     "sign",  # needs a key pair
     "import",  # records, whose messages tests/compiler/test_invalid.py compares
 }

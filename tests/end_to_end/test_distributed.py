@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import editspec
+from benchmarks.many_machines import Job, draw_times
+from benchmarks.many_machines import run as simulate_job
 from editspec.engine.model_session import ModelSession
 from editspec.engine.resources import use_executor
 from editspec.engine.session import BuildSession
@@ -195,7 +197,7 @@ def test_a_build_on_workers_is_that_of_one_process(
     assert len(written[0]) == 6
 
 
-@pytest.mark.parametrize(("kind", "deaths"), [("processes", 10), ("cluster", 3)])
+@pytest.mark.parametrize(("kind", "deaths"), [("processes", 10), ("cluster", 2)])
 def test_workers_that_are_killed_lose_only_their_items(
     kind: str, deaths: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -541,6 +543,15 @@ def test_points_of_a_sweep_are_spread(folder: Path, processes: LocalProcesses) -
     assert found[0].winner.layer == found[1].winner.layer
 
 
+def test_the_simulation_waits_as_long_as_it_says(threads: DaskCluster) -> None:
+    times = draw_times(Job("anything", 20, 4.0), 200.0, 20)
+    assert times == draw_times(Job("anything", 20, 4.0), 200.0, 20)
+    assert abs(sum(times) / len(times) - 0.02) < 0.002
+    outcome = simulate_job(threads, times)
+    assert outcome.ideal == pytest.approx(sum(times))
+    assert outcome.ideal <= outcome.seconds < PATIENCE
+
+
 def test_bad_clusters_are_named_within_seconds(tmp_path: Path) -> None:
     (tmp_path / "kind.yaml").write_text("kind: mainframe\n")
     (tmp_path / "key.yaml").write_text("kind: ssh\nhosts: [a]\n")
@@ -585,7 +596,7 @@ def test_workers_without_memory_or_gpu_are_named(
 def test_a_scheduler_without_workers_or_that_dies_is_named(
     threads: DaskCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(dask_cluster, "PATIENCE", 0.5)
+    monkeypatch.setattr(dask_cluster, "FIRST", 0.5)
     results = threads.map(Noted(tmp_path / "log", 0.05), range(1000))
     assert next(results) == 0
     threads.cluster.scale(0)

@@ -56,7 +56,10 @@ START = 1.0
 ANSWER = 5.0
 """The seconds in which a scheduler has to answer."""
 
-PATIENCE, PATIENCE_OF_QUEUES = 15.0, 3600.0
+FIRST = 15.0
+"""The seconds in which a scheduler that runs has to have a worker."""
+
+PATIENCE, PATIENCE_OF_QUEUES = 60.0, 3600.0
 """The seconds without any worker after which a run ends; the second where workers queue first."""
 
 PULSE = 1.0
@@ -408,7 +411,7 @@ def _connect(address: str, security: Security | None, start: float) -> DaskClust
             "Start one (dask scheduler), and check the address, the network, and for tls:// the "
             "certificates.",
         ) from error
-    require_workers(client, PATIENCE)
+    require_workers(client, FIRST)
     return DaskCluster(client, None, start)
 
 

@@ -31,6 +31,12 @@ from editspec_runtime.io.extra_registry import load_extra
 if TYPE_CHECKING:
     from http.client import HTTPResponse
 
+HUB_TROUBLE = (
+    "Check the repository, the file and the revision, the connection, and for a closed repository "
+    "your login (huggingface-cli login)."
+)
+"""What to do where the hub does not answer as it should."""
+
 SCHEMES = ("https://", "http://", "hf://")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 CHUNK = 2**20
@@ -455,8 +461,7 @@ def _fetch_from_hub(source: Remote) -> Path:
         # The library meets trouble with errors of many kinds.
         raise FileError(
             f"{source.address} cannot be fetched from the hub.",
-            "Check the repository, the file and the revision, the connection, and for a closed "
-            "repository your login (huggingface-cli login).",
+            HUB_TROUBLE,
         ) from error
     part = _part_path(source)
     with _writing(part):
