@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -439,9 +440,9 @@ def _weights_file(model: ModelFields, folder: Path, cache: Cache) -> Path:
     if is_plain_folder(path):
         return path
     family = FAMILIES.get(model.family)
-    if path.is_dir() and (is_in_parts(path) or (family is not None and family.in_parts)):
-        return path
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - of pathlib, a name that is too long is an error
+        if is_in_parts(path) or (family is not None and family.in_parts):
+            return path
         _require_model_in(path)
     if path == folder / model.weights and (problem := find_path_problem(model.weights, folder)):
         raise FileError(*problem)

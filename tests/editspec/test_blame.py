@@ -173,7 +173,7 @@ def test_many_edits_are_sampled_by_seed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("-o", "x"), "Missing option '--latent'"),
+        (("-o", "x"), "--latent is missing"),
         (("-o", "x", "--latent", "-1"), "--latent"),
         (("-o", "x", "--latent", LATENT, "--mask", "{box: [40, 40, 60, 60]}"), "picture"),
         (("-o", "x", "--latent", LATENT, "--mask", "{circle: 3}"), "circle"),
@@ -293,11 +293,11 @@ def test_bisect_by_traces_looks_where_no_edit_is_meant() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--measure", "trace", "--at-most", 1), "Missing option '--latent'"),
+        (("--measure", "trace", "--at-most", 1), "--latent is missing"),
         (("--measure", "efficacy", "--latent", 1, "--at-most", 1), "no measure efficacy"),
         (("--measure", "trace", "--latent", 1, "--at-most", -1), "--at-most"),
         (("--measure", "trace", "--latent", 1, "--at-most", "nan"), "--at-most"),
-        (("--measure", "trace", "--latent", 1), "Missing option '--at-most'"),
+        (("--measure", "trace", "--latent", 1), "--at-most is missing"),
         (
             ("--measure", "trace", "--latent", 1, "--at-most", 1, "--patches", "nowhere"),
             "not the folder of a build",

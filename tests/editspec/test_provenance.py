@@ -205,14 +205,14 @@ def test_another_key_and_a_changed_signature_are_noticed() -> None:
 
 def test_what_cannot_be_signed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     private, public = key("ours")
-    for wrong in (
-        "missing.pem",
-        "spec.yaml",
-        public,
-        key("edwards", ed25519.Ed25519PrivateKey.generate())[0],
+    for wrong, code in (
+        ("missing.pem", 2),
+        ("spec.yaml", 1),
+        (public, 1),
+        (key("edwards", ed25519.Ed25519PrivateKey.generate())[0], 1),
     ):
         result = run("sign", "out", "--key", wrong)
-        assert (result.exit_code, result.stderr.startswith("error: ")) == (1, True)
+        assert (result.exit_code, result.stderr.startswith("error: ")) == (code, True)
         assert "defect" not in result.stderr
     assert not Path("out/model.sig").exists()
     shutil.copytree("out", "other")

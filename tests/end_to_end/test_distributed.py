@@ -84,7 +84,7 @@ def cluster() -> Iterator[DaskCluster]:
 def threads() -> Iterator[DaskCluster]:
     """A scheduler with one worker, which is a thread of this process."""
     made = distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
     )
     with DaskCluster(distributed.Client(made), made, start=0, patience=2) as executor:
         yield executor
@@ -411,10 +411,10 @@ def test_another_environment_is_refused_by_name(
     assert f"torch {torch.__version__}, and the command has 1.0" in str(outcome.error)
     assert f"worker {os.getpid()} on" in str(outcome.error)
 
-    wanted = dask_cluster.machine_environment(torch.device("cpu"))
+    wanted = dask_cluster.find_environment(torch.device("cpu"))
     own = {**wanted, "device": "cpu AVX9"}
     monkeypatch.setattr(dask_cluster, "_environment", _other_environment)
-    monkeypatch.setattr(dask_cluster, "machine_environment", lambda device: own)
+    monkeypatch.setattr(dask_cluster, "find_environment", lambda device: own)
     with pytest.raises(WorkerError, match="cpu AVX9") as found:
         list(threads.map(fail, ["well", "well"]))
     assert "worker inproc://" in found.value.message
@@ -422,7 +422,7 @@ def test_another_environment_is_refused_by_name(
 
 
 def _other_environment(device: str) -> dict[str, str]:
-    return work.machine_environment(torch.device(device))
+    return work.find_environment(torch.device(device))
 
 
 def session_of(name: str) -> ModelSession:

@@ -75,7 +75,7 @@ def test_a_build_hashes_the_model_once_and_what_changed(
 def test_without_hashes_that_are_kept_a_build_hashes_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hash_again(weights: Weights, name: str) -> str:
+    def hash_again(weights: Weights, name: str, _: Tensor | None = None) -> str:
         return digests.tensor_digest(weights[name])
 
     monkeypatch.setattr(Weights, "_sha256", hash_again)

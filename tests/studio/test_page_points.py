@@ -226,7 +226,7 @@ def test_errors_go_with_their_cause(studio: Served) -> None:
 def test_a_text_that_cannot_be_read_shows_what_it_held(studio: Served) -> None:
     studio.begin(TWO)
     page = studio.page
-    page.get_by_role("button", name="trees").click()
+    page.get_by_role("button", name="trees", exact=True).click()
     page.get_by_label("Text of the spec").fill(f"{TWO}  - [")
     page.get_by_text("This is what it held before.").wait_for()
     assert page.locator(".edit").count() == 2

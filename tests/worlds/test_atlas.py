@@ -244,7 +244,7 @@ def test_the_bench_measures_facts_one_at_a_time_and_goes_on(
 ) -> None:
     (one,) = (each for each in EXPERIMENTS if each.name == "one")
     monkeypatch.setattr(bench_run, "EXPERIMENTS", [one])
-    monkeypatch.setattr(type(one), "specs", {"ours": one.specs["ours"]})
+    monkeypatch.setitem(vars(one), "specs", {"ours": one.specs["ours"]})
     result = editspec.bench_facts(tmp_path / "out", facts=1)
     (row,) = result.tables[0].rows
     assert row.n == 1

@@ -40,12 +40,12 @@ from editspec_runtime.executors.work import (
     MOST_DEATHS,
     begin_here,
     compute_item,
+    find_environment,
     misfit_error,
     pack_job,
     spread,
 )
 from editspec_runtime.io.foreign_code import ALLOW_CODE
-from editspec_runtime.maths.environment import machine_environment
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -186,7 +186,7 @@ class DaskCluster:
 
     def _require_same(self, device: torch.device) -> None:
         """Raise a `WorkerError` that names the workers of another environment."""
-        wanted = machine_environment(device)
+        wanted = find_environment(device)
         found = self.client.run(_environment, device.type, on_error="return")
         odd = {}
         for worker, environment in found.items():
@@ -454,7 +454,7 @@ def _gone(client: Client) -> WorkerError:
 
 def _environment(device: str) -> dict[str, str]:
     """The environment of a worker."""
-    return machine_environment(pick_device(device))
+    return find_environment(pick_device(device))
 
 
 class _JobPlugin(WorkerPlugin):  # type: ignore[misc]  # the engine is not typed

@@ -69,7 +69,7 @@ class Job:
 
         Raises `WorkerError` where the worker computes in another environment than the command.
         """
-        found = machine_environment(pick_device(self.device))
+        found = find_environment(pick_device(self.device))
         if found != self.environment:
             raise misfit_error(self.environment, {describe_worker(): found})
         function: Callable[[Any], Any] = pickle.loads(self.function)
@@ -98,6 +98,15 @@ class Failure:
         return Failure(WorkerError(f"{describe_worker()} failed: {reason}.", DEFECT))
 
 
+def find_environment(device: torch.device) -> dict[str, str]:
+    """Find what this process computes with on a device, as `machine_environment` does.
+
+    The settings are those under which items are computed, whatever they are now.
+    """
+    with reproducible_kernels(device):
+        return machine_environment(device)
+
+
 def describe_worker() -> str:
     """Name this process among workers."""
     return f"worker {os.getpid()} on {socket.gethostname()}"
@@ -105,7 +114,7 @@ def describe_worker() -> str:
 
 def pack_job(function: Callable[[Any], Any], device: torch.device) -> bytes:
     """Pack a function with the environment of this process."""
-    job = Job(pickle.dumps(function), device.type, machine_environment(device))
+    job = Job(pickle.dumps(function), device.type, find_environment(device))
     return pickle.dumps(job)
 
 

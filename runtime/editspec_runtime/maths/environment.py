@@ -92,7 +92,7 @@ def machine_environment(device: torch.device) -> dict[str, str]:
         "device": name,
         "processor": _processor(),
         "blas": _libraries(device.type == "cuda"),
-        "settings": _settings(),
+        "settings": _settings(device.type == "cuda"),
     }
 
 
@@ -140,22 +140,24 @@ def _cudnn_version() -> object:
     return backend.version()
 
 
-def _settings() -> str:
+def _settings(on_gpu: bool) -> str:
     """The settings of these libraries that are not the default; empty where all are."""
     found = [f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)]
     backends: Any = torch.backends
     if not backends.mkldnn.enabled:
         found.append("mkldnn=off")
-    for name, backend, usual in (
+    used = [
         ("mkldnn.matmul", backends.mkldnn.matmul, "none"),
         ("mkldnn.conv", backends.mkldnn.conv, "none"),
-        ("cuda.matmul", backends.cuda.matmul, "none"),
-        ("cudnn.conv", backends.cudnn.conv, "tf32"),
-    ):
+    ]
+    if on_gpu:
+        used.append(("cuda.matmul", backends.cuda.matmul, "none"))
+        used.append(("cudnn.conv", backends.cudnn.conv, "tf32"))
+    for name, backend, usual in used:
         if backend.fp32_precision != usual:
             found.append(f"{name}={backend.fp32_precision}")
     if torch.are_deterministic_algorithms_enabled():
         found.append("deterministic")
-    if backends.cudnn.benchmark:
+    if on_gpu and backends.cudnn.benchmark:
         found.append("cudnn.benchmark")
     return " ".join(found)

@@ -24,7 +24,7 @@ LINE, TEXT = "#202020", "#202020"
 
 ENOUGH = 0.95
 
-KEY = "Shares of right answers; whiskers: intervals of 95 %."
+KEY = "Shares of right answers: blue from 95 % on, orange below. Whiskers: intervals of 95 %."
 LEGEND = 24
 """Pixels of the line that explains the bars."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from editspec_runtime.codes import Code
 from editspec_runtime.core.fields import FieldProblem, ModelFields
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
@@ -21,7 +22,8 @@ class PipelineFields(ModelFields):
         for name in ("key", "prefix"):
             if getattr(self, name) is not None:
                 message = f"a folder of several models has no {name}"
-                yield FieldProblem((name,), message, f"leave {name} out", at_key=True)
+                hint = f"leave {name} out"
+                yield FieldProblem((name,), message, hint, Code.FAMILY_FIELD, at_key=True)
 
     def files(self, folder: Path) -> Iterator[str]:
         """Yield the tokenizers and the configurations that lie in the folder of the model."""
