@@ -183,8 +183,9 @@ def test_results_belong_to_an_edit_and_come_back_with_it(studio: Served) -> None
     assert execute_button(studio).is_disabled()
     studio.button("Add").click()
     page.get_by_role("button", name="edit-1", exact=True).dblclick()
-    page.keyboard.type("spires")
-    page.keyboard.press("Enter")
+    name = page.get_by_label("New name of edit-1")
+    name.fill("spires")
+    name.press("Enter")
     studio.expect("name: spires")
     # It has the name, and nothing else of the one before.
     assert page.locator(".figures").count() == 0
