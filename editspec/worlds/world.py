@@ -20,6 +20,16 @@ JudgeMaker = Callable[["Tensor", "Tensor"], ImageJudge]
 """Latents [n, latent_size] and the unedited images of them -> the judge of their edited images."""
 
 
+PACKAGE = Path(__file__).parents[1]
+"""The folder of the package `editspec`."""
+
+
+def find_specs(name: str) -> Path:
+    """Find a folder of the specs that ship, in the package or next to it in a checkout."""
+    inside = PACKAGE / "specs" / name
+    return inside if inside.is_dir() else PACKAGE.parent / "specs" / name
+
+
 @dataclass(frozen=True)
 class World:
     """A procedural world in which the perfect edit of every image is known.

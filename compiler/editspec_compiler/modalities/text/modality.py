@@ -6,6 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from editspec_compiler.document import Document, find_path_problem
+from editspec_compiler.matrix_edits import (
+    find_foreign_fields,
+    find_unfit_method,
+    say_layers_are_double,
+)
 from editspec_compiler.modalities.text.doubts import (
     corpus_problem,
     edited_neighbours,
@@ -45,8 +50,6 @@ from editspec_compiler.validation import fit
 from editspec_compiler.visit import Item
 from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Architecture, Layer
-from editspec_runtime.core.method import CHANNELWISE, LINEAR, MATRIX, OUTPUTS
-from editspec_runtime.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from editspec_compiler.references import LoadedSpec
@@ -248,31 +251,13 @@ def _place_problems(path: SpecPath, fact: Fact, surroundings: Surroundings) -> I
 def _field_problems(document: Document, number: int, edit: TextEdit) -> Iterator[Problem]:
     """Find fields and methods that texts do not have."""
     where: SpecPath = ("edits", number)
-    for field in FOREIGN:
-        if field in edit.model_fields_set:
-            message, hint = f"an edit of texts takes no {field}", f"leave {field} out"
-            yield document.problem(
-                (*where, field), message, hint, code=Code.METHOD_FIELD, at_key=True
-            )
+    yield from find_foreign_fields(document, where, edit, FOREIGN, "texts")
     if not edit.layer and edit.layers is None:
         hint = "write layer: and its name, or layers: and a list"
         yield document.problem(where, "layer is missing", hint, code=Code.KEY_MISSING)
     if edit.layer and edit.layers is not None:
-        message, hint = "layer and layers are both given", "leave one of them out"
-        yield document.problem(
-            (*where, "layers"), message, hint, code=Code.SIDES_DOUBLE, at_key=True
-        )
-    if not _solves_texts(edit.solver.method):
-        known = [name for name in METHODS if _solves_texts(name)]
-        message = f"{edit.solver.method} does not solve edits of texts"
-        hint = f"write one of these methods: {', '.join(known)}"
-        yield document.problem((*where, "solver"), message, hint, code=Code.METHOD_NEEDS)
-
-
-def _solves_texts(name: str) -> bool:
-    """Whether a method solves rules of a matrix in one step, from keys and values alone."""
-    needs = METHODS[name].needs
-    return bool(needs & {LINEAR, CHANNELWISE, MATRIX}) and OUTPUTS not in needs
+        yield say_layers_are_double(document, where)
+    yield from find_unfit_method(document, where, edit, "texts")
 
 
 def _text_problems(document: Document, number: int, edit: TextEdit) -> Iterator[Problem]:

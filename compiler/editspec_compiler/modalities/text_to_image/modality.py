@@ -6,6 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from editspec_compiler.document import Document
+from editspec_compiler.matrix_edits import (
+    find_foreign_fields,
+    find_unfit_method,
+    say_layers_are_double,
+)
 from editspec_compiler.modalities.text_to_image.alignment import match_tokens
 from editspec_compiler.modalities.text_to_image.schema import (
     CHECKS,
@@ -31,8 +36,6 @@ from editspec_compiler.validation import fit
 from editspec_compiler.visit import Item
 from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Architecture, Layer
-from editspec_runtime.core.method import CHANNELWISE, LINEAR, MATRIX, OUTPUTS
-from editspec_runtime.methods.registry import METHODS
 from editspec_runtime.modalities.text_to_image.compatibility import COMPATIBILITIES
 
 if TYPE_CHECKING:
@@ -189,28 +192,10 @@ def _alignment_problems(
 def _field_problems(document: Document, number: int, edit: ConceptEdit) -> Iterator[Problem]:
     """Find fields and methods that prompts do not have."""
     where: SpecPath = ("edits", number)
-    for field in FOREIGN:
-        if field in edit.model_fields_set:
-            message, hint = f"an edit of prompts takes no {field}", f"leave {field} out"
-            yield document.problem(
-                (*where, field), message, hint, code=Code.METHOD_FIELD, at_key=True
-            )
+    yield from find_foreign_fields(document, where, edit, FOREIGN, "prompts")
     if edit.layer and "layers" in edit.model_fields_set:
-        message, hint = "layer and layers are both given", "leave one of them out"
-        yield document.problem(
-            (*where, "layers"), message, hint, code=Code.SIDES_DOUBLE, at_key=True
-        )
-    if not _solves_prompts(edit.solver.method):
-        known = [name for name in METHODS if _solves_prompts(name)]
-        message = f"{edit.solver.method} does not solve edits of prompts"
-        hint = f"write one of these methods: {', '.join(known)}"
-        yield document.problem((*where, "solver"), message, hint, code=Code.METHOD_NEEDS)
-
-
-def _solves_prompts(name: str) -> bool:
-    """Whether a method solves rules of a matrix in one step, from keys and values alone."""
-    needs = METHODS[name].needs
-    return bool(needs & {LINEAR, CHANNELWISE, MATRIX}) and OUTPUTS not in needs
+        yield say_layers_are_double(document, where)
+    yield from find_unfit_method(document, where, edit, "prompts")
 
 
 def _prompt_problems(document: Document, number: int, edit: ConceptEdit) -> Iterator[Problem]:

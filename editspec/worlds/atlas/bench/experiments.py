@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[3]
-"""The folder of the package `editspec`."""
+from editspec.worlds.world import find_specs
 
 TITLES = {
     "rome": "ROME, an edit for each fact",
@@ -24,10 +23,8 @@ TITLES = {
 
 
 def specs_folder() -> Path:
-    """Return the folder of the specs, in the package or next to it in a checkout."""
-    inside = PACKAGE / "specs" / "atlas"
-    beside = PACKAGE.parent / "specs" / "atlas"
-    return inside if inside.is_dir() else beside
+    """Return the folder of the specs."""
+    return find_specs("atlas")
 
 
 @dataclass(frozen=True)

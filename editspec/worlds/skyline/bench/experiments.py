@@ -8,9 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from editspec.worlds.skyline.world import Scene
-
-PACKAGE = Path(__file__).parents[3]
-"""The folder of the package `editspec`."""
+from editspec.worlds.world import find_specs
 
 OURS = "projected-gradient"
 """The row that the others are compared with."""
@@ -43,10 +41,8 @@ TITLES = {
 
 
 def folder() -> Path:
-    """Return the folder of the specs, in the package or next to it in a checkout."""
-    inside = PACKAGE / "specs" / "skyline" / "paper"
-    beside = PACKAGE.parent / "specs" / "skyline" / "paper"
-    return inside if inside.is_dir() else beside
+    """Return the folder of the specs."""
+    return find_specs("skyline/paper")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from editspec.worlds.skyline.captions.judge import load_judge
 from editspec.worlds.skyline.captions.networks import load_pipeline
 from editspec.worlds.skyline.captions.rewordings import REWORDINGS, Questions, Scores, ask, score
 from editspec.worlds.skyline.reader import Reader
+from editspec.worlds.world import find_specs
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.executors.devices import pick_device
 from editspec_runtime.io.cache import Cache
@@ -248,9 +249,7 @@ def arrange(rows: Sequence[Tensor], concerned: int) -> Image.Image:
 
 def list_specs(name: str) -> dict[str, Path]:
     """List the specs of an experiment by the names of their rows; the recipe that ships is ours."""
-    package = Path(__file__).parents[3]
-    inside = package / "specs" / "captions"
-    folder = inside if inside.is_dir() else package.parent / "specs" / "captions"
+    folder = find_specs("captions")
     # A number before the name puts the rows in order.
     found = {
         spec.stem.partition("-")[2]: spec
