@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from editspec.commands.diff import diff
     from editspec.commands.export import export
     from editspec.commands.families import families
+    from editspec.commands.git_locks import git_install, git_merge_lock
+    from editspec.commands.git_patches import git_diff_patch, git_show_patch
     from editspec.commands.import_records import import_records
     from editspec.commands.init import init
     from editspec.commands.inspect import inspect
@@ -101,6 +103,10 @@ __all__ = [
     "diff",
     "export",
     "families",
+    "git_diff_patch",
+    "git_install",
+    "git_merge_lock",
+    "git_show_patch",
     "import_records",
     "init",
     "inspect",

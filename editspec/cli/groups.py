@@ -1,4 +1,4 @@
-"""Commands in groups: ``ci`` and ``bench``."""
+"""Commands in groups: ``ci``, ``git`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import editspec
-from editspec.cli.command import Work, of_own_code, of_workers
+from editspec.cli.command import Work, of_files, of_own_code, of_workers
 from editspec.cli.layout import Command, Group
 from editspec.cli.options import (
     OutFolder,
@@ -26,6 +26,14 @@ bench = typer.Typer(
 ci = typer.Typer(
     name="ci",
     help="Review and apply specs in continuous integration.",
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+git = typer.Typer(
+    name="git",
+    help="Let git merge locks and compare patches.",
     cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -125,3 +133,51 @@ def apply(
     Writes DIR/summary.md.
     """
     return editspec.ci_apply(specs, out, reviewed=reviewed, **work)
+
+
+@git.command(cls=Command)
+@of_files
+def install(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="The project; default: the working folder.")
+    ] = Path(),
+) -> CommandResult:
+    """Let git merge locks edit by edit, and compare patches.
+
+    Once in each clone: .gitattributes is shared, and what git runs is not.
+    """
+    return editspec.git_install(folder)
+
+
+@git.command(cls=Command)
+@of_files
+def merge_lock(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="What both sides come from.")],
+    ours: Annotated[Path, typer.Argument(metavar="OURS", help="Our lock, which is replaced.")],
+    theirs: Annotated[Path, typer.Argument(metavar="THEIRS", help="The other lock.")],
+    path: Annotated[
+        Path | None, typer.Option("--path", metavar="PATH", help="Its place in the repository.")
+    ] = None,
+) -> CommandResult:
+    """Merge two locks, edit by edit. git runs it."""
+    return editspec.git_merge_lock(base, ours, theirs, path=path)
+
+
+@git.command(cls=Command)
+@of_files
+def show_patch(
+    file: Annotated[Path, typer.Argument(metavar="PATCH", help="A patch.")],
+) -> CommandResult:
+    """Show a patch as lines. git log -p runs it."""
+    return editspec.git_show_patch(file)
+
+
+@git.command(cls=Command)
+@of_files
+def diff_patch(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Its place in the repository.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The version before.")] = "",
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The version after.")] = "",
+) -> CommandResult:
+    """Show how two versions of a patch differ. git diff runs it."""
+    return editspec.git_diff_patch(path, old, new)

@@ -97,6 +97,7 @@ for section, commands in SECTIONS.items():
     for name, command in commands.items():
         app.command(name, cls=Command, rich_help_panel=section)(command)
 app.add_typer(groups.ci, rich_help_panel=REVIEW)
+app.add_typer(groups.git, rich_help_panel=REVIEW)
 app.add_typer(groups.bench, rich_help_panel=JUDGE)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from editspec.commands.check import CheckResult, check_session, require_function
 from editspec.engine.checks import CheckRow
 from editspec.engine.failures import error_code
 from editspec.engine.folder import BuildFolder, patch_names
+from editspec.engine.git import find_commit, run_git
 from editspec.engine.lock import Step, input_changes, lock_path, read_lock
 from editspec.engine.opening import fetch_weights
 from editspec.engine.plan import Plan, make_plan
@@ -195,7 +195,7 @@ def ci_review(
     FileError
         Foreign files lie at `out`.
     """
-    commit = None if base is None else _commit(base)
+    commit = None if base is None else find_commit(base)
     return _for_each(specs, Path(out), device, progress, lambda run: _review(run, commit))
 
 
@@ -355,7 +355,7 @@ def _describe_changes(session: BuildSession, commit: str) -> list[str]:
     """The changes in a spec since the lock that a commit holds, in Markdown."""
     loaded = session.loaded
     head, path = [f"### Since `{commit[:12]}`", ""], lock_path(loaded.path)
-    shown = _git("show", f"{commit}:./{path.name}", folder=path.parent)
+    shown = run_git("show", f"{commit}:./{path.name}", folder=path.parent)
     if shown.returncode:
         return [*head, "It has no lock of this spec: everything is new.", ""]
     with tempfile.TemporaryDirectory() as folder:
@@ -374,38 +374,3 @@ def _describe_changes(session: BuildSession, commit: str) -> list[str]:
     if not changes:
         return [*head, "Nothing that bears on an edit has changed.", ""]
     return [*head, *markdown_block("\n".join(changes)), ""]
-
-
-def _commit(revision: str) -> str:
-    """The commit that a revision names. Raises `UsageError` where there is none."""
-    # A revision that begins with a dash must not be taken for an option of git.
-    known = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    if known.returncode:
-        # Of a revision that it does not know, git says nothing: all else it says itself.
-        if said := known.stderr.decode(errors="replace").strip():
-            raise _failure(said)
-        raise UsageError(
-            f"git knows no revision {revision}.",
-            "Fetch it: a shallow clone holds the last commit alone.",
-        )
-    return known.stdout.decode().strip()
-
-
-def _failure(said: str) -> UsageError:
-    """The error of a git that fails, in its own words."""
-    reason = said.splitlines()[0].removeprefix("fatal: ").rstrip(".")
-    hint = "Run in a checkout in which git status works, or leave --base out."
-    if "dubious ownership" in reason:
-        hint = "Let git trust the checkout: git config --global --add safe.directory FOLDER."
-    return UsageError(f"git fails: {reason}.", hint)
-
-
-def _git(*arguments: str, folder: Path = Path()) -> subprocess.CompletedProcess[bytes]:
-    try:
-        return subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, check=False
-        )
-    except OSError as error:
-        raise UsageError(
-            "git cannot be run, and --base names a revision.", "Install git, or leave --base out."
-        ) from error

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 import editspec
+from editspec.engine.git import ATTRIBUTES
 from editspec.engine.opening import find_architecture
 from editspec.engine.project import FILE
 from editspec.engine.resources import locate_weights
@@ -87,7 +88,9 @@ class InitResult(CommandResult):
         """One line for each file, then what to do next."""
         lines = [f"written: {path}" for path in self.written]
         lines += [f"kept as it is: {path}" for path in self.kept]
-        return "\n".join([*lines, f"next: editspec studio {self.spec}"])
+        lines.append(f"next: editspec studio {self.spec}")
+        lines.append("once in each clone: editspec git install, for locks that git merges")
+        return "\n".join(lines)
 
 
 def init(
@@ -131,6 +134,7 @@ def init(
         f"{RECIPES}/masks/.gitkeep": "",
         FILE: PROJECT.format(weights=f'"{digest}"'),
         ".gitignore": IGNORED,
+        ".gitattributes": ATTRIBUTES,
         ".pre-commit-config.yaml": HOOK,
         WORKFLOW: _workflow_path().read_text("utf-8"),
     }

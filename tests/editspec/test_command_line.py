@@ -320,6 +320,10 @@ def test_every_command_that_takes_a_file_is_walked() -> None:
         "studio",  # serves, whatever the spec is: the page shows what is wrong
         "sign",  # the folder of a build
         "import",  # records
+        "git install",  # a checkout
+        "git merge-lock",  # three locks, which git gives
+        "git show-patch",  # whatever lies where git has a patch
+        "git diff-patch",
         "schema",
         "families",
         "cache",

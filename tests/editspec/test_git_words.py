@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from editspec.commands.ci import _commit
 from editspec.engine.facts import FileFacts
+from editspec.engine.git import find_commit
 from editspec_runtime.errors import UsageError
 
 
@@ -25,7 +25,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_unknown_revision_is_named(checkout: Path) -> None:
     with pytest.raises(UsageError, match="git knows no revision nowhere"):
-        _commit("nowhere")
+        find_commit("nowhere")
 
 
 def test_no_repository_is_told_in_the_words_of_git(
@@ -34,7 +34,7 @@ def test_no_repository_is_told_in_the_words_of_git(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(UsageError, match="git fails: not a git repository"):
-        _commit("HEAD")
+        find_commit("HEAD")
 
 
 def test_dubious_ownership_is_told_with_its_remedy(
@@ -43,7 +43,7 @@ def test_dubious_ownership_is_told_with_its_remedy(
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     monkeypatch.setenv("HOME", str(checkout))
     with pytest.raises(UsageError, match="git fails: detected dubious ownership") as error:
-        _commit("HEAD")
+        find_commit("HEAD")
     assert "safe.directory" in error.value.hint
 
 

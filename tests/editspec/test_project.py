@@ -53,6 +53,7 @@ def test_a_folder_begins_with_a_spec_that_validates_and_builds(folder: Path) -> 
     assert sorted(contents(folder)) == sorted(
         [
             ".editspec.toml",
+            ".gitattributes",
             ".github/workflows/edits.yml",
             ".gitignore",
             ".pre-commit-config.yaml",
@@ -86,10 +87,10 @@ def test_a_folder_that_is_there_keeps_its_files(folder: Path) -> None:
     begin()
     before = contents(folder)
     result = said("init", "--model", "weights/tiny.safetensors")
-    assert (result["written"], len(result["kept"])) == ([], 6)
+    assert (result["written"], len(result["kept"])) == ([], 7)
     assert contents(folder) == before
     other = said("init", "other/place", "--model", "weights/tiny.safetensors")
-    assert len(other["written"]) == 6
+    assert len(other["written"]) == 7
     weights = yaml.safe_load(Path("other/place/recipes/first.yaml").read_text())["model"]["weights"]
     assert weights == "../../../weights/tiny.safetensors"
     assert said("validate", "other/place/recipes/first.yaml")["valid"]
