@@ -14,12 +14,15 @@ from editspec.cli.options import (
     Device,
     EditName,
     Family,
+    Latent,
     Layers,
     Module,
     OutFolder,
     OutPicture,
     Patches,
+    Prompt,
     SpecArgument,
+    Text,
 )
 from editspec.engine.result import CommandResult
 from editspec.worlds.registry import DEFAULT_WEIGHTS
@@ -146,12 +149,24 @@ def compare_layers(
     spec: SpecArgument,
     edit: EditName = None,
     images: Annotated[
-        int,
-        typer.Option("--images", metavar="N", min=2, help="How many images stand for everything."),
-    ] = 100,
+        int | None,
+        typer.Option(
+            "--images",
+            metavar="N",
+            min=2,
+            help="How many images stand for everything; default: 100.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="OUT.png", help="Of texts: a picture of the traces."),
+    ] = None,
 ) -> CommandResult:
-    """Compare how well layers tell a selection from all else."""
-    return editspec.compare_layers(spec, edit=edit, images=images, **work)
+    """Compare how well layers tell a selection from all else.
+
+    Or which layers of a language model hold a fact.
+    """
+    return editspec.compare_layers(spec, edit=edit, images=images, out=out, **work)
 
 
 @of_a_model
@@ -159,15 +174,15 @@ def blame(
     work: Work,
     spec: SpecArgument,
     out: OutFolder,
-    latent: Annotated[
-        int, typer.Option("--latent", min=0, max=10**9, metavar="N", help="Which image.")
-    ],
+    latent: Latent = None,
     mask: Annotated[
         str | None,
         typer.Option(
             "--mask", metavar="MASK", help="A file, or {box: [...]}; default: the whole image."
         ),
     ] = None,
+    prompt: Prompt = None,
+    text: Text = None,
     patches: Patches = None,
     seed: Annotated[
         int,
@@ -176,11 +191,21 @@ def blame(
         ),
     ] = 0,
 ) -> CommandResult:
-    """Share out a change in an image among the edits of a spec.
+    """Share out a change in an image or an answer among the edits.
 
     The shares are printed, and drawn in DIR.
     """
-    return editspec.blame(spec, out, latent=latent, mask=mask, patches=patches, seed=seed, **work)
+    return editspec.blame(
+        spec,
+        out,
+        latent=latent,
+        mask=mask,
+        prompt=prompt,
+        text=text,
+        patches=patches,
+        seed=seed,
+        **work,
+    )
 
 
 @of_a_model
@@ -188,19 +213,43 @@ def bisect(
     work: Work,
     spec: SpecArgument,
     measure: Annotated[
-        str, typer.Option("--measure", metavar="trace|collateral", help="What of the image counts.")
+        str,
+        typer.Option(
+            "--measure",
+            metavar="NAME",
+            help="trace, collateral; probability, divergence; or a check of texts.",
+        ),
     ],
-    latent: Annotated[
-        int, typer.Option("--latent", min=0, max=10**9, metavar="N", help="Which image.")
-    ],
+    latent: Latent = None,
+    prompt: Prompt = None,
+    text: Text = None,
+    edit: Annotated[
+        str | None, typer.Option("--edit", metavar="NAME", help="The edit that a check is about.")
+    ] = None,
     at_most: Annotated[
-        float, typer.Option("--at-most", min=0, metavar="X", help="The bound; 0.1 is visible.")
-    ],
+        float | None,
+        typer.Option(
+            "--at-most", min=0, metavar="X", help="The bound; of an image, 0.1 is visible."
+        ),
+    ] = None,
+    at_least: Annotated[
+        float | None,
+        typer.Option("--at-least", min=0, metavar="X", help="The bound from below, of texts."),
+    ] = None,
     patches: Patches = None,
 ) -> CommandResult:
-    """Find the edit after which an image exceeds a bound."""
+    """Find the edit after which an image or answer is worse."""
     return editspec.bisect(
-        spec, measure=measure, latent=latent, at_most=at_most, patches=patches, **work
+        spec,
+        measure=measure,
+        latent=latent,
+        prompt=prompt,
+        text=text,
+        edit=edit,
+        at_most=at_most,
+        at_least=at_least,
+        patches=patches,
+        **work,
     )
 
 

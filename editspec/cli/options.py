@@ -74,6 +74,18 @@ Family = Annotated[
     ),
 ]
 
+Latent = Annotated[
+    int | None,
+    typer.Option("--latent", min=0, max=10**9, metavar="N", help="Which image of the stream."),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option("--prompt", metavar="PROMPT", help="Of a language model: a whole prompt."),
+]
+Text = Annotated[
+    str | None,
+    typer.Option("--text", metavar="WORDS", help="What may follow it; default: any next token."),
+]
 Layers = Annotated[str, typer.Option("--layers", metavar="L,L,…", help="Layers to try.")]
 
 Module = Annotated[

@@ -1,4 +1,4 @@
-"""``editspec blame``: which edit of a stack did this to that image."""
+"""``editspec blame``: which edit of a stack did this to that item."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class BlameResult(CommandResult):
     ----------
     item
         The item, such as ``latent 7``.
-    change
-        The mean absolute change of what is looked at.
+    change, unit
+        The size of the change of what is looked at, and the meaning of that number.
     edits
         The edits in the order of the stack.
     orders
@@ -75,6 +75,7 @@ class BlameResult(CommandResult):
 
     item: str
     change: float
+    unit: str
     edits: tuple[BlamedEdit, ...]
     orders: int | None
     seed: int | None
@@ -87,6 +88,7 @@ class BlameResult(CommandResult):
             "version": 1,
             "item": self.item,
             "change": self.change,
+            "unit": self.unit,
             "orders": self.orders,
             "seed": self.seed,
             "edits": to_plain(self.edits),
@@ -101,7 +103,7 @@ class BlameResult(CommandResult):
                 share += f" ± {edit.error:.1%}"
             table.append((edit.name, share, f"{edit.alone:.1%}", f"{edit.without:.1%}"))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [f"{self.item}: changed by {self.change:.3g} in the mean; of the whole change:"]
+        lines = [f"{self.item}: changed by {self.change:.3g} {self.unit}; of the whole change:"]
         for row in table:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
             lines.append("  ".join(cells).rstrip())
@@ -114,25 +116,29 @@ def blame(
     spec: Path | str | LoadedSpec,
     out: Path | str,
     *,
-    latent: int,
+    latent: int | None = None,
     mask: str | None = None,
+    prompt: str | None = None,
+    text: str | None = None,
     patches: Path | str | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> BlameResult:
-    """Divide what the edits of a spec changed in a place of one image among them.
+    """Divide what the edits of a spec changed in one item among them.
 
-    With c(S) the change of the pixels of the place by the edits S alone, the value of S is
-    <c(S), c(all)> / <c(all), c(all)>: how much of the whole change is there. The share of an edit
-    is its Shapley value: what it adds to that, in the mean over all orders in which the edits can
-    be put on the base. The shares add up to 1.
+    An item is a place of an image, or what follows a prompt: the probability of a text, or those
+    of all next tokens; of a text-to-image model, the values of the prompt. With c(S) the change of
+    these numbers by the edits S alone, the value of S is <c(S), c(all)> / <c(all), c(all)>: how
+    much of the whole change is there. The share of an edit is its Shapley value: what it adds to
+    that, in the mean over all orders in which the edits can be put on the base. The shares add up
+    to 1.
 
     Patches are exact changes of the base, so that any of them can be left out. Up to 8 edits, all
     coalitions are drawn; above, orders are sampled.
 
-    Writes ``blame.json`` and ``blame.png`` into `out`: the image before and after, without each
-    edit, and where each has its part.
+    Writes ``blame.json`` and ``blame.png`` into `out`: the item before and after, without each
+    edit, and the part of each.
 
     Parameters
     ----------
@@ -140,6 +146,9 @@ def blame(
         The number of the image in the stream of the spec.
     mask
         The place: a file, a data URL, or shapes as JSON or YAML. Default: the whole image.
+    prompt, text
+        A whole prompt, and of a language model the text whose probability behind it is looked at.
+        Default: the probabilities of all next tokens.
     patches
         The folder of a build, whose patches are taken. Patches that lie neither there nor in the
         cache are solved.
@@ -151,8 +160,7 @@ def blame(
     SpecError
         The spec, its lock or the mask is wrong.
     UsageError
-        The spec has one edit, the edits change nothing in the place, or the family does not draw
-        images.
+        The spec has one edit, the edits change nothing there, or the item is not of the family.
     EditError
         The weights or the numbers are wrong, or foreign files lie at `out`.
     """
@@ -165,7 +173,8 @@ def blame(
             f"The spec has one edit, {names[0]}: it did all that was changed.",
             "Give a spec of several edits.",
         )
-    question = session.modality.question(session, {"latent": latent, "mask": mask})
+    asked = {"latent": latent, "mask": mask, "prompt": prompt, "text": text}
+    question = session.modality.question(session, asked)
     for number in range(len(names)):
         session.edit(number)
     total = count_values(len(names))
@@ -189,7 +198,7 @@ def divide(coalitions: Coalitions, names: Sequence[str], seed: int) -> BlameResu
     if float(whole.abs().max()) <= NOTICEABLE:
         raise UsageError(
             f"The edits change nothing there in {question.name}.",
-            "Give a place that has changed, or another image.",
+            "Give a place that has changed, or another image or prompt.",
         )
     found = attribute(len(names), coalitions.value, seed)
     edits = []
@@ -202,6 +211,7 @@ def divide(coalitions: Coalitions, names: Sequence[str], seed: int) -> BlameResu
     return BlameResult(
         question.name,
         question.size_of(whole),
+        question.unit,
         tuple(edits),
         found.orders,
         seed if found.orders is not None else None,

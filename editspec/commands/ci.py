@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Callable, Sequence
+from contextlib import chdir, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,14 +23,20 @@ from editspec.engine.lock import Step, input_changes, lock_path, read_lock
 from editspec.engine.opening import fetch_weights
 from editspec.engine.plan import Plan, make_plan
 from editspec.engine.policy import load_obeying
+from editspec.engine.resources import Resources, allow_code, is_code_allowed
 from editspec.engine.result import DONE, FAILED, WRONG_USE, CommandResult, count_of, to_plain
 from editspec.engine.session import BuildSession
+from editspec.engine.shared_files import session_memory
 from editspec.modalities.image.pictures import png_bytes, require_free_picture
 from editspec.views.checks import CheckFiles, checks_markdown
 from editspec.views.text import markdown_block, markdown_code, markdown_text
 from editspec_compiler import LoadedSpec, SpecError
 from editspec_runtime.core.progress import ProgressCallback, no_progress
-from editspec_runtime.errors import EditError, UsageError
+from editspec_runtime.errors import EditError, UsageError, WorkerError
+from editspec_runtime.executors.devices import pick_device
+from editspec_runtime.executors.work import describe_worker
+from editspec_runtime.families.travelling import may_run_code
+from editspec_runtime.io.cache import Cache, use_cache
 from editspec_runtime.io.files import write
 from editspec_runtime.io.outputs import run_folder
 from editspec_runtime.io.shards import is_sharded
@@ -127,12 +136,16 @@ class CiResult(CommandResult):
 
 @dataclass
 class _Run:
-    """The work on one spec: its folder, and the lines of the summary so far."""
+    """The work on one spec: its folder, and the lines of the summary so far.
+
+    It may be `sent` to another process.
+    """
 
     path: Path
     out: Path
     device: str
     progress: ProgressCallback
+    sent: bool = False
     lines: list[str] = field(default_factory=list)
 
     @property
@@ -147,7 +160,12 @@ class _Run:
 
     def open(self, loaded: LoadedSpec) -> BuildSession:
         """Open the session of the spec, once a run: its checkpoint may be large."""
-        session = BuildSession.of(loaded, self.device, self.progress, self.folder / "build")
+        allowed = is_code_allowed()
+        if self.sent:
+            allowed = may_run_code(allowed, loaded.spec.model.family)
+        session = BuildSession.of(
+            loaded, self.device, self.progress, self.folder / "build", allow_code=allowed
+        )
         require_functions(session)
         return session
 
@@ -196,7 +214,7 @@ def ci_review(
         Foreign files lie at `out`.
     """
     commit = None if base is None else find_commit(base)
-    return _for_each(specs, Path(out), device, progress, lambda run: _review(run, commit))
+    return _for_each(specs, Path(out), device, progress, partial(_review, commit))
 
 
 def ci_apply(
@@ -225,10 +243,10 @@ def ci_apply(
         raise UsageError(
             f"{place} is not a folder.", "Give the output folder of the review, or its artifact."
         )
-    return _for_each(specs, Path(out), device, progress, lambda run: _apply(run, place))
+    return _for_each(specs, Path(out), device, progress, partial(_apply, place))
 
 
-def _review(run: _Run, commit: str | None) -> CiSpec:
+def _review(commit: str | None, run: _Run) -> CiSpec:
     loaded = load_obeying(run.path)
     session = run.open(loaded)
     if commit is not None:
@@ -249,7 +267,7 @@ def _review(run: _Run, commit: str | None) -> CiSpec:
     return CiSpec(run.path, status, plan=plan, checks=found.checks)
 
 
-def _apply(run: _Run, reviewed: Path | None) -> CiSpec:
+def _apply(reviewed: Path | None, run: _Run) -> CiSpec:
     session = run.open(load_obeying(run.path))
     if reviewed is not None:
         session = _look_in(session, _reviewed_build(reviewed, run.path))
@@ -321,20 +339,85 @@ def _for_each(
                 "Run it where the repository begins.",
             )
     run_folder(SUMMARY, "run of ci").require_free(out)
-    write(out / SUMMARY, b"")
-    found = []
-    for path in paths:
-        run = _Run(path, out, device, progress)
-        try:
-            done = work(run)
-        except (SpecError, EditError) as error:
-            status = WRONG if error_code(error) == WRONG_USE else FAILED_STATUS
-            done = CiSpec(path, status, error=str(error))
-            run.lines += markdown_block(str(error))
-        found.append(replace(done, lines=tuple(run.lines)))
+    token = uuid.uuid4().hex.encode()
+    write(out / SUMMARY, token)
+    resources = Resources()
+    each = _Each(work, out, device, progress, resources.allow_code, resources.cache, token)
+    memory = max(map(_needed_memory, paths), default=0) if resources.executor.workers > 1 else 0
+    found = resources.executor.map(each, paths, pick_device(device), memory=memory, threaded=True)
     result = CiResult(tuple(found))
     write(out / SUMMARY, result.to_markdown().encode())
     return result
+
+
+def _needed_memory(path: Path) -> int:
+    """The bytes that the work on a spec needs at least; 0 where it cannot be read."""
+    try:
+        return session_memory(load_obeying(path).weights)
+    except (SpecError, EditError):
+        return 0
+
+
+@dataclass(frozen=True)
+class _Each:
+    """A function that works on the spec at a path, in this process or in another.
+
+    Attributes
+    ----------
+    work
+        The work on one spec.
+    out, device, progress
+        As in `ci_review`.
+    allow_code, cache
+        Whether code of others may run, and the cache of the command.
+    token
+        What stands in the file of the summary as long as the work goes on.
+    folder
+        The folder that the command works in.
+    sent
+        Whether this is another process.
+    """
+
+    work: Callable[[_Run], CiSpec]
+    out: Path
+    device: str
+    progress: ProgressCallback
+    allow_code: bool
+    cache: Cache
+    token: bytes
+    folder: Path = field(default_factory=Path.cwd)
+    sent: bool = False
+
+    def __call__(self, path: Path) -> CiSpec:
+        """Work on a spec. An error becomes part of the result."""
+        run = _Run(path, self.out, self.device, self.progress, self.sent)
+        allowing = allow_code() if self.allow_code else nullcontext()
+        with chdir(self.folder), use_cache(self.cache.root), allowing:
+            try:
+                done = self.work(run)
+            except (SpecError, EditError) as error:
+                status = WRONG if error_code(error) == WRONG_USE else FAILED_STATUS
+                done = CiSpec(path, status, error=str(error))
+                run.lines += markdown_block(str(error))
+        return replace(done, lines=tuple(run.lines))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state for another process, which shows no progress."""
+        return {**self.__dict__, "progress": no_progress, "sent": True}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set the state in another process.
+
+        Raises `WorkerError` where its folder is not the one that the command has.
+        """
+        summary = state["folder"] / state["out"] / SUMMARY
+        if not summary.is_file() or summary.read_bytes() != state["token"]:
+            raise WorkerError(
+                f"{describe_worker()} does not see the folder {state['folder']} as the command "
+                "does.",
+                "Put it on a file system that all machines share, at the same path.",
+            )
+        self.__dict__.update(state)
 
 
 def _describe_lock(loaded: LoadedSpec, new: Path) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from editspec.engine.at_edit import open_at_edit
 from editspec.engine.named_model import spec_of_model
 from editspec.engine.result import CommandResult
 from editspec.modalities.image.drawing import generator_of
@@ -14,7 +15,6 @@ from editspec.modalities.image.explore import (
     add_selection,
     draw_places,
     find_similar_places,
-    open_at_edit,
     spec_stream,
 )
 from editspec.modalities.image.pictures import picture_bytes, require_free_picture

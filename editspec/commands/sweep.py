@@ -20,6 +20,7 @@ from editspec.engine.relocation import relocate_names
 from editspec.engine.resources import Resources
 from editspec.engine.result import CommandResult, to_plain
 from editspec.engine.session import BuildSession
+from editspec.engine.shared_files import SharedFiles, session_memory
 from editspec.modalities.image.judge import Judge, make_judge
 from editspec.modalities.image.pictures import png_bytes
 from editspec.worlds.registry import find_experiment
@@ -27,9 +28,8 @@ from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.rewrite import Put, rewrite
 from editspec_runtime.core.executor import Executor
 from editspec_runtime.core.progress import ProgressCallback, no_progress
-from editspec_runtime.errors import EditError, UsageError, WorkerError
-from editspec_runtime.executors.work import describe_worker
-from editspec_runtime.families.travelling import may_run_code
+from editspec_runtime.errors import EditError, UsageError
+from editspec_runtime.families.travelling import may_run_code, require_weights
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.files import write
 from editspec_runtime.io.outputs import run_folder
@@ -227,7 +227,9 @@ def sweep(
     write(out / "sweep.json", b"{}\n")
     points_of.prepare(layers)
     points: list[SweepPoint] = []
-    for point in executor.map(points_of, places, points_of.session.device):
+    memory = session_memory(loaded.weights)
+    found = executor.map(points_of, places, points_of.session.device, memory=memory)
+    for point in found:
         points.append(point)
         progress("points", len(points), len(places))
     built = [point for point in points if not point.problem]
@@ -437,21 +439,26 @@ class _Points:
         loaded = dataclasses.replace(
             self.loaded, path=self.loaded.path.absolute(), weights=self.loaded.weights.absolute()
         )
-        return state | {"loaded": loaded, "progress": no_progress}
+        files = SharedFiles.of(self.loaded)
+        sent = {
+            "loaded": loaded,
+            "progress": no_progress,
+            "files": files,
+            "base": self.session.base,
+        }
+        return state | sent
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Set the fields in another process.
 
-        Raises `WorkerError` where the spec is missing, and `CodeError` where code may not run.
+        Raises `WorkerError` where a file is missing or another one, and `CodeError` where code may
+        not run.
         """
-        loaded = state["loaded"]
-        if not loaded.path.exists():
-            raise WorkerError(
-                f"{describe_worker()} does not find the spec {loaded.path}.",
-                "Put its folder on a file system that all machines share, at the same path.",
-            )
-        allowed = may_run_code(state["allow_code"], loaded.spec.model.family)
+        state["files"].require()
+        family = state["loaded"].spec.model.family
+        allowed = may_run_code(state["allow_code"], family)
         self.__dict__.update(state | {"allow_code": allowed})
+        require_weights(self.session.checkpoint, state["base"], self.loaded.weights)
 
 
 def _rank_correlation(points: Sequence[SweepPoint], one: str, other: str) -> float | None:

@@ -10,19 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from editspec.engine.at_edit import open_at_edit
 from editspec.engine.relocation import relocate_name, relocate_names
 from editspec.engine.result import CommandResult
+from editspec.engine.trials import Fields, Judgement, with_fields
 from editspec.engine.tuning import (
     MARGIN,
-    Fields,
-    Judgement,
     Trial,
     Tuning,
     TuningRun,
     require_tunable,
-    with_fields,
 )
-from editspec.modalities.image.explore import open_at_edit
 from editspec.views.tune_page import draw_tuning
 from editspec_compiler import LoadedSpec, load
 from editspec_compiler.document import parse

@@ -17,34 +17,45 @@ class Crossing:
     found
         The least k that is known to exceed the bound while k - 1 keeps it; None where all edits
         together keep it.
+    first
+        The least k that was looked at.
     """
 
     values: dict[int, float]
     found: int | None
 
+    first: int = 0
+
     @property
     def untried(self) -> list[int]:
         """The counts of edits below `found` that were not tried, and may exceed the bound, too."""
         last = self.found or max(self.values)
-        return [count for count in range(1, last) if count not in self.values]
+        return [count for count in range(self.first + 1, last) if count not in self.values]
 
 
-def find_crossing(count: int, measure: Callable[[int], float], at_most: float) -> Crossing:
-    """Find where a measure of the first k of `count` edits begins to exceed a bound.
+def find_crossing(
+    count: int, measure: Callable[[int], float], keeps: Callable[[float], bool], first: int = 0
+) -> Crossing:
+    """Find where a measure of the first k of `count` edits ceases to keep a bound.
 
-    `measure` takes k from 1; no edits measure 0. A measure need not grow with k. Between an end
-    that keeps the bound and one that exceeds it there is still a place where it is crossed, and
-    halving finds one in log2(count) + 1 measurements. It need not be the only one.
+    `measure` takes k from `first`, which is taken to keep the bound where it is 0. A measure need
+    not change in one direction with k. Between an end that keeps the bound and one that does not
+    there is still a place where it is crossed, and halving finds one in log2(count) + 1
+    measurements. It need not be the only one.
     """
     values = {count: measure(count)}
-    if values[count] <= at_most:
-        return Crossing(values, None)
-    keeps, exceeds = 0, count
-    while exceeds - keeps > 1:
-        middle = (keeps + exceeds) // 2
+    if keeps(values[count]):
+        return Crossing(values, None, first)
+    if first:
+        values[first] = measure(first)
+        if not keeps(values[first]):
+            return Crossing(dict(sorted(values.items())), first, first)
+    low, high = first, count
+    while high - low > 1:
+        middle = (low + high) // 2
         values[middle] = measure(middle)
-        if values[middle] > at_most:
-            exceeds = middle
+        if keeps(values[middle]):
+            low = middle
         else:
-            keeps = middle
-    return Crossing(dict(sorted(values.items())), exceeds)
+            high = middle
+    return Crossing(dict(sorted(values.items())), high, first)

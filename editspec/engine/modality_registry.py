@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from editspec.engine.questions import Asked, Question
     from editspec.engine.session import BuildSession
     from editspec.engine.table import Table
+    from editspec.modalities.text.layers import CausalTraceResult
 
 
 class ModalityEngine(Protocol):
@@ -82,6 +83,17 @@ class DrawingModality(Protocol):
 
     def report_pictures(self, session: BuildSession) -> Any:
         """The pictures of the report of a build, with their facts."""
+
+
+@runtime_checkable
+class TracingModality(Protocol):
+    """The optional power of a modality to trace which layers hold what an edit changes."""
+
+    def trace_layers(self, session: BuildSession, number: int) -> CausalTraceResult:
+        """Trace the layers for edit `number`.
+
+        Raises `UsageError` where the layers cannot be told apart.
+        """
 
 
 ENGINES: dict[str, str] = {}

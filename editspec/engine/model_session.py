@@ -14,6 +14,7 @@ from torch import Tensor
 from editspec.engine.built import time_stage
 from editspec.engine.modality_registry import ModalityEngine, engine_of
 from editspec.engine.opening import open_model, placing_fields
+from editspec.engine.shared_files import SharedFiles
 from editspec_compiler import LoadedSpec, SpecError
 from editspec_compiler.layers import suggest_layer
 from editspec_runtime.codes import Code
@@ -21,12 +22,12 @@ from editspec_runtime.core.compatibility import Compatibility
 from editspec_runtime.core.executor import IN_PROCESS, Executor
 from editspec_runtime.core.method import KeyStatistics
 from editspec_runtime.core.model import Model
-from editspec_runtime.core.progress import ProgressCallback
+from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.core.sample import Sample
-from editspec_runtime.executors.devices import reproducible_kernels
+from editspec_runtime.executors.devices import pick_device, reproducible_kernels
 from editspec_runtime.families.origin import Origin
 from editspec_runtime.families.registry import read_fields
-from editspec_runtime.families.travelling import travelling_executor
+from editspec_runtime.families.travelling import may_run_code, travelling_executor
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest
 from editspec_runtime.io.weights import Weights
@@ -93,6 +94,32 @@ class ModelSession:
     unedited: Model | None = None
     spent: dict[str, float] = field(default_factory=dict)
     moments: dict[tuple[str, str], CachedMoment] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state for another process, which opens the model itself and shows no progress."""
+        loaded = self.loaded
+        absolute = replace(loaded, path=loaded.path.absolute(), weights=loaded.weights.absolute())
+        return {
+            **self.__dict__,
+            "loaded": absolute,
+            "files": SharedFiles.of(loaded),
+            "progress": no_progress,
+            "model": None,
+            "applied": None,
+            "unedited": None,
+            "moments": {},
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set the state in another process.
+
+        Raises `WorkerError` where a file is missing or another one, and `CodeError` where code may
+        not run.
+        """
+        state.pop("files").require()
+        self.__dict__.update(state)
+        self.allow_code = may_run_code(self.allow_code, self.loaded.spec.model.family)
+        self.device = pick_device(self.device.type)
 
     @property
     def stacked(self) -> StackedWeights:

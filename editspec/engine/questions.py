@@ -11,6 +11,7 @@ from torch import Tensor
 from editspec.engine.session import BuildSession
 from editspec_runtime.core.method import Change
 from editspec_runtime.core.model import Model
+from editspec_runtime.errors import UsageError
 from editspec_runtime.io.weights import Weights
 from editspec_runtime.maths.shapley import Attribution, Coalition
 from editspec_runtime.patches.patch import Patch
@@ -21,8 +22,47 @@ if TYPE_CHECKING:
 ModelOf = Callable[[Coalition], Model]
 """Gives the model that some edits of a stack make together."""
 
+AT_MOST, AT_LEAST = "at most", "at least"
+"""The sides of bounds, as checks have them."""
+
 Asked = Mapping[str, Any]
 """The options of a command that say what is asked about, without hyphens; None where not given."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The side from which a measure is bounded.
+
+    Attributes
+    ----------
+    side
+        ``at most`` or ``at least``.
+    limit
+        The limit where none is given; None where there is no usual one.
+    either
+        Whether it may be bounded from the other side instead.
+    """
+
+    side: str
+    limit: float | None = None
+    either: bool = False
+
+    def keeps(self, value: float, limit: float) -> bool:
+        """Whether a value keeps a limit."""
+        return value <= limit if self.side == AT_MOST else value >= limit
+
+
+def refuse_options(asked: Asked, names: Sequence[str], what: str) -> None:
+    """Raise a `UsageError` where an option is given that a question does not have.
+
+    `what` says what is asked about, such as ``images``.
+    """
+    for name in names:
+        if asked.get(name) is not None:
+            raise UsageError(
+                f"--{name} is not for {what}.",
+                f"Leave --{name} out.",
+            )
 
 
 class Question(Protocol):
@@ -39,7 +79,11 @@ class Question(Protocol):
         """What is looked at in the item as a model makes it, [m] float64 on the CPU."""
 
     def size_of(self, change: Tensor) -> float:
-        """The mean absolute change of what is looked at, for a change [m] of its value."""
+        """The size of a change [m] of the value, as a number for people."""
+
+    @property
+    def unit(self) -> str:
+        """The meaning of that size in words, behind the number."""
 
     def draw(
         self, model_of: ModelOf, names: Sequence[str], found: Attribution
@@ -52,8 +96,15 @@ class Question(Protocol):
     def measure(self, session: BuildSession, measure: str, count: int) -> float:
         """Measure what the first `count` edits of a built session have done to the item."""
 
-    def require_measure(self, measure: str) -> None:
-        """Raise a `UsageError` where the modality has no such measure of one item."""
+    def bound_of(self, measure: str) -> Bound:
+        """The side from which a measure is bounded, and its usual limit.
+
+        Raises `UsageError` where the modality has no such measure of the item.
+        """
+
+    @property
+    def first(self) -> int:
+        """The number of edits after which the item is first measured; 0 for before all edits."""
 
 
 @dataclass

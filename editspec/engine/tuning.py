@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from editspec.engine.modality_registry import engine_of
 from editspec.engine.session import BuildSession
-from editspec_compiler import LoadedSpec, SpecError
-from editspec_compiler.schema import AnyEdit
+from editspec.engine.trials import Fields, Judge, Judgement, TrialSolver
+from editspec_compiler import SpecError
 from editspec_runtime.core.method import FULL, LEARNED, LEARNED_DIRECTIONS
 from editspec_runtime.core.model import Model
 from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.errors import EditError, UsageError
 from editspec_runtime.methods.registry import methods_taking
-
-Fields = dict[str, Any]
-"""Fields of an edit as plain values."""
 
 EXAMPLES, FEW_EXAMPLES = 16, 8
 """The examples of the rule besides the given ones, and those while layers are compared."""
@@ -47,22 +46,6 @@ REFINED_WEIGHTS = (24.0, 72.0)
 
 MARGIN = 0.03
 """By how much less efficacy than the given edit's own an edit may have."""
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What an edit does to inputs that shaped none of it.
-
-    Attributes
-    ----------
-    efficacy
-        The share of the asked-for change that comes out where the context matches, 0 to 1.
-    trace
-        The share of the inputs that visibly change where it does not.
-    """
-
-    efficacy: float
-    trace: float
 
 
 @dataclass(frozen=True)
@@ -135,8 +118,9 @@ class Tuner(Protocol):
     def first_preserved(self, count: int) -> list[Any]:
         """Entries of ``preserve`` with which the rounds begin."""
 
-    def judge(self, model: Model) -> Judgement:
-        """Judge the edited model on inputs that shaped none of the trials."""
+    @property
+    def judge(self) -> Judge:
+        """The judge of an edited model, on inputs that shaped none of the trials."""
 
     def find_changed(self, model: Model, known: Sequence[Any], count: int) -> list[Any]:
         """Find what the edited model visibly changes and should not, the worst first.
@@ -187,15 +171,6 @@ def require_tunable(family: str) -> TunableModality:
     return engine
 
 
-def with_fields(loaded: LoadedSpec, number: int, fields: Fields) -> LoadedSpec:
-    """The spec with other fields of edit `number`; a field of None is left out."""
-    edits: list[AnyEdit] = list(loaded.spec.edits)
-    plain = edits[number].model_dump(by_alias=True, exclude_unset=True, mode="json") | fields
-    given = {name: value for name, value in plain.items() if value is not None}
-    edits[number] = type(edits[number]).model_validate(given)
-    return dataclasses.replace(loaded, spec=loaded.spec.model_copy(update={"edits": edits}))
-
-
 @dataclass
 class TuningRun:
     """The trials of one edit, in the order in which they are made.
@@ -210,8 +185,6 @@ class TuningRun:
         A callback that is called as the work goes on.
     trials
         The trials so far.
-    last
-        The fields that were solved last, and the model that they gave.
     """
 
     session: BuildSession
@@ -219,7 +192,6 @@ class TuningRun:
     tuner: Tuner
     progress: ProgressCallback
     trials: list[Trial] = field(default_factory=list)
-    last: tuple[Fields, Model] | None = None
 
     @staticmethod
     def open(
@@ -245,6 +217,11 @@ class TuningRun:
     def about(self) -> str:
         """What trials are judged on, in words."""
         return self.tuner.about
+
+    @cached_property
+    def solver(self) -> TrialSolver:
+        """The function that makes trials."""
+        return TrialSolver(self.session, self.number, self.tuner.judge)
 
     def tune(self, rounds: int) -> Tuning:
         """Find layer, weight, rank and directions, and what the edit must preserve.
@@ -273,7 +250,7 @@ class TuningRun:
 
     def draw(self, trial: Trial) -> Any:
         """The inputs that a trial changes most where it should not, before and after."""
-        return self.tuner.draw(self._solve(trial.fields))
+        return self.tuner.draw(self.solver.solve(trial.fields))
 
     def examples_alone(self) -> Fields:
         """The fields that every trial has, for what must be known before the work."""
@@ -287,36 +264,41 @@ class TuningRun:
         return {**fields, "preserve": self.tuner.abbreviate(fields.get("preserve", ())) or None}
 
     def _attempt(self, stage: str, fields: Fields) -> Trial:
-        """Solve and judge the edit with these fields; what cannot be solved says why.
+        """Solve and judge the edit with these fields, as `_attempt_all`."""
+        (trial,) = self._attempt_all(stage, [fields])
+        return trial
+
+    def _attempt_all(self, stage: str, choices: Sequence[Fields]) -> list[Trial]:
+        """Solve and judge the edit with each of several fields; what cannot be solved says why.
 
         Raises `SpecError` where the given edit itself is wrong.
         """
-        self.progress(f"trial {len(self.trials) + 1}: {stage}", 0, 1)
-        try:
-            trial = Trial(stage, fields, self.tuner.judge(self._solve(fields)))
-        except SpecError as error:
-            if not fields:
-                raise
-            trial = Trial(stage, fields, problem=error.problems[0].message)
-        except EditError as error:
-            trial = Trial(stage, fields, problem=error.message)
-        self.trials.append(trial)
-        return trial
-
-    def _solve(self, fields: Fields) -> Model:
-        """The model after the edit with these fields."""
-        if self.last is not None and self.last[0] == fields:
-            return self.last[1]
-        loaded = with_fields(self.session.loaded, self.number, fields)
-        stack, resolved = list(self.session.stack), list(self.session.resolved)
-        session = dataclasses.replace(
-            self.session, loaded=loaded, stack=stack, resolved=resolved, lock=None
+        outcomes = self.session.travelling.map(
+            self.solver, choices, self.session.device, threaded=True
         )
-        session.decide()
-        session.solve(self.number)
-        model = session.current_model()
-        self.last = fields, model
-        return model
+        made = []
+        for fields in choices:
+            self.progress(f"trial {len(self.trials) + 1}: {stage}", 0, 1)
+            outcome = next(outcomes)
+            if isinstance(outcome, str):
+                trial = Trial(stage, fields, problem=outcome)
+            else:
+                trial = Trial(stage, fields, outcome)
+            self.trials.append(trial)
+            made.append(trial)
+        return made
+
+    def _prepare(self) -> None:
+        """Compute C of every layer by all workers together, before each makes trials of its own.
+
+        Errors are ignored here, since each trial reports its own.
+        """
+        if self.session.executor.workers == 1:
+            return
+        model = self.session.current_model()
+        for layer in self.tuner.layers:
+            with suppress(SpecError, EditError):
+                self.session.second_moment(model, layer)
 
     def _limit(self, layer: str, rank: int) -> int:
         """The rank, or the largest that the layer has."""
@@ -328,16 +310,19 @@ class TuningRun:
         rule = self.tuner.examples(FEW_EXAMPLES)
         preserve = self.tuner.first_preserved(NEW_PRESERVED)
 
-        def attempt(layer: str, weight: float) -> Trial:
-            return self._attempt("layers", _fields_of(layer, FULL, weight, rule, preserve))
+        def attempt(choices: Sequence[tuple[str, float]]) -> list[Trial]:
+            """Make trials of layers and weights."""
+            fields = [_fields_of(layer, FULL, each, rule, preserve) for layer, each in choices]
+            return self._attempt_all("layers", fields)
 
-        first = _solved([attempt(layer, WEIGHTS[0]) for layer in self.tuner.layers])
-        rest, tried = list(first), list(first)
+        self._prepare()
+        first = _solved(attempt([(layer, WEIGHTS[0]) for layer in self.tuner.layers]))
+        rest, choices = list(first), []
         for _ in range(min(FINALISTS, len(first))):
             favourite = pick(rest, given)
             rest.remove(favourite)
-            tried += [attempt(favourite.fields["layer"], weight) for weight in WEIGHTS[1:]]
-        return pick(_solved(tried), given)
+            choices += [(favourite.fields["layer"], weight) for weight in WEIGHTS[1:]]
+        return pick(_solved([*first, *attempt(choices)]), given)
 
     def _preserve(self, best: Trial, rounds: int) -> list[Round]:
         """Solve at a rank, and preserve what that changes by mistake, until nothing new shows."""
@@ -350,7 +335,7 @@ class TuningRun:
             trial = self._attempt(f"round {number}", fields)
             if trial.judgement is None:
                 break
-            model = self._solve(fields)
+            model = self.solver.solve(fields)
             added = self.tuner.find_changed(model, preserve, NEW_PRESERVED)
             done.append(Round(number, trial, tuple(added), self.tuner.draw(model)))
             if not added:
@@ -366,17 +351,16 @@ class TuningRun:
         if last is not None:
             preserve = [*last.trial.fields.get("preserve", []), *last.added]
         most, fewer = (self._limit(layer, rank) for rank in RANKS)
-        for rank, other in ((most, weight / 2), (most, weight * 2), (fewer, weight)):
-            self._attempt("last", _fields_of(layer, rank, other, rule, preserve))
+        others = ((most, weight / 2), (most, weight * 2), (fewer, weight))
+        tried = [_fields_of(layer, rank, other, rule, preserve) for rank, other in others]
         # The paper's own directions, of the context.
         fields = _fields_of(layer, most, weight, rule, preserve)
-        self._attempt("last", {**fields, "directions": None})
+        self._attempt_all("last", [*tried, {**fields, "directions": None}])
 
     def _try_refined(self, best: Trial) -> None:
         """Try steps on outputs, from the best of the trials."""
-        for weight in REFINED_WEIGHTS:
-            refine = {"steps": REFINED_STEPS, "weight": weight}
-            self._attempt("refined", {**best.fields, "refine": refine})
+        steps = [{"steps": REFINED_STEPS, "weight": weight} for weight in REFINED_WEIGHTS]
+        self._attempt_all("refined", [{**best.fields, "refine": refine} for refine in steps])
 
     def _candidates(self) -> list[Trial]:
         """The solved trials that may be picked.

@@ -218,9 +218,13 @@ def test_patches_of_a_build_are_taken(own_cache: Path) -> None:
 
 
 def test_a_crossing_is_found_by_halving() -> None:
+    def below(value: float) -> bool:
+        """Whether a value keeps the bound."""
+        return value <= 0.5
+
     for planted in range(1, 10):
         values = {count: 0.01 * count + (count >= planted) for count in range(1, 10)}
-        found = find_crossing(9, values.__getitem__, 0.5)
+        found = find_crossing(9, values.__getitem__, below)
         assert found.found == planted
         assert found.values.items() <= values.items()
         assert len(found.values) <= 5
@@ -228,10 +232,10 @@ def test_a_crossing_is_found_by_halving() -> None:
         assert planted == 1 or planted - 1 in found.values
         # Whatever is not measured is named.
         assert found.untried == [n for n in range(1, planted) if n not in found.values]
-    assert find_crossing(9, lambda count: 0.5, 0.5).found is None
+    assert find_crossing(9, lambda count: 0.5, below).found is None
     # A measure that falls again: one of its crossings is found, with both of its sides.
     falling = dict(enumerate([0, 1, 0, 0, 0, 1, 1], start=0))
-    found = find_crossing(6, lambda count: float(falling[count]), 0.5)
+    found = find_crossing(6, lambda count: float(falling[count]), below)
     assert found.found == 5
     assert found.values == {3: 0, 4: 0, 5: 1, 6: 1}
     assert found.untried == [1, 2]

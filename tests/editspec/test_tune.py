@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from editspec.engine import tuning
-from editspec.engine.tuning import MARGIN, Judgement, Trial, pick
+from editspec.engine.trials import Judgement
+from editspec.engine.tuning import MARGIN, Trial, pick
 from editspec.modalities.image.likeness import find_nearest, split_in_two, spread
 from editspec.modalities.image.slots import Slot, halve_pair, halve_slots, move_box
 from editspec_compiler import load
@@ -208,8 +209,8 @@ def test_places_move_by_whole_strides_within_the_picture() -> None:
 def test_an_edit_that_is_best_as_it_is_stays(
     spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = lambda tuner, model: Judgement(1.0, 0.0)  # noqa: E731
-    monkeypatch.setattr("editspec.modalities.image.tuner.ImageTuner.judge", judge)
+    judge = lambda self, model: Judgement(1.0, 0.0)  # noqa: E731
+    monkeypatch.setattr("editspec.modalities.image.trial_judge.TrialJudge.__call__", judge)
     quick = ("--images", 16, "--rounds", 0, "--layers", "layer6")
     found = said("tune", spec, "-o", tmp_path / "out", "--edit", "tuned", *quick)
     assert found["picked"]["stage"] == "given"

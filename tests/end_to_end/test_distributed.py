@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import pickle
@@ -18,12 +19,15 @@ import distributed
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import editspec
 from benchmarks.many_machines import Job, draw_times
 from benchmarks.many_machines import run as simulate_job
+from editspec.commands import ci
+from editspec.engine import tuning
 from editspec.engine.model_session import ModelSession
 from editspec.engine.resources import use_executor
 from editspec.engine.session import BuildSession
@@ -50,7 +54,7 @@ from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import tensor_digest
 from editspec_runtime.io.foreign_code import ALLOW_CODE
 from editspec_runtime.modalities.image.latents import LatentStream
-from tests.commands import run, said
+from tests.commands import contents, run, said
 from tests.workers import Noted, fail
 
 pytestmark = [
@@ -147,6 +151,13 @@ def moment(executor: Executor, name: str = "tiny.yaml") -> Tensor:
     return found.moment.matrix
 
 
+def two_of(processes: LocalProcesses) -> LocalProcesses:
+    """An executor of two processes that run already."""
+    two = LocalProcesses(2, start=0)
+    two._workers = processes._workers
+    return two
+
+
 def test_c_is_the_same_for_one_two_and_four(
     folder: Path,
     emptied: Callable[[], Path],
@@ -154,9 +165,7 @@ def test_c_is_the_same_for_one_two_and_four(
     cluster: DaskCluster,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    two = LocalProcesses(2, start=0)
-    two._workers = processes._workers
-    for executor in (InProcess(), two, processes, cluster):
+    for executor in (InProcess(), two_of(processes), processes, cluster):
         cache = emptied()
         found = moment(executor)
         assert blocks(cache) == []  # they were there, and are no longer needed
@@ -541,6 +550,107 @@ def test_points_of_a_sweep_are_spread(folder: Path, processes: LocalProcesses) -
     assert points[0] == points[1]
     assert [bool(point.problem) for point in found[0].points] == [False, True] * 2
     assert found[0].winner.layer == found[1].winner.layer
+
+
+def test_images_of_checks_and_specs_of_a_review_are_spread(
+    folder: Path, emptied: Callable[[], Path], processes: LocalProcesses
+) -> None:
+    checks = [
+        {"measure": "collateral", "images": [{"latents": [0, 1, 2, 3]}]},
+        {"measure": "trace", "edit": "one"},
+    ]
+    # Of two layers: a review says what the cache has when it comes to a spec.
+    for layer in ("layer4", "layer5"):
+        content = yaml.safe_load(spec(64, layer))
+        content["checks"] = [{**each, "at_most": 1} for each in checks]
+        Path(f"{layer}.yaml").write_text(yaml.safe_dump(content))
+    specs = ["layer4.yaml", "layer5.yaml"]
+    reviews, values, files = [], [], []
+    for number, each in enumerate((InProcess(), processes)):
+        emptied()
+        with use_executor(each):
+            reviews.append(editspec.ci_review(specs, f"review-{number}", device="cpu"))
+            rows = editspec.check(specs[0], device="cpu").checks
+        values.append([row.value for row in rows])
+        files.append(contents(Path(f"review-{number}")))
+    assert reviews[0].to_dict() == reviews[1].to_dict()
+    assert values[0] == values[1]
+    assert values[0][0] > 0
+    assert files[0] == files[1]
+    assert b"### Checks" in files[0]["summary.md"]
+
+
+def test_specs_of_a_review_in_a_folder_that_is_not_shared_are_named(
+    folder: Path, emptied: Callable[[], Path], processes: LocalProcesses
+) -> None:
+    emptied()
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "summary.md").write_text("another run of another machine")
+    work = ci._Each(_note_path, Path("elsewhere"), "cpu", no_progress, False, Cache(folder), b"key")
+    begun = time.monotonic()
+    with pytest.raises(WorkerError, match=f"does not see the folder {folder} as the command"):
+        list(processes.map(work, [Path("one"), Path("two")]))
+    assert time.monotonic() - begun < PATIENCE / 4
+    (elsewhere / "summary.md").write_text("key")
+    found = list(processes.map(work, [Path("one"), Path("two")]))
+    assert [each.spec for each in found] == [Path("one"), Path("two")]
+
+
+def _note_path(run: ci._Run) -> ci.CiSpec:
+    return ci.CiSpec(run.path, ci.PASSED)
+
+
+def test_files_of_a_spec_that_workers_do_not_see_are_named(folder: Path) -> None:
+    Image.new("L", (32, 32), 255).save(folder / "mask.png")
+    content = yaml.safe_load(spec(64))
+    content["edits"][0]["target"]["mask"] = "mask.png"
+    Path("masked.yaml").write_text(yaml.safe_dump(content))
+    session = session_of("masked.yaml")
+    executor = session.travelling
+    assert isinstance(executor, TravellingModels)
+    packed = pickle.dumps(_carried(executor, Named(session)))
+    assert len(packed) < 20_000 < sum(each.numel() * 4 for each in session.checkpoint.values())
+    assert pickle.loads(packed)("ignored") == session.base
+    Image.new("L", (32, 32), 0).save(folder / "mask.png")
+    with pytest.raises(WorkerError, match=r"finds another file .*mask\.png"):
+        pickle.loads(packed)
+    (folder / "mask.png").unlink()
+    with pytest.raises(WorkerError, match=r"does not find the file .*mask\.png"):
+        pickle.loads(packed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """A function that holds a session."""
+
+    session: ModelSession
+
+    def __call__(self, item: str) -> str:
+        return self.session.current_model().weights.digest()
+
+
+def test_trials_of_a_tuning_are_spread(
+    folder: Path,
+    emptied: Callable[[], Path],
+    processes: LocalProcesses,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tuning, "REFINED_STEPS", 2)
+    edits = [*yaml.safe_load(spec(32))["edits"], *yaml.safe_load(spec(32, name="two"))["edits"]]
+    content = {**yaml.safe_load(spec(32)), "edits": edits}
+    Path("tuned.json").write_text(json.dumps(content))
+    written = []
+    for number, executor in enumerate((InProcess(), two_of(processes))):
+        emptied()
+        with use_executor(executor):
+            out = Path(f"tune-{number}")
+            few = {"layers": ["layer6"], "rounds": 1, "images": 16}
+            editspec.tune("tuned.json", out, edit="two", device="cpu", **few)
+        written.append(contents(out))
+    assert written[0] == written[1]
+    trials = json.loads(written[0]["tune.json"])["trials"]
+    assert [trial["stage"] for trial in trials].count("last") == 4
 
 
 def test_the_simulation_waits_as_long_as_it_says(threads: DaskCluster) -> None:

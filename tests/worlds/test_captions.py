@@ -14,6 +14,7 @@ from editspec.worlds.skyline.captions.album import Album
 from editspec.worlds.skyline.captions.bench import Bench, ConceptsResult, Row, list_specs
 from editspec.worlds.skyline.captions.drawing import draw_pictures
 from editspec.worlds.skyline.captions.evaluate import Captions, draw_unseen, read_correctly
+from editspec.worlds.skyline.captions.examples import Examples, draw_examples, reword
 from editspec.worlds.skyline.captions.facts import (
     COLUMN,
     COUNT,
@@ -33,6 +34,11 @@ from editspec.worlds.skyline.captions.grammar import (
     write_captions,
 )
 from editspec.worlds.skyline.captions.judge import load_judge
+from editspec.worlds.skyline.captions.losses import (
+    measure_elsewhere,
+    mix_padding,
+    weigh_pixels,
+)
 from editspec.worlds.skyline.captions.networks import load_pipeline, make_scheduler
 from editspec.worlds.skyline.captions.rewordings import REWORDINGS, Scores, ask, score
 from editspec.worlds.skyline.captions.tokens import (
@@ -41,14 +47,8 @@ from editspec.worlds.skyline.captions.tokens import (
     encode_texts,
     make_tokenizer,
 )
-from editspec.worlds.skyline.captions.train import (
-    Plan,
-    Trainee,
-    draw_examples,
-    encode,
-    train_networks,
-    weigh_pixels,
-)
+from editspec.worlds.skyline.captions.train import Plan, Teacher, train_networks
+from editspec.worlds.skyline.captions.trainee import Trainee
 from editspec.worlds.skyline.reader import Reader
 from editspec_runtime.io.files import read_tensors
 
@@ -163,23 +163,12 @@ def test_every_word_is_one_token_and_others_are_spelled() -> None:
 
 
 def test_only_padding_comes_from_another_caption() -> None:
-    class Places(torch.nn.Module):
-        """Tells of each place which caption it is of, and where."""
-
-        def forward(self, tokens: torch.Tensor) -> object:
-            count = len(tokens)
-            states = torch.stack(
-                [
-                    torch.arange(count)[:, None].expand(count, LENGTH),
-                    torch.arange(LENGTH).expand(count, LENGTH),
-                ],
-                -1,
-            )
-            return type("Out", (), {"last_hidden_state": states})
-
+    # The state of a place tells which caption it is of, and where.
+    captions = torch.arange(2)[:, None].expand(2, LENGTH)
+    places = torch.arange(LENGTH).expand(2, LENGTH)
     lengths = torch.tensor([3, 9])
     mixed = torch.tensor([True, False])
-    states = encode(Places(), torch.zeros(2, LENGTH), lengths, mixed)
+    states = mix_padding(torch.stack([captions, places], -1), lengths, mixed)
     assert states[0, :4, 0].tolist() == [0, 0, 0, 0]  # begin and three words
     assert set(states[0, 4:, 0].tolist()) == {1}
     # Never a word of the other caption, which has nine.
@@ -204,14 +193,68 @@ def test_an_album_renders_what_facts_say() -> None:
 @pytest.mark.slow
 def test_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     album = Album(torch.device("cpu"))
-    first = train_networks(tmp_path, album, Plan(steps=1, batch=1))
-    trainee = Trainee(torch.device("cpu"))
-    again = train_networks(tmp_path, album, Plan(steps=1, batch=1), trainee=trainee)
-    assert trainee.step == 1
+    steps: list[int] = []
+
+    def train(count: int) -> dict[str, torch.Tensor]:
+        plan = Plan(steps=count, batch=1)
+        return train_networks(tmp_path, album, plan, lambda trainee: steps.append(trainee.step))
+
+    first, again, further = train(1), train(1), train(2)
+    assert steps == [1, 1, 2]
     assert all(torch.equal(again[name], first[name]) for name in first)
-    further = train_networks(tmp_path, album, Plan(steps=2, batch=1), trainee=trainee)
-    assert trainee.step == 2
     assert any(not torch.equal(further[name], first[name]) for name in first)
+
+
+def test_a_step_goes_down_the_loss_of_the_networks_that_learn() -> None:
+    trainee = Trainee(torch.device("cpu"))
+    examples: Examples = next(draw_examples(2, seeded(), ahead=1))
+
+    def measure() -> float:
+        teacher = Teacher(trainee, Album(torch.device("cpu")), seeded(5))
+        return float(teacher.teach(examples))
+
+    first = measure()
+    before = [parameter.detach().clone() for parameter in trainee.unet.parameters()]
+    trainee.learn(1e-3)
+    after = list(trainee.unet.parameters())
+    assert sum(not torch.equal(*pair) for pair in zip(before, after, strict=True)) > 200
+    assert not trainee.gradient.any()
+    assert measure() < first
+    parts = trainee.name_parts(trainee.weights)
+    for name, parameter in trainee.unet.named_parameters():
+        assert torch.equal(parts[f"unet.{name}"], parameter), name
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    trainee = Trainee(torch.device("cpu"))
+    before = trainee.weights.clone()
+    trainee.gradient[:] = float("nan")
+    trainee.learn(1e-3)
+    assert torch.equal(trainee.weights, before)
+
+
+def test_a_reworded_caption_differs_in_one_word() -> None:
+    texts = ["two domes, lit windows, at noon"] * 400
+    tokens, lengths = encode_texts(texts)
+    reworded, outside = reword(tokens, lengths, seeded())
+    differs = reworded != tokens
+    assert set(differs.sum(1).tolist()) == {0, 1}  # a comma stays, and a word may be drawn again
+    assert not differs[:, [0, 3, 6, *range(9, LENGTH)]].any()
+    ends = {1: 3, 2: 3, 4: 6, 5: 6, 7: 8, 8: 8}  # the comma, or the last word
+    for row, columns in enumerate(differs):
+        if columns.any():
+            end = ends[int(columns.nonzero())]
+            assert outside[row].tolist() == [False] * (end + 1) + [True] * (LENGTH - end - 1)
+
+
+def test_what_a_word_does_elsewhere_is_a_share() -> None:
+    states = torch.zeros(1, LENGTH, 4)
+    outside = torch.arange(LENGTH)[None] > 3
+    inside, both = states.clone(), states.clone()
+    inside[:, 2] = 50.0
+    both[:, [2, 7]] = 50.0
+    assert float(measure_elsewhere(states, inside, outside)) == 0.0
+    assert float(measure_elsewhere(states, both, outside)) == pytest.approx(0.5, abs=1e-4)
 
 
 def test_examples_have_empty_captions_among_them() -> None:

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import generator_of, statistics_stream
 from editspec.modalities.image.pictures import CELL, GAP, to_image
-from editspec_compiler import LoadedSpec, Problem, SpecError, load
+from editspec_compiler import LoadedSpec, SpecError
 from editspec_compiler.document import parse
 from editspec_compiler.modalities.image.context import select_keys
 from editspec_compiler.modalities.image.schema import (
@@ -28,11 +27,8 @@ from editspec_compiler.modalities.image.schema import (
 )
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import load_document
-from editspec_compiler.validation import suggest
-from editspec_runtime.codes import Code
 from editspec_runtime.core.method import KeyStatistics
 from editspec_runtime.core.method import Problem as Task
-from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.errors import EditError, NumericalError
 from editspec_runtime.maths.directions import mean_direction
 from editspec_runtime.maths.low_rank import exact_delta
@@ -190,27 +186,6 @@ def measure_layers(session: BuildSession, number: int, images: int) -> dict[str,
             measures[layer] = _measure_layer(session, loaded, number, generator, images)
     session.progress("layers", len(names), len(names))
     return measures
-
-
-def open_at_edit(
-    spec: Path | str | LoadedSpec, edit: str | None, device: str, progress: ProgressCallback
-) -> tuple[BuildSession, int]:
-    """Open a session with the edits before `edit` applied.
-
-    Returns the session and the number of `edit`, from 0. Without `edit`, the first edit is taken.
-    Raises `SpecError` where no edit has the name.
-    """
-    loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
-    loaded.require_edits()
-    names = [each.name for each in loaded.spec.edits]
-    if edit is not None and edit not in names:
-        message, hint = f"there is no edit {edit}", suggest(edit, names)
-        raise SpecError("--edit", [Problem(message, hint=hint, code=Code.OPTION_UNFIT)])
-    number = 0 if edit is None else names.index(edit)
-    session = BuildSession.of(loaded, device, progress)
-    for before in range(number):
-        session.edit(before)
-    return session, number
 
 
 def _query_of(edit: ImageEdit) -> list[_Selection]:

@@ -23,6 +23,7 @@ from editspec.modalities.image.traces import (
     view_size,
 )
 from editspec_compiler.modalities.image.expected import (
+    CheckImage,
     ExpectedOutput,
     expected_outputs,
     find_check_images,
@@ -121,18 +122,14 @@ class ImageMeasures(Measures):
     def collateral(self, check: int, edit: str | None) -> Value:
         """Measure the mean change of the pixels outside of the masks of a check."""
         before, after = self.generators_around(edit)
-        changes, pixels, tails = [], [], []
-        for each in find_check_images(self.session.loaded, check, before):
-            images = after.images(each.latent) - before.images(each.latent)
-            moved = images.double().abs().mean(1)[0].cpu()
-            changes.append((each.counts * moved).sum())
-            pixels.append(each.counts.sum())
-            tails.append(find_quantile(moved, each.counts, TAIL))
-        ratio = Ratio(torch.stack(changes), torch.stack(pixels))
+        images = find_check_images(self.session.loaded, check, before)
+        moved = self.session.travelling.map(_Moved(before, after), images, self.session.device)
+        changes, pixels, tails = torch.stack(list(moved), 1)
+        ratio = Ratio(changes, pixels)
         value = ratio.value
         if value is None:
             return None, NOT_MEASURED + "the masks leave no pixel"
-        ratios = {"collateral": ratio, "change_99": Ratio.mean(torch.stack(tails), ratio.whole > 0)}
+        ratios = {"collateral": ratio, "change_99": Ratio.mean(tails, ratio.whole > 0)}
         found = Estimates.of(ratios, start_bootstrap())
         facts = {
             "change_99": found.numbers["change_99"],
@@ -154,7 +151,7 @@ class ImageMeasures(Measures):
         allowed = torch.stack([allowed, target, masked]).amax(0)
         if bool((allowed == 1).all()):
             return None, EVERYWHERE
-        traces = find_traces(before, after, latents, allowed)
+        traces = find_traces(before, after, latents, allowed, executor=self.session.travelling)
         names = [each.name for each in images]
         remark, facts = describe_traces(traces, names)
         return facts["thresholds"][f"{VISIBLE:g}"], remark, facts
@@ -191,6 +188,22 @@ class ImageMeasures(Measures):
         )
         remark = f"{count} numbers of the pictures are not finite" if count else ""
         return count, remark
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """A function that measures how much an image of a check changes between two models."""
+
+    before: Generator
+    after: Generator
+
+    @torch.no_grad()
+    def __call__(self, image: CheckImage) -> Tensor:
+        """Compute the change of the pixels that count, their number, and its quantile, [3]."""
+        difference = self.after.images(image.latent) - self.before.images(image.latent)
+        moved = difference.double().abs().mean(1)[0].cpu()
+        tail = find_quantile(moved, image.counts, TAIL)
+        return torch.stack([(image.counts * moved).sum(), image.counts.sum(), tail])
 
 
 def efficacy(pictures: Iterable[tuple[ExpectedOutput, Tensor]]) -> float | None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from editspec.engine.questions import Asked, ModelOf
+from editspec.engine.questions import AT_MOST, Asked, Bound, ModelOf, refuse_options
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import generator_of
 from editspec.modalities.image.explore import add_selection
@@ -59,6 +59,9 @@ class ImageQuestion:
     area: Tensor
     allowed: dict[int, Tensor] = field(default_factory=dict)
 
+    unit = "in the mean"
+    first = 0
+
     @property
     def name(self) -> str:
         """The image in words."""
@@ -105,17 +108,20 @@ class ImageQuestion:
         ``collateral`` is the mean change of its pixels. ``trace`` is the largest mean change of a
         3 x 3 neighbourhood where none of these edits has its target and no context's key matches.
         """
+        if not count:  # nothing has changed before the first edit
+            return 0.0
         if measure == TRACE:
             return self._measure_trace(session, count)
         return self._measure_collateral(session, count)
 
-    def require_measure(self, measure: str) -> None:
-        """Raise a `UsageError` where there is no such measure of one image."""
+    def bound_of(self, measure: str) -> Bound:
+        """Both measures are at most something; raises `UsageError` for any other."""
         if measure not in MEASURES:
             raise UsageError(
                 f"There is no measure {measure} of one image.",
                 f"Give --measure {' or --measure '.join(MEASURES)}.",
             )
+        return Bound(AT_MOST)
 
     @torch.no_grad()
     def _measure_collateral(self, session: BuildSession, count: int) -> float:
@@ -149,7 +155,10 @@ def ask_about_image(session: BuildSession, asked: Asked) -> ImageQuestion:
     `SpecError` where it does not fit, `UsageError` where the family does not draw images.
     """
     generator = generator_of(session)
+    refuse_options(asked, ("prompt", "text", "edit"), "images")
     number, mask = asked["latent"], asked.get("mask")
+    if number is None:
+        raise UsageError("--latent is missing.", "Give the number of an image, as in --latent 3.")
     size = view_size(generator.architecture)
     area = torch.ones(size, size, dtype=torch.float64)
     if mask is not None:

@@ -24,6 +24,7 @@ from editspec.modalities.image.artefacts import (
 from editspec_compiler import SpecError
 from editspec_compiler.modalities.image.context import find_context_keys
 from editspec_compiler.modalities.image.expected import find_unseen_latents
+from editspec_runtime.core.executor import IN_PROCESS, Executor
 from editspec_runtime.core.progress import StepCallback, ignore_steps
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.directions import mean_direction
@@ -172,6 +173,7 @@ def find_traces(
     latents: Tensor,
     allowed: Tensor,
     progress: StepCallback = ignore_steps,
+    executor: Executor = IN_PROCESS,
 ) -> Traces:
     """Find what an edit changes where it should not.
 
@@ -186,13 +188,31 @@ def find_traces(
         is that of `view_size`.
     progress
         Is called with the count of pictures that are compared, and of all.
+    executor
+        Draws and compares pictures, as many as are held at once in an item.
     """
     changes: list[Tensor] = []
-    for batch in torch.split(latents, count_at_once(before.architecture.image_size)):
+    batches = torch.split(latents, count_at_once(before.architecture.image_size))
+    compared = executor.map(_Comparison(before, after), batches, latents.device, threaded=True)
+    progress(0, len(latents))
+    for change in compared:
+        changes.append(change)
         progress(sum(map(len, changes)), len(latents))
-        changes.append(compare_views(render_clamped(before, batch), render_clamped(after, batch)))
-    progress(len(latents), len(latents))
     return Traces.of(torch.cat(changes), allowed)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A function that draws and compares the pictures of two models."""
+
+    before: Generator
+    after: Generator
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Compute how much the pictures of latents differ, [n, size, size] on the CPU."""
+        return compare_views(
+            render_clamped(self.before, latents), render_clamped(self.after, latents)
+        )
 
 
 @dataclass(frozen=True)
@@ -235,7 +255,7 @@ def find_unseen_traces(
     allowed = match.find_allowed(before, latents)
     if bool(allowed.all()):
         return None
-    traces = find_traces(before, after, latents, allowed, progress)
+    traces = find_traces(before, after, latents, allowed, progress, session.travelling)
     estimates = Estimates.of(trace_ratios(traces), start_bootstrap())
     return UnseenTraces(latents, traces, estimates)
 

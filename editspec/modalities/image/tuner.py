@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editspec.engine.session import BuildSession
-from editspec.engine.tuning import Fields, Judgement, with_fields
+from editspec.engine.trials import Fields, with_fields
 from editspec.modalities.image.artefacts import VISIBLE
 from editspec.modalities.image.drawing import generator_of
 from editspec.modalities.image.explore import spec_stream
@@ -24,7 +24,6 @@ from editspec.modalities.image.likeness import (
     split_in_two,
     spread,
 )
-from editspec.modalities.image.measures import efficacy
 from editspec.modalities.image.report import Pictures, arrange_rows
 from editspec.modalities.image.slots import (
     Slot,
@@ -37,6 +36,7 @@ from editspec.modalities.image.slots import (
     slot_areas,
 )
 from editspec.modalities.image.traces import KeyMatch, find_match, find_traces, view_size
+from editspec.modalities.image.trial_judge import TrialJudge
 from editspec_compiler import SpecError
 from editspec_compiler.modalities.image.context import select_keys
 from editspec_compiler.modalities.image.expected import ExpectedOutput, expected_outputs
@@ -200,7 +200,11 @@ class ImageTuner:
     def find_changed(self, model: Model, known: Sequence[Any], count: int) -> list[Any]:
         """Images, and spots of images that match elsewhere, which the model visibly changes."""
         traces = find_traces(
-            self.generator, require_generator(model), self.latents, self.match_allowed
+            self.generator,
+            require_generator(model),
+            self.latents,
+            self.match_allowed,
+            executor=self.session.travelling,
         )
         visible = traces.are_visible(VISIBLE)
         kept = [entry["latent"] for entry in known]
@@ -233,21 +237,23 @@ class ImageTuner:
 
     # The judge
 
-    def judge(self, model: Model) -> Judgement:
-        """Efficacy where the context matches in unseen images, and the visible rest."""
-        after = require_generator(model)
-        loaded = self.session.loaded
-        drawn = ((wish, wish.draw(loaded, self.number, after)) for wish in self.wishes)
-        share = efficacy(drawn)
-        traces = find_traces(self.generator, after, self.judged, self.judged_allowed)
-        return Judgement(0.0 if share is None else share, traces.share(VISIBLE))
+    @cached_property
+    def judge(self) -> TrialJudge:
+        """The judge of efficacy where the context matches in unseen images, and of the rest."""
+        return TrialJudge(
+            self.session,
+            self.number,
+            self.generator,
+            tuple(self.wishes),
+            self.judged,
+            self.match.find_allowed(self.generator, self.judged),
+        )
 
     @torch.no_grad()
     def draw(self, model: Model) -> Pictures:
         """The judged images that change most where they should not, before and after."""
         after = require_generator(model)
-        traces = find_traces(self.generator, after, self.judged, self.judged_allowed)
-        worst = traces.rank()[:SHOWN]
+        worst = self.judge.find_traces(after).rank()[:SHOWN]
         latents = self.judged[worst]
         rows = {
             "before": render_clamped(self.generator, latents),
@@ -273,11 +279,6 @@ class ImageTuner:
     def match_allowed(self) -> Tensor:
         """The pixels that may change in the images that are looked through."""
         return self.match.find_allowed(self.generator, self.latents)
-
-    @cached_property
-    def judged_allowed(self) -> Tensor:
-        """The pixels that may change in the judged images."""
-        return self.match.find_allowed(self.generator, self.judged)
 
     @cached_property
     def wishes(self) -> list[ExpectedOutput]:

@@ -15,11 +15,12 @@ from editspec.engine.session import BuildSession
 from editspec.engine.table import Table
 from editspec.modalities.text.completions import tabulate_completions
 from editspec.modalities.text.corpus import find_sample
+from editspec.modalities.text.layers import CausalTraceResult, trace_layers
 from editspec.modalities.text.measures import TextMeasures
+from editspec.modalities.text.questions import ask_about_text
 from editspec_compiler import LoadedSpec
 from editspec_compiler.modalities.text.resolve import CompileResources, compile_edit
 from editspec_runtime.core.rule import CompiledEdit
-from editspec_runtime.errors import UsageError
 from editspec_runtime.modalities.text.compatibility import COMPATIBILITIES, TextCompatibility
 from editspec_runtime.modalities.text.language_model import LanguageModel
 from editspec_runtime.modalities.text.samples import TextSample
@@ -67,11 +68,12 @@ class TextEngine:
         return tabulate_completions(session, count)
 
     def question(self, session: BuildSession, asked: Asked) -> Question:
-        """Raise a `UsageError`: what is asked about are places of images."""
-        raise UsageError(
-            f"The family {session.loaded.spec.model.family} draws no images to ask about.",
-            "Take check, whose remarks name the facts that an edit changed.",
-        )
+        """Return the question about a prompt, or about a check of the spec."""
+        return ask_about_text(session, asked)
+
+    def trace_layers(self, session: BuildSession, number: int) -> CausalTraceResult:
+        """Trace which layers hold the facts of an edit."""
+        return trace_layers(session, number)
 
     def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedModel:
         """Return the model as it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -15,6 +16,7 @@ from editspec.engine.session import BuildSession
 from editspec.modalities.text_to_image.drawing import EXTRA
 from editspec.modalities.text_to_image.measures import PromptMeasures
 from editspec.modalities.text_to_image.prompts import find_sample
+from editspec.modalities.text_to_image.questions import ask_about_values
 from editspec.modalities.text_to_image.sheets import PromptPictures, draw_prompts
 from editspec_compiler import LoadedSpec
 from editspec_compiler.modalities.text_to_image.resolve import compile_edit
@@ -27,6 +29,9 @@ from editspec_runtime.modalities.text_to_image.compatibility import (
 )
 from editspec_runtime.modalities.text_to_image.model import PromptedModel
 from editspec_runtime.modalities.text_to_image.samples import PromptSample
+
+if TYPE_CHECKING:
+    from editspec.modalities.text.layers import CausalTraceResult
 
 
 class TextToImageEngine:
@@ -69,11 +74,16 @@ class TextToImageEngine:
         return PromptPictures(session)
 
     def question(self, session: BuildSession, asked: Asked) -> Question:
-        """Raise a `UsageError`: what is asked about are places of images."""
+        """Return the question about the values that the layers give for a prompt."""
+        return ask_about_values(session, asked)
+
+    def trace_layers(self, session: BuildSession, number: int) -> CausalTraceResult:
+        """Raise a `UsageError`: all layers have the same keys."""
+        del session, number
         raise UsageError(
-            f"The family {session.loaded.spec.model.family} draws prompts, and has no latents to "
-            "ask about.",
-            "Take check, whose remarks name the prompts that an edit changed.",
+            "The layers of a text-to-image model all read the same keys, those of its text "
+            "encoders, so that none tells a prompt from others better than another one.",
+            "Write layers: cross-attention; to compare changes, build with some of them left out.",
         )
 
     def open_model(self, opened: OpenedModel, loaded: LoadedSpec | None) -> OpenedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import sys
@@ -295,14 +296,16 @@ class _Crew:
         while not found:
             with suppress(*LOST):
                 wait(list(self.futures), timeout=PULSE, return_when="FIRST_COMPLETED")
-            for future in [each for each in self.futures if each.done()]:
-                result = self._result(future)
-                number, item = self.futures.pop(future)
-                if result is not None:
-                    found[number] = result
-                else:
-                    self.begin(number, item)
-            if not found:
+            by_status: dict[str, list[Future]] = {}
+            for future in self.futures:
+                by_status.setdefault(future.status, []).append(future)
+            for future in by_status.get("error", []):
+                raise _translate(future.exception(timeout=ANSWER))
+            for future in by_status.get("cancelled", []) + by_status.get("lost", []):
+                self.begin(*self.futures.pop(future))
+            if finished := by_status.get("finished"):
+                found = self._fetch(finished)
+            else:
                 self.look()
         return found
 
@@ -313,27 +316,44 @@ class _Crew:
             self.client.unregister_worker_plugin(self.name)
         self.futures = {}
 
-    def _result(self, future: Future) -> bytes | None:
-        """What was computed; None where its worker has died with it, so that it is begun again."""
-        try:
-            result: bytes = future.result(timeout=ANSWER)
-        except KilledWorker as error:
-            raise WorkerError(
-                "Several workers have ended while they had the same item of work.",
-                "They may be short of memory: see the output of the workers, and give them more. "
-                + START_AGAIN,
-            ) from error
-        except ImportError as error:
-            missing = (error.name or "editspec").partition(".")[0]
-            raise WorkerError(
-                f"A worker lacks the package {missing}.",
-                "Install editspec with the extra cluster for the Python of the workers, in the "
-                "version of the command.",
-            ) from error
-        except LOST:
-            self.look()
-            return None
-        return result
+    def _fetch(self, futures: list[Future]) -> dict[int, bytes]:
+        """Fetch what was computed, by number, however long the network takes."""
+        # One question for all: each would take a way to the workers and back.
+        question = self.client.gather(futures, asynchronous=True)
+        answer = asyncio.run_coroutine_threadsafe(question, self.client.loop.asyncio_loop)
+        while True:
+            try:
+                results = answer.result(timeout=PULSE)
+                break
+            except (KilledWorker, ImportError) as error:
+                raise _translate(error) from error
+            except LOST:
+                # Raises where the scheduler or all workers are gone.
+                self.look()
+                if answer.done():
+                    return {}
+            except BaseException:
+                answer.cancel()
+                raise
+        numbers = [self.futures.pop(future)[0] for future in futures]
+        return dict(zip(numbers, results, strict=True))
+
+
+def _translate(error: Exception) -> WorkerError:
+    """The error of a command whose item the engine could not have computed."""
+    if isinstance(error, KilledWorker):
+        return WorkerError(
+            "Several workers have ended while they had the same item of work.",
+            "They may be short of memory: see the output of the workers, and give them more. "
+            + START_AGAIN,
+        )
+    if isinstance(error, ImportError):
+        return WorkerError(
+            f"A worker lacks the package {(error.name or 'editspec').partition('.')[0]}.",
+            "Install editspec with the extra cluster for the Python of the workers, in the "
+            "version of the command.",
+        )
+    return WorkerError(f"A worker failed before it began ({type(error).__name__}).", START_AGAIN)
 
 
 def open_cluster(text: str, *, start: float = START) -> DaskCluster:

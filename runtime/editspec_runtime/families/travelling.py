@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors.torch import load, save
@@ -38,6 +38,22 @@ COPIES = 2
 """The copies of the weights that a process may hold: as they were read, and as they compute."""
 
 
+class OpenedModel(NamedTuple):
+    """A model that a worker has opened.
+
+    Attributes
+    ----------
+    model
+        The model.
+    weights, placed
+        Its weights as they were read, and as they compute.
+    """
+
+    model: Model
+    weights: Weights
+    placed: Weights
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """All that another process needs to open a model, besides its tensors.
@@ -63,8 +79,8 @@ class ModelSource:
     device: str
     compatibility: Compatibility
 
-    def open(self) -> tuple[Model, Weights]:
-        """Open the model in a worker, with its weights as they compute.
+    def open(self) -> OpenedModel:
+        """Open the model in a worker.
 
         Raises
         ------
@@ -82,13 +98,7 @@ class ModelSource:
                 "by an address (https:// or hf://), from which each machine fetches them.",
             )
         weights = read_weights(origin.weights, choose_by_fields(self.fields, origin), whole=False)
-        found = weights.digest()
-        if found != self.digest:
-            raise WorkerError(
-                f"{describe_worker()} finds other weights in {origin.weights}: expected "
-                f"{self.digest}, found {found}.",
-                "Put the same file at this path on all machines.",
-            )
+        require_weights(weights, self.digest, origin.weights)
         device = pick_device(self.device)
         placed = weights.place(self.precision, device)
         model = make_model(
@@ -100,7 +110,7 @@ class ModelSource:
             device=device,
             compatibility=self.compatibility,
         )
-        return model, placed
+        return OpenedModel(model, weights, placed)
 
     def _own_origin(self) -> Origin:
         """The origin of the model on this machine."""
@@ -111,6 +121,16 @@ class ModelSource:
         if path is None or not path.exists():
             path = weights_path(name, folder, cache=default_cache(), pin=pin)
         return Origin(path, folder, allowed)
+
+
+def require_weights(weights: Weights, digest: str, path: Path) -> None:
+    """Raise a `WorkerError` where this worker found other weights at a path than the command."""
+    found = weights.digest()
+    if found != digest:
+        raise WorkerError(
+            f"{describe_worker()} finds other weights in {path}: expected {digest}, found {found}.",
+            "Put the same file at this path on all machines.",
+        )
 
 
 def may_run_code(asked: bool, family: str) -> bool:
@@ -190,16 +210,21 @@ class _Function:
 
 
 class _Pickler(pickle.Pickler):
-    """A pickler that replaces models by what opens them."""
+    """A pickler that replaces models and their weights by what opens them."""
 
     def __init__(self, file: io.BytesIO, source: ModelSource, weights: Weights) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
         self.source = pickle.dumps(source)
-        self.precision = source.precision
+        self.precision, self.device = source.precision, source.device
         self.weights = weights
 
     def reducer_override(self, value: Any) -> Any:
-        """Reduce a model to its source and its changed tensors."""
+        """Reduce a model to its source and its changed tensors, and weights to their source."""
+        if value is self.weights:
+            return _open_weights, (self.source,)
+        if isinstance(value, Tensor) and value.device.type != "cpu":
+            # The GPU of a worker may have another number.
+            return _place, (value.cpu(), self.device)
         if isinstance(value, type) or not isinstance(value, Model):
             return NotImplemented
         return _open_changed, (self.source, save(self._changes(value)))
@@ -218,17 +243,27 @@ class _Pickler(pickle.Pickler):
 
 def _open_changed(source: bytes, changes: bytes) -> Model:
     """Open a model in a worker, with the tensors that edits have changed."""
-    model, weights = _open_once(source)
+    opened = _open_once(source)
     tensors = load(changes)
     if not tensors:
-        return model
-    device = next(iter(weights.values())).device
+        return opened.model
+    device = next(iter(opened.placed.values())).device
     placed = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return model.with_weights(weights.with_changes(placed))
+    return opened.model.with_weights(opened.placed.with_changes(placed))
+
+
+def _open_weights(source: bytes) -> Weights:
+    """The weights of a source, as they were read."""
+    return _open_once(source).weights
+
+
+def _place(tensor: Tensor, device: str) -> Tensor:
+    """Put a tensor on the device of a worker."""
+    return tensor.to(pick_device(device))
 
 
 @lru_cache(maxsize=1)
-def _open_once(source: bytes) -> tuple[Model, Weights]:
+def _open_once(source: bytes) -> OpenedModel:
     """The model of the last source, which a worker keeps."""
     opened: ModelSource = pickle.loads(source)
     return opened.open()

@@ -124,6 +124,17 @@ class Tokenizer:
         text = f"{before}{head}{fact.subject}{tail}"
         return self._locate(text, begin, fact.subject, self.head)
 
+    def first_place(self, fact: Fact) -> int:
+        """The number of the first token of the subject of a fact.
+
+        Raises `TokenError` as `locate` does.
+        """
+        head, tail = split_prompt(fact)
+        spans = self.encode(f"{head}{fact.subject}{tail}").spans
+        # Some tokens begin with the blank before the subject.
+        holding = [n for n, (start, end) in enumerate(spans) if start <= len(head) < end]
+        return len(self.head) + holding[0]
+
     def locate_behind(self, fact: Fact, before: Sequence[int]) -> Located:
         """Locate the key of a fact behind tokens `before` its prompt, and a full stop."""
         head, tail = split_prompt(fact)

@@ -173,6 +173,37 @@ class Transformer:
             "counts_first": self.counts_first,
         }
 
+    @property
+    def block_count(self) -> int:
+        """The number of blocks."""
+        return self.config.blocks
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Compute the stream before the first block of tokens [n, positions]."""
+        tokens = tokens.to(self.device)
+        return self.blocks.embed(tokens, self._positions(*tokens.shape))
+
+    def run_block(
+        self, block: int, stream: Tensor, change: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the stream behind a block and the value of its memory.
+
+        Each is [n, positions, width]. `change` makes another value of the value before it is added.
+        """
+        key, mid = self.blocks.to_key(block, stream, self._positions(*stream.shape[:2]))
+        value = self.blocks.memory(block, key)
+        if change is not None:
+            value = change(value)
+        return self.blocks.finish(block, mid, value), value
+
+    def next_logits(self, stream: Tensor) -> Tensor:
+        """Compute the logits of the token behind texts of one length, [n, vocabulary]."""
+        return self.blocks.logits(stream[:, -1])
+
+    def _positions(self, count: int, length: int) -> Stream:
+        """The stream of whole texts of one length."""
+        return Stream(torch.arange(length, device=self.device).expand(count, -1))
+
     def start_reading(self) -> Callable[[Tensor], Tensor]:
         """Start to read texts piece by piece; earlier pieces are not computed again."""
         past: dict[int, KeysAndValues] = {}

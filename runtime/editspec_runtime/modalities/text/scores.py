@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from editspec_runtime.modalities.text.batches import Tokens, pad_texts
 from editspec_runtime.modalities.text.language_model import LanguageModel
@@ -58,6 +59,13 @@ def likeliest_tokens(model: LanguageModel, prompts: Sequence[Tokens]) -> list[in
         for row, prompt in zip(logits, some, strict=True):
             found.append(int(row[len(prompt) - 1].argmax()))
     return found
+
+
+@torch.no_grad()
+def next_probabilities(model: LanguageModel, prompt: Tokens) -> Tensor:
+    """The probability of each token behind a prompt, [vocabulary] float64 on the CPU."""
+    logits = model.outputs(pad_texts([prompt]))[0, len(prompt) - 1]
+    return logits.double().cpu().softmax(-1)
 
 
 @torch.no_grad()
