@@ -330,22 +330,22 @@ def tune(
     layers: Layers = "",
     rounds: Annotated[
         int,
-        typer.Option("--rounds", metavar="N", min=0, max=20, help="The most rounds of preserving."),
+        typer.Option("--rounds", metavar="N", min=0, max=20, help="The most rounds."),
     ] = 4,
     images: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--images",
             metavar="N",
             min=16,
             max=10_000,
-            help="How many are looked through; a quarter judge.",
+            help="How many are looked through (256); a quarter judge.",
         ),
-    ] = 256,
+    ] = None,
 ) -> CommandResult:
-    """Find the layer, rank, weight and examples of an edit.
+    """Find the fields of an edit by trials: layer, weight and more.
 
-    And what it has to preserve.
+    Of images, also further examples, and what it has to preserve.
     """
     return editspec.tune(
         spec,

@@ -34,7 +34,7 @@ from editspec.engine.session import BuildSession
 from editspec.engine.warnings import asked_for, warning_lines
 from editspec.modalities.image.pictures import png_bytes
 from editspec.views.checks import CheckFiles
-from editspec.views.report import build_report, require_pictures
+from editspec.views.report import build_report, require_content
 from editspec_compiler import LoadedSpec
 from editspec_compiler.problems import Problem
 from editspec_runtime.core.progress import ProgressCallback, no_progress
@@ -245,7 +245,7 @@ def build_session(
     if pareto:
         _require_curves(session.loaded)
     if report:
-        require_pictures(session.loaded)
+        require_content(session.loaded)
     path = _prepare_lock(session, frozen, lock_file)
     asked = {REPORT: report, STATEMENT: provenance, **dict.fromkeys(PARETO, pareto)}
     others = [name for name, wanted in asked.items() if wanted]

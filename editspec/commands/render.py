@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from editspec.engine.modality_registry import require_drawing
+from editspec.engine.modality_registry import WritingModality, require_drawing
 from editspec.engine.result import CommandResult
 from editspec.engine.session import BuildSession
 from editspec.engine.table import Table
@@ -77,7 +77,8 @@ def render(
         (paper Fig. 2d).
     key
         Draw instead, for every edit, the images in which the key of its context matches best, lit
-        where the key matches (paper Fig. 2c).
+        where the key matches (paper Fig. 2c). Of a language model, its prompts and the texts of the
+        sample in which the key matches best, token by token.
     count, seed
         The number of images, and the seed of their latent stream; of a table, the number of rows
         of each edit.
@@ -95,12 +96,19 @@ def render(
         raise UsageError("--value and --key exclude each other.", "Give --value or --key.")
     out = Path(out)
     if name_ending(out) == ENDING:
+        if value or key:
+            raise UsageError(
+                f"{out} is a name for a table, and what edits are made of is drawn.",
+                "Give a name that ends in .png.",
+            )
         return _write_table(spec, out, count, device, progress)
     require_free_picture(out)
     # What edits are made of cannot be drawn without edits; the images of the model can.
     session = BuildSession.of(spec, device, progress, needs_edits=value or key)
     if value:
         picture = draw_values(session)
+    elif key and isinstance(session.modality, WritingModality):
+        picture = session.modality.draw_keys(session, count)
     elif key:
         picture = draw_keys(session, count, seed)
     else:

@@ -1,4 +1,4 @@
-"""``editspec tune``: an edit's layer, rank, weight, examples, and what it must preserve."""
+"""``editspec tune``: the fields of an edit, found by trials."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from editspec.engine.at_edit import open_at_edit
+from editspec.engine.attempts import MARGIN, Trial, Tuning, describe_fields, require_tunable
 from editspec.engine.relocation import relocate_name, relocate_names
 from editspec.engine.result import CommandResult
-from editspec.engine.trials import Fields, Judgement, with_fields
-from editspec.engine.tuning import (
-    MARGIN,
-    Trial,
-    Tuning,
-    TuningRun,
-    require_tunable,
-)
-from editspec.views.tune_page import draw_tuning
+from editspec.engine.trials import STATISTICS, Fields, Judgement, with_fields
+from editspec.views.tune_page import Heading, draw_tuning
 from editspec_compiler import LoadedSpec, load
 from editspec_compiler.document import parse
 from editspec_compiler.problems import SpecPath
@@ -41,10 +35,13 @@ TUNED = ("tuned.yaml", "tuned.yml", "tuned.json")
 
 PLACES = {
     "layer": "name",
+    "layers": "name",
     "rank": "layer",
     "directions": "rank",
     "pairs": "directions",
+    "context": "source",
     "preserve": "context",
+    "optimise": "preserve",
     "solver": "preserve",
     "refine": "solver",
 }
@@ -77,6 +74,9 @@ class TuneResult(CommandResult):
         The numbers of places that the found edit preserves, and of its pairs.
     spec, page
         The spec with the edit that was found, and the page of the rounds.
+    held_out
+        What the edit as it was given and the picked one do to inputs that no trial was judged on;
+        empty where none are held out.
     """
 
     edit: str
@@ -88,9 +88,11 @@ class TuneResult(CommandResult):
     examples: int
     spec: Path
     page: Path
+    held_out: tuple[Judgement, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``tune.json``."""
+        held_out = [dataclasses.asdict(each) for each in self.held_out]
         return {
             "format": FORMAT,
             "version": 1,
@@ -98,6 +100,11 @@ class TuneResult(CommandResult):
             "about": self.about,
             "given": dataclasses.asdict(self.given) if self.given else None,
             "picked": self.picked.to_dict(),
+            **(
+                {"held_out": dict(zip(("given", "picked"), held_out, strict=True))}
+                if held_out
+                else {}
+            ),
             "preserved": self.preserved,
             "examples": self.examples,
             "trials": [trial.to_dict() for trial in self.trials],
@@ -108,24 +115,28 @@ class TuneResult(CommandResult):
     def to_text(self) -> str:
         """The trials as a table, and where the result lies."""
         lines = [f"{self.edit}, judged on {self.about}:", ""]
-        table = [["for", "layer", "rank", "weight", "efficacy", "trace", ""]]
-        table += [self._row(trial) for trial in self.trials]
+        said = [describe_fields(trial.fields) for trial in self.trials]
+        names = list(dict.fromkeys(name for each in said for name in each))
+        table = [["for", *names, "efficacy", "trace", ""]]
+        table += [self._row(trial, names) for trial in self.trials]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for row in table:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
             lines.append("  ".join(cells).rstrip())
+        if self.held_out:
+            given, picked = (_shares(each) for each in self.held_out)
+            lines += ["", f"On what is held out: {picked}; before: {given}."]
         found = f"{self.examples} pairs, {self.preserved} places preserved"
         return "\n".join([*lines, "", f"{self.spec}: {found}", f"{self.page}: every round"])
 
-    def _row(self, trial: Trial) -> list[str]:
-        fields, judged = trial.fields, trial.judgement
-        weight = fields.get("solver", {}).get("collateral_weight", "")
-        place = [str(fields.get(name, "")) for name in ("layer", "rank")]
+    def _row(self, trial: Trial, names: Sequence[str]) -> list[str]:
+        said, judged = describe_fields(trial.fields), trial.judgement
+        place = [said.get(name, "") for name in names]
         numbers = ["–", "–"]
         if judged is not None:
             numbers = [f"{100 * judged.efficacy:.1f} %", f"{100 * judged.trace:.1f} %"]
         remark = "picked" if trial is self.picked else trial.problem
-        return [trial.stage, *place, str(weight), *numbers, remark]
+        return [trial.stage, *place, *numbers, remark]
 
 
 def tune(
@@ -135,18 +146,23 @@ def tune(
     edit: str | None = None,
     layers: Sequence[str] = (),
     rounds: int = 4,
-    images: int = 256,
+    images: int | None = None,
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> TuneResult:
-    """Find layer, rank, weight, examples and what to preserve for one edit of a spec.
+    """Find the fields of one edit of a spec by trials: its layer, its weight, and more.
 
-    Source, target and context say what is meant. Among images of the spec's latent stream those are
-    found that show at the same places what the context and what the source shows: pairs of them are
-    further examples of the rule. Layers and weights are compared by changes of full rank. Then, in
-    rounds, the images that the edit visibly changes where its context does not match join
-    ``preserve``, and the edit is solved again, until nothing new shows. All is judged on images of
-    another stream, which no spec names.
+    **Images.** Source, target and context say what is meant. Among images of the spec's latent
+    stream those are found that show at the same places what the context and what the source shows:
+    pairs of them are further examples of the rule. Layers and weights are compared by changes of
+    full rank. Then, in rounds, the images that the edit visibly changes where its context does not
+    match join ``preserve``, and the edit is solved again, until nothing new shows. All is judged on
+    images of another stream, which no spec names.
+
+    **Texts.** Layers, the weight of the collateral, the clamp of the search for values, the context
+    and the tokens of C are tried one after the other, in rounds, until a round finds nothing
+    better. Paraphrases and neighbours of the facts judge, and those of the checks. Every second one
+    is held out, and judges what is found at last.
 
     Writes ``tuned.yaml`` (for a JSON spec, ``tuned.json``), ``tune.html`` and ``tune.json`` into
     `out`.
@@ -157,17 +173,19 @@ def tune(
         A spec, and the name of the edit. Default: the first edit. The edits before it are built as
         they are, and those behind it stay in the spec as they are.
     layers
-        The layers to try. Default: all whose maps have 8 to 64 positions a side, and whose change
-        is not too large to be found at once.
+        The layers to try. Default: of images, all whose maps have 8 to 64 positions a side, and
+        whose change is not too large to be found at once; of texts, some that are spread over the
+        first three quarters.
     rounds
-        The most rounds in which what changes by mistake is added to what is preserved.
+        The most rounds: of images, in which what changes by mistake is added to what is preserved;
+        of texts, in which all fields are tried.
     images
-        The number of images that are looked through; a quarter as many judge.
+        The number of images that are looked through; a quarter as many judge. Default: 256.
 
     Raises
     ------
     SpecError
-        The spec is wrong, has no such edit, or the edit has no images that could be looked for.
+        The spec is wrong, has no such edit, or the edit has nothing that it could be judged by.
     UsageError
         The modality tunes nothing, no trial can be solved, or the text of the spec cannot be
         changed.
@@ -176,15 +194,15 @@ def tune(
     """
     out = Path(out)
     loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
-    require_tunable(loaded.spec.model.family)
+    engine = require_tunable(loaded.spec.model.family)
     require_folder_name(out)
     run_folder(RECORD, "tuning").require_free(out)
     _require_writable(out)
     session, number = open_at_edit(loaded, edit, device, progress)
     with session.kernels():
-        run = TuningRun.open(session, number, images, layers, progress)
+        run = engine.start_tuning(session, number, images, layers, progress)
         # That the text cannot be changed is found here, before the work.
-        _rewrite(loaded, number, run.examples_alone(), out)
+        _rewrite(loaded, number, run.example_fields(), out)
         tuning = run.tune(rounds)
         shown = run.draw(tuning.picked)
         before = run.draw(tuning.given) if tuning.given.judgement else None
@@ -204,8 +222,10 @@ def tune(
         examples=len(picked.sides),
         spec=target,
         page=out / PAGE,
+        held_out=tuning.held_out,
     )
-    page = draw_tuning(tuning, loaded.path.name, picked, run.about, shown, before, RULE)
+    heading = Heading(loaded.path.name, run.about, RULE, run.wording)
+    page = draw_tuning(tuning, picked, heading, shown, before)
     _write_folder(out, result, text, page)
     return result
 
@@ -237,8 +257,14 @@ def _numbers_comment(tuning: Tuning, about: str) -> str:
     before = ""
     if given is not None:
         before = f" (before: {100 * given.efficacy:.1f} % and {100 * given.trace:.1f} %)"
-    numbers = f"efficacy {100 * judged.efficacy:.1f} %, trace {100 * judged.trace:.1f} %{before}"
-    return f"# Tuned on {about}:\n# {numbers}.\n"
+    lines = [f"# Tuned on {about}:", f"# {_shares(judged)}{before}."]
+    if tuning.held_out:
+        lines.append(f"# On what is held out: {_shares(tuning.held_out[1])}.")
+    return "\n".join(lines) + "\n"
+
+
+def _shares(judged: Judgement) -> str:
+    return f"efficacy {100 * judged.efficacy:.1f} %, trace {100 * judged.trace:.1f} %"
 
 
 def _rewrite(loaded: LoadedSpec, number: int, fields: Fields, folder: Path) -> str:
@@ -252,6 +278,8 @@ def _rewrite(loaded: LoadedSpec, number: int, fields: Fields, folder: Path) -> s
     if not isinstance(given, dict):
         raise RewriteError(f"{file} does not let edit {number + 1} be changed.", "Write it out.")
     new = {name: fields[name] for name in PLACES if fields.get(name) is not None}
+    if STATISTICS in fields:
+        text = _rewrite_statistics(text, file, fields[STATISTICS])
     replaced = {(*where, name) for name in (*fields, *new)}
     puts: list[Put | Cut] = list(relocate_names(loaded, folder, replaced))
     # `pairs` stand where the source stood.
@@ -266,6 +294,14 @@ def _rewrite(loaded: LoadedSpec, number: int, fields: Fields, folder: Path) -> s
     for put in puts:
         text = rewrite(text, file, [put])
     return text
+
+
+def _rewrite_statistics(text: str, file: str, statistics: Fields) -> str:
+    """The text of a spec with other fields of its statistics."""
+    if not isinstance(parse(text, file).data.get(STATISTICS), dict):
+        return rewrite(text, file, [Put((STATISTICS,), statistics, after="model")])
+    puts = [Put((STATISTICS, name), value) for name, value in statistics.items()]
+    return rewrite(text, file, puts)
 
 
 def _relocate(loaded: LoadedSpec, number: int, fields: Fields, folder: Path) -> Fields:

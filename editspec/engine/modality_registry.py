@@ -86,6 +86,20 @@ class DrawingModality(Protocol):
 
 
 @runtime_checkable
+class WritingModality(Protocol):
+    """The optional power of a modality to show texts in `render` and reports."""
+
+    def report_texts(self, session: BuildSession) -> Any:
+        """The texts of the report of a build, with their facts."""
+
+    def draw_keys(self, session: BuildSession, count: int) -> Image.Image:
+        """Draw for every edit `count` texts in which its key matches, lit where it does.
+
+        Nothing may have been built in the session yet.
+        """
+
+
+@runtime_checkable
 class TracingModality(Protocol):
     """The optional power of a modality to trace which layers hold what an edit changes."""
 
@@ -121,6 +135,11 @@ def require_drawing(family: str) -> DrawingModality:
     Raises `UsageError` where the family draws none, or a package is missing.
     """
     engine = engine_of(family)
+    if isinstance(engine, WritingModality):
+        raise UsageError(
+            f"The family {family} makes texts, and does not draw images.",
+            "Give a name that ends in .md for a table, or --key for where keys match.",
+        )
     if not isinstance(engine, DrawingModality):
         raise UsageError(
             f"The family {family} does not draw images.",

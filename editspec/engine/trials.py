@@ -7,14 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec, SpecError
 from editspec_compiler.schema import AnyEdit
 from editspec_runtime.core.model import Model
 from editspec_runtime.errors import EditError
 
+STATISTICS = "statistics"
+"""The key under which the fields of a trial hold those of ``statistics``, of the whole spec."""
+
 Fields = dict[str, Any]
-"""Fields of an edit as plain values."""
+"""Fields of an edit as plain values; under `STATISTICS`, those of the spec's statistics."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,18 @@ Judge = Callable[[Model], Judgement]
 
 def with_fields(loaded: LoadedSpec, number: int, fields: Fields) -> LoadedSpec:
     """The spec with other fields of edit `number`; a field of None is left out."""
-    edits: list[AnyEdit] = list(loaded.spec.edits)
+    spec = loaded.spec
+    edits: list[AnyEdit] = list(spec.edits)
     plain = edits[number].model_dump(by_alias=True, exclude_unset=True, mode="json") | fields
+    statistics = plain.pop(STATISTICS, {})
     given = {name: value for name, value in plain.items() if value is not None}
     edits[number] = type(edits[number]).model_validate(given)
-    return dataclasses.replace(loaded, spec=loaded.spec.model_copy(update={"edits": edits}))
+    update: dict[str, Any] = {"edits": edits}
+    if statistics:
+        own: BaseModel = getattr(spec, STATISTICS)
+        whole = own.model_dump(exclude_unset=True) | statistics
+        update[STATISTICS] = type(own).model_validate(whole)
+    return dataclasses.replace(loaded, spec=spec.model_copy(update=update))
 
 
 @dataclass

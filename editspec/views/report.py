@@ -13,11 +13,12 @@ from editspec.charts.losses import FRAME, LossChart, draw_losses
 from editspec.engine.built import BuiltEdit
 from editspec.engine.collateral import predicted_collateral
 from editspec.engine.lock import removed_edits
-from editspec.engine.modality_registry import require_drawing
+from editspec.engine.modality_registry import WritingModality, engine_of, require_drawing
 from editspec.engine.model_session import on_device
 from editspec.engine.plan import make_plan
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.report import Pictures, TracePictures
+from editspec.modalities.text.report import TextSection
 from editspec_compiler import LoadedSpec
 from editspec_runtime import __version__
 from editspec_runtime.core.model import Model
@@ -26,9 +27,11 @@ PACKAGES = ("editspec", "torch", "numpy", "pillow")
 """The packages whose versions the report lists."""
 
 
-def require_pictures(loaded: LoadedSpec) -> None:
-    """Raise a `UsageError` where the family of a spec draws no images for a report."""
-    require_drawing(loaded.spec.model.family)
+def require_content(loaded: LoadedSpec) -> None:
+    """Raise a `UsageError` where the family of a spec gives nothing to show in a report."""
+    family = loaded.spec.model.family
+    if not isinstance(engine_of(family), WritingModality):
+        require_drawing(family)
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,11 @@ class EditSection:
     matched
         The images in which the key of the context matches best; None where there is no key.
     unseen
-        Images of a stream that no edit has seen.
+        Images of a stream that no edit has seen; None where the model makes texts.
     traces
         What changes where the key of the context does not match; None where that cannot be told.
+    texts
+        What the model says before and after; None where it makes images.
     digests
         The digests by the names of what they identify.
     """
@@ -71,8 +76,9 @@ class EditSection:
     size: int
     curve: LossChart | None
     matched: Pictures | None
-    unseen: Pictures
+    unseen: Pictures | None
     traces: TracePictures | None
+    texts: TextSection | None
     digests: dict[str, str | None]
 
 
@@ -84,26 +90,26 @@ def build_report(session: BuildSession, built: Sequence[BuiltEdit]) -> bytes:
     """
     again = session.rewind(built)
     first = again.current_model()
-    pictures = require_drawing(session.loaded.spec.model.family).report_pictures(session)
+    view = _view_of(session)
     sections, before = [], first
     for number, edit in enumerate(built):
+        earlier = again.after(number)
         again.edit(number)
         after = again.current_model()
-        matched = pictures.find_matches(number, before, after)
-        unseen = pictures.compare(before, after)
-        traces = pictures.find_traces(number, before, after)
-        sections.append(_describe_edit(session, edit, before, matched, unseen, traces))
+        shown = view.describe(earlier, number, before, after)
+        sections.append(_describe_edit(session, edit, before, shown))
         before = after
-    whole = pictures.compare(first, before) if len(built) > 1 else None
+    whole = view.compare(first, before) if len(built) > 1 else {}
     content = {
         "version": __version__,
         "name": session.loaded.path.name,
-        "facts": pictures.facts | _list_facts(session, built),
+        "facts": view.facts | _list_facts(session, built),
         "edits": sections,
         "plan": list(zip(session.steps, sections, strict=True)),
         "removed": removed_edits(session.loaded, session.lock),
         "conflicts": make_plan(session.rewind(built)).conflicts,
-        "whole": whole,
+        "whole": whole.get("whole"),
+        "completions": whole.get("completions"),
         "chart": FRAME,
         "base": session.base,
         "result": built[-1].patch.metadata["result"],
@@ -141,13 +147,77 @@ def _list_facts(session: BuildSession, built: Sequence[BuiltEdit]) -> dict[str, 
     }
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What a report shows of an edit besides its numbers; None where its modality has none."""
+
+    matched: Pictures | None = None
+    unseen: Pictures | None = None
+    traces: TracePictures | None = None
+    texts: TextSection | None = None
+
+
+@dataclass(frozen=True)
+class _PictureView:
+    """The pictures of a report."""
+
+    pictures: Any
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The facts of the model and of its pictures by their labels."""
+        found: dict[str, str] = self.pictures.facts
+        return found
+
+    def describe(self, earlier: BuildSession, number: int, before: Model, after: Model) -> _Shown:
+        """Draw what edit `number` changes; `earlier` is the session before it."""
+        del earlier
+        return _Shown(
+            self.pictures.find_matches(number, before, after),
+            self.pictures.compare(before, after),
+            self.pictures.find_traces(number, before, after),
+        )
+
+    def compare(self, before: Model, after: Model) -> dict[str, Any]:
+        """Draw images before the first edit and after the last."""
+        return {"whole": self.pictures.compare(before, after)}
+
+
+@dataclass(frozen=True)
+class _TextView:
+    """The texts of a report."""
+
+    texts: Any
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The facts of the model and of its sample by their labels."""
+        found: dict[str, str] = self.texts.facts
+        return found
+
+    def describe(self, earlier: BuildSession, number: int, before: Model, after: Model) -> _Shown:
+        """Complete prompts of edit `number`; `earlier` is the session before it."""
+        return _Shown(texts=self.texts.describe(earlier, number, before, after))
+
+    def compare(self, before: Model, after: Model) -> dict[str, Any]:
+        """Complete prompts of all edits before the first edit and after the last."""
+        return {"completions": self.texts.compare_all(before, after)}
+
+
+def _view_of(session: BuildSession) -> _PictureView | _TextView:
+    """The view of what the model of a session makes."""
+    family = session.loaded.spec.model.family
+    engine = engine_of(family)
+    if isinstance(engine, WritingModality):
+        return _TextView(engine.report_texts(session))
+    return _PictureView(require_drawing(family).report_pictures(session))
+
+
 def _describe_edit(
     session: BuildSession,
     edit: BuiltEdit,
     before: Model,
-    matched: Pictures | None,
-    unseen: Pictures,
-    traces: TracePictures | None,
+    shown: _Shown,
 ) -> EditSection:
     metadata, rule = edit.patch.metadata, edit.rule
     solver = dict(metadata["solver"])
@@ -166,9 +236,10 @@ def _describe_edit(
         worst=predicted_collateral(edit.patch),
         size=len(edit.patch.to_bytes()),
         curve=draw_losses(session.losses(rule, before)),
-        matched=matched,
-        unseen=unseen,
-        traces=traces,
+        matched=shown.matched,
+        unseen=shown.unseen,
+        traces=shown.traces,
+        texts=shown.texts,
         digests={
             "edit": metadata["edit"],
             "weights before": metadata["parent"],

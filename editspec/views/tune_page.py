@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from editspec.charts.losses import FRAME, draw_losses
 from editspec.charts.scatter import Axis, Drawing, Point, Scatter, lay_out
-from editspec.engine.tuning import Trial, Tuning
+from editspec.engine.attempts import Trial, Tuning, Wording, describe_fields, place_of
+from editspec.engine.table import Table
 from editspec.views.report import make_environment
 from editspec_compiler.schema import AnyEdit
 from editspec_runtime import __version__
 
 
+@dataclass(frozen=True)
+class Heading:
+    """What a page says of all trials.
+
+    Attributes
+    ----------
+    name
+        The name of the spec.
+    about, rule
+        What trials were judged on, and how one is picked, in words.
+    wording
+        How the modality speaks of its inputs.
+    """
+
+    name: str
+    about: str
+    rule: str
+    wording: Wording
+
+
 def draw_tuning(
-    tuning: Tuning, name: str, picked: AnyEdit, about: str, shown: Any, before: Any, rule: str
+    tuning: Tuning, picked: AnyEdit, heading: Heading, shown: Any, before: Any
 ) -> bytes:
     """Draw the page of a tuning.
 
@@ -22,14 +45,13 @@ def draw_tuning(
     ----------
     tuning
         All trials, and the one that is picked.
-    name
-        The name of the spec.
     picked
         The edit that was found.
-    about, rule
-        What trials were judged on, and how one is picked, in words.
+    heading
+        What is said of all trials.
     shown, before
-        Pictures of the picked trial, and of the given edit; None where that cannot be solved.
+        Pictures or a table of the picked trial, and of the given edit; None where that cannot be
+        solved.
 
     Returns
     -------
@@ -40,48 +62,57 @@ def draw_tuning(
     traces = [
         (each.number, each.trial.judgement.trace) for each in tuning.rounds if each.trial.judgement
     ]
+    said = [describe_fields(trial.fields) for trial in tuning.trials]
+    columns = tuple(dict.fromkeys(name for each in said for name in each))
+    held_out = tuning.held_out or (None, None)
     content = {
         "version": __version__,
-        "name": name,
+        "name": heading.name,
         "edit": picked.name,
-        "about": about,
+        "about": heading.about,
         "picked": tuning.picked.judgement,
         "given": given or {"efficacy": None, "trace": None},
-        "layer": picked.layer,
+        "held_out": {"given": held_out[0], "picked": held_out[1]},
+        "layer": ", ".join(picked.layer_names),
         "rank": picked.rank,
+        "fields": describe_fields(tuning.picked.fields),
         "preserved": len(picked.preserve or ()),
         "examples": len(picked.sides),
         "shown": shown,
         "before": before,
+        "are_tables": isinstance(shown, Table),
+        "wording": heading.wording,
         "curve": draw_losses(traces),
         "rounds": tuning.rounds,
-        "trials": _draw_trials(tuning),
-        "rows": [_row(trial, tuning.picked) for trial in tuning.trials],
-        "rule": rule,
+        "trials": _draw_trials(tuning, heading.wording),
+        "columns": columns,
+        "rows": [_row(trial, tuning.picked, columns) for trial in tuning.trials],
+        "rule": heading.rule,
         "chart": FRAME,
     }
     text = make_environment().get_template("tune.html").render(content)
     return (text.strip("\n") + "\n").encode()
 
 
-def _draw_trials(tuning: Tuning) -> Drawing | None:
+def _draw_trials(tuning: Tuning, wording: Wording) -> Drawing | None:
     """Draw all trials that could be judged; None where there are fewer than two."""
     points = []
     for trial in tuning.trials:
         if trial.judgement is not None:
-            label = str(trial.fields.get("layer", "as given"))
+            label = place_of(trial.fields) or "as given"
             series = trial.stage.partition(" ")[0]
             judged = (trial.judgement.trace, trial.judgement.efficacy)
             points.append(Point(label, *judged, series, picked=trial is tuning.picked))
     if len(points) < 2:
         return None
-    trace = Axis("trace: share of images that visibly change elsewhere", share=True)
+    trace = Axis(f"trace: {wording.trace}", share=True)
     title = "Trials: the layer of each, by what it was tried for"
     return lay_out(Scatter(title, trace, Axis("efficacy", share=True), points))
 
 
-def _row(trial: Trial, picked: Trial) -> dict[str, Any]:
+def _row(trial: Trial, picked: Trial, columns: Sequence[str]) -> dict[str, Any]:
     """One trial as the table shows it."""
+    said = describe_fields(trial.fields)
     solver = dict(trial.fields.get("solver", {}))
     method = solver.pop("method", "as given")
     settings = ", ".join(f"{name} {json.dumps(value)}" for name, value in solver.items())
@@ -89,8 +120,7 @@ def _row(trial: Trial, picked: Trial) -> dict[str, Any]:
     return {
         "stage": trial.stage,
         "picked": trial is picked,
-        "layer": trial.fields.get("layer", "as given"),
-        "rank": trial.fields.get("rank", "as given"),
+        "cells": [said.get(name, "as given") for name in columns],
         "directions": trial.fields.get("directions") or "–",
         "solver": f"{method} ({settings})" if settings else method,
         "problem": trial.problem,

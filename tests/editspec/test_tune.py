@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from editspec.engine import tuning
+from editspec.engine.attempts import MARGIN, Trial, pick
 from editspec.engine.trials import Judgement
-from editspec.engine.tuning import MARGIN, Trial, pick
 from editspec.modalities.image.likeness import find_nearest, split_in_two, spread
 from editspec.modalities.image.slots import Slot, halve_pair, halve_slots, move_box
 from editspec_compiler import load

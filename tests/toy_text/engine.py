@@ -43,6 +43,7 @@ class TextQuestion:
     """The probabilities of all letters in one text."""
 
     text: str
+    unit = "in the mean"
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from editspec.engine.model_session import ModelSession
 from editspec.engine.opened import OpenedModel
 from editspec.engine.questions import Asked
 from editspec.engine.session import BuildSession
+from editspec.engine.tuning import TuningRun
 from editspec.modalities.image.drawing import statistics_stream
 from editspec.modalities.image.measures import ImageMeasures
 from editspec.modalities.image.opened import OpenedGenerator
@@ -22,11 +23,15 @@ from editspec.modalities.image.tuner import ImageTuner
 from editspec_compiler import LoadedSpec
 from editspec_compiler.modalities.image.resolve import compile_edit
 from editspec_compiler.modalities.image.schema import image_spec
+from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.core.rule import CompiledEdit
 from editspec_runtime.modalities.image.architecture import require_images
 from editspec_runtime.modalities.image.compatibility import ImageCompatibility, compatibility_of
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.latents import LatentSample
+
+LOOKED_THROUGH = 256
+"""The images that a tuning looks through where no number is given."""
 
 
 class ImageEngine:
@@ -68,11 +73,17 @@ class ImageEngine:
     def tabulate(self, session: BuildSession, count: int) -> None:
         """Return None: images are drawn."""
 
-    def tuner(
-        self, session: BuildSession, number: int, inputs: int, layers: Sequence[str]
-    ) -> ImageTuner:
+    def start_tuning(
+        self,
+        session: BuildSession,
+        number: int,
+        inputs: int | None,
+        layers: Sequence[str],
+        progress: ProgressCallback,
+    ) -> TuningRun:
         """Look for images that are examples of an edit's rule."""
-        return ImageTuner(session, number, inputs, layers)
+        count = LOOKED_THROUGH if inputs is None else inputs
+        return TuningRun(session, number, ImageTuner(session, number, count, layers), progress)
 
     def question(self, session: BuildSession, asked: Asked) -> ImageQuestion:
         """Return the question about an image of the stream of a spec, and a place in it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from PIL import Image
 from torch import Tensor
 
 from editspec.engine.built import STATISTICS, TARGETS, BuiltEdit, time_stage
@@ -15,12 +16,17 @@ from editspec.engine.session import BuildSession
 from editspec.engine.table import Table
 from editspec.modalities.text.completions import tabulate_completions
 from editspec.modalities.text.corpus import find_sample
+from editspec.modalities.text.key_pictures import draw_keys
 from editspec.modalities.text.layers import CausalTraceResult, trace_layers
 from editspec.modalities.text.measures import TextMeasures
 from editspec.modalities.text.questions import ask_about_text
+from editspec.modalities.text.report import ReportTexts
+from editspec.modalities.text.tuner import TextTuning
 from editspec_compiler import LoadedSpec
 from editspec_compiler.modalities.text.resolve import CompileResources, compile_edit
+from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.core.rule import CompiledEdit
+from editspec_runtime.errors import UsageError
 from editspec_runtime.modalities.text.compatibility import COMPATIBILITIES, TextCompatibility
 from editspec_runtime.modalities.text.language_model import LanguageModel
 from editspec_runtime.modalities.text.samples import TextSample
@@ -40,13 +46,18 @@ class TextEngine:
 
     def compile(self, session: ModelSession, number: int, parent: str) -> CompiledEdit:
         """Compile an edit of facts to rules about keys and values."""
+        resources = self._resources(session)
+        return compile_edit(session.loaded, number, session.base, parent, resources)
+
+    def _resources(self, session: ModelSession) -> CompileResources:
+        """Return what the compiler takes from a session."""
 
         def find_moment(model: LanguageModel, layer: str) -> Tensor:
             """Find C of a layer, in a stage of its own."""
             with time_stage(session.spent, STATISTICS):
                 return session.moment(model, layer)
 
-        resources = CompileResources(
+        return CompileResources(
             lambda: session.base_model,
             find_moment,
             session.cache,
@@ -54,7 +65,6 @@ class TextEngine:
             lambda: time_stage(session.spent, TARGETS),
             session.travelling,
         )
-        return compile_edit(session.loaded, number, session.base, parent, resources)
 
     def measures(self, session: BuildSession, built: Sequence[BuiltEdit]) -> Measures:
         """Return the measures of a stack of edits of texts."""
@@ -66,6 +76,31 @@ class TextEngine:
     def tabulate(self, session: BuildSession, count: int) -> Table:
         """Tabulate the completions of prompts before and after all edits."""
         return tabulate_completions(session, count)
+
+    def start_tuning(
+        self,
+        session: BuildSession,
+        number: int,
+        inputs: int | None,
+        layers: Sequence[str],
+        progress: ProgressCallback,
+    ) -> TextTuning:
+        """Start to try layers, weights, clamps, contexts and tokens of C."""
+        if inputs is not None:
+            raise UsageError(
+                "An edit of facts is judged by its paraphrases and by what must stay, and not by "
+                "images.",
+                "Leave out --images.",
+            )
+        return TextTuning(session, number, layers, progress)
+
+    def report_texts(self, session: BuildSession) -> ReportTexts:
+        """Return the texts of a report."""
+        return ReportTexts(session, self._resources(session))
+
+    def draw_keys(self, session: BuildSession, count: int) -> Image.Image:
+        """Draw for every edit in which texts its key matches, and where."""
+        return draw_keys(session, self._resources(session), count)
 
     def question(self, session: BuildSession, asked: Asked) -> Question:
         """Return the question about a prompt, or about a check of the spec."""

@@ -37,14 +37,20 @@ def root_and_inverse(second_moment: Tensor) -> tuple[Tensor, Tensor]:
 
 def count_missing(second_moment: Tensor) -> int:
     """Count the directions of C [n, n] float64 that no key has."""
-    count = len(second_moment)
-    # Cholesky's decomposition is many times cheaper, and fails wherever a direction is missing.
-    room = _floor(second_moment.trace(), count) * torch.eye(count, dtype=torch.float64)
-    _, failed = torch.linalg.cholesky_ex(second_moment - room)
-    if not bool(failed):
+    if _occur_all(second_moment):
         return 0
     values = torch.linalg.eigvalsh(second_moment)
-    return int((values <= _floor(values[-1], count)).sum())
+    return int((values <= _floor(values[-1], len(values))).sum())
+
+
+def _occur_all(second_moment: Tensor) -> bool:
+    """Whether every direction of C [n, n] float64 occurs in some key."""
+    # Cholesky's decomposition is many times cheaper than one into eigenvectors, and fails wherever
+    # a direction is missing. The matrix may be large: it is copied once.
+    rest = second_moment.clone()
+    rest.diagonal().sub_(_floor(second_moment.trace(), len(second_moment)))
+    _, failed = torch.linalg.cholesky_ex(rest)
+    return not bool(failed)
 
 
 def _floor(largest: Tensor, count: int) -> Tensor:
@@ -122,11 +128,28 @@ def span_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: 
     Parameters, result and errors are those of `zca_directions`, but for keys that depend on others:
     they add no direction, and are no error.
     """
-    root = inverse_root(second_moment)
-    rows = weights.double()[:, None] * (keys.double() @ root)
+    whiten = _whitener(_require_finite(second_moment))
+    weighted = weights.double()[:, None] * keys.double()
+    rows = whiten(weighted.T, True).T
     independent = int(torch.linalg.matrix_rank(rows))
-    basis, _ = torch.linalg.qr(root @ _top_right(rows, min(rank, independent)).T)
-    return orient(basis, rows)
+    basis, _ = torch.linalg.qr(whiten(_top_right(rows, min(rank, independent)).T, False))
+    return orient(basis, weighted)
+
+
+def _whitener(second_moment: Tensor) -> Callable[[Tensor, bool], Tensor]:
+    """A function that multiplies columns [n, m] by R^-1, or by its transpose, where C = R R^T."""
+    if not _occur_all(second_moment):
+        root = inverse_root(second_moment)
+        return lambda columns, _: root @ columns
+    factor = torch.linalg.cholesky(second_moment)
+
+    def whiten(columns: Tensor, first: bool) -> Tensor:
+        """Multiply by the inverse of the factor of Cholesky, or by its transpose."""
+        triangle = factor if first else factor.T
+        found: Tensor = torch.linalg.solve_triangular(triangle, columns, upper=not first)
+        return found
+
+    return whiten
 
 
 def directions(

@@ -94,7 +94,13 @@ class SecondMomentEstimator:
                 "Give a sample with items that have positions.",
             )
         mean = self.sums[:-1] / weight
-        return SecondMoment(mean.triu() + mean.triu(1).T, weight)
+        # In place, tile by tile: the matrix of a large layer takes gigabytes.
+        for begin in range(0, len(mean), TILE):
+            rows = slice(begin, begin + TILE)
+            own = mean[rows, rows]
+            own.copy_(own.triu() + own.triu(1).T)
+            mean[begin + TILE :, rows] = mean[rows, begin + TILE :].T
+        return SecondMoment(mean, weight)
 
 
 def add_outer_products(total: Tensor, rows: Tensor, weights: Tensor | None = None) -> None:

@@ -36,7 +36,11 @@ from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest
 from editspec_runtime.maths.environment import environment
 from editspec_runtime.modalities.text.batches import Tokens
-from editspec_runtime.modalities.text.compatibility import COMPATIBILITIES, TextCompatibility
+from editspec_runtime.modalities.text.compatibility import (
+    COMPATIBILITIES,
+    Optimiser,
+    TextCompatibility,
+)
 from editspec_runtime.modalities.text.language_model import LanguageModel
 from editspec_runtime.modalities.text.sampling import draw_texts
 from editspec_runtime.modalities.text.targets import Request, log_probability
@@ -99,6 +103,14 @@ def compile_edit(
         },
         searches=True,
     )
+
+
+def optimiser_of(spec: TextSpec, edit: TextEdit) -> Optimiser:
+    """The search for values of an edit: what it says itself, and else what its spec does as."""
+    usual = COMPATIBILITIES[spec.compatibility]
+    several = len(edit.layer_names) > 1
+    given = edit.optimise.model_dump(exclude_none=True)
+    return replace(usual.several if several else usual.single, **given)
 
 
 @dataclass
@@ -193,6 +205,10 @@ class Resolver:
         """The targets as tokens: each by itself first, and then behind the texts of the context."""
         return [self.templates.locate(self.tokenizer, side.target) for side in self.edit.sides]
 
+    def keys_at(self, layer: str, model: LanguageModel) -> Tensor:
+        """Compute the mean key of each fact at a layer, [n, in]."""
+        return place_facts(model, layer, self.facts).mean_keys(self.templates.shares())
+
     @torch.no_grad()
     def resolve(self, index: int, model: LanguageModel) -> LayerRule:
         """Resolve the rule of one of the layers.
@@ -241,8 +257,9 @@ class Resolver:
         if len(self.facts[0]) == 1:
             return [1.0] * len(bare)
         moment = self.resources.moment(model, layer).to(bare.device)
-        ridge = RIDGE * moment.diagonal().mean() * torch.eye(len(moment)).to(moment)
-        root = torch.linalg.cholesky(moment + ridge)
+        ridged = moment.clone()
+        ridged.diagonal().add_(RIDGE * moment.diagonal().mean())
+        root = torch.linalg.cholesky(ridged)
         directions = torch.cholesky_solve(mean.double().T, root).T
         answers = (directions * bare.double()).sum(1) / (directions * mean.double()).sum(1)
         shares = [round(float(answer), 4) for answer in answers]
@@ -309,7 +326,7 @@ class Resolver:
         search = TargetSearch(
             model,
             self.edit.layer_names[-1],
-            self._optimiser(),
+            optimiser_of(self.spec, self.edit),
             self.resources.cache,
             lambda done, total: self.resources.progress(
                 f"targets of {self.edit.name}", done, total
@@ -321,12 +338,6 @@ class Resolver:
                 for index, shift in search.find(searched).items():
                     found[index] = shift.to(own)
         return torch.stack(found)
-
-    def _optimiser(self) -> Any:
-        several = len(self.edit.layer_names) > 1
-        usual = self.compatibility.several if several else self.compatibility.single
-        given = self.edit.optimise.model_dump(exclude_none=True)
-        return replace(usual, **given)
 
     def _copied(self, model: LanguageModel, target: Fact, source: object) -> Tensor:
         """The mean value of the facts that a source copies from, [out]."""
