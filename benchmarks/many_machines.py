@@ -1,8 +1,10 @@
 """A run that no machine here can hold: the engine's own scheduler, with work replaced by waiting.
 
-The command is ``python -m benchmarks.many_machines [--workers N] [--faster X]``. The workers are
-threads of one process, whose items wait for as long as such an item takes, X times shorter. So
-scheduler, connections and the order of results are real, and networks and disks are not.
+The command is ``python -m benchmarks.many_machines [--workers N]``, which takes two minutes. The
+workers are threads of one process, whose items wait for as long as such an item takes, `FASTER`
+times shorter. So scheduler, connections and the order of results are real, and networks and disks
+are not. What the scheduler costs is not shortened with the waiting: it weighs so many times as much
+as in a real run.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import dask
 import distributed
 import torch
 
@@ -23,6 +26,18 @@ SPREAD = 0.05
 
 EMPTY = 2000
 """Items without work, by which the overhead of an item is measured."""
+
+FASTER = (20, 40, 80, 160)
+"""How many times shorter the items are by which the largest number of workers is found."""
+
+ALONE = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "60s",
+}
+"""What a worker does for itself, which on a machine of its own costs the scheduler nothing."""
+
+SECONDS = 4.0
+"""How long each of these runs would take if nothing but waiting took time."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +52,20 @@ class Job:
         How many there are.
     seconds
         How long one takes, as it was measured.
+    faster
+        How many times shorter it waits.
     """
 
     name: str
     count: int
     seconds: float
+    faster: float
 
 
-JOBS = (
-    # 60 latents a second by one thread (docs/performance.md).
-    Job("blocks of C, 10 million latents, StyleGAN2-256 layer8", 1024, 10_000_000 / 1024 / 60),
-    Job("targets of 10,000 facts", 10_000, 2.0),
-)
+# 38 latents a second by one thread (docs/performance.md).
+BLOCKS = Job("blocks of C, 10 million latents", 1024, 10_000_000 / 1024 / 38, 400)
+# 16 evaluations of SmolLM2-135M, by one thread (docs/facts.md).
+TARGETS = Job("targets of 10,000 facts", 10_000, 16 * 0.73, 60)
 
 
 @dataclass(frozen=True)
@@ -76,11 +93,10 @@ def wait(seconds: float) -> float:
     return seconds
 
 
-def draw_times(job: Job, faster: float, count: int) -> list[float]:
-    """Draw the seconds of `count` items of a job, `faster` times shorter; always the same ones."""
+def draw_times(seconds: float, count: int) -> list[float]:
+    """Draw the seconds of `count` items with this mean; always the same ones."""
     draw = random.Random(1)
-    mean = job.seconds / faster
-    return [max(0.0, draw.gauss(mean, SPREAD * mean)) for _ in range(count)]
+    return [max(0.0, draw.gauss(seconds, SPREAD * seconds)) for _ in range(count)]
 
 
 def run(
@@ -102,51 +118,73 @@ def kill_worker(executor: DaskCluster) -> None:
     executor.client.sync(worker.close, executor_wait=False, nanny=False)
 
 
-def simulate(workers: int, faster: float, share: float = 1.0) -> list[str]:
-    """Simulate all jobs, of each a `share` of the items; return the lines of a table."""
-    torch.set_num_threads(1)
-    made = distributed.LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=False, dashboard_address=None
+def describe_jobs(executor: DaskCluster, share: float) -> Iterator[str]:
+    """Yield the lines of a table of the jobs, and what a death costs."""
+    yield "| job | items | an item | waiting alone | simulated | efficiency |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for job in (BLOCKS, TARGETS):
+        times = draw_times(job.seconds / job.faster, round(job.count * share))
+        outcome = run(executor, times)
+        if job is BLOCKS:
+            whole = outcome
+        yield (
+            f"| {job.name} | {len(times)} | {job.seconds:.3g} s | "
+            f"{outcome.ideal * job.faster:.0f} s | {outcome.seconds * job.faster:.0f} s | "
+            f"{outcome.efficiency:.1%} |"
+        )
+    times = draw_times(BLOCKS.seconds / BLOCKS.faster, round(BLOCKS.count * share))
+    left = run(executor, times, lambda: kill_worker(executor))
+    lost = (left.seconds - whole.seconds) * BLOCKS.faster
+    yield ""
+    yield (
+        f"A worker that dies half-way, and does not come back, costs {lost:.0f} s of "
+        f"{whole.seconds * BLOCKS.faster:.0f} s: {lost / BLOCKS.seconds:.2f} items."
     )
-    lines = [
-        "| job | items | an item | ideal | simulated | efficiency |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    with DaskCluster(distributed.Client(made), made, start=0) as executor:
-        empty = run(executor, [0.0] * max(2, round(EMPTY * share)))
-        overhead = empty.seconds / max(2, round(EMPTY * share))
-        for job in JOBS:
-            times = draw_times(job, faster, max(2, round(job.count * share)))
-            outcome = run(executor, times)
-            lines.append(
-                f"| {job.name} | {len(times)} | {job.seconds:.3g} s | "
-                f"{outcome.ideal * faster:.0f} s | {outcome.seconds * faster:.0f} s | "
-                f"{outcome.efficiency:.1%} |"
-            )
-        job = JOBS[0]
-        times = draw_times(job, faster, max(2, round(job.count * share)))
-        before = run(executor, times)
-        after = run(executor, times, lambda: kill_worker(executor))
-    lost = (after.seconds - before.seconds) * faster
-    lines += [
-        "",
-        f"- {workers} workers; an item costs {1000 * overhead:.2f} ms besides its work.",
-        f"- A worker that dies half-way costs {lost:.0f} s of {before.seconds * faster:.0f} s: "
-        f"{lost / job.seconds:.2f} items of {job.seconds:.3g} s.",
-    ]
-    for job in JOBS:
-        most = min(job.count, round(job.seconds / overhead))
-        lines.append(f"- More than {most} workers do not help with {job.name}.")
-    return lines
+
+
+def describe_limit(executor: DaskCluster, share: float) -> Iterator[str]:
+    """Yield the lines of a table of how many items the scheduler hands out.
+
+    Workers whose items are X times shorter ask for as many as X times as many workers.
+    """
+    count = max(2, round(EMPTY * share))
+    empty = run(executor, [0.0] * count)
+    yield f"An item without work takes {1000 * empty.seconds / count:.2f} ms."
+    yield ""
+    yield "| as many workers as | items a second | efficiency |"
+    yield "|--:|--:|--:|"
+    for faster in FASTER:
+        seconds = TARGETS.seconds / faster
+        times = draw_times(seconds, max(2, round(SECONDS * share * executor.workers / seconds)))
+        outcome = run(executor, times)
+        rate = len(times) / outcome.seconds
+        yield f"| {executor.workers * faster} | {rate:.0f} | {outcome.efficiency:.1%} |"
+
+
+def simulate(workers: int, share: float = 1.0) -> Iterator[str]:
+    """Simulate all jobs, of each a `share` of the items; yield the lines of the report."""
+    torch.set_num_threads(1)
+    with dask.config.set(ALONE):
+        made = distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=None,
+            memory_limit=0,
+        )
+        with DaskCluster(distributed.Client(made), made, start=0) as executor:
+            yield from describe_limit(executor, share)
+            yield ""
+            yield from describe_jobs(executor, share)
 
 
 def main() -> None:
-    """Simulate, and print a table."""
+    """Simulate, and print tables."""
     parser = argparse.ArgumentParser(description="Simulate a run on many machines.")
     parser.add_argument("--workers", type=int, default=64)
-    parser.add_argument("--faster", type=float, default=50.0)
     given = parser.parse_args()
-    print("\n".join(simulate(given.workers, given.faster)))
+    for line in simulate(given.workers):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -153,6 +153,8 @@ def complete(part: Any) -> dict[str, Any]:
         part = {"checks": part}
     if set(part) == {"model"}:
         return {**spec, **part}
+    if set(part) == {"moved"}:
+        return {**spec, "edits": [{**EDIT, "name": part["moved"]["to"]}], **part}
     if set(part) == {"checks"}:
         # Behind the others one more edit, so that there is something to be kept through.
         names = [*{check.get("edit", EDIT["name"]) for check in part["checks"]}, "later"]

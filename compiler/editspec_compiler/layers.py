@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from editspec_compiler.problems import suggest
 from editspec_compiler.schema import AnySpec
-from editspec_compiler.validation import suggest
 from editspec_runtime.core.architecture import Architecture, Layer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -207,3 +208,10 @@ def _stand_in(character: str) -> str:
     if character.isprintable():
         return character
     return " " if character == "\t" else "\N{REPLACEMENT CHARACTER}"
+
+
+def suggest(wanted: str, known: list[str]) -> str:
+    """Write a hint that names the nearest of the known words, and all of them."""
+    hint = f"known here: {', '.join(known)}"
+    close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
+    return f'did you mean "{close[0]}"? {hint}' if close else hint

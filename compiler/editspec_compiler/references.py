@@ -12,7 +12,7 @@ from typing import Any
 from editspec_compiler.abbreviations import write_out
 from editspec_compiler.document import Document, entries, find_path_problem, kind, read_document
 from editspec_compiler.layers import expand_layers, select_layers, suggest_layer
-from editspec_compiler.problems import Problem, SpecError, SpecPath, render_problem
+from editspec_compiler.problems import Problem, SpecError, SpecPath, render_problem, suggest
 from editspec_compiler.registry import (
     Surroundings,
     family_of,
@@ -22,7 +22,7 @@ from editspec_compiler.registry import (
 )
 from editspec_compiler.schema import AnySpec, Erase, ErasedUnits, Solver
 from editspec_compiler.spec_folder import DraftedFolder, Folder, project_folder
-from editspec_compiler.validation import check, fit, suggest
+from editspec_compiler.validation import check, fit
 from editspec_compiler.visit import find_files, visit
 from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Architecture, Layer

@@ -369,6 +369,18 @@ def measures_of(*checks: type[Check]) -> dict[str, type[Check]]:
     return found
 
 
+class Moved(Part):
+    """A former name of an edit."""
+
+    former: str = Field(alias="from", pattern=NAME, description="The name that the edit had.")
+    to: str = Field(pattern=NAME, description="The name that it has now.")
+
+
+def _list_one(given: Any) -> Any:
+    # A single one may stand without the dash of a list.
+    return [given] if isinstance(given, dict) else given
+
+
 def _expand_nothing(given: Any) -> Any:
     # A key without a value, as it stands there when the last entry is removed.
     return [] if given is None else given
@@ -403,6 +415,17 @@ class Spec(SpecHead, Generic[EditT, CheckT]):
     checks: list[CheckT] = Field(
         [], description="What must hold of the result; of no effect on it."
     )
+
+    moved: Annotated[
+        list[Moved], BeforeValidator(_list_one, json_schema_input_type=Moved | list[Moved])
+    ] = Field(
+        [], description="Former names of edits, so that a new name does not build an edit again."
+    )
+
+    @property
+    def former_names(self) -> dict[str, str]:
+        """Former names of edits by their present ones."""
+        return {each.to: each.former for each in self.moved}
 
     def edits_of(self, check: Check) -> list[str | None]:
         """Return the edits that a check is about; None stands for all edits together."""

@@ -5,7 +5,6 @@ Imports no torch.
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from pydantic_core import ErrorDetails
 from editspec_compiler.document import Document, entries, kind
 from editspec_compiler.method_fields import find_contradictions, find_foreign_fields
 from editspec_compiler.misfits import describe_misfit
-from editspec_compiler.problems import Problem, SpecPath
+from editspec_compiler.moved_edits import find_unfit_moves
+from editspec_compiler.problems import Problem, SpecPath, suggest
 from editspec_compiler.registry import (
     Modality,
     family_of,
@@ -72,6 +72,7 @@ def check(document: Document) -> tuple[AnySpec | None, list[Problem]]:
         find_foreign_fields,
         find_contradictions,
         _find_unfit_checks,
+        find_unfit_moves,
     ):
         found += find(document, spec)
     found += modality.problems(document, spec)
@@ -101,13 +102,6 @@ def json_schema() -> dict[str, Any]:
     one_of = [references[each, "validation"] for each in types]
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return head | {"oneOf": one_of, "$defs": schema["$defs"]}
-
-
-def suggest(wanted: str, known: list[str]) -> str:
-    """Write a hint that names the nearest of the known words, and all of them."""
-    hint = f"known here: {', '.join(known)}"
-    close = difflib.get_close_matches(wanted, known, n=1, cutoff=0.5)
-    return f'did you mean "{close[0]}"? {hint}' if close else hint
 
 
 def _find_doubled_names(document: Document, spec: AnySpec) -> Iterator[Problem]:

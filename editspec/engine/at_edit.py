@@ -6,7 +6,7 @@ from pathlib import Path
 
 from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec, Problem, SpecError, load
-from editspec_compiler.validation import suggest
+from editspec_compiler.problems import suggest
 from editspec_runtime.codes import Code
 from editspec_runtime.core.progress import ProgressCallback
 

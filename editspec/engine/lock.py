@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from editspec_compiler import LoadedSpec, SpecError
 from editspec_compiler.document import Document, kind, read_document
+from editspec_compiler.schema import AnyEdit
 from editspec_compiler.yaml_core import dump
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import FileError, LockError, reading_foreign
@@ -23,15 +24,17 @@ from editspec_runtime.io.files import write
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-NEW, CHANGED, DEPENDENT, MISSING, CURRENT = "new", "changed", "dependent", "missing", "up to date"
-"""The status of an edit before a build: an edit of any status but the last is built."""
+NEW, CHANGED, DEPENDENT, MISSING = "new", "changed", "dependent", "missing"
+"""The status of an edit that is to be built."""
+
+CURRENT, MOVED = "up to date", "moved"
+"""The status of an edit whose patch is taken: as it is, or under another name."""
 
 LONGEST = 200
 """The most characters of a value that stands in the lock as it is.
 
 A longer value, such as a mask as a data URL, is replaced by its digest.
 """
-
 
 MOST_ENTRIES = 256
 """The most entries of a list that stand in the lock one by one, as rows of a file may be many."""
@@ -95,9 +98,10 @@ class Lock(_Part):
         """The lock as its file: equal locks give equal bytes."""
         return (HEAD + dump(self.model_dump())).encode()
 
-    def edit(self, name: str) -> LockedEdit | None:
-        """The edit of this name; None where there is none."""
-        return next((edit for edit in self.edits if edit.name == name), None)
+    def edit(self, name: str, former: str | None = None) -> LockedEdit | None:
+        """The edit of this name, or else of its former one; None where there is none."""
+        by_name = {edit.name: edit for edit in self.edits}
+        return by_name.get(name) or by_name.get(former or name)
 
 
 HEAD = (
@@ -201,6 +205,7 @@ def shared_settings(loaded: LoadedSpec) -> dict[str, Any]:
         "edits": True,
         "checks": True,
         "pictures": True,
+        "moved": True,
         "model": {"weights", "digest"},
     }
     said = loaded.spec.model_dump(mode="json", exclude=left_out)
@@ -247,7 +252,7 @@ class Step:
         ``new``: the lock has no such edit. ``changed``: something that the edit is made from has
         changed. ``dependent``: an earlier edit leaves other weights than before. ``missing``:
         nothing has changed, but the patch is nowhere to be found. ``up to date``: nothing is to be
-        done.
+        done. ``moved``: nothing but the name has changed.
     because
         The reasons: the fields and files that changed and how, or the edits that this one depends
         on.
@@ -259,8 +264,8 @@ class Step:
 
     @property
     def current(self) -> bool:
-        """Whether the patch that is there is taken as it is."""
-        return self.status == CURRENT
+        """Whether the patch that is there is taken, so that nothing is solved."""
+        return self.status in (CURRENT, MOVED)
 
 
 def plan_steps(
@@ -291,9 +296,10 @@ def plan_steps(
             shared.append(f"model.weights: {lock.weights[:12]} -> {weights[:12]}")
         shared += _differences(lock.settings, shared_settings(loaded))
     found: list[Step] = []
-    parent = weights
+    names: list[str] = []  # as the lock has them
+    parent, former = weights, loaded.spec.former_names
     for number, edit in enumerate(loaded.spec.edits):
-        locked = lock.edit(edit.name) if lock is not None else None
+        locked = lock.edit(edit.name, former.get(edit.name)) if lock is not None else None
         rebuilt = [step.name for step in found if not step.current]
         if lock is None or locked is None:
             found.append(Step(edit.name, NEW))
@@ -305,14 +311,25 @@ def plan_steps(
         elif rebuilt:
             found.append(Step(edit.name, DEPENDENT, tuple(rebuilt)))
         elif locked.parent != parent:
-            before = [step.name for step in found]
-            found.append(Step(edit.name, DEPENDENT, _order_changes(lock, edit.name, before)))
+            found.append(Step(edit.name, DEPENDENT, _order_changes(lock, locked.name, names)))
         elif not available(number, locked):
             found.append(Step(edit.name, MISSING))
+        elif moved := _list_moved(edit, locked.name, found):
+            found.append(Step(edit.name, MOVED, moved))
         else:
             found.append(Step(edit.name, CURRENT))
+        names.append(locked.name)
         parent = locked.result
     return found
+
+
+def _list_moved(edit: AnyEdit, locked: str, before: Sequence[Step]) -> tuple[str, ...]:
+    """The names that differ from those in the lock, of the edit and of what it protects."""
+    if edit.name != locked:
+        return (f"{locked} -> {edit.name}",)
+    if edit.protect is None:
+        return ()
+    return tuple(line for step in before if step.status == MOVED for line in step.because)
 
 
 def input_changes(loaded: LoadedSpec, weights: str, lock: Lock) -> list[str]:
@@ -326,7 +343,7 @@ def input_changes(loaded: LoadedSpec, weights: str, lock: Lock) -> list[str]:
     for step in todo:
         if step.status == NEW:
             found.append(f"{step.name}: not in the lock")
-        elif step.status == CHANGED:
+        elif step.status in (CHANGED, MOVED):
             found += [f"{step.name}: {change}" for change in step.because]
     found += [
         f"{name}: in the lock, and no longer in the spec" for name in removed_edits(loaded, lock)
@@ -423,7 +440,7 @@ def removed_edits(loaded: LoadedSpec, lock: Lock | None) -> list[str]:
     """The edits that the lock has and the spec does not."""
     if lock is None:
         return []
-    names = {edit.name for edit in loaded.spec.edits}
+    names = {edit.name for edit in loaded.spec.edits} | set(loaded.spec.former_names.values())
     return [edit.name for edit in lock.edits if edit.name not in names]
 
 

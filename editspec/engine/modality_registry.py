@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from editspec.engine.built import BuiltEdit
+    from editspec.engine.estimates import Estimate, Overlap
     from editspec.engine.measures import Measures
     from editspec.engine.model_session import ModelSession
     from editspec.engine.opened import OpenedModel
@@ -97,6 +98,23 @@ class WritingModality(Protocol):
 
         Nothing may have been built in the session yet.
         """
+
+
+@runtime_checkable
+class EstimatingModality(Protocol):
+    """The optional power of a modality to say what a build costs before it is done."""
+
+    def known_sample(self, session: ModelSession) -> Sample | None:
+        """The inputs of the second moment; None where they have still to be made."""
+
+    def estimate(self, session: BuildSession, number: int, *, follows: bool) -> Estimate:
+        """Estimate the cost of edit `number` by measuring for about a second.
+
+        `follows` says whether an edit before it is still to be built.
+        """
+
+    def find_overlaps(self, session: BuildSession) -> list[Overlap]:
+        """Find what of a spec is nearly the same for the model, the worst first."""
 
 
 @runtime_checkable

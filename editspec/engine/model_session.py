@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from editspec.engine.built import time_stage
-from editspec.engine.modality_registry import ModalityEngine, engine_of
-from editspec.engine.opening import open_model, placing_fields
+from editspec.engine.modality_registry import EstimatingModality, ModalityEngine, engine_of
+from editspec.engine.opening import fetch_weights, open_model, placing_fields
 from editspec.engine.shared_files import SharedFiles
 from editspec_compiler import LoadedSpec, SpecError
 from editspec_compiler.layers import suggest_layer
@@ -118,6 +118,9 @@ class ModelSession:
         """
         state.pop("files").require()
         self.__dict__.update(state)
+        if not self.loaded.weights.exists():
+            # Weights that have an address lie in the cache of each machine.
+            self.loaded = replace(self.loaded, weights=fetch_weights(self.loaded))
         self.allow_code = may_run_code(self.allow_code, self.loaded.spec.model.family)
         self.device = pick_device(self.device.type)
 
@@ -225,10 +228,18 @@ class ModelSession:
         """The inputs that statistics are taken over."""
         return self.modality.sample(self, model)
 
+    def known_sample(self, model: Model) -> Sample | None:
+        """The inputs of `sample`; None where it takes long to make them."""
+        if isinstance(self.modality, EstimatingModality):
+            return self.modality.known_sample(self)
+        return self.sample(model)
+
     def find_moment(self, model: Model, layer: str) -> Tensor | None:
         """C of a layer, [in_features, in_features]; None where it is not in the cache."""
         model = self._moment_model(model)
-        sample = self.sample(model)
+        sample = self.known_sample(model)
+        if sample is None:
+            return None
         found = find_second_moment(model, layer, sample, self.compatibility, self.cache)
         return None if found is None else found.matrix
 

@@ -9,7 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from editspec.engine.collateral import predicted_collateral
-from editspec.engine.lock import removed_edits
+from editspec.engine.estimates import Estimate, Overlap
+from editspec.engine.lock import CHANGED, CURRENT, DEPENDENT, MISSING, MOVED, NEW, removed_edits
+from editspec.engine.modality_registry import EstimatingModality
 from editspec.engine.model_session import on_device
 from editspec.engine.result import DONE, TO_BUILD, CommandResult, describe_layers
 from editspec.engine.session import BuildSession
@@ -30,7 +32,7 @@ OVERLAPPING = 0.5
 UNDOING = -0.5
 """The cosine between two edits' changes, under C, down to which one is said to undo the other."""
 
-SIGNS = {"new": "+", "changed": "~", "dependent": "~", "missing": "+", "up to date": " "}
+SIGNS = {NEW: "+", CHANGED: "~", DEPENDENT: "~", MISSING: "+", CURRENT: " ", MOVED: ">"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class PlannedEdit:
         The predicted E |dW k|^2 / E |W k|^2; None where there is no patch yet.
     warnings
         What is to be said of the patch, although it is right.
+    estimate
+        The cost of the edit, as it was measured; None where it is up to date, or not measured.
     """
 
     name: str
@@ -61,12 +65,15 @@ class PlannedEdit:
     steps: int
     collateral: float | None
     warnings: tuple[str, ...] = ()
+    estimate: Estimate | None = None
 
     def to_lines(self) -> list[str]:
         """The edit as lines for people, with the reasons below it."""
         layers = describe_layers(self.layer)
         line = f"{SIGNS[self.status]} {self.name}: {self.status}, {layers}"
-        if self.status != "up to date":
+        if self.estimate is not None:
+            line += f", {self.estimate.to_text()}"
+        elif self.status not in (CURRENT, MOVED):
             samples = f"{self.samples} samples" if self.samples else "statistics cached"
             line += f", {samples}"
             if self.steps:
@@ -120,6 +127,8 @@ class Plan(CommandResult):
         The edits of the lock that the spec no longer has.
     conflicts
         The pairs of edits that change one parameter.
+    overlaps
+        What of the spec is nearly the same for the model.
     to_build
         The count of edits that a build would build.
     warnings, warning_lines
@@ -132,6 +141,7 @@ class Plan(CommandResult):
     removed: tuple[str, ...]
     conflicts: tuple[Conflict, ...]
     to_build: int
+    overlaps: tuple[Overlap, ...] = ()
     warnings: tuple[Problem, ...] = ()
     warning_lines: tuple[str, ...] = ()
     detailed_exitcode: bool = False
@@ -154,6 +164,7 @@ class Plan(CommandResult):
             lines += edit.to_lines()
         lines += [f"- {name}: no longer in the spec" for name in self.removed]
         lines += [conflict.to_line() for conflict in self.conflicts]
+        lines += [overlap.to_line() for overlap in self.overlaps]
         if self.to_build:
             lines.append(f"{self.to_build} of {len(self.edits)} edits to build")
         else:
@@ -172,12 +183,17 @@ def make_plan(session: BuildSession) -> Plan:
         conflict = _conflict(session, first, second)
         if conflict is not None:
             conflicts.append(conflict)
+    overlaps: list[Overlap] = []
+    modality = session.modality
     to_build = [step for step in session.steps if not step.current]
+    if to_build and isinstance(modality, EstimatingModality):
+        overlaps = modality.find_overlaps(session)
     return Plan(
         edits=tuple(view.planned for view in views),
         removed=tuple(removed_edits(session.loaded, session.lock)),
         conflicts=tuple(conflicts),
         to_build=len(to_build),
+        overlaps=tuple(overlaps),
         warnings=session.loaded.warnings,
         warning_lines=tuple(session.loaded.warning_lines()),
     )
@@ -212,6 +228,7 @@ def _view(session: BuildSession, number: int, blocked: list[str]) -> _View:
     directions = patch = collateral = None
     samples = steps = 0
     warnings: tuple[str, ...] = ()
+    estimate: Estimate | None = None
     if step.current:
         built = session.edit(number)
         patch, warnings = built.patch, built.warnings
@@ -221,7 +238,10 @@ def _view(session: BuildSession, number: int, blocked: list[str]) -> _View:
         parameters = patch.parameters
     else:
         steps = getattr(edit.solver, "steps", 0)
-        samples = session.sample(model).count if moment is None else 0
+        if isinstance(session.modality, EstimatingModality):
+            estimate = session.modality.estimate(session, number, follows=bool(blocked))
+        else:
+            samples = session.sample(model).count if moment is None else 0
         if OUTPUTS in method_of(edit.solver).needs:
             parameters = list(model.weights)
         elif moment is not None:
@@ -236,6 +256,7 @@ def _view(session: BuildSession, number: int, blocked: list[str]) -> _View:
         steps,
         collateral,
         warnings,
+        estimate,
     )
     return _View(number, planned, parameters, moment, directions, patch)
 

@@ -17,6 +17,7 @@ from editspec.engine.changes import factors_of, layout_of, names_of_changed, ran
 from editspec.engine.folder import BuildFolder, patch_names
 from editspec.engine.lock import (
     CURRENT,
+    MOVED,
     Lock,
     LockedEdit,
     Step,
@@ -28,15 +29,17 @@ from editspec.engine.lock import (
     shared_settings,
 )
 from editspec.engine.model_session import ModelSession, on_device
+from editspec.engine.moved import rename_built
 from editspec.engine.notes import STATED, decode_notes, encode_notes
 from editspec.engine.opening import open_checkpoint
+from editspec.engine.patch_files import number_files
 from editspec.engine.resources import Resources
 from editspec.engine.warnings import warnings_of
 from editspec_compiler import LoadedSpec, load
 from editspec_runtime.core.executor import Executor
 from editspec_runtime.core.method import OutputLoss, Problem
 from editspec_runtime.core.model import Model
-from editspec_runtime.core.progress import ProgressCallback, no_progress
+from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.core.rule import CompiledEdit, LayerRule, ResolvedEdit
 from editspec_runtime.errors import EditError, FileError
 from editspec_runtime.executors.devices import pick_device
@@ -187,20 +190,23 @@ class BuildSession(ModelSession):
         parent = self.stack[-1].metadata["result"] if self.stack else self.base
         return self.modality.compile(self, number, parent)
 
-    def _folders(self) -> list[BuildFolder]:
-        """The folders in which patches and rules may lie, the session's own first."""
-        own = [self.folder] if self.folder else []
-        return [*own, *self.others]
+    def _places(self, kind: str, number: int, locked: LockedEdit, digest: str) -> list[Path]:
+        """Where a file of an edit may lie: in a folder, under its name or a former one, or kept."""
+        names = [patch_names(self.loaded)[number]]
+        if self.lock is not None and locked in self.lock.edits:
+            former = number_files(edit.name for edit in self.lock.edits)
+            names.append(former[self.lock.edits.index(locked)])
+        folders = [*([self.folder] if self.folder else []), *self.others]
+        kept = self.cache.path(kind, digest)
+        self.cache.mark_use(kept)
+        return [*(folder.root / kind / name for folder in folders for name in names), kept]
 
     def find_patch(self, number: int, locked: LockedEdit) -> Patch | None:
         """The patch of an edit that the lock names, from the folder or the cache.
 
         None where it lies in neither.
         """
-        named = [folder.patch(number) for folder in self._folders()]
-        kept = self.cache.path("patches", locked.patch)
-        self.cache.mark_use(kept)
-        for path in (*named, kept):
+        for path in self._places("patches", number, locked, locked.patch):
             try:
                 patch = read_patch(path)
             except EditError:
@@ -210,18 +216,15 @@ class BuildSession(ModelSession):
                 return patch
         return None
 
-    def find_rule(self, number: int, sha256: str) -> ResolvedEdit | None:
-        """The rules of an edit by the SHA-256 of their file, from the folder or the cache.
+    def find_rule(self, number: int, locked: LockedEdit) -> ResolvedEdit | None:
+        """The rules of an edit that the lock names, from the folder or the cache.
 
         None where they lie in neither.
         """
-        named = [folder.rule(number) for folder in self._folders()]
-        kept = self.cache.path("rules", sha256)
-        self.cache.mark_use(kept)
-        for path in (*named, kept):
+        for path in self._places("rules", number, locked, locked.rule):
             # A rule of another version, or a damaged one, is resolved again.
             with suppress(OSError, EditError):
-                if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+                if hashlib.sha256(path.read_bytes()).hexdigest() == locked.rule:
                     return read_rule(path)
         return None
 
@@ -343,7 +346,8 @@ class BuildSession(ModelSession):
     def edit(self, number: int) -> BuiltEdit:
         """Put the patch of edit `number` on the stack.
 
-        An edit that is up to date is taken as it is; any other is solved.
+        An edit that is up to date is taken as it is, and one that moved under its new name; any
+        other is solved.
         """
         if not self.steps[number].current:
             return self.solve(number)
@@ -354,7 +358,11 @@ class BuildSession(ModelSession):
                 f"The patch of {locked.name} was removed while it was about to be used.",
                 "Build again.",
             )
-        rule = self.find_rule(number, locked.rule) or self.rule(number, self.current_model())
+        rule = self.find_rule(number, locked) or self.rule(number, self.current_model())
+        status = self.steps[number].status
+        if status == MOVED:
+            rule, patch, locked = rename_built(self.loaded, number, rule, patch, locked)
+            self._keep(locked, rule.to_bytes(), patch)
         self.stack.append(patch)
         self.resolved.append(rule)
         return BuiltEdit(
@@ -362,7 +370,7 @@ class BuildSession(ModelSession):
             patch,
             locked.loss,
             dict.fromkeys(STAGES, 0.0),
-            CURRENT,
+            status,
             locked,
             residual=locked.residual,
             warnings=self.warnings(rule, patch),
@@ -376,7 +384,8 @@ class BuildSession(ModelSession):
     def lock_entry(self, number: int) -> LockedEdit:
         """The entry of edit `number` in the lock, which must have one."""
         assert self.lock is not None
-        locked = self.lock.edit(self.loaded.spec.edits[number].name)
+        name, former = self.loaded.spec.edits[number].name, self.loaded.spec.former_names
+        locked = self.lock.edit(name, former.get(name))
         assert locked is not None
         return locked
 
@@ -425,8 +434,7 @@ class BuildSession(ModelSession):
             residual=residual_of(rule, model, result),
             environment=environment(model),
         )
-        self.cache.keep("rules", locked.rule, rule_bytes)
-        self.cache.keep("patches", locked.patch, patch.to_bytes())
+        self._keep(locked, rule_bytes, patch)
         return BuiltEdit(
             rule,
             patch,
@@ -437,6 +445,11 @@ class BuildSession(ModelSession):
             residual=locked.residual,
             warnings=self.warnings(rule, patch),
         )
+
+    def _keep(self, locked: LockedEdit, rule: bytes, patch: Patch) -> None:
+        """Keep the results of an edit in the cache, by the digests in its entry of the lock."""
+        self.cache.keep("rules", locked.rule, rule)
+        self.cache.keep("patches", locked.patch, patch.to_bytes())
 
     def moments_digest(self, rule: ResolvedEdit, model: Model) -> str:
         """The digest of C of the layers that an edit changes."""
@@ -466,35 +479,3 @@ class BuildSession(ModelSession):
             settings=shared_settings(self.loaded),
             edits=[edit.locked for edit in built],
         )
-
-
-def solve(
-    spec: Path | str | LoadedSpec,
-    *,
-    device: str = "auto",
-    progress: ProgressCallback = no_progress,
-    cache: Cache | None = None,
-    output_loss: OutputLoss | None = None,
-    executor: Executor | None = None,
-) -> list[BuiltEdit]:
-    """Compile and solve every edit of a spec, and write to nothing but the cache.
-
-    Parameters
-    ----------
-    cache
-        The cache of results. Default: the cache of `Resources`.
-    output_loss
-        The loss of methods that need outputs. Default: the mean absolute difference. The key of a
-        cached solution does not name it, so that another loss needs a cache of its own.
-    executor
-        The executor of independent items of work. Default: the executor of `Resources`.
-
-    Raises
-    ------
-    SpecError, EditError
-        As `build` does.
-    """
-    session = BuildSession.of(
-        spec, device, progress, cache=cache, output_loss=output_loss, executor=executor
-    )
-    return [session.solve(number) for number in range(len(session.loaded.spec.edits))]

@@ -39,6 +39,7 @@ class Code(StrEnum):
     WORD_UNKNOWN = "E205 word-unknown"
     NAME_UNFIT = "E206 name-unfit"
     NAME_TWICE = "E207 name-twice"
+    MOVED_UNFIT = "E208 moved-unfit"
     METHOD_UNKNOWN = "E210 method-unknown"
     METHOD_FIELD = "E211 method-field"
     METHOD_NEEDS = "E212 method-needs"

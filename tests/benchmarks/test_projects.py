@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.projects import Project
-from editspec.engine.session import solve
+from editspec.engine.solving import solve
 
 
 def test_each_build_solves_again_with_the_second_moment_of_the_first(

@@ -180,7 +180,7 @@ def test_whatever_is_put_anywhere_is_a_problem_with_a_place(data: st.DataObject)
         assert "does not fit" not in problem.message
 
 
-SHARED = {"version", "model", "precision", "compatibility", "edits", "checks"}
+SHARED = {"version", "model", "precision", "compatibility", "edits", "checks", "moved"}
 
 
 def test_the_json_schema_knows_the_same_fields() -> None:

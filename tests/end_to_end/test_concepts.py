@@ -557,6 +557,54 @@ def test_recipes_build(recipe: str) -> None:
     assert edit.residual < 1
 
 
+def make_second(folder: Path) -> Any:
+    """A tiny Stable Diffusion 2: another activation and padding, linear layers about attention."""
+    diffusers, library = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained("f32", safety_checker=None)
+    settings = pipeline.text_encoder.config.to_dict()
+    settings |= {"hidden_act": "gelu", "hidden_size": 32, "pad_token_id": 0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        encoder = library.CLIPTextModel(library.CLIPTextConfig(**settings))
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            # In the middle the picture is as wide as the text.
+            cross_attention_dim=32,
+            attention_head_dim=(2, 4),
+            norm_num_groups=8,
+            use_linear_projection=True,
+        )
+    made = diffusers.StableDiffusionPipeline(
+        pipeline.vae,
+        encoder,
+        library.CLIPTokenizer.from_pretrained("f32/tokenizer", pad_token="a"),
+        unet,
+        pipeline.scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
+    )
+    made.save_pretrained(folder)
+    return made
+
+
+def test_stable_diffusion_2_with_its_own_padding() -> None:
+    made = make_second(Path("sd2"))
+    whole = {**ERASE, "target": {"prompt": "van gogh", "tokens": "all"}}
+    (patch,) = build(spec_of(whole, folder="sd2"))
+    layers = [name for name in patch.parameters if ".attn2." in name]
+    assert len(layers) == len(patch.parameters) == 8
+    rule = read_rule(next(Path("out/rules").iterdir())).rules[0]
+    states, *_ = made.encode_prompt("van gogh", "cpu", 1, do_classifier_free_guidance=False)
+    torch.testing.assert_close(rule.key[:, 0], states[0, 1:], rtol=1e-4, atol=1e-5)
+    # Padded as Stable Diffusion 1 is, the tokens behind the words are others.
+    assert float((rule.key[-1, 0] - states[0, 3]).detach().abs().max()) > 1e-2
+
+
 def make_xl(folder: Path) -> Any:
     """A tiny Stable Diffusion XL: two encoders, of which the second pads with another token."""
     diffusers, library = pytest.importorskip("diffusers"), pytest.importorskip("transformers")

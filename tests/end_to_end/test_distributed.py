@@ -11,8 +11,9 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import distributed
@@ -24,13 +25,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import editspec
-from benchmarks.many_machines import Job, draw_times
+from benchmarks import many_machines
+from benchmarks.many_machines import draw_times, kill_worker
 from benchmarks.many_machines import run as simulate_job
 from editspec.commands import ci
 from editspec.engine import tuning
 from editspec.engine.model_session import ModelSession
 from editspec.engine.resources import use_executor
 from editspec.engine.session import BuildSession
+from editspec.engine.trials import Judgement, TrialSolver
+from editspec.modalities.text.judge import TextJudge
 from editspec_compiler import SpecError, load
 from editspec_compiler.problems import Problem
 from editspec_runtime.core.executor import Executor, InProcess
@@ -43,7 +47,7 @@ from editspec_runtime.errors import (
     UsageError,
     WorkerError,
 )
-from editspec_runtime.executors import dask_cluster, work
+from editspec_runtime.executors import dask_cluster, dask_crew, work
 from editspec_runtime.executors.dask_cluster import DaskCluster, open_cluster
 from editspec_runtime.executors.local import LocalProcesses
 from editspec_runtime.executors.registry import open_executor
@@ -62,6 +66,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+
+ATLAS = Path(__file__).parents[2] / "specs" / "atlas"
 
 LONG = 30
 """Blocks of the run that is killed."""
@@ -242,27 +248,76 @@ def test_workers_that_are_killed_lose_only_their_items(
     assert repeated <= held[kind] * len(killed)
 
 
-def test_c_is_the_same_where_a_worker_is_killed(
+def kill_at_moments(
+    cache: Path, kill: Callable[[], bool], number: int, stopped: Event
+) -> list[int]:
+    """Kill at random moments, each when so many blocks are kept; return these numbers."""
+    moments = sorted(random.Random(19).sample(range(1, LONG - 2), number))
+    done = []
+    while len(done) < number and not stopped.wait(0.002):
+        if len(blocks(cache)) >= moments[len(done)] and kill():
+            done.append(len(blocks(cache)))
+    return done
+
+
+def moment_with_deaths(executor: Executor, cache: Path, kill: Callable[[], bool]) -> Tensor:
+    """C of the long spec, while workers are killed at ten random moments."""
+    stopped = Event()
+    with ThreadPoolExecutor(1) as pool:
+        killer = pool.submit(kill_at_moments, cache, kill, 10, stopped)
+        try:
+            found = moment(executor, "long.yaml")
+        finally:
+            stopped.set()
+    assert len(killer.result()) == 10
+    return found
+
+
+def test_c_is_the_same_where_workers_are_killed(
     folder: Path, emptied: Callable[[], Path], processes: LocalProcesses
 ) -> None:
     emptied()
     wanted = moment(InProcess(), "long.yaml")
     cache = emptied()
     assert list(processes.map(fail, ["a"] * 8)) == ["a"] * 8
-    victims = [worker.process.result() for worker in processes._workers]
-    assert len(victims) == 4
+    choose = random.Random(5)
+    killed: set[int] = set()
 
-    def kill() -> None:
-        end = time.monotonic() + PATIENCE
-        while len(blocks(cache)) < 3 and time.monotonic() < end:
-            time.sleep(0.002)
-        os.kill(victims[0], signal.SIGKILL)
+    def kill() -> bool:
+        """Kill one of the processes that run; False where all of them are just started."""
+        running = [each.process for each in processes._workers if each.process.done()]
+        alive = {each.result() for each in running if not each.exception()} - killed
+        if not alive:
+            return False
+        victim = choose.choice(sorted(alive))
+        killed.add(victim)
+        os.kill(victim, signal.SIGKILL)
+        return True
 
-    thread = Thread(target=kill)
-    thread.start()
-    assert tensor_digest(moment(processes, "long.yaml")) == tensor_digest(wanted)
-    thread.join()
+    assert tensor_digest(moment_with_deaths(processes, cache, kill)) == tensor_digest(wanted)
+    assert len(killed) == 10
     processes.end()
+
+
+def test_c_is_the_same_in_a_cluster_whose_workers_die_and_join(
+    folder: Path, emptied: Callable[[], Path], threads: DaskCluster
+) -> None:
+    emptied()
+    wanted = tensor_digest(moment(InProcess(), "long.yaml"))
+    for count in (1, 2, 4):
+        threads.cluster.scale(count)
+        threads.client.wait_for_workers(count, timeout=PATIENCE)
+        cache = emptied()
+        if count < 4:
+            assert tensor_digest(moment(threads, "long.yaml")) == wanted
+
+    def kill() -> bool:
+        """End a worker with the items that it has; another one joins."""
+        kill_worker(threads)
+        threads.cluster.scale(4)
+        return True
+
+    assert tensor_digest(moment_with_deaths(threads, cache, kill)) == wanted
 
 
 def test_a_worker_that_joins_half_way_takes_part(threads: DaskCluster, tmp_path: Path) -> None:
@@ -653,13 +708,35 @@ def test_trials_of_a_tuning_are_spread(
     assert [trial["stage"] for trial in trials].count("last") == 4
 
 
-def test_the_simulation_waits_as_long_as_it_says(threads: DaskCluster) -> None:
-    times = draw_times(Job("anything", 20, 4.0), 200.0, 20)
-    assert times == draw_times(Job("anything", 20, 4.0), 200.0, 20)
+def test_trials_of_facts_travel(emptied: Callable[[], Path]) -> None:
+    emptied()
+    session = session_of(str(ATLAS / "one_fact.yaml"))
+    solver = TrialSolver(session, 0, TextJudge(session, 0))
+    fields = {"optimise": {"evaluations": 2}, "context": {"prefixes": 0}}
+    wanted = solver(fields)
+    packed = pickle.dumps(_carried(session.travelling, solver))
+    assert len(packed) < 100_000 < sum(each.numel() for each in session.checkpoint.values())
+    emptied()
+    assert pickle.loads(packed)(fields) == wanted
+    assert isinstance(wanted, Judgement)
+    more = {**fields, "optimise": {"evaluations": 12}}
+    assert pickle.loads(packed)(more) != wanted
+
+
+def test_the_simulation_waits_as_long_as_it_says(
+    threads: DaskCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = draw_times(0.02, 20)
+    assert times == draw_times(0.02, 20)
     assert abs(sum(times) / len(times) - 0.02) < 0.002
     outcome = simulate_job(threads, times)
     assert outcome.ideal == pytest.approx(sum(times))
     assert outcome.ideal <= outcome.seconds < PATIENCE
+    # Half a second of each job, of which two workers do half each.
+    monkeypatch.setattr(many_machines, "FASTER", (20,))
+    report = list(many_machines.simulate(2, 0.002))
+    assert [line for line in report if line.startswith("| 40 |")]
+    assert [line for line in report if line.startswith("| targets of 10,000 facts | 20 | 11.7 s |")]
 
 
 def test_bad_clusters_are_named_within_seconds(tmp_path: Path) -> None:
@@ -696,11 +773,40 @@ def test_bad_clusters_are_named_within_seconds(tmp_path: Path) -> None:
 def test_workers_without_memory_or_gpu_are_named(
     threads: DaskCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(WorkerError, match=r"1000000\.00 GB.* the largest of 1 may take"):
+    begun = time.monotonic()
+    # What an item needs, and a worker before it, is 80 % of a worker's memory at the most.
+    with pytest.raises(WorkerError, match=r"1250000\.50 GB.* the largest of 1 may take"):
         list(threads.map(fail, ["well", "well"], memory=10**15))
-    monkeypatch.setattr(dask_cluster, "pack_job", lambda function, device: b"")
+    assert time.monotonic() - begun < PATIENCE / 4
+    monkeypatch.setattr(dask_crew, "pack_job", lambda function, device: b"")
     with pytest.raises(WorkerError, match="says that it has a GPU"):
         list(threads.map(fail, ["well", "well"], torch.device("cuda")))
+
+
+def test_workers_that_have_paused_are_named(
+    threads: DaskCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    results = threads.map(Noted(tmp_path / "log", 0.05), range(1000))
+    assert next(results) == 0
+
+    def pause(dask_worker: distributed.Worker) -> None:
+        """Pause a worker, for good: it would go on when it looks at its memory next."""
+        dask_worker.memory_manager.memory_pause_fraction = False
+        dask_worker.status = distributed.Status.paused
+
+    threads.client.run(pause)
+    with pytest.raises(WorkerError, match="All workers have paused for 2 seconds"):
+        list(results)
+
+
+@pytest.mark.parametrize(("gpus", "own"), [([], None), (["3", "5"], "5"), (["3"], "")])
+def test_a_worker_of_this_machine_has_one_gpu_or_none(
+    gpus: list[str], own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_cluster, "visible_gpus", lambda: gpus)
+    settings = dask_cluster.own_device(1)
+    assert settings["env"].get("CUDA_VISIBLE_DEVICES") == own
+    assert settings.get("resources") == (None if own is None else {"GPU": len(own)})
 
 
 def test_a_scheduler_without_workers_or_that_dies_is_named(

@@ -95,6 +95,32 @@ def test_self_attention_of_the_width_of_the_text_is_none(folder: Path) -> None:
         read_architecture("diffusion", tensors_of(shapes), folder)
 
 
+@pytest.mark.parametrize(
+    ("width", "channels", "count"),
+    [(768, (320, 640, 1280), 32), (1024, (320, 640, 1280), 32), (2048, (640, 1280), 140)],
+    ids=["1.x", "2.x", "xl"],
+)
+def test_layers_of_the_shapes_of_stable_diffusion(
+    width: int, channels: tuple[int, ...], count: int
+) -> None:
+    """Their names and shapes alone; blocks, attentions and depth as the models have them."""
+    blocks = {"mid_block": (channels[-1], 1, 10 if width == 2048 else 1)}
+    for number, size in enumerate(channels):
+        depth = (2, 10)[number] if width == 2048 else 1
+        blocks[f"down_blocks.{number + (width == 2048)}"] = (size, 2, depth)
+        blocks[f"up_blocks.{len(channels) - number - (width == 2048)}"] = (size, 3, depth)
+    shapes = {"text_encoder/embeddings.token_embedding.weight": (9, width)}
+    for block, (size, attentions, depth) in blocks.items():
+        for attention_number in range(attentions):
+            for number in range(depth):
+                stem = f"{block}.attentions.{attention_number}.transformer_blocks.{number}"
+                shapes |= attention(f"{stem}.attn1", size, size)
+                shapes |= attention(f"{stem}.attn2", size, width)
+    layers = read_architecture("diffusion", tensors_of(shapes)).layers
+    assert len(layers) == count
+    assert {layer.in_features for layer in layers.values()} == {width}
+
+
 def test_an_attention_of_an_adapter_is_left_alone(folder: Path) -> None:
     shapes = EMBEDDING | attention("a.attn2", 8, 24)
     shapes |= {"unet/a.attn2.processor.to_k_ip.weight": (8, 24)}
@@ -109,11 +135,38 @@ def test_half_of_an_attention_is_refused(folder: Path) -> None:
         read_architecture("diffusion", tensors_of(shapes), folder)
 
 
-def make_flux(folder: Path) -> str:
-    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer"]}
-    index |= {"text_encoder": ["transformers", "CLIPTextModel"], "unet": [None, None]}
+def make_other_pipeline(folder: Path, kind: str, *parts: str) -> None:
+    """Write the index of a pipeline whose parts are others than those of Stable Diffusion 1."""
+    encoders = ("text_encoder", "text_encoder_2", "text_encoder_3", "unet")
+    index: dict[str, Any] = {"_class_name": kind} | {key: [None, None] for key in encoders}
+    index |= {part: ["diffusers", "Some"] for part in (*parts, "tokenizer", "scheduler", "vae")}
     (folder / "model_index.json").write_text(json.dumps(index))
-    return "FluxPipeline: what draws is a transformer"
+
+
+def make_flux(folder: Path) -> str:
+    make_other_pipeline(folder, "FluxPipeline", "text_encoder", "text_encoder_2", "transformer")
+    return "FluxPipeline: what draws is a transformer (transformer)"
+
+
+def make_third(folder: Path) -> str:
+    encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    make_other_pipeline(folder, "StableDiffusion3Pipeline", *encoders, "transformer")
+    return "StableDiffusion3Pipeline: what draws is a transformer (transformer)"
+
+
+def make_pixart(folder: Path) -> str:
+    make_other_pipeline(folder, "PixArtSigmaPipeline", "text_encoder", "transformer")
+    return "PixArtSigmaPipeline: what draws is a transformer (transformer)"
+
+
+def make_cascade(folder: Path) -> str:
+    make_other_pipeline(folder, "StableCascadeDecoderPipeline", "text_encoder", "decoder", "vqgan")
+    return "StableCascadeDecoderPipeline: what draws is no U-Net (decoder)"
+
+
+def make_without_text(folder: Path) -> str:
+    make_other_pipeline(folder, "DDPMPipeline", "unet")
+    return "names no text encoder"
 
 
 def make_xl_without_its_second(folder: Path) -> str:
@@ -160,6 +213,10 @@ def remove_unet(folder: Path) -> str:
     "spoil",
     [
         make_flux,
+        make_third,
+        make_pixart,
+        make_cascade,
+        make_without_text,
         make_xl_without_its_second,
         make_projected,
         make_fused,

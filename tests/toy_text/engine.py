@@ -12,7 +12,7 @@ from editspec.engine.checks import Value
 from editspec.engine.measures import Measures
 from editspec.engine.model_session import ModelSession
 from editspec.engine.opened import OpenedModel
-from editspec.engine.questions import Asked, ModelOf
+from editspec.engine.questions import AT_MOST, Asked, Bound, ModelOf
 from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec
 from editspec_compiler.digests import edit_digest
@@ -45,6 +45,9 @@ class TextQuestion:
     text: str
     unit = "in the mean"
 
+    unit = "in the mean"
+    first = 0
+
     @property
     def name(self) -> str:
         """The text."""
@@ -61,10 +64,11 @@ class TextQuestion:
     def draw(self, model_of: ModelOf, names: Sequence[str], found: Attribution) -> None:
         """Texts are not shown."""
 
-    def require_measure(self, measure: str) -> None:
+    def bound_of(self, measure: str) -> Bound:
         """Texts have one measure."""
         if measure != "collateral":
             raise UsageError(f"A text has no {measure}.", "Give --measure collateral.")
+        return Bound(AT_MOST)
 
     def measure(self, session: BuildSession, measure: str, count: int) -> float:
         """The mean change of a probability."""

@@ -21,7 +21,7 @@ from editspec.modalities.image.record_files import (
 )
 from editspec_compiler import Problem, SpecError
 from editspec_compiler.modalities.image.records import Intervention, Record, Region, read_record
-from editspec_compiler.validation import suggest
+from editspec_compiler.problems import suggest
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import EditError, WrongPath
 from editspec_runtime.families.open import read_weights

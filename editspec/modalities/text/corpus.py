@@ -53,6 +53,15 @@ def find_sample(session: ModelSession) -> TextSample:
     return taken
 
 
+def find_known_sample(session: ModelSession) -> TextSample | None:
+    """Find the texts of `find_sample`; None where the model has still to make them."""
+    statistics = text_spec(session.loaded.spec).statistics
+    if statistics.corpus != GENERATED:
+        return find_sample(session)
+    tensors = session.cache.find("texts", _key_of_texts(session, statistics))
+    return None if tensors is None else _texts_of(tensors)
+
+
 def read_lines(path: Path) -> list[str]:
     """Read a file of texts, one to a line.
 
@@ -83,24 +92,38 @@ def _read_corpus(
 
 def _generate(session: ModelSession, statistics: Statistics) -> TextSample:
     """Draw texts from the unedited model, or take them from the cache."""
-    base = session.base_model
-    model: LanguageModel = base  # type: ignore[assignment]
+    model: LanguageModel = session.base_model  # type: ignore[assignment]
     head = tokenizer_of(session.loaded).head
-    length = min(LENGTH, model.context)
-    count = -(-statistics.tokens // length)
-    key = {
-        "model": dict(model.fingerprint()),
-        "weights": model.weights.digest(),  # type: ignore[attr-defined]
-        "environment": environment(model),
-        "head": list(head),
-        "shape": [count, length],
-        "seed": statistics.seed,
-    }
+    count, length = _shape_of_texts(model, statistics)
 
     def draw() -> dict[str, Tensor]:
         session.progress("texts of the model", 0, count)
         texts = draw_texts(model, [head] * count, length, statistics.seed)
         return {"tokens": torch.tensor(texts)}
 
-    tensors, _ = session.cache.tensors("texts", digest(key), draw)
+    tensors, _ = session.cache.tensors("texts", _key_of_texts(session, statistics), draw)
+    return _texts_of(tensors)
+
+
+def _shape_of_texts(model: LanguageModel, statistics: Statistics) -> tuple[int, int]:
+    """The number and the length of the texts that the model makes."""
+    length = min(LENGTH, model.context)
+    return -(-statistics.tokens // length), length
+
+
+def _key_of_texts(session: ModelSession, statistics: Statistics) -> str:
+    """The name of the texts of the unedited model in the cache."""
+    model: LanguageModel = session.base_model  # type: ignore[assignment]
+    key = {
+        "model": dict(model.fingerprint()),
+        "weights": model.weights.digest(),  # type: ignore[attr-defined]
+        "environment": environment(model),
+        "head": list(tokenizer_of(session.loaded).head),
+        "shape": list(_shape_of_texts(model, statistics)),
+        "seed": statistics.seed,
+    }
+    return digest(key)
+
+
+def _texts_of(tensors: dict[str, Tensor]) -> TextSample:
     return TextSample(tuple(tuple(row) for row in tensors["tokens"].tolist()))

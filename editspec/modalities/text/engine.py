@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from editspec.engine.built import STATISTICS, TARGETS, BuiltEdit, time_stage
+from editspec.engine.estimates import Estimate, Overlap
 from editspec.engine.measures import Measures
 from editspec.engine.model_session import ModelSession
 from editspec.engine.opened import OpenedModel
@@ -15,7 +16,8 @@ from editspec.engine.questions import Asked, Question
 from editspec.engine.session import BuildSession
 from editspec.engine.table import Table
 from editspec.modalities.text.completions import tabulate_completions
-from editspec.modalities.text.corpus import find_sample
+from editspec.modalities.text.corpus import find_known_sample, find_sample
+from editspec.modalities.text.estimate import estimate_edit, find_overlaps
 from editspec.modalities.text.key_pictures import draw_keys
 from editspec.modalities.text.layers import CausalTraceResult, trace_layers
 from editspec.modalities.text.measures import TextMeasures
@@ -76,6 +78,18 @@ class TextEngine:
     def tabulate(self, session: BuildSession, count: int) -> Table:
         """Tabulate the completions of prompts before and after all edits."""
         return tabulate_completions(session, count)
+
+    def known_sample(self, session: ModelSession) -> TextSample | None:
+        """Return the texts that ``statistics`` names; None where the model has to make them."""
+        return find_known_sample(session)
+
+    def estimate(self, session: BuildSession, number: int, *, follows: bool) -> Estimate:
+        """Estimate the cost of edit `number`; `follows`: after one that is still to be built."""
+        return estimate_edit(session, number, self._resources(session), follows=follows)
+
+    def find_overlaps(self, session: BuildSession) -> list[Overlap]:
+        """Find facts whose keys are nearly parallel."""
+        return find_overlaps(session)
 
     def start_tuning(
         self,

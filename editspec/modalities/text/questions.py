@@ -25,8 +25,8 @@ from editspec.modalities.text.corpus import tokenizer_of
 from editspec.modalities.text.measures import BETWEEN, TextMeasures
 from editspec_compiler.modalities.text.schema import BLANK, Perplexity, Specificity, text_spec
 from editspec_compiler.modalities.text.tokens import Located, Tokenizer
+from editspec_compiler.problems import suggest
 from editspec_compiler.schema import Check
-from editspec_compiler.validation import suggest
 from editspec_runtime.core.model import Model
 from editspec_runtime.errors import UsageError
 from editspec_runtime.maths.shapley import Attribution

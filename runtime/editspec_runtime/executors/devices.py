@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,14 @@ def pick_device(name: str) -> torch.device:
             f"{name} is not a device that editspec computes on.", "Give auto, cpu, cuda or cuda:N."
         )
     return device
+
+
+def visible_gpus() -> list[str]:
+    """Return the names of the GPUs that this process sees."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named:
+        return named.split(",")
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 @dataclass

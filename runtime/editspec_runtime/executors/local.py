@@ -24,6 +24,7 @@ import torch
 
 from editspec_runtime.core.executor import InProcess
 from editspec_runtime.errors import WorkerError
+from editspec_runtime.executors.devices import visible_gpus
 from editspec_runtime.executors.work import MOST_DEATHS, begin_here, compute_item, pack_job, spread
 from editspec_runtime.io.foreign_code import ALLOW_CODE
 from editspec_runtime.maths.parallel import count_threads
@@ -132,7 +133,7 @@ class LocalProcesses:
             # The workers are the command's own, and have its permission.
             variables = {**os.environ, ALLOW_CODE: "1"}
             if device.type == "cuda":
-                variables["CUDA_VISIBLE_DEVICES"] = _visible_gpus()[number]
+                variables["CUDA_VISIBLE_DEVICES"] = visible_gpus()[number]
             self._workers.append(_Worker(variables))
 
 
@@ -257,14 +258,6 @@ def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__])
     return context
-
-
-def _visible_gpus() -> list[str]:
-    """The names of the GPUs that this process sees."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named:
-        return named.split(",")
-    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _begin_process(variables: Mapping[str, str]) -> None:

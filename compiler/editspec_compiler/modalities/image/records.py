@@ -17,8 +17,7 @@ from typing import Any
 from editspec_compiler.document import Document, kind, read_document
 from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_compiler.modalities.image.masks import mask_image
-from editspec_compiler.problems import Problem, SpecError, SpecPath
-from editspec_compiler.validation import suggest
+from editspec_compiler.problems import Problem, SpecError, SpecPath, suggest
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import reading_foreign
 from editspec_runtime.modalities.image.compatibility import LEGACY_LENGTH

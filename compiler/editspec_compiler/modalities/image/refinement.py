@@ -11,8 +11,8 @@ from editspec_compiler.modalities.image.paste import composite_image, make_wante
 from editspec_compiler.modalities.image.places import Resolver
 from editspec_compiler.modalities.image.preserved import preserved_scenes
 from editspec_compiler.modalities.image.sources import Sides
+from editspec_compiler.problems import suggest
 from editspec_compiler.schema import Refine
-from editspec_compiler.validation import suggest
 from editspec_runtime.codes import Code
 from editspec_runtime.core.rule import Refinement
 

@@ -307,11 +307,23 @@ class Resolver:
         """The shift of the last layer's value that each fact asks for, [n, out]."""
         own = placed.mean_values(self.templates.shares())
         found = list(own.new_zeros(own.shape))
-        searched: dict[int, Request] = {}
+        searched = self.requests(model)
+        for index, side in enumerate(self.edit.sides):
+            if index not in searched:
+                found[index] = self._copied(model, side.target, side.source) - own[index]
+        if searched:
+            with self.resources.time_targets(), torch.enable_grad():
+                for index, shift in self.search(model).find(searched).items():
+                    found[index] = shift.to(own)
+        return torch.stack(found)
+
+    def requests(self, model: LanguageModel) -> dict[int, Request]:
+        """The values that are searched for, by the numbers of their facts."""
+        found: dict[int, Request] = {}
         for index, side in enumerate(self.edit.sides):
             source = side.source
             if isinstance(source, Wanted):
-                searched[index] = self._request(index, source.text)
+                found[index] = self._request(index, source.text)
             elif isinstance(source, Forget):
                 others = [self._bare(side.target, name) for name in source.erase.subjects]
                 text = source.erase.text
@@ -320,10 +332,12 @@ class Resolver:
                     for each in others
                 ]
                 request = self._request(index, text)
-                searched[index] = replace(request, baseline=sum(logs) / len(logs))
-            else:
-                found[index] = self._copied(model, side.target, source) - own[index]
-        search = TargetSearch(
+                found[index] = replace(request, baseline=sum(logs) / len(logs))
+        return found
+
+    def search(self, model: LanguageModel) -> TargetSearch:
+        """The search for values on a model."""
+        return TargetSearch(
             model,
             self.edit.layer_names[-1],
             optimiser_of(self.spec, self.edit),
@@ -333,11 +347,6 @@ class Resolver:
             ),
             self.resources.executor,
         )
-        if searched:
-            with self.resources.time_targets(), torch.enable_grad():
-                for index, shift in search.find(searched).items():
-                    found[index] = shift.to(own)
-        return torch.stack(found)
 
     def _copied(self, model: LanguageModel, target: Fact, source: object) -> Tensor:
         """The mean value of the facts that a source copies from, [out]."""

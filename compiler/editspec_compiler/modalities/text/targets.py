@@ -46,10 +46,7 @@ class TargetSearch:
 
     def find(self, requests: Mapping[int, Request]) -> dict[int, Tensor]:
         """Find the shift of each request, [out]."""
-        keys = {
-            index: digest(self._shared | {"request": asdict(request)})
-            for index, request in requests.items()
-        }
+        keys = self._keys(requests)
         # Facts that ask for the same have the same shift.
         by_key = {keys[index]: request for index, request in requests.items()}
         asked = {
@@ -69,6 +66,19 @@ class TargetSearch:
             shifts[key] = tensors["shift"]
             self._report(asked[key], self.optimiser.evaluations)
         return {index: shifts[key] for index, key in keys.items()}
+
+    def count_missing(self, requests: Mapping[int, Request]) -> tuple[int, int]:
+        """Count the searches for requests: all, and those whose shift is not in the cache."""
+        keys = set(self._keys(requests).values())
+        missing = [key for key in keys if not self.cache.path("targets", key).exists()]
+        return len(keys), len(missing)
+
+    def _keys(self, requests: Mapping[int, Request]) -> dict[int, str]:
+        """The name in the cache of each request."""
+        return {
+            index: digest(self._shared | {"request": asdict(request)})
+            for index, request in requests.items()
+        }
 
     def __call__(self, asked: _Asked) -> dict[str, Tensor]:
         """Search the shift of a request: ``shift`` and ``losses``, on the CPU."""

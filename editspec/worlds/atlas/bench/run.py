@@ -18,7 +18,7 @@ from torch import Tensor
 
 from editspec.engine.built import BuiltEdit
 from editspec.engine.intervals import Estimates, Ratio, start_bootstrap
-from editspec.engine.session import solve
+from editspec.engine.solving import solve
 from editspec.modalities.image.pictures import png_bytes
 from editspec.worlds.atlas import WORLD
 from editspec.worlds.atlas.bench.answers import (

@@ -21,7 +21,7 @@ from editspec.charts.scatter import Axis, Point, Scatter
 from editspec.engine.built import BuiltEdit
 from editspec.engine.intervals import Estimates, Ratio, start_bootstrap
 from editspec.engine.resources import Resources
-from editspec.engine.session import solve as solve_
+from editspec.engine.solving import solve as solve_
 from editspec.modalities.image.artefacts import THRESHOLDS
 from editspec.modalities.image.pictures import png_bytes
 from editspec.worlds.skyline import WORLD, WORLDS

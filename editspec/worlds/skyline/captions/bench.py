@@ -19,7 +19,7 @@ from torch import Tensor
 from editspec.engine.built import BuiltEdit
 from editspec.engine.changes import rank_of
 from editspec.engine.result import CommandResult
-from editspec.engine.session import solve
+from editspec.engine.solving import solve
 from editspec.modalities.image.pictures import png_bytes
 from editspec.worlds.skyline.captions import JUDGE, PIPELINE
 from editspec.worlds.skyline.captions.drawing import draw_pictures

@@ -23,7 +23,7 @@ FILE = "config.json"
 
 SUPPORTED = "Stable Diffusion 1.x, 2.x and XL, and what was trained from them"
 
-BESIDE = ("tokenizer", "scheduler", "text_encoder")
+BESIDE = ("tokenizer", "scheduler", "text_encoder", "vae", "vqgan", "image_", "feature_", "safety_")
 """The beginnings of the names of parts that draw nothing."""
 
 CLIP = ("clip_text_model",)
@@ -102,10 +102,15 @@ def read_config(path: Path) -> PipelineConfig:
     if EDITED not in parts:
         drawing = [name for name in parts if name not in ENCODERS and not name.startswith(BESIDE)]
         others = ", ".join(drawing) or "no model"
-        what = "a transformer" if "transformer" in parts else "no U-Net"
+        what = f"no U-Net ({others}). "
+        if "transformer" in parts:
+            what = (
+                f"a transformer ({others}), which changes the text before and while its attention "
+                "reads it. "
+            )
         raise WeightsError(
-            f"{path} is a {kind}: what draws is {what} ({others}), whose attention has no separate "
-            "matrices for the keys and values of the text.",
+            f"{path} is a {kind}: what draws is {what}"
+            "The keys of an edit are what the text encoder gives.",
             f"A U-Net with cross-attention can be edited: {SUPPORTED}.",
         )
     unet = _read_json(path / EDITED / FILE)
