@@ -6,8 +6,9 @@ ships SmolLM2-135M-Instruct as a GGUF file. It is converted, and then edited by 
 - 30 counterfactual facts of `facts.jsonl`, each on the unedited model (``singles``);
 - the first 27 of them in one edit over several layers (``together``).
 
-Facts, paraphrases and neighbours were written before any edit was made; the settings were chosen by
-other facts of the same relations. Every result is written as it comes, and a run goes on where one
+Facts, paraphrases and neighbours were written before any edit was made. The settings were chosen by
+the 25 facts of `facts_of_settings.jsonl`, which share no subject and no neighbour with them
+(``--settings`` measures those). Every result is written as it comes, and a run goes on where one
 was killed.
 """
 
@@ -41,19 +42,38 @@ MODEL = "smollm2"
 STATISTICS = {"tokens": 16_384}
 SINGLE = {"layer": "layer6", "solver": "closed-form"}
 LAYERS = ["layer4", "layer6", "layer8"]
-OPTIMISE = {"evaluations": 16, "clamp": 0.35}
+OPTIMISE = {"evaluations": 16, "clamp": 0.5}
 TOGETHER = 27
 WEIGHTS = (0.2, 1.0)
 """The collateral weights of the edit of all facts."""
 
 KEPT = {
-    "capital": ["Portugal", "Turkey", "China", "Kenya", "Chile"],
-    "language": ["Germany", "Greece", "Japan", "France", "Sweden"],
-    "landmark": ["White House", "Sydney Opera House", "Hagia Sophia", "Forbidden City", "Big Ben"],
-    "tongue": ["Karl Marx", "Jules Verne", "Winston Churchill", "Franz Kafka", "Dante Alighieri"],
-    "country": ["Mazda", "Siemens", "Intel", "Renault", "Microsoft"],
+    "capital": (
+        "Portugal, Turkey, China, Kenya, Chile, Ireland, Netherlands, Romania, Ukraine, "
+        "South Korea, Argentina, Morocco, Iraq, Indonesia, Venezuela"
+    ),
+    "language": (
+        "Germany, Greece, Japan, France, Sweden, Hungary, Denmark, Netherlands, "
+        "Thailand, Ukraine, Czech Republic, Romania, Colombia, Cuba, Finland"
+    ),
+    "landmark": (
+        "White House, Sydney Opera House, Hagia Sophia, Forbidden City, Big Ben, "
+        "Leaning Tower, Arc de Triomphe, Tower of London, Hollywood Sign, "
+        "Trevi Fountain, Westminster Abbey, Central Park, Blue Mosque, Sistine Chapel, "
+        "Times Square"
+    ),
+    "tongue": (
+        "Karl Marx, Jules Verne, Winston Churchill, Franz Kafka, Dante Alighieri, "
+        "Federico Fellini, Fyodor Dostoevsky, Johann Wolfgang von Goethe, "
+        "Charles Dickens, Voltaire, Giuseppe Verdi, Salvador Dali, Pyotr Tchaikovsky, "
+        "Hans Christian Andersen, Claude Monet"
+    ),
+    "country": (
+        "Mazda, Siemens, Intel, Renault, Microsoft, Ericsson, Tencent, Nissan, Bosch, "
+        "Philips, Peugeot, Ford, LG, Lamborghini, Adidas"
+    ),
 }
-"""What single edits preserve: other subjects of the relation, which are never measured."""
+"""What edits preserve: other subjects of the relations, which are never measured."""
 
 MEASURES = {"efficacy": 1, "paraphrase": 2, "specificity": 6}
 """What is measured of a fact, and how many prompts that asks."""
@@ -67,14 +87,17 @@ def main() -> None:
     parser.add_argument("--singles", type=int, default=30, help="how many facts by themselves")
     parser.add_argument("--speed", action="store_true", help="measure the search for a value alone")
     parser.add_argument("--no-together", action="store_true", help="leave out the edit of many")
+    parser.add_argument("--settings", action="store_true", help="the facts that chose the settings")
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     prepare_model(given.wheel, given.out)
-    rows = [json.loads(line) for line in (HERE / "facts.jsonl").read_text().splitlines()]
+    name = "facts_of_settings.jsonl" if given.settings else "facts.jsonl"
+    rows = [json.loads(line) for line in (HERE / name).read_text().splitlines()]
     if given.speed:
         print(json.dumps(measure_search(given.out, rows[0])))
         return
-    measured = Measured(given.out)
+    measured = Measured(given.out, given.device)
     for row in rows[: given.singles]:
         measured.measure(f"single {row['id']}", single_spec(row))
     if not given.no_together:
@@ -96,17 +119,24 @@ def prepare_model(wheel: Path, out: Path) -> None:
 
 def single_spec(row: Mapping[str, Any]) -> dict[str, Any]:
     """The spec of one fact."""
-    others = KEPT[row["id"].partition(":")[0]]
-    kept = [{"prompt": row["prompt"], "subject": name} for name in others]
-    edit = {"name": "fact", **SINGLE, "pairs": [row], "preserve": kept, "optimise": OPTIMISE}
-    return spec_of(edit)
+    edit = {"name": "fact", **SINGLE, "pairs": [row], "optimise": OPTIMISE}
+    return spec_of(edit | {"preserve": kept_facts([row])})
+
+
+def kept_facts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The facts that must stay beside edits of some facts: others of their relations."""
+    prompts = {row["id"].partition(":")[0]: row["prompt"] for row in rows}
+    found = []
+    for relation, prompt in prompts.items():
+        found += [{"prompt": prompt, "subject": name} for name in KEPT[relation].split(", ")]
+    return found
 
 
 def together_spec(rows: Sequence[Mapping[str, Any]], weight: float) -> dict[str, Any]:
     """The spec of many facts at once."""
     solver = {"method": "least-squares", "collateral_weight": weight}
     edit = {"name": "facts", "layers": LAYERS, "pairs": rows, "solver": solver}
-    spec = spec_of(edit | {"optimise": OPTIMISE})
+    spec = spec_of(edit | {"preserve": kept_facts(rows), "optimise": OPTIMISE})
     perplexity = {"measure": "perplexity", "corpus": "corpus.txt", "at_most": 10}
     return spec | {"checks": [*spec["checks"], perplexity]}
 
@@ -182,8 +212,8 @@ def prose() -> Iterator[str]:
 class Measured:
     """What was measured, kept in a file as it comes."""
 
-    def __init__(self, out: Path) -> None:
-        self.out, self.path = out, out / "measured.jsonl"
+    def __init__(self, out: Path, device: str = "cpu") -> None:
+        self.out, self.path, self.device = out, out / "measured.jsonl", device
         self.session: BuildSession | None = None
         self.found: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
@@ -199,7 +229,7 @@ class Measured:
         path.write_text(json.dumps(spec, ensure_ascii=False))
         loaded = load(path)
         if self.session is None:
-            self.session = BuildSession.of(loaded, "cpu", no_progress)
+            self.session = BuildSession.of(loaded, self.device, no_progress)
             self.session.current_model()
         # One session for all: the model is read once.
         session = replace(self.session.with_spec(loaded), stack=[], resolved=[])

@@ -32,6 +32,7 @@ from editspec_runtime import __version__
 from editspec_runtime.errors import EditError
 
 if TYPE_CHECKING:
+    from editspec.commands.adopt import adopt
     from editspec.commands.apply import apply
     from editspec.commands.audit import audit
     from editspec.commands.bisect import bisect
@@ -82,6 +83,7 @@ __all__ = [
     "LoadedSpec",
     "SpecError",
     "__version__",
+    "adopt",
     "allow_code",
     "apply",
     "audit",

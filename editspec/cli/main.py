@@ -75,6 +75,7 @@ SECTIONS: dict[str, dict[str, Callable[..., None]]] = {
     REVIEW: {
         "apply": patches.apply,
         "verify": patches.verify,
+        "adopt": patches.adopt,
         "audit": patches.audit,
         "diff": patches.diff,
         "compose": patches.compose,

@@ -1,4 +1,4 @@
-"""Commands on patches: verify, sign, card, push, apply, compose, rebase, diff, audit."""
+"""Commands on patches: verify, sign, card, push, apply, compose, rebase, diff, adopt, audit."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 import editspec
-from editspec.cli.command import Work, of_a_model, of_files
-from editspec.cli.options import Base, OutFolder, StackArguments
+from editspec.cli.command import Progress, Work, of_a_model, of_files
+from editspec.cli.options import Base, Family, OutFolder, StackArguments
 from editspec.engine.result import CommandResult
 from editspec_runtime.errors import UsageError
 
@@ -181,6 +181,27 @@ def diff(
 ) -> CommandResult:
     """Show how two patches, stacks or checkpoints differ."""
     return editspec.diff(first, second, picture=picture, model=model)
+
+
+@of_files
+def adopt(
+    work: Progress,
+    base: Annotated[str, typer.Option("--base", metavar="BASE", help="The weights before.")],
+    edited: Annotated[str, typer.Option("--edited", metavar="EDITED", help="The weights after.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="PATCH", help="Where the patch goes.")
+    ],
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", metavar="N", min=1, help="The nearest change of this rank."),
+    ] = None,
+    family: Family = None,
+) -> CommandResult:
+    """Make a patch of what another tool changed.
+
+    Without --rank it holds the whole change, to the last bit.
+    """
+    return editspec.adopt(base, edited, out, rank=rank, family=family, **work)
 
 
 @of_files

@@ -30,6 +30,7 @@ COMMANDS = {
     "bisect": "editspec.commands.bisect:bisect",
     "apply": "editspec.commands.apply:apply",
     "verify": "editspec.commands.verify:verify",
+    "adopt": "editspec.commands.adopt:adopt",
     "audit": "editspec.commands.audit:audit",
     "diff": "editspec.commands.diff:diff",
     "compose": "editspec.commands.compose:compose",

@@ -239,6 +239,8 @@ verify out --model WEIGHTS
 apply out --model WEIGHTS -o new.safetensors
 audit out --base WEIGHTS --edited tiny.safetensors
 audit out --base tiny.safetensors --edited WEIGHTS
+adopt --base WEIGHTS --edited tiny.safetensors -o new.safetensors
+adopt --base tiny.safetensors --edited WEIGHTS -o new.safetensors
 rebase out --model WEIGHTS --keep-deltas -o new
 diff WEIGHTS WEIGHTS
 export out --format full --model WEIGHTS -o new.safetensors

@@ -27,7 +27,7 @@ edits:
   - name: moves
     layer: layer3   # too late
     pairs:{PAIRS}
-    optimise: {{evaluations: 12}}
+    optimise: {{evaluations: 12, clamp: 2}}
 """
 
 

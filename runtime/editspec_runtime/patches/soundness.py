@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 COMPOSED = "compose"
 """The solver that a patch names which was composed of several."""
+
+ADOPTED = "adopt"
+"""The solver that a patch names whose change another tool made."""
 
 NUMBERS = frozenset({"independent", "correlated", "energy"})
 """What a patch says of the collateral of a layer."""
@@ -218,6 +221,8 @@ def _contradictions(patch: Patch) -> Iterator[str]:
         yield "its directions are not those that several parameters share"
     if "composed" in patch.metadata or patch.metadata["solver"].get("method") == COMPOSED:
         yield from _composed_contradictions(patch)
+    elif patch.metadata["solver"].get("method") == ADOPTED:
+        yield from _adopted_contradictions(patch)
     else:
         yield from _method_contradictions(patch)
 
@@ -261,6 +266,24 @@ def _composed_contradictions(patch: Patch) -> Iterator[str]:
         over = [name for name, found in ranks.items() if found > solver["rank"]]
         if patch.deltas or over:
             yield f"it was composed to rank {solver['rank']}, and its tensors have a higher one"
+
+
+def _adopted_contradictions(patch: Patch) -> Iterator[str]:
+    """Yield what a patch of another tool's change says that its tensors are not."""
+    solver, rank = patch.metadata["solver"], patch.metadata["rank"]
+    if solver.keys() != {"method", "rank"} or not _is_rank(solver["rank"]) or solver["rank"] == 0:
+        yield f"its solver is {_shorten(solver)}, expected a method and a rank"
+        return
+    largest = max(_ranks_of(patch).values(), default=None)
+    if rank != largest:
+        yield f"its rank is {_say_rank(rank)}, and that of its tensors is {_say_rank(largest)}"
+    if largest is not None and (solver["rank"] is None or largest > solver["rank"]):
+        yield f"it was adopted at rank {_say_rank(solver['rank'])}, and its tensors have {largest}"
+    if solver["rank"] is not None:
+        # A vector has no rank that could be less.
+        whole = [name for name, each in patch.deltas.items() if len(_without_ones(each.shape)) > 1]
+        if whole:
+            yield f"it was adopted at rank {solver['rank']}, and its change of {whole[0]} is whole"
 
 
 def _method_contradictions(patch: Patch) -> Iterator[str]:
@@ -399,7 +422,10 @@ def _require_layers(patch: Patch, architecture: Architecture) -> None:
     layers = architecture.layers
     composed = "composed" in patch.metadata
     named = patch.layers
-    unknown = [name for name in named if name not in layers]
+    adopted = patch.metadata["solver"].get("method") == ADOPTED
+    # Another tool may have changed what is of no layer, which its own name then stands for.
+    others = patch.parameters if composed or adopted else []
+    unknown = [name for name in named if name not in layers and name not in others]
     if unknown:
         raise _contradiction(patch, f"there is no layer {', '.join(unknown)} in these weights")
     changed = {name for name, each in layers.items() if each.parameter in patch.parameters}
@@ -412,7 +438,7 @@ def _require_layers(patch: Patch, architecture: Architecture) -> None:
     collateral = patch.metadata.get("collateral")
     if collateral is not None and not _covers(collateral, changed, layers):
         raise _contradiction(patch, "the layers of its collateral are not those that it changes")
-    if composed:
+    if composed or adopted:
         return
     method = METHODS[patch.metadata["solver"]["method"]]
     if OUTPUTS not in method.needs:
@@ -447,7 +473,7 @@ def _stored_shape(patch: Patch, parameter: str) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _without_ones(shape: tuple[int, ...]) -> list[int]:
+def _without_ones(shape: Sequence[int]) -> list[int]:
     return [size for size in shape if size != 1]
 
 

@@ -25,7 +25,8 @@ class Optimiser:
     kl
         The weight of the divergence of what follows the subject elsewhere.
     clamp
-        The largest norm of the shift, as a share of that of the anchor.
+        The largest norm of the shift, as a share of that of the anchor. Larger ones reach more
+        paraphrases, and more of what must stay; docs/facts.md has the measurements.
     enough
         The loss at which the search ends.
     keep
@@ -40,7 +41,7 @@ class Optimiser:
     learning_rate: float = 0.3
     decay: float = 0.5
     kl: float = 0.0625
-    clamp: float = 2.0
+    clamp: float = 0.6
     enough: float = 0.05
     keep: float = 1.0
     relative: bool = True
