@@ -37,10 +37,15 @@ def find_unfit_method(
     method = edit.solver.method
     if _solves_matrices(method):
         return
-    known = [name for name in METHODS if _solves_matrices(name)]
+    known = methods_of_matrices()
     message = f"{method} does not solve edits of {kind}"
     hint = f"write one of these methods: {', '.join(known)}"
     yield document.problem((*where, "solver"), message, hint, code=Code.METHOD_NEEDS)
+
+
+def methods_of_matrices() -> list[str]:
+    """List the methods that solve edits of matrices."""
+    return [name for name in METHODS if _solves_matrices(name)]
 
 
 def _solves_matrices(name: str) -> bool:

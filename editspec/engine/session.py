@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -190,16 +190,18 @@ class BuildSession(ModelSession):
         parent = self.stack[-1].metadata["result"] if self.stack else self.base
         return self.modality.compile(self, number, parent)
 
-    def _places(self, kind: str, number: int, locked: LockedEdit, digest: str) -> list[Path]:
-        """Where a file of an edit may lie: in a folder, under its name or a former one, or kept."""
+    def _places(self, kind: str, number: int, locked: LockedEdit, digest: str) -> Iterator[Path]:
+        """Yield where a file may lie: in a folder, under its name or a former one, or kept."""
         names = [patch_names(self.loaded)[number]]
         if self.lock is not None and locked in self.lock.edits:
             former = number_files(edit.name for edit in self.lock.edits)
             names.append(former[self.lock.edits.index(locked)])
         folders = [*([self.folder] if self.folder else []), *self.others]
-        kept = self.cache.path(kind, digest)
+        for folder in folders:
+            yield from (folder.root / kind / name for name in names)
+        kept = self.cache.fetch(kind, digest)
         self.cache.mark_use(kept)
-        return [*(folder.root / kind / name for folder in folders for name in names), kept]
+        yield kept
 
     def find_patch(self, number: int, locked: LockedEdit) -> Patch | None:
         """The patch of an edit that the lock names, from the folder or the cache.

@@ -12,12 +12,14 @@ read from it. The modules, from the text up to the wire:
     masks         the masks that were painted, as drafts and in the project
     draft_store   the folder in which the draft is kept
     draft         the draft in its project folder: revisions, undo, masks, save
+    modality_registry   what the studio asks of a modality, and where it lies
     base          the model that the text names
     jobs          long work in the background: progress, cancelling
     outcomes      the results of Execute that are at hand
-    drawing       pictures and heat maps as PNG files
-    looking       what shows in images that an edit is not about
-    engine        images, composites, heat maps, searches, builds
+    answers       what models have answered, before and after
+    engine        builds, and questions to the model
+    modalities    the part of each modality: images (gallery, composites, searches, traces), texts
+                  (facts, completions), prompts (concepts, what is drawn)
     schemas       the bodies that the API is sent, and its answers
     describe      the answers, from a draft and what was computed with it
     routers       the API, a router for each resource, and the page

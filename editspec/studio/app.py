@@ -17,6 +17,7 @@ from editspec.studio.describe import problems_found
 from editspec.studio.draft import Conflict, Draft, Missing
 from editspec.studio.engine import Engine
 from editspec.studio.jobs import Busy, Event, Jobs
+from editspec.studio.modalities.image.images import Images
 from editspec.studio.routers import edits, events, images, jobs, page, places, spec
 from editspec.studio.routers.page import STATIC
 from editspec.studio.routers.shared import REFUSALS, Studio
@@ -33,7 +34,7 @@ def make_app(draft: Draft, engine: Engine, background: Jobs) -> FastAPI:
 
     The application answers everybody, so `guard.Guard` has to go around it.
     """
-    studio = Studio(draft, engine, background)
+    studio = Studio(draft, engine, Images(engine), background)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -1,23 +1,25 @@
-"""The unedited model that a text names, and the edited models at hand."""
+"""The unedited model that a text names."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from threading import RLock
+from typing import Any
 
 import torch
+from pydantic import BaseModel
 
+from editspec.engine.modality_registry import engine_of
 from editspec.engine.opening import open_model
 from editspec.engine.resources import locate_weights
+from editspec.studio.modality_registry import studio_modality_of
 from editspec_compiler import SpecError
 from editspec_compiler.document import Document
-from editspec_compiler.modalities.image.schema import ImageSpec, Latents, Statistics
 from editspec_compiler.registry import family_of, fields_of, spec_type
 from editspec_compiler.validation import check, fit
+from editspec_runtime.core.compatibility import Compatibility
 from editspec_runtime.core.fields import ModelFields
+from editspec_runtime.core.model import Model
 from editspec_runtime.errors import WeightsError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.origin import Origin
@@ -25,20 +27,18 @@ from editspec_runtime.families.registry import read_fields
 from editspec_runtime.families.selection import choose_by_fields
 from editspec_runtime.io.digests import digest
 from editspec_runtime.io.weights import Weights
-from editspec_runtime.modalities.image.architecture import draws_nothing
-from editspec_runtime.modalities.image.compatibility import ImageCompatibility, compatibility_of
-from editspec_runtime.modalities.image.generator import Generator, require_generator
-from editspec_runtime.modalities.image.latents import LatentStream
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The parts of a text that determine how its model draws.
+    """The parts of a text that determine what its model gives.
 
     Attributes
     ----------
-    model, latents, statistics
-        The parts of the spec.
+    model
+        The model of the spec.
+    parts
+        Further parts of the spec that its modality names, by their keys.
     precision
         ``float32`` or ``float64``.
     compatibility
@@ -46,35 +46,36 @@ class ModelSettings:
     """
 
     model: ModelFields
-    latents: Latents
-    statistics: Statistics
+    parts: dict[str, BaseModel]
     precision: str
     compatibility: str | None
 
     @staticmethod
     def read(document: Document) -> ModelSettings:
-        """Read the settings of a document, whose edits may be wrong.
-
-        Raises `SpecError`, and `UsageError` where the family does not draw images.
-        """
+        """Read the settings of a document, whose edits may be wrong. Raises `SpecError`."""
         data, family = document.data, family_of(document)
-        if not issubclass(spec_type(family), ImageSpec):
-            raise draws_nothing(family)
+        spec = spec_type(family)
+
+        def read_field(name: str, usual: Any) -> Any:
+            """Read a field of the spec; None where it does not fit."""
+            return fit(spec.model_fields[name].annotation, data.get(name, usual))
+
         model = fit(fields_of(family), data.get("model"))
-        latents = fit(Latents, data.get("latents", {}))
-        statistics = fit(Statistics, data.get("statistics", {}))
+        parts: dict[str, Any] = {}
+        for name in studio_modality_of(family).parts:
+            parts[name] = read_field(name, {})
         precision = data.get("precision", "float32")
         compatibility = data.get("compatibility")
-        parts_fit = None not in (model, latents, statistics)
-        if not parts_fit or not _fits("precision", precision):
+        is_fitting = None not in (model, *parts.values(), read_field("precision", precision))
+        if compatibility is not None and read_field("compatibility", None) is None:
+            is_fitting = False
+        if model is None or not is_fitting:
             raise SpecError(document.file, check(document)[1], document.text)
-        if compatibility is not None and not _fits("compatibility", compatibility):
-            raise SpecError(document.file, check(document)[1], document.text)
-        return ModelSettings(model, latents, statistics, precision, compatibility)
+        return ModelSettings(model, parts, precision, compatibility)
 
     def digest(self) -> str:
         """Digest the settings."""
-        parts = (self.model, self.latents, self.statistics)
+        parts = (self.model, *self.parts.values())
         dumped = [part.model_dump(mode="json") for part in parts]
         return digest([*dumped, self.precision, self.compatibility])
 
@@ -88,22 +89,24 @@ class Base:
     key
         The digest of its settings.
     settings
-        The parts of the text that determine how it draws.
+        The parts of the text that determine what it gives.
+    path
+        Where its weights lie.
     checkpoint, weights
         Its tensors, and their digest.
-    generator, make
-        The model, and a function that makes a model of other tensors.
+    model
+        The model.
     compatibility
-        The numerics where the paper leaves them open.
+        The numerics where papers leave them open.
     """
 
     key: str
     settings: ModelSettings
+    path: Path
     checkpoint: Weights
     weights: str
-    generator: Generator
-    make: Callable[[Weights], Generator]
-    compatibility: ImageCompatibility
+    model: Model
+    compatibility: Compatibility
 
     @staticmethod
     def open(
@@ -113,73 +116,32 @@ class Base:
 
         `allow_code` says whether the spec's own network may be run. Raises `EditError`.
         """
-        model, compatibility = settings.model, compatibility_of(settings.compatibility)
-        path = locate_weights(model.weights, folder, pin=model.digest)
-        fields, origin = read_fields(model), Origin(path, folder, allow_code)
-        checkpoint = read_weights(path, choose_by_fields(fields, origin))
-        opened = open_model(
-            model,
+        named = settings.model
+        compatibility = engine_of(named.family).compatibility(settings.compatibility)
+        path = locate_weights(named.weights, folder, pin=named.digest)
+        fields, origin = read_fields(named), Origin(path, folder, allow_code)
+        checkpoint = read_weights(path, choose_by_fields(fields, origin), whole=False)
+        model = open_model(
+            named,
             checkpoint,
             origin,
             precision=settings.precision,
             device=device,
             compatibility=compatibility,
         )
-        generator = require_generator(opened)
-        for problem in fields.problems_with(generator.architecture):
+        for problem in fields.problems_with(model.architecture):
             raise WeightsError(problem.message, problem.hint)
-
-        def make(tensors: Weights) -> Generator:
-            # A network of its own: another generator may be drawing.
-            placed = tensors.place(settings.precision, device)
-            return generator.separate().with_weights(placed)
-
         key, weights = settings.digest(), checkpoint.digest()
-        return Base(key, settings, checkpoint, weights, generator, make, compatibility)
+        return Base(key, settings, path, checkpoint, weights, model, compatibility)
 
     @property
     def name(self) -> str:
-        """The name of the unedited generator among those that draw."""
+        """The name of the unedited model."""
         return self.name_of(self.weights)
 
     def name_of(self, weights: str) -> str:
-        """Name the generator with the weights of a digest.
+        """Name the model with the weights of a digest.
 
-        Other weights or other settings have another name, so that the images of a name never
-        change.
+        Other weights or other settings have another name, so that what a name gives never changes.
         """
         return digest([self.key, weights])[:16]
-
-    def stream(self, seed: int) -> LatentStream:
-        """Return a stream of latents of this model."""
-        size = self.generator.architecture.latent_size
-        return LatentStream(seed, size, self.settings.latents.sampler)
-
-
-class RecentGenerators:
-    """The generators that were used last, by their names."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._lock = RLock()
-        self._generators: OrderedDict[str, Generator] = OrderedDict()
-
-    def get(self, name: str, make: Callable[[], Generator]) -> Generator:
-        """Return the generator of a name, made where it is not at hand."""
-        with self._lock:
-            if name not in self._generators:
-                self._generators[name] = make()
-                while len(self._generators) > self.limit:
-                    self._generators.popitem(last=False)
-            self._generators.move_to_end(name)
-            return self._generators[name]
-
-    def clear(self) -> None:
-        """Forget all of them."""
-        with self._lock:
-            self._generators.clear()
-
-
-def _fits(field: str, value: object) -> bool:
-    """Tell whether a value fits a field of a spec of images."""
-    return fit(ImageSpec.model_fields[field].annotation, value) is not None

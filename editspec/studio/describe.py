@@ -11,11 +11,15 @@ from editspec.engine.pareto import ParetoPoint
 from editspec.engine.warnings import HIGH_COLLATERAL
 from editspec.modalities.image.explore import SimilarPlace
 from editspec.modalities.image.traces import UnseenTraces
+from editspec.studio.answers import Answers
 from editspec.studio.base import Base
 from editspec.studio.draft import Draft
 from editspec.studio.engine import Engine
 from editspec.studio.jobs import Jobs
-from editspec.studio.looking import worst_of
+from editspec.studio.modalities.image.images import Images
+from editspec.studio.modalities.image.looking import worst_of
+from editspec.studio.modalities.image.states import Match
+from editspec.studio.modality_registry import Question, StudioModality, TokenLine
 from editspec.studio.outcomes import Outcome
 from editspec.studio.parsed import digest_content
 from editspec.studio.schemas import (
@@ -26,38 +30,51 @@ from editspec.studio.schemas import (
     FoundProblem,
     JobState,
     LayerState,
-    Match,
     ModelState,
-    PlaceState,
     Results,
+    Sample,
     SolverState,
     State,
+    Tokens,
     Traces,
 )
 from editspec_compiler import Problem
-from editspec_compiler.modalities.image.schema import PLURALS, Mask
 from editspec_compiler.problems import SHOWN, path_text
 from editspec_compiler.schema import Solver
 from editspec_compiler.validation import fit
 from editspec_runtime.codes import Code
 from editspec_runtime.core.method import CONTEXT, FULL, PRESERVE, RANK, Method
 from editspec_runtime.families.registry import FAMILIES
-from editspec_runtime.io.digests import digest
 from editspec_runtime.maths.channelwise_least_squares import CURVE
-from editspec_runtime.methods.registry import DEFAULT_METHOD, METHODS
-from editspec_runtime.modalities.image.streams import CHECKS
+from editspec_runtime.methods.registry import METHODS
 
-SIDES = ("source", "target")
+NO_PLACES: dict[str, Any] = {
+    "source": None,
+    "target": None,
+    "context": [],
+    "preserved": 0,
+    "note": "",
+    "given": {},
+    "tokens": [],
+}
+"""The description of an edit of which a modality says nothing."""
 
 HIDDEN_SETTINGS = ("method", "collateral")
 """Settings of a solver for which the page has no field."""
 
 
-def state_of(draft: Draft, engine: Engine, outcome: Outcome | None, jobs: Jobs) -> State:
+HOLDING = ("source", "target", "pairs")
+"""The keys of an edit that hold what its rule is about."""
+
+
+def state_of(
+    draft: Draft, engine: Engine, images: Images, outcome: Outcome | None, jobs: Jobs
+) -> State:
     """Describe all that the page shows of a draft and of the `outcome` of its last build."""
-    base, held = engine.base(), draft.held()
+    base, held, modality = engine.base(), draft.held(), engine.modality
     off = held.switched_off() if held.edits() else []
-    edits = [_describe_edit(held, n, is_off, engine) for n, is_off in enumerate(off)]
+    after = None if outcome is None else outcome.after
+    edits = [_describe_edit(held, n, is_off, engine, images, after) for n, is_off in enumerate(off)]
     # Read once: the thread of the work sets it to None at its end.
     job = jobs.job
     job_state = JobState(**job.as_json()) if job is not None else None
@@ -70,12 +87,12 @@ def state_of(draft: Draft, engine: Engine, outcome: Outcome | None, jobs: Jobs) 
         changed_outside=draft.is_changed_outside,
         problems=problems_found(draft.problems()),
         edits=edits,
-        model=_describe_model(base),
-        solvers=list(map(_describe_solver, METHODS.values())),
+        model=_describe_model(base, modality),
+        solvers=[_describe_solver(METHODS[name], modality) for name in modality.methods],
         collateral_weight=list(map(_round, CURVE)),
         can_undo=bool(draft.past),
         can_redo=bool(draft.future),
-        results=_describe_results(draft, engine, outcome),
+        results=_describe_results(draft, images, outcome),
         job=job_state,
         failure=_describe_failure(draft, jobs),
     )
@@ -105,28 +122,30 @@ def problems_found(problems: Iterable[Problem]) -> list[FoundProblem]:
                 hint=problem.hint,
                 code=problem.code,
                 unfinished=_is_unfinished(problem),
+                warning=problem.warning,
             )
         )
     return found
 
 
 def _is_unfinished(problem: Problem) -> bool:
-    """Tell whether a problem is that a source or a target is still to be painted."""
-    is_side = len(problem.path) == 3 and problem.path[2] in ("source", "target")
-    return problem.code == Code.KEY_MISSING and is_side and problem.path[0] == "edits"
+    """Tell whether a problem is that a source or a target is still to be said."""
+    is_of_edit = len(problem.path) >= 3 and problem.path[0] == "edits"
+    return problem.code == Code.KEY_MISSING and is_of_edit and problem.path[2] in HOLDING
 
 
-def _describe_model(base: Base) -> ModelState:
-    architecture = base.generator.architecture
+def _describe_model(base: Base, modality: StudioModality) -> ModelState:
+    architecture = base.model.architecture
     layers = []
     for layer in architecture.layers.values():
+        key_size, value_size = modality.map_sizes(layer)
         layers.append(
             LayerState(
                 name=layer.name,
                 in_channels=layer.in_features,
                 out_channels=layer.out_features,
-                key_size=layer.key_size,
-                value_size=layer.value_size,
+                key_size=key_size,
+                value_size=value_size,
             )
         )
     return ModelState(
@@ -135,13 +154,12 @@ def _describe_model(base: Base) -> ModelState:
         weights=base.settings.model.weights,
         digest=base.weights,
         layers=layers,
-        image_size=architecture.image_size,
-        seed=base.settings.latents.seed,
-        fresh_seed=CHECKS,
+        groups=list(architecture.groups),
+        **modality.describe_model(base),
     )
 
 
-def _describe_solver(method: Method) -> SolverState:
+def _describe_solver(method: Method, modality: StudioModality) -> SolverState:
     settings = {
         name: field.default
         for name, field in method.settings.model_fields.items()
@@ -154,7 +172,7 @@ def _describe_solver(method: Method) -> SolverState:
         rank=RANK in method.takes,
         context=CONTEXT in method.takes,
         preserve=PRESERVE in method.takes,
-        curve=method.has_curve,
+        curve=method.has_curve and modality.has_images,
     )
 
 
@@ -162,111 +180,105 @@ def _describe_match(place: SimilarPlace) -> Match:
     return Match(latent=place.latent, score=place.score, box=list(place.box))
 
 
-def _describe_edit(draft: Draft, number: int, off: bool, engine: Engine) -> EditState:
-    """Describe an edit as far as the text gives it."""
+def _describe_edit(
+    draft: Draft, number: int, off: bool, engine: Engine, images: Images, after: str | None
+) -> EditState:
+    """Describe an edit as far as the text gives it; `after` names the edited model."""
     given, identity = draft.edits()[number], draft.present.identities[number]
+    base, modality = engine.base(), engine.modality
     # The text is described while it is being typed, so that every part may be anything.
     edit = given if isinstance(given, dict) else {}
-    found = engine.found.get(identity)
+    found = images.found.get(identity)
     places = found.places if found is not None and found.layer == edit.get("layer") else ()
-    solver = fit(Solver, edit.get("solver", DEFAULT_METHOD.name))
-    context = edit.get("context")
-    entries = context if isinstance(context, list) else []
+    fields = modality.edit_type.model_fields
+    solver = fit(Solver, edit.get("solver", fields["solver"].default))
     settings = solver.model_dump(exclude_none=True) if solver is not None else {}
     rank = edit.get("rank")
     # type, not isinstance: True is an int, and not a rank.
     if type(rank) is not int and rank != FULL:
-        rank = 1
+        rank = fields["rank"].default
     line, _ = draft.document().positions[("edits", number)]
+    questions = modality.questions(draft, number, base)
+    described = modality.describe_edit(draft, number, base)
+    described["tokens"] = list(map(_describe_tokens, described.get("tokens", ())))
     return EditState(
         id=identity,
         name=str(edit.get("name", "")),
         layer=str(edit.get("layer", "")),
+        layers=_layers_of(edit, fields["layers"].default if "layers" in fields else None),
         rank=rank,
         solver=settings,
         off=off,
         line=line,
-        source=_describe_place(edit.get("source")),
-        target=_describe_place(edit.get("target")),
-        context=list(filter(None, map(_describe_entry, entries))),
-        preserved=_count_preserved(edit.get("preserve")),
-        note=_note_of(edit),
         found=list(map(_describe_match, places)),
+        samples=[_describe_sample(each, engine.answers, base.name, after) for each in questions],
+        **(NO_PLACES | described),
     )
 
 
-def _count_preserved(given: Any) -> int:
-    """Count the images that an edit preserves, as far as the text gives them."""
-    count = 0
-    for place in given if isinstance(given, list) else []:
-        fields = place if isinstance(place, dict) else {}
-        several = fields.get("latents")
-        count += len(several) if isinstance(several, list) else int("latent" in fields)
-    return count
+def _layers_of(edit: dict[str, Any], usual: Any) -> list[str]:
+    """List the names of layers as an edit has them, or else as it has them by default."""
+    if isinstance(edit.get("layer"), str) and edit["layer"]:
+        return [edit["layer"]]
+    given = edit.get("layers", usual)
+    several = given if isinstance(given, list) else [given]
+    return [name for name in several if isinstance(name, str)]
 
 
-def _note_of(edit: dict[str, Any]) -> str:
-    """Name the parts of an edit that the page cannot show."""
-    notes = []
-    if edit.get("pairs") is not None or any(_names_several(edit.get(side)) for side in SIDES):
-        notes.append("several pairs of sources and targets")
-    if isinstance(edit.get("source"), dict) and "erase" in edit["source"]:
-        notes.append("a value that is erased, not copied")
-    if isinstance(edit.get("source"), list):
-        notes.append("several copies into one target")
-    if isinstance(edit.get("source"), dict) and "nearest" in edit["source"]:
-        notes.append("the most alike of several images")
-    if edit.get("observe") is not None:
-        notes.append(f"observed at {edit['observe']}")
-    return " and ".join(notes)
+def _describe_tokens(line: TokenLine) -> Tokens:
+    """Describe a text as tokens."""
+    return Tokens(
+        place=line.place,
+        pieces=list(line.pieces),
+        marked=list(line.marked),
+        padding=line.padding,
+        trouble=line.trouble,
+    )
 
 
-def _names_several(given: Any) -> bool:
-    """Tell whether a place of the text stands for several."""
-    return isinstance(given, dict) and any(key in given for key in PLURALS)
+def _describe_sample(
+    question: Question, answers: Answers, before: str, after: str | None
+) -> Sample:
+    """Describe a question with the answers that are there."""
+    return Sample(
+        role=question.role,
+        words=question.words,
+        wanted=question.wanted,
+        before=_describe_answers(question, answers, before),
+        after=[] if after is None else _describe_answers(question, answers, after),
+    )
 
 
-def _describe_entry(given: Any) -> PlaceState | None:
-    """Describe an entry of a context, which may stand for the rows of a file."""
-    if isinstance(given, dict) and isinstance(given.get("file"), str):
-        return PlaceState(latent=None, words=f"the rows of {given['file']}", mask="")
-    return _describe_place(given)
+def _describe_answers(question: Question, answers: Answers, model: str) -> list[str | None]:
+    """List the answers of a model: texts, and the names of pictures; None where there is none."""
+    found: list[str | None] = []
+    for asked in question.asked:
+        name = Answers.name(model, asked)
+        answer = answers.find(name)
+        found.append(name if isinstance(answer, bytes) else answer)
+    return found
 
 
-def _describe_place(given: Any) -> PlaceState | None:
-    several = _names_several(given)
-    if not isinstance(given, dict) or not (several or "latent" in given):
-        return None
-    latent, mask = given.get("latent"), given.get("mask")
-    mask_digest = ""
-    if fit(Mask, mask) is not None:
-        mask_digest = digest(mask)[:16]
-    if several:
-        return PlaceState(latent=None, words="several images", mask=mask_digest)
-    if type(latent) is int and 0 <= latent < 2**63:
-        return PlaceState(latent=latent, words=str(latent), mask=mask_digest)
-    words = "a vector" if isinstance(latent, list) else "from a file"
-    return PlaceState(latent=None, words=words, mask=mask_digest)
-
-
-def _describe_results(draft: Draft, engine: Engine, outcome: Outcome | None) -> Results | None:
+def _describe_results(draft: Draft, images: Images, outcome: Outcome | None) -> Results | None:
     if outcome is None:
         return None
     present = set(digest_content(draft.text, draft.file))
     edits = []
     for number in range(len(outcome.built)):
         current = outcome.content[number + 1] in present
-        edits.append(_describe_result(outcome, number, engine, current=current))
+        edits.append(_describe_result(outcome, number, images, current=current))
     return Results(current=outcome.content[-1] == draft.content, after=outcome.after, edits=edits)
 
 
-def _describe_result(outcome: Outcome, number: int, engine: Engine, *, current: bool) -> EditResult:
+def _describe_result(outcome: Outcome, number: int, images: Images, *, current: bool) -> EditResult:
     built = outcome.built[number]
-    rule, metadata, curve = built.rule, built.patch.metadata, engine.find_curve(built)
+    rule, metadata, curve = built.rule, built.patch.metadata, images.find_curve(built)
     points = None
     if curve is not None:
         points = list(map(_describe_point, curve))
     collateral = predicted_collateral(built.patch)
+    # The bound was chosen by pictures of images.
+    judged = images.engine.modality.has_images
     return EditResult(
         edit=outcome.identities[number],
         current=current,
@@ -278,8 +290,8 @@ def _describe_result(outcome: Outcome, number: int, engine: Engine, *, current: 
         loss=built.loss,
         residual=built.residual,
         collateral=collateral,
-        high=collateral > HIGH_COLLATERAL,
-        traces=_describe_traces(engine.find_traces(built)),
+        high=collateral > HIGH_COLLATERAL and judged,
+        traces=_describe_traces(images.find_traces(built)),
         warnings=list(built.warnings),
         seconds=sum(built.seconds.values()),
         digest=metadata["content"],

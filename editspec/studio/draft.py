@@ -50,10 +50,7 @@ version: 1
 model: {{family: {family}, weights: {weights}{code}}}
 edits:
   - name: edit-1
-    layer: {layer}
-    rank: 4
-    solver: {solver}
-"""
+{fields}"""
 
 
 class Conflict(Exception):
@@ -230,6 +227,17 @@ class Draft:
         found: dict[str, Any] = edits[number]
         return found
 
+    def written_edit(self, number: int) -> dict[str, Any]:
+        """Return edit `number` with the rows of its files, as far as it may name them.
+
+        Raises `Missing`.
+        """
+        edit, document = self.edit(number), self.document()
+        if self.sandbox.problems(document):
+            return edit
+        written: dict[str, Any] = write_out(document, self.path.parent).data["edits"][number]
+        return written
+
     def place(self, number: int, role: str, index: int = 0) -> Place:
         """Return the source or target of an edit, or entry `index` of its context.
 
@@ -283,7 +291,10 @@ class Draft:
         return bool(self.active_identities()) or bool(self._problems_of_no_list())
 
     def problems(self) -> list[Problem]:
-        """List the problems of the spec; without an edit that is on, there are none."""
+        """List the problems of the spec, or else its warnings.
+
+        Without an edit that is on, there are none.
+        """
         if problems := self._problems_of_no_list():
             return problems
         if not self.has_active_edits():
@@ -302,12 +313,11 @@ class Draft:
 
     def _problems_of_loading(self) -> list[Problem]:
         try:
-            self.load()
+            return list(self.load().warnings)
         except SpecError as error:
             return list(error.problems)
         except EditError as error:
             return [Problem(error.message, hint=error.hint, code=error.code)]
-        return []
 
     def load(self) -> LoadedSpec:
         """Load the spec without the edits that are off.
@@ -339,9 +349,16 @@ class Draft:
             named = (each for each in places if isinstance(each, dict) and "file" not in each)
             place = next(named, None)
             edit = {"source": place, "target": place} | edit
-        # Checks are left out, as they may be about other edits.
+        return self._load_with(document, [edit])
+
+    def load_without_edits(self) -> LoadedSpec:
+        """Load the spec of the unedited model. Raises `SpecError` and `EditError`."""
+        return self._load_with(self.document_in_sandbox(), [])
+
+    def _load_with(self, document: Document, edits: list[Any]) -> LoadedSpec:
+        """Load a document with other edits, and without checks, which may be about its own."""
         rest = {key: value for key, value in document.data.items() if key != "checks"}
-        text = json.dumps(rest | {"edits": [edit]})
+        text = json.dumps(rest | {"edits": edits})
         drafts = store_folder(self.path)
         return load_document(parse(text, self.file), self.path, drafts=drafts)
 

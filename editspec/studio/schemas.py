@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel
 
+from editspec.studio.modalities.image.states import Match, PlaceState
 from editspec_compiler.modalities.image.schema import BoxMask
 
 Latent = Annotated[int, Field(ge=0, lt=2**63)]
@@ -29,12 +30,16 @@ class NewText(OnRevision):
 
 
 class EditChange(OnRevision):
-    """Fields of an edit that are to change; fields that are left out stay."""
+    """Fields of an edit that are to change; fields that are left out stay.
+
+    `fields` holds any others as the spec has them; null takes one out of the edit.
+    """
 
     name: str | None = None
     layer: str | None = None
     rank: int | None = Field(None, ge=1, lt=2**31)
     solver: dict[str, Any] | str | None = None
+    fields: dict[str, Any] | None = None
     off: bool | None = None
     position: int | None = Field(None, ge=0)
 
@@ -71,7 +76,8 @@ class SaveRequest(OnRevision):
 class FoundProblem(BaseModel):
     """A problem with its line and column from 1, or 0 where it has no place.
 
-    `unfinished` says that a step is still to be done, and nothing is wrong.
+    `unfinished` says that a step is still to be done, and nothing is wrong; `warning` that the spec
+    can be executed all the same.
     """
 
     message: str
@@ -81,6 +87,7 @@ class FoundProblem(BaseModel):
     hint: str
     code: str
     unfinished: bool = False
+    warning: bool = False
 
 
 class Failure(BaseModel):
@@ -91,29 +98,49 @@ class Failure(BaseModel):
     problems: list[FoundProblem]
 
 
-class PlaceState(BaseModel):
-    """A source, a target, or a place of a context.
+class Tokens(BaseModel):
+    """A text of an edit as tokens.
 
-    Its image is given by number, or in words where it has none. Its mask is given by a digest of
-    its text, empty where there is no mask.
+    `place` is where it stands in the edit, such as ``pairs[3].target``. `marked` are the numbers of
+    the tokens that are edited, or whose value is taken, and `padding` counts those behind the text.
+    `trouble` says why there are none.
     """
 
-    latent: int | None
+    place: str
+    pieces: list[str]
+    marked: list[int]
+    padding: int
+    trouble: str
+
+
+class Sample(BaseModel):
+    """What the model answers to a question before and after the edits.
+
+    `role` is ``own``, ``paraphrase`` or ``neighbour``. An answer is a text, or the name of a
+    picture that ``/api/answers`` gives; null where the model was not asked yet.
+    """
+
+    role: str
     words: str
-    mask: str
+    wanted: str
+    before: list[str | None]
+    after: list[str | None]
 
 
 class EditState(BaseModel):
     """An edit, as far as the text gives it.
 
-    `id` stays the same through all changes of the text, undo and redo. `preserved` is the number of
-    images that it preserves, and `found` what a search at its layer has found.
+    `id` stays the same through all changes of the text, undo and redo. `layers` are the names of
+    its layers as the text has them. Of images, it has places; `preserved` is the number of images
+    that it preserves, and `found` what a search at its layer has found. Of others, `given` is the
+    edit as the text has it, with its texts as `tokens`, and `samples` are what the model is asked.
     """
 
     id: int
     name: str
     layer: str
-    rank: int | Literal["full"]
+    layers: list[str]
+    rank: int | Literal["full"] | None
     solver: dict[str, Any]
     off: bool
     line: int
@@ -123,6 +150,9 @@ class EditState(BaseModel):
     preserved: int
     note: str
     found: list[Match]
+    given: dict[str, Any]
+    tokens: list[Tokens]
+    samples: list[Sample]
 
 
 class CurvePoint(BaseModel):
@@ -186,7 +216,10 @@ class Results(BaseModel):
 
 
 class LayerState(BaseModel):
-    """A layer that can be edited: channels and positions of its keys and values."""
+    """A layer that can be edited: channels and positions of its keys and values.
+
+    The sizes are the sides of maps, and 0 where keys are not on a map.
+    """
 
     name: str
     in_channels: int
@@ -198,9 +231,10 @@ class LayerState(BaseModel):
 class ModelState(BaseModel):
     """The model.
 
-    `modality` says what its edits are of, and so which canvas shows them. `name` is that of its
-    generator, `seed` the stream that the spec numbers, and `fresh_seed` a stream that no edit has
-    seen.
+    `modality` says what its edits are of, and so which canvas shows them. `name` stands for its
+    weights and settings, and `groups` are names that stand for several layers. `seed` is the stream
+    that the spec numbers, and `fresh_seed` a stream that no edit has seen; these and `image_size`
+    are 0 where the model draws no images of latents.
     """
 
     modality: str
@@ -208,6 +242,7 @@ class ModelState(BaseModel):
     weights: str
     digest: str
     layers: list[LayerState]
+    groups: list[str]
     image_size: int
     seed: int
     fresh_seed: int
@@ -226,14 +261,6 @@ class SolverState(BaseModel):
     context: bool
     preserve: bool
     curve: bool
-
-
-class Match(BaseModel):
-    """A place like those of a context: its image, its response, and a box in pixels."""
-
-    latent: int
-    score: float
-    box: list[float]
 
 
 class JobState(BaseModel):

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -23,14 +24,13 @@ from editspec.studio.draft_store import lock_spec, remove_abandoned_parts, store
 from editspec.studio.engine import Engine
 from editspec.studio.guard import Guard
 from editspec.studio.jobs import Jobs
+from editspec.studio.modality_registry import studio_modality_of
 from editspec.worlds.registry import DEFAULT_WEIGHTS
 from editspec_compiler.document import parse
-from editspec_compiler.modalities.image.proposals import propose_rule
 from editspec_runtime.core.progress import no_progress
 from editspec_runtime.errors import UsageError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.io.downloads import is_remote
-from editspec_runtime.modalities.image.architecture import require_images
 
 PORT = 8642
 
@@ -42,28 +42,28 @@ def new_spec(model: str, path: Path, module: str | None = None) -> str:
     """
     place = locate_weights(model, Path())
     if module is None:
-        architecture = require_images(find_architecture(read_weights(place), place))
+        architecture = find_architecture(read_weights(place), place)
     else:
         loaded = spec_of_model(str(place), module=module, folder=path.parent)
         session = BuildSession.of(loaded, "auto", no_progress, needs_edits=False)
-        architecture = require_images(session.current_model().architecture)
+        architecture = session.current_model().architecture
     named = model
     if not model.startswith("builtin:") and not is_remote(model):
         named = Path(os.path.relpath(place, path.parent)).as_posix()
-    layer, solver = propose_rule(architecture)
     code = "" if module is None else f", module: {json.dumps(module)}"
+    proposed = studio_modality_of(architecture.family).new_edit(architecture)
+    fields = [f"    {key}: {_quote(value)}\n" for key, value in proposed.items()]
     return NEW_SPEC.format(
         family=architecture.family,
         weights=json.dumps(named),
         code=code,
-        layer=_quote(layer),
-        solver=solver,
+        fields="".join(fields),
     )
 
 
-def _quote(layer: str) -> str:
-    """The name of a layer as a YAML text: modules of a sequence have numbers as names."""
-    return layer if parse(f"layer: {layer}").data["layer"] == layer else json.dumps(layer)
+def _quote(value: Any) -> Any:
+    """A value as a YAML text: modules of a sequence have numbers as names."""
+    return value if parse(f"key: {value}").data["key"] == value else json.dumps(value)
 
 
 def serve(
@@ -115,6 +115,10 @@ def serve(
             tell("Open this address in a browser. Ctrl+C ends the studio.")
             _Server(config, jobs).run([listening])
         finally:
+            # Python ends threads in the midst of what they compute, which ends the process with
+            # words of the C++ library. The work stops at its next report.
+            jobs.cancel()
+            jobs.wait()
             tell(_say_farewell(draft))
 
 

@@ -22,6 +22,7 @@ from editspec.studio.yaml_blocks import (
     Item,
     SpecBlocks,
     put_field,
+    put_value,
     to_flow,
 )
 from editspec_compiler.document import parse
@@ -93,6 +94,23 @@ def put_fields(text: str, file: str, number: int, fields: Mapping[str, Any]) -> 
     if not new:
         return text
     return change_edit(text, file, number, change)
+
+
+def put_values(text: str, file: str, number: int, fields: Mapping[str, Any]) -> str:
+    """Return the text with keys of edit `number` set to values, or removed where they are None.
+
+    They are written as the studio writes new keys. Of a list of mappings, the entries that stay as
+    they are keep their lines.
+    """
+
+    def change(item: Item) -> None:
+        for key, value in fields.items():
+            if value is not None:
+                put_value(item, key, value)
+            elif key in item:
+                del item[key]
+
+    return change_edit(text, file, number, change) if fields else text
 
 
 def put_place(item: Item, role: str, index: int | None, place: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from editspec_runtime.errors import UsageError
 ORDER = (
     "name",
     "layer",
+    "layers",
     "rank",
     "source",
     "target",
@@ -33,10 +34,12 @@ ORDER = (
     "observe",
     "context",
     "directions",
+    "keep",
     "preserve",
     "protect",
     "refine",
     "query",
+    "optimise",
     "solver",
 )
 """The keys of an edit, in the order in which new keys are inserted."""
@@ -173,6 +176,23 @@ def put_field(item: Item, key: str, value: Any) -> None:
     item.insert(position, key, flowing)
 
 
+def put_value(item: Item, key: str, value: Any) -> None:
+    """Set a key of an edit; of a list of mappings, only the entries that differ change."""
+    old = item.get(key)
+    if not isinstance(old, list) or not isinstance(value, list) or not value:
+        put_field(item, key, value)
+        return
+    while len(old) > len(value):
+        same = [at for at, entry in enumerate(value) if old[at] == entry]
+        # The first entry that is another one is the one that is gone.
+        del old[next((at for at in range(len(value)) if at not in same), len(value))]
+    for at, entry in enumerate(value):
+        if at >= len(old):
+            old.append(to_flow(entry))
+        elif old[at] != entry:
+            old[at] = to_flow(entry)
+
+
 def to_flow(value: Any) -> Any:
     """Return a value whose mappings are written on one line each.
 
@@ -270,6 +290,7 @@ def _dump(data: Any) -> str:
 def _make_yaml() -> YAML:
     yaml = YAML()
     yaml.preserve_quotes = True
+    yaml.brace_single_entry_mapping_in_flow_sequence = True
     # Wide enough that no line is broken: a break would change lines that nobody has edited.
     yaml.width = 2**20
     yaml.indent(mapping=2, sequence=4, offset=2)

@@ -41,7 +41,9 @@ class Studio:
         new = "" if path.exists() else new_spec("builtin:skyline", path)
         self.draft = Draft.open(path, new)
         self.engine = Engine(self.draft, self.jobs, "cpu")
-        app = Guard(make_app(self.draft, self.engine, self.jobs), TOKEN, "127.0.0.1")
+        made = make_app(self.draft, self.engine, self.jobs)
+        self.images = made.state.studio.images
+        app = Guard(made, TOKEN, "127.0.0.1")
         self.client = TestClient(
             app, base_url="http://127.0.0.1:8642", headers={"Authorization": f"Bearer {TOKEN}"}
         )

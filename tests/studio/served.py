@@ -36,8 +36,10 @@ class Served:
         browser: Browser,
         *arguments: str,
         env: dict[str, str] | None = None,
+        ready: str = ".tile img",
     ) -> None:
         self.folder, self.shots, self.browser = folder, shots, browser
+        self.ready = ready
         options = ["--port", "0", "--threads", "1", *arguments]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "editspec", "studio", *options],
@@ -57,7 +59,7 @@ class Served:
         page.set_default_timeout(1000 * PATIENCE)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(self.url)
-        page.locator(".tile img").first.wait_for()
+        page.locator(self.ready).first.wait_for()
         return page
 
     def stop(self) -> None:
@@ -77,7 +79,7 @@ class Served:
         revision = self.api("GET", "spec")["revision"]
         self.api("PUT", "spec", {"revision": revision, "text": text})
         page.goto(self.url)
-        page.locator(".tile img").first.wait_for()
+        page.locator(self.ready).first.wait_for()
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
         """What the API answers to the page."""
@@ -98,6 +100,29 @@ class Served:
         )
         # Transitions are shown at their ends.
         self.page.screenshot(path=self.shots / f"{name}.png", animations="disabled")
+
+    def look(self, name: str) -> None:
+        """Keep a picture of the page on two screens, and look for what is in the way.
+
+        The page has run the script of axe.
+        """
+        page = self.page
+        for width, height in ((1600, 900), (1280, 720)):
+            page.set_viewport_size({"width": width, "height": height})
+            self.shot(f"{name}-{width}")
+            sizes = page.evaluate(
+                "() => { const page = document.documentElement;"
+                " return [page.scrollWidth, page.scrollHeight]; }"
+            )
+            assert sizes == [width, height]
+        found = page.evaluate("() => axe.run()")
+        serious = [
+            each for each in found["violations"] if each["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], json.dumps(
+            [(each["id"], [n["html"] for n in each["nodes"]]) for each in serious], indent=1
+        )
+        assert len(found["passes"]) > 10
 
     def button(self, name: str) -> Locator:
         """A button by its label."""

@@ -429,7 +429,7 @@ def test_masks_in_the_text_become_files(make_studio: Make) -> None:
     studio = make_studio()
     studio.make_edit()
     from_file = studio.draft.text
-    url = studio.engine.shift_mask(studio.draft.edits()[0]["source"]["mask"], 0, 0)
+    url = studio.images.shift_mask(studio.draft.edits()[0]["source"]["mask"], 0, 0)
     name = studio.draft.edits()[0]["source"]["mask"]
     text = "# mine\n" + from_file.replace(name, f"'{url}'")
     studio.call("PUT", "spec", {"text": text})

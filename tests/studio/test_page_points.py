@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -440,7 +439,7 @@ def test_nothing_serious_stands_in_the_way_of_anyone(
     page.emulate_media(color_scheme=scheme)
     axe = (page_sources / "node_modules" / "axe-core" / "axe.min.js").read_text()
     page.evaluate(f"{axe}; 0")
-    look(studio, f"empty-{scheme}")
+    studio.look(f"empty-{scheme}")
     # Of another rank, nothing is known yet.
     page.get_by_label("Text of the spec").fill(ONE.replace("rank: 1", f"rank: {rank}"))
     page.locator(".welcome").wait_for(state="hidden")
@@ -452,26 +451,8 @@ def test_nothing_serious_stands_in_the_way_of_anyone(
     page.get_by_role("tab", name=re.compile("Context")).click()
     page.get_by_text("Search similar places").click()
     page.locator("[data-key^='found-']").first.wait_for()
-    look(studio, f"executed-{scheme}")
+    studio.look(f"executed-{scheme}")
     page.locator("[data-latent='0'] img.after").dblclick()
     page.get_by_role("dialog").wait_for()
-    look(studio, f"lightbox-{scheme}")
+    studio.look(f"lightbox-{scheme}")
     page.keyboard.press("Escape")
-
-
-def look(studio: Served, name: str) -> None:
-    """Keep a picture of the page on two screens, and look for what is in the way."""
-    page = studio.page
-    for width, height in ((1600, 900), (1280, 720)):
-        page.set_viewport_size({"width": width, "height": height})
-        studio.shot(f"{name}-{width}")
-        sizes = page.evaluate(
-            "() => [document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
-        )
-        assert sizes == [width, height]
-    found = page.evaluate("() => axe.run()")
-    serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
-    assert serious == [], json.dumps(
-        [(each["id"], [n["html"] for n in each["nodes"]]) for each in serious], indent=1
-    )
-    assert len(found["passes"]) > 10

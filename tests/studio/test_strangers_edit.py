@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from editspec.studio.modalities.image.images import generator_in
 from editspec.worlds.skyline import world
 from editspec.worlds.skyline.efficacy import edit_measures, edit_numbers
 from editspec.worlds.skyline.reader import load_reader
@@ -61,10 +62,13 @@ def trace_of(studio: Any) -> Any:
 def trace_of_the_world(studio: Any) -> float:
     """The share of unseen pictures with change that the perfect edit would not have made."""
     base, outcome = studio.engine.base(), studio.engine.outcomes.find(studio.draft.executed)
-    latents = LatentStream(CHECKS, base.generator.architecture.latent_size).items(range(100))
+    generator = generator_in(base)
+    latents = LatentStream(CHECKS, generator.architecture.latent_size).items(range(100))
     scenes, reader = world.scenes(latents), load_reader()
-    edited = base.make(apply_stack(base.checkpoint, [edit.patch for edit in outcome.built]))
-    before, after = (render_clamped(each, latents) for each in (base.generator, edited))
+    edited = generator.with_weights(
+        apply_stack(base.checkpoint, [edit.patch for edit in outcome.built])
+    )
+    before, after = (render_clamped(each, latents) for each in (generator, edited))
     perfect = scenes.with_tops("dome", "spire")
     measures = edit_measures(scenes, perfect, before, after, reader, reader.features)
     return edit_numbers(measures)["trace"]

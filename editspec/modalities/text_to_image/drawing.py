@@ -35,11 +35,14 @@ class Pictures:
         How pictures are drawn.
     device
         The device that draws.
+    on_step
+        Is called after each step of a picture; what it raises ends the drawing.
     """
 
     folder: Path
     how: Drawn
     device: torch.device
+    on_step: Callable[[], None] = lambda: None
 
     @cached_property
     def pipeline(self) -> Any:
@@ -75,10 +78,11 @@ class Pictures:
         prompts: Sequence[str],
         seeds: Sequence[int],
         progress: Callable[[int, int], None] = lambda done, total: None,
+        how: Drawn | None = None,
     ) -> Tensor:
         """Draw prompts with the matrices that `weights` hold.
 
-        The noise of a picture follows from its seed alone.
+        The noise of a picture follows from its seed alone. `how` stands for that of the pipeline.
 
         Returns
         -------
@@ -93,11 +97,16 @@ class Pictures:
         drawn = []
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
             progress(number, len(prompts))
-            drawn.append(self._draw_one(prompt, seed))
+            drawn.append(self._draw_one(prompt, seed, how or self.how))
         progress(len(prompts), len(prompts))
         return torch.cat(drawn)
 
-    def _draw_one(self, prompt: str, seed: int) -> Tensor:
+    def _draw_one(self, prompt: str, seed: int, how: Drawn) -> Tensor:
+        def note_step(pipeline: Any, step: int, time: Any, tensors: Any) -> Any:
+            """Tell of a step in the form that the library asks for."""
+            self.on_step()
+            return tensors
+
         pipeline = self.pipeline
         generator = torch.Generator().manual_seed(seed)
         size = pipeline.unet.config.sample_size
@@ -108,8 +117,9 @@ class Pictures:
         result = pipeline(
             prompt,
             latents=noise,
-            num_inference_steps=self.how.steps,
-            guidance_scale=self.how.guidance,
+            num_inference_steps=how.steps,
+            guidance_scale=how.guidance,
+            callback_on_step_end=note_step,
             generator=generator,
             output_type="pt" if whole else "latent",
         )

@@ -10,13 +10,15 @@ from editspec.studio import spec_editor
 from editspec.studio.draft import Missing
 from editspec.studio.routers.shared import CurrentStudio, Number, Revision
 from editspec.studio.schemas import EditChange, OnRevision, State
-from editspec.studio.yaml_blocks import Item
-from editspec_compiler.modalities.image.proposals import propose_rule
+from editspec_runtime.errors import UsageError
 
-INHERITED = ("layer", "rank", "solver")
+LAYERS = ("layer", "layers")
+"""The fields that name the layers of an edit, of which it has one."""
+
+INHERITED = (*LAYERS, "rank", "solver")
 """The fields that a new edit takes from the edit before it."""
 
-CHANGEABLE = ("name", *INHERITED)
+CHANGEABLE = ("name", "layer", "rank", "solver")
 """The fields that a form can change."""
 
 router = APIRouter(prefix="/api/edits")
@@ -26,11 +28,13 @@ router = APIRouter(prefix="/api/edits")
 def add_edit(studio: CurrentStudio, body: OnRevision) -> State:
     """Add an edit at the end, like the one before it."""
     draft = studio.draft
-    layer, solver = propose_rule(studio.engine.base().generator.architecture)
+    proposed = studio.engine.modality.new_edit(studio.engine.base().model.architecture)
     edits = draft.edits()
     last = edits[-1] if edits and isinstance(edits[-1], dict) else {}
-    item: dict[str, Any] = {"name": _find_name(edits), "layer": layer, "rank": 4, "solver": solver}
-    item |= {key: last[key] for key in INHERITED if key in last}
+    inherited = {key: last[key] for key in INHERITED if key in last}
+    if not proposed.keys().isdisjoint(LAYERS) and not inherited.keys().isdisjoint(LAYERS):
+        proposed = {key: value for key, value in proposed.items() if key not in LAYERS}
+    item: dict[str, Any] = {"name": _find_name(edits), **proposed, **inherited}
     return studio.rewrite(body.revision, lambda text: spec_editor.add_edit(text, draft.file, item))
 
 
@@ -40,6 +44,10 @@ def change_edit(studio: CurrentStudio, number: Number, body: EditChange) -> Stat
     draft = studio.draft
     given = {key: getattr(body, key) for key in CHANGEABLE}
     fields = {key: value for key, value in given.items() if value is not None}
+    further = body.fields or {}
+    known = set(studio.engine.modality.edit_type.model_fields)
+    if unknown := sorted(set(further) - known):
+        raise UsageError(f"An edit has no {unknown[0]}.", f"It has {', '.join(sorted(known))}.")
 
     def rewrite_text(text: str) -> str:
         count = len(draft.edits())
@@ -48,6 +56,7 @@ def change_edit(studio: CurrentStudio, number: Number, body: EditChange) -> Stat
         was_off = draft.switched_off()[number]
         if fields:
             text = spec_editor.put_fields(text, draft.file, number, fields)
+        text = spec_editor.put_values(text, draft.file, number, further)
         if body.off is not None and body.off != was_off:
             text = spec_editor.switch_edit(text, draft.file, number, off=body.off)
         if body.position is not None:
@@ -78,13 +87,9 @@ def forget_preserved(studio: CurrentStudio, number: Number, revision: Revision) 
     def rewrite_text(text: str) -> str:
         if "preserve" not in draft.edit(number):
             raise Missing(f"Edit {number} preserves nothing.")
-        return spec_editor.change_edit(text, draft.file, number, _remove_preserve)
+        return spec_editor.put_values(text, draft.file, number, {"preserve": None})
 
     return studio.rewrite(revision, rewrite_text)
-
-
-def _remove_preserve(item: Item) -> None:
-    del item["preserve"]
 
 
 def _find_name(edits: list[Any]) -> str:

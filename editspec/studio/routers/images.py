@@ -34,9 +34,18 @@ def read_image(
     studio: CurrentStudio, name: GeneratorName, seed: Seed, latent: LatentNumber
 ) -> Response:
     """Draw an image of a stream by a generator."""
-    png = studio.engine.draw_image(name, seed, latent)
+    png = studio.images.draw_image(name, seed, latent)
     if png is None:
         raise Missing(f"There is no generator {name} any more.")
+    return answer_png(png, FOREVER)
+
+
+@router.get("/answers/{name}", response_class=Response, responses=PICTURE)
+def read_answer(studio: CurrentStudio, name: GeneratorName) -> Response:
+    """Return a picture that a model has answered with."""
+    png = studio.engine.answers.find(name)
+    if not isinstance(png, bytes):
+        raise Missing(f"There is no picture {name} any more.")
     return answer_png(png, FOREVER)
 
 
@@ -50,9 +59,9 @@ def composite(studio: CurrentStudio, number: Number, body: Paste | None = None) 
     changes = None
     if body is not None:
         source = studio.draft.held().place(number, "source")
-        mask = studio.engine.shift_mask(source.mask, body.right, body.down)
+        mask = studio.images.shift_mask(source.mask, body.right, body.down)
         changes = {"target": {"latent": body.latent, "mask": mask}}
-    return answer_png(studio.engine.draw_composite(number, changes))
+    return answer_png(studio.images.draw_composite(number, changes))
 
 
 @router.get("/edits/{number}/heat/{latent}", response_class=Response, responses=PICTURE)
@@ -62,4 +71,4 @@ def heat(studio: CurrentStudio, number: Number, latent: LatentNumber) -> Respons
     A position that responds as much as the context itself is white.
     """
     studio.draft.held().edit(number)
-    return answer_png(studio.engine.draw_heat(number, latent), "no-store")
+    return answer_png(studio.images.draw_heat(number, latent), "no-store")

@@ -20,7 +20,15 @@ router = APIRouter(prefix="/api")
 def search(studio: CurrentStudio, number: Number) -> State:
     """Begin to look for places like the context of an edit."""
     studio.draft.edit(number)
-    studio.engine.search(number, SEARCHED_IMAGES, FOUND_PLACES)
+    studio.images.search(number, SEARCHED_IMAGES, FOUND_PLACES)
+    return studio.state()
+
+
+@router.post("/edits/{number}/ask", status_code=202)
+def ask(studio: CurrentStudio, number: Number) -> State:
+    """Begin to ask the model about an edit, before the edits and after the executed ones."""
+    studio.draft.held().edit(number)
+    studio.engine.ask(number)
     return studio.state()
 
 
@@ -37,14 +45,14 @@ def execute(studio: CurrentStudio, body: OnRevision) -> State:
 @router.post("/results/{number}/curve", status_code=202)
 def compute_curve(studio: CurrentStudio, number: Number) -> State:
     """Begin to compute the curve of an edit: loss against collateral."""
-    studio.engine.compute_curve(number)
+    studio.images.compute_curve(number)
     return studio.state()
 
 
 @router.post("/results/{number}/traces", status_code=202)
 def measure_traces(studio: CurrentStudio, number: Number) -> State:
     """Begin to measure what an edit changes where its key does not match."""
-    studio.engine.measure_traces(number)
+    studio.images.measure_traces(number)
     return studio.state()
 
 
@@ -55,7 +63,7 @@ def preserve(studio: CurrentStudio, number: Number, body: OnRevision) -> State:
     with studio.draft.lock:
         studio.draft.require(body.revision)
     studio.draft.edit(number)
-    studio.engine.preserve(number)
+    studio.images.preserve(number)
     return studio.state()
 
 

@@ -69,7 +69,7 @@ def paste(studio: CurrentStudio, number: Number, body: PasteChange) -> State:
 
     def rewrite_text(text: str) -> str:
         source = studio.draft.place(number, "source")
-        shifted = studio.engine.shift_mask(source.mask, body.right, body.down)
+        shifted = studio.images.shift_mask(source.mask, body.right, body.down)
         mask = studio.draft.add_mask(shifted)
         place = {"latent": body.latent, "mask": mask}
         return _put_place(studio, text, number, "target", None, place)
@@ -80,7 +80,7 @@ def paste(studio: CurrentStudio, number: Number, body: PasteChange) -> State:
 @router.get("/masks/{role}", response_class=Response, responses=PICTURE)
 def read_mask(studio: CurrentStudio, number: Number, role: Role, index: Index = 0) -> Response:
     """Draw a mask of any kind as grey pixels of the model's images."""
-    image = studio.engine.draw_mask(studio.draft.held().place(number, role, index).mask)
+    image = studio.images.draw_mask(studio.draft.held().place(number, role, index).mask)
     return answer_png(encode_png(image), "no-store")
 
 
@@ -88,7 +88,7 @@ def read_mask(studio: CurrentStudio, number: Number, role: Role, index: Index = 
 def read_scene(studio: CurrentStudio, number: Number, role: Role, index: Index = 0) -> Response:
     """Draw the image of a place whose latent is not a number of the stream."""
     place = studio.draft.held().place(number, role, index)
-    return answer_png(studio.engine.draw_scene(number, place.latent))
+    return answer_png(studio.images.draw_scene(number, place.latent))
 
 
 def _write_mask(studio: Studio, body: PlaceChange) -> Any:

@@ -14,6 +14,7 @@ from editspec.studio.describe import state_of
 from editspec.studio.draft import Draft
 from editspec.studio.engine import Engine
 from editspec.studio.jobs import Event, Jobs
+from editspec.studio.modalities.image.images import Images
 from editspec.studio.schemas import Failure, State
 
 
@@ -23,14 +24,16 @@ class Studio:
 
     Attributes
     ----------
-    draft, engine, jobs
-        The spec, the engine that computes with it, and the work in the background.
+    draft, engine, images, jobs
+        The spec, the engine that computes with it, its part about images of latents, and the work
+        in the background.
     queues
         The events that are still to be sent, a queue for each page that listens.
     """
 
     draft: Draft
     engine: Engine
+    images: Images
     jobs: Jobs
     queues: set[asyncio.Queue[Event]] = field(default_factory=set)
 
@@ -40,7 +43,7 @@ class Studio:
         with self.draft.lock:
             draft = self.draft.snapshot()
             outcome = self.engine.outcomes.find(draft.content)
-        return state_of(draft, self.engine, outcome, self.jobs)
+        return state_of(draft, self.engine, self.images, outcome, self.jobs)
 
     def act(self, revision: int, action: Callable[[], None]) -> State:
         """Do something on a revision, tell all pages, and describe the new state.

@@ -27,6 +27,7 @@ from editspec_runtime.io.files import (
     safetensors_bytes,
     write,
 )
+from editspec_runtime.io.remote_cache import RemoteCache, find_remote
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,19 +44,21 @@ Identity = tuple[int, int, int, int, int]
 def default_cache() -> Cache:
     """Find the cache: at ``$EDITSPEC_CACHE``, else that of `use_cache`, else the user's own.
 
-    ``~`` is expanded.
+    ``~`` is expanded. A remote cache that the environment names stands behind it.
 
-    Raises `FileError` where ``~NAME`` is the home of a user whom this machine does not know.
+    Raises `FileError` where ``~NAME`` is the home of a user whom this machine does not know, and
+    `UsageError` where the address of the remote cache is wrong.
     """
     chosen = os.environ.get(VARIABLE)
     usual = _cache.get() or platformdirs.user_cache_dir("editspec", appauthor=False)
     try:
-        return Cache(Path(chosen or usual).expanduser())
+        root = Path(chosen or usual).expanduser()
     except RuntimeError as error:
         raise FileError(
             f"{VARIABLE} is {chosen}, the home of a user whom this machine does not know.",
             "Write the whole path.",
         ) from error
+    return Cache(root, find_remote())
 
 
 @contextmanager
@@ -74,9 +77,17 @@ class Cache:
 
     Two processes may fill one entry at a time: both write the same bytes, and each puts its file
     into place at once. A cache that cannot be written costs one warning, and nothing else.
+
+    Attributes
+    ----------
+    root
+        The folder.
+    remote
+        The server that is asked for what the folder lacks; None without any.
     """
 
     root: Path
+    remote: RemoteCache | None = None
 
     def path(self, kind: str, key: str) -> Path:
         """The place of the entry `key` of a `kind`, such as ``statistics``."""
@@ -97,11 +108,22 @@ class Cache:
         self.put(kind, key, tensors)
         return tensors, False
 
+    def fetch(self, kind: str, key: str) -> Path:
+        """Return the place of an entry, which the remote cache fills where the folder lacks it."""
+        path = self.path(kind, key)
+        if self.remote is not None and identify_file(path) is None:
+            data = self.remote.get(kind, key)
+            if data is not None:
+                self._write(path, data)
+        return path
+
     def put(self, kind: str, key: str, tensors: dict[str, Tensor]) -> None:
         """Keep the tensors of an entry, in the place of those that it had."""
         # What tells an entry that was damaged, changed or moved later from one that is whole.
         metadata = {"entry": _entry_digest(kind, key, tensors)}
-        self._write(self.path(kind, key), safetensors_bytes(tensors, metadata))
+        data = safetensors_bytes(tensors, metadata)
+        self._write(self.path(kind, key), data)
+        self._share(kind, key, data)
 
     def find(self, kind: str, key: str) -> dict[str, Tensor] | None:
         """Find the tensors of an entry; None unless they are there as they were written.
@@ -110,7 +132,7 @@ class Cache:
         entry carries. The digest binds the content to the name: an entry that was made under
         another name, or changed, is not taken.
         """
-        path = self.path(kind, key)
+        path = self.fetch(kind, key)
         self.mark_use(path)
         before = identify_file(path)
         if before is None:
@@ -142,10 +164,16 @@ class Cache:
             if path.read_bytes() == data:
                 return
         self._write(path, data)
+        self._share(kind, key, data)
 
     def mark_use(self, entry: Path) -> None:
         """Note the use of an entry, so that nobody prunes it while this process runs."""
         mark_use(self.root, entry)
+
+    def _share(self, kind: str, key: str, data: bytes) -> None:
+        """Write an entry to the remote cache, where there is one and it may be written."""
+        if self.remote is not None:
+            self.remote.put(kind, key, data)
 
     def _write(self, path: Path, data: bytes) -> None:
         """Write a file of the cache; where that fails, warn once and go on without it."""

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.cache import Cache, hash_once, identify_file
 from editspec_runtime.io.extra_registry import load_extra
+from editspec_runtime.io.remote_cache import LOOPBACK, is_offline
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -38,7 +39,6 @@ HUB_TROUBLE = (
 """What to do where the hub does not answer as it should."""
 
 SCHEMES = ("https://", "http://", "hf://")
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 CHUNK = 2**20
 LONGEST_ADDRESS = 2000
 """The most characters of an address."""
@@ -79,11 +79,6 @@ Progress = Callable[[int, int], None]
 def is_remote(weights: str) -> bool:
     """Whether ``weights:`` names something that has to be fetched."""
     return weights.startswith(SCHEMES)
-
-
-def is_offline() -> bool:
-    """Whether nothing may be fetched: ``$EDITSPEC_OFFLINE`` is set to anything but 0."""
-    return os.environ.get("EDITSPEC_OFFLINE", "0") not in ("", "0")
 
 
 @dataclass(frozen=True)

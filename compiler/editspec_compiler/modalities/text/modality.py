@@ -202,6 +202,8 @@ def _doubts(
     statistics = _statistics_of(document)
     if edit is None or architecture is None or tokenizer is None or statistics is None:
         return
+    if edit.pairs is None and (edit.source is None or edit.target is None):
+        return  # which is an error of its own
     context = architecture.details["context"]
     yield from token_problems(document, path, edit, tokenizer)
     yield from length_problems(document, path, edit, tokenizer, context)

@@ -8,6 +8,7 @@ export type State = Schemas["State"];
 export type Edit = Schemas["EditState"];
 export type EditResult = Schemas["EditResult"];
 export type CurvePoint = Schemas["CurvePoint"];
+export type Sample = Schemas["Sample"];
 export type Place = Schemas["PlaceState"];
 export type Match = Schemas["Match"];
 export type Problem = Schemas["FoundProblem"];

@@ -3,28 +3,27 @@
 import "./studio.css";
 import { render, type JSX } from "preact";
 import { Refused } from "./api";
-import { CANVASES } from "./canvases";
+import { canvas } from "./canvases";
 import { Edits } from "./components/Edits";
-import { GalleryPanel } from "./components/Gallery";
 import { Head } from "./components/Head";
 import { Lightbox } from "./components/Lightbox";
 import { Messages } from "./components/News";
 import { Action, Outcome } from "./components/Outcome";
 import { Rule } from "./components/Rule";
 import { SpecPane } from "./components/SpecPane";
-import { Stage } from "./components/Stage";
-import { enter, enlarged, execute, isFresh, MODES, redo, save, spoken, start, state, undo } from "./store";
+import { enter, enlarged, execute, isFresh, MODES, redo, save, spoken, start, undo } from "./store";
 
 const FIELDS = "input:not([type=radio], [type=checkbox], [type=range]), textarea, select";
 
 function Page(): JSX.Element {
+  const { Stage, Panel } = canvas.value;
   return (
     <>
       <Head />
       <main class={`main ${isFresh.value ? "fresh" : ""}`}>
         <div class="side"><div class="side-top"><Edits /><Rule /><Outcome /></div><Action /></div>
         <Stage />
-        <div class="right"><GalleryPanel /><SpecPane /></div>
+        <div class="right"><Panel /><SpecPane /></div>
       </main>
       <Lightbox />
       <Messages />
@@ -42,8 +41,8 @@ function press(event: KeyboardEvent): void {
   else if (isCommand && key === "enter") execute();
   else if (isTyping) return;
   else if (isCommand && key === "z") (event.shiftKey ? redo : undo)();
-  else if (!isCommand && !event.altKey && "123".includes(event.key)) enter(MODES[Number(event.key) - 1]!);
-  else if (!CANVASES[state.value.model.modality]?.press(event)) return;
+  else if (!isCommand && !event.altKey && "123".includes(event.key) && canvas.value.press) enter(MODES[Number(event.key) - 1]!);
+  else if (!canvas.value.press?.(event)) return;
   event.preventDefault();
 }
 

@@ -84,14 +84,15 @@ export const isPasting = computed(() => {
 
 /** Problems of the text, and those that only the last work could find. */
 export const problems = computed(() => [...state.value.problems, ...(state.value.failure?.problems ?? [])]);
-export const wrong = computed(() => problems.value.filter((problem) => !problem.unfinished));
+export const wrong = computed(() => problems.value.filter((problem) => !problem.unfinished && !problem.warning));
+export const warnings = computed(() => problems.value.filter((problem) => problem.warning));
 export const unfinished = computed(() => problems.value.filter((problem) => problem.unfinished));
 
-export const canExecute = computed(() => state.value.problems.length === 0 && state.value.edits.some(({ off }) => !off));
+export const canExecute = computed(() => state.value.problems.every(({ warning }) => warning) && state.value.edits.some(({ off }) => !off));
 
-/** Whether nothing of any edit was painted yet. */
+/** Whether nothing of any edit was painted or written yet. */
 export const isFresh = computed(() =>
-  state.value.edits.every((each) => !each.source && !each.target && !each.note && each.context.length === 0));
+  state.value.edits.every((each) => !each.source && !each.target && !each.note && each.context.length === 0 && each.tokens.length === 0));
 
 /** A failure of work, as long as it concerns the spec as it is and was not put aside. */
 export const failure = computed(() => (state.value.failure === dismissed.value ? null : state.value.failure));
@@ -167,8 +168,8 @@ export function say(words: string): void {
 let executesNext = false;
 
 function ended(kind: string, failed: boolean): void {
-  // Other work has put the look at traces aside.
-  if (kind !== "traces") lookedFor = "";
+  // Other work has put the look at traces aside, and the questions.
+  if (kind !== "traces" && kind !== "ask") lookedFor = askedFor = "";
   refresh();
   if (kind !== "preserve" || !executesNext) return;
   executesNext = false;
@@ -182,6 +183,7 @@ export async function start(): Promise<void> {
   chosen.value = resume.chosen ?? null;
   effect(() => sessionStorage.setItem("studio", JSON.stringify({ mode: mode.value, chosen: edit.value?.id ?? null })));
   effect(lookForTraces);
+  effect(askAfterExecute);
   effect(() => {
     document.title = `${state.value.saved ? "" : "• "}${state.value.file} – editspec studio`;
   });
@@ -191,7 +193,10 @@ export async function start(): Promise<void> {
     } else if (event.event === "ended") ended(event.kind, event.failure !== null);
     else if (event.event !== "stopping") {
       const { event: _, ...job } = event;
+      const isAnswered = job.kind === "ask" && job.done !== untracked(() => state.value.job?.done ?? 0);
       state.value = { ...state.value, job };
+      // Answers are shown as they come.
+      if (isAnswered) refresh();
     }
   }, (isLost) => (lost.value = isLost));
   refresh();
@@ -209,6 +214,17 @@ export function addEdit(): void {
 
 export function changeEdit(at: number, fields: Record<string, unknown>): void {
   send("PATCH", `edits/${at}`, fields);
+}
+
+/** Change fields of an edit, from what it says once the changes before have arrived. */
+export function changeFields(id: number, change: (given: Edit["given"]) => Record<string, unknown>): void {
+  pending.value += 1;
+  queue = queue.then(() => {
+    const at = state.value.edits.findIndex((each) => each.id === id);
+    const fields = at < 0 ? {} : change(state.value.edits[at]!.given);
+    if (Object.keys(fields).length === 0) return;
+    return ask(() => call("PATCH", `edits/${at}`, { revision: state.value.revision, fields }));
+  }).finally(() => (pending.value -= 1));
 }
 
 export function removeEdit(at: number): void {
@@ -253,12 +269,31 @@ let lookedFor = "";
 function lookForTraces(): void {
   const { results, job, revision } = state.value;
   const next = results?.edits.findIndex(({ traces }) => traces === null) ?? -1;
+  if (!state.value.model.image_size) return;
   if (!results?.current || job !== null || next < 0) return;
   const wanted = `${results.after} ${revision} ${next}`;
   if (wanted === lookedFor) return;
   lookedFor = wanted;
   // Other work may have begun meanwhile, and goes first.
   call("POST", `results/${next}/traces`).then(receive, () => undefined);
+}
+
+let askedFor = "";
+
+/** Ask the model about the chosen edit, once for each thing that was executed. Work that was cancelled is not begun again. */
+function askAfterExecute(): void {
+  const { results, job, revision } = state.value;
+  const of = edit.value;
+  const isOpen = of?.samples.some(({ before, after }) => [...before, ...after].includes(null));
+  if (!of || !results?.current || job !== null || !isOpen) return;
+  const wanted = `${results.after} ${revision} ${of.id}`;
+  if (wanted === askedFor) return;
+  askedFor = wanted;
+  call("POST", `edits/${number.value}/ask`).then(receive, () => undefined);
+}
+
+export function askModel(at: number): void {
+  void ask(() => call("POST", `edits/${at}/ask`));
 }
 
 /** Have images chosen that an edit leaves alone, and execute it. */

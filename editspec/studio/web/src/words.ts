@@ -25,21 +25,28 @@ export function solverWords(solver: Solver | undefined): string {
   return solver ? solver.about : "";
 }
 
-export function lossWords({ residual }: EditResult): string {
-  const what = "the distance from what was pasted";
+export function lossWords({ residual }: EditResult, aim: string): string {
+  const what = `the distance from ${aim}`;
   return residual === null ? what : `${what}: ${Number((100 * residual).toPrecision(2))} % is left`;
 }
 
 export const COLLATERAL = "the predicted change everywhere, as a share";
 
-/** What to do next, from what is missing. */
-export function nextStep(state: State, edit: Edit | null): string {
+/** The next step of an edit of images; null where all are done. */
+export function nextOfImages(edit: Edit): string | null {
+  if (!edit.source && !edit.note) return `Step 1. ${STEPS.copy.todo}`;
+  if (!edit.target && !edit.note) return `Step 2. ${STEPS.paste.todo}`;
+  return null;
+}
+
+/** What to do next, from what is missing; `next` says it of an edit. */
+export function nextStep(state: State, edit: Edit | null, next: (edit: Edit) => string | null): string {
   if (!edit) return "Add an edit.";
   if (!state.readable) return "The spec cannot be read: correct it on the right.";
   if (state.edits.every(({ off }) => off)) return "Switch an edit on, or add one.";
-  if (!edit.source && !edit.note) return `Step 1. ${STEPS.copy.todo}`;
-  if (!edit.target && !edit.note) return `Step 2. ${STEPS.paste.todo}`;
-  const others = state.problems.filter((problem) => !problem.unfinished).length;
+  const step = next(edit);
+  if (step) return step;
+  const others = state.problems.filter((problem) => !problem.unfinished && !problem.warning).length;
   if (others) return others === 1 ? "One problem is left: see the spec." : "Some problems are left: see the spec.";
   return "Another edit is not finished yet: finish it, or switch it off.";
 }

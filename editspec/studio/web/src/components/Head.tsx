@@ -1,14 +1,14 @@
 // The line at the top: the file and its state, undo and redo, Save and Export.
 
 import type { JSX } from "preact";
-import { exportPatches, lost, note, redo, save, say, state, undo, wrong } from "../store";
+import { exportPatches, lost, note, redo, save, say, state, undo, unfinished, wrong } from "../store";
 import { useEffect } from "preact/hooks";
 import { IconButton } from "./controls";
 
 const NOTE_MILLISECONDS = 6000;
 
 export function Head(): JSX.Element {
-  const { file, saved, changed_outside, model, can_undo, can_redo, problems } = state.value;
+  const { file, saved, changed_outside, model, can_undo, can_redo } = state.value;
   const words = changed_outside ? "changed outside" : saved ? "saved" : "draft";
   return (
     <header class="head">
@@ -26,7 +26,7 @@ export function Head(): JSX.Element {
       <button type="button" title="Write the spec and its masks (Ctrl+S)" onClick={() => save()}>Save</button>
       <button
         type="button" title="Save, and write the patches to build/, which git ignores"
-        disabled={problems.length > 0 || wrong.value.length > 0 || state.value.edits.length === 0} onClick={exportPatches}
+        disabled={wrong.value.length > 0 || unfinished.value.length > 0 || state.value.edits.length === 0} onClick={exportPatches}
       >
         Export
       </button>

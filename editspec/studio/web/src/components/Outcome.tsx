@@ -6,6 +6,7 @@ import type { CurvePoint, Edit, EditResult } from "../api";
 import {
   cancel, canExecute, changeEdit, computeCurve, edit as chosenEdit, enlarged, execute, number, preserve, resultOf, state, stream,
 } from "../store";
+import { canvas } from "../canvases";
 import { COLLATERAL, lossWords, nextStep, STRENGTH } from "../words";
 import { short, TextButton } from "./controls";
 
@@ -16,7 +17,7 @@ const MANY_TRACES = 0.25;
 export function Action(): JSX.Element {
   const edit = chosenEdit.value;
   const { job } = state.value;
-  const words = canExecute.value ? "Execute applies the rule to the model." : nextStep(state.value, edit);
+  const words = canExecute.value ? "Execute applies the rule to the model." : nextStep(state.value, edit, canvas.value.next);
   return (
     <div class="action">
       {job && !job.yielding ? <Job /> : <Execute />}
@@ -55,7 +56,7 @@ function Execute(): JSX.Element {
   return (
     <button
       type="button" class="primary" disabled={!canExecute.value} onClick={execute} data-key="execute"
-      title={canExecute.value ? "Apply the rule to the model (Ctrl+Enter)" : nextStep(state.value, chosenEdit.value)}
+      title={canExecute.value ? "Apply the rule to the model (Ctrl+Enter)" : nextStep(state.value, chosenEdit.value, canvas.value.next)}
     >
       {isAgain ? "Execute again" : "Execute"}
     </button>
@@ -78,7 +79,7 @@ function Figures({ result }: { result: EditResult }): JSX.Element {
   const rank = result.rank ? `rank ${result.rank}` : "full rank";
   return (
     <dl class={`figures ${result.current ? "" : "stale"}`}>
-      <Figure name="Loss" value={short(result.loss)} aside={lossWords(result)} />
+      <Figure name="Loss" value={short(result.loss)} aside={lossWords(result, canvas.value.aim)} />
       <Figure name="Collateral" value={short(result.collateral, 2)} aside={COLLATERAL} isBad={result.high} />
       {result.traces && (
         <Figure
@@ -87,9 +88,14 @@ function Figures({ result }: { result: EditResult }): JSX.Element {
         />
       )}
       <Figure name="Time" value={time} aside={result.status} />
-      <Figure name="Patch" value={result.digest.slice(0, 12)} aside={`${result.layer}, ${rank}`} />
+      <Figure name="Patch" value={result.digest.slice(0, 12)} aside={`${layersOf(result)}, ${rank}`} />
     </dl>
   );
+}
+
+function layersOf({ layer }: EditResult): string {
+  const names = layer.split(",");
+  return names.length > 3 ? `${names.length} layers` : names.join(", ");
 }
 
 function Figure({ name, value, aside, isBad }: { name: string; value: string; aside: string; isBad?: boolean }): JSX.Element {

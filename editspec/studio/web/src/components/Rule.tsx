@@ -3,33 +3,24 @@
 import type { JSX } from "preact";
 import type { Edit, Solver } from "../api";
 import { changeEdit, edit as chosenEdit, forgetPreserved, number, state } from "../store";
-import { LAYER, layerWords, RANK, solverWords } from "../words";
-import { IconButton, NumberField, Segments } from "./controls";
+import { canvas } from "../canvases";
+import { RANK, solverWords } from "../words";
+import { IconButton, NumberField } from "./controls";
 
 export function Rule(): JSX.Element | null {
   const edit = chosenEdit.value;
   if (!edit) return null;
-  const { model, solvers, readable } = state.value;
+  const { solvers, readable } = state.value;
   const method = String(edit.solver["method"] ?? "");
   const solver = solvers.find((each) => each.method === method);
-  const at = model.layers.findIndex(({ name }) => name === edit.layer);
-  const layer = model.layers[at];
+  const { Layers, hasRank } = canvas.value;
   const change = (fields: Record<string, unknown>) => changeEdit(number.value, fields);
   return (
     <section class="panel" aria-label="Rule">
       <fieldset class="rule" disabled={!readable}>
         <header class="panel-title"><h2>Rule</h2></header>
-        <div class="label">Layer{layer && <span class="aside">{layer.name}</span>}</div>
-        <Segments
-          name="layer" label="Layer" chosen={edit.layer} choose={(name) => change({ layer: name })}
-          choices={model.layers.map((each, index) => ({
-            value: each.name,
-            words: each.name.replace(/^layer/, ""),
-            title: `${each.name}. ${layerWords(each, index, model.layers.length)}`,
-          }))}
-        />
-        <p class="hint">{layer ? layerWords(layer, at, model.layers.length) : ""} {LAYER}</p>
-        {solver?.rank && <Rank edit={edit} change={change} />}
+        <Layers edit={edit} />
+        {hasRank && solver?.rank && <Rank edit={edit} change={change} />}
         <label class="row">
           <span class="label">Solver</span>
           <select value={method} onChange={(event) => change({ solver: event.currentTarget.value })}>
@@ -56,6 +47,14 @@ type Change = (fields: Record<string, unknown>) => void;
 
 function Rank({ edit, change }: { edit: Edit; change: Change }): JSX.Element {
   const { rank } = edit;
+  if (rank === null) {
+    return (
+      <div class="row">
+        <span class="label">Rank</span>
+        <span>one for each token <button type="button" class="link" onClick={() => change({ rank: 2 })}>limit it</button></span>
+      </div>
+    );
+  }
   if (rank === "full") {
     return (
       <div class="row">
@@ -81,9 +80,9 @@ function Rank({ edit, change }: { edit: Edit; change: Change }): JSX.Element {
   );
 }
 
-/** The settings of a solver, but for the one that the slider has. */
+/** The settings of a solver, but for the one that the slider has where there is a curve. */
 function Settings({ edit, solver, change }: { edit: Edit; solver: Solver; change: Change }): JSX.Element {
-  const settings = Object.entries(solver.settings).filter(([name]) => name !== "collateral_weight");
+  const settings = Object.entries(solver.settings).filter(([name]) => !solver.curve || name !== "collateral_weight");
   const put = (name: string, given: unknown) => change({ solver: spelled({ ...edit.solver, [name]: given }, solver.settings) });
   return (
     <>
@@ -102,7 +101,7 @@ function Setting({ usual, value, put }: { usual: unknown; value: unknown; put: (
     return <input type="checkbox" checked={Boolean(value)} onChange={(event) => put(event.currentTarget.checked)} />;
   }
   const isWhole = Number.isInteger(usual);
-  return <NumberField class="wide" min="0" value={String(value)} put={(given) => put(isWhole ? Math.round(given) : given)} />;
+  return <NumberField class="wide" min="0" value={value === null ? "" : String(value)} put={(given) => put(isWhole ? Math.round(given) : given)} />;
 }
 
 /** A solver as it is written into a spec: without what it has anyway. */

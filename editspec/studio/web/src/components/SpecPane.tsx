@@ -3,7 +3,8 @@
 import type { JSX } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Problem } from "../api";
-import { edit as chosenEdit, problems, state, unfinished, write, wrong } from "../store";
+import { canvas } from "../canvases";
+import { edit as chosenEdit, problems, state, unfinished, warnings, write, wrong } from "../store";
 
 const PAUSE = 350;
 const LINE_HEIGHT = 18;
@@ -92,7 +93,7 @@ export function SpecPane(): JSX.Element {
       </div>
       {problems.value.length > 0 && (
         <ul class="problems" aria-label="Problems" role="list">
-          {[...wrong.value, ...unfinished.value].map((problem, index) => (
+          {[...wrong.value, ...unfinished.value, ...warnings.value].map((problem, index) => (
             <Line key={index} problem={problem} goTo={goTo} />
           ))}
         </ul>
@@ -103,20 +104,21 @@ export function SpecPane(): JSX.Element {
 
 /** How much is wrong, and how much is still to be done. */
 function Count(): JSX.Element {
-  const [bad, steps] = [wrong.value.length, unfinished.value.length];
+  const [bad, steps, doubts] = [wrong.value.length, unfinished.value.length, warnings.value.length];
   const words = [
     bad ? `${bad} ${bad > 1 ? "problems" : "problem"}` : "",
     steps ? `${steps} ${steps > 1 ? "steps" : "step"} left` : "",
+    doubts ? `${doubts} ${doubts > 1 ? "warnings" : "warning"}` : "",
   ].filter(Boolean);
   return <span class={`count ${bad ? "bad" : ""}`} role="status">{words.join(", ") || "no problems"}</span>;
 }
 
 function Line({ problem, goTo }: { problem: Problem; goTo: (line: number) => void }): JSX.Element {
-  const { line, path, message, hint, unfinished } = problem;
+  const { line, path, message, hint, unfinished, warning } = problem;
   const words = path && !message.includes(path) ? `${path}: ${message}` : message;
   return (
     <li>
-      <button type="button" class={unfinished ? "problem todo" : "problem"} onClick={() => goTo(line || 1)}>
+      <button type="button" class={`problem ${unfinished ? "todo" : ""} ${warning ? "doubt" : ""}`} onClick={() => goTo(line || 1)}>
         <span class="problem-place">{line ? `line ${line}` : "spec"}</span>
         <span>{unfinished ? stepWords(problem) : words}</span>
         {hint && !unfinished && <span class="problem-hint">{hint}</span>}
@@ -126,9 +128,10 @@ function Line({ problem, goTo }: { problem: Problem; goTo: (line: number) => voi
 }
 
 /** The step that an edit still needs. */
-function stepWords({ line, path }: Problem): string {
+function stepWords({ line, path, message }: Problem): string {
   const name = state.value.edits.findLast((each) => each.line <= line)?.name ?? "the edit";
-  return `${name}: ${path.endsWith("source") ? "copy something (step 1)" : "paste it somewhere (step 2)"}`;
+  const { source, target } = canvas.value.steps;
+  return `${name}: ${path.includes("source") ? source : path.includes("target") ? target : message}`;
 }
 
 /** The first and the last line of the chosen edit, from 1; nothing where the text is ahead of what is known of it. */
@@ -136,9 +139,11 @@ function linesOfEdit(lines: string[]): [number, number] {
   const edit = chosenEdit.value;
   if (!edit || !state.value.readable) return [0, -1];
   const next = state.value.edits.map(({ line }) => line).filter((line) => line > edit.line);
-  let last = Math.min(...next, lines.length + 1) - 1;
-  const isOutside = (line: string) => !line.trim() || line.trim().startsWith("#") || /^\S/.test(line);
-  // The keys behind the edits stand at the margin, and comments above an edit belong to it.
+  // The keys behind the edits stand at the margin.
+  const outside = lines.findIndex((line, index) => index >= edit.line && /^[^\s#-]/.test(line));
+  let last = Math.min(...next, outside < 0 ? lines.length + 1 : outside + 1) - 1;
+  const isOutside = (line: string) => !line.trim() || line.trim().startsWith("#");
+  // Comments above an edit belong to it.
   while (last > edit.line && !edit.off && isOutside(lines[last - 1] ?? "")) last -= 1;
   return [edit.line, last];
 }

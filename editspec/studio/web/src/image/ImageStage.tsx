@@ -1,240 +1,69 @@
-// The canvas of images: tools, the picture of the present step, and the strip of the context.
+// The middle for images: the three steps, and the canvas.
 
-import { computed, effect, signal, useSignalEffect } from "@preact/signals";
 import type { JSX } from "preact";
-import { useEffect, useRef } from "preact/hooks";
-import { picture } from "../api";
-import { IconButton } from "../components/controls";
-import {
-  edit, entry, heat, isPasting, latent, mode, number, pasteAt, pending, place, putMask, removePlace, say, spoken, state,
-} from "../store";
-import { hintWords } from "../words";
-import type { Mask } from "./geometry";
-import { floatingMask, loadScene, masks, shownMask, type Loads } from "./loads";
-import { Painter, type Tool } from "./painter";
-import { Strip } from "./Strip";
-
-const COLOURS = { copy: "#2f7df6", paste: "#e0751a", context: "#1f9d55" };
-
-const TOOLS: { tool: Tool; words: string; key: string }[] = [
-  { tool: "brush", words: "Brush", key: "b" },
-  { tool: "eraser", words: "Eraser", key: "e" },
-  { tool: "box", words: "Box", key: "r" },
-  { tool: "ellipse", words: "Ellipse", key: "o" },
-  { tool: "polygon", words: "Polygon", key: "p" },
-  { tool: "move", words: "Move what is pasted", key: "m" },
-  { tool: "hand", words: "Pan", key: "h" },
-];
-
-const tool = signal<Tool>("brush");
-const radius = signal(2.5);
-const copiedMask = signal<Mask | null>(null);
-/** Where what is pasted is held by the mouse; null while it is not. */
-const held = signal<{ right: number; down: number } | null>(null);
-
-let painter: Painter | null = null;
-
-// -- what the canvas shows ----------------------------------------------------------------------------------------------
-
-/** Where the gestures happen: corners and strokes that were begun elsewhere are given up. */
-const scene = computed(() => `${mode.value} ${edit.value?.id} ${latent.value} ${entry.value} ${state.value.model.name}`);
-
-function attach(element: HTMLCanvasElement): () => void {
-  const size = state.peek().model.image_size;
-  const made = new Painter(element, size, { painted, moved, said: (words) => (spoken.value = words) });
-  const loads = loadScene();
-  painter = made;
-  const ends = [
-    effect(() => {
-      scene.value;
-      made.abandon();
-    }),
-    effect(() => {
-      made.tool = tool.value;
-      element.dataset["tool"] = tool.value;
-    }),
-    effect(() => {
-      made.radius = radius.value;
-      made.colour = COLOURS[mode.value];
-    }),
-    effect(() => {
-      const next = loads.picture.value.value;
-      if (held.value === null) made.show(next);
-    }),
-    effect(() => made.showHeat(loads.heat.value.value)),
-    effect(() => showMask(made, element, loads)),
-    effect(() => {
-      const pasted = floatingMask(loads);
-      if (held.value === null) made.float(pasted);
-    }),
-    loads.end,
-  ];
-  return () => {
-    ends.forEach((end) => end());
-    painter = null;
-  };
-}
-
-/** Show the mask of the spec, but not while one is painted or on its way to the spec. */
-function showMask(made: Painter, element: HTMLCanvasElement, loads: Loads): void {
-  const [at, shown] = [scene.value, shownMask(loads)];
-  if (pending.value > 0 || !shown || made.isHeld) return;
-  const key = `${at} ${shown.digest}`;
-  if (element.dataset["shown"] === key) return;
-  element.dataset["shown"] = key;
-  element.dataset["mask"] = shown.digest;
-  made.showMask(shown.mask);
-}
-
-// -- gestures -----------------------------------------------------------------------------------------------------------
-
-function painted(): void {
-  if (!painter) return;
-  if (!edit.value || latent.value === null || !state.value.readable) {
-    painter.showMask(null);
-    return;
-  }
-  if (painter.isEmpty) {
-    removePlace();
-    return;
-  }
-  const mask = painter.mask.slice();
-  putMask(painter.maskAddress(), (written) => {
-    // What was painted is what the spec has now: it need not be read back.
-    if (written?.mask) masks.set(written.mask, mask);
-  });
-}
-
-function moved(right: number, down: number, isHeld: boolean): void {
-  const image = latent.value;
-  if (image === null) return;
-  held.value = isHeld ? { right, down } : null;
-  if (isHeld) void compose();
-  else pasteAt(image, right, down);
-}
-
-let composing = false;
-
-/** Have the model draw what is held where it is now; one request at a time, the newest place next. */
-async function compose(): Promise<void> {
-  if (composing) return;
-  composing = true;
-  let drawn = null;
-  while (held.value && drawn !== held.value && latent.value !== null) {
-    drawn = held.value;
-    const image = await picture("POST", `edits/${number.value}/composite`, { latent: latent.value, ...drawn }).catch(() => null);
-    if (image && held.value) painter?.show(image);
-  }
-  composing = false;
-}
-
-function copyMask(): void {
-  if (!painter || painter.isEmpty) return;
-  copiedMask.value = painter.mask.slice();
-  say("The mask is copied: put it on another image.");
-}
-
-function putCopiedMask(): void {
-  if (painter && copiedMask.value && latent.value !== null) painter.change(copiedMask.value);
-}
-
-function canMove(): boolean {
-  return mode.value === "paste";
-}
-
-/** Keys of the tools; true where one was pressed. */
-export function pressImageKey(event: KeyboardEvent): boolean {
-  const isCommand = event.ctrlKey || event.metaKey;
-  const isOnCanvas = event.target === painter?.element;
-  if (isCommand && isOnCanvas && event.key === "c") copyMask();
-  else if (isCommand && isOnCanvas && event.key === "v") putCopiedMask();
-  else if (isCommand || event.altKey) return false;
-  else if (event.key === "i") invert();
-  else if (event.key === "[" || event.key === "]") radius.value = Math.max(0.5, radius.value + (event.key === "]" ? 0.5 : -0.5));
-  else if (event.key === "+" || event.key === "=") painter?.zoom(1.25);
-  else if (event.key === "-") painter?.zoom(0.8);
-  else if (event.key === "0") painter?.fitWhole();
-  else {
-    const found = TOOLS.find(({ key }) => key === event.key);
-    if (!found || (found.tool === "move" && !canMove())) return false;
-    tool.value = found.tool;
-  }
-  return true;
-}
-
-function invert(): void {
-  if (latent.value !== null && !isPasting.value) painter?.invert();
-}
-
-// -- components ---------------------------------------------------------------------------------------------------------
+import { useRef } from "preact/hooks";
+import { Icon } from "../components/controls";
+import { edit as chosenEdit, enter, isFresh, latent, mode, MODES } from "../store";
+import { STEPS } from "../words";
+import { ImageCanvas } from "./ImageCanvas";
 
 export function ImageStage(): JSX.Element {
-  const element = useRef<HTMLCanvasElement>(null);
-  useEffect(() => attach(element.current!), [state.value.model.image_size]);
-  useSignalEffect(() => {
-    if (isPasting.value && edit.value?.source) tool.value = "move";
-    else if (tool.peek() === "move") tool.value = "brush";
-  });
-  const [at, of] = [latent.value, edit.value];
-  const label = at === null ? "No image yet" : `${mode.value}, image ${at}`;
+  const isBeginning = isFresh.value && latent.value === null;
   return (
-    <>
-      <p class="hint stage-hint" id="stage-hint">{hintWords(of, mode.value, at)}</p>
-      <div class="bench">
-        <Tools />
-        <div class="easel">
-          <canvas
-            ref={element} class={`canvas ${at === null && !place.value ? "empty" : ""}`} tabIndex={0} role="application"
-            aria-roledescription="painting" aria-label={label} aria-describedby="stage-hint"
-          />
-          {heat.value && mode.value === "context" && <HeatLegend />}
-        </div>
+    <section class={`stage ${isBeginning ? "beginning" : ""}`} aria-label="Canvas">
+      <Modes />
+      <div id="stage-panel" role="tabpanel" aria-labelledby={`mode-${mode.value}`} class="stage-panel">
+        {isBeginning && <Welcome />}
+        <ImageCanvas />
       </div>
-      {mode.value === "context" && of && <Strip />}
-    </>
+    </section>
   );
 }
 
-function Tools(): JSX.Element {
-  const usable = TOOLS.filter(({ tool: each }) => each !== "move" || canMove());
-  const canPaint = latent.value !== null && !isPasting.value && state.value.readable;
+function Modes(): JSX.Element {
+  const list = useRef<HTMLDivElement>(null);
+  const edit = chosenEdit.value;
+  const done = {
+    copy: Boolean(edit?.source || edit?.note), paste: Boolean(edit?.target), context: Boolean(edit?.context.length),
+  };
+  const press = (event: KeyboardEvent, index: number) => {
+    const step = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? -1 : 0;
+    if (!step) return;
+    const next = MODES[(index + step + MODES.length) % MODES.length]!;
+    enter(next);
+    list.current!.querySelector<HTMLElement>(`#mode-${next}`)?.focus();
+  };
   return (
-    <div class="tools" role="toolbar" aria-label="Tools" aria-orientation="vertical">
-      {usable.map(({ tool: each, words, key }) => (
-        <IconButton
-          key={each} icon={each} label={`${words} (${key.toUpperCase()})`} aria-pressed={each === tool.value}
-          onClick={() => (tool.value = each)}
-        />
+    <div ref={list} class="modes" role="tablist" aria-label="Steps">
+      {MODES.map((each, index) => (
+        <button
+          key={each} type="button" role="tab" id={`mode-${each}`} aria-selected={each === mode.value} aria-controls="stage-panel"
+          tabIndex={each === mode.value ? 0 : -1} class={`mode mode-${each}`} title={`${STEPS[each].title} (${index + 1})`}
+          onClick={() => enter(each)} onKeyDown={(event) => press(event, index)}
+        >
+          <span class="mode-number">{done[each] ? <Icon name="check" /> : index + 1}</span>
+          {STEPS[each].title}
+          {each === "context" && edit && edit.context.length > 0 && <span class="count">{edit.context.length}</span>}
+        </button>
       ))}
-      <hr />
-      <label class="size" title="Size of the brush ([ and ]). Alt erases.">
-        <span class="unseen">Size of the brush</span>
-        <input
-          type="range" min="0.5" max={Math.max(8, state.value.model.image_size / 8)} step="0.5" value={radius.value}
-          onInput={(event) => (radius.value = Number(event.currentTarget.value))}
-        />
-      </label>
-      <hr />
-      <IconButton icon="plus" label="Zoom in (+)" onClick={() => painter?.zoom(1.25)} />
-      <IconButton icon="minus" label="Zoom out (-)" onClick={() => painter?.zoom(0.8)} />
-      <IconButton icon="fit" label="Show the whole image (0)" onClick={() => painter?.fitWhole()} />
-      <hr />
-      <IconButton icon="invert" label="Invert the mask (I)" disabled={!canPaint} onClick={invert} />
-      <IconButton icon="copy" label="Copy the mask (Ctrl+C)" disabled={!canPaint || !place.value} onClick={copyMask} />
-      <IconButton
-        icon="paste" label="Put the copied mask here (Ctrl+V)" disabled={!canPaint || !copiedMask.value} onClick={putCopiedMask}
-      />
-      <IconButton icon="remove" label="Clear the mask" disabled={!place.value || !state.value.readable} onClick={removePlace} />
     </div>
   );
 }
 
-function HeatLegend(): JSX.Element {
+/** What an empty project begins with. */
+function Welcome(): JSX.Element {
   return (
-    <div class="legend" role="img" aria-label="Heat map: dark where the key does not respond, bright where it responds as in the context">
-      <span>no response</span>
-      <span class="legend-bar" />
-      <span>as in the context</span>
+    <div class="welcome">
+      <h2>Change a rule of the model in three steps</h2>
+      <ol role="list">
+        {MODES.map((each, index) => (
+          <li key={each} class={`mode-${each}`}>
+            <span class="mode-number">{index + 1}</span>
+            <span><strong>{STEPS[each].title}.</strong> {STEPS[each].todo}</span>
+          </li>
+        ))}
+      </ol>
+      <p>Then <em>Execute</em>: every image of the model follows the rule. Begin with an image of the gallery.</p>
     </div>
   );
 }

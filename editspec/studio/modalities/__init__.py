@@ -1,0 +1,1 @@
+"""The part of the studio that each modality has of its own."""

@@ -1,0 +1,1 @@
+"""Images of latents in the studio: places that are painted, and the gallery."""

@@ -1,0 +1,1 @@
+"""Texts in the studio: facts with their tokens, and completions."""
