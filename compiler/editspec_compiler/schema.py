@@ -134,6 +134,10 @@ class Refine(Part):
             "outputs themselves. Default: at the edit's layer."
         ),
     )
+    whiten: bool = Field(
+        False,
+        description="Whether the steps move the change by keys that are whitened: far fewer do.",
+    )
 
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ PLACES = {
     "rank": "layer",
     "directions": "rank",
     "pairs": "directions",
-    "context": "source",
+    "context": "pairs",
     "preserve": "context",
     "optimise": "preserve",
     "solver": "preserve",

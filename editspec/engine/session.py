@@ -9,10 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-from torch import Tensor
-
-from editspec.engine.built import STAGES, BuiltEdit, take_stages, time_stage
+from editspec.engine.built import STAGES, BuiltEdit, time_stage
 from editspec.engine.changes import factors_of, layout_of, names_of_changed, rank_of
 from editspec.engine.folder import BuildFolder, patch_names
 from editspec.engine.lock import (
@@ -30,14 +27,15 @@ from editspec.engine.lock import (
 )
 from editspec.engine.model_session import ModelSession, on_device
 from editspec.engine.moved import rename_built
-from editspec.engine.notes import STATED, decode_notes, encode_notes
+from editspec.engine.notes import STATED
 from editspec.engine.opening import open_checkpoint
 from editspec.engine.patch_files import number_files
 from editspec.engine.resources import Resources
+from editspec.engine.solution import solve_cached
 from editspec.engine.warnings import warnings_of
 from editspec_compiler import LoadedSpec, load
 from editspec_runtime.core.executor import Executor
-from editspec_runtime.core.method import OutputLoss, Problem
+from editspec_runtime.core.method import OutputLoss
 from editspec_runtime.core.model import Model
 from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.core.rule import CompiledEdit, LayerRule, ResolvedEdit
@@ -48,13 +46,7 @@ from editspec_runtime.io.digests import digest, tensor_digest
 from editspec_runtime.maths.collateral import predict_collateral
 from editspec_runtime.maths.environment import environment
 from editspec_runtime.methods.rule_file import read_rule
-from editspec_runtime.methods.solve_edit import (
-    Solution,
-    loss_of,
-    residual_of,
-    resolve_rules,
-    solve_edit,
-)
+from editspec_runtime.methods.solve_edit import loss_of, residual_of
 from editspec_runtime.patches.patch import Patch, layer_metadata, make_patch, read_patch
 
 
@@ -239,57 +231,8 @@ class BuildSession(ModelSession):
         Returns the edit with its rules resolved, and its change as a patch whose metadata holds the
         predicted collateral. The time that it takes is added to `seconds`.
         """
-        losses: list[tuple[int, float]] = []
-        notes: list[str] = []
-        solutions: list[Solution] = []
-        with time_stage(seconds, "compile"):
-            first = edit.rules[0](model)
-        take_stages(seconds, self.spent, "compile")
-        # Later rules follow from the first, the edit and the model, so that the first rule and the
-        # digest of the edit, which is in its provenance, name the solution.
-        edit = replace(edit, rules=[lambda _: first, *edit.rules[1:]])
-        key = self.solution_key(edit.with_rules([first]), model)
-
-        def compute() -> dict[str, Tensor]:
-            """Solve the edit; the tensors of its change."""
-            counted = seconds["statistics"]
-            with time_stage(seconds, "solve"):
-                solution = solve_edit(
-                    Problem(
-                        model,
-                        edit.rules,
-                        edit.method,
-                        edit.rank,
-                        edit.directions,
-                        lambda model, layer: self.keys(model, layer, seconds),
-                        self.compatibility,
-                        earlier=self.earlier,
-                        progress=lambda done, total: self.progress(
-                            f"solving {edit.name}", done, total
-                        ),
-                        on_loss=lambda step, loss: losses.append((step, loss)),
-                        on_note=notes.append,
-                        output_loss=self.output_loss,
-                    )
-                )
-                solutions.append(solution)
-                change = Patch.of_changes(solution.changes)
-                # A GPU works on while Python goes on; copying waits for it, so that the time of
-                # the stage is whole.
-                tensors = {name: tensor.cpu() for name, tensor in change.tensors().items()}
-            # The method asks for statistics in the middle of solving: a stage of their own.
-            seconds["solve"] = round(seconds["solve"] - seconds["statistics"] + counted, 4)
-            return tensors | encode_notes(notes)
-
-        tensors, _ = self.cache.tensors("solutions", key, compute)
-        if losses:
-            self.cache.tensors(
-                "losses", key, lambda: {"losses": torch.tensor(losses, dtype=torch.float64)}
-            )
-        noted = decode_notes(tensors)
-        change = Patch.of(tensors, {})
-        solved = [solution.rules for solution in solutions]
-        rules = solved[0] if solved else resolve_rules(edit, model, change.to_changes())
+        solved = solve_cached(self, edit, model, seconds)
+        change, rules = solved.change, solved.find_rules(model)
         axes = {layer.parameter: layer.axes for layer in model.architecture.layers.values()}
         layouts = {
             name: axes.get(name) or layout_of(self.checkpoint[name]) for name in change.parameters
@@ -297,7 +240,7 @@ class BuildSession(ModelSession):
         metadata = {
             "collateral": self.collateral(change, model, [rule.layer for rule in rules], seconds),
             "layouts": layouts,
-            **noted,
+            **solved.notes,
         }
         return edit.with_rules(rules), replace(change, metadata=metadata)
 
@@ -390,6 +333,17 @@ class BuildSession(ModelSession):
         locked = self.lock.edit(name, former.get(name))
         assert locked is not None
         return locked
+
+    @on_device
+    def try_edit(self, number: int) -> Model:
+        """Solve edit `number`, and return the model with it; the stack stays as it is.
+
+        Nothing is said of the change: neither its collateral nor its digests.
+        """
+        model, seconds = self.current_model(), dict.fromkeys(STAGES, 0.0)
+        change = solve_cached(self, self.compile(number), model, seconds).change
+        weights = self.stacked.place([*self.stack, change], self.loaded.spec.precision, self.device)
+        return model.with_weights(weights)
 
     @on_device
     def solve(self, number: int) -> BuiltEdit:

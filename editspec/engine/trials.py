@@ -82,13 +82,8 @@ class TrialSolver:
         if self.last is not None and self.last[0] == fields:
             return self.last[1]
         loaded = with_fields(self.session.loaded, self.number, fields)
-        stack, resolved = list(self.session.stack), list(self.session.resolved)
-        session = dataclasses.replace(
-            self.session, loaded=loaded, stack=stack, resolved=resolved, lock=None
-        )
-        session.decide()
-        session.solve(self.number)
-        model = session.current_model()
+        session = dataclasses.replace(self.session, loaded=loaded, lock=None)
+        model = session.try_edit(self.number)
         self.last = fields, model
         return model
 

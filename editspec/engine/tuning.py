@@ -6,10 +6,19 @@ and a judge of what an edit does to inputs that shaped none of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from editspec.engine.attempts import Round, Trial, Trials, Tuning, Wording, pick, solved_of
+from editspec.engine.attempts import (
+    MARGIN,
+    Round,
+    Trial,
+    Trials,
+    Tuning,
+    Wording,
+    pick,
+    solved_of,
+)
 from editspec.engine.session import BuildSession
 from editspec.engine.trials import Fields, Judge, TrialSolver
 from editspec_runtime.core.method import FULL, LEARNED, LEARNED_DIRECTIONS
@@ -23,8 +32,8 @@ EXAMPLES, FEW_EXAMPLES = 16, 8
 NEW_PRESERVED = 8
 """The inputs that a round adds to what is preserved."""
 
-WEIGHTS = (0.3, 0.1, 1.0)
-"""The collateral weights that are tried while layers are compared, the first at every layer."""
+WEIGHT, HEAVY, LIGHT = 0.3, 1.0, 0.1
+"""The collateral weight at which layers are compared, and those that are tried at the best."""
 
 FINALISTS = 2
 """The layers at which the other weights are tried."""
@@ -32,11 +41,15 @@ FINALISTS = 2
 RANKS = (16, 8)
 """The ranks that are tried; the first is that of the rounds."""
 
-REFINED_STEPS = 60
+REFINED = {"steps": 60}
 """The steps on outputs that are tried last."""
 
 REFINED_WEIGHTS = (24.0, 72.0)
 """The weights of the rule in these steps."""
+
+
+Attempt = Callable[[Sequence[tuple[str, float]]], list[Trial]]
+"""A function that makes trials of layers and weights."""
 
 
 class Tuner(Protocol):
@@ -45,6 +58,10 @@ class Tuner(Protocol):
     @property
     def layers(self) -> Sequence[str]:
         """The layers to try."""
+
+    @property
+    def large_layers(self) -> Collection[str]:
+        """Layers whose whole change is too large to be found at once."""
 
     @property
     def about(self) -> str:
@@ -69,8 +86,8 @@ class Tuner(Protocol):
     def draw(self, model: Model) -> Any:
         """The inputs of the judge that change most where they should not, before and after."""
 
-    def abbreviate(self, preserve: Sequence[Any]) -> list[Any]:
-        """Entries of ``preserve`` as a person would write them."""
+    def abbreviate(self, places: Sequence[Any]) -> list[Any]:
+        """Entries of ``preserve`` or ``context`` as a person would write them."""
 
 
 class TuningRun:
@@ -84,12 +101,20 @@ class TuningRun:
         What the modality knows of the edit.
     progress
         A callback that is called as the work goes on.
+    named
+        Whether the layers to try were named: then each is tried.
     """
 
     def __init__(
-        self, session: BuildSession, number: int, tuner: Tuner, progress: ProgressCallback
+        self,
+        session: BuildSession,
+        number: int,
+        tuner: Tuner,
+        progress: ProgressCallback,
+        *,
+        named: bool = False,
     ) -> None:
-        self.session, self.tuner = session, tuner
+        self.session, self.number, self.tuner, self.named = session, number, tuner, named
         self.wording = Wording()
         self.trials = Trials(TrialSolver(session, number, tuner.judge), progress)
 
@@ -116,7 +141,7 @@ class TuningRun:
         given = self.trials.attempt("given", {})
         best = self._compare_layers(given)
         done = self._preserve(best, rounds)
-        self._try_last(done[-1] if done else None, best)
+        self._try_last(done[-1] if done else None, best, given)
         self._try_refined(pick(self._candidates(), given))
         solved = self._candidates()
         # Where nothing better is found, the edit stays as it was given.
@@ -130,13 +155,17 @@ class TuningRun:
     def example_fields(self) -> Fields:
         """The fields that every trial has, for what must be known before the work."""
         rule, preserve = self.tuner.examples(1), self.tuner.first_preserved(1)
-        return _fields_of(self.tuner.layers[0], RANKS[0], WEIGHTS[0], rule, preserve)
+        return self._fields(self.tuner.layers[0], RANKS[0], WEIGHT, rule, preserve)
 
     def abbreviate(self, fields: Fields) -> Fields:
         """The fields of a trial as a person would write them."""
         if not fields:
             return {}
-        return {**fields, "preserve": self.tuner.abbreviate(fields.get("preserve", ())) or None}
+        short = {**fields, "preserve": fields.get("preserve")}
+        for name in ("context", "preserve"):
+            if name in short:
+                short[name] = self.tuner.abbreviate(short[name] or ()) or None
+        return short
 
     def _limit(self, layer: str, rank: int) -> int:
         """The rank, or the largest that the layer has."""
@@ -150,17 +179,53 @@ class TuningRun:
 
         def attempt(choices: Sequence[tuple[str, float]]) -> list[Trial]:
             """Make trials of layers and weights."""
-            fields = [_fields_of(layer, FULL, each, rule, preserve) for layer, each in choices]
+            fields = []
+            for layer, weight in choices:
+                rank = self._limit(layer, RANKS[0]) if self._is_large(layer) else FULL
+                fields.append(self._fields(layer, rank, weight, rule, preserve))
             return self.trials.attempt_all("layers", fields)
 
-        self.trials.prepare(self.tuner.layers)
-        first = solved_of(attempt([(layer, WEIGHTS[0]) for layer in self.tuner.layers]))
-        rest, choices = list(first), []
+        first = solved_of(self._try_layers(attempt, given))
+        rest, favourites = list(first), []
         for _ in range(min(FINALISTS, len(first))):
-            favourite = pick(rest, given)
-            rest.remove(favourite)
-            choices += [(favourite.fields["layer"], weight) for weight in WEIGHTS[1:]]
-        return pick(solved_of([*first, *attempt(choices)]), given)
+            favourites.append(pick(rest, given))
+            rest.remove(favourites[-1])
+        names = [trial.fields["layer"] for trial in favourites]
+        heavy = attempt([(name, HEAVY) for name in names])
+        # What a heavier weight makes better, a lighter one makes worse.
+        lighter = []
+        for name, before, trial in zip(names, favourites, heavy, strict=True):
+            if self._prefers(before, trial, given):
+                lighter.append((name, LIGHT))
+        return pick(solved_of([*first, *heavy, *attempt(lighter)]), given)
+
+    def _try_layers(self, attempt: Attempt, given: Trial) -> list[Trial]:
+        """Try the edit's own layer, and those before and behind it as long as they are better."""
+        names = list(self.tuner.layers)
+        own = self.session.loaded.spec.edits[self.number].layer_names[0]
+        if self.named or own not in names:
+            self.trials.prepare(names)
+            return attempt([(name, WEIGHT) for name in names])
+        middle = names.index(own)
+        ways = [names[:middle][::-1], names[middle + 1 :]]
+        near = [own, *(way[0] for way in ways if way)]
+        self.trials.prepare(near)
+        tried = attempt([(name, WEIGHT) for name in near])
+        found = {trial.fields["layer"]: trial for trial in tried}
+        for way in ways:
+            before = found[own]
+            for name in way:
+                if name not in found:
+                    (found[name],) = attempt([(name, WEIGHT)])
+                if self._prefers(before, found[name], given):
+                    break
+                before = found[name]
+        return list(found.values())
+
+    def _prefers(self, one: Trial, other: Trial, given: Trial) -> bool:
+        """Whether the first of two trials would be picked."""
+        solved = [trial for trial in (one, other) if trial.judgement is not None]
+        return bool(solved) and pick(solved, given) is one
 
     def _preserve(self, best: Trial, rounds: int) -> list[Round]:
         """Solve at a rank, and preserve what that changes by mistake, until nothing new shows."""
@@ -169,7 +234,7 @@ class TuningRun:
         preserve = self.tuner.first_preserved(NEW_PRESERVED)
         done: list[Round] = []
         for number in range(1, rounds + 1):
-            fields = _fields_of(layer, self._limit(layer, RANKS[0]), weight, rule, preserve)
+            fields = self._fields(layer, self._limit(layer, RANKS[0]), weight, rule, preserve)
             trial = self.trials.attempt(f"round {number}", fields)
             if trial.judgement is None:
                 break
@@ -181,7 +246,7 @@ class TuningRun:
             preserve = [*preserve, *added]
         return done
 
-    def _try_last(self, last: Round | None, best: Trial) -> None:
+    def _try_last(self, last: Round | None, best: Trial, given: Trial) -> None:
         """Try other weights, ranks and directions with all that is preserved by now."""
         layer, weight = best.fields["layer"], best.fields["solver"]["collateral_weight"]
         rule = self.tuner.examples(EXAMPLES)
@@ -189,16 +254,38 @@ class TuningRun:
         if last is not None:
             preserve = [*last.trial.fields.get("preserve", []), *last.added]
         most, fewer = (self._limit(layer, rank) for rank in RANKS)
-        others = ((most, weight / 2), (most, weight * 2), (fewer, weight))
-        tried = [_fields_of(layer, rank, other, rule, preserve) for rank, other in others]
-        # The paper's own directions, of the context.
-        fields = _fields_of(layer, most, weight, rule, preserve)
-        self.trials.attempt_all("last", [*tried, {**fields, "directions": None}])
+        others = ((most, weight / 2), (fewer, weight))
+        tried = [self._fields(layer, rank, other, rule, preserve) for rank, other in others]
+        if not self._is_large(layer):
+            # The paper's own directions, of the context.
+            tried.append(_fields_of(layer, most, weight, rule, preserve, learned=False))
+        lighter, *_ = self.trials.attempt_all("last", tried)
+        if last is None or self._prefers(last.trial, lighter, given):
+            self.trials.attempt("last", self._fields(layer, most, 2 * weight, rule, preserve))
 
     def _try_refined(self, best: Trial) -> None:
         """Try steps on outputs, from the best of the trials."""
-        steps = [{"steps": REFINED_STEPS, "weight": weight} for weight in REFINED_WEIGHTS]
-        self.trials.attempt_all("refined", [{**best.fields, "refine": refine} for refine in steps])
+        before = best.judgement
+        for weight in REFINED_WEIGHTS:
+            refine = {**REFINED, "weight": weight}
+            now = self.trials.attempt("refined", {**best.fields, "refine": refine}).judgement
+            # A larger weight is only for a rule that the steps made weaker.
+            if before and now and now.efficacy >= before.efficacy - MARGIN:
+                break
+
+    def _fields(
+        self,
+        layer: str,
+        rank: int | str,
+        weight: float,
+        rule: Mapping[str, Any],
+        preserve: Sequence[Any],
+    ) -> Fields:
+        """The fields of a trial, in directions that can be found for the layer."""
+        return _fields_of(layer, rank, weight, rule, preserve, learned=not self._is_large(layer))
+
+    def _is_large(self, layer: str) -> bool:
+        return layer in self.tuner.large_layers
 
     def _candidates(self) -> list[Trial]:
         """The solved trials that may be picked.
@@ -211,9 +298,14 @@ class TuningRun:
 
 
 def _fields_of(
-    layer: str, rank: int | str, weight: float, rule: Mapping[str, Any], preserve: Sequence[Any]
+    layer: str,
+    rank: int | str,
+    weight: float,
+    rule: Mapping[str, Any],
+    preserve: Sequence[Any],
+    learned: bool = True,
 ) -> Fields:
-    """The fields of a trial whose change is learned, within a rank or without."""
+    """The fields of a trial, within a rank or without, in learned directions or the context's."""
     (method, *_) = methods_taking(LEARNED_DIRECTIONS)
     fields: Fields = {"layer": layer, "rank": rank, **rule, "observe": None, "refine": None}
     if preserve:
@@ -222,4 +314,4 @@ def _fields_of(
     # A change of full rank has neither directions nor context.
     if rank == FULL:
         return {**fields, "directions": None, "context": None}
-    return {**fields, "directions": LEARNED}
+    return {**fields, "directions": LEARNED if learned else None}

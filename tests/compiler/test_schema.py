@@ -98,6 +98,7 @@ OPTIONAL = {
     "refine.steps": ("edits.0.refine.steps", 9),
     "refine.learning_rate": ("edits.0.refine.learning_rate", 0.5),
     "refine.weight": ("edits.0.refine.weight", 1),
+    "refine.whiten": ("edits.0.refine.whiten", True),
     "severity": ("checks.0.severity", "warn"),
 }
 """The keys that docs/language.md gives a default: where they stand, and a value that is another."""

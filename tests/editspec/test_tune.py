@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,13 +13,35 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from editspec.engine import tuning
+from editspec.engine.at_edit import open_at_edit
 from editspec.engine.attempts import MARGIN, Trial, pick
 from editspec.engine.trials import Judgement
-from editspec.modalities.image.likeness import find_nearest, split_in_two, spread
-from editspec.modalities.image.slots import Slot, halve_pair, halve_slots, move_box
+from editspec.engine.tuning import TuningRun
+from editspec.modalities.image.artefacts import VISIBLE
+from editspec.modalities.image.likeness import (
+    find_nearest,
+    scan,
+    split_in_two,
+    spread,
+    tell_apart,
+)
+from editspec.modalities.image.measures import efficacy
+from editspec.modalities.image.slots import (
+    Slot,
+    edges_of,
+    halve_pair,
+    halve_slots,
+    move_box,
+    move_pair,
+    tighten_slots,
+)
+from editspec.modalities.image.traces import find_traces
+from editspec.modalities.image.tuner import ImageTuner
 from editspec_compiler import load
 from editspec_compiler.modalities.image.places import Resolver
+from editspec_runtime.core.progress import no_progress
 from editspec_runtime.families.stylegan2.network import StyleGAN2
+from editspec_runtime.modalities.image.generator import require_generator
 from editspec_runtime.modalities.image.maps import Box
 from tests.commands import contents, run, said
 
@@ -47,7 +70,7 @@ QUICK = ("--images", 32, "--rounds", 1, "--layers", "layer6")
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "REFINED_STEPS", 2)
+    monkeypatch.setattr(tuning, "REFINED", {**tuning.REFINED, "steps": 2})
 
 
 @pytest.fixture
@@ -79,7 +102,7 @@ def test_what_is_found_is_a_spec_that_builds(spec: Path, tmp_path: Path) -> None
     assert "data:image/png" in page
     assert "Round 1" in page
     refined = [trial["refine"] for trial in found["trials"] if trial["stage"] == "refined"]
-    assert refined == [{"steps": 2, "weight": weight} for weight in tuning.REFINED_WEIGHTS]
+    assert refined[0] == {**tuning.REFINED, "weight": tuning.REFINED_WEIGHTS[0]}
     assert said("build", out / "tuned.yaml", "-o", tmp_path / "built")["edits"]
     before = contents(out)
     # The same again gives the same bytes.
@@ -120,9 +143,9 @@ def test_what_cannot_be_tuned_is_said_before_the_work(spec: Path, tmp_path: Path
     assert result.exit_code == 2 or result.exit_code == 1
     assert "no tuning of editspec made it" in result.stderr
     assert [path.name for path in foreign.iterdir()] == ["mine.txt"]
-    result = run("tune", spec, "-o", tmp_path / "out", "--layers", "layer2,layer6")
+    result = run("tune", spec, "-o", tmp_path / "out", "--layers", "layer99,layer6")
     assert result.exit_code == 2
-    assert "layer2" in result.stderr
+    assert "layer99" in result.stderr
     assert "layer6" in result.stderr.split("hint")[1]
     result = run("tune", spec, "-o", tmp_path / "out", "--edit", "tund")
     assert result.exit_code == 2
@@ -174,6 +197,109 @@ def test_the_pick_weighs_efficacy_against_trace() -> None:
     # Less efficacy than the given edit has is no bargain, however clean it is.
     assert pick([strong, weak], given) is strong
     assert pick([trial(0.6 - MARGIN - 0.01, 0.0), weak], given).judgement.efficacy > 0.5  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("own", "named", "tried"),
+    [("c", False, "cbda"), ("a", False, "abc"), ("z", False, "abcde"), ("c", True, "abcde")],
+)
+def test_layers_are_tried_as_long_as_they_are_better(own: str, named: bool, tried: str) -> None:
+    traces = {"a": 0.9, "b": 0.2, "c": 0.5, "d": 0.6, "e": 0.0}
+    edits = [SimpleNamespace(layer_names=[own])]
+    loaded = SimpleNamespace(spec=SimpleNamespace(edits=edits))
+    session = SimpleNamespace(loaded=loaded, executor=SimpleNamespace(workers=1))
+    tuner = SimpleNamespace(layers="abcde", judge=None)
+    run = TuningRun(session, 0, tuner, no_progress, named=named)  # type: ignore[arg-type]
+    seen: list[str] = []
+
+    def attempt(choices: Sequence[tuple[str, float]]) -> list[Trial]:
+        seen.extend(layer for layer, _ in choices)
+        judged = [Judgement(0.9, traces[layer]) for layer, _ in choices]
+        fields = [{"rank": 1, "layer": layer} for layer, _ in choices]
+        return [Trial("layers", *each) for each in zip(fields, judged, strict=True)]
+
+    run._try_layers(attempt, trial(0.9, 1.0))
+    # The first that is worse ends a way, whatever is behind it.
+    assert "".join(seen) == tried
+
+
+def test_a_trial_is_the_edit_without_its_patch(spec: Path) -> None:
+    session, number = open_at_edit(spec, "tuned", "cpu", no_progress)
+    model = session.try_edit(number)
+    assert len(session.stack) == number
+    session.solve(number)
+    built = session.current_model()
+    assert model.weights.digest() == built.weights.digest()  # type: ignore[attr-defined]
+
+
+def test_the_judge_draws_wishes_with_the_other_judged_images(spec: Path) -> None:
+    session, number = open_at_edit(spec, "tuned", "cpu", no_progress)
+    tuner = ImageTuner(session, number, 16)
+    model = session.try_edit(number)
+    assert {wish.judged for wish in tuner.wishes} != {None}
+    after = require_generator(model)
+    drawn = [
+        (wish.output, wish.output.draw(session.loaded, number, after)) for wish in tuner.wishes
+    ]
+    traces = find_traces(tuner.generator, after, tuner.judged, tuner.judge.allowed)
+    judged = tuner.judge(model)
+    assert judged.efficacy == pytest.approx(efficacy(drawn), abs=1e-3)
+    assert judged.trace == pytest.approx(traces.share(VISIBLE), abs=0.1)
+    assert 0 < judged.efficacy < 1
+
+
+def test_layers_are_scanned_as_if_each_was_traced(spec: Path) -> None:
+    model = StyleGAN2(load_file(spec.parent / "tiny.safetensors"))
+    latents = torch.randn(3, model.architecture.latent_size, generator=torch.manual_seed(0))
+    places = {}
+    for name in ("layer4", "layer6"):
+        size = model.layer(name).key_size
+        places[name] = torch.rand(2, size, size, generator=torch.manual_seed(1)).double()
+    found = scan(model, places, latents, lambda done, total: None)
+    for name, areas in places.items():
+        keys = model.trace(name, latents).key.double()
+        means = torch.einsum("phw,nihw->npi", areas / areas.sum((1, 2), keepdim=True), keys)
+        assert torch.allclose(found[name].means, means, atol=1e-5)
+        rows = keys.movedim(1, -1).flatten(0, 2)
+        assert torch.allclose(found[name].moment, rows.T @ rows / len(rows), atol=1e-5)
+
+
+def test_places_are_cut_down_to_what_differs_in_them() -> None:
+    generator = torch.manual_seed(0)
+    ones = 0.1 * torch.randn(30, 3, 32, 32, generator=generator)
+    others = 0.1 * torch.randn(30, 3, 32, 32, generator=generator)
+    others[:, :, 8:14, 6:12] += 0.5
+    # A sun that stands in every second picture of both kinds makes no difference.
+    ones[::2, :, 2:6, 2:6] += 1
+    others[::2, :, 2:6, 2:6] += 1
+    differing = tell_apart(ones, others)
+    assert differing[9:13, 7:11].all()
+    assert not differing[:7].any()
+    whole = Box(0, 0, 40, 64)
+    (tight,) = tighten_slots([Slot({}, whole)], [differing], 64)
+    assert (tight.box.top, tight.box.left) == pytest.approx((16, 12), abs=3)
+    assert (tight.box.bottom, tight.box.right) == pytest.approx((28, 24), abs=3)
+    assert tight.mask == {"box": edges_of(tight.box)}
+    # All are cut to one size, and none reaches beyond its place.
+    low = Slot({}, Box(24, 0, 40, 64))
+    one, other = tighten_slots([Slot({}, whole), low], [differing, differing], 64)
+    assert one.area == other.area
+    assert other.box.top >= 24
+    assert not tighten_slots([Slot({}, Box(40, 0, 64, 64))], [differing], 64)
+
+
+def test_a_pair_moves_with_its_place() -> None:
+    old, new = Box(0, 8, 16, 24), Box(2, 10, 12, 20)
+    target = {"latent": 1, "mask": {"box": edges_of(old)}}
+    pair = {"source": {"latent": 2, "mask": {"box": [30, 4, 46, 20]}}, "target": target}
+    (moved,) = move_pair(pair, old, new)
+    assert moved["target"] == {"latent": 1, "mask": {"box": [10, 2, 20, 12]}}
+    assert moved["source"] == {"latent": 2, "mask": {"box": [32, 6, 42, 16]}}
+    (moved,) = move_pair({"source": {"latent": 2}, "target": target}, old, new)
+    assert moved["source"]["mask"] == moved["target"]["mask"]
+    assert not move_pair({"source": [{"latent": 2}], "target": target}, old, new)
+    drawn = {"latent": 2, "mask": "tower.png"}
+    assert not move_pair({"source": drawn, "target": target}, old, new)
 
 
 def test_numbers_split_where_the_gap_is() -> None:

@@ -311,20 +311,30 @@ def test_steps_on_outputs_lower_their_objective_within_the_rank(
         assert int(torch.linalg.matrix_rank(rows, rtol=1e-9)) == rank
 
 
+@pytest.mark.parametrize("whiten", [False, True])
 @pytest.mark.parametrize("rank", [2, None])
-def test_steps_on_outputs_are_those_of_adam(rank: int | None) -> None:
+def test_steps_on_outputs_are_those_of_adam(rank: int | None, whiten: bool) -> None:
     model, rule, start = solve("stylegan2", rank=rank)
     steps, rate = 3, 0.05
-    refinement = refinement_of(model, rule.layer, steps=steps, learning_rate=rate)
+    refinement = refinement_of(model, rule.layer, steps=steps, learning_rate=rate, whiten=whiten)
     _, rule, found = solve("stylegan2", rank=rank, refinement=refinement)
     size = model.weight(rule.layer).square().mean().sqrt()
-    parts = [start / size]
+    root = torch.eye(start.shape[1]).to(start)
+    if whiten:
+        moment = statistics_of(model, rule.layer).moment()
+        values, vectors = torch.linalg.eigh(moment / moment.diagonal().mean())
+        root = ((vectors * (values + 1e-3).rsqrt()) @ vectors.T).to(start)
+    into = torch.linalg.inv(root.double()).to(start)
+    parts = [torch.einsum("oi...,ij->oj...", start / size, into)]
     if rank is not None:
         change = solve_change("stylegan2", rank=rank)[2]
         assert change.coefficients is not None
         assert change.directions is not None
         wide = change.directions.shape[1] ** 0.5
-        parts = [change.coefficients / size, change.directions * wide]
+        rows = change.directions @ into
+        lengths = rows.norm(dim=1)
+        turned = torch.einsum("os...,s->os...", change.coefficients / size, lengths)
+        parts = [turned, rows / lengths[:, None] * wide]
     free = [part.clone().contiguous().requires_grad_() for part in parts]
     adam = torch.optim.Adam(free, lr=rate)
     for step in range(steps):
@@ -333,11 +343,13 @@ def test_steps_on_outputs_are_those_of_adam(rank: int | None) -> None:
         whole = free[0] * size
         if rank is not None:
             whole = torch.einsum("os...,si->oi...", whole, free[1] / wide)
+        whole = torch.einsum("oi...,ij->oj...", whole, root)
         outputs_loss(model, rule, whole).backward()
         adam.step()
     expected = free[0].detach() * size
     if rank is not None:
         expected = torch.einsum("os...,si->oi...", expected, free[1].detach() / wide)
+    expected = torch.einsum("oi...,ij->oj...", expected, root)
     assert relative_error(found, expected) < 1e-6
 
 

@@ -83,7 +83,8 @@ class ImageEngine:
     ) -> TuningRun:
         """Look for images that are examples of an edit's rule."""
         count = LOOKED_THROUGH if inputs is None else inputs
-        return TuningRun(session, number, ImageTuner(session, number, count, layers), progress)
+        tuner = ImageTuner(session, number, count, layers)
+        return TuningRun(session, number, tuner, progress, named=bool(layers))
 
     def question(self, session: BuildSession, asked: Asked) -> ImageQuestion:
         """Return the question about an image of the stream of a spec, and a place in it."""

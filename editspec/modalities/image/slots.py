@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,9 @@ from editspec_compiler.problems import SpecPath
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.maps import Box
 
+ENDS = 6
+"""A place that is cut down keeps this part of its size around what is seen to differ in it."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -40,6 +43,11 @@ class Slot:
 
     mask: Any
     box: Box
+
+    @property
+    def area(self) -> int:
+        """The pixels in the box."""
+        return (self.box.bottom - self.box.top) * (self.box.right - self.box.left)
 
 
 def find_slots(
@@ -117,6 +125,76 @@ def halve_pair(resolver: Resolver, pair: ImagePair, path: SpecPath, stride: int)
         other = plain_part(target) | {"mask": {"box": edges_of(there)}}
         entries.append({"source": one, "target": other})
     return entries
+
+
+def tighten_slots(slots: Sequence[Slot], differing: Sequence[Tensor], size: int) -> list[Slot]:
+    """Cut slots down to what lies in them of some areas, all to one size.
+
+    Parameters
+    ----------
+    differing
+        For each slot an area of the picture, [h, w] of truth values at any resolution.
+    size
+        The width of a picture in pixels.
+
+    Returns
+    -------
+    list[Slot]
+        Empty where nothing of an area lies in its slot.
+    """
+    boxes = []
+    for slot, area in zip(slots, differing, strict=True):
+        zoom = size // len(area)
+        rows, columns = torch.nonzero(area, as_tuple=True)
+        inside = (rows * zoom >= slot.box.top) & (rows * zoom < slot.box.bottom)
+        inside &= (columns * zoom >= slot.box.left) & (columns * zoom < slot.box.right)
+        if not bool(inside.any()):
+            return []
+        rows, columns = zoom * rows[inside], zoom * columns[inside]
+        # Thin ends, such as the tip of a spire, differ too little to be seen in the mean.
+        margin = max(int(rows.max() - rows.min()), int(columns.max() - columns.min())) // ENDS
+        top, left = int(rows.min()) - margin, int(columns.min()) - margin
+        bottom, right = int(rows.max()) + zoom + margin, int(columns.max()) + zoom + margin
+        whole = slot.box
+        boxes.append(
+            Box(
+                max(top, whole.top),
+                max(left, whole.left),
+                min(bottom, whole.bottom),
+                min(right, whole.right),
+            )
+        )
+    height = max(box.bottom - box.top for box in boxes)
+    width = max(box.right - box.left for box in boxes)
+    tight = []
+    for box, slot in zip(boxes, slots, strict=True):
+        top = min(box.top, slot.box.bottom - height)
+        left = min(box.left, slot.box.right - width)
+        moved = Box(top, left, top + height, left + width)
+        tight.append(Slot({"box": edges_of(moved)}, moved))
+    return tight
+
+
+def move_pair(pair: Mapping[str, Any], old: Box, new: Box) -> list[Any]:
+    """Move a pair of a target in the box `old` as that is moved to `new`; entries of ``pairs``.
+
+    Empty where its source is no single copy from a box of the target's size.
+    """
+    source, target = pair["source"], pair["target"]
+    if not isinstance(source, dict) or "nearest" in source:
+        return []
+    mask = source.get("mask") or target["mask"]
+    if not isinstance(mask, dict) or "box" not in mask:
+        return []
+    copied = mask["box"]
+    left, top = copied[0] + new.left - old.left, copied[1] + new.top - old.top
+    box = Box(top, left, top + new.bottom - new.top, left + new.right - new.left)
+    return [
+        {
+            "source": source | {"mask": {"box": edges_of(box)}},
+            "target": target | {"mask": {"box": edges_of(new)}},
+        }
+    ]
 
 
 def edges_of(box: Box) -> list[int]:

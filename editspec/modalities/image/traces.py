@@ -41,6 +41,9 @@ LARGEST_VIEW = 128
 AT_ONCE = 2**22
 """Pixels of the pictures that are held at once, besides what is kept of them."""
 
+BATCH = 16
+"""Pictures of an item of work, at the most."""
+
 WORST = 5
 """The number of pictures that are named."""
 
@@ -48,6 +51,33 @@ WORST = 5
 def view_size(architecture: ImageArchitecture) -> int:
     """Return the size at which pictures of a model are looked at."""
     return min(architecture.image_size, LARGEST_VIEW)
+
+
+def view_pictures(pictures: Tensor) -> Tensor:
+    """Bring pictures [n, 3, h, w] to the size at which they are looked at, on the CPU."""
+    size = min(pictures.shape[-1], LARGEST_VIEW)
+    return F.adaptive_avg_pool2d(pictures.float().cpu(), size)
+
+
+@dataclass(frozen=True)
+class _Views:
+    """A function that draws pictures as they are looked at."""
+
+    generator: Generator
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Draw latents, [n, 3, size, size] on the CPU."""
+        return view_pictures(render_clamped(self.generator, latents))
+
+
+def draw_views(generator: Generator, latents: Tensor, executor: Executor = IN_PROCESS) -> Tensor:
+    """Draw images as they are looked at, [n, 3, size, size] on the CPU.
+
+    The executor draws as many as are held at once in an item.
+    """
+    batches = torch.split(latents, min(BATCH, count_at_once(generator.architecture.image_size)))
+    drawn = executor.map(_Views(generator), batches, latents.device, threaded=True)
+    return torch.cat(list(drawn))
 
 
 @dataclass(frozen=True)

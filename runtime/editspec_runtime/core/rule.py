@@ -100,6 +100,8 @@ class Refinement:
         The number of steps of Adam, and their first rate, for weights of root mean square 1.
     weight
         How much the items of the rule count; those that are kept count 1.
+    whiten
+        Whether the steps move the change by whitened keys.
     """
 
     items: Tensor = field(repr=False)
@@ -109,6 +111,7 @@ class Refinement:
     steps: int
     learning_rate: float
     weight: float
+    whiten: bool = False
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by their names in a rule file."""
@@ -121,6 +124,7 @@ class Refinement:
             "steps": self.steps,
             "learning_rate": self.learning_rate,
             "weight": self.weight,
+            "whiten": self.whiten,
         }
 
 

@@ -20,6 +20,8 @@ ROUNDS = 30
 """The largest number of rounds of the alternating solves."""
 ENOUGH = 1e-4
 """The rounds end where one gains less than this share of the objective."""
+AT_ONCE = 16
+"""The directions whose systems [in, in] are held together."""
 
 
 def solve_whole(moment: Tensor, pull: Tensor) -> Tensor:
@@ -65,12 +67,13 @@ def find_low_rank(
         Q [out, s * taps], D [s, in] with orthonormal rows, and the objective after each round.
     """
     outputs, taps = len(pull), len(moment) // features
-    by_tap = moment.view(features, taps, features, taps)
+    by_tap = moment.view(features, taps, features, taps).permute(1, 3, 0, 2).contiguous()
     pull_by_tap = pull.view(outputs, features, taps)
     directions = _first_directions(by_tap, solve_whole(moment, pull), rank)
     reached: list[float] = []
     while True:
-        projected = _project(by_tap, directions)
+        seen = by_tap @ directions.T
+        projected = _join_taps(directions @ seen)
         pulled = torch.einsum("oct,sc->ost", pull_by_tap, directions).reshape(outputs, -1)
         coefficients = solve_whole(projected, pulled)
         reached.append(-float((coefficients * pulled).sum()))
@@ -78,15 +81,15 @@ def find_low_rank(
         if len(reached) > ROUNDS or gained < ENOUGH * abs(reached[-1]):
             return coefficients, directions, reached
         moved = _move_directions(
-            by_tap, pull_by_tap, coefficients.view(outputs, rank, taps), directions
+            by_tap, seen, pull_by_tap, coefficients.view(outputs, rank, taps), directions
         )
         directions = torch.linalg.qr(moved.T)[0].T.contiguous()
 
 
 def _first_directions(by_tap: Tensor, whole: Tensor, rank: int) -> Tensor:
     """Find the top directions of the whole change in the metric of one tap's moment."""
-    features, taps = by_tap.shape[:2]
-    own = by_tap.diagonal(dim1=1, dim2=3).sum(-1)
+    taps, _, features, _ = by_tap.shape
+    own = by_tap.diagonal(dim1=0, dim2=1).sum(-1)
     root = torch.linalg.cholesky(own)
     rows = whole.view(len(whole), features, taps).movedim(2, 1).flatten(0, 1) @ root
     _, _, right = torch.linalg.svd(rows, full_matrices=False)
@@ -99,35 +102,53 @@ def project_taps(moment: Tensor, directions: Tensor) -> Tensor:
     """Compute (D x 1) A (D x 1)^T, [s * taps, s * taps], of A [in * taps, in * taps]."""
     features = directions.shape[1]
     taps = len(moment) // features
-    return _project(moment.view(features, taps, features, taps), directions)
+    by_tap = moment.view(features, taps, features, taps).permute(1, 3, 0, 2)
+    return _join_taps(directions @ (by_tap @ directions.T))
 
 
-def _project(by_tap: Tensor, directions: Tensor) -> Tensor:
-    half = torch.einsum("sc,ctdv->stdv", directions, by_tap)
-    both = torch.einsum("stdv,ud->stuv", half, directions)
-    return both.reshape(both.shape[0] * both.shape[1], -1)
+def _join_taps(by_tap: Tensor) -> Tensor:
+    """Bring [taps, taps, s, s] into the order of unknowns, [s * taps, s * taps]."""
+    size = by_tap.shape[0] * by_tap.shape[2]
+    return by_tap.permute(2, 0, 3, 1).reshape(size, size)
 
 
 def _move_directions(
-    by_tap: Tensor, pull: Tensor, coefficients: Tensor, directions: Tensor
+    by_tap: Tensor, seen: Tensor, pull: Tensor, coefficients: Tensor, directions: Tensor
 ) -> Tensor:
     """Solve for one direction after the other, with the coefficients as they are.
 
-    The coefficients are [out, s, taps]; returns directions [s, in], which are not orthonormal.
+    Parameters
+    ----------
+    by_tap, seen
+        A [taps, taps, in, in], and A D^T [taps, taps, in, s].
+    pull, coefficients, directions
+        R [out, in, taps], Q [out, s, taps] and D [s, in].
+
+    Returns
+    -------
+    Tensor
+        Directions [s, in], which are not orthonormal.
     """
     moved = directions.clone()
-    weights = torch.einsum("ost,ouv->stuv", coefficients, coefficients)
+    rank, features = moved.shape
+    weights = torch.einsum("ost,ouv->stvu", coefficients, coefficients)
     pulled = torch.einsum("ost,oct->sc", coefficients, pull)
-    seen = torch.einsum("ctdv,ud->ctuv", by_tap, moved)
-    for number in range(len(moved)):
-        own = torch.einsum("tv,ctdv->cd", weights[number, :, number], by_tap)
-        others = weights[number].clone()
-        others[:, number] = 0
-        rest = pulled[number] - torch.einsum("tuv,ctuv->c", others, seen)
-        root, failed = torch.linalg.cholesky_ex(own)
-        if bool(failed):
+    # Large products are many times as fast as einsum is over transposed maps of taps.
+    flat = by_tap.flatten(2).flatten(0, 1)
+    own_weights = weights.diagonal(dim1=0, dim2=3).flatten(0, 1).T.contiguous()
+    # The products with each direction lie together, as one of them changes at a time.
+    seen = seen.movedim(3, 2).contiguous()
+    for number in range(rank):
+        place = number % AT_ONCE
+        if place == 0:
+            own = own_weights[number : number + AT_ONCE] @ flat
+            roots, failed = torch.linalg.cholesky_ex(own.view(-1, features, features))
+        if bool(failed[place]):
             # A direction that no coefficient uses has no best place, and stays.
             continue
-        moved[number] = torch.cholesky_solve(rest[:, None], root)[:, 0]
-        seen[:, :, number] = torch.einsum("ctdv,d->ctv", by_tap, moved[number])
+        others = weights[number].clone()
+        others[:, :, number] = 0
+        rest = pulled[number] - others.flatten() @ seen.flatten(0, 2)
+        moved[number] = torch.cholesky_solve(rest[:, None], roots[place])[:, 0]
+        seen[:, :, number] = by_tap @ moved[number]
     return moved

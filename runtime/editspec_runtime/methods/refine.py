@@ -21,6 +21,7 @@ from editspec_runtime.core.method import Change, Problem
 from editspec_runtime.core.model import Model
 from editspec_runtime.core.rule import LayerRule, Refinement
 from editspec_runtime.maths.adam import Adam
+from editspec_runtime.maths.directions import inverse_root
 from editspec_runtime.maths.low_rank import delta, kernel_of
 from editspec_runtime.maths.parallel import map_parts, separate_models
 from editspec_runtime.maths.sampled_keys import numbers_per_item
@@ -33,6 +34,9 @@ RULE_BATCH, KEPT_BATCH = 6, 6
 
 PART = 2
 """The number of items that one thread computes together."""
+
+FLOOR = 1e-3
+"""What is added to the second moment of keys before they are whitened, as a share of its mean."""
 
 LEAST = 0.1
 """The share of the mean change that counts as a change that is asked for."""
@@ -57,6 +61,15 @@ def weigh_outputs(wanted: Tensor, unedited: Tensor) -> Tensor:
     return torch.where(changes, mean / asked.where(changes, mean), 1)
 
 
+def find_whitening(moment: Tensor) -> Tensor:
+    """Compute the matrix that whitens keys and keeps their mean square, [in, in] float64.
+
+    `moment` is C of the keys, [in, in] float64. Where keys are hardly ever seen, they stay smaller.
+    """
+    relative = moment / moment.diagonal().mean()
+    return inverse_root(relative + FLOOR * torch.eye(len(moment)).to(moment))
+
+
 def refine(problem: Problem, model: Model, rule: LayerRule, change: Change) -> Change:
     """Refine the change of one rule; its rank stays.
 
@@ -77,7 +90,10 @@ def refine(problem: Problem, model: Model, rule: LayerRule, change: Change) -> C
         The change that a method found, low-rank or full.
     """
     assert rule.refinement is not None
-    steps = _Steps(model, rule, rule.refinement)
+    root = None
+    if rule.refinement.whiten:
+        root = find_whitening(problem.statistics(model, rule.layer).moment())
+    steps = _Steps(model, rule, rule.refinement, root)
     parts = steps.parts(change)
     before = float(steps.objective(parts))
     refined = steps.descend(problem, parts)
@@ -100,11 +116,17 @@ class _Steps:
     ----------
     model, rule, refinement
         As in `refine`.
+    root
+        The matrix H that whitens keys, [in, in] float64; None where they stay as they are.
     """
 
-    def __init__(self, model: Model, rule: LayerRule, refinement: Refinement) -> None:
+    def __init__(
+        self, model: Model, rule: LayerRule, refinement: Refinement, root: Tensor | None
+    ) -> None:
         self.model, self.rule, self.refinement = model, rule, refinement
         self.weight = model.weight(rule.layer)
+        self.exact_root = None if root is None else root.to(self.weight.device)
+        self.root = None if root is None else root.to(self.weight)
         self.size = kernel_of(self.weight).square().mean().sqrt()
         self.count = len(refinement.items)
         self.items = torch.cat([refinement.items, refinement.kept])
@@ -119,23 +141,31 @@ class _Steps:
     def parts(self, change: Change) -> list[Tensor]:
         """The tensors that the steps move: A and D, or the whole change.
 
-        All have about the same size, so that one rate suits them, and weights of any scale.
+        All have about the same size, so that one rate suits them, and weights of any scale. Of
+        whitened keys they are D H^-1, with rows of one size, and the whole change times H^-1.
         """
         if change.full is not None:
-            return [self._kernel(change.full) / self.size]
+            return [self._before_root(kernel_of(self._kernel(change.full))) / self.size]
         assert change.coefficients is not None
         assert change.directions is not None
         coefficients = change.coefficients.to(self.weight) / self.size
         # Of an orthonormal row of n numbers, the root mean square is that of 1 / n.
         scale = math.sqrt(change.directions.shape[1])
-        return [coefficients, scale * change.directions.to(self.weight)]
+        directions = scale * change.directions.to(self.weight)
+        if self.root is None:
+            return [coefficients, directions]
+        directions = self._before_root(directions)
+        sizes = directions.square().mean(1).sqrt()
+        by_direction = sizes.view(-1, *[1] * (coefficients.ndim - 2))
+        return [coefficients * by_direction, directions / sizes[:, None]]
 
     def change(self, parts: list[Tensor]) -> Change:
         """The change of parts, whose directions become orthonormal again."""
         if len(parts) == 1:
-            whole = self.model.to_checkpoint(self.rule.layer, parts[0] * self.size)
-            return Change(full=whole)
-        coefficients, directions = (part.double() for part in parts)
+            whole = (self._after_root(parts[0]) * self.size).view_as(self.weight)
+            return Change(full=self.model.to_checkpoint(self.rule.layer, whole))
+        coefficients = parts[0].double()
+        directions = self._after_root(parts[1]).double()
         basis, mixed = torch.linalg.qr(directions.T / math.sqrt(directions.shape[1]))
         turned = torch.einsum("os...,ts->ot...", coefficients, mixed) * self.size
         return Change(basis.T.contiguous().to(self.weight), turned.to(self.weight))
@@ -220,10 +250,24 @@ class _Steps:
 
     def _weight(self, parts: list[Tensor]) -> Tensor:
         if len(parts) == 1:
-            return self.weight + parts[0] * self.size
-        coefficients, directions = parts
+            return self.weight + (self._after_root(parts[0]) * self.size).view_as(self.weight)
+        coefficients, directions = parts[0], self._after_root(parts[1])
         change = delta(coefficients * self.size, directions / math.sqrt(directions.shape[1]))
         return self.weight + change.view(self.weight.shape)
+
+    def _after_root(self, part: Tensor) -> Tensor:
+        """Multiply the axis of the inputs with H."""
+        if self.root is None:
+            return part
+        return (part.movedim(1, -1) @ self.root).movedim(-1, 1)
+
+    def _before_root(self, part: Tensor) -> Tensor:
+        """Find the part that `_after_root` makes this one of."""
+        if self.exact_root is None:
+            return part
+        last = part.movedim(1, -1).to(self.exact_root)
+        before: Tensor = torch.linalg.solve(self.exact_root, last, left=False)
+        return before.movedim(-1, 1).to(part)
 
     def _kernel(self, full: Tensor) -> Tensor:
         """Bring a change from the shape of the checkpoint into that of the weight."""

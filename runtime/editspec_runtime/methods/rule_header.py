@@ -27,6 +27,7 @@ class RefinementValues(_Part):
     steps: Annotated[int, Field(ge=1)]
     learning_rate: Annotated[Number, Field(gt=0)]
     weight: Annotated[Number, Field(ge=0)]
+    whiten: bool = False
 
 
 class RuleValues(_Part):

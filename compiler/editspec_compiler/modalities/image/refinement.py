@@ -62,6 +62,7 @@ def find_refinement(resolver: Resolver, sides: Sides, units: tuple[int, ...]) ->
         steps=given.steps,
         learning_rate=given.learning_rate,
         weight=given.weight,
+        whiten=given.whiten,
     )
 
 

@@ -44,6 +44,10 @@ def render_clamped(generator: Generator, latents: Tensor) -> Tensor:
 
     For measures over many images, which are drawn in batches of up to 16.
     """
+    return render_images(generator, latents, batch=fitting_batch(generator)).clamp(-1, 1)
+
+
+def fitting_batch(generator: Generator) -> int:
+    """Return how many images of a model measures draw together."""
     fitting = LARGEST_BATCH // generator.architecture.image_size**2
-    batch = max(1, min(16, fitting))
-    return render_images(generator, latents, batch=batch).clamp(-1, 1)
+    return max(1, min(16, fitting))
