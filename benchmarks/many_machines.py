@@ -27,7 +27,7 @@ SPREAD = 0.05
 EMPTY = 2000
 """Items without work, by which the overhead of an item is measured."""
 
-FASTER = (20, 40, 80, 160)
+FASTER = (20, 40, 80)
 """How many times shorter the items are by which the largest number of workers is found."""
 
 ALONE = {
@@ -36,7 +36,7 @@ ALONE = {
 }
 """What a worker does for itself, which on a machine of its own costs the scheduler nothing."""
 
-SECONDS = 4.0
+SECONDS = 3.0
 """How long each of these runs would take if nothing but waiting took time."""
 
 

@@ -24,10 +24,11 @@ def use_workers(workers: int | None, cluster: str | None) -> Iterator[None]:
     """
     # Here, as --help needs neither.
     from editspec.engine.resources import use_executor
+    from editspec.engine.result import count_of
     from editspec_runtime.executors.registry import open_executor
 
     with open_executor(workers, cluster) as executor, use_executor(executor):
         dashboard = getattr(executor, "dashboard", "")
         if dashboard and sys.stderr.isatty():
-            typer.echo(f"{executor.workers} workers: {visible(dashboard)}", err=True)
+            typer.echo(f"{count_of(executor.workers, 'worker')}: {visible(dashboard)}", err=True)
         yield

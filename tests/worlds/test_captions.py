@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,6 +161,13 @@ def test_every_word_is_one_token_and_others_are_spelled() -> None:
     spelled = tokenizer.encode("Pagoda", add_special_tokens=False).tokens
     assert "".join(spelled) == "pagoda</w>"
     assert len(spelled) > 1
+
+
+def test_the_tokenizer_that_ships_is_the_one_that_is_made() -> None:
+    """Words are numbered alike in every run, or weights would not fit their words."""
+    shipped = json.loads((PIPELINE / "tokenizer" / "tokenizer.json").read_text())
+    for _ in range(3):
+        assert json.loads(make_tokenizer.__wrapped__().to_str()) == shipped
 
 
 def test_only_padding_comes_from_another_caption() -> None:
@@ -341,9 +349,9 @@ def test_the_model_that_ships_draws_what_captions_say(judge: Reader) -> None:
     pictures = draw_pictures(pipeline, captions.texts, steps=4)
     assert pictures.shape == (16, 3, 64, 64)
     right = read_correctly(judge, pictures, captions)["all"]
-    assert right >= 0.75
+    assert right >= 0.95
     # The pictures of other captions say something else.
-    assert right - read_correctly(judge, pictures.roll(1, 0), captions)["all"] > 0.15
+    assert right - read_correctly(judge, pictures.roll(1, 0), captions)["all"] > 0.3
 
 
 def test_the_package_ships_at_most_eight_megabytes() -> None:

@@ -14,6 +14,9 @@ from editspec_runtime.errors import UsageError, reading_foreign
 SCHEDULER = "scheduler"
 """The kind of a cluster that runs already, and is reached at an address."""
 
+SSH = "ssh"
+"""The kind whose settings say how many workers there are, and where."""
+
 KEYS = ("kind", "workers", "settings", "address", "tls")
 TLS_KEYS = ("ca", "certificate", "key")
 
@@ -27,7 +30,7 @@ class ClusterFile:
     kind
         The kind of the cluster.
     workers
-        The number of workers to start; 0 where the settings say it.
+        The number of workers to start; 0 where they run already, or the settings say it.
     settings
         The settings of the kind.
     address
@@ -88,6 +91,8 @@ def _find_value_problem(kind: str, content: Mapping[str, Any]) -> str:
     workers = content.get("workers", 1)
     if type(workers) is not int or workers < 1:
         return f"workers is {workers}, and must be a number from 1"
+    if kind in (SCHEDULER, SSH) and "workers" in content:
+        return f"workers does not belong to kind {kind}"
     settings = content.get("settings", {})
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         return "settings is not a mapping"

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,7 +102,12 @@ class DaskCluster:
 
     @property
     def dashboard(self) -> str:
-        """The address of the page on which the engine shows what the workers do."""
+        """The address of the page on which the engine shows what the workers do.
+
+        It is empty where the command has started the cluster, and the page cannot be drawn.
+        """
+        if self.cluster is not None and find_spec("bokeh") is None:
+            return ""
         return str(self.client.dashboard_link)
 
     def map(
@@ -312,8 +318,6 @@ def _open_file(path: Path, start: float) -> DaskCluster:
     if said.address:
         return _connect(said.address, security, start)
     cluster = start_cluster(path, said, {} if security is None else {"security": security})
-    if said.workers:
-        cluster.scale(said.workers)
     return DaskCluster(Client(cluster), cluster, start, PATIENCE_OF_QUEUES)
 
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Any
 
 import torch
-from distributed import Client, Future, KilledWorker, WorkerPlugin, get_worker, wait
+from distributed import Client, Future, KilledWorker, WorkerPlugin, get_worker
 from distributed.client import ClosedClientError
 
 from editspec_runtime.errors import WorkerError
@@ -48,6 +49,8 @@ class Crew:
         The seconds without any worker after which the run ends.
     futures
         The items that are not collected yet, with their numbers.
+    ended
+        Those that have ended since they were last collected, however they did.
     """
 
     client: Client
@@ -57,6 +60,7 @@ class Crew:
     patience: float
     futures: dict[Future, tuple[int, Any]] = field(default_factory=dict)
     name: str = field(default_factory=lambda: f"editspec-{uuid.uuid4().hex[:12]}")
+    ended: SimpleQueue[Future] = field(default_factory=SimpleQueue)
     turns: Iterator[int] = field(default_factory=itertools.count)
     count: int = 1
     looked: float = 0.0
@@ -118,15 +122,14 @@ class Crew:
         except LOST as error:
             raise gone_error(self.client) from error
         self.futures[future] = number, item
+        future.add_done_callback(self.ended.put)
 
     def collect(self) -> Mapping[int, bytes]:
         """Wait for some items; the engine gives those of a worker that dies to others."""
         found: dict[int, bytes] = {}
         while not found:
-            with suppress(*LOST):
-                wait(list(self.futures), timeout=PULSE, return_when="FIRST_COMPLETED")
             by_status: dict[str, list[Future]] = {}
-            for future in self.futures:
+            for future in self._wait():
                 by_status.setdefault(future.status, []).append(future)
             for future in by_status.get("error", []):
                 raise _translate(future.exception(timeout=ANSWER))
@@ -144,6 +147,17 @@ class Crew:
             self.client.cancel(list(self.futures), force=True)
             self.client.unregister_worker_plugin(self.name)
         self.futures = {}
+
+    def _wait(self) -> list[Future]:
+        """Wait for futures that have ended, however they did; all of them after a while."""
+        ended: set[Future] = set()
+        with suppress(Empty):
+            ended.add(self.ended.get(timeout=PULSE))
+            while True:
+                ended.add(self.ended.get_nowait())
+        if not ended:
+            return list(self.futures)
+        return [future for future in ended if future in self.futures]
 
     def _fetch(self, futures: list[Future]) -> dict[int, bytes]:
         """Fetch what was computed, by number, however long the network takes."""

@@ -73,7 +73,13 @@ def _learn_merges(words: list[str]) -> list[tuple[str, str]]:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(end_of_word_suffix=SUFFIX))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=10_000, min_frequency=1, end_of_word_suffix=SUFFIX, show_progress=False
+        vocab_size=10_000,
+        min_frequency=1,
+        end_of_word_suffix=SUFFIX,
+        show_progress=False,
+        # Merges of equal counts come in the order of their tokens' numbers. Last letters would be
+        # numbered at random, as the library reads words in the order of its hashes.
+        special_tokens=sorted({word[-1] + SUFFIX for word in words}),
     )
     tokenizer.train_from_iterator(words, trainer)
     merges = json.loads(tokenizer.to_str())["model"]["merges"]

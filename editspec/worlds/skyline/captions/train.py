@@ -126,7 +126,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--out", type=Path, default=Path(".training-captions"))
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments.add_argument("--steps", type=int, default=12_000, help="of 128 pictures each")
+    arguments.add_argument("--steps", type=int, default=3200, help="of 128 pictures each")
     arguments.add_argument("--batch", type=int, default=128, help="pictures of a step")
     options = arguments.parse_args()
     album = Album(torch.device(options.device))
