@@ -260,7 +260,7 @@ class RowFile:
             if not list(find_parts(entry, path)):
                 known = ", ".join(_list_columns(entry))
                 hint = f"columns of this list: {known}"
-                if ";" in name:
+                if ";" in name or "\t" in name:
                     hint = f"separate cells by commas; {hint}"
                 message = f"there is no {name.strip() or 'column without a name'} in an entry"
                 raise RowsError(Fault(message, hint, line, column, Code.KEY_UNKNOWN))

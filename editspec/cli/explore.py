@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +27,8 @@ from editspec.cli.options import (
 )
 from editspec.engine.result import CommandResult
 from editspec.worlds.registry import DEFAULT_WEIGHTS
+from editspec_compiler import SpecError
+from editspec_compiler.document import parse
 from editspec_runtime.errors import UsageError
 from editspec_runtime.modalities.image.streams import REPORTS, SPECS
 
@@ -306,10 +309,19 @@ def sweep(
         typer.Option("--experiment", metavar="NAME", help="Judge by a perfect edit of the bench."),
     ] = None,
     images: Annotated[
-        int, typer.Option("--images", metavar="N", min=8, help="How many images judge.")
-    ] = 200,
+        int | None,
+        typer.Option("--images", metavar="N", min=8, help="How many images judge (200)."),
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary",
+            metavar="FIELD=V,V,…",
+            help="Values of another field, such as solver.collateral_weight=0.05,0.2.",
+        ),
+    ] = None,
 ) -> CommandResult:
-    """Build the last edit at several layers and ranks."""
+    """Build the last edit at several layers, ranks and more."""
     return editspec.sweep(
         spec,
         out,
@@ -317,6 +329,7 @@ def sweep(
         ranks=_parse_ranks(ranks),
         experiment=experiment,
         images=images,
+        vary=_parse_choices(vary or []),
         **work,
     )
 
@@ -343,7 +356,7 @@ def tune(
         ),
     ] = None,
 ) -> CommandResult:
-    """Find the fields of an edit by trials: layer, weight and more.
+    """Find the fields of an edit by trials.
 
     Of images, also further examples, and what it has to preserve.
     """
@@ -356,6 +369,24 @@ def tune(
         images=images,
         **work,
     )
+
+
+def _parse_choices(given: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of each field. Raises `UsageError` for what is no field with values."""
+    found: dict[str, list[Any]] = {}
+    for each in given:
+        field, _, text = each.partition("=")
+        try:
+            values = parse(f"values: [{text}]", "--vary").data["values"]
+        except SpecError:
+            values = []
+        if not field or not values:
+            raise UsageError(
+                f"--vary takes a field, = and values with commas between; found {each}.",
+                "Give it as solver.collateral_weight=0.05,0.2.",
+            )
+        found[field] = values
+    return found
 
 
 def _parse_ranks(given: str) -> list[int]:

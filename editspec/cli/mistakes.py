@@ -29,7 +29,7 @@ def _message(mistake: Any) -> str:
         return message if message.endswith((".", "?")) else f"{message}."
     names = "/".join(parameter.opts)
     if parameter.param_type_name == "argument":
-        names = str(parameter.metavar)
+        names = str(parameter.metavar).removesuffix("...")
     if type(mistake).__name__ == "MissingParameter":
         return f"{names} is missing."
     return f"{names} takes {_expected(parameter)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glob import has_magic
 from pathlib import Path
 from typing import Annotated
 
@@ -36,8 +37,19 @@ def compile(work: Work, spec: SpecArgument, out: OutFolder) -> CommandResult:
 @of_workers
 def build(
     work: Work,
-    spec: SpecArgument,
+    spec: Annotated[
+        list[Path],
+        typer.Argument(metavar="SPEC...", help="Edit specs; of several also patterns: 'specs/**'."),
+    ],
     out: OutFolder,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--select",
+            metavar="NAME+|state:modified+",
+            help="Of several specs: those with such an edit, or that changed since their lock.",
+        ),
+    ] = None,
     frozen: Annotated[
         bool, typer.Option("--frozen", help="Obey SPEC.lock: fail where an input has changed.")
     ] = False,
@@ -74,10 +86,26 @@ def build(
 ) -> CommandResult:
     """Build the patch of every edit.
 
-    Writes DIR/patches, DIR/manifest.json and SPEC.lock.
+    Writes DIR/patches, DIR/manifest.json and SPEC.lock; of several specs, DIR/SPEC/patches.
     """
+    is_pattern = has_magic(str(spec[0])) and not spec[0].exists()
+    if len(spec) > 1 or select or is_pattern:
+        return editspec.build(
+            spec,
+            out,
+            select=select or (),
+            frozen=frozen,
+            check=check,
+            junit=junit,
+            markdown=markdown,
+            report=report,
+            provenance=provenance,
+            pareto=pareto,
+            pick=pick,
+            **work,
+        )
     return editspec.build(
-        spec,
+        spec[0],
         out,
         frozen=frozen,
         check=check,

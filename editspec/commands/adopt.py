@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from torch import Tensor
 
 from editspec.engine.adoption import Adopted, adopt_parameter, share_of
 from editspec.engine.changes import layout_of
@@ -19,7 +17,7 @@ from editspec_runtime.core.architecture import Architecture
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import PatchError, UsageError
 from editspec_runtime.families.open import read_weights
-from editspec_runtime.io.digests import digest, rows_digest, tensor_row
+from editspec_runtime.io.digests import SAFETENSORS_DTYPES, Row, digest, rows_digest, tensor_row
 from editspec_runtime.io.files import write
 from editspec_runtime.io.outputs import PATCH
 from editspec_runtime.io.parts import EDITED, is_in_parts
@@ -30,6 +28,9 @@ from editspec_runtime.patches.soundness import ADOPTED
 
 NAMELESS = "adopted"
 """The name of the edit where the name of the file cannot be one."""
+
+KINDS = {stored: name for name, stored in SAFETENSORS_DTYPES.items()}
+"""The types of numbers by their names in safetensors."""
 
 FEW = 6
 """The differences that a message names."""
@@ -139,13 +140,17 @@ def adopt(
     before = read_weights(place)
     after = read_weights(locate_weights(str(edited), Path()))
     architecture = find_architecture(before, place, family)
-    _require_alike(before, after)
-    names = [name for name in sorted(before) if before.row(name) != after.row(name)]
+    # Large weights are read anew whenever they are asked for: their rows say what is needed here.
+    rows = {name: before.row(name) for name in before}
+    others = {name: after.row(name) for name in after}
+    _require_alike(rows, others)
+    names = [name for name in sorted(rows) if rows[name] != others[name]]
     _require_adoptable(before, names, is_in_parts(place))
     axes = {layer.parameter: layer.axes for layer in architecture.layers.values()}
     layouts = {name: axes.get(name) or layout_of(before[name]) for name in names}
     changes: dict[str, Adopted] = {}
-    rows = {name: before.row(name) for name in before}
+    edited_digest = rows_digest([*others.values(), *after.unread.values()])
+    base_digest = rows_digest([*rows.values(), *before.unread.values()])
     for number, name in enumerate(names):
         progress("adopting", number, len(names))
         found = adopt_parameter(name, before[name], after[name], layouts[name], rank)
@@ -157,18 +162,12 @@ def adopt(
     result = rows_digest([*rows.values(), *before.unread.values()])
     metadata = {
         "name": Path(out).stem if re.fullmatch(NAME, Path(out).stem) else NAMELESS,
-        "family": architecture.family,
-        **layer_metadata(_layers_of(architecture, names)),
-        "rank": max((each.rank for each in changes.values() if each.rank), default=None),
-        "solver": {"method": ADOPTED, "rank": rank},
-        "edit": digest({"adopted": [before.digest(), after.digest()], "rank": rank}),
-        "base": before.digest(),
-        "parent": before.digest(),
+        "edit": digest({"adopted": [base_digest, edited_digest], "rank": rank}),
+        "base": base_digest,
+        "parent": base_digest,
         "result": result,
     }
-    tensors = {name: part for each in changes.values() for name, part in each.tensors.items()}
-    change = Patch.of(tensors, {})
-    patch = make_patch(change.directions, change.coefficients, layouts, metadata, change.deltas)
+    patch = _make_adopted_patch(architecture, changes, layouts, rank, metadata)
     write(Path(out), patch.to_bytes())
     left = sum(each.left for each in changes.values())
     total = sum(each.total for each in changes.values())
@@ -176,15 +175,36 @@ def adopt(
         patch=Path(out),
         name=patch.name,
         digest=patch.metadata["content"],
-        base=before.digest(),
+        base=base_digest,
         result=result,
-        edited=after.digest(),
-        exact=result == after.digest(),
+        edited=edited_digest,
+        exact=result == edited_digest,
         explained=share_of(left, total),
         parameters={
             name: AdoptedParameter(each.rank, share_of(each.left, each.total), each.inexact)
             for name, each in changes.items()
         },
+    )
+
+
+def _make_adopted_patch(
+    architecture: Architecture,
+    changes: Mapping[str, Adopted],
+    layouts: Mapping[str, str],
+    rank: int | None,
+    metadata: Mapping[str, str],
+) -> Patch:
+    """Make the patch of changes; `metadata` are its name and its digests."""
+    tensors = {name: part for each in changes.values() for name, part in each.tensors.items()}
+    change = Patch.of(tensors, {})
+    facts = {
+        "family": architecture.family,
+        **layer_metadata(_layers_of(architecture, list(changes))),
+        "rank": max((each.rank for each in changes.values() if each.rank), default=None),
+        "solver": {"method": ADOPTED, "rank": rank},
+    }
+    return make_patch(
+        change.directions, change.coefficients, layouts, {**metadata, **facts}, change.deltas
     )
 
 
@@ -197,7 +217,7 @@ def _layers_of(architecture: Architecture, names: list[str]) -> list[str]:
     return [*found.values(), *(name for name in names if name not in found)]
 
 
-def _require_alike(before: Weights, after: Weights) -> None:
+def _require_alike(before: Mapping[str, Row], after: Mapping[str, Row]) -> None:
     """Raise a `PatchError` where weights differ in more than their numbers."""
     differences = list(_structural_differences(before, after))
     if not differences:
@@ -212,7 +232,8 @@ def _require_alike(before: Weights, after: Weights) -> None:
     )
 
 
-def _structural_differences(before: Weights, after: Weights) -> Iterator[str]:
+def _structural_differences(before: Mapping[str, Row], after: Mapping[str, Row]) -> Iterator[str]:
+    """Yield what is missing, new, or of another type or shape, a line each."""
     for name in sorted({*before, *after}):
         if name not in after:
             yield f"{name}: missing in the edited weights"
@@ -222,10 +243,10 @@ def _structural_differences(before: Weights, after: Weights) -> Iterator[str]:
             yield f"{name}: {old} -> {new}"
 
 
-def _describe(tensor: Tensor) -> str:
+def _describe(row: Row) -> str:
     """The type and the shape of a tensor."""
-    kind = str(tensor.dtype).removeprefix("torch.")
-    return f"{kind} {' x '.join(map(str, tensor.shape)) or 'number'}"
+    _, kind, shape, _ = row
+    return f"{KINDS[kind]} {' x '.join(map(str, shape)) or 'number'}"
 
 
 def _require_adoptable(before: Weights, names: list[str], in_parts: bool) -> None:

@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from editspec.charts.picture import draw_scatters
 from editspec.charts.scatter import Axis, Point, Scatter
+from editspec.commands.build_several import BuildsResult, build_several
 from editspec.commands.check import CheckResult, check_session, require_functions
 from editspec.commands.open import open
 from editspec.engine.built import BuiltEdit
@@ -143,10 +144,12 @@ class BuildResult(CommandResult):
         return {name: path for name, path in named.items() if path is not None}
 
 
+@overload
 def build(
     spec: Path | str | LoadedSpec,
     out: Path | str,
     *,
+    select: tuple[()] = (),
     frozen: bool = False,
     check: bool = False,
     junit: Path | str | None = None,
@@ -157,7 +160,40 @@ def build(
     pick: str | None = None,
     device: str = "auto",
     progress: ProgressCallback = no_progress,
-) -> BuildResult:
+) -> BuildResult: ...
+@overload
+def build(
+    spec: list[Path] | list[str],
+    out: Path | str,
+    *,
+    select: Sequence[str] = (),
+    frozen: bool = False,
+    check: bool = False,
+    junit: Path | str | None = None,
+    markdown: Path | str | None = None,
+    report: bool = False,
+    provenance: bool = False,
+    pareto: bool = False,
+    pick: str | None = None,
+    device: str = "auto",
+    progress: ProgressCallback = no_progress,
+) -> BuildsResult: ...
+def build(
+    spec: Path | str | LoadedSpec | list[Path] | list[str],
+    out: Path | str,
+    *,
+    select: Sequence[str] = (),
+    frozen: bool = False,
+    check: bool = False,
+    junit: Path | str | None = None,
+    markdown: Path | str | None = None,
+    report: bool = False,
+    provenance: bool = False,
+    pareto: bool = False,
+    pick: str | None = None,
+    device: str = "auto",
+    progress: ProgressCallback = no_progress,
+) -> BuildResult | BuildsResult:
     """Build the patch of every edit of a spec.
 
     Rules, patches and manifest.json go into the folder `out`, and the lock to ``SPEC.lock``. Only
@@ -166,6 +202,12 @@ def build(
 
     Parameters
     ----------
+    spec
+        The spec, or its path; or a list of paths and patterns, whose specs are built into folders
+        of their paths below `out`. An error in one of them stops no other.
+    select
+        Of a list: ``NAME+`` for the specs with an edit of that name (``*`` and ``?`` may be used),
+        ``state:modified+`` for those that are not as their lock has them. Default: all.
     frozen
         Obey the lock, and do not write it.
     check
@@ -196,6 +238,30 @@ def build(
     EditError
         The weights or the numbers are wrong, or foreign files lie at `out`.
     """
+    if isinstance(spec, list):
+        if junit or markdown or pick is not None:
+            raise UsageError(
+                "--junit, --markdown and --pick are of one spec, and these may be many.",
+                "Leave them out, or build that spec alone.",
+            )
+
+        def build_one(path: Path, folder: Path) -> BuildResult:
+            """Build one of the specs."""
+            return build(
+                path,
+                folder,
+                frozen=frozen,
+                check=check,
+                report=report,
+                provenance=provenance,
+                pareto=pareto,
+                device=device,
+                progress=progress,
+            )
+
+        return build_several(spec, Path(out), select, build_one, progress)
+    if select:
+        raise UsageError("--select is of several specs.", "Give a pattern: 'specs/**'.")
     if (junit or markdown) and not check:
         raise UsageError("--junit and --markdown belong to --check.", "Give --check, too.")
     if frozen and pick is not None:

@@ -1,4 +1,4 @@
-"""``editspec sweep``: the last edit of a spec at several layers and ranks."""
+"""``editspec sweep``: the last edit of a spec at several layers, ranks and other fields."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ import torch
 
 from editspec.charts.picture import draw_scatters
 from editspec.charts.scatter import Axis, Point, Scatter
+from editspec.engine.choices import Choice, combine_choices, rewrite_winner
 from editspec.engine.intervals import Interval
-from editspec.engine.relocation import relocate_names
 from editspec.engine.resources import Resources
 from editspec.engine.result import CommandResult, to_plain
 from editspec.engine.session import BuildSession
 from editspec.engine.shared_files import SharedFiles, session_memory
-from editspec.modalities.image.judge import Judge, make_judge
+from editspec.engine.sweeping import Judge, require_sweepable
 from editspec.modalities.image.pictures import png_bytes
 from editspec.worlds.registry import find_experiment
 from editspec_compiler import LoadedSpec, SpecError, load
-from editspec_compiler.rewrite import Put, rewrite
 from editspec_runtime.core.executor import Executor
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import EditError, UsageError
@@ -45,6 +44,9 @@ OF_JSON_ALONE = ("intervals", "problem", "trace-")
 WITH_INTERVALS = ("efficacy", "recovered", "outside", "trace")
 """The columns of the table that have intervals beside the values; the JSON has all."""
 
+DEFAULT_IMAGES = 200
+"""The images that are measured where no number is given."""
+
 PREDICTIONS = ("independent", "correlated")
 """The kinds of predicted collateral that a patch states for each of its layers."""
 
@@ -56,7 +58,9 @@ class SweepPoint:
     Attributes
     ----------
     layer, rank
-        The layer and the rank of the last edit.
+        The layer and the rank of the last edit; no rank where its edits have none.
+    varied
+        The values of other fields of the last edit, by their paths.
     numbers
         The measures by name: ``loss``, ``efficacy``, ``outside``, the predicted collateral,
         ``trace``, ``strong``, ``seconds`` and, for an experiment, ``error`` and more. Empty where
@@ -68,14 +72,18 @@ class SweepPoint:
     """
 
     layer: str
-    rank: int
+    rank: int | None
+    varied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
     intervals: Mapping[str, Interval] = dataclasses.field(default_factory=dict)
     problem: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The point as plain values."""
-        whole: dict[str, Any] = {"layer": self.layer, "rank": self.rank, **self.numbers}
+        whole: dict[str, Any] = {"layer": self.layer, "rank": self.rank}
+        if self.rank is None:
+            del whole["rank"]
+        whole |= {**self.varied, **self.numbers}
         if self.intervals:
             whole["intervals"] = to_plain(self.intervals)
         if self.problem:
@@ -94,7 +102,7 @@ class SweepResult(CommandResult):
     experiment
         The experiment whose perfect edit was compared with; None where there was none.
     images
-        The number of images that were measured.
+        The number of images that were measured; None where the modality has none.
     points
         Every layer and rank, in the order of the arguments.
     winner
@@ -106,7 +114,7 @@ class SweepResult(CommandResult):
 
     edit: str
     experiment: str | None
-    images: int
+    images: int | None
     points: tuple[SweepPoint, ...]
     winner: SweepPoint
     agreement: Mapping[str, float | None]
@@ -120,7 +128,7 @@ class SweepResult(CommandResult):
             "experiment": self.experiment,
             "images": self.images,
             "points": [point.to_dict() for point in self.points],
-            "winner": {"layer": self.winner.layer, "rank": self.winner.rank},
+            "winner": dataclasses.replace(self.winner, numbers={}, intervals={}).to_dict(),
             "agreement": dict(self.agreement),
         }
 
@@ -150,13 +158,14 @@ def sweep(
     layers: Sequence[str] = (),
     ranks: Sequence[int] = (),
     experiment: str | None = None,
-    images: int = 200,
+    images: int | None = None,
+    vary: Mapping[str, Sequence[Any]] | None = None,
     device: str = "auto",
     cache: Cache | None = None,
     executor: Executor | None = None,
     progress: ProgressCallback = no_progress,
 ) -> SweepResult:
-    """Build the last edit of a spec at every layer and rank, and find the best.
+    """Build the last edit of a spec with every choice of its fields, and find the best.
 
     Each point is measured on images that no edit has seen. With an `experiment` the perfect edit is
     known: efficacy is the share of the pixels changed by the perfect edit that end closer to it
@@ -167,6 +176,10 @@ def sweep(
     Without an experiment, efficacy is the share of the target's loss that is gone, outside is the
     change of all pixels, and trace is that of the check of that name. The point wins that is
     farthest above the line from zero to the largest efficacy and the largest outside, less trace.
+
+    **Facts.** Efficacy is the share of prompts and paraphrases that lead on as the edit asks,
+    outside the share of other facts whose likeliest next token changes, of the facts of the edit
+    and of the checks of the spec.
 
     Writes ``sweep.json``, ``sweep.md``, ``sweep.png`` and ``winner.yaml`` into `out`; for a JSON
     spec, ``winner.json``.
@@ -181,7 +194,10 @@ def sweep(
     experiment
         An experiment of the world whose weights the spec edits, such as ``dome-to-spire``.
     images
-        The number of images to measure.
+        The number of images to measure. Default: 200.
+    vary
+        Values of other fields of the last edit, by their paths such as
+        ``solver.collateral_weight``, or of ``statistics.tokens``. All are combined.
     cache, executor
         The cache of results, and the executor of independent items of work. Default: those of
         `Resources`.
@@ -198,14 +214,21 @@ def sweep(
     """
     loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
     loaded.require_edits()
+    modality = require_sweepable(loaded.spec.model.family)
     out, edit = Path(out), loaded.spec.edits[-1]
-    if not layers and not edit.layer:
+    if not layers and not edit.layer and not vary:
         raise UsageError(
             f"A sweep is of an edit of one layer, and {edit.name} has {len(edit.layer_names)}.",
             "Give --layers, or write layer: and a name.",
         )
-    layers, ranks = list(layers) or [edit.layer], list(ranks) or [edit.rank]
-    places = [(layer, rank) for layer in layers for rank in ranks]
+    if ranks and not modality.has_ranks:
+        raise UsageError(
+            f"Edits of the family {loaded.spec.model.family} have no rank.", "Leave out --ranks."
+        )
+    known_ranks: list[int | None] = [None]
+    if modality.has_ranks:
+        known_ranks = list(ranks) or [edit.rank]
+    choices = combine_choices(list(layers) or [edit.layer or None], known_ranks, vary or {})
     resources = Resources()
     executor = executor or resources.executor
     points_of = _Points(
@@ -221,17 +244,18 @@ def sweep(
     _require_layers(points_of.session, layers)
     # Errors in the experiment, the text of the spec and the folder are found here, before the work.
     _ = points_of.judge
-    for layer, rank in places:
-        rewrite_winner(loaded, out, layer, rank)
+    for choice in choices:
+        choice.apply(loaded)
+        rewrite_winner(loaded, out, choice)
     run_folder("sweep.json", "sweep").require_free(out)
     write(out / "sweep.json", b"{}\n")
-    points_of.prepare(layers)
+    points_of.prepare(list(layers or edit.layer_names))
     points: list[SweepPoint] = []
     memory = session_memory(loaded.weights)
-    found = executor.map(points_of, places, points_of.session.device, memory=memory)
+    found = executor.map(points_of, choices, points_of.session.device, memory=memory)
     for point in found:
         points.append(point)
-        progress("points", len(points), len(places))
+        progress("points", len(points), len(choices))
     built = [point for point in points if not point.problem]
     if not built:
         problems = "\n".join(point.problem for point in points)
@@ -241,9 +265,10 @@ def sweep(
         )
     agreement = {kind: _rank_correlation(built, kind, "outside") for kind in PREDICTIONS}
     winner = pick_winner(built)
-    result = SweepResult(edit.name, experiment, images, tuple(points), winner, agreement)
-    text = rewrite_winner(loaded, out, winner.layer, winner.rank)
-    _write_folder(out, result, text, loaded.path.suffix)
+    judged = images if images is not None or not modality.has_ranks else DEFAULT_IMAGES
+    result = SweepResult(edit.name, experiment, judged, tuple(points), winner, agreement)
+    text = rewrite_winner(loaded, out, choices[points.index(winner)])
+    _write_folder(out, result, text, loaded.path.suffix, modality.outside)
     return result
 
 
@@ -272,21 +297,6 @@ def _trace_of(point: SweepPoint) -> float:
     return point.numbers.get("trace", 0.0)
 
 
-def rewrite_winner(loaded: LoadedSpec, folder: Path, layer: str, rank: int) -> str:
-    """The text of a spec with another layer and rank in its last edit, for `folder`.
-
-    Relative names of files are changed so that they lead from `folder` to the same files. All else
-    stays as it was written. Raises `RewriteError` where the text does not let that be changed.
-    """
-    document, last = loaded.document, len(loaded.spec.edits) - 1
-    puts = [
-        Put(("edits", last, "layer"), layer),
-        Put(("edits", last, "rank"), rank, after="layer"),
-    ]
-    puts += relocate_names(loaded, folder)
-    return rewrite(document.text, document.file, puts)
-
-
 def _require_layers(session: BuildSession, layers: Sequence[str]) -> None:
     known = session.current_model().architecture.layers
     unknown = [layer for layer in layers if layer not in known]
@@ -297,17 +307,17 @@ def _require_layers(session: BuildSession, layers: Sequence[str]) -> None:
         )
 
 
-def _charts_of(result: SweepResult) -> list[Scatter]:
+def _charts_of(result: SweepResult, outside: str) -> list[Scatter]:
     """Efficacy against the change elsewhere, and against traces where all points have them."""
     solved = [point for point in result.points if not point.problem]
-    measures = {"outside": Axis("change elsewhere: mean absolute, on a scale of -1 to 1")}
+    measures = {"outside": Axis(outside)}
     if all("trace" in point.numbers for point in solved):
         measures["trace"] = Axis("trace: share of images that visibly change elsewhere", share=True)
     charts = []
     for name, axis in measures.items():
         points = [
             Point(
-                f"rank {point.rank}",
+                _label_of(point),
                 point.numbers[name],
                 point.numbers["efficacy"],
                 point.layer,
@@ -315,14 +325,22 @@ def _charts_of(result: SweepResult) -> list[Scatter]:
             )
             for point in solved
         ]
-        charts.append(Scatter("Layers and ranks", axis, Axis("efficacy", share=True), points))
+        title = "Layers and ranks" if result.winner.rank is not None else "What was tried"
+        charts.append(Scatter(title, axis, Axis("efficacy", share=True), points))
     return charts
 
 
-def _write_folder(out: Path, result: SweepResult, winner: str, suffix: str) -> None:
+def _label_of(point: SweepPoint) -> str:
+    """The rank and the values of other fields of a point."""
+    parts = [] if point.rank is None else [f"rank {point.rank}"]
+    parts += [f"{path.rpartition('.')[2]} {value}" for path, value in point.varied.items()]
+    return ", ".join(parts)
+
+
+def _write_folder(out: Path, result: SweepResult, winner: str, suffix: str, outside: str) -> None:
     write(out / "sweep.json", (json.dumps(result.to_dict(), indent=2) + "\n").encode())
     write(out / "sweep.md", result.to_text().encode())
-    write(out / "sweep.png", png_bytes(draw_scatters(_charts_of(result))))
+    write(out / "sweep.png", png_bytes(draw_scatters(_charts_of(result, outside))))
     # An earlier sweep may have been of a spec in another format.
     for name in WINNERS:
         (out / name).unlink(missing_ok=True)
@@ -338,7 +356,7 @@ class _Points:
 
     loaded: LoadedSpec
     experiment: str | None
-    images: int
+    images: int | None
     device: str
     cache: Cache
     progress: ProgressCallback
@@ -365,10 +383,11 @@ class _Points:
         for other weights.
         """
         with self.session.kernels():
-            if self.experiment is None:
-                return make_judge(self.session, self.images)
-            judge_maker = find_experiment(self.experiment, self.loaded.weights)
-            return make_judge(self.session, self.images, judge_maker)
+            modality = require_sweepable(self.loaded.spec.model.family)
+            maker = None
+            if self.experiment is not None:
+                maker = find_experiment(self.experiment, self.loaded.weights)
+            return modality.make_judge(self.session, self.images, maker)
 
     def prepare(self, layers: Sequence[str]) -> None:
         """Compute C of every layer by all processes together.
@@ -385,28 +404,29 @@ class _Points:
             for layer in dict.fromkeys(layers):
                 before.second_moment(before.current_model(), layer)
 
-    def __call__(self, place: tuple[str, int]) -> SweepPoint:
-        """Build and judge one layer and rank; an error becomes the problem of the point."""
-        layer, rank = place
-        name = f"{layer}-rank{rank}"
+    def __call__(self, choice: Choice) -> SweepPoint:
+        """Build and judge one choice; an error becomes the problem of the point."""
+        loaded = choice.apply(self.loaded)
+        layer = choice.layer or ", ".join(loaded.spec.edits[-1].layer_names)
+        point = SweepPoint(layer, choice.rank, dict(choice.varied))
         try:
             session = BuildSession.of(
-                self._with_place(layer, rank),
+                loaded,
                 self.device,
-                lambda what, done, total: self.progress(f"{name}: {what}", done, total),
+                lambda what, done, total: self.progress(f"{choice}: {what}", done, total),
                 cache=self.cache,
                 executor=self.executor,
                 allow_code=self.allow_code,
             )
             built = [session.solve(number) for number in range(len(session.loaded.spec.edits))]
         except SpecError as error:
-            return SweepPoint(layer, rank, problem=error.problems[0].message)
+            return dataclasses.replace(point, problem=error.problems[0].message)
         except EditError as error:
-            return SweepPoint(layer, rank, problem=error.message)
+            return dataclasses.replace(point, problem=error.message)
         patches, rules = [each.patch for each in built], [each.rule for each in built]
         edited = dataclasses.replace(
             self.session,
-            loaded=self._with_place(layer, rank),
+            loaded=loaded,
             stack=patches,
             resolved=rules,
         )
@@ -423,13 +443,7 @@ class _Points:
             **predicted,
             "seconds": last.seconds["solve"],
         }
-        return SweepPoint(layer, rank, numbers, measured.intervals)
-
-    def _with_place(self, layer: str, rank: int) -> LoadedSpec:
-        *before, edit = self.loaded.spec.edits
-        variant = edit.model_copy(update={"layer": layer, "rank": rank})
-        spec = self.loaded.spec.model_copy(update={"edits": [*before, variant]})
-        return dataclasses.replace(self.loaded, spec=spec)
+        return dataclasses.replace(point, numbers=numbers, intervals=measured.intervals)
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields for another process, which reports no progress."""
@@ -462,12 +476,14 @@ class _Points:
 
 
 def _rank_correlation(points: Sequence[SweepPoint], one: str, other: str) -> float | None:
-    """Spearman's correlation of two measures; None for fewer than three points."""
+    """Spearman's correlation of two measures; None for fewer than three points, or equal ones."""
     if len(points) < 3:
         return None
     ranks = []
     for name in (one, other):
         values = torch.tensor([point.numbers[name] for point in points])
+        if bool((values == values[0]).all()):
+            return None
         # The rank of each value: where it stands in the sorted order.
         ranks.append(values.argsort().argsort().double())
     return torch.corrcoef(torch.stack(ranks))[0, 1].item()

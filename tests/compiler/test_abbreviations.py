@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from editspec.commands.sweep import rewrite_winner
+from editspec.engine.choices import Choice, rewrite_winner
 from editspec.engine.lock import edit_settings
 from editspec_compiler import LoadedSpec, SpecError, abbreviations, load, row_files
 from editspec_compiler.digests import edit_digest
@@ -130,7 +130,7 @@ def test_a_winner_names_the_files_of_all_its_images(tiny_spec: Write, tmp_path: 
     latents = [4, {"file": "z.npy"}]
     path = tiny_spec(tmp_path, context=[{"latents": latents, "mask": MASK}, *places(1, mask=MASK)])
     (tmp_path / "out").mkdir()
-    text = rewrite_winner(load(path), tmp_path / "out", "layer5", 2)
+    text = rewrite_winner(load(path), tmp_path / "out", Choice("layer5", 2))
     (edit,) = parse(text, "spec.yaml").data["edits"]
     assert edit["context"] == [
         {"latents": [4, {"file": "../z.npy"}], "mask": MASK},
@@ -290,7 +290,7 @@ def test_a_winner_finds_its_rows_and_their_files(tiny_spec: Write, tmp_path: Pat
     naming = write_rows(tmp_path / "places.jsonl", places({"file": "z.npy"}, 3, mask=MASK))
     path = tiny_spec(tmp_path, preserve=[plain], context=[naming])
     (tmp_path / "out").mkdir()
-    text = rewrite_winner(load(path), tmp_path / "out", "layer5", 2)
+    text = rewrite_winner(load(path), tmp_path / "out", Choice("layer5", 2))
     (edit,) = parse(text, "spec.yaml").data["edits"]
     assert edit["preserve"] == [{"file": "../kept.csv"}]
     assert edit["context"] == places({"file": "../z.npy"}, 3, mask=MASK)

@@ -273,6 +273,25 @@ def test_a_command_that_was_killed_goes_on(folder: Path, emptied: Callable[[], P
         assert not block.exists()
 
 
+def test_a_run_whose_scheduler_has_died_goes_on(
+    folder: Path, emptied: Callable[[], Path], threads: DaskCluster
+) -> None:
+    emptied()
+    wanted = moment(InProcess(), "long.yaml")
+    cache = emptied()
+
+    def end(what: str, done: int, total: int) -> None:
+        """End the scheduler after some blocks."""
+        if done == 256 * 5:
+            threads.cluster.close()
+
+    with use_executor(threads), pytest.raises(WorkerError, match=r"The scheduler at .* is gone"):
+        editspec.statistics("long.yaml", device="cpu", progress=end)
+    kept = blocks(cache)
+    assert 5 <= len(kept) < LONG
+    assert tensor_digest(moment(InProcess(), "long.yaml")) == tensor_digest(wanted)
+
+
 def descendants(process: int) -> list[int]:
     """The children of a process, and theirs."""
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()

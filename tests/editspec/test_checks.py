@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import editspec
-from editspec.commands.sweep import rewrite_winner
 from editspec.engine.checks import FAILED, judge
+from editspec.engine.choices import Choice, rewrite_winner
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.measures import (
     NO_WISH,
@@ -582,7 +582,7 @@ def test_a_spec_that_moves_takes_the_masks_of_its_checks_along(folder: Path) -> 
     )
     Path("below").mkdir()
     Path("below/moved.yaml").write_text(
-        rewrite_winner(editspec.load("spec.yaml"), Path("below"), "layer5", 2)
+        rewrite_winner(editspec.load("spec.yaml"), Path("below"), Choice("layer5", 2))
     )
     (given,) = editspec.load("below/moved.yaml").spec.checks
     assert given.model_dump()["images"][0]["mask"] == "../all.png"

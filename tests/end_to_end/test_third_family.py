@@ -214,7 +214,6 @@ def test_edits_are_blamed_for_what_they_did_to_a_text() -> None:
         ["render", "spec.json", "-o", "x.png"],
         ["search", "spec.json"],
         ["compare-layers", "spec.json"],
-        ["sweep", "spec.json", "-o", "swept"],
         ["build", "spec.json", "-o", "x", "--report"],
         ["render", "spec.json", "-o", "x.png", "--value"],
         ["studio", "spec.json", "--port", "0"],
@@ -230,4 +229,12 @@ def test_commands_of_images_say_that_it_draws_none(command: list[str]) -> None:
     found = {name: data for name, data in contents(Path()).items() if name[0] != "."}
     assert found == before
     assert not Path("x").exists()
-    assert not Path("swept").exists()
+
+
+@pytest.mark.parametrize("command", ["sweep", "tune"])
+def test_commands_that_need_a_judge_say_that_it_has_none(command: str) -> None:
+    result = run(command, "spec.json", "-o", "out")
+    assert result.exit_code == 2, result.output
+    assert "Edits of the family toy cannot be" in result.stderr
+    assert "what editspec check says" in result.stderr
+    assert not Path("out").exists()

@@ -12,8 +12,10 @@ from editspec.engine.model_session import ModelSession
 from editspec.engine.opened import OpenedModel
 from editspec.engine.questions import Asked
 from editspec.engine.session import BuildSession
+from editspec.engine.sweeping import Judge
 from editspec.engine.tuning import TuningRun
 from editspec.modalities.image.drawing import statistics_stream
+from editspec.modalities.image.judge import ImageJudgeMaker, make_judge
 from editspec.modalities.image.measures import ImageMeasures
 from editspec.modalities.image.opened import OpenedGenerator
 from editspec.modalities.image.questions import ImageQuestion, ask_about_image
@@ -30,12 +32,18 @@ from editspec_runtime.modalities.image.compatibility import ImageCompatibility, 
 from editspec_runtime.modalities.image.generator import Generator
 from editspec_runtime.modalities.image.latents import LatentSample
 
+JUDGED = 200
+"""The images that judge a sweep where no number is given."""
+
 LOOKED_THROUGH = 256
 """The images that a tuning looks through where no number is given."""
 
 
 class ImageEngine:
     """The engine of generators that draw images from latents."""
+
+    has_ranks = True
+    outside = "change elsewhere: mean absolute, on a scale of -1 to 1"
 
     def compatibility(self, name: str | None) -> ImageCompatibility:
         """Return the numerics of a name: ours for None, or the paper's authors'."""
@@ -85,6 +93,12 @@ class ImageEngine:
         count = LOOKED_THROUGH if inputs is None else inputs
         tuner = ImageTuner(session, number, count, layers)
         return TuningRun(session, number, tuner, progress, named=bool(layers))
+
+    def make_judge(
+        self, session: BuildSession, images: int | None, experiment: ImageJudgeMaker | None
+    ) -> Judge:
+        """Return the judge of a sweep, on images that no edit has seen."""
+        return make_judge(session, JUDGED if images is None else images, experiment)
 
     def question(self, session: BuildSession, asked: Asked) -> ImageQuestion:
         """Return the question about an image of the stream of a spec, and a place in it."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from editspec.engine.built import BuiltEdit
 from editspec.engine.intervals import Estimates, Ratio, start_bootstrap
 from editspec.engine.model_session import ModelSession
+from editspec.engine.sweeping import Judge
 from editspec.modalities.image.drawing import generator_of
 from editspec.modalities.image.traces import Traces, find_match, trace_ratios
 from editspec_compiler import SpecError
@@ -25,17 +26,14 @@ from editspec_runtime.modalities.image.streams import SWEEPS
 ImageJudge = Callable[[Tensor], Estimates]
 """Takes images [n, 3, size, size] of an edited model, and gives measures by name."""
 
-Judge = Callable[[ModelSession, BuiltEdit], Estimates]
-"""Takes a session with edits on its stack and the last of them, and gives measures by name.
-
-Among them are ``efficacy`` and ``outside``.
-"""
+ImageJudgeMaker = Callable[[Tensor, Tensor], ImageJudge]
+"""Takes latents and what the unedited model draws of them, and makes a judge."""
 
 
 def make_judge(
     session: ModelSession,
     images: int,
-    experiment: Callable[[Tensor, Tensor], ImageJudge] | None = None,
+    experiment: ImageJudgeMaker | None = None,
 ) -> Judge:
     """Make a judge of the last edit of a spec, on images that no edit has seen.
 

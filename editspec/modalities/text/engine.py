@@ -18,6 +18,7 @@ from editspec.engine.table import Table
 from editspec.modalities.text.completions import tabulate_completions
 from editspec.modalities.text.corpus import find_known_sample, find_sample
 from editspec.modalities.text.estimate import estimate_edit, find_overlaps
+from editspec.modalities.text.judge import CHANGED, SweepJudge, require_no_images
 from editspec.modalities.text.key_pictures import draw_keys
 from editspec.modalities.text.layers import CausalTraceResult, trace_layers
 from editspec.modalities.text.measures import TextMeasures
@@ -36,6 +37,9 @@ from editspec_runtime.modalities.text.samples import TextSample
 
 class TextEngine:
     """The engine of models that go on with texts."""
+
+    has_ranks = False
+    outside = CHANGED
 
     def compatibility(self, name: str | None) -> TextCompatibility:
         """Return the numerics of a name: ours for None, or those of a paper's authors."""
@@ -100,13 +104,17 @@ class TextEngine:
         progress: ProgressCallback,
     ) -> TextTuning:
         """Start to try layers, weights, clamps, contexts and tokens of C."""
-        if inputs is not None:
-            raise UsageError(
-                "An edit of facts is judged by its paraphrases and by what must stay, and not by "
-                "images.",
-                "Leave out --images.",
-            )
+        require_no_images(inputs)
         return TextTuning(session, number, layers, progress)
+
+    def make_judge(
+        self, session: BuildSession, images: int | None, experiment: object | None
+    ) -> SweepJudge:
+        """Return the judge of a sweep, by paraphrases and other facts."""
+        require_no_images(images)
+        if experiment is not None:
+            raise UsageError("The experiments of the bench are of images.", "Leave it out.")
+        return SweepJudge(session)
 
     def report_texts(self, session: BuildSession) -> ReportTexts:
         """Return the texts of a report."""

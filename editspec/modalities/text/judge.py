@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from editspec.engine.built import BuiltEdit
+from editspec.engine.intervals import Estimates
+from editspec.engine.model_session import ModelSession
 from editspec.engine.result import count_of
 from editspec.engine.session import BuildSession
 from editspec.engine.table import Table
@@ -32,8 +35,9 @@ from editspec_compiler.modalities.text.tokens import Tokenizer
 from editspec_compiler.problems import SpecError
 from editspec_runtime.codes import Code
 from editspec_runtime.core.model import Model
+from editspec_runtime.errors import UsageError
 from editspec_runtime.modalities.text.language_model import LanguageModel
-from editspec_runtime.modalities.text.scores import go_on, likeliest_tokens
+from editspec_runtime.modalities.text.scores import go_on, likeliest_tokens, wilson_interval
 
 LENGTH = 8
 """The number of tokens that a completion has."""
@@ -42,6 +46,19 @@ SHOWN = 8
 """The most prompts that a table shows of what is asked for, and of what must stay."""
 
 COLUMNS = ("prompt", "before", "after", "wanted")
+
+CHANGED = "share of other facts whose likeliest next token changes"
+"""What the trace is a share of, and what lies outside of an edit."""
+
+
+def require_no_images(images: int | None) -> None:
+    """Raise a `UsageError` where a number of images is given to judge facts by."""
+    if images is not None:
+        raise UsageError(
+            "An edit of facts is judged by its paraphrases and by what must stay, and not by "
+            "images.",
+            "Leave out --images.",
+        )
 
 
 @dataclass(frozen=True)
@@ -143,6 +160,20 @@ class TextJudge:
         after = likeliest_tokens(model, prompts)
         return [one == two for one, two in zip(before, after, strict=True)]
 
+    def estimate(self, model: LanguageModel) -> Estimates:
+        """Measure efficacy and what changes elsewhere on both halves together."""
+        whole = Half(
+            (*self.judged.asked, *self.held_out.asked), (*self.judged.facts, *self.held_out.facts)
+        )
+        held, kept = self.find_held(model, whole.asked), self.find_kept(model, whole.facts)
+        counts = {
+            "efficacy": (sum(held), len(held)),
+            "outside": (len(kept) - sum(kept), len(kept)),
+        }
+        numbers = {name: part / count for name, (part, count) in counts.items()}
+        intervals = {name: wilson_interval(*counted) for name, counted in counts.items()}
+        return Estimates(numbers, intervals)
+
     def tabulate(self, model: LanguageModel) -> Table:
         """Tabulate what the model says before and after the edit, what fails first."""
         judged = self.judged
@@ -193,3 +224,24 @@ class TextJudge:
     def _is_of_edit(self, name: str | None) -> bool:
         """Whether a check of the edit of a name, or of every edit, is of this one."""
         return name is None or name == self.edit.name
+
+
+class SweepJudge:
+    """The judge of the last edit of a spec, for sweeps.
+
+    Parameters
+    ----------
+    session
+        The spec with its unedited model. Raises `SpecError` as `TextJudge` does.
+    """
+
+    def __init__(self, session: BuildSession) -> None:
+        # What could not judge is found here, before the work.
+        TextJudge(session, len(session.loaded.spec.edits) - 1)
+
+    def __call__(self, session: ModelSession, edit: BuiltEdit) -> Estimates:
+        """Measure the last edit of a session on all that can judge it."""
+        assert isinstance(session, BuildSession)
+        last = len(session.stack) - 1
+        judge = TextJudge(session.after(last), last)
+        return judge.estimate(cast(LanguageModel, session.current_model()))

@@ -9,7 +9,7 @@ from editspec.engine.attempts import Trial, Trials, Tuning, Wording, pick, solve
 from editspec.engine.session import BuildSession
 from editspec.engine.table import Table
 from editspec.engine.trials import STATISTICS, Fields, Judgement, TrialSolver, with_fields
-from editspec.modalities.text.judge import TextJudge
+from editspec.modalities.text.judge import CHANGED, TextJudge
 from editspec_compiler.modalities.text.resolve import optimiser_of
 from editspec_compiler.modalities.text.schema import Prefixes, TextEdit, TextSpec, text_spec
 from editspec_runtime.core.progress import ProgressCallback
@@ -36,7 +36,7 @@ TOKENS = (0.5, 2.0)
 """By how much the number of tokens that C is taken over is multiplied."""
 
 WORDING = Wording(
-    trace="share of other facts whose likeliest next token changes",
+    trace=CHANGED,
     shown="What the model says with the edit that was found; what fails stands first.",
     before="What it says with the edit as the spec has it.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,11 +21,18 @@ from editspec_compiler.modalities.text.schema import (
 )
 from editspec_compiler.modalities.text.tokens import TokenError, Tokenizer, split_prompt
 from editspec_compiler.problems import Problem, SpecPath
+from editspec_compiler.validation import fit
 from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Layer
 
 ENOUGH = 4
 """How many tokens C is to be taken over for each feature of a key."""
+
+UNSEEN = ("Cf", "Cc", "Cs", "Cn", "Mn")
+"""The categories of characters that show nothing by themselves."""
+
+PLAIN = " \n\t"
+"""The blanks that a text may begin with."""
 
 LINES = 256
 """The texts of a corpus that are made tokens of at once."""
@@ -125,6 +133,52 @@ def length_problems(
             hint = f"write a context of at most {max(context - own, 0)} tokens, or a shorter prompt"
             where = side_path(edit, number, index)
             yield document.problem(where, message, hint, code=Code.PROMPT_UNFIT)
+
+
+def other_length_problems(
+    document: Document, path: SpecPath, edit: TextEdit, tokenizer: Tokenizer, context: int
+) -> Iterator[Problem]:
+    """Find other prompts of an edit that are longer than the context."""
+    for where, fact in [*other_prompts(edit, path), *_checked_prompts(document, path, edit)]:
+        try:
+            length = len(tokenizer.locate(fact).tokens)
+        except TokenError:  # which is told at its place
+            continue
+        if length >= context:
+            message = f"the prompt has {length} tokens, and the model reads {context}"
+            yield document.problem(where, message, "write a shorter prompt", code=Code.PROMPT_UNFIT)
+
+
+def _checked_prompts(
+    document: Document, path: SpecPath, edit: TextEdit
+) -> Iterator[tuple[SpecPath, Fact]]:
+    """Yield the paraphrases of checks, about the first subject; those of the first edit alone."""
+    checks = document.data.get("checks")
+    if path[1] != 0 or not isinstance(checks, list):
+        return
+    subject = edit.sides[0].target.subject
+    for number, check in enumerate(checks):
+        given = fit(Paraphrase, check)
+        prompts = given.prompts if given is not None else None
+        for place, prompt in enumerate(prompts or ()):
+            yield ("checks", number, "prompts", place), Fact(prompt=prompt, subject=subject)
+
+
+def find_text_problem(text: str) -> tuple[str, str] | None:
+    """Find what is wrong with a text that a model is to go on with: a message and a hint."""
+    shown = [each for each in text if unicodedata.category(each) not in UNSEEN]
+    if not "".join(shown).strip():
+        return "the text is blank", "write what the model is to go on with"
+    hint = "write it without blanks before it: one is put there"
+    if text[:2].isspace() and len(text) > 1:
+        return "the text begins with two blanks", hint
+    if text[0].isspace() and text[0] not in PLAIN:
+        return "the text begins with a blank of another kind than that between words", hint
+    if text.endswith(" "):
+        return "the text ends in a blank", "write it without blanks behind it"
+    if "\0" in text:
+        return "the text holds a null character", "leave it out"
+    return None
 
 
 def _longest_before(edit: TextEdit, tokenizer: Tokenizer) -> int:

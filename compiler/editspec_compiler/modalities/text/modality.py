@@ -14,12 +14,15 @@ from editspec_compiler.matrix_edits import (
 from editspec_compiler.modalities.text.doubts import (
     corpus_problem,
     edited_neighbours,
+    find_text_problem,
     length_problems,
+    other_length_problems,
     prompt_problems,
     sample_problems,
     token_problems,
 )
 from editspec_compiler.modalities.text.schema import (
+    BLANK,
     CHECKS,
     CONTEXT,
     CORPUS,
@@ -207,6 +210,7 @@ def _doubts(
     context = architecture.details["context"]
     yield from token_problems(document, path, edit, tokenizer)
     yield from length_problems(document, path, edit, tokenizer, context)
+    yield from other_length_problems(document, path, edit, tokenizer, context)
     yield from sample_problems(document, statistics, layer, edit)
 
 
@@ -235,6 +239,12 @@ def _place_problems(path: SpecPath, fact: Fact, surroundings: Surroundings) -> I
     except TokenError as error:
         yield document.problem(path, error.message, error.hint, code=Code.TOKENS_UNFIT)
         return
+    if fact.prompt.count(fact.subject):
+        message = (
+            f"the prompt names {fact.subject} besides {BLANK}, and the key is that of {BLANK} alone"
+        )
+        hint = f"leave it out of the prompt, or write {BLANK} in its place"
+        yield document.problem(path, message, hint, code=Code.PROMPT_UNFIT, warning=True)
     if located.place == 0:
         message = (
             f"the subject {fact.subject} ends in the first token of the text, whose key is nearly "
@@ -243,6 +253,14 @@ def _place_problems(path: SpecPath, fact: Fact, surroundings: Surroundings) -> I
         hint = "write bos: true under model, or a prompt with words before the subject"
         yield document.problem(path, message, hint, code=Code.POSITION_FIRST)
     details = {} if surroundings.architecture is None else surroundings.architecture.details
+    rows = details.get("embeddings")
+    if rows is not None and max(located.tokens) >= rows:
+        message = (
+            f"the tokenizer has a token {max(located.tokens)}, and the weights have embeddings of "
+            f"{rows} tokens"
+        )
+        hint = "give weights and tokenizer.json of one model"
+        yield document.problem(path, message, hint, code=Code.TOKENS_UNFIT)
     context = details.get("context")
     if context is not None and len(located.tokens) >= context:
         message = f"the prompt has {len(located.tokens)} tokens, and the model reads {context}"
@@ -275,16 +293,21 @@ def _text_problems(document: Document, number: int, edit: TextEdit) -> Iterator[
             texts.append(((*where, "text"), source.text))
             if source.was is not None:
                 texts.append(((*where, "was"), source.was))
+                yield from _same_text_problems(document, (*where, "was"), source)
         if isinstance(source, Forget):
             texts.append(((*where, "erase", "text"), source.erase.text))
         for path, text in texts:
-            if not text.strip():
-                message, hint = "the text is blank", "write what the model is to go on with"
-                yield document.problem(path, message, hint, code=Code.TEXT_UNFIT)
-            elif text[:2].isspace() and len(text) > 1:
-                message = "the text begins with two blanks"
-                hint = "write it without blanks before it: one is put there"
-                yield document.problem(path, message, hint, code=Code.TEXT_UNFIT)
+            found = find_text_problem(text)
+            if found is not None:
+                yield document.problem(path, *found, code=Code.TEXT_UNFIT)
+
+
+def _same_text_problems(document: Document, path: SpecPath, source: Wanted) -> Iterator[Problem]:
+    """Find a text that is to follow and follows already."""
+    if source.was is not None and source.was.strip() == source.text.strip():
+        message = "the text that is to follow is the one that follows now"
+        hint = "write another text, or leave was out"
+        yield document.problem(path, message, hint, code=Code.TEXT_UNFIT)
 
 
 def _one_by_one_problems(document: Document, number: int, edit: TextEdit) -> Iterator[Problem]:

@@ -18,6 +18,9 @@ from editspec_runtime.modalities.text.fields import TOKENIZER
 
 EXTRA = "text"
 
+OLDER = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model")
+"""The files of tokenizers of older kinds."""
+
 NAMED_BLANK = re.compile(r"\{[^{}]*\}|\[[A-Za-z_ ]+\]|<[A-Za-z_ ]+>|%s")
 """What other programs write where a subject stands."""
 
@@ -186,6 +189,8 @@ def split_prompt(fact: Fact) -> tuple[str, str]:
 
     Raises `TokenError` where there is not one place for it, or it has blanks around it.
     """
+    if not fact.subject.strip():
+        raise TokenError("The subject is blank.", "Write whom or what the prompt is about.")
     if fact.subject != fact.subject.strip():
         raise TokenError(
             f'There are blanks around the subject "{fact.subject}", whose last token would be one '
@@ -245,10 +250,14 @@ def open_tokenizer(weights: Path, bos: bool | None) -> Tokenizer:
     """
     path = folder_of(weights) / TOKENIZER
     if not path.is_file():
-        raise FileError(
-            f"{path} is missing, which makes tokens of texts.",
-            "Give the folder as the hub has it: config.json, *.safetensors and tokenizer.json.",
-        )
+        hint = "Give the folder as the hub has it: config.json, *.safetensors and tokenizer.json."
+        others = [name for name in OLDER if (path.parent / name).is_file()]
+        if others:
+            hint = (
+                f"The folder has {others[0]}, of an older kind: make {TOKENIZER} of it by "
+                "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers."
+            )
+        raise FileError(f"{path} is missing, which makes tokens of texts.", hint)
     plain = Tokenizer(path, path.stat().st_mtime_ns)
     if bos is False:
         return plain

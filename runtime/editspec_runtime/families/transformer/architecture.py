@@ -95,12 +95,18 @@ def read_architecture(
         name = f"layer{number}"
         axes = "i o" if layout.inputs_first else "o i"
         layers[name] = Layer(name, parameter, inputs, outputs, None, None, linear=True, axes=axes)
+    details = _details(known, _rows(tensors, layout, base))
     return TransformerArchitecture(
-        FAMILY, layers, details=_details(known), config=known, layout=layout, base=base
+        FAMILY, layers, details=details, config=known, layout=layout, base=base
     )
 
 
-def _details(config: TransformerConfig | None) -> dict[str, Any]:
+def _rows(tensors: Mapping[str, TensorInfo], layout: Layout, base: str) -> int:
+    """The number of tokens that the table of embeddings has a row for."""
+    return tensors[f"{base}{layout.embedding}.weight"].shape[0]
+
+
+def _details(config: TransformerConfig | None, rows: int) -> dict[str, Any]:
     if config is None:
         return {}
     return {
@@ -108,6 +114,7 @@ def _details(config: TransformerConfig | None) -> dict[str, Any]:
         "width": config.width,
         "heads": config.heads,
         "vocabulary": config.vocabulary,
+        "embeddings": rows,
         "context": config.context,
     }
 
@@ -116,11 +123,16 @@ def _problems(
     tensors: Mapping[str, TensorInfo], layout: Layout, base: str, config: TransformerConfig | None
 ) -> list[str]:
     """List everything that is missing or does not fit, in words."""
-    expected = _expected(layout, base, layout.count_blocks(base, tensors), config)
     problems = []
     count = layout.count_blocks(base, tensors)
     if config is not None and count != config.blocks:
-        problems.append(f"there are {count} blocks, expected {config.blocks}")
+        last = f"{base}{layout.block.format(config.blocks - 1)}."
+        if count < config.blocks and any(name.startswith(last) for name in tensors):
+            count = config.blocks  # there is a gap, which is told by the names of its tensors
+        else:
+            said = "is 1 block" if count == 1 else f"are {count} blocks"
+            problems.append(f"there {said}, expected {config.blocks}")
+    expected = _expected(layout, base, count, config, tensors)
     for name, wanted in expected.items():
         found = tensors.get(name)
         if found is None:
@@ -131,7 +143,11 @@ def _problems(
 
 
 def _expected(
-    layout: Layout, base: str, blocks: int, config: TransformerConfig | None
+    layout: Layout,
+    base: str,
+    blocks: int,
+    config: TransformerConfig | None,
+    tensors: Mapping[str, TensorInfo],
 ) -> dict[str, tuple[int | None, ...]]:
     """The shapes of the matrices that every model of a layout has."""
     width = vocabulary = queries = keys = None
@@ -160,5 +176,9 @@ def _expected(
             expect(block, layout.value, keys, width)
         expect(block, layout.attention_out, width, queries)
         expect(block, layout.up, None, width)
-        expect(block, layout.down, width, None)
+        up = tensors.get(f"{layout.part(base, block, layout.up)}.weight")
+        features = None
+        if up is not None and len(up.shape) == 2:
+            features = up.shape[1] if layout.inputs_first else up.shape[0]
+        expect(block, layout.down, width, features)
     return expected

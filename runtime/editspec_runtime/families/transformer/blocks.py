@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from editspec_runtime.errors import WeightsError
 from editspec_runtime.families.transformer.config import Rotary, TransformerConfig
 from editspec_runtime.io.lazy_tensors import LazyTensors
 from editspec_runtime.io.weights import Weights
@@ -130,7 +131,15 @@ class Blocks:
     def embed(self, tokens: Tensor, stream: Stream) -> Tensor:
         """Compute the residual stream before the first block, [n, positions, width]."""
         layout = self.config.layout
-        found = F.embedding(tokens, self.weights[f"{self.base}{layout.embedding}.weight"])
+        table = self.weights[f"{self.base}{layout.embedding}.weight"]
+        highest = int(tokens.max())
+        if highest >= len(table):
+            raise WeightsError(
+                f"The tokenizer has a token {highest}, and the weights have embeddings of "
+                f"{len(table)} tokens.",
+                "Give weights and tokenizer.json of one model.",
+            )
+        found = F.embedding(tokens, table)
         if self.config.embedding_scale != 1.0:
             found = found * self.config.embedding_scale
         if layout.positions:
