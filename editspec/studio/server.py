@@ -118,6 +118,8 @@ def serve(
             # Python ends threads in the midst of what they compute, which ends the process with
             # words of the C++ library. The work stops at its next report.
             jobs.cancel()
+            if jobs.job is not None:
+                tell("The work under way stops at its next step.")
             jobs.wait()
             tell(_say_farewell(draft))
 

@@ -21,9 +21,16 @@ from editspec_runtime.modalities.image.latents import LatentStream
 from editspec_runtime.modalities.image.streams import SPECS
 
 PAIRS = Path(__file__).with_name("pairs")
-IMAGES = 2000
+IMAGES, MANY = 2000, 20_000
+"""The images that are looked at, and those among which towers are looked for."""
 SIDES = {"left": 0, "right": 2}
 """The towers, and the site of the sun above each."""
+
+ALIKE = {"sky": 1.0, "roof": 1.0, "{side}_height": 2.0, "wall": 0.3}
+"""How much attributes count when towers are compared."""
+
+AGAIN = 0.1
+"""How much farther an image lies that was copied from before."""
 
 Row = dict[str, Any]
 Box = tuple[int, int, int, int]
@@ -31,27 +38,28 @@ Box = tuple[int, int, int, int]
 
 
 def pair_tops(scene: Scene, old: str, new: str, count: int) -> Iterator[Row]:
-    """Pair towers of the one top with towers of the other, of about the same height.
+    """Pair towers of the one top with those of the other in images that are alike.
 
-    There are as many left as right ones. No image is copied from twice, and no sun or text is in
-    the way.
+    There are as many left as right ones, and no sun or text is in the way.
     """
-    used: set[int] = set()
+    used = torch.zeros(len(scene))
     found = 0
     for target in range(len(scene)):
         for side, site in SIDES.items():
             if found == count or side != list(SIDES)[found % len(SIDES)]:
                 continue
-            top, height = getattr(scene, f"{side}_top"), getattr(scene, f"{side}_height")
+            top = getattr(scene, f"{side}_top")
             free = (scene.middle_watermark == 0) & (scene.sun_site != site)
             if not free[target] or top[target] != TOPS.index(old):
                 continue
-            alike = free & (top == TOPS.index(new)) & ((height - height[target]).abs() < 0.04)
-            fitting = [number for number in find(alike) if number not in used]
-            if fitting:
-                used.add(fitting[0])
-                found += 1
-                yield copy(fitting[0], target, f"masks/{side}-tower.png")
+            far = used.clone()
+            for attribute, weight in ALIKE.items():
+                value = getattr(scene, attribute.format(side=side))
+                far += weight * (value - value[target]).abs()
+            source = int(torch.where(free & (top == TOPS.index(new)), far, torch.inf).argmin())
+            used[source] += AGAIN
+            found += 1
+            yield copy(source, target, f"masks/{side}-tower.png")
 
 
 def pair_nearest(far: Tensor, targets: list[int], mask: str) -> Iterator[Row]:
@@ -139,7 +147,7 @@ def pair_trees(scene: Scene, count: int) -> Iterator[Row]:
             far = (scene.ground - scene.ground[target]).abs() + used[number]
             source = int(torch.where(trees, far, torch.inf).argmin())
             # One that was copied from is copied from again where no other is alike.
-            used[number, source] += 0.1
+            used[number, source] += AGAIN
             found += 1
             yield plant(side, source, target, round(edge))
 
@@ -195,26 +203,29 @@ def write(name: str, rows: Iterable[Row]) -> None:
     (PAIRS / f"{name}.jsonl").write_text("".join(lines))
 
 
-def keep(name: str, fitting: Tensor, count: int, above_all: str | None = None) -> None:
+def keep(name: str, fitting: Tensor, count: int, towers: int = 0) -> None:
     """Write a file of the first images that fit, which are preserved.
 
-    What lies under the mask `above_all` counts four times.
+    What lies where towers are counts `towers` times more.
     """
     rows: list[Row] = []
     for number in find(fitting)[:count]:
         rows.append({"latent": number})
-        if above_all is not None:
-            rows.append({"latent": number, "mask": above_all, "weight": 4})
+        if towers:
+            rows.append({"latent": number, "mask": "masks/towers.png", "weight": towers})
     write(name, rows)
 
 
 def main() -> None:
     """Write all files."""
     PAIRS.mkdir(exist_ok=True)
-    scene = scenes(LatentStream(SPECS, LATENT_SIZE).items(range(IMAGES)))
-    spires = pair_tops(scene, "dome", "spire", 80)
+    many = scenes(LatentStream(SPECS, LATENT_SIZE).items(range(MANY)))
+    spires = pair_tops(many, "dome", "spire", 80)
     write("dome-to-spire", sorted(spires, key=lambda row: str(row["target"]["mask"])))
-    keep("no-dome", (scene.left_top != 0) & (scene.right_top != 0), 80, "masks/towers.png")
+    scene = scenes(LatentStream(SPECS, LATENT_SIZE).items(range(IMAGES)))
+    without = (scene.left_top != 0) & (scene.right_top != 0)
+    keep("no-dome", without, 80, towers=10)
+    keep("no-dome-plain", without, 80, towers=4)
     write("dark-windows-to-lit", pair_windows(scene, 40))
     keep("lit", scene.windows_lit == 1, 40)
     write("people-gone", pair_people(scene, 40))

@@ -249,7 +249,13 @@ def test_shards_in_bfloat16_give_the_patch_of_one_file(model: str) -> None:
     (name,) = one[0][1].parameters
     assert torch.equal(one[0][1].delta(name), other[0][1].delta(name))
     for folder in (model, "sharded"):
-        editspec.apply(folder, ["out/patches/01-edit0.safetensors"], f"edited-{folder}")
+        done = editspec.apply(folder, ["out/patches/01-edit0.safetensors"], f"edited-{folder}")
+        edited = read_weights(Path(f"edited-{folder}"))[name]
+        # Some changes are less than half a step of 16 bits.
+        share = float((edited != small[name]).double().mean())
+        assert done.moved == {name: pytest.approx(share)}
+        assert 0.05 < share < 0.995
+        assert f"{100 * share:.3g} % of its entries moved" in done.to_text()
         assert Path(f"edited-{folder}", "tokenizer.json").is_file()
         assert Path(f"edited-{folder}", "config.json").is_file()
     after = [read_weights(Path(f"edited-{each}")) for each in (model, "sharded")]

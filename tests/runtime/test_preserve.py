@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -34,8 +35,9 @@ def preserve(model: Generator, layer: str, order: tuple[int, ...] = (0, 1, 2)) -
         trace = model.trace(layer, latents)
         value = model.layer_value(layer, trace)
     key_count, value_count = trace.key[0, 0].numel(), value[0, 0].numel()
-    key_weights = value.new_ones(KEPT, key_count) / (KEPT * key_count)
-    value_weights = value.new_ones(KEPT, value_count) / (KEPT * value_count)
+    count = len(order)
+    key_weights = value.new_ones(count, key_count) / (count * key_count)
+    value_weights = value.new_ones(count, value_count) / (count * value_count)
     return PreservedKeys(trace.key, trace.arguments, key_weights, value_weights)
 
 
@@ -73,6 +75,7 @@ def solve_change(
     rank: int | None = 2,
     directions: str = "zca",
     refinement: Refinement | None = None,
+    kept: Callable[..., PreservedKeys] = preserve,
     **settings: Any,
 ) -> tuple[Generator, LayerRule, Change]:
     """Solve the edit of a family's case; return its model, its rule, and its change."""
@@ -81,8 +84,8 @@ def solve_change(
 
     def resolve(model: Model) -> LayerRule:
         assert isinstance(model, Generator)
-        kept = preserve(model, rule.layer, order) if preserved else None
-        rules.append(replace(rule, preserved=kept, refinement=refinement))
+        keys = kept(model, rule.layer, order) if preserved else None
+        rules.append(replace(rule, preserved=keys, refinement=refinement))
         return rules[-1]
 
     rule = case.edit.rules[0](case.model)
@@ -156,6 +159,46 @@ def test_what_is_preserved_without_limit_does_not_move(family: str) -> None:
     assert limits[1] < 1e-6 * limits[0]
 
 
+def test_a_preserved_answer_moves_by_no_more_than_the_objective_allows() -> None:
+    # The objective of no change is what is missing; a solution's is no larger, nor is a part of it.
+    weight, share = 30.0, 0.9
+    model, rule, change = solve(
+        "proggan", rank=None, collateral_weight=weight, preserve_share=share
+    )
+    before = model.function(rule.layer)(rule.key, model.weight(rule.layer), rule.arguments)
+    missing = float((rule.value - before).square().sum(1).mean())
+    assert weight * share * answer_energies(model, rule, change)[0] <= missing
+    # The bound says something: the edit that is left alone goes beyond it.
+    free = solve("proggan", rank=None, collateral_weight=1e-3, preserve_share=share)[2]
+    assert weight * share * answer_energies(model, rule, free)[0] > missing
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_preserving_everything_changes_nothing(family: str) -> None:
+    def preserve_all(model: Generator, layer: str, order: tuple[int, ...] = ()) -> PreservedKeys:
+        """The target's own positions, which the rule asks to change."""
+        rule = given(family, "least-squares").edit.rules[0](model)
+        keys, values = rule.key[0, 0].numel(), rule.value[0, 0].numel()
+        return PreservedKeys(
+            rule.key,
+            rule.arguments,
+            rule.value.new_full((len(rule.key), keys), 1 / (len(rule.key) * keys)),
+            rule.value.new_full((len(rule.key), values), 1 / (len(rule.key) * values)),
+        )
+
+    moved = []
+    for weight in (1e-3, 1e6):
+        settings = {"collateral_weight": weight, "preserve_share": 0.9, "ridge": 1e-9}
+        model, rule, change = solve(family, rank=None, kept=preserve_all, **settings)
+        after = kernel_of(model.weight(rule.layer)) + change
+        weights = (model.weight(rule.layer), after.view(model.weight(rule.layer).shape))
+        function = model.function(rule.layer)
+        one, other = (function(rule.key, each, rule.arguments) for each in weights)
+        moved.append(float((one - other).abs().mean() / (rule.value - one).abs().mean()))
+    assert moved[0] > 0.1
+    assert moved[1] < 1e-4
+
+
 @pytest.mark.parametrize("family", CASES)
 @pytest.mark.parametrize("directions", ["zca", "svd"])
 def test_a_share_of_zero_is_the_edit_without_it(family: str, directions: str) -> None:
@@ -171,6 +214,8 @@ def test_the_order_of_what_is_preserved_does_not_matter(directions: str) -> None
     _, _, one = solve("stylegan2", directions=directions)
     _, _, other = solve("stylegan2", directions=directions, order=(2, 0, 1))
     assert relative_error(other, one) < 1e-8
+    _, _, less = solve("stylegan2", directions=directions, order=(2, 0))
+    assert relative_error(less, one) > 1e-3
 
 
 def test_every_method_with_directions_avoids_those_of_preserved_keys() -> None:

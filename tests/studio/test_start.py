@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +64,43 @@ def test_a_browser_is_opened_and_the_end_is_told(tmp_path: Path) -> None:
     assert "Ctrl+C ends the studio" in said
     assert "the draft is kept in .edits.yaml.studio" in rest
     assert process.returncode == 130
+
+
+LONG_WORK = """\
+version: 1
+model: {family: stylegan2, weights: "builtin:skyline"}
+statistics: {samples: 64}
+edits:
+  - name: spires
+    layer: layer6
+    source: {latent: 1, mask: {box: [8, 4, 23, 27]}}
+    target: {latent: 0, mask: {box: [8, 4, 23, 27]}}
+    solver: {method: projected-gradient}
+"""
+
+
+def test_an_interrupt_ends_the_work_first(tmp_path: Path) -> None:
+    """A thread that computes while Python ends would end the process with words of C++."""
+    (tmp_path / "edits.yaml").write_text(LONG_WORK)
+    command = [sys.executable, "-m", "editspec", "studio", "--port", "0", "--threads", "1"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        address, _, token = process.stdout.readline().strip().partition("?token=")
+
+        def call(path: str, body: bytes | None = None) -> Any:
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            asked = urllib.request.Request(f"{address}api/{path}", body, headers)
+            with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
+                return json.load(answer)
+
+        job = call("execute", b'{"revision": 0}')["job"]
+        while job["done"] < 3:
+            job = call("spec")["job"]
+            assert job, "the work has ended before it was interrupted"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert "The work under way stops at its next step." in said
+    assert "terminate" not in said

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from editspec.worlds.skyline import WORLD, WORLDS
 from editspec.worlds.skyline.bench import experiments
 from editspec.worlds.skyline.bench import run as bench_run
 from editspec.worlds.skyline.bench.tables import BenchResult
@@ -172,7 +173,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
 
 def test_every_experiment_has_its_specs() -> None:
     for experiment in experiments.EXPERIMENTS.values():
-        specs = experiment.specs()
+        specs = experiment.specs(WORLD.name)
         rows = set(experiment.published) - {*experiments.PROPAGATED, experiments.UNMODIFIED}
         if experiment.name in ("dark-windows-to-lit", "dome-to-spire"):
             rows.add(experiments.RECIPE)
@@ -182,3 +183,13 @@ def test_every_experiment_has_its_specs() -> None:
     assert len(load(experiments.folder() / "succession.yaml").spec.edits) == len(
         experiments.SUCCESSION
     )
+
+
+def test_a_world_has_its_own_recipe_where_there_is_one() -> None:
+    for name, own in (("dome-to-spire", True), ("dark-windows-to-lit", False)):
+        first, second = (experiments.EXPERIMENTS[name].specs(world) for world in WORLDS)
+        assert (first[experiments.RECIPE] != second[experiments.RECIPE]) == own
+        assert {**first, experiments.RECIPE: None} == {**second, experiments.RECIPE: None}
+        for world, specs in zip(WORLDS.values(), (first, second), strict=True):
+            weights = load(specs[experiments.RECIPE]).spec.model.weights
+            assert (weights == world.builtin) == (own or world is WORLD)

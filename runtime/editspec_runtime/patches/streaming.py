@@ -55,11 +55,14 @@ class Applied:
         The digests of the weights before and after.
     changed
         The norm of each change relative to the norm of its parameter, by name.
+    moved
+        The share of the numbers of each parameter that are others as they are stored, by name.
     """
 
     base: str
     result: str
     changed: dict[str, float]
+    moved: dict[str, float]
 
 
 def apply_stored(
@@ -137,7 +140,8 @@ def apply_stored(
             assert index is not None
             with open_output(index) as target:
                 target.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-    return Applied(base, result, dict(sorted(run.changed.items())))
+    changed, moved = (dict(sorted(each.items())) for each in (run.changed, run.moved))
+    return Applied(base, result, changed, moved)
 
 
 def digest_stored(weights: Stored, container: Container) -> str:
@@ -169,6 +173,7 @@ class _Run:
         self.rows_before: list[Row] = []
         self.rows_after: list[Row] = []
         self.changed: dict[str, float] = {}
+        self.moved: dict[str, float] = {}
 
     def digests(self) -> tuple[str, str]:
         """The digests of the weights so far, before and after."""
@@ -203,6 +208,7 @@ class _Run:
         for change in passes:
             if change:
                 self.changed[change.parameter] = change.relative()
+                self.moved[change.parameter] = change.moved / change.total
         return said_at
 
     def _change_of(self, name: str, info: TensorInfo) -> _ParameterChange | None:
@@ -231,7 +237,8 @@ class _ParameterChange:
                 "numbers.",
                 "Give the weights in float32, float16 or bfloat16.",
             )
-        total = max(1, torch.Size(info.shape).numel())
+        self.total, self.moved = max(1, torch.Size(info.shape).numel()), 0
+        total = self.total
         # Factors give whole rows only; numbers of a full change can be asked for one by one.
         self.row = max(1, total // min(patch.rows(parameter) for patch in stack))
         self.begin, self.squares = 0, [0.0, 0.0]
@@ -255,6 +262,7 @@ class _ParameterChange:
         self.squares[1] += float(total.square().sum())
         self.begin = end
         after = round_parameter(self.parameter, before + total, self.dtype)
+        self.moved += int((after.double() != before).sum())
         return after.view(torch.uint8).numpy().data
 
     def relative(self) -> float:

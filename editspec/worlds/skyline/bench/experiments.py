@@ -24,7 +24,7 @@ PROPAGATED = (COPYING, LAPLACE)
 TITLES = {
     "projected-gradient": "Our method (projected gradient descent)",
     "least-squares": "Our method, solved by least squares",
-    RECIPE: "Directions learned with what is preserved, refined (the recipe)",
+    RECIPE: "Directions learned and refined (the recipe)",
     "direct": "With direct optimization of A",
     "single-image": "With single-image direction constraint",
     "layer": "With single-layer, no direction constraint",
@@ -72,12 +72,16 @@ class Experiment:
     propagated: bool = False
     published: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
-    def specs(self) -> dict[str, Path]:
-        """Return the spec of every row, in the order of the paper's tables."""
+    def specs(self, world: str) -> dict[str, Path]:
+        """Return the spec of every row for a world, in the order of the paper's tables.
+
+        A world may have a recipe of its own; else it gets that of the first one.
+        """
         found = {path.stem: path for path in (folder() / self.name).glob("*.yaml")}
-        recipe = folder().parent / f"{self.name.replace('-', '_')}.yaml"
-        if recipe.is_file():
-            found[RECIPE] = recipe
+        for name in (self.name, f"{self.name}-{world}"):
+            recipe = folder().parent / f"{name.replace('-', '_')}.yaml"
+            if recipe.is_file():
+                found[RECIPE] = recipe
         return {row: found[row] for row in TITLES if row in found}
 
 

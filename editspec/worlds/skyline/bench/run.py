@@ -133,7 +133,7 @@ def bench_paper(
         How many images a row is measured on.
     world
         The generator that is edited: ``skyline``, or ``skyline-plain``, which was trained without
-        pasted features. The specs are the same.
+        pasted features. The specs are the same, but for recipes that a generator has of its own.
     backbone
         A ``torch.export`` file of a program that takes images [n, 3, 64, 64] to a list of feature
         maps. The perceptual change is measured by them instead of by the reader's.
@@ -300,7 +300,7 @@ class Bench:
 
     def rows(self, experiment: Experiment) -> Iterator[Row]:
         """Yield the rows of an experiment, each built when its turn comes."""
-        for name, spec in experiment.specs().items():
+        for name, spec in experiment.specs(self.world.name).items():
             built = self.build(spec)
             seconds = self.seconds.get(build_identity(built))
             yield make_edited_row(name, self.model(built), built, seconds)

@@ -108,8 +108,8 @@ def draws_nothing(family: str) -> UsageError:
     """Make the error of a command of images on a family that draws none."""
     return UsageError(
         f"The family {family} does not draw images from latents, and this is about such images.",
-        "Take build, check, plan, verify or the studio, which are for every family: search, sweep "
-        "and sample are for generators.",
+        "Take build, check, plan or verify, which are for every family: search, sweep and sample "
+        "are for generators.",
     )
 
 
