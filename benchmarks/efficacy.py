@@ -1,12 +1,13 @@
-"""Efficacy by checks and by the perfect edit: ``python benchmarks/efficacy.py``.
+"""Efficacy by checks and by the perfect edit: ``python benchmarks/efficacy.py [RECIPE ...]``.
 
-The change that each recipe asks for is measured in the images of every recipe's model, and in those
-of the unedited one.
+The change that each recipe asks for is measured in the images of every recipe's model, or of those
+that are named, and in those of the unedited one.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def main() -> None:
     """Measure each recipe in each model, and print a table."""
     latents = LatentStream(SWEEPS, LATENT_SIZE).items(range(4 * IMAGES))
     models = {}
-    for name in RECIPES:
+    for name in sys.argv[1:] or RECIPES:
         session = BuildSession.of(load(SPECS / f"{name}.yaml"), "cpu", no_progress)
         session.edit(0)
         models["unedited"] = generator_of(replace(session, stack=[]))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from editspec_compiler import load
 from editspec_compiler.modalities.text.schema import Fact
 from editspec_compiler.modalities.text.tokens import open_tokenizer
 from editspec_runtime.core.progress import no_progress
+from editspec_runtime.io.cache import Cache
 from editspec_runtime.modalities.text.batches import pad_texts
 from editspec_runtime.modalities.text.language_model import LanguageModel
 from editspec_runtime.modalities.text.scores import wilson_interval
@@ -86,6 +88,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--singles", type=int, default=30, help="how many facts by themselves")
     parser.add_argument("--speed", action="store_true", help="measure the search for a value alone")
+    parser.add_argument("--products", action="store_true", help="measure C's products alone")
     parser.add_argument("--no-together", action="store_true", help="leave out the edit of many")
     parser.add_argument("--settings", action="store_true", help="the facts that chose the settings")
     parser.add_argument("--device", default="cpu")
@@ -96,6 +99,9 @@ def main() -> None:
     rows = [json.loads(line) for line in (HERE / name).read_text().splitlines()]
     if given.speed:
         print(json.dumps(measure_search(given.out, rows[0])))
+        return
+    if given.products:
+        print(json.dumps(measure_products(given.out, rows[0])))
         return
     measured = Measured(given.out, given.device)
     for row in rows[: given.singles]:
@@ -199,6 +205,27 @@ def measure_search(out: Path, row: Mapping[str, Any]) -> dict[str, float]:
     apart = max(float((one - two).abs().max()) for one, two in zip(*losses.values(), strict=True))
     found = {name: min(times) for name, times in seconds.items()}
     return found | {"times faster": found["whole"] / found["ends"], "apart": apart}
+
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
+"""The operators that multiply matrices."""
+
+
+def measure_products(out: Path, row: Mapping[str, Any]) -> dict[str, float]:
+    """Measure the share of the time of C that the products of matrices take."""
+    (out / "corpus.txt").write_text("\n".join(prose()) + "\n")
+    statistics = {"corpus": "corpus.txt", "tokens": 2048}
+    path = out / "spec.json"
+    path.write_text(json.dumps(single_spec(row) | {"statistics": statistics}))
+    with tempfile.TemporaryDirectory() as folder:
+        session = BuildSession.of(path, "cpu", no_progress, cache=Cache(Path(folder)))
+        model = session.current_model()
+        session.sample(model)
+        with torch.profiler.profile() as profiler:
+            session.moment(model, SINGLE["layer"])
+    spent = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    products = sum(spent.get(name, 0.0) for name in PRODUCTS)
+    return {"seconds": sum(spent.values()) / 1e6, "products": products / sum(spent.values())}
 
 
 def prose() -> Iterator[str]:
