@@ -169,7 +169,7 @@ def simulate(workers: int, share: float = 1.0) -> Iterator[str]:
             n_workers=workers,
             threads_per_worker=1,
             processes=False,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             memory_limit=0,
         )
         with DaskCluster(distributed.Client(made), made, start=0) as executor:

@@ -112,8 +112,7 @@ def serve(
         name = f"[{host}]" if ":" in host else host
         try:
             announce(f"http://{name}:{listening.getsockname()[1]}/?token={token}")
-            tell("Open this address in a browser. Ctrl+C ends the studio.")
-            _Server(config, jobs).run([listening])
+            _Server(config, jobs, tell).run([listening])
         finally:
             # Python ends threads in the midst of what they compute, which ends the process with
             # words of the C++ library. The work stops at its next report.
@@ -138,9 +137,14 @@ class _Server(uvicorn.Server):
     An open stream would keep the server from stopping.
     """
 
-    def __init__(self, config: uvicorn.Config, jobs: Jobs) -> None:
+    def __init__(self, config: uvicorn.Config, jobs: Jobs, tell: Callable[[str], None]) -> None:
         super().__init__(config)
-        self.jobs = jobs
+        self.jobs, self.tell = jobs, tell
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and only then say how it ends: Python can lose an earlier interrupt."""
+        await super().startup(sockets)
+        self.tell("Open this address in a browser. Ctrl+C ends the studio.")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Tell the pages, and stop."""

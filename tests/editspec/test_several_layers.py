@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from editspec.engine import session as session_module
+from editspec.engine import solution
 from editspec.engine.session import STAGES, BuildSession
 from editspec_runtime.core.method import Problem
 from editspec_runtime.core.progress import no_progress
@@ -104,13 +104,13 @@ def test_a_method_is_given_the_rules_of_earlier_edits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[list[str]] = []
-    solve_edit = session_module.solve_edit
+    solve_edit = solution.solve_edit
 
     def record(problem: Problem) -> Solution:
         seen.append([rule.layer for rule in problem.earlier])
         return solve_edit(problem)
 
-    monkeypatch.setattr(session_module, "solve_edit", record)
+    monkeypatch.setattr(solution, "solve_edit", record)
     session = session_of(tmp_path, make_tiny())
     built = [session.edit(number) for number in (0, 1)]
     assert seen == [[], ["layer5"]]

@@ -62,6 +62,7 @@ diff tiny.safetensors edited.safetensors
 diff tiny.safetensors tiny.safetensors
 diff out rebased
 audit out --base tiny.safetensors --edited edited.safetensors
+adopt --base tiny.safetensors --edited edited.safetensors -o adopted.safetensors
 export out/patches/01-edit-0.safetensors --format delta -o delta
 export out --format full --model tiny.safetensors -o full
 convert tiny.safetensors converted.safetensors

@@ -81,7 +81,9 @@ def test_a_judge_measures_what_is_counted_by_hand(name: str, judge: Any) -> None
 
 
 def test_the_perfect_edit_wins_and_a_spoiled_one_loses(judge: Any) -> None:
-    points = {name: SweepPoint(name, 1, judge(edit()).numbers) for name, edit in EDITS.items()}
+    points = {
+        name: SweepPoint(name, 1, numbers=judge(edit()).numbers) for name, edit in EDITS.items()
+    }
     assert pick_winner(list(points.values())) is points["perfect"]
     # Both do all that was asked; what one of them did besides must decide.
     assert points["spoiled"].numbers["efficacy"] == 1
@@ -90,13 +92,13 @@ def test_the_perfect_edit_wins_and_a_spoiled_one_loses(judge: Any) -> None:
     # What spoils every picture is seen in every picture.
     errors["spoiled"] *= 2
     assert pick_winner(list(points.values())).layer == min(errors, key=errors.__getitem__)
-    fair, foul = SweepPoint("fair", 1, judge(render(SPIRES)).numbers), points["spoiled"]
+    fair, foul = SweepPoint("fair", 1, numbers=judge(render(SPIRES)).numbers), points["spoiled"]
     assert pick_winner([foul, fair]) is fair
 
 
 def test_what_people_see_decides_as_well() -> None:
     def winner(*numbers: dict[str, float]) -> int:
-        points = [SweepPoint(f"layer{at}", 1, each) for at, each in enumerate(numbers)]
+        points = [SweepPoint(f"layer{at}", 1, numbers=each) for at, each in enumerate(numbers)]
         return points.index(pick_winner(points))
 
     clean = {"error": 0.15, "trace": 0.0}
@@ -135,8 +137,8 @@ def test_another_experiment_wants_another_edit() -> None:
     judge = make_judge(LATENTS, render(scenes(LATENTS)))
     trees = render(scenes(LATENTS).with_tops("dome", "tree"))
     points = [
-        SweepPoint("spires", 1, judge(render(SPIRES)).numbers),
-        SweepPoint("trees", 1, judge(trees).numbers),
+        SweepPoint("spires", 1, numbers=judge(render(SPIRES)).numbers),
+        SweepPoint("trees", 1, numbers=judge(trees).numbers),
     ]
     assert pick_winner(points).layer == "trees"
 
