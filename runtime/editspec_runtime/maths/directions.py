@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.ranking import one_hot, quantile_ranking
+
+Transform = Callable[[Tensor], Tensor]
+"""Takes columns [n, m], and returns as many."""
 
 
 def inverse_root(second_moment: Tensor) -> Tensor:
@@ -128,28 +132,22 @@ def span_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: 
     Parameters, result and errors are those of `zca_directions`, but for keys that depend on others:
     they add no direction, and are no error.
     """
-    whiten = _whitener(_require_finite(second_moment))
+    whiten, unwhiten = _whiteners(_require_finite(second_moment))
     weighted = weights.double()[:, None] * keys.double()
-    rows = whiten(weighted.T, True).T
+    rows = whiten(weighted.T).T
     independent = int(torch.linalg.matrix_rank(rows))
-    basis, _ = torch.linalg.qr(whiten(_top_right(rows, min(rank, independent)).T, False))
+    basis, _ = torch.linalg.qr(unwhiten(_top_right(rows, min(rank, independent)).T))
     return orient(basis, weighted)
 
 
-def _whitener(second_moment: Tensor) -> Callable[[Tensor, bool], Tensor]:
-    """A function that multiplies columns [n, m] by R^-1, or by its transpose, where C = R R^T."""
+def _whiteners(second_moment: Tensor) -> tuple[Transform, Transform]:
+    """The functions that multiply columns [n, m] by R^-1 and by its transpose, where C = R R^T."""
     if not _occur_all(second_moment):
         root = inverse_root(second_moment)
-        return lambda columns, _: root @ columns
+        return root.matmul, root.matmul
     factor = torch.linalg.cholesky(second_moment)
-
-    def whiten(columns: Tensor, first: bool) -> Tensor:
-        """Multiply by the inverse of the factor of Cholesky, or by its transpose."""
-        triangle = factor if first else factor.T
-        found: Tensor = torch.linalg.solve_triangular(triangle, columns, upper=not first)
-        return found
-
-    return whiten
+    first = partial(torch.linalg.solve_triangular, factor, upper=False)
+    return first, partial(torch.linalg.solve_triangular, factor.T, upper=True)
 
 
 def directions(

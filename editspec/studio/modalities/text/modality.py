@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from editspec.engine.session import BuildSession
@@ -11,6 +11,7 @@ from editspec.modalities.text.completions import LENGTH
 from editspec.modalities.text.corpus import tokenizer_of
 from editspec.studio.base import Base
 from editspec.studio.draft import Draft
+from editspec.studio.modalities.written import SHOWN, WrittenStudio, sides_of
 from editspec.studio.modality_registry import (
     NEIGHBOUR,
     OWN,
@@ -20,7 +21,6 @@ from editspec.studio.modality_registry import (
     TokenLine,
 )
 from editspec_compiler.document import entries
-from editspec_compiler.matrix_edits import methods_of_matrices
 from editspec_compiler.modalities.text.schema import (
     Examined,
     Fact,
@@ -34,34 +34,20 @@ from editspec_compiler.modalities.text.schema import (
 from editspec_compiler.modalities.text.tokens import TokenError, Tokenizer, open_tokenizer
 from editspec_compiler.schema import AnyEdit
 from editspec_compiler.validation import fit
-from editspec_runtime.core.architecture import Architecture, Layer
+from editspec_runtime.core.architecture import Architecture
 from editspec_runtime.core.model import Model
 from editspec_runtime.errors import EditError
 from editspec_runtime.modalities.text.language_model import LanguageModel
 from editspec_runtime.modalities.text.scores import go_on
 
-SHOWN = 12
-"""The facts of an edit whose tokens are shown, and the questions of each role, at most."""
-
 Asked = dict[str, list[tuple[Fact, str]]]
 """Facts, and the texts that are wanted after their prompts, by the roles of their questions."""
 
 
-class TextStudio:
+class TextStudio(WrittenStudio):
     """Texts that a model goes on with."""
 
-    parts = ("statistics",)
     edit_type: type[AnyEdit] = TextEdit
-    methods: Sequence[str] = tuple(methods_of_matrices())
-    has_images = False
-
-    def describe_model(self, base: Base) -> dict[str, int]:
-        """Return zeros: there are no images."""
-        return {"image_size": 0, "seed": 0, "fresh_seed": 0}
-
-    def map_sizes(self, layer: Layer) -> tuple[int, int]:
-        """Return zeros: keys are those of tokens."""
-        return 0, 0
 
     def new_edit(self, architecture: Architecture) -> dict[str, Any]:
         """Write the layer of a new edit: the one before the middle, where facts lie."""
@@ -127,13 +113,8 @@ def _open(base: Base) -> Tokenizer | None:
 
 def _facts_of(edit: dict[str, Any]) -> list[tuple[str, Fact, dict[str, Any]]]:
     """List the facts of an edit: where each stands, and its pair as plain values."""
-    sides = [("", edit)]
-    if "pairs" in edit:
-        sides = [(f"pairs[{index}].", each) for index, each in enumerate(entries(edit, "pairs"))]
     found = []
-    for place, side in sides:
-        if not isinstance(side, dict):
-            continue
+    for place, side in sides_of(edit):
         target = side.get("target")
         if "target" not in side and "prompt" in side:
             target = {key: side[key] for key in Fact.model_fields if key in side}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from editspec.modalities.image.pictures import png_bytes, to_image
 from editspec.modalities.text_to_image.drawing import pictures_of
 from editspec.studio.base import Base
 from editspec.studio.draft import Draft
+from editspec.studio.modalities.written import SHOWN, WrittenStudio, sides_of
 from editspec.studio.modality_registry import (
     NEIGHBOUR,
     OWN,
@@ -20,7 +21,6 @@ from editspec.studio.modality_registry import (
     TokenLine,
 )
 from editspec_compiler.document import entries
-from editspec_compiler.matrix_edits import methods_of_matrices
 from editspec_compiler.modalities.text_to_image.alignment import match_tokens, places_of
 from editspec_compiler.modalities.text_to_image.schema import (
     ConceptEdit,
@@ -37,16 +37,13 @@ from editspec_compiler.modalities.text_to_image.tokens import (
 )
 from editspec_compiler.schema import AnyEdit
 from editspec_compiler.validation import fit
-from editspec_runtime.core.architecture import Architecture, Layer
+from editspec_runtime.core.architecture import Architecture
 from editspec_runtime.core.model import Model
 from editspec_runtime.errors import EditError
 from editspec_runtime.modalities.text_to_image.compatibility import (
     COMPATIBILITIES,
     PromptCompatibility,
 )
-
-SHOWN = 12
-"""The prompts of an edit whose tokens are shown, at most."""
 
 DRAWN = 3
 """The prompts of each role that are drawn, at most."""
@@ -58,21 +55,10 @@ STEPS = 8
 """The steps of a picture, at most: a look at what an edit does, and no print."""
 
 
-class TextToImageStudio:
+class TextToImageStudio(WrittenStudio):
     """Prompts that a model draws."""
 
-    parts = ("statistics",)
     edit_type: type[AnyEdit] = ConceptEdit
-    methods: Sequence[str] = tuple(methods_of_matrices())
-    has_images = False
-
-    def describe_model(self, base: Base) -> dict[str, int]:
-        """Return zeros: pictures are those of prompts."""
-        return {"image_size": 0, "seed": 0, "fresh_seed": 0}
-
-    def map_sizes(self, layer: Layer) -> tuple[int, int]:
-        """Return zeros: keys are those of tokens."""
-        return 0, 0
 
     def new_edit(self, architecture: Architecture) -> dict[str, Any]:
         """Write nothing: an edit is of all layers, where it names none."""
@@ -148,15 +134,11 @@ def _compatibility_of(base: Base) -> PromptCompatibility:
 
 def _sides_of(edit: dict[str, Any]) -> list[tuple[str, Target, Source | None]]:
     """List the targets of an edit with their sources, and where each pair stands."""
-    sides = [("", edit)]
-    if "pairs" in edit:
-        sides = [(f"pairs[{index}].", each) for index, each in enumerate(entries(edit, "pairs"))]
     found = []
-    for place, side in sides:
-        given = side if isinstance(side, dict) else {}
-        target = fit(Target, given.get("target"))
+    for place, side in sides_of(edit):
+        target = fit(Target, side.get("target"))
         if target is not None and target.prompt.strip():
-            found.append((place, target, fit(Source, given.get("source"))))
+            found.append((place, target, fit(Source, side.get("source"))))
     return found
 
 
