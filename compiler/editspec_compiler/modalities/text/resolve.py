@@ -119,6 +119,8 @@ class Begun:
 
     Attributes
     ----------
+    placed
+        The facts at the last layer.
     goals
         Of several layers: the residual stream that is wanted behind the last block, [n, width].
     shifts
@@ -127,6 +129,7 @@ class Begun:
         The keys that must keep their values, by layer; None where there are none.
     """
 
+    placed: Placed
     goals: Tensor
     shifts: Tensor
     preserved: dict[str, PreservedKeys | None]
@@ -219,12 +222,12 @@ class Resolver:
         if index == 0 or self._begun is None:
             self._begun = self._begin(model)
         begun, layer = self._begun, layers[index]
-        placed = place_facts(model, layer, self.facts)
-        mean = placed.mean_keys(self.templates.shares())
-        lacking = begun.shifts
+        placed, lacking = begun.placed, begun.shifts
         if len(layers) > 1:
+            placed = place_facts(model, layer, self.facts)
             reached = self._outputs(model, placed, layer)
             lacking = (begun.goals - reached) / (len(layers) - index)
+        mean = placed.mean_keys(self.templates.shares())
         overlaps = self._overlaps(model, layer, placed.keys[:, 0], mean)
         keys = placed.keys[:, 0] if self.compatibility.bare_key else mean
         function, weight = model.function(layer), model.weight(layer)
@@ -301,7 +304,7 @@ class Resolver:
         placed = place_facts(model, last, self.facts)
         shifts = self._shifts(model, placed)
         preserved = {layer: self._preserved(model, layer) for layer in layers}
-        return Begun(placed.outputs + shifts, shifts, preserved)
+        return Begun(placed, placed.outputs + shifts, shifts, preserved)
 
     def _shifts(self, model: LanguageModel, placed: Placed) -> Tensor:
         """The shift of the last layer's value that each fact asks for, [n, out]."""

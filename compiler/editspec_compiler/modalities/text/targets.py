@@ -76,7 +76,7 @@ class TargetSearch:
     def _keys(self, requests: Mapping[int, Request]) -> dict[int, str]:
         """The name in the cache of each request."""
         return {
-            index: digest(self._shared | {"request": asdict(request)})
+            index: digest(self._shared | {"request": vars(request)})
             for index, request in requests.items()
         }
 
