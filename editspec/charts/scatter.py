@@ -51,8 +51,14 @@ TEXT = 13
 REACHES = (12.0, 24.0, 38.0, 54.0, 72.0, 92.0, 116.0)
 """How far from its point a label may stand."""
 
+ROUNDS = 5
+"""How often labels are placed anew, so that those that found no room come first."""
+
 ANGLES = (0.0, -0.25, 0.25, 1.0, -0.75, 0.75, -0.5, 0.5)
 """The sides of a point on which its label may stand, in half turns; to its right first."""
+
+LEAST_RANK = (True, True)
+"""The rank of a point that was not picked and is not of the front."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom."""
@@ -199,7 +205,6 @@ class _Layout:
     markers: list[Marker] = field(default_factory=list)
     texts: list[Text] = field(default_factory=list)
     taken: list[Box] = field(default_factory=list)
-    labels: list[Box] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         xs = [point.x for point in self.chart.points]
@@ -255,35 +260,70 @@ class _Layout:
         self.taken += [(x - reach, y - reach, x + reach, y + reach) for x, y in places]
         for point, (x, y) in zip(self.chart.points, places, strict=True):
             self.markers.append(Marker(x, y, *self.look[point.series], point.picked))
-        # What matters most is named first, so that its label lies close to it.
-        points, front = self.chart.points, find_front(self.chart.points, self.chart.rising)
-        for place in sorted(range(len(places)), key=lambda n: _rank_of(points[n], front)):
-            self._draw_label(points[place], *places[place])
+        for number, box in self._place_labels(places).items():
+            self._draw_label(self.chart.points[number], *places[number], box)
 
-    def _draw_label(self, point: Point, x: float, y: float) -> None:
+    def _place_labels(self, places: Sequence[tuple[float, float]]) -> dict[int, Box]:
+        """Find a place for the label of each point, by its number; some may find none.
+
+        Where a label finds no room, those that found none are placed first in another round. The
+        round that names the most of what matters is taken, then the one that names the most.
+        """
+        points, front = self.chart.points, find_front(self.chart.points, self.chart.rising)
+        ranks = [_rank_of(point, front) for point in points]
+        # What matters most is named first, so that its label lies close to it.
+        order = sorted(range(len(points)), key=lambda number: ranks[number])
+        best: dict[int, Box] = {}
+        reached = (-1, -1)
+        for _ in range(ROUNDS):
+            found = self._place_in_order(order, places)
+            important = sum(ranks[number] != LEAST_RANK for number in found)
+            if (important, len(found)) > reached:
+                best, reached = found, (important, len(found))
+            missing = [number for number in order if number not in found]
+            if not missing:
+                break
+            order = missing + [number for number in order if number in found]
+        return best
+
+    def _place_in_order(
+        self, order: Sequence[int], places: Sequence[tuple[float, float]]
+    ) -> dict[int, Box]:
+        """Place the labels of points one after the other, each where there still is room."""
+        found: dict[int, Box] = {}
+        taken = list(self.taken)
+        for number in order:
+            place = places[number]
+            width = text_width(self.chart.points[number].label)
+            box = self._find_room(*place, width, taken, list(found.values()))
+            if box is None:
+                continue
+            found[number] = box
+            if leader := _leader(*place, box):
+                taken += _boxes_along(place, leader)
+        return found
+
+    def _draw_label(self, point: Point, x: float, y: float, box: Box) -> None:
         """Draw the name of a point, with a line to it where it stands further away."""
-        box = self._find_room(x, y, text_width(point.label))
-        if box is None:
-            return
         if leader := _leader(x, y, box):
             self.lines.append(Line(x, y, *leader, "leader"))
-            self.taken += _boxes_along((x, y), leader)
-        self.labels.append(box)
         across, level = round((box[0] + box[2]) / 2, 1), round((box[1] + box[3]) / 2, 1)
         kind = "picked" if point.picked else "label"
         self.texts.append(Text(across, level, point.label, kind=kind))
 
-    def _find_room(self, x: float, y: float, width: float) -> Box | None:
+    def _find_room(
+        self, x: float, y: float, width: float, taken: Sequence[Box], labels: Sequence[Box]
+    ) -> Box | None:
         """Find the nearest place of a label where it, and the line to it, crosses nothing."""
         frame = self.frame
         for box in _boxes_around(x, y, width):
             inside = box[0] >= frame.left + 2 and box[2] <= frame.width - 2
             inside = inside and box[1] >= frame.top - 4 and box[3] <= frame.bottom - 2
-            if not inside or any(overlap(box, other) for other in [*self.taken, *self.labels]):
+            if not inside or any(overlap(box, other) for other in [*taken, *labels]):
                 continue
             leader = _leader(x, y, box)
             path = _boxes_along((x, y), leader) if leader else []
-            if not any(overlap(part, other) for part in path for other in self.labels):
+            if not any(overlap(part, other) for part in path for other in labels):
                 return box
         return None
 
