@@ -162,7 +162,7 @@ def tiny() -> dict[str, Tensor]:
     return tiny_stylegan2()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_spec() -> Callable[..., Path]:
     """Writes a spec of edits of a tiny StyleGAN2, and its weights, into a folder: ``spec.yaml``."""
 

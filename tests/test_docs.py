@@ -194,8 +194,8 @@ def alternatives(block: str) -> list[str]:
 
 def test_specs_are_right(page: Path, project: Path) -> None:
     for block in blocks(page.read_text(), "yaml"):
-        if "format: editspec.lock" in block or block.startswith("repos:"):
-            continue  # a lock, shortened, and the configuration of pre-commit
+        if "format: editspec.lock" in block or block.startswith(("repos:", "jobs:")):
+            continue  # a lock, shortened, and the configurations of pre-commit and of GitHub
         if block.startswith("kind:"):
             (project / "cluster.yaml").write_text(block)
             read_cluster_file(project / "cluster.yaml", KINDS)
@@ -219,10 +219,29 @@ def test_a_wrong_spec_would_be_seen(block: str, project: Path) -> None:
 
 
 def test_the_hook_that_is_shown_exists() -> None:
-    (block,) = blocks((ROOT / "docs" / "ci.md").read_text(), "yaml")
-    shown = [hook["id"] for repo in yaml.safe_load(block)["repos"] for hook in repo["hooks"]]
+    (repos,) = (block["repos"] for block in shown_in_ci() if "repos" in block)
+    shown = [hook["id"] for repo in repos for hook in repo["hooks"]]
     hooks = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
     assert set(shown) <= {hook["id"] for hook in hooks}
+
+
+def test_the_jobs_that_are_shown_are_those_of_the_workflow_with_more_inputs() -> None:
+    (jobs,) = (block["jobs"] for block in shown_in_ci() if "jobs" in block)
+    whole = yaml.safe_load((ROOT / "examples" / "ci" / "edits.yml").read_text())["jobs"]
+    inputs = yaml.safe_load((ROOT / "action.yml").read_text())["inputs"]
+    assert jobs
+    for name, job in jobs.items():
+        assert whole[name]["permissions"].items() <= job["permissions"].items()
+        for step, ours in zip(job["steps"], whole[name]["steps"], strict=True):
+            assert step["uses"] == ours["uses"]
+            assert ours["with"].items() <= step["with"].items()
+        assert set(job["steps"][-1]["with"]) <= set(inputs)
+
+
+def shown_in_ci() -> list[dict[str, Any]]:
+    """The YAML of docs/ci.md."""
+    text = (ROOT / "docs" / "ci.md").read_text()
+    return [yaml.safe_load(block) for block in blocks(text, "yaml")]
 
 
 def test_snippets_name_what_exists(page: Path) -> None:

@@ -65,8 +65,15 @@ USES = [
     ("hub", "huggingface_hub", ["inspect", HUB]),
     ("hub", "huggingface_hub", ["convert", HUB, "out.safetensors"]),
     ("hub", "huggingface_hub", ["audit", "--base", HUB, "--edited", HUB]),
+    ("s3", "boto3", ["statistics", "spec.yaml"]),
     ("signing", "model_signing", ["sign", "built", "--key", "key.pem"]),
     ("signing", "OpenSSL", ["sign", "built", "--key", "key.pem"]),
+    ("signing", "model_signing", ["sign", "built", "--keyless"]),
+    (
+        "signing",
+        "model_signing",
+        ["verify", "built", "--model", "builtin:skyline", "--identity", "someone@example.org"],
+    ),
     (
         "signing",
         "model_signing",
@@ -115,6 +122,8 @@ def test_a_missing_extra_is_named_before_the_work(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDITSPEC_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("EDITSPEC_OFFLINE", raising=False)
+    if extra == "s3":
+        monkeypatch.setenv("EDITSPEC_REMOTE", "s3://team/edits")
     Path("spec.yaml").write_text(SPEC)
     Path("facts.yaml").write_text(FACTS)
     Path("concepts.yaml").write_text(CONCEPTS)

@@ -140,3 +140,8 @@ Cluster = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+TrustConfig = Annotated[
+    Path | None,
+    typer.Option("--trust-config", metavar="JSON", help="Your own Sigstore, not the public one."),
+]

@@ -9,7 +9,7 @@ import typer
 
 import editspec
 from editspec.cli.command import Progress, Work, of_a_model, of_files
-from editspec.cli.options import Base, Family, OutFolder, StackArguments
+from editspec.cli.options import Base, Family, OutFolder, StackArguments, TrustConfig
 from editspec.engine.result import CommandResult
 from editspec_runtime.errors import UsageError
 
@@ -28,12 +28,32 @@ def verify(
             "--public-key", metavar="PEM", help="The build folder must be signed by this key."
         ),
     ] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            "--identity", metavar="WHO", help="It must be signed by this address, without a key."
+        ),
+    ] = None,
+    issuer: Annotated[
+        str | None,
+        typer.Option("--issuer", metavar="URL", help="This service must vouch for the identity."),
+    ] = None,
+    trust_config: TrustConfig = None,
 ) -> CommandResult:
     """Verify the digests of a stack of patches.
 
     With --spec, solves each patch again and compares.
     """
-    return editspec.verify(model, patches, spec, public_key=public_key, **work)
+    return editspec.verify(
+        model,
+        patches,
+        spec,
+        public_key=public_key,
+        identity=identity,
+        issuer=issuer,
+        trust_config=trust_config,
+        **work,
+    )
 
 
 @of_files
@@ -42,14 +62,19 @@ def sign(
         Path, typer.Argument(metavar="DIR", help="The folder of a build with --provenance.")
     ],
     key: Annotated[
-        Path, typer.Option("--key", metavar="PEM", help="A private key of an elliptic curve.")
-    ],
+        Path | None,
+        typer.Option("--key", metavar="PEM", help="A private key of an elliptic curve."),
+    ] = None,
+    keyless: Annotated[
+        bool, typer.Option("--keyless", help="Sign with the identity of this CI job, or your own.")
+    ] = False,
+    trust_config: TrustConfig = None,
 ) -> CommandResult:
     """Sign the patches and the provenance of a build.
 
-    Writes DIR/model.sig.
+    Writes DIR/model.sig. Give --key or --keyless.
     """
-    return editspec.sign(folder, key)
+    return editspec.sign(folder, key, keyless=keyless, trust_config=trust_config)
 
 
 @of_a_model

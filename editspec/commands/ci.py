@@ -169,9 +169,13 @@ class _Run:
         require_functions(session)
         return session
 
-    def build(self, session: BuildSession) -> tuple[BuildResult, BuildSession]:
+    def build(
+        self, session: BuildSession, *, provenance: bool = False
+    ) -> tuple[BuildResult, BuildSession]:
         """Build within the output folder alone; return the session after the build, too."""
-        built = build_session(session, self.folder / "build", lock_file=self.new_lock)
+        built = build_session(
+            session, self.folder / "build", provenance=provenance, lock_file=self.new_lock
+        )
         return built, session.rewind(built.edits)
 
     def check(self, session: BuildSession) -> CheckResult:
@@ -230,7 +234,8 @@ def ci_apply(
     The patches are those that the lock of the spec names, from `reviewed`, `out` or the cache. Only
     what lies in none of them is built, and the result says which edits were. The edited weights are
     ``edited.safetensors`` in the folder of each spec; weights of several files are a folder
-    ``edited``. Nothing outside of `out` is changed. The other parameters are as in `ci_review`.
+    ``edited``. The build holds its provenance, so that it can be signed. Nothing outside of `out`
+    is changed. The other parameters are as in `ci_review`.
 
     Parameters
     ----------
@@ -272,7 +277,7 @@ def _apply(reviewed: Path | None, run: _Run) -> CiSpec:
     if reviewed is not None:
         session = _look_in(session, _reviewed_build(reviewed, run.path))
     steps = session.steps
-    built, session = run.build(session)
+    built, session = run.build(session, provenance=True)
     run.lines += _describe_origin(steps)
     found = run.check(session)
     result = CiSpec(

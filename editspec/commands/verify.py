@@ -16,16 +16,16 @@ from editspec.engine.hub import fetch_patches
 from editspec.engine.lock import lock_path, read_lock
 from editspec.engine.opening import find_architecture
 from editspec.engine.patch_files import list_patch_files
-from editspec.engine.provenance import require_signed
 from editspec.engine.resources import locate_weights
 from editspec.engine.result import DONE, FAILED, CommandResult, describe_rank, to_plain
 from editspec.engine.session import BuildSession
+from editspec.engine.signatures import Signer, require_identity, require_key
 from editspec.engine.stacks import choose_by_stack, read_stack
 from editspec.engine.tolerances import TOLERANCES
 from editspec_compiler import LoadedSpec
 from editspec_runtime.core.architecture import Architecture
 from editspec_runtime.core.progress import ProgressCallback, no_progress
-from editspec_runtime.errors import PatchError
+from editspec_runtime.errors import PatchError, UsageError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.io.cache import Cache
@@ -137,12 +137,15 @@ class VerifyResult(CommandResult):
         Whether a signature was verified.
     patches
         The patches in order.
+    signer
+        Who signed, where an identity was asked for.
     """
 
     base: str
     result: str
     signed: bool
     patches: tuple[VerifiedPatch, ...]
+    signer: Signer | None = None
 
     @property
     def verified(self) -> bool:
@@ -156,18 +159,21 @@ class VerifyResult(CommandResult):
 
     def to_dict(self) -> dict[str, Any]:
         """The stack as plain values."""
-        return {
+        plain = {
             "verified": self.verified,
             "base": self.base,
             "result": self.result,
             "signed": self.signed,
             "patches": [patch.to_dict() for patch in self.patches],
         }
+        return plain if self.signer is None else plain | to_plain(self.signer)
 
     def to_text(self) -> str:
         """One line for each patch, then the digests."""
         lines = [patch.to_text() for patch in self.patches]
-        lines += ["signed by this key"] * self.signed
+        if self.signed:
+            signer = "this key" if self.signer is None else self.signer.to_text()
+            lines.append(f"signed by {signer}")
         return "\n".join([*lines, f"weights {self.base} -> {self.result}"])
 
 
@@ -178,6 +184,9 @@ def verify(
     spec: Path | str | LoadedSpec | None = None,
     *,
     public_key: Path | str | None = None,
+    identity: str | None = None,
+    issuer: str | None = None,
+    trust_config: Path | str | None = None,
     device: str = "auto",
     progress: ProgressCallback = no_progress,
 ) -> VerifyResult:
@@ -198,23 +207,36 @@ def verify(
         must be equal; elsewhere the patches must be within `TOLERANCES`.
     public_key
         A public key as PEM, which must have signed the build folder of the patches.
+    identity
+        The e-mail address, or the address of a workflow, that must have signed it instead.
+    issuer
+        With `identity`: the service that must vouch for it; by default any that Sigstore trusts.
+    trust_config
+        With `identity`: the client trust config of an own Sigstore, as JSON.
 
     Raises
     ------
     FileError, PatchError, WeightsError
         A file is missing or damaged, or files do not belong together.
     UsageError
-        A public key is given, and the packages of the extra ``signing`` are not installed.
+        A signature is asked for, and the packages of the extra ``signing`` are not installed; or
+        arguments do not go together.
     SignatureError
-        The folder is not signed, or with other files, or by another key.
+        The folder is not signed, or with other files, or by another key or identity.
     SpecError
         The spec is wrong.
     """
-    if public_key is not None:
+    _require_one_signer(public_key, identity, issuer, trust_config)
+    signed = public_key is not None or identity is not None
+    if signed:
         load_extra("signing")
     files = list_patch_files(fetch_patches(patches))
+    signer = None
     if public_key is not None:
-        require_signed(files, Path(public_key))
+        require_key(files, Path(public_key))
+    if identity is not None:
+        config = None if trust_config is None else Path(trust_config)
+        signer = require_identity(files, identity, issuer, config)
     stack = read_stack(files)
     checkpoint = read_weights(locate_weights(str(model), Path()), choose_by_stack(stack))
     base = checkpoint.digest()
@@ -232,7 +254,25 @@ def verify(
         for patch, comparison in zip(stack, again, strict=True)
     )
     result = stack[-1].metadata["result"] if stack else base
-    return VerifyResult(base, result, public_key is not None, verified)
+    return VerifyResult(base, result, signed, verified, signer)
+
+
+def _require_one_signer(
+    public_key: Path | str | None,
+    identity: str | None,
+    issuer: str | None,
+    trust_config: Path | str | None,
+) -> None:
+    """Raise a `UsageError` where arguments on who signed do not go together."""
+    if public_key is not None and identity is not None:
+        raise UsageError(
+            "A signature is by a key or by an identity.", "Give --public-key or --identity."
+        )
+    if identity is None and (issuer is not None or trust_config is not None):
+        raise UsageError(
+            "An issuer and a trust config are about an identity, and none is given.",
+            "Give --identity WHO.",
+        )
 
 
 def _require_results(checkpoint: Weights, stack: Sequence[Patch]) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from editspec.engine.folder import STATEMENT
 from editspec.engine.patch_files import PATCHES
-from editspec.engine.provenance import SIGNATURE
 from editspec.engine.resources import locate_weights
+from editspec.engine.signatures import SIGNATURE
 from editspec_runtime.errors import FileError, UsageError
 from editspec_runtime.io.downloads import HUB_TROUBLE
 from editspec_runtime.io.extra_registry import load_extra

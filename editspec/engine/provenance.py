@@ -1,12 +1,10 @@
-"""The provenance of patches, as an in-toto statement, and its signature."""
+"""The provenance of patches, as an in-toto statement."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,10 @@ from editspec.engine.folder import STATEMENT
 from editspec.engine.lock import edit_files
 from editspec.engine.session import BuildSession
 from editspec_runtime import __version__
-from editspec_runtime.errors import SignatureError, UsageError
+from editspec_runtime.errors import SignatureError
 from editspec_runtime.io.builtins import BUILTINS
 from editspec_runtime.io.downloads import is_remote
-from editspec_runtime.io.extra_registry import load_extra
-from editspec_runtime.io.files import file_digest, require_file, write
+from editspec_runtime.io.files import file_digest
 from editspec_runtime.io.parts import is_in_parts
 from editspec_runtime.io.shards import is_sharded, read_stored
 from editspec_runtime.patches.patch import layer_metadata
@@ -30,9 +27,6 @@ BUILD_TYPE = "urn:editspec:build:1"
 """The kind of build, whose parameters docs/supply-chain.md describes."""
 
 BUILDER = "urn:editspec:builder"
-
-SIGNATURE = "model.sig"
-"""The signature in a build folder, as the model-signing package calls it."""
 
 
 def statement(session: BuildSession, built: Sequence[BuiltEdit]) -> bytes:
@@ -125,70 +119,6 @@ def _second_moments(session: BuildSession, built: Sequence[BuiltEdit]) -> Iterat
             yield _descriptor(name, edit.locked.second_moment, annotations=said)
 
 
-def sign_folder(folder: Path, key: Path) -> Path:
-    """Sign the patches and the statement of a build folder.
-
-    Parameters
-    ----------
-    folder
-        The folder of a build with a statement.
-    key
-        A private key as PEM, on one of the curves P-256, P-384 and P-521.
-
-    Returns
-    -------
-    Path
-        The signature: a sigstore bundle, which the package model-signing makes.
-
-    Raises
-    ------
-    UsageError
-        The package model-signing is not installed.
-    SignatureError
-        The folder holds no statement, or one of other patches; or the key cannot be used.
-    """
-    signing = load_extra("signing", "signing")
-    require_statement(folder)
-    require_file(key)
-    # The package writes the file itself: elsewhere, so that nothing half-written lies in the
-    # folder.
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        _name_failures(f"{folder} cannot be signed with {key}"),
-    ):
-        made = Path(temporary) / SIGNATURE
-        config = signing.Config().set_hashing_config(_hash_settings(folder))
-        config.use_elliptic_key_signer(private_key=key).sign(folder, made)
-        data = made.read_bytes()
-    write(folder / SIGNATURE, data)
-    return folder / SIGNATURE
-
-
-def require_signed(patches: Sequence[Path], public_key: Path) -> None:
-    """Raise a `SignatureError` unless this key signed the build folder of the patches.
-
-    All of the folder's patches and its statement are compared to the byte. Raises `UsageError`
-    where the package model-signing is not installed, or the patches are not of one folder.
-    """
-    verifying = load_extra("signing", "verifying")
-    folders = {path.absolute().parent for path in patches}
-    folder = next(iter(folders)).parent if len(folders) == 1 else None
-    if folder is None or next(iter(folders)).name != "patches":
-        raise UsageError(
-            "A signature is of a build folder, and these patches are not of one.",
-            "Give DIR/patches/*.",
-        )
-    require_file(public_key)
-    if not (folder / SIGNATURE).is_file():
-        raise SignatureError(
-            f"{folder} is not signed: there is no {SIGNATURE}.", "Sign it with editspec sign."
-        )
-    with _name_failures(f"The signature of {folder} is not that of its files by this key"):
-        config = verifying.Config().set_hashing_config(_hash_settings(folder))
-        config.use_elliptic_key_verifier(public_key=public_key).verify(folder, folder / SIGNATURE)
-    require_statement(folder)
-
-
 def require_statement(folder: Path) -> None:
     """Raise a `SignatureError` unless a folder holds the statement of its patches."""
     path = folder / STATEMENT
@@ -210,27 +140,3 @@ def require_statement(folder: Path) -> None:
             f"{path} is not of the patches beside it: {', '.join(other)}.",
             "Build with --provenance.",
         )
-
-
-def _hash_settings(folder: Path) -> Any:
-    """The settings that hash only the patches and the statement of a folder."""
-    names = sorted(path.name for path in folder.iterdir())
-    ignored = [name for name in names if name not in ("patches", STATEMENT)]
-    hashing = load_extra("signing", "hashing")
-    # A folder of git inside of the build would be left out by default, and could hold patches.
-    return hashing.Config().set_ignored_paths(paths=ignored, ignore_git_paths=False)
-
-
-@contextmanager
-def _name_failures(what: str) -> Iterator[None]:
-    """Turn failures of the package model-signing into a `SignatureError`."""
-    try:
-        yield
-    # The package and those below it raise errors of many kinds, without a common base.
-    except Exception as error:
-        first_line = (str(error).splitlines() or [""])[0]
-        reason = first_line.removeprefix("Signature mismatch: ").strip().rstrip(".")
-        raise SignatureError(
-            f"{what}: {reason or type(error).__name__}.",
-            "Do not use the files before you know why.",
-        ) from error

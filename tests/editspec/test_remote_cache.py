@@ -26,6 +26,10 @@ class Server(ThreadingHTTPServer):
         What it does with an entry that it sends.
     elsewhere
         An address that it sends everyone to; empty where it answers itself.
+    takes
+        Whether it takes what is written.
+    sent
+        The share of an entry that it sends before it hangs up.
     """
 
     def __init__(self) -> None:
@@ -35,6 +39,8 @@ class Server(ThreadingHTTPServer):
         self.token = ""
         self.answer: Callable[[str, bytes], bytes] = lambda path, data: data
         self.elsewhere = ""
+        self.takes = True
+        self.sent = 1.0
 
     @property
     def address(self) -> str:
@@ -60,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(code)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(data[: int(len(data) * self.server.sent)])
 
     def do_GET(self) -> None:
         found = self.server.entries.get(self.path)
@@ -70,8 +76,10 @@ class Handler(BaseHTTPRequestHandler):
             self._reply(200, self.server.answer(self.path, found))
 
     def do_PUT(self) -> None:
-        self.server.entries[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
-        self._reply(201)
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.takes:
+            self.server.entries[self.path] = data
+        self._reply(201 if self.server.takes else 403)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -107,6 +115,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.setenv("EDITSPEC_REMOTE_TOKEN", token)
 
     monkeypatch.setattr(remote_cache, "_gone", set())
+    monkeypatch.setattr(remote_cache, "_unwritable", set())
     monkeypatch.chdir(tmp_path)
     return become
 
@@ -195,6 +204,36 @@ def test_a_server_that_is_gone_costs_one_warning(
     assert "the connection failed or broke" in result.stderr
 
 
+def test_a_server_that_dies_half_way_is_told(
+    spec: Path, machine: Machine, serve: Callable[[], Server]
+) -> None:
+    server = serve()
+    machine("first", server, writes=True)
+    said("build", spec, "-o", "out")
+    server.sent = 0.5
+    machine("second", server)
+    Path(f"{spec}.lock").unlink()
+    result = run("build", spec, "-o", "second")
+    assert (result.exit_code, "the connection failed or broke" in result.stderr) == (0, True)
+    assert contents(Path("second")) == contents(Path("out"))
+
+
+def test_a_server_that_takes_nothing_is_read_all_the_same(
+    spec: Path, machine: Machine, serve: Callable[[], Server]
+) -> None:
+    server = serve()
+    machine("first", server, writes=True)
+    said("build", spec, "-o", "out")
+    server.takes = False
+    server.entries = {path: data for path, data in server.entries.items() if "solut" in path}
+    machine("second", server, writes=True)
+    Path(f"{spec}.lock").unlink()
+    result = run("build", spec, "-o", "second")
+    assert result.stderr.count("cannot be written: the server says 403") == 1
+    assert "solving" not in result.stderr
+    assert contents(Path("second")) == contents(Path("out"))
+
+
 def test_a_token_is_shown_to_this_server_alone(
     spec: Path, machine: Machine, serve: Callable[[], Server]
 ) -> None:
@@ -215,7 +254,8 @@ def test_a_token_is_shown_to_this_server_alone(
 
 
 @pytest.mark.parametrize(
-    "address", ["http://example.org/x", "s3://bucket/x", "example.org", "https://", "https://[x"]
+    "address",
+    ["http://example.org/x", "ftp://example.org", "example.org", "https://", "https://[x"],
 )
 def test_a_wrong_address_is_an_error_in_words(
     address: str, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,7 @@ from PIL import Image
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.patches.patch import read_patch
 from tests.commands import contents, run, said
+from tests.own_sigstore import OwnSigstore
 
 ROOT = Path(__file__).parents[2]
 ACTION = ROOT / "action.yml"
@@ -356,6 +357,36 @@ def test_what_was_merged_is_applied(runner: Runner) -> None:
     assert not (out / "too much.yaml" / "edited.safetensors").exists()
 
 
+def test_what_is_applied_is_signed_by_the_workflow(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sigstore = OwnSigstore()
+    workflow = "https://example.org/owner/models/.github/workflows/edits.yml@refs/heads/main"
+    sigstore.identity = workflow
+    trust = sigstore.trust_config(tmp_path / "trust.json")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "of this job")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"{sigstore.address}/job")
+    save(spec_of(checks=[{"measure": "efficacy", "at_least": 1}]), "edits/too much.yaml")
+    ran = runner.run(specs="edits/*.yaml", command="apply", sign="true", trust_config=str(trust))
+    assert (ran.code, f"signed by {workflow}" in ran.log) == (1, True), ran.log
+    assert "edits/lit.yaml/build/model.sig" in ran.uploaded
+    assert "edits/too much.yaml/build/model.sig" not in ran.uploaded
+    build = runner.checkout / "editspec-out" / "edits" / "lit.yaml" / "build"
+    asked = ("--model", "builtin:skyline", "--trust-config", trust, "--identity")
+    assert run("verify", build, *asked, workflow).exit_code == 0
+    assert run("verify", build, *asked, workflow.replace("main", "change")).exit_code == 1
+    # Who may not have a token is told which permission the job lacks, and the job fails.
+    monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+    ran = runner.run(specs="edits/lit.yaml", command="apply", sign="true", trust_config=str(trust))
+    assert (ran.code, "id-token: write" in ran.log) == (1, True), ran.log
+    assert "edits/lit.yaml/edited.safetensors" in ran.uploaded
+    ran = runner.run(specs="edits/lit.yaml", sign="true")
+    assert (ran.code, "only what is applied is signed" in ran.log) == (2, True), ran.log
+    sigstore.shutdown()
+    sigstore.server_close()
+
+
 def test_the_commands_alone(repository: Path) -> None:
     def ended(*arguments: str) -> tuple[int, Any]:
         result = run("ci", *arguments, "--json")
@@ -568,7 +599,7 @@ LINTERS = {
 BREAKS = {
     "check-jsonschema, action": ("using: composite", "using: bash"),
     "check-jsonschema, workflow": ("runs-on: ubuntu-latest", "runs-at: ubuntu-latest"),
-    "zizmor, action": ('run: exit "$CODE"', "run: exit ${{ inputs.base }}"),
+    "zizmor, action": ('run: exit "${SIGN:-$CODE}"', "run: exit ${{ inputs.base }}"),
     "zizmor, workflow": ("pull_request:\n", "pull_request_target:\n"),
     "pre-commit": ("entry: editspec validate\n", ""),
 }

@@ -37,7 +37,8 @@ EXTRAS = {
     "diffusion": Extra("diffusers", "A text-to-image model", ("transformers", "tokenizers")),
     "gguf": Extra("gguf", "A GGUF file"),
     "hub": Extra("huggingface_hub", "An address of the Hugging Face hub"),
-    "signing": Extra("model_signing", "A signature"),
+    "s3": Extra("boto3", "An address of S3", ("botocore",)),
+    "signing": Extra("model_signing", "A signature", ("cryptography", "sigstore")),
     "studio": Extra("editspec.studio", "The studio"),
     "text": Extra("tokenizers", "A language model"),
 }
