@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,13 +27,13 @@ from typing import Any, cast
 import torch
 
 import editspec
+from benchmarks.products import measure_products
 from editspec.engine.modality_registry import engine_of
 from editspec.engine.session import BuildSession
 from editspec_compiler import load
 from editspec_compiler.modalities.text.schema import Fact
 from editspec_compiler.modalities.text.tokens import open_tokenizer
 from editspec_runtime.core.progress import no_progress
-from editspec_runtime.io.cache import Cache
 from editspec_runtime.modalities.text.batches import pad_texts
 from editspec_runtime.modalities.text.language_model import LanguageModel
 from editspec_runtime.modalities.text.scores import wilson_interval
@@ -101,7 +100,7 @@ def main() -> None:
         print(json.dumps(measure_search(given.out, rows[0])))
         return
     if given.products:
-        print(json.dumps(measure_products(given.out, rows[0])))
+        print(json.dumps(measure_second_moment(given.out, rows[0])))
         return
     measured = Measured(given.out, given.device)
     for row in rows[: given.singles]:
@@ -207,25 +206,13 @@ def measure_search(out: Path, row: Mapping[str, Any]) -> dict[str, float]:
     return found | {"times faster": found["whole"] / found["ends"], "apart": apart}
 
 
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
-"""The operators that multiply matrices."""
-
-
-def measure_products(out: Path, row: Mapping[str, Any]) -> dict[str, float]:
+def measure_second_moment(out: Path, row: Mapping[str, Any]) -> dict[str, float]:
     """Measure the share of the time of C that the products of matrices take."""
     (out / "corpus.txt").write_text("\n".join(prose()) + "\n")
-    statistics = {"corpus": "corpus.txt", "tokens": 2048}
+    statistics = {"corpus": "corpus.txt", "tokens": 4096}
     path = out / "spec.json"
     path.write_text(json.dumps(single_spec(row) | {"statistics": statistics}))
-    with tempfile.TemporaryDirectory() as folder:
-        session = BuildSession.of(path, "cpu", no_progress, cache=Cache(Path(folder)))
-        model = session.current_model()
-        session.sample(model)
-        with torch.profiler.profile() as profiler:
-            session.moment(model, SINGLE["layer"])
-    spent = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
-    products = sum(spent.get(name, 0.0) for name in PRODUCTS)
-    return {"seconds": sum(spent.values()) / 1e6, "products": products / sum(spent.values())}
+    return measure_products(path, str(SINGLE["layer"]))
 
 
 def prose() -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 Makes bf16 shards of random numbers in the layout and the sizes of Llama-2-7B, as many blocks as
 asked for, builds one fact of it in a process of its own, and prints the peak of that process's
-memory. The tokenizer and the texts are those of Atlas. DIR is removed in the end.
+memory. The tokenizer is that of Atlas, and C is taken over texts of random words of it: more tokens
+than features, as a second moment of fewer is singular, and would be decomposed into eigenvectors.
+DIR is removed in the end.
 """
 
 from __future__ import annotations
@@ -21,14 +23,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.products import measure_products
 from editspec.worlds.atlas import FOLDER
-from editspec.worlds.atlas.world import facts
+from editspec.worlds.atlas.world import words
 
 WIDTH, FEATURES, HEADS, VOCABULARY = 4096, 11_008, 32, 32_000
 """The sizes of Llama-2-7B, which has 32 blocks."""
 
 SQUARES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 NORMS = ("input_layernorm", "post_attention_layernorm")
+
+WORDS = 128
+"""The words of a text that C is taken over."""
 
 BUILD = """
 import json, sys, time
@@ -50,8 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the peak memory of a large build.")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--blocks", type=int, default=28)
-    parser.add_argument("--layer", default="layer5")
-    parser.add_argument("--tokens", type=int, default=1024, help="the tokens that C is taken over")
+    parser.add_argument("--layer", default="layer1")
+    parser.add_argument("--tokens", type=int, default=12_288, help="the tokens of C")
+    parser.add_argument("--products", action="store_true", help="measure C's products alone")
     given = parser.parse_args()
     given.out.mkdir(parents=True)
     try:
@@ -59,6 +66,9 @@ def main() -> None:
         size = make_model(given.out / "model", given.blocks)
         print(f"{size / 1e9:.2f} GB in {given.blocks} blocks: {time.perf_counter() - begun:.0f} s")
         spec = write_spec(given.out, given.layer, given.tokens)
+        if given.products:
+            print(json.dumps(measure_products(spec, given.layer)))
+            return
         command = [sys.executable, "-c", BUILD, str(spec), str(given.out / "build")]
         print(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     finally:
@@ -125,7 +135,9 @@ def draw(random: np.random.Generator, *shape: int) -> Tensor:
 
 def write_spec(folder: Path, layer: str, tokens: int) -> Path:
     """Write a spec of one fact, with the texts that C is taken over."""
-    lines = [f"{prompt} {fact.answer}" for fact in facts() for prompt in fact.prompts()]
+    random = np.random.default_rng(2)
+    drawn = random.choice(words(), (-(-tokens // WORDS), WORDS))
+    lines = [" ".join(row) for row in drawn]
     (folder / "texts.txt").write_text("\n".join(lines) + "\n")
     edit = {
         "name": "fact",

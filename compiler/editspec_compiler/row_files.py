@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from editspec_compiler.document import MAX_BYTES, Document, find_path_problem, kind, parse
-from editspec_compiler.problems import SHOWN, Problem, RowPlace, SpecError, SpecPath
+from editspec_compiler.problems import SHOWN, Problem, RowPlace, SpecError, SpecPath, suggest
 from editspec_compiler.visit import fields_by_key, find_parts
 from editspec_runtime.codes import Code
 from editspec_runtime.io.json_text import JsonError, parse_json
@@ -261,14 +261,25 @@ class RowFile:
                 message = f"the column {name.strip()} is here twice, or a part of another"
                 raise RowsError(Fault(message, "keep one of the two", line, column))
             if not list(find_parts(entry, path)):
-                known = ", ".join(_list_columns(entry))
-                hint = f"columns of this list: {known}"
-                if ";" in name or "\t" in name:
-                    hint = f"separate cells by commas; {hint}"
-                message = f"there is no {name.strip() or 'column without a name'} in an entry"
-                raise RowsError(Fault(message, hint, line, column, Code.KEY_UNKNOWN))
+                raise RowsError(self._unknown_column(names, name, (line, column), entry))
             found.append(path)
         return found
+
+    def _unknown_column(
+        self, names: list[str], name: str, place: tuple[int, int], entry: Any
+    ) -> Fault:
+        """Say that there is no such column, or that the first row names none."""
+        known = list(_list_columns(entry))
+        if len(names) > 1 and not set(known) & {each.strip() for each in names}:
+            message = f"the first row names no column of this list: it begins with {name.strip()}"
+            hint = f"write the names of the columns into the first row, of {', '.join(known)}"
+            return Fault(message, hint, *place, Code.KEY_UNKNOWN)
+        message = f"there is no {name.strip() or 'column without a name'} in an entry"
+        if ";" in name or "\t" in name:
+            hint = f"separate cells by commas; columns of this list: {', '.join(known)}"
+        else:
+            hint = suggest(name.strip(), known)
+        return Fault(message, hint, *place, Code.KEY_UNKNOWN)
 
 
 @dataclass(frozen=True)

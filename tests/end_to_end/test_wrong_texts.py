@@ -118,6 +118,52 @@ def test_every_prompt_has_to_fit_into_the_context(edit: Any, checks: Any, place:
     assert "the model reads 48" in said
 
 
+@pytest.mark.parametrize("others", ["mean", "erase"])
+def test_other_subjects_of_a_source_have_keys_of_their_own(others: str) -> None:
+    def source(*names: str) -> dict[str, Any]:
+        text = {"text": "Rome"} if others == "erase" else {}
+        return {"source": {others: {**text, "subjects": ["Ines Tashart", *names]}}}
+
+    assert "no problems" in told(source(), 0)
+    said = told(source(" "))
+    assert f"edits[0].source.{others}.subjects[1]: The subject is blank" in said
+    glued = {"target": {"prompt": "{}sova lives in", "subject": "Runa Win"}}
+    assert "ends within a token" in told({**glued, **source("Runa Winta")})
+    # The value of a first token is that of any text; what follows it is not.
+    first = told(source("A"), 2 if others == "mean" else 0)
+    assert ("ends in the first token" in first) == (others == "mean")
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ({"prompt": "{{}} lives in", "subject": "Runa W"}, "the outer braces would stay"),
+        ({"prompt": "{} lives in", "subject": "Ru\0na"}, "The subject holds a null character"),
+        ({"prompt": "{} lives \ufffd in", "subject": "Runa"}, "The prompt holds a character"),
+    ],
+)
+def test_prompts_that_hold_what_is_no_text(target: dict[str, str], words: str) -> None:
+    assert words in told({"target": target})
+
+
+def test_a_token_that_breaks_the_line_is_escaped() -> None:
+    shown = told({"target": {"prompt": "{} lives in", "subject": "Runa\nWint"}}, 0)
+    assert "|\\n|" in shown
+
+
+def test_a_table_without_names_of_columns_is_told_so() -> None:
+    Path("rows.csv").write_text("{} is in,Ann B,Rome\n")
+    rows = ROWS | {"pairs": {"file": "rows.csv"}}
+    assert "the first row names no column of this list: it begins with {} is in" in told(rows)
+    Path("rows.csv").write_text("prompt,subject,txt\n{} is in,Ann B,Rome\n")
+    assert 'did you mean "text"?' in told(rows)
+
+
+def test_a_corpus_of_empty_lines_is_not_taken_for_one_that_is_short() -> None:
+    Path("empty.txt").write_text("\n\n \n")
+    assert "hint: give a text" in told(statistics={"corpus": "empty.txt", "tokens": 400})
+
+
 def broken(change: Callable[[dict[str, torch.Tensor]], None]) -> None:
     """Change the weights of the model."""
     path = next(Path("llama").glob("*.safetensors"))

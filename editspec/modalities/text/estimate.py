@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
 
-import torch
-from torch import Tensor
-
 from editspec.engine.built import STATISTICS, TARGETS
-from editspec.engine.estimates import PARALLEL, Estimate, Overlap, peak_memory
+from editspec.engine.estimates import (
+    BESIDES,
+    COPIES,
+    MOST_COMPARED,
+    Estimate,
+    Overlap,
+    Owned,
+    first_overlaps,
+    measure_solving,
+    name_overlaps,
+    peak_memory,
+    time_call,
+)
 from editspec.engine.session import BuildSession
 from editspec.modalities.text.asked import title_of
 from editspec.modalities.text.corpus import LENGTH, find_known_sample, tokenizer_of
@@ -31,21 +38,6 @@ SHORT = 0.1
 
 STEPS = 4
 """The number of tokens of each text that are drawn to measure how long drawing takes."""
-
-MOST_COMPARED = 4096
-"""The number of facts whose keys are compared at most."""
-
-MOST_NAMED = 20
-"""The number of overlaps that are named at most."""
-
-COPIES = 3
-"""The number of matrices of the size of C that a build holds at once: C, its factor, a sum."""
-
-BESIDES = 80 * 2**20
-"""The bytes of what a build loads and a plan does not, as measured: code, and room to solve in."""
-
-RIDGE = 1e-10
-"""What is added to C before it is inverted, as a share of its mean diagonal."""
 
 
 def estimate_edit(
@@ -72,7 +64,7 @@ def estimate_edit(
     if targets:
         seconds[TARGETS] = search.measure() * targets
     features = model.architecture.layers[edit.layer_names[-1]].in_features
-    seconds["solve"] = _measure_solving(features) * len(edit.layer_names)
+    seconds["solve"] = measure_solving(features) * len(edit.layer_names)
     seconds = {stage: round(took, 3) for stage, took in seconds.items()}
     held = peak_memory(session.device) + BESIDES + COPIES * 8 * features**2 + extra
     return Estimate(counted * len(missing), targets, kept, held, seconds)
@@ -84,14 +76,6 @@ def _count_tokens(session: BuildSession) -> int:
     if sample is not None:
         return sample.positions
     return text_spec(session.loaded.spec).statistics.tokens
-
-
-def _time(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def _measure_keys(session: BuildSession, model: LanguageModel, layer: str) -> tuple[float, int]:
@@ -112,10 +96,10 @@ def _measure_keys(session: BuildSession, model: LanguageModel, layer: str) -> tu
         estimator.update(keys.values, keys.weight)
 
     take(1)  # which reads what later ones have in memory
-    took, count = _time(lambda: take(1)), 1
+    took, count = time_call(lambda: take(1)), 1
     if took < SHORT:
         count = batch
-        took = _time(lambda: take(count))
+        took = time_call(lambda: take(count))
     # Inputs and outputs of the parts of a block, of the texts that were not measured.
     each = length * 4 * (3 * features + 4 * model.weight(layer).shape[0])
     return took / (count * length), (batch - count) * each
@@ -126,16 +110,7 @@ def _measure_drawing(session: BuildSession, model: LanguageModel) -> float:
     head = tokenizer_of(session.loaded).head
     texts = max(1, min(DRAWN, -(-text_spec(session.loaded.spec).statistics.tokens // LENGTH)))
     length = len(head) + STEPS
-    return _time(lambda: draw_texts(model, [head] * texts, length, 0)) / (texts * STEPS)
-
-
-def _measure_solving(features: int) -> float:
-    """Measure the seconds that a factor of C takes, and what is solved with it."""
-    size = min(features, 512)
-    matrix = torch.eye(size, dtype=torch.float64) + 1e-3
-    took = _time(lambda: torch.linalg.cholesky(matrix))
-    # Two factors, and a collateral of about as many operations.
-    return 4 * took * (features / size) ** 3
+    return time_call(lambda: draw_texts(model, [head] * texts, length, 0)) / (texts * STEPS)
 
 
 @dataclass(frozen=True)
@@ -163,7 +138,7 @@ class _Search:
             find_shift(self.model, layer, request, replace(optimiser, evaluations=evaluations))
 
         run(1)  # which reads what later ones have in memory
-        begun, twice = _time(lambda: run(1)), _time(lambda: run(2))
+        begun, twice = time_call(lambda: run(1)), time_call(lambda: run(2))
         return begun + (optimiser.evaluations - 1) * max(0.0, twice - begun)
 
 
@@ -180,37 +155,10 @@ def find_overlaps(session: BuildSession) -> list[Overlap]:
         by_layer.setdefault(edit.layer_names[-1], []).append(edit)
     found: list[Overlap] = []
     for layer, edits in by_layer.items():
-        owned = [(edit.name, side.target) for edit in edits for side in edit.sides]
-        owned = owned[:MOST_COMPARED]
-        located = [[tokenizer.locate(fact)] for _, fact in owned]
-        keys = place_facts(model, layer, located).keys[:, 0].double().cpu()
-        moment = session.find_moment(model, layer)
-        whitened = _whiten(keys, moment)
-        cosines = (whitened @ whitened.T).triu(1)
-        for first, second in (cosines > PARALLEL).nonzero().tolist():
-            one, two = owned[first], owned[second]
-            # The same fact twice is told by the spec, and two prompts of one subject share a key.
-            if title_of(one[1]) == title_of(two[1]):
-                continue
-            found.append(
-                Overlap(
-                    (title_of(one[1]), title_of(two[1])),
-                    (one[0], two[0]),
-                    layer,
-                    round(float(cosines[first, second]), 4),
-                    moment is not None,
-                )
-            )
-    found.sort(key=lambda each: -each.cosine)
-    return found[:MOST_NAMED]
-
-
-def _whiten(keys: Tensor, moment: Tensor | None) -> Tensor:
-    """Give keys [n, in] the length 1 in the metric of C^-1; in that of the identity without C."""
-    if moment is not None:
-        own = moment.double().cpu()
-        ridge = RIDGE * own.diagonal().mean() * torch.eye(len(own), dtype=torch.float64)
-        root = torch.linalg.cholesky(own + ridge)
-        keys = torch.linalg.solve_triangular(root, keys.T, upper=False).T
-    unit: Tensor = keys / keys.norm(dim=1, keepdim=True)
-    return unit
+        targets = [(edit.name, side.target) for edit in edits for side in edit.sides]
+        targets = targets[:MOST_COMPARED]
+        located = [[tokenizer.locate(fact)] for _, fact in targets]
+        keys = place_facts(model, layer, located).keys[:, 0]
+        owned = [Owned(name, title_of(fact)) for name, fact in targets]
+        found += name_overlaps(owned, layer, keys, session.find_moment(model, layer))
+    return first_overlaps(found)

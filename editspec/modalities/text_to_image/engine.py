@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from editspec.engine.built import BuiltEdit
+from editspec.engine.estimates import Estimate, Overlap
 from editspec.engine.measures import Measures
 from editspec.engine.model_session import ModelSession
 from editspec.engine.opened import OpenedModel
 from editspec.engine.questions import Asked, Question
 from editspec.engine.session import BuildSession
 from editspec.modalities.text_to_image.drawing import EXTRA
+from editspec.modalities.text_to_image.estimate import estimate_edit, find_overlaps
 from editspec.modalities.text_to_image.measures import PromptMeasures
 from editspec.modalities.text_to_image.prompts import find_sample
 from editspec.modalities.text_to_image.questions import ask_about_values
@@ -76,6 +78,19 @@ class TextToImageEngine:
     def question(self, session: BuildSession, asked: Asked) -> Question:
         """Return the question about the values that the layers give for a prompt."""
         return ask_about_values(session, asked)
+
+    def known_sample(self, session: ModelSession) -> PromptSample:
+        """Return the prompts that ``statistics`` names, which are read."""
+        return find_sample(session)
+
+    def estimate(self, session: BuildSession, number: int, *, follows: bool) -> Estimate:
+        """Estimate the cost of edit `number`; no other edit bears on it."""
+        del follows
+        return estimate_edit(session, number)
+
+    def find_overlaps(self, session: BuildSession) -> list[Overlap]:
+        """Find concepts whose keys are nearly parallel."""
+        return find_overlaps(session)
 
     def trace_layers(self, session: BuildSession, number: int) -> CausalTraceResult:
         """Raise a `UsageError`: all layers have the same keys."""

@@ -15,6 +15,9 @@ SLICE, SLICE_OF_A_GPU, TILE = 2**17, 2**25, 128
 The first one stays in the caches of a CPU, the second one fills a GPU.
 """
 
+ROWS = 256
+"""The least number of keys multiplied at a time: each time, all sums are read and written."""
+
 
 @dataclass(frozen=True)
 class SecondMoment:
@@ -74,6 +77,8 @@ class SecondMomentEstimator:
         if weights is not None:
             counting = weights > 0
             rows, weights = rows[counting], weights[counting]
+            if bool((weights == 1).all()):
+                weights = None
         add_outer_products(self.sums[:-1], rows, weights)
         self.sums[-1, 0] += len(rows) if weights is None else weights.sum()
 
@@ -111,7 +116,7 @@ def add_outer_products(total: Tensor, rows: Tensor, weights: Tensor | None = Non
     triangle is not computed. `weights` is [p]; without weights each row counts once.
     """
     numbers = SLICE_OF_A_GPU if rows.is_cuda else SLICE
-    count = max(1, numbers // rows.shape[1])
+    count = max(ROWS, numbers // rows.shape[1])
     room = rows.new_empty(min(count, len(rows)), rows.shape[1], dtype=torch.float64)
     for start in range(0, len(rows), count):
         some = rows[start : start + count]

@@ -27,6 +27,13 @@ On a CPU several batches are computed at once, and smaller ones stay in its cach
 one batch at a time.
 """
 
+SUMS = 4
+"""How many sums of outer products there may be at least for each number of a forward batch.
+
+Of a layer of many features, all sums are written and read once for a batch, which is to be little
+beside the products.
+"""
+
 KEPT_KEYS = 2**24
 """The largest amount of numbers in keys that are cached: 64 MiB in float32."""
 
@@ -44,6 +51,7 @@ def forward_batch(model: Model, layer: str, sample: Sample, compatibility: Compa
     if compatibility.fixed_chunk:
         return compatibility.chunk
     largest = LARGEST_BATCH_OF_A_GPU if model.weight(layer).is_cuda else LARGEST_BATCH
+    largest = max(largest, model.architecture.layers[layer].in_features ** 2 // SUMS)
     numbers = numbers_per_item(model, layer, sample.longest)
     return max(1, min(compatibility.chunk, largest // numbers))
 

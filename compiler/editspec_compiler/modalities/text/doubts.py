@@ -11,6 +11,7 @@ from editspec_compiler.modalities.text.schema import (
     Examined,
     Fact,
     Forget,
+    Mean,
     Paraphrase,
     Prefixes,
     Specificity,
@@ -19,7 +20,12 @@ from editspec_compiler.modalities.text.schema import (
     TextSpec,
     Wanted,
 )
-from editspec_compiler.modalities.text.tokens import TokenError, Tokenizer, split_prompt
+from editspec_compiler.modalities.text.tokens import (
+    TokenError,
+    Tokenizer,
+    find_broken,
+    split_prompt,
+)
 from editspec_compiler.problems import Problem, SpecPath
 from editspec_compiler.validation import fit
 from editspec_runtime.codes import Code
@@ -176,9 +182,8 @@ def find_text_problem(text: str) -> tuple[str, str] | None:
         return "the text begins with a blank of another kind than that between words", hint
     if text.endswith(" "):
         return "the text ends in a blank", "write it without blanks behind it"
-    if "\0" in text:
-        return "the text holds a null character", "leave it out"
-    return None
+    broken = find_broken(text)
+    return None if broken is None else (f"the text holds {broken}", "leave it out")
 
 
 def _longest_before(edit: TextEdit, tokenizer: Tokenizer) -> int:
@@ -194,6 +199,44 @@ def _text_of(source: object) -> str:
     if isinstance(source, Wanted):
         return source.text
     return source.erase.text if isinstance(source, Forget) else ""
+
+
+def source_problems(
+    document: Document, path: SpecPath, edit: TextEdit, tokenizer: Tokenizer
+) -> Iterator[Problem]:
+    """Find other subjects of a source that have no key in the prompt of their fact."""
+    number = path[1]
+    assert isinstance(number, int)
+    for index, side in enumerate(edit.sides):
+        for where, name in _others_of(side.source):
+            fact = Fact(prompt=side.target.prompt, subject=name)
+            place = (*side_path(edit, number, index), "source", *where)
+            try:
+                located = tokenizer.locate(fact)
+            except TokenError as error:
+                yield document.problem(place, error.message, error.hint, code=Code.TOKENS_UNFIT)
+                continue
+            # What is to be forgotten is compared by what follows, and not by a key.
+            if located.place == 0 and isinstance(side.source, Mean):
+                yield document.problem(place, *first_position(name), code=Code.POSITION_FIRST)
+
+
+def _others_of(source: object) -> list[tuple[SpecPath, str]]:
+    """The other subjects that a source names, and their places in it."""
+    if isinstance(source, Mean):
+        return [(("mean", "subjects", n), name) for n, name in enumerate(source.mean.subjects)]
+    if isinstance(source, Forget):
+        return [(("erase", "subjects", n), name) for n, name in enumerate(source.erase.subjects)]
+    return []
+
+
+def first_position(subject: str) -> tuple[str, str]:
+    """Say that a subject ends in the first token of a text: a message and a hint."""
+    message = (
+        f"the subject {subject} ends in the first token of the text, whose key is nearly the same "
+        "for every text: the edit would change all of them"
+    )
+    return message, "write bos: true under model, or a prompt with words before the subject"
 
 
 def token_problems(
@@ -249,7 +292,9 @@ def corpus_problem(
     if found >= statistics.tokens or (found and statistics.documents is not None):
         return None
     message = f"{statistics.corpus} has {found} tokens, and {statistics.tokens} are asked for"
-    hint = f"write tokens: {found} under statistics, or give more text" if found else "give a text"
+    hint = f"write tokens: {found} under statistics, or give more text"
+    if found <= len(lines):  # of empty lines, too
+        hint = "give a text"
     return document.problem(path, message, hint, code=Code.CORPUS_UNFIT)
 
 

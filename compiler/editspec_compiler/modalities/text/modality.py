@@ -15,10 +15,12 @@ from editspec_compiler.modalities.text.doubts import (
     corpus_problem,
     edited_neighbours,
     find_text_problem,
+    first_position,
     length_problems,
     other_length_problems,
     prompt_problems,
     sample_problems,
+    source_problems,
     token_problems,
 )
 from editspec_compiler.modalities.text.schema import (
@@ -46,7 +48,7 @@ from editspec_compiler.modalities.text.tokens import (
     open_tokenizer,
     split_prompt,
 )
-from editspec_compiler.problems import Problem, SpecPath
+from editspec_compiler.problems import Problem, SpecPath, visible
 from editspec_compiler.registry import EditFacts, Surroundings
 from editspec_compiler.schema import AnySpec, Check
 from editspec_compiler.validation import fit
@@ -143,7 +145,8 @@ class TextModality:
             pieces = tokenizer.pieces(located.tokens)
             keys.append(_key_facts(side.target, located, pieces))
             pieces[located.place] = f"[{pieces[located.place]}]"
-            lines.append(f"the key is the token in brackets: {'|'.join(pieces)}")
+            shown = "|".join(map(visible, pieces))
+            lines.append(f"the key is the token in brackets: {shown}")
         more = len(lines) - SHOWN_KEYS
         if more > 0:
             lines = [*lines[:SHOWN_KEYS], f"and {more} more"]
@@ -209,6 +212,7 @@ def _doubts(
         return  # which is an error of its own
     context = architecture.details["context"]
     yield from token_problems(document, path, edit, tokenizer)
+    yield from source_problems(document, path, edit, tokenizer)
     yield from length_problems(document, path, edit, tokenizer, context)
     yield from other_length_problems(document, path, edit, tokenizer, context)
     yield from sample_problems(document, statistics, layer, edit)
@@ -246,11 +250,7 @@ def _place_problems(path: SpecPath, fact: Fact, surroundings: Surroundings) -> I
         hint = f"leave it out of the prompt, or write {BLANK} in its place"
         yield document.problem(path, message, hint, code=Code.PROMPT_UNFIT, warning=True)
     if located.place == 0:
-        message = (
-            f"the subject {fact.subject} ends in the first token of the text, whose key is nearly "
-            "the same for every text: the edit would change all of them"
-        )
-        hint = "write bos: true under model, or a prompt with words before the subject"
+        message, hint = first_position(fact.subject)
         yield document.problem(path, message, hint, code=Code.POSITION_FIRST)
     details = {} if surroundings.architecture is None else surroundings.architecture.details
     rows = details.get("embeddings")

@@ -155,10 +155,14 @@ class Examined(Part):
 
     id: str | None = Field(None, description="What reports call it. Default: its prompt.")
     paraphrases: list[Prompt] | None = Field(
-        None, description="Other prompts with {} that ask for the same."
+        None,
+        description='Other prompts with {} that ask for the same; in a table as ["…", "…"].',
     )
     neighbours: list[Subject] | None = Field(
-        None, description="Other subjects of the prompt, whose answers must stay."
+        None,
+        description=(
+            'Other subjects of the prompt, whose answers must stay; in a table as ["…", "…"].'
+        ),
     )
 
 

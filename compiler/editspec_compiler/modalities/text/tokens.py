@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from editspec_compiler.modalities.text.schema import BLANK, Fact
+from editspec_compiler.token_bytes import BROKEN, bytes_of, show_pieces
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import FileError, UsageError
 from editspec_runtime.io.extra_registry import load_extra
@@ -23,6 +24,9 @@ OLDER = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model")
 
 NAMED_BLANK = re.compile(r"\{[^{}]*\}|\[[A-Za-z_ ]+\]|<[A-Za-z_ ]+>|%s")
 """What other programs write where a subject stands."""
+
+DOUBLED = f"{{{BLANK}}}"
+"""What templates of other programs write where a subject stands, or where braces are meant."""
 
 
 class TokenError(UsageError):
@@ -109,12 +113,39 @@ class Tokenizer:
         return [(*self.head, *each.ids) for each in found]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Decode tokens to a text, without those that are no text."""
-        return str(self._own.decode(list(tokens), skip_special_tokens=True))
+        """Decode tokens to a text, without those that are no text.
+
+        Bytes that are no whole character are shown by their numbers, such as ``<E2>``.
+        """
+        found = str(self._own.decode(list(tokens)))
+        if BROKEN not in found:
+            return found
+        (shown,) = show_pieces([b"".join(map(self._bytes_of, tokens))])
+        # Some tokenizers leave out the blank before a text.
+        return shown if found[0].isspace() else shown.lstrip(" ")
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """The text of each token by itself."""
-        return [str(self._own.decode([token], skip_special_tokens=False)) for token in tokens]
+        """The text of each token by itself.
+
+        A character of several tokens stands at the last of them, and what the others have of it is
+        shown as bytes.
+        """
+        own = self._own
+        plain = [str(own.decode([token], skip_special_tokens=False)) for token in tokens]
+        if not any(BROKEN in piece for piece in plain):
+            return plain
+        parts = []
+        for token, piece in zip(tokens, plain, strict=True):
+            parts.append(self._bytes_of(token) if BROKEN in piece else piece.encode())
+        return show_pieces(parts)
+
+    def _bytes_of(self, token: int) -> bytes:
+        """The bytes of a token, with a blank that it begins with; none of one that is no text."""
+        own = self._own
+        once, twice = (str(own.decode([token] * times)) for times in (1, 2))
+        if BROKEN not in once:
+            return twice[len(once) :].encode()
+        return bytes_of(str(own.id_to_token(token))) or once.encode()
 
     def locate(self, fact: Fact, before: str = "") -> Located:
         """Locate the key of a fact behind a text `before` its prompt.
@@ -184,6 +215,13 @@ def spaced(text: str) -> str:
     return text if text[:1].isspace() else f" {text}"
 
 
+def find_broken(text: str) -> str | None:
+    """Find a character that no text has, in words; None where there is none."""
+    if "\0" in text:
+        return "a null character"
+    return "a character that was broken when it was stored" if BROKEN in text else None
+
+
 def split_prompt(fact: Fact) -> tuple[str, str]:
     """The texts before and behind the subject.
 
@@ -197,6 +235,7 @@ def split_prompt(fact: Fact) -> tuple[str, str]:
             "of them.",
             "Write it without them.",
         )
+    _require_whole(fact)
     count = fact.prompt.count(BLANK)
     if count == 1:
         head, _, tail = fact.prompt.partition(BLANK)
@@ -216,6 +255,19 @@ def split_prompt(fact: Fact) -> tuple[str, str]:
     elif times:
         hint = f"Write {BLANK} where the subject stands, which the prompt holds {times} times."
     raise TokenError(f"The prompt has no {BLANK} for the subject.", hint)
+
+
+def _require_whole(fact: Fact) -> None:
+    """Raise a `TokenError` where prompt or subject hold what was not meant to be text."""
+    for name, text in (("prompt", fact.prompt), ("subject", fact.subject)):
+        broken = find_broken(text)
+        if broken is not None:
+            raise TokenError(f"The {name} holds {broken}.", "Write it anew, in UTF-8.")
+    if DOUBLED in fact.prompt:
+        raise TokenError(
+            f"The prompt has {DOUBLED}, of which the outer braces would stay in the text.",
+            f"Write {BLANK} in its place.",
+        )
 
 
 def blanked(fact: Fact) -> str:

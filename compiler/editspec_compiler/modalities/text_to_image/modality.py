@@ -29,7 +29,7 @@ from editspec_compiler.modalities.text_to_image.tokens import (
     PromptTokenizer,
     open_tokenizer,
 )
-from editspec_compiler.problems import Problem, SpecPath
+from editspec_compiler.problems import Problem, SpecPath, visible
 from editspec_compiler.registry import EditFacts, Surroundings
 from editspec_compiler.schema import AnySpec, Check
 from editspec_compiler.validation import fit
@@ -62,6 +62,7 @@ class TextToImageModality:
         for number, edit in enumerate(prompts.edits):
             yield from _field_problems(document, number, edit)
             yield from _prompt_problems(document, number, edit)
+        yield from _repeated_concepts(document, prompts.edits)
         yield from _check_problems(document, prompts.checks)
 
     def references(self, item: Item, surroundings: Surroundings) -> Iterator[Problem]:
@@ -125,7 +126,7 @@ TEXT_TO_IMAGE = TextToImageModality()
 def _facts(prompt: EncodedPrompt, places: list[int]) -> dict[str, Any]:
     return {
         "prompt": prompt.text,
-        "tokens": list(prompt.pieces),
+        "tokens": list(prompt.shown),
         "positions": [place for place in places if place < len(prompt.pieces)],
         "padding": sum(place >= len(prompt.pieces) for place in places),
     }
@@ -133,7 +134,7 @@ def _facts(prompt: EncodedPrompt, places: list[int]) -> dict[str, Any]:
 
 def _show(prompt: EncodedPrompt, places: list[int]) -> str:
     shown = []
-    for place, piece in enumerate(prompt.pieces):
+    for place, piece in enumerate(map(visible, prompt.shown)):
         shown.append(f"[{piece}]" if place in places else piece)
     padding = sum(place >= len(prompt.pieces) for place in places)
     if padding:
@@ -235,6 +236,30 @@ def _prompt_problems(document: Document, number: int, edit: ConceptEdit) -> Iter
             message = f'"{kept.prompt}" is edited, and is to stay as it is'
             hint = "leave it out of preserve"
             yield document.problem(path, message, hint, code=Code.PROMPT_PRESERVED)
+
+
+def _repeated_concepts(document: Document, edits: list[ConceptEdit]) -> Iterator[Problem]:
+    """Find concepts that an earlier edit of the same layers has edited, alike or otherwise."""
+    first: dict[tuple[object, ...], tuple[int, Source]] = {}
+    for number, edit in enumerate(edits):
+        own: dict[tuple[object, ...], tuple[int, Source]] = {}
+        for index, side in enumerate(edit.sides):
+            concept = (_plain(side.target.prompt), side.target.tokens, *edit.layer_names)
+            own.setdefault(concept, (number, side.source))
+            if concept not in first:
+                continue
+            path: SpecPath = ("edits", number)
+            if edit.pairs is not None:
+                path = (*path, "pairs", index)
+            earlier, source = first[concept]
+            message = f'"{side.target.prompt}" is edited by edits[{earlier}] already'
+            code = Code.FACT_TWICE
+            if source != side.source:
+                message = f"{message}, with another source"
+                code = Code.FACT_CONTRADICTED
+            hint = "leave one of them out"
+            yield document.problem(path, message, hint, code=code, warning=True)
+        first |= own
 
 
 def _plain(text: str) -> str:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from editspec_compiler.token_bytes import show_written
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import FileError, UsageError
 from editspec_runtime.io.extra_registry import load_extra
@@ -46,7 +47,7 @@ class EncodedPrompt:
     own
         The tokens of the first one without padding: begin, content, end.
     pieces
-        The texts of these.
+        These as the vocabulary writes them, without its marks of the ends of words.
     window
         The number of tokens with padding.
     """
@@ -56,6 +57,11 @@ class EncodedPrompt:
     own: tuple[int, ...]
     pieces: tuple[str, ...]
     window: int
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The pieces for people: characters in the place of bytes, where they are whole."""
+        return show_written(self.pieces)
 
     @property
     def content(self) -> range:

@@ -186,7 +186,7 @@ def _line(
     except PromptError as error:
         return TokenLine(place, trouble=f"{error.message} {error.hint}")
     within = tuple(each for each in marked if each < len(prompt.pieces))
-    return TokenLine(place, prompt.pieces, within, len(marked) - len(within))
+    return TokenLine(place, prompt.shown, within, len(marked) - len(within))
 
 
 def _fits(tokenizer: PromptTokenizer, text: str) -> bool:

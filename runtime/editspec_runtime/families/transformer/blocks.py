@@ -20,8 +20,14 @@ from editspec_runtime.families.transformer.config import Rotary, TransformerConf
 from editspec_runtime.io.lazy_tensors import LazyTensors
 from editspec_runtime.io.weights import Weights
 
+
+def _silu(x: Tensor) -> Tensor:
+    """Compute SiLU, in the place of its input where no gradient needs that."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
+    "silu": _silu,
     "gelu": F.gelu,
     "gelu-tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
@@ -71,11 +77,18 @@ class Stream:
         return self._masks[window]
 
     def turns(self, rotary: Rotary, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the angles of each position, [n, 1, positions, size / 2]."""
+        """Cosines and sines of the angles of each position.
+
+        The cosine of a pair stands at both of its features, [n, 1, positions, size]; the sines are
+        [n, 1, positions, size / 2].
+        """
         if rotary not in self._turns:
             angles = self.places[..., None].double() * _frequencies(rotary).to(self.places.device)
             cosines, sines = angles.cos().to(like), angles.sin().to(like)
-            self._turns[rotary] = cosines[:, None], sines[:, None]
+            both = torch.cat([cosines, cosines], -1)
+            for features in _pairs(rotary):
+                both[..., features] = cosines
+            self._turns[rotary] = both[:, None], sines[:, None]
         return self._turns[rotary]
 
 
@@ -93,21 +106,50 @@ def _frequencies(rotary: Rotary) -> Tensor:
     return frequencies * (share + (1 - share) / factor)
 
 
+def _pairs(rotary: Rotary) -> tuple[slice, slice]:
+    """The features that turn with each other: the first and the second of each pair."""
+    if rotary.interleaved:
+        return slice(0, rotary.size, 2), slice(1, rotary.size, 2)
+    half = rotary.size // 2
+    return slice(0, half), slice(half, rotary.size)
+
+
 def _turn(x: Tensor, rotary: Rotary, turns: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the first features of queries or keys [n, heads, positions, head_size]."""
     cosines, sines = turns
-    turned, rest = x[..., : rotary.size], x[..., rotary.size :]
-    if rotary.interleaved:
-        first, second = turned[..., 0::2], turned[..., 1::2]
-    else:
-        first, second = turned.chunk(2, -1)
-    one = first * cosines - second * sines
-    two = second * cosines + first * sines
-    if rotary.interleaved:
-        found = torch.stack([one, two], -1).flatten(-2)
-    else:
-        found = torch.cat([one, two], -1)
-    return torch.cat([found, rest], -1)
+    first, second = _pairs(rotary)
+    turned = x[..., : rotary.size] * cosines
+    turned[..., first].addcmul_(x[..., second], sines, value=-1)
+    turned[..., second].addcmul_(x[..., first], sines)
+    if rotary.size == x.shape[-1]:
+        return turned
+    return torch.cat([turned, x[..., rotary.size :]], -1)
+
+
+def _attend(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float, cap: float | None
+) -> Tensor:
+    """Mix values by how their keys match queries, [n, heads, positions, head_size].
+
+    Keys and values are those of groups of heads. A `cap` bounds how well they match.
+    """
+    # On a GPU the way back through the fused operator may add up in any order.
+    if cap is None and queries.device.type == "cpu":
+        return F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, scale=scale, enable_gqa=True
+        )
+    repeats = queries.shape[1] // keys.shape[1]
+    if repeats > 1:
+        keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
+    scores = (queries * scale) @ keys.mT
+    if cap is not None:
+        scores = cap * (scores / cap).tanh()
+    return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ values
+
+
+def _multiply(one: Tensor, other: Tensor) -> Tensor:
+    """Multiply two tensors, in the place of the first where no gradient needs it."""
+    return one * other if torch.is_grad_enabled() else one.mul_(other)
 
 
 @dataclass(frozen=True)
@@ -185,7 +227,7 @@ class Blocks:
         up = self._linear(layout.part("", block, layout.up), normed)
         if layout.gate:
             gate = self._linear(layout.part("", block, layout.gate), normed)
-            return activate(gate) * up, mid
+            return _multiply(activate(gate), up), mid
         return activate(up), mid
 
     def memory(self, block: int, key: Tensor) -> Tensor:
@@ -223,16 +265,10 @@ class Blocks:
             keys, values = torch.cat([before, keys], 2), torch.cat([held, values], 2)
         if stream.kept is not None:
             stream.kept[block] = keys, values
-        if config.groups != config.heads:
-            repeats = config.heads // config.groups
-            keys = keys.repeat_interleave(repeats, 1)
-            values = values.repeat_interleave(repeats, 1)
-        scores = (queries * config.attention_scale) @ keys.mT
-        if config.attention_cap is not None:
-            scores = config.attention_cap * (scores / config.attention_cap).tanh()
-        scores = scores.masked_fill(~stream.mask(config.windows[block]), -torch.inf)
-        found = (scores.softmax(-1) @ values).transpose(1, 2).flatten(2)
-        return self._linear(config.layout.part("", block, config.layout.attention_out), found)
+        mask = stream.mask(config.windows[block])
+        found = _attend(queries, keys, values, mask, config.attention_scale, config.attention_cap)
+        name = config.layout.part("", block, config.layout.attention_out)
+        return self._linear(name, found.transpose(1, 2).flatten(2))
 
     def _project(self, block: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [n, heads, positions, head_size], and keys and values of the groups."""
@@ -274,5 +310,5 @@ class Blocks:
         if not self.config.rms:
             bias = self.weights.get(f"{self.base}{name}.bias")
             return F.layer_norm(x, weight.shape, weight, bias, epsilon)
-        normed = x * (x.square().mean(-1, keepdim=True) + epsilon).rsqrt()
-        return normed * (weight + self.config.norm_shift)
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
+        return _multiply(x * (square + epsilon).rsqrt(), weight + self.config.norm_shift)

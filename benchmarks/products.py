@@ -1,0 +1,40 @@
+"""The share of the time of a second moment that is spent in products of matrices."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from editspec.engine.session import BuildSession
+from editspec_runtime.core.progress import no_progress
+from editspec_runtime.io.cache import Cache
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
+"""The operators that multiply matrices: those of the forward pass, and k k^T."""
+
+ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
+"""Two products with the softmax between them, as one operator."""
+
+
+def measure_products(spec: Path, layer: str) -> dict[str, float]:
+    """Measure C of a layer by a profiler, on one thread, with a cache of its own.
+
+    Its time is all from the sample to C: products, what else the layers compute, what is read from
+    files, and Python between. The sample itself is a corpus, which is read before.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        session = BuildSession.of(spec, "cpu", no_progress, cache=Cache(Path(folder)))
+        model = session.current_model()
+        session.sample(model)
+        with torch.profiler.profile() as profiler:
+            begun = time.perf_counter()
+            session.moment(model, layer)
+            took = time.perf_counter() - begun
+    spent = {event.key: event.self_cpu_time_total / 1e6 for event in profiler.key_averages()}
+    products = sum(spent.get(name, 0.0) for name in PRODUCTS)
+    attention = spent.get(ATTENTION, 0.0)
+    return {"seconds": took, "products": products / took, "attention": attention / took}
