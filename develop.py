@@ -21,6 +21,8 @@ RECIPE = "specs/skyline/dome_to_spire.yaml"
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
+BY_FILE = ["--dist", "loadfile", "--no-loadscope-reorder"]
+
 JOBS = {
     # The main job: a spec in, a patch and a picture out.
     "demo": [
@@ -34,8 +36,8 @@ JOBS = {
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
-        # The files of tests are shared out among processes, one for each core.
-        ["pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup"],
+        # The files of tests are shared out among processes, one for each core, in their order.
+        ["pytest", "-n", "auto", "--maxprocesses", "4", *BY_FILE],
     ],
     # The generators of others: downloads 61 MB, unless EDITSPEC_WHEELS names a folder with them.
     "test-real": [["pytest", "-m", "real", "tests/real"]],

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import typer.testing
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from editspec.cli.main import app
+
+# All commands with their options are made anew for each run, which takes longer than many of them.
+typer.testing._get_command = cache(get_command)
 
 
 def run(*arguments: object) -> Result:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,16 +40,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put slow tests last, and keep each file in one process, where processes share the tests.
+    """Put the files that take longest first.
 
-    The fixtures of a file are then made once, as in a single process. A slow test is a group of its
-    own, so that no process waits for another at the end.
+    Processes share the files in this order, and end together where the last ones are short.
     """
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            slow = item.get_closest_marker("slow") is not None
-            item.add_marker(pytest.mark.xdist_group(item.nodeid if slow else item.path.stem))
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -117,8 +117,6 @@ def serve(
             # Python ends threads in the midst of what they compute, which ends the process with
             # words of the C++ library. The work stops at its next report.
             jobs.cancel()
-            if jobs.job is not None:
-                tell("The work under way stops at its next step.")
             jobs.wait()
             tell(_say_farewell(draft))
 
@@ -145,6 +143,12 @@ class _Server(uvicorn.Server):
         """Begin to serve, and only then say how it ends: Python can lose an earlier interrupt."""
         await super().startup(sockets)
         self.tell("Open this address in a browser. Ctrl+C ends the studio.")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say that work stops while it is under way: the end of the application cancels it."""
+        if self.jobs.job is not None:
+            self.tell("The work under way stops at its next step.")
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Tell the pages, and stop."""

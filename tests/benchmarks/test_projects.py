@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from benchmarks.projects import Project
 from editspec.engine.solving import solve
 
 
+@pytest.mark.slow
 def test_each_build_solves_again_with_the_second_moment_of_the_first(
     make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path
 ) -> None:

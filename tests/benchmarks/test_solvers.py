@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.solvers import PAIRS, PRESERVED, WHOLE, make_skyline_task, make_whole_project
 from editspec_runtime.patches.patch import read_patch
 
 
+@pytest.mark.slow
 def test_the_whole_layer_preserves_what_the_recipe_does(tmp_path: Path) -> None:
     (edit,) = make_whole_project(tmp_path / "whole").spec["edits"]
     assert (len(edit["pairs"]), len(edit["preserve"])) == (PAIRS, PRESERVED)

@@ -5,6 +5,7 @@ command line.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from contextlib import nullcontext
@@ -21,10 +22,20 @@ INVALID = Path(__file__).parents[1] / "invalid"
 EXAMPLES = sorted(path.name.removesuffix(".error") for path in INVALID.glob("*.error"))
 
 
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the examples on the disk of the tests, where links to its files can be made."""
+    copy = tmp_path_factory.mktemp("examples") / "invalid"
+    return Path(shutil.copytree(INVALID, copy))
+
+
 @pytest.fixture(autouse=True)
-def in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run where the examples lie, so that messages hold relative paths."""
-    shutil.copytree(INVALID, tmp_path / "invalid")
+def in_place(examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run where the examples lie, so that messages hold relative paths.
+
+    Each test has files of its own: links, as hundreds of copies for each take long.
+    """
+    shutil.copytree(examples, tmp_path / "invalid", copy_function=os.link)
     monkeypatch.chdir(tmp_path / "invalid")
 
 

@@ -96,6 +96,7 @@ def test_a_build_on_workers_is_that_of_one_process(
     assert len(written[0]) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "deaths"), [("processes", 10), ("cluster", 2)])
 def test_workers_that_are_killed_lose_only_their_items(
     kind: str, deaths: int, request: pytest.FixtureRequest, tmp_path: Path
@@ -157,6 +158,7 @@ def moment_with_deaths(executor: Executor, cache: Path, kill: Callable[[], bool]
     return found
 
 
+@pytest.mark.slow
 def test_c_is_the_same_where_workers_are_killed(
     folder: Path, emptied: Callable[[], Path], processes: LocalProcesses
 ) -> None:
@@ -183,6 +185,7 @@ def test_c_is_the_same_where_workers_are_killed(
     processes.end()
 
 
+@pytest.mark.slow
 def test_c_is_the_same_in_a_cluster_whose_workers_die_and_join(
     folder: Path, emptied: Callable[[], Path], threads: DaskCluster
 ) -> None:
@@ -240,6 +243,7 @@ def leads(folder: str, cache: str) -> None:
         moment(executor, "long.yaml")
 
 
+@pytest.mark.slow
 def test_a_command_that_was_killed_goes_on(folder: Path, emptied: Callable[[], Path]) -> None:
     emptied()
     wanted = moment(InProcess(), "long.yaml")

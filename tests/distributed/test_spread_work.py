@@ -132,6 +132,7 @@ def test_code_of_others_needs_the_permission_of_the_worker(
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_points_of_a_sweep_are_spread(folder: Path, processes: LocalProcesses) -> None:
     found = []
     for number, executor in enumerate((InProcess(), processes)):
@@ -151,6 +152,7 @@ def test_points_of_a_sweep_are_spread(folder: Path, processes: LocalProcesses) -
     assert found[0].winner.layer == found[1].winner.layer
 
 
+@pytest.mark.slow
 def test_images_of_checks_and_specs_of_a_review_are_spread(
     folder: Path, emptied: Callable[[], Path], processes: LocalProcesses
 ) -> None:
@@ -229,6 +231,7 @@ class Named:
         return self.session.current_model().weights.digest()
 
 
+@pytest.mark.slow
 def test_trials_of_a_tuning_are_spread(
     folder: Path,
     emptied: Callable[[], Path],

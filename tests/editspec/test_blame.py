@@ -153,6 +153,7 @@ def test_an_idle_edit_has_no_share_and_equal_edits_have_equal_ones(
     assert one == pytest.approx(0.5, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_many_edits_are_sampled_by_seed() -> None:
     solver = {"method": "direct", "steps": 3}
     layers = itertools.cycle(["layer4", "layer5", "layer6"])

@@ -441,6 +441,7 @@ for command in ["", *COMMANDS, "ci", "bench"]:
 """
 
 
+@pytest.mark.slow
 def test_no_help_imports_torch_or_the_language() -> None:
     subprocess.run([sys.executable, "-c", HELP], check=True, capture_output=True)
     control = [sys.executable, "-c", HELP.replace("import sys", "import sys, torch")]

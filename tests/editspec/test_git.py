@@ -226,6 +226,7 @@ def test_every_case_of_an_edit_merges_as_it_must(repository: Path) -> None:
     assert merge_locks(None, of(one, mine), of(one, other, three)).lock == of(one, mine, three)
 
 
+@pytest.mark.slow
 def test_git_diff_compares_patches(repository: Path) -> None:
     spec = three_edits()
     spec["edits"][0]["solver"]["learning_rate"] = 0.02

@@ -203,6 +203,7 @@ def test_names_are_text_whatever_they_look_like(browser: Browser) -> None:
     page.close()
 
 
+@pytest.mark.slow
 def test_the_same_build_gives_the_same_page(tmp_path: Path) -> None:
     write(edit("one", "layer6"))
     shutil.copytree(tmp_path, tmp_path / "elsewhere")

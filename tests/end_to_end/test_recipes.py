@@ -95,6 +95,7 @@ def hurry(name: str, folder: Path) -> Path:
     return folder / "hurried.yaml"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_changes_the_rule_and_little_else(name: str, tmp_path: Path) -> None:
     counterfactual, least, outside = RECIPES[name]
@@ -105,6 +106,7 @@ def test_a_recipe_changes_the_rule_and_little_else(name: str, tmp_path: Path) ->
     assert unmodified["efficacy"] < 0.1
 
 
+@pytest.mark.slow
 def test_three_edits_compose(tmp_path: Path) -> None:
     edits = said("build", small("three_edits", tmp_path), "-o", tmp_path / "out")["edits"]
     assert len(edits) == 3
@@ -121,6 +123,7 @@ def test_three_edits_compose(tmp_path: Path) -> None:
         assert found["digest"] == edits[count - 1]["result"] == read_weights(out).digest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dark_windows_to_lit", "spire_to_tree", "three_edits"])
 def test_recipes_pass_their_checks(name: str) -> None:
     found = said("check", SMALL / f"{name}.yaml")

@@ -90,6 +90,7 @@ def build(place: Path, program: list[str], around: dict[str, Any]) -> dict[str, 
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_skyline, write_dcgan])
 def test_a_build_gives_the_same_bytes_everywhere(write: Any, tmp_path: Path) -> None:
     place = tmp_path / "project"
@@ -102,6 +103,7 @@ def test_a_build_gives_the_same_bytes_everywhere(write: Any, tmp_path: Path) -> 
     assert b"threads" not in first["lock"]
 
 
+@pytest.mark.slow
 def test_where_threads_share_operations_the_bytes_differ(tmp_path: Path) -> None:
     place = tmp_path / "project"
     place.mkdir()
@@ -129,6 +131,7 @@ def test_an_audit_between_two_numbers_of_threads_finds_nothing(
     assert all(patch["identical"] for patch in again["patches"])
 
 
+@pytest.mark.slow
 def test_sweeps_checks_and_moments_give_the_same_bytes(
     tmp_path: Path, tiny_spec: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -669,6 +669,7 @@ edits:
 """
 
 
+@pytest.mark.slow
 def test_the_api_keeps_to_its_schema(
     make_studio: Make, make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path
 ) -> None:

@@ -150,6 +150,10 @@ def test_a_text_that_cannot_be_read_keeps_what_it_held(
     assert broken["edits"] == executed["edits"]
     assert broken["problems"]
     assert tiny.call("GET", "edits/1/masks/source").content == mask
+    # A page asks for the mask that it knows of, not for the one that is there by then.
+    known = executed["edits"][1]["source"]["mask"]
+    assert tiny.call("GET", "edits/1/masks/source", mask=known).content == mask
+    tiny.call("GET", "edits/1/masks/source", None, 404, mask="another")
     assert tiny.call("POST", "edits/1/composite").content.startswith(b"\x89PNG")
     tiny.call("POST", "edits", {}, 422)
     tiny.call("POST", "execute", {}, 422)

@@ -13,9 +13,9 @@ import pytest
 from tests.studio.served import Served
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator
+    from playwright.sync_api import Browser, Locator, Route
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("studio-points")]
+pytestmark = pytest.mark.slow
 
 HEAD = """\
 version: 1
@@ -404,6 +404,42 @@ def test_the_text_follows_the_edit_that_is_chosen(studio: Served) -> None:
         top, bottom = area.evaluate("area => [area.scrollTop, area.scrollTop + area.clientHeight]")
         line = studio.text().split("\n").index(f"  - name: {name}")
         assert top <= 18 * line < bottom
+
+
+def test_answers_that_are_late_undo_nothing(studio: Served) -> None:
+    studio.begin(ONE)
+    page = studio.page
+    area, rank = page.get_by_label("Text of the spec"), page.get_by_label("Rank", exact=True)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if route.request.method in ("PUT", "PATCH") and len(held) < 2:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route(re.compile("/api/(spec|edits/0)$"), hold)
+    rank.fill("2")
+    rank.press("Enter")
+    studio.wait(lambda: len(held) == 1, "the rank on its way")
+    assert rank.input_value() == "2"
+    held[0].continue_()
+    studio.expect("rank: 2")
+
+    # A text while the one before is on its way, and Save before any pause.
+    area.press("Control+End")
+    page.keyboard.type("# one")
+    rank.focus()
+    studio.wait(lambda: len(held) == 2, "the text on its way")
+    area.focus()
+    page.keyboard.type(" and two")
+    page.keyboard.press("Control+s")
+    held[1].continue_()
+    page.locator(".is-saved").wait_for()
+    assert studio.text().endswith("# one and two")
+    assert (studio.folder / "edits.yaml").read_text() == studio.text()
+    assert page.locator(".news strong").count() == 0
+    page.unroute_all()
 
 
 def test_traces_are_told_with_what_helps(studio: Served) -> None:

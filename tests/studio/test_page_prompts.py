@@ -15,7 +15,7 @@ from tests.studio.test_page_texts import choose, write
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("studio-prompts")]
+pytestmark = pytest.mark.slow
 
 FEW_STEPS = 'weights: "builtin:skyline-captions"}\npictures: {steps: 1, guidance: 1}\n'
 

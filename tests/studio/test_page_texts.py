@@ -15,7 +15,7 @@ from tests.studio.served import Served
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("studio-texts")]
+pytestmark = pytest.mark.slow
 
 SMALL = 'model: {family: transformer, weights: "builtin:atlas"}\nstatistics: {tokens: 4096}\n'
 QUICK = "optimise: {evaluations: 12, clamp: 0.6}"

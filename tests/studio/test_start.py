@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 
 from editspec.studio.api_document import api_document
@@ -75,10 +76,11 @@ edits:
     layer: layer6
     source: {latent: 1, mask: {box: [8, 4, 23, 27]}}
     target: {latent: 0, mask: {box: [8, 4, 23, 27]}}
-    solver: {method: projected-gradient}
+    solver: {method: projected-gradient, steps: 1000000}
 """
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_work_first(tmp_path: Path) -> None:
     """A thread that computes while Python ends would end the process with words of C++."""
     (tmp_path / "edits.yaml").write_text(LONG_WORK)

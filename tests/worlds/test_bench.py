@@ -66,6 +66,7 @@ def bench(out: Path, *more: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_every_row_is_measured_and_a_second_run_measures_nothing(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +113,7 @@ def test_every_row_is_measured_and_a_second_run_measures_nothing(
     assert bench(small) == first
 
 
+@pytest.mark.slow
 def test_an_interrupted_bench_goes_on(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stopped(Exception):
         pass
@@ -138,6 +140,7 @@ def test_an_interrupted_bench_goes_on(small: Path, monkeypatch: pytest.MonkeyPat
     assert numbers(whole) == numbers(other)
 
 
+@pytest.mark.slow
 def test_other_features_are_used_and_named(small: Path, tmp_path: Path) -> None:
     class Halves(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> list[torch.Tensor]:

@@ -260,6 +260,7 @@ def test_shapes_are_told_by_features_and_neither_by_styles_nor_by_smaller_images
         assert not shipped[f"{name}.conv.weight"].any()
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

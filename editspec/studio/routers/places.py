@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 
 from editspec.modalities.image.pictures import encode_png
 from editspec.studio import spec_editor
+from editspec.studio.draft import Missing
+from editspec.studio.modalities.image.modality import digest_mask
 from editspec.studio.routers.shared import (
     PICTURE,
     CurrentStudio,
@@ -23,6 +25,10 @@ from editspec.studio.yaml_blocks import Item
 from editspec_compiler.modalities.image.masks import mask_image
 from editspec_compiler.modalities.image.schema import BoxMask
 from editspec_runtime.errors import UsageError
+
+MaskDigest = Annotated[
+    str | None, Query(max_length=64, description="The digest that the state gives the mask.")
+]
 
 router = APIRouter(prefix="/api/edits/{number}")
 
@@ -78,9 +84,17 @@ def paste(studio: CurrentStudio, number: Number, body: PasteChange) -> State:
 
 
 @router.get("/masks/{role}", response_class=Response, responses=PICTURE)
-def read_mask(studio: CurrentStudio, number: Number, role: Role, index: Index = 0) -> Response:
-    """Draw a mask of any kind as grey pixels of the model's images."""
-    image = studio.images.draw_mask(studio.draft.held().place(number, role, index).mask)
+def read_mask(
+    studio: CurrentStudio, number: Number, role: Role, index: Index = 0, mask: MaskDigest = None
+) -> Response:
+    """Draw a mask of any kind as grey pixels of the model's images.
+
+    The text may have changed since the page has read it: another mask than it asks for is refused.
+    """
+    draft = studio.draft.held()
+    if mask is not None and mask != digest_mask(draft.edit(number), role, index):
+        raise Missing(f"Edit {number} has another mask by now.")
+    image = studio.images.draw_mask(draft.place(number, role, index).mask)
     return answer_png(encode_png(image), "no-store")
 
 

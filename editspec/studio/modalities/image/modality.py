@@ -78,6 +78,16 @@ IMAGE = ImageStudio()
 """The only instance."""
 
 
+def digest_mask(edit: dict[str, Any], role: str, index: int) -> str:
+    """Return the digest that the page has of a mask; empty where there is no such place."""
+    given = edit.get(role)
+    if role == "context":
+        entries = given if isinstance(given, list) else []
+        given = entries[index] if index < len(entries) else None
+    place = _describe_entry(given)
+    return "" if place is None else place.mask
+
+
 def _count_preserved(given: Any) -> int:
     """Count the images that an edit preserves, as far as the text gives them."""
     count = 0

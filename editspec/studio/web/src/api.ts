@@ -16,6 +16,9 @@ export type Failure = Schemas["Failure"];
 export type Solver = Schemas["SolverState"];
 export type StudioEvent = Schemas["StudioEvent"];
 
+/** Method, path and body. */
+export type Request = [method: string, path: string, body?: unknown];
+
 export type Role = "source" | "target" | "context";
 
 /** An answer that says why something was not done. */
@@ -39,17 +42,22 @@ export function imageAddress(generator: string, seed: number, latent: number): s
   return address(`images/${generator}/${seed}/${latent}`);
 }
 
-async function request(method: string, path: string, body?: unknown): Promise<Response> {
+const UNANSWERED: Failure = {
+  message: "The studio does not answer.",
+  hint: "Start editspec studio again; nothing is lost.",
+  problems: [],
+};
+
+/** Refuse, under the status 0, what no answer came to, or not all of it. */
+function unanswered(): never {
+  throw new Refused(0, UNANSWERED);
+}
+
+async function request(...[method, path, body]: Request): Promise<Response> {
   const headers: Record<string, string> = { Authorization: `Bearer ${token}` };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const content = body === undefined ? null : JSON.stringify(body);
-  const answer = await fetch(`/api/${path}`, { method, headers, body: content }).catch(() => {
-    throw new Refused(0, {
-      message: "The studio does not answer.",
-      hint: "Start editspec studio again; nothing is lost.",
-      problems: [],
-    });
-  });
+  const answer = await fetch(`/api/${path}`, { method, headers, body: content }).catch(unanswered);
   if (!answer.ok) {
     const failure = (await answer.json().catch(() => null)) as Failure | null;
     throw new Refused(answer.status, failure ?? { message: answer.statusText, hint: "", problems: [] });
@@ -57,12 +65,14 @@ async function request(method: string, path: string, body?: unknown): Promise<Re
   return answer;
 }
 
-export async function call(method: string, path: string, body?: unknown): Promise<State> {
-  return (await (await request(method, path, body)).json()) as State;
+export async function call(...asked: Request): Promise<State> {
+  const answer = await request(...asked);
+  return (await answer.json().catch(unanswered)) as State;
 }
 
-export async function picture(method: string, path: string, body?: unknown): Promise<ImageBitmap> {
-  return createImageBitmap(await (await request(method, path, body)).blob());
+export async function picture(...asked: Request): Promise<ImageBitmap> {
+  const answer = await request(...asked);
+  return createImageBitmap(await answer.blob().catch(unanswered));
 }
 
 export function listen(hear: (event: StudioEvent) => void, lost: (lost: boolean) => void): void {

@@ -11,7 +11,8 @@ import { Messages } from "./components/News";
 import { Action, Outcome } from "./components/Outcome";
 import { Rule } from "./components/Rule";
 import { SpecPane } from "./components/SpecPane";
-import { enter, enlarged, execute, isFresh, MODES, redo, save, spoken, start, undo } from "./store";
+import { enter } from "./places";
+import { enlarged, execute, isFresh, MODES, redo, save, spoken, start, undo } from "./store";
 
 const FIELDS = "input:not([type=radio], [type=checkbox], [type=range]), textarea, select";
 
@@ -32,11 +33,19 @@ function Page(): JSX.Element {
   );
 }
 
+/** Write what is being typed into the spec, as leaving the field does. */
+function commitTyped(): void {
+  const field = document.activeElement as HTMLElement | null;
+  field?.blur();
+  field?.focus();
+}
+
 function press(event: KeyboardEvent): void {
   if (enlarged.value !== null) return;
   const isTyping = (event.target as Element).closest(FIELDS) !== null;
   const isCommand = event.ctrlKey || event.metaKey;
   const key = event.key.toLowerCase();
+  if (isTyping && isCommand && (key === "s" || key === "enter")) commitTyped();
   if (isCommand && key === "s") save();
   else if (isCommand && key === "enter") execute();
   else if (isTyping) return;

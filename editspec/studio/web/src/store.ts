@@ -1,7 +1,9 @@
 // The state of the page: what the server says, what is only here (steps, images in sight), and the gestures that change both.
 
 import { batch, computed, effect, signal, untracked } from "@preact/signals";
-import { call, listen, Refused, type Edit, type EditResult, type Failure, type Match, type Place, type Role, type State } from "./api";
+import {
+  call, listen, Refused, type Edit, type EditResult, type Failure, type Place, type Request, type Role, type State,
+} from "./api";
 
 export type Mode = "copy" | "paste" | "context";
 export type Stream = "gallery" | "fresh";
@@ -11,7 +13,7 @@ export const MODES: Mode[] = ["copy", "paste", "context"];
 export const ROLES: Record<Mode, Role> = { copy: "source", paste: "target", context: "context" };
 
 /** What is in sight of an edit: an image for each step, and a place of the context, or a new one. */
-interface Sight {
+export interface Sight {
   latents: Record<Mode, number | null>;
   entry: number | "new" | null;
 }
@@ -39,7 +41,7 @@ export const dismissed = signal<Failure | null>(null);
 /** The number of changes that are on their way to the server. */
 export const pending = signal(0);
 
-const sights = signal<Record<number, Sight>>({});
+export const sights = signal<Record<number, Sight>>({});
 
 // -- what follows from it -----------------------------------------------------------------------------------------------
 
@@ -120,40 +122,71 @@ function receive(next: State): void {
   });
 }
 
-async function ask(request: () => Promise<State>, then?: () => void): Promise<void> {
+/** What became of a request. */
+type Ending = "accepted" | "refused" | "unanswered";
+
+async function ask(request: Request, then?: () => void): Promise<Ending> {
   try {
-    const next = await request();
+    const next = await call(...request);
     batch(() => {
       receive(next);
       news.value = null;
       then?.();
     });
+    return "accepted";
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     tell(error.failure);
     if (error.status === 409) receive(await call("GET", "spec").catch(() => state.value));
+    return error.status === 0 ? "unanswered" : "refused";
   }
 }
 
-/** Send a change, after those before it, on the revision that they gave. */
-function send(method: string, path: string, fields: Record<string, unknown> | null, then?: () => void): void {
-  pending.value += 1;
-  queue = queue.then(() => ask(() => {
-    const { revision } = state.value;
-    if (fields === null) return call(method, `${path}${path.includes("?") ? "&" : "?"}revision=${revision}`);
-    return call(method, path, { revision, ...fields });
-  }, then)).finally(() => (pending.value -= 1));
+/** Do something after all that was begun before it has ended: no answer comes after the answer to a later request. */
+function enqueue<T>(act: () => Promise<T>): Promise<T> {
+  const done = queue.then(act);
+  queue = done.catch(() => undefined);
+  return done;
 }
 
-/** Send the text that was typed, on the revision that it was typed on; gives the revision that it became. */
-export async function write(text: string, base: () => number): Promise<number> {
-  queue = queue.then(() => ask(() => call("PUT", "spec", { revision: base(), text })));
-  await queue;
-  return state.value.revision;
+/** Do something that changes the spec, in its turn. */
+function change<T>(act: () => Promise<T>): Promise<T> {
+  pending.value += 1;
+  return enqueue(act).finally(() => (pending.value -= 1));
+}
+
+/** Make a request in its turn: `make` sees what the changes before have given. Where it gives null, there is nothing to ask. */
+function send(make: () => Request | null, then?: () => void): void {
+  void change(async () => {
+    const request = make();
+    if (request) await ask(request, then);
+  });
+}
+
+/** Make a request about an edit in its turn, when it may have another number and other fields; none where it is gone. */
+export function sendTo(id: number, make: (now: Edit, at: number) => Request | null, then?: () => void): void {
+  send(() => {
+    const at = state.value.edits.findIndex((each) => each.id === id);
+    return at < 0 ? null : make(state.value.edits[at]!, at);
+  }, then);
+}
+
+export function onRevision(fields: Record<string, unknown> = {}): Record<string, unknown> {
+  return { revision: state.value.revision, ...fields };
+}
+
+/** Send the text that was typed on a revision, which becomes that of the text. Tells whether there was an answer. */
+export function write(text: string, typed: { revision: number }): Promise<boolean> {
+  return change(async () => {
+    const ending = await ask(["PUT", "spec", { revision: typed.revision, text }]);
+    // What was typed after a text that was refused is refused, too: it would undo the change that was in the way.
+    if (ending === "accepted") typed.revision = state.value.revision;
+    return ending !== "unanswered";
+  });
 }
 
 function refresh(): void {
-  queue = queue.then(async () => receive(await call("GET", "spec").catch(() => state.value)));
+  void enqueue(async () => receive(await call("GET", "spec").catch(() => state.value)));
 }
 
 export function tell(of: Failure): void {
@@ -173,7 +206,7 @@ function ended(kind: string, failed: boolean): void {
   refresh();
   if (kind !== "preserve" || !executesNext) return;
   executesNext = false;
-  if (!failed) send("POST", "execute", {});
+  if (!failed) execute();
 }
 
 export async function start(): Promise<void> {
@@ -198,8 +231,11 @@ export async function start(): Promise<void> {
       // Answers are shown as they come.
       if (isAnswered) refresh();
     }
-  }, (isLost) => (lost.value = isLost));
-  refresh();
+  }, (isLost) => {
+    lost.value = isLost;
+    // Work may have ended before anybody listened.
+    if (!isLost) refresh();
+  });
 }
 
 // -- gestures on edits --------------------------------------------------------------------------------------------------
@@ -209,58 +245,67 @@ export function select(id: number | null): void {
 }
 
 export function addEdit(): void {
-  send("POST", "edits", {}, () => select(state.value.edits.at(-1)?.id ?? null));
+  send(() => ["POST", "edits", onRevision()], () => select(state.value.edits.at(-1)?.id ?? null));
 }
 
-export function changeEdit(at: number, fields: Record<string, unknown>): void {
-  send("PATCH", `edits/${at}`, fields);
+/** Change an edit, from what it says once the changes before have arrived; null changes nothing. */
+export function changeEdit(id: number, fieldsOf: (now: Edit, at: number) => Record<string, unknown> | null): void {
+  sendTo(id, (now, at) => {
+    const fields = fieldsOf(now, at);
+    return fields && ["PATCH", `edits/${at}`, onRevision(fields)];
+  });
 }
 
-/** Change fields of an edit, from what it says once the changes before have arrived. */
-export function changeFields(id: number, change: (given: Edit["given"]) => Record<string, unknown>): void {
-  pending.value += 1;
-  queue = queue.then(() => {
-    const at = state.value.edits.findIndex((each) => each.id === id);
-    const fields = at < 0 ? {} : change(state.value.edits[at]!.given);
-    if (Object.keys(fields).length === 0) return;
-    return ask(() => call("PATCH", `edits/${at}`, { revision: state.value.revision, fields }));
-  }).finally(() => (pending.value -= 1));
-}
-
-export function removeEdit(at: number): void {
-  send("DELETE", `edits/${at}`, null, () => {
+export function removeEdit(id: number): void {
+  let before = 0;
+  sendTo(id, (_, at) => {
+    before = Math.max(0, at - 1);
+    return ["DELETE", `edits/${at}?revision=${state.value.revision}`];
+  }, () => {
     const { edits } = state.value;
-    if (!edits.some(({ id }) => id === chosen.value)) select(edits[Math.max(0, at - 1)]?.id ?? null);
+    if (!edits.some((each) => each.id === chosen.value)) select(edits[before]?.id ?? null);
   });
 }
 
 export function undo(): void {
-  send("POST", "undo", {});
+  send(() => ["POST", "undo", onRevision()]);
 }
 
 export function redo(): void {
-  send("POST", "redo", {});
+  send(() => ["POST", "redo", onRevision()]);
 }
 
 export function save(overwrite = false): void {
-  send("POST", "save", { overwrite }, () => say(`${state.value.file} is saved.`));
+  send(() => ["POST", "save", onRevision({ overwrite })], () => say(`${state.value.file} is saved.`));
 }
 
 export function exportPatches(): void {
-  send("POST", "export", {}, () => say("Patches go to the folder build, which git ignores."));
+  send(() => ["POST", "export", onRevision()], () => say("Patches go to the folder build, which git ignores."));
 }
 
 export function execute(): void {
-  if (canExecute.value) send("POST", "execute", {});
+  send(() => (canExecute.value ? ["POST", "execute", onRevision()] : null));
 }
 
+/** Cancel the work that is under way, now: in the queue may be what waits for it. */
 export function cancel(): void {
-  void ask(() => call("POST", "cancel"));
+  executesNext = false;
+  begin("cancel", tell);
 }
 
-export function computeCurve(result: EditResult): void {
-  const at = state.value.results!.edits.indexOf(result);
-  void ask(() => call("POST", `results/${at}/curve`));
+/** Have the server begin something out of turn. The answer may be late: events tell what becomes of it. */
+function begin(path: string, refused: (of: Failure) => void): void {
+  call("POST", path).catch((error: unknown) => {
+    if (!(error instanceof Refused)) throw error;
+    refused(error.failure);
+  });
+}
+
+export function computeCurve(of: EditResult): void {
+  send(() => {
+    const at = state.value.results?.edits.findIndex(({ edit: id }) => id === of.edit) ?? -1;
+    return at < 0 ? null : ["POST", `results/${at}/curve`];
+  });
 }
 
 let lookedFor = "";
@@ -275,7 +320,7 @@ function lookForTraces(): void {
   if (wanted === lookedFor) return;
   lookedFor = wanted;
   // Other work may have begun meanwhile, and goes first.
-  call("POST", `results/${next}/traces`).then(receive, () => undefined);
+  begin(`results/${next}/traces`, () => undefined);
 }
 
 let askedFor = "";
@@ -289,116 +334,19 @@ function askAfterExecute(): void {
   const wanted = `${results.after} ${revision} ${of.id}`;
   if (wanted === askedFor) return;
   askedFor = wanted;
-  call("POST", `edits/${number.value}/ask`).then(receive, () => undefined);
+  begin(`edits/${number.value}/ask`, () => undefined);
 }
 
-export function askModel(at: number): void {
-  void ask(() => call("POST", `edits/${at}/ask`));
+export function askModel(id: number): void {
+  sendTo(id, (_, at) => ["POST", `edits/${at}/ask`]);
 }
 
 /** Have images chosen that an edit leaves alone, and execute it. */
-export function preserve(at: number): void {
+export function preserve(id: number): void {
   executesNext = true;
-  send("POST", `edits/${at}/preserve`, {});
+  sendTo(id, (_, at) => ["POST", `edits/${at}/preserve`, onRevision()]);
 }
 
-export function forgetPreserved(at: number): void {
-  send("DELETE", `edits/${at}/preserve`, null);
-}
-
-// -- gestures on places -------------------------------------------------------------------------------------------------
-
-export function enter(next: Mode): void {
-  batch(() => {
-    mode.value = next;
-    const target = edit.value?.target?.latent ?? null;
-    if (next === "context" && latent.value === null && target !== null) look({ latent: target });
-  });
-}
-
-/** Bring an image into sight of the present step, or a place of the context. */
-function look(at: { latent: number; entry?: number | null }): void {
-  const of = edit.value;
-  if (!of) return;
-  const latents = { ...sight.value.latents, [mode.value]: at.latent };
-  sights.value = { ...sights.value, [of.id]: { latents, entry: at.entry ?? null } };
-}
-
-/** Choose an image of the gallery for the present step. */
-export function chooseImage(image: number): void {
-  const of = edit.value;
-  if (stream.value === "fresh") {
-    say("Fresh samples are only looked at: a spec names images of the gallery.");
-    return;
-  }
-  if (!of) {
-    say("Add an edit first.");
-    return;
-  }
-  const pastes = isPasting.value && of.target?.latent !== image && state.value.readable;
-  look({ latent: image });
-  if (pastes) pasteAt(image, 0, 0);
-}
-
-/** Show a place of the context. */
-export function openEntry(at: number): void {
-  const found = edit.value?.context[at];
-  if (found?.latent != null) look({ latent: found.latent, entry: at });
-  else setEntry(at);
-}
-
-/** Begin one more region of the image in sight. */
-export function addRegion(): void {
-  setEntry("new");
-}
-
-function setEntry(at: Sight["entry"]): void {
-  const of = edit.value;
-  if (of) sights.value = { ...sights.value, [of.id]: { ...sight.value, entry: at } };
-}
-
-/** Write the mask that was painted on the image in sight. `written` is called with the place that it became. */
-export function putMask(mask: string, written: (place: Place | null) => void): void {
-  const [of, image] = [edit.value, latent.value];
-  if (!of || image === null) return;
-  const fields: Record<string, unknown> = { latent: image, mask };
-  const isNew = mode.value === "context" && entry.value === null;
-  if (mode.value === "context" && !isNew) fields["index"] = entry.value;
-  send("PUT", `edits/${number.value}/places/${ROLES[mode.value]}`, fields, () => {
-    const now = state.value.edits.find(({ id }) => id === of.id);
-    if (isNew && now && edit.value?.id === of.id) setEntry(now.context.length - 1);
-    written(place.value);
-  });
-}
-
-export function removePlace(): void {
-  if (!place.value) return;
-  const query = mode.value === "context" ? `?index=${entry.value ?? 0}` : "";
-  if (mode.value === "context") setEntry(null);
-  send("DELETE", `edits/${number.value}/places/${ROLES[mode.value]}${query}`, null);
-}
-
-export function removeContext(at: number): void {
-  send("DELETE", `edits/${number.value}/places/context?index=${at}`, null, () => {
-    if (edit.value?.context.length) openEntry(0);
-    else setEntry(null);
-  });
-}
-
-/** The places of a search that were added. The next state has places of its own. */
-const adding = new WeakSet<Match>();
-
-export function addMatch(match: Match): void {
-  // The second press of a double click adds nothing.
-  if (adding.has(match)) return;
-  adding.add(match);
-  send("PUT", `edits/${number.value}/places/context`, { latent: match.latent, mask: { box: match.box } });
-}
-
-export function search(): void {
-  void ask(() => call("POST", `edits/${number.value}/search`));
-}
-
-export function pasteAt(image: number, right: number, down: number): void {
-  send("POST", `edits/${number.value}/paste`, { latent: image, right, down });
+export function forgetPreserved(id: number): void {
+  sendTo(id, (_, at) => ["DELETE", `edits/${at}/preserve?revision=${state.value.revision}`]);
 }

@@ -4,6 +4,7 @@ import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Edit } from "../api";
 import { addEdit, changeEdit, edit as chosenEdit, removeEdit, resultOf, select, state } from "../store";
+import { clamp } from "../image/geometry";
 import { IconButton, short, TextButton } from "./controls";
 
 export function Edits(): JSX.Element {
@@ -27,14 +28,16 @@ function EditRow({ edit, number }: { edit: Edit; number: number }): JSX.Element 
   const [isRenamed, setRenamed] = useState(false);
   const { edits, readable } = state.value;
   const isChosen = chosenEdit.value?.id === edit.id;
+  const put = (fields: Record<string, unknown>) => changeEdit(edit.id, () => fields);
+  const move = (by: number) => changeEdit(edit.id, (_, at) => ({ position: clamp(at + by, 0, state.value.edits.length - 1) }));
   return (
     <li class={`edit ${isChosen ? "selected" : ""} ${edit.off ? "off" : ""}`}>
       <input
         type="checkbox" checked={!edit.off} disabled={!readable} aria-label={`${edit.name} is on`} title="On or off"
-        onChange={() => changeEdit(number, { off: !edit.off })}
+        onChange={(event) => put({ off: !event.currentTarget.checked })}
       />
       {isRenamed
-        ? <Rename edit={edit} number={number} end={() => setRenamed(false)} />
+        ? <Rename edit={edit} put={(name) => put({ name })} end={() => setRenamed(false)} />
         : (
           <button
             type="button" class="edit-name" aria-pressed={isChosen} title="Choose this edit; F2 renames it" data-key={`edit-${number}`}
@@ -49,13 +52,13 @@ function EditRow({ edit, number }: { edit: Edit; number: number }): JSX.Element 
         <span class="edit-acts">
           <IconButton
             icon="up" label={`Move ${edit.name} up`} disabled={number === 0}
-            onClick={() => changeEdit(number, { position: number - 1 })}
+            onClick={() => move(-1)}
           />
           <IconButton
             icon="down" label={`Move ${edit.name} down`} disabled={number === edits.length - 1}
-            onClick={() => changeEdit(number, { position: number + 1 })}
+            onClick={() => move(1)}
           />
-          <IconButton icon="remove" label={`Remove ${edit.name}`} onClick={() => removeEdit(number)} />
+          <IconButton icon="remove" label={`Remove ${edit.name}`} onClick={() => removeEdit(edit.id)} />
         </span>
       )}
     </li>
@@ -68,12 +71,12 @@ function noteOf(edit: Edit): string {
   return result ? `loss ${short(result.loss)}` : "";
 }
 
-function Rename({ edit, number, end }: { edit: Edit; number: number; end: () => void }): JSX.Element {
+function Rename({ edit, put, end }: { edit: Edit; put: (name: string) => void; end: () => void }): JSX.Element {
   const field = useRef<HTMLInputElement>(null);
   useEffect(() => field.current?.select(), []);
   const finish = (isKept: boolean) => {
     const name = field.current?.value ?? "";
-    if (isKept && name && name !== edit.name) changeEdit(number, { name });
+    if (isKept && name && name !== edit.name) put(name);
     end();
   };
   return (

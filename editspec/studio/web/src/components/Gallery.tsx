@@ -3,9 +3,8 @@
 import type { JSX } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { imageAddress } from "../api";
-import {
-  chooseImage, compared, edit as chosenEdit, enlarged, focusedImage, say, state, stream, type Compared, type Stream,
-} from "../store";
+import { chooseImage } from "../places";
+import { compared, edit as chosenEdit, enlarged, focusedImage, say, state, stream, type Compared, type Stream } from "../store";
 import { Icon, Segments } from "./controls";
 
 const GAP = 6;

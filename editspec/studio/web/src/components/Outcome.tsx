@@ -4,7 +4,7 @@ import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { CurvePoint, Edit, EditResult } from "../api";
 import {
-  cancel, canExecute, changeEdit, computeCurve, edit as chosenEdit, enlarged, execute, number, preserve, resultOf, state, stream,
+  cancel, canExecute, changeEdit, computeCurve, edit as chosenEdit, enlarged, execute, preserve, resultOf, state, stream,
 } from "../store";
 import { canvas } from "../canvases";
 import { COLLATERAL, lossWords, nextStep, STRENGTH } from "../words";
@@ -133,7 +133,7 @@ function Advice({ edit, result }: { edit: Edit; result: EditResult }): JSX.Eleme
         </p>
       )}
       {canPreserve && (
-        <TextButton icon="check" disabled={(job !== null && !job.yielding) || !result.current} onClick={() => preserve(number.value)}>
+        <TextButton icon="check" disabled={(job !== null && !job.yielding) || !result.current} onClick={() => preserve(edit.id)}>
           {edit.preserved ? "Preserve other images anew" : "Preserve other images"}
         </TextButton>
       )}
@@ -163,7 +163,7 @@ function Trade({ edit, result }: { edit: Edit; result: EditResult }): JSX.Elemen
     ? `loss ${short(point.loss)}, coll. ${short(point.collateral, 2)}`
     : `collateral weight ${short(steps[at] ?? 0)}`;
   const moved = () => {
-    changeEdit(number.value, { solver: { method: result.method, collateral_weight: steps[at] } });
+    changeEdit(edit.id, () => ({ solver: { method: result.method, collateral_weight: steps[at] } }));
     execute();
   };
   return (

@@ -2,7 +2,7 @@
 
 import type { JSX } from "preact";
 import type { Edit, Solver } from "../api";
-import { changeEdit, edit as chosenEdit, forgetPreserved, number, state } from "../store";
+import { changeEdit, edit as chosenEdit, forgetPreserved, state } from "../store";
 import { canvas } from "../canvases";
 import { RANK, solverWords } from "../words";
 import { IconButton, NumberField } from "./controls";
@@ -14,7 +14,8 @@ export function Rule(): JSX.Element | null {
   const method = String(edit.solver["method"] ?? "");
   const solver = solvers.find((each) => each.method === method);
   const { Layers, hasRank } = canvas.value;
-  const change = (fields: Record<string, unknown>) => changeEdit(number.value, fields);
+  const change = (fieldsOf: FieldsOf) => changeEdit(edit.id, fieldsOf);
+  const putSolver = (name: string) => change(() => ({ solver: name }));
   return (
     <section class="panel" aria-label="Rule">
       <fieldset class="rule" disabled={!readable}>
@@ -23,7 +24,7 @@ export function Rule(): JSX.Element | null {
         {hasRank && solver?.rank && <Rank edit={edit} change={change} />}
         <label class="row">
           <span class="label">Solver</span>
-          <select value={method} onChange={(event) => change({ solver: event.currentTarget.value })}>
+          <select value={method} onChange={(event) => putSolver(event.currentTarget.value)}>
             {solvers.map((each) => <option key={each.method} value={each.method}>{each.method}</option>)}
           </select>
         </label>
@@ -34,7 +35,7 @@ export function Rule(): JSX.Element | null {
             <span class="label">Preserved</span>
             <span class="stepper">
               {edit.preserved} {edit.preserved === 1 ? "image" : "images"}
-              <IconButton icon="remove" label="Preserve nothing" onClick={() => forgetPreserved(number.value)} />
+              <IconButton icon="remove" label="Preserve nothing" onClick={() => forgetPreserved(edit.id)} />
             </span>
           </div>
         )}
@@ -43,7 +44,9 @@ export function Rule(): JSX.Element | null {
   );
 }
 
-type Change = (fields: Record<string, unknown>) => void;
+/** The fields that change, from what the edit says once the changes before have arrived. */
+type FieldsOf = (now: Edit) => Record<string, unknown>;
+type Change = (fieldsOf: FieldsOf) => void;
 
 function Rank({ edit, change }: { edit: Edit; change: Change }): JSX.Element {
   const { rank } = edit;
@@ -51,7 +54,7 @@ function Rank({ edit, change }: { edit: Edit; change: Change }): JSX.Element {
     return (
       <div class="row">
         <span class="label">Rank</span>
-        <span>one for each token <button type="button" class="link" onClick={() => change({ rank: 2 })}>limit it</button></span>
+        <span>one for each token <button type="button" class="link" onClick={() => change(() => ({ rank: 2 }))}>limit it</button></span>
       </div>
     );
   }
@@ -59,20 +62,21 @@ function Rank({ edit, change }: { edit: Edit; change: Change }): JSX.Element {
     return (
       <div class="row">
         <span class="label">Rank</span>
-        <span>full <button type="button" class="link" onClick={() => change({ rank: 16 })}>limit it</button></span>
+        <span>full <button type="button" class="link" onClick={() => change(() => ({ rank: 16 }))}>limit it</button></span>
       </div>
     );
   }
+  const step = (by: number) => change((now) => ({ rank: Math.max(1, Number(now.rank) + by) }));
   return (
     <>
       <div class="row">
         <span class="label">Rank</span>
         <span class="stepper">
-          <IconButton icon="minus" label="Lower the rank" disabled={rank <= 1} onClick={() => change({ rank: rank - 1 })} />
+          <IconButton icon="minus" label="Lower the rank" disabled={rank <= 1} onClick={() => step(-1)} />
           <NumberField
-            value={rank} min="1" aria-label="Rank" put={(given) => given >= 1 && change({ rank: Math.round(given) })}
+            value={rank} min="1" aria-label="Rank" put={(given) => given >= 1 && change(() => ({ rank: Math.round(given) }))}
           />
-          <IconButton icon="plus" label="Raise the rank" onClick={() => change({ rank: rank + 1 })} />
+          <IconButton icon="plus" label="Raise the rank" onClick={() => step(1)} />
         </span>
       </div>
       <p class="hint">{RANK}</p>
@@ -83,7 +87,8 @@ function Rank({ edit, change }: { edit: Edit; change: Change }): JSX.Element {
 /** The settings of a solver, but for the one that the slider has where there is a curve. */
 function Settings({ edit, solver, change }: { edit: Edit; solver: Solver; change: Change }): JSX.Element {
   const settings = Object.entries(solver.settings).filter(([name]) => !solver.curve || name !== "collateral_weight");
-  const put = (name: string, given: unknown) => change({ solver: spelled({ ...edit.solver, [name]: given }, solver.settings) });
+  const put = (name: string, given: unknown) =>
+    change((now) => ({ solver: spelled({ ...now.solver, [name]: given }, solver.settings) }));
   return (
     <>
       {settings.map(([name, usual]) => (

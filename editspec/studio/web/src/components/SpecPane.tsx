@@ -15,17 +15,17 @@ const MANY_LINES = 4000;
 /** The text in the field, which is ahead of the server's while it is typed. */
 function useText(): { text: string; type: (text: string) => void; flush: () => void } {
   const [typed, setTyped] = useState<string | null>(null);
-  const work = useRef({ timer: 0, sending: 0, base: 0, text: "" }).current;
-  if (typed === null) work.base = state.value.revision;
+  const work = useRef({ timer: 0, sending: 0, revision: 0, text: "", isUnanswered: false }).current;
+  if (typed === null) work.revision = state.value.revision;
   const send = () => {
     clearTimeout(work.timer);
     work.timer = 0;
     work.sending += 1;
-    void write(work.text, () => work.base).then((revision) => {
+    void write(work.text, work).then((isAnswered) => {
       work.sending -= 1;
-      work.base = revision;
-      // What was typed meanwhile stays, and is sent next.
-      if (work.timer === 0 && work.sending === 0) setTyped(null);
+      work.isUnanswered = !isAnswered;
+      // What was typed meanwhile stays, and is sent next; what nobody has answered stays, too.
+      if (isAnswered && work.timer === 0 && work.sending === 0) setTyped(null);
     });
   };
   const type = (text: string) => {
@@ -34,7 +34,7 @@ function useText(): { text: string; type: (text: string) => void; flush: () => v
     clearTimeout(work.timer);
     work.timer = window.setTimeout(send, PAUSE);
   };
-  return { text: typed ?? state.value.text, type, flush: () => work.timer !== 0 && send() };
+  return { text: typed ?? state.value.text, type, flush: () => (work.timer !== 0 || work.isUnanswered) && send() };
 }
 
 export function SpecPane(): JSX.Element {

@@ -1,7 +1,8 @@
 // Icons, buttons and groups of choices.
 
 import type { ButtonHTMLAttributes, ComponentChildren, JSX } from "preact";
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
+import { pending } from "../store";
 
 const PATHS = {
   brush: "M13.5 2.5 7 9M5.5 9.5c-2 0-2.5 1.5-2.5 4 2.5 0 4-.5 4-2.5z",
@@ -93,20 +94,45 @@ export function Segments<T extends string>({ name, label, choices, chosen, choos
   );
 }
 
+interface Typed {
+  shown: string;
+  type: (text: string) => void;
+  commit: () => void;
+}
+
+/** The text of a field. What is being typed stays, whatever the server says meanwhile, and what was written until it says so. */
+export function useTyped(value: string, put: (text: string) => void): Typed {
+  const [typed, setTyped] = useState<string | null>(null);
+  const [isWritten, setWritten] = useState(false);
+  const isOver = isWritten && pending.value === 0;
+  useEffect(() => {
+    if (!isOver) return;
+    setTyped(null);
+    setWritten(false);
+  }, [isOver]);
+  const type = (text: string) => {
+    setTyped(text);
+    setWritten(false);
+  };
+  const commit = () => {
+    if (typed === null || isWritten) return;
+    setWritten(true);
+    if (typed !== value) put(typed);
+  };
+  return { shown: typed ?? value, type, commit };
+}
+
 type FieldProperties = { value: number | string; put: (given: number) => void; class?: string; "aria-label"?: string; min?: string };
 
-/** A field for a number. What is being typed stays, whatever the server says meanwhile. */
+/** A field for a number. */
 export function NumberField({ value, put, class: more, ...rest }: FieldProperties): JSX.Element {
-  const [typed, setTyped] = useState<string | null>(null);
-  const commit = () => {
-    const given = Number(typed);
-    setTyped(null);
-    if (typed && Number.isFinite(given)) put(given);
-  };
+  const { shown, type, commit } = useTyped(String(value), (typed) => {
+    if (typed && Number.isFinite(Number(typed))) put(Number(typed));
+  });
   return (
     <input
-      type="number" step="any" class={`number ${more ?? ""}`} value={typed ?? String(value)} {...rest}
-      onInput={(event) => setTyped(event.currentTarget.value)} onChange={commit}
+      type="number" step="any" class={`number ${more ?? ""}`} value={shown} {...rest}
+      onInput={(event) => type(event.currentTarget.value)} onChange={commit}
     />
   );
 }

@@ -3,7 +3,7 @@
 import type { ComponentChildren, JSX } from "preact";
 import type { Edit, Sample } from "../api";
 import { TextButton } from "../components/controls";
-import { askModel, cancel, edit as chosenEdit, number, state } from "../store";
+import { askModel, cancel, edit as chosenEdit, state } from "../store";
 
 export interface Roles {
   role: string;
@@ -61,6 +61,6 @@ function Asking({ verb, edit }: { verb: string; edit: Edit | null }): JSX.Elemen
   }
   const isOpen = edit?.samples.some(({ before, after }) => [...before, ...after].some((each) => each === null));
   return (
-    <TextButton icon="search" disabled={job !== null || !readable || !isOpen} onClick={() => askModel(number.value)}>{verb}</TextButton>
+    <TextButton icon="search" disabled={job !== null || !readable || !isOpen} onClick={() => edit && askModel(edit.id)}>{verb}</TextButton>
   );
 }

@@ -3,13 +3,16 @@
 import type { JSX } from "preact";
 import { useRef, useState } from "preact/hooks";
 import type { Edit } from "../api";
-import { Icon, IconButton, TextButton } from "../components/controls";
-import { changeFields } from "../store";
+import { Icon, IconButton, TextButton, useTyped } from "../components/controls";
+import { changeEdit } from "../store";
 import { changesOf, linesOf, listOf, recordOf, type Given } from "./changes";
 
 /** Write fields of an edit, as far as they differ from what it has by then. */
-export function putFields(edit: Edit, wanted: (given: Given) => Given): void {
-  changeFields(edit.id, (given) => changesOf(given, wanted(given)));
+export function putFields(edit: Edit, wanted: (given: Given, now: Edit) => Given): void {
+  changeEdit(edit.id, (now) => {
+    const fields = changesOf(now.given, wanted(now.given, now));
+    return Object.keys(fields).length ? { fields } : null;
+  });
 }
 
 /** Write a list of an edit, as it is made of the present one. */
@@ -41,15 +44,11 @@ export function TextField({ label, value, put, hint, disabled }: TextProperties)
 }
 
 function Bare({ label, value, put, hint, disabled }: { [name in keyof TextProperties]: TextProperties[name] | undefined } & TextProperties): JSX.Element {
-  const [typed, setTyped] = useState<string | null>(null);
-  const commit = () => {
-    if (typed !== null && typed.trim() !== value) put(typed.trim());
-    setTyped(null);
-  };
+  const { shown, type, commit } = useTyped(value, (typed) => put(typed.trim()));
   return (
     <input
-      type="text" class="text-field" aria-label={label} value={typed ?? value} placeholder={hint ?? ""} disabled={disabled ?? false}
-      spellcheck={false} autocomplete="off" onInput={(event) => setTyped(event.currentTarget.value)} onBlur={commit}
+      type="text" class="text-field" aria-label={label} value={shown} placeholder={hint ?? ""} disabled={disabled ?? false}
+      spellcheck={false} autocomplete="off" onInput={(event) => type(event.currentTarget.value)} onBlur={commit}
       onKeyDown={(event) => event.key === "Enter" && !event.ctrlKey && commit()}
     />
   );
@@ -57,18 +56,13 @@ function Bare({ label, value, put, hint, disabled }: { [name in keyof TextProper
 
 /** A field for texts, one to a line. */
 export function LinesField({ label, value, put, hint }: { label: string; value: string[]; put: (given: string[]) => void; hint?: string }): JSX.Element {
-  const [typed, setTyped] = useState<string | null>(null);
-  const commit = () => {
-    if (typed !== null) put(linesOf(typed));
-    setTyped(null);
-  };
-  const text = typed ?? value.join("\n");
+  const { shown, type, commit } = useTyped(value.join("\n"), (typed) => put(linesOf(typed)));
   return (
     <label class="field">
       <span class="label">{label}</span>
       <textarea
-        class="text-field" aria-label={label} rows={Math.min(8, Math.max(2, text.split("\n").length))} value={text} placeholder={hint ?? ""}
-        spellcheck={false} onInput={(event) => setTyped(event.currentTarget.value)} onBlur={commit}
+        class="text-field" aria-label={label} rows={Math.min(8, Math.max(2, shown.split("\n").length))} value={shown} placeholder={hint ?? ""}
+        spellcheck={false} onInput={(event) => type(event.currentTarget.value)} onBlur={commit}
       />
     </label>
   );

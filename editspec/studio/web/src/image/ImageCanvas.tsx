@@ -5,9 +5,8 @@ import type { JSX } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { picture } from "../api";
 import { IconButton } from "../components/controls";
-import {
-  edit, entry, heat, isPasting, latent, mode, number, pasteAt, pending, place, putMask, removePlace, say, spoken, state,
-} from "../store";
+import { pasteAt, putMask, removePlace } from "../places";
+import { edit, entry, heat, isPasting, latent, mode, number, pending, place, say, spoken, state } from "../store";
 import { hintWords } from "../words";
 import type { Mask } from "./geometry";
 import { floatingMask, loadScene, masks, shownMask, type Loads } from "./loads";

@@ -3,7 +3,8 @@
 import type { JSX } from "preact";
 import { useRef } from "preact/hooks";
 import { Icon } from "../components/controls";
-import { edit as chosenEdit, enter, isFresh, latent, mode, MODES } from "../store";
+import { enter } from "../places";
+import { edit as chosenEdit, isFresh, latent, mode, MODES } from "../store";
 import { STEPS } from "../words";
 import { ImageCanvas } from "./ImageCanvas";
 

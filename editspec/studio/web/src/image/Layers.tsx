@@ -3,7 +3,7 @@
 import type { JSX } from "preact";
 import type { Edit } from "../api";
 import { Segments } from "../components/controls";
-import { changeEdit, number, state } from "../store";
+import { changeEdit, state } from "../store";
 import { LAYER, layerWords } from "../words";
 
 export function Layers({ edit }: { edit: Edit }): JSX.Element {
@@ -14,7 +14,7 @@ export function Layers({ edit }: { edit: Edit }): JSX.Element {
     <>
       <div class="label">Layer{layer && <span class="aside">{layer.name}</span>}</div>
       <Segments
-        name="layer" label="Layer" chosen={edit.layer} choose={(name) => changeEdit(number.value, { layer: name })}
+        name="layer" label="Layer" chosen={edit.layer} choose={(name) => changeEdit(edit.id, () => ({ layer: name }))}
         choices={layers.map((each, index) => ({
           value: each.name,
           words: each.name.replace(/^layer/, ""),

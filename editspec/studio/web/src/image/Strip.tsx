@@ -3,7 +3,8 @@
 import type { JSX } from "preact";
 import { address, imageAddress, type Match, type Place } from "../api";
 import { Icon, IconButton, TextButton } from "../components/controls";
-import { addMatch, addRegion, edit, entry, heat, latent, number, openEntry, removeContext, search, state } from "../store";
+import { addMatch, addRegion, openEntry, removeContext, search } from "../places";
+import { edit, entry, heat, latent, number, state } from "../store";
 
 const SIDE = 64;
 

@@ -7,11 +7,11 @@ import { state } from "../store";
 
 export function Layers({ edit }: { edit: Edit }): JSX.Element {
   const names = state.value.model.layers.map(({ name }) => name);
-  const turn = (name: string) => {
-    const next = names.filter((each) => edit.layers.includes(each) !== (each === name));
-    if (next.length === 0) return;
-    putFields(edit, () => (next.length === 1 ? { layer: next[0], layers: null } : { layer: null, layers: next }));
-  };
+  const turn = (name: string) => putFields(edit, (_, { layers }) => {
+    const next = names.filter((each) => layers.includes(each) !== (each === name));
+    if (next.length === 0) return {};
+    return next.length === 1 ? { layer: next[0], layers: null } : { layer: null, layers: next };
+  });
   return (
     <>
       <div class="label">{edit.layers.length > 1 ? "Layers" : "Layer"}<span class="aside">{edit.layers.join(", ")}</span></div>

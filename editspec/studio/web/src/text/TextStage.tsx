@@ -100,7 +100,7 @@ function FactForm({ edit, fact, index, place, isAlone, put, remove }: FormProper
           choose={(kind) => put((now) => turned(now, kind))}
         />
       </div>
-      <Source fact={fact} change={change} />
+      <Source fact={fact} change={change} like={(fields) => put((now) => ({ ...now, like: { ...now.like, ...fields } }))} />
       <details open={isOpen} onToggle={(event) => setOpen(event.currentTarget.open)}>
         <summary>How it is judged</summary>
         <div class="fields">
@@ -118,8 +118,14 @@ function FactForm({ edit, fact, index, place, isAlone, put, remove }: FormProper
   );
 }
 
-function Source({ fact, change }: { fact: Fact; change: (fields: Partial<Fact>) => void }): JSX.Element {
-  const { kind, text, was, like, subjects } = fact;
+interface SourceProperties {
+  fact: Fact;
+  change: (fields: Partial<Fact>) => void;
+  like: (fields: Partial<Fact["like"]>) => void;
+}
+
+function Source({ fact, change, like }: SourceProperties): JSX.Element {
+  const { kind, text, was, subjects } = fact;
   return (
     <div class="fields">
       {kind === "text" && (
@@ -130,8 +136,8 @@ function Source({ fact, change }: { fact: Fact; change: (fields: Partial<Fact>) 
       )}
       {kind === "copy" && (
         <>
-          <TextField label="Prompt that is copied" value={like.prompt} hint="{} lives in" put={(prompt) => change({ like: { ...like, prompt } })} />
-          <TextField label="Subject that is copied" value={like.subject} put={(subject) => change({ like: { ...like, subject } })} />
+          <TextField label="Prompt that is copied" value={fact.like.prompt} hint="{} lives in" put={(prompt) => like({ prompt })} />
+          <TextField label="Subject that is copied" value={fact.like.subject} put={(subject) => like({ subject })} />
         </>
       )}
       {kind === "erase" && <TextField label="Forgets" value={text} put={(given) => change({ text: given })} />}
@@ -234,7 +240,7 @@ function ContextOf({ edit }: { edit: Edit }): JSX.Element {
             how many
             <NumberField
               value={Number(prefixes["prefixes"] ?? 10)} min="0" aria-label="How many texts of the model"
-              put={(count) => put({ ...prefixes, prefixes: Math.max(0, Math.round(count)) })}
+              put={(count) => putFields(edit, (now) => ({ context: { ...recordOf(now["context"]), prefixes: Math.max(0, Math.round(count)) } }))}
             />
           </label>
         )}
