@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from editspec.commands.statistics import statistics
     from editspec.commands.sweep import sweep
     from editspec.commands.tune import tune
+    from editspec.commands.update import update
     from editspec.commands.validate import validate
     from editspec.commands.verify import verify
     from editspec.engine.resources import allow_code
@@ -127,6 +128,7 @@ __all__ = [
     "studio",
     "sweep",
     "tune",
+    "update",
     "validate",
     "verify",
 ]

@@ -28,6 +28,7 @@ DEFERRED = {
     "compiler/editspec_compiler/modalities/image/mask_spans.py": {"numpy"},
     # Only weights from elsewhere need them.
     "runtime/editspec_runtime/io/downloads.py": {"filelock", "urllib"},
+    "runtime/editspec_runtime/io/git_trees.py": {"filelock"},
 }
 """Packages of others that functions outside of the command line import, and why."""
 

@@ -23,11 +23,13 @@ import yaml
 import editspec
 from editspec.worlds.skyline import WEIGHTS
 from editspec_compiler.document import parse
-from editspec_compiler.validation import check, json_schema
+from editspec_compiler.json_schema import json_schema
+from editspec_compiler.validation import check
 from editspec_runtime.codes import Code
 from editspec_runtime.executors.cluster_file import read_cluster_file
 from editspec_runtime.executors.cluster_registry import KINDS
 from tests.docs_text import PAGES, ROOT, blocks, command_lines, headings, links, mentions
+from tests.end_to_end.test_ci import git
 from website.build import PAGES as MADE
 from website.commands import walk_commands
 
@@ -165,8 +167,13 @@ def complete(part: Any) -> dict[str, Any]:
 
 
 def validate_block(block: str, folder: Path) -> None:
-    """Validate a block of YAML that is a spec, or a part of one."""
-    path = folder / "spec.yaml"
+    """Validate a block of YAML that is a spec, or a part of one.
+
+    A block that begins with the name of a file is kept there, for those that follow.
+    """
+    named = re.match(r"# (\S+\.yaml)\n", block)
+    path = folder / (named[1] if named else "spec.yaml")
+    path.parent.mkdir(exist_ok=True)
     given = yaml.safe_load(block)
     path.write_text(block if "version" in given else json.dumps(complete(given)))
     if list(given) == ["model"]:
@@ -216,6 +223,33 @@ def test_specs_are_right(page: Path, project: Path) -> None:
 def test_a_wrong_spec_would_be_seen(block: str, project: Path) -> None:
     with pytest.raises((AssertionError, editspec.SpecError)):
         validate_block(block, project)
+
+
+def test_the_address_that_is_shown_is_one(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "supply-chain.md").read_text()
+    (address,) = re.findall(r"use: (git\+https://\S+)", page)
+    library = next(
+        block
+        for block in blocks((ROOT / "docs" / "language.md").read_text(), "yaml")
+        if block.startswith("# libs/towers.yaml")
+    )
+    repository = tmp_path / "repository"
+    shutil.copytree(SKYLINE / "masks", repository / "masks")
+    (repository / "towers.yaml").write_text(library.replace("../masks", "masks"))
+    git(repository, "init", "-q")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "Recipes")
+    git(repository, "tag", "v3")
+    server = address.removeprefix("git+").partition("//towers.yaml")[0]
+    settings = f'[url "file://{repository}"]\ninsteadOf = {server}\n'
+    (tmp_path / "gitconfig").write_text(settings)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    spec = {"version": 1, "model": {"family": "stylegan2", "weights": "builtin:skyline"}}
+    edit = {"use": address, "with": {"from": 12}}
+    (project / "spec.yaml").write_text(json.dumps({**spec, "edits": [edit]}))
+    assert editspec.validate(project / "spec.yaml").valid
 
 
 def test_the_hook_that_is_shown_exists() -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from editspec_compiler.validation import json_schema
+from editspec_compiler.json_schema import json_schema
 from website.markdown import cell, table
 
 HEAD = """# The language, key by key
@@ -22,6 +22,9 @@ BOUNDS = {
     "maximum": "at most {}",
     "exclusiveMaximum": "less than {}",
 }
+
+REFERENCE = {"$ref": "#/$defs/Reference"}
+"""What stands for the value of a parameter."""
 
 Schema = dict[str, Any]
 
@@ -114,7 +117,9 @@ def kind_of(schema: Schema) -> str:
         return ", ".join(f"`{each}`" for each in schema["enum"])
     for union in ("anyOf", "oneOf"):
         if union in schema and "properties" not in schema:
-            kinds = (kind_of(each) for each in schema[union] if each.get("type") != "null")
+            # Any value of an edit may be that of a parameter, which docs/language.md says once.
+            forms = [each for each in schema[union] if each != REFERENCE]
+            kinds = (kind_of(each) for each in forms if each.get("type") != "null")
             return " or ".join(dict.fromkeys(kinds))
     if schema.get("type") == "array":
         return list_of(schema)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from editspec_compiler.document import Document, Locatable, entries, kind
+from editspec_compiler.parameters import is_reference
 from editspec_compiler.problems import Problem, RowPlace, SpecPath
 from editspec_compiler.registry import family_of, modality_of, spec_type
 from editspec_compiler.row_files import TEXT, Fault, PlacedRow, RowFile, RowsError, read_rows
@@ -45,13 +46,21 @@ def write_out(document: Document, folder: Path) -> Document:
     folder
         What names of files are relative to.
     """
-    document = _unwrap_sources(_write_out_rows(document, folder))
+    document = write_out_rows(document, folder)
     writer = _Writer(document, modality_of(family_of(document)).plurals)
     edits = entries(document.data, "edits")
     written = [writer.edit(("edits", number), edit) for number, edit in enumerate(edits)]
     if not writer.moves and not writer.problems:
         return document
     return _change(document, written, writer.moves, writer.problems)
+
+
+def write_out_rows(document: Document, folder: Path) -> Document:
+    """Write out the rows of files, and sources that stand alone in a list.
+
+    The parameters and the result are those of `write_out`.
+    """
+    return _unwrap_sources(_write_out_rows(document, folder))
 
 
 def _change(
@@ -83,7 +92,8 @@ def find_row_files(document: Document) -> Iterator[tuple[SpecPath, str]]:
 
 
 def _names_rows(given: Any) -> TypeGuard[dict[str, Any]]:
-    return isinstance(given, dict) and FILE in given
+    # The file of a parameter is named by whoever uses the edit.
+    return isinstance(given, dict) and FILE in given and not is_reference(given[FILE])
 
 
 def _write_out_rows(document: Document, folder: Path) -> Document:
@@ -93,7 +103,8 @@ def _write_out_rows(document: Document, folder: Path) -> Document:
         written.append(reader.edit(("edits", number), edit) if isinstance(edit, dict) else edit)
     if not reader.moves and not reader.problems:
         return document
-    return _change(replace(document, rows=reader.rows), written, reader.moves, reader.problems)
+    rows = {**document.rows, **reader.rows}
+    return _change(replace(document, rows=rows), written, reader.moves, reader.problems)
 
 
 def _unwrap_sources(document: Document) -> Document:
@@ -154,6 +165,8 @@ class _Reader:
                 self._read(found, where, where, given, types[name])
                 # With an error of its own, the list is left as it is.
                 lists[name] = found or given
+                if not found:
+                    self.moves[where] = self.moves[*where, FILE] = (*where, FILE)
             elif isinstance(given, list) and any(map(_names_rows, given)):
                 lists[name] = self._entries(where, given, types[name])
         return edit | lists
@@ -185,7 +198,7 @@ class _Reader:
                     value = {**shared, **value}
                 written = (*where, number)
                 self.moves[*path, len(found)] = written
-                self.rows[written] = PlacedRow(file, row)
+                self.rows[self.document.find_written(written)] = PlacedRow(file, row)
                 found.append(value)
                 self.values += _count_values(value)
                 if self.values > MOST_VALUES:

@@ -7,7 +7,7 @@ import hashlib
 from editspec_compiler.references import LoadedSpec
 from editspec_runtime.io.digests import digest
 
-OTHERS = {"version", "model", "edits", "checks", "pictures", "moved"}
+OTHERS = {"version", "model", "edits", "checks", "pictures", "moved", "parameters"}
 """The keys of a spec that have no effect on an edit, or are hashed in another way."""
 
 

@@ -91,7 +91,7 @@ class Document:
         """Make a problem at a path, or at the nearest place above it that the text has."""
         path = self.find_written(path)
         line, column = self.find_place(path, at_key=at_key)
-        row, path = self._find_row(path, at_key=at_key)
+        row, path = self.find_row(path, at_key=at_key)
         return Problem(message, path, line, column, hint, code, warning, row)
 
     def find_place(self, path: SpecPath, *, at_key: bool) -> tuple[int, int]:
@@ -102,7 +102,7 @@ class Document:
         found = self.positions[near]
         return self.keys.get(path, found) if at_key else found
 
-    def _find_row(self, path: SpecPath, *, at_key: bool) -> tuple[RowPlace | None, SpecPath]:
+    def find_row(self, path: SpecPath, *, at_key: bool) -> tuple[RowPlace | None, SpecPath]:
         """Find the place in a file of rows that a path of the text leads to, if it does."""
         for end in range(len(path), 0, -1) if self.rows else ():
             if (row := self.rows.get(path[:end])) is None:

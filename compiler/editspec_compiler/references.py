@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from editspec_compiler.abbreviations import write_out
-from editspec_compiler.document import Document, entries, find_path_problem, kind, read_document
+from editspec_compiler.document import Document, entries, kind, read_document
 from editspec_compiler.layers import expand_layers, select_layers, suggest_layer
+from editspec_compiler.libraries import Libraries
+from editspec_compiler.pins import Pin, read_pins
 from editspec_compiler.problems import Problem, SpecError, SpecPath, render_problem, suggest
 from editspec_compiler.registry import (
     Surroundings,
@@ -21,23 +21,23 @@ from editspec_compiler.registry import (
     spec_type,
 )
 from editspec_compiler.schema import AnySpec, Erase, ErasedUnits, Solver
-from editspec_compiler.spec_folder import DraftedFolder, Folder, project_folder
+from editspec_compiler.spec_folder import Folder, ProjectFolder, project_folder
+from editspec_compiler.uses import find_uses, resolve_uses
 from editspec_compiler.validation import check, fit
 from editspec_compiler.visit import find_files, visit
+from editspec_compiler.weights_place import find_weights, require_bytes
 from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import FieldProblem, ModelFields
 from editspec_runtime.core.method import DIRECTIONS, LINEAR, MATRIX, Method
-from editspec_runtime.errors import EditError, FileError, WeightsError, reading_foreign
+from editspec_runtime.errors import EditError, FileError, reading_foreign
 from editspec_runtime.families.registry import FAMILIES, import_part, read_architecture
 from editspec_runtime.families.selection import Held, choose_by_fields, choose_container
 from editspec_runtime.io.cache import Cache, default_cache
-from editspec_runtime.io.downloads import is_remote
-from editspec_runtime.io.files import read_header, require_file
+from editspec_runtime.io.files import read_header
 from editspec_runtime.io.headers import TensorInfo
-from editspec_runtime.io.parts import INDEX, SUFFIX, is_in_parts
-from editspec_runtime.io.places import container_of, weights_path
-from editspec_runtime.io.shards import is_plain_folder, is_sharded, read_stored
+from editspec_runtime.io.places import container_of
+from editspec_runtime.io.shards import is_sharded, read_stored
 from editspec_runtime.methods.registry import METHODS, method_of, methods_taking
 
 
@@ -62,6 +62,10 @@ class LoadedSpec:
         What may not be meant, though the spec can be used.
     drafts
         The folder of files that are not in the project yet; None where all of them are.
+    pins
+        What was taken from git, each with its commit.
+    trees
+        The folders of what was taken from git, by their sources.
     """
 
     path: Path
@@ -71,11 +75,13 @@ class LoadedSpec:
     architecture: Architecture | None
     warnings: tuple[Problem, ...] = ()
     drafts: Path | None = None
+    pins: tuple[Pin, ...] = ()
+    trees: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def folder(self) -> Folder:
         """Folder that names of files are relative to."""
-        return _folder_of(self.path, self.drafts)
+        return _folder_of(self.path, self.drafts, self.trees)
 
     def error(
         self, path: SpecPath, message: str, hint: str = "", code: Code = Code.SPEC
@@ -92,6 +98,17 @@ class LoadedSpec:
                 "this spec has no edits, so that there is nothing to build",
                 "add one under edits:; inspect, sample, render and studio take the spec as it is",
                 Code.KEY_MISSING,
+            )
+
+    def require_own(self, number: int) -> None:
+        """Raise a `SpecError` where an edit stands in another spec, and cannot change here."""
+        if self.document.find_written(("edits", number)) != ("edits", number):
+            raise self.error(
+                ("edits", number, "name"),
+                f"{self.spec.edits[number].name} is the edit of another spec, and its values are "
+                "not here",
+                "do this with that spec, or write the edit out here",
+                Code.REWRITE_UNFIT,
             )
 
     def misfit(self, path: SpecPath, found: FieldProblem) -> SpecError:
@@ -119,7 +136,9 @@ class LoadedSpec:
         return files
 
 
-def load(path: Path | str, cache: Cache | None = None) -> LoadedSpec:
+def load(
+    path: Path | str, cache: Cache | None = None, *, pins: Mapping[str, Pin] | None = None
+) -> LoadedSpec:
     """Read a spec and check all that can be checked without torch.
 
     Parameters
@@ -128,43 +147,74 @@ def load(path: Path | str, cache: Cache | None = None) -> LoadedSpec:
         The spec.
     cache
         Where weights that lie elsewhere are kept. Default: the user's.
+    pins
+        The commits to take of what is used from git, by their sources. Default: those of the lock.
 
     Raises
     ------
     SpecError
         With everything that is wrong with the spec or what it names.
     EditError
-        The spec is fine, and the weights themselves are damaged.
+        The spec is fine, and the weights themselves are damaged, or what is used from git is not
+        what the lock pins.
     """
     path = Path(path)
     with reading_foreign(path):
-        return load_document(read_document(path), path, cache)
+        return load_document(read_document(path), path, cache, pins=pins)
+
+
+def open_libraries(
+    document: Document, path: Path, cache: Cache, pins: Mapping[str, Pin] | None = None
+) -> Libraries:
+    """Return what opens the libraries of a document, with the `pins` of its lock by default.
+
+    The lock is not read for a document that uses nothing. Raises `SpecError` where it is not a
+    lock.
+    """
+    if pins is None:
+        pins = read_pins(path) if any(True for _ in find_uses(document)) else {}
+    return Libraries(path.parent, pins, cache)
 
 
 def load_document(
-    document: Document, path: Path, cache: Cache | None = None, *, drafts: Path | None = None
+    document: Document,
+    path: Path,
+    cache: Cache | None = None,
+    *,
+    drafts: Path | None = None,
+    pins: Mapping[str, Pin] | None = None,
+    trees: Mapping[str, Path] | None = None,
 ) -> LoadedSpec:
     """Check a document as `load` does.
 
     Files that the document names are relative to the folder of `path`; those in the folder
-    `drafts` stand for the ones of the same names there.
+    `drafts` stand for the ones of the same names there. `trees` are the folders of what was taken
+    from git for edits that are written out in the document.
     """
-    given = len(document.problems)
+    cache = cache or default_cache()
+    libraries = open_libraries(document, path, cache, pins)
+    document = resolve_uses(document, libraries)
+    before = document.problems
     document = write_out(document, path.parent)
-    left = document.problems[given:]
+    left = [each for each in document.problems[len(before) :] if not _lies_in(each.path, before)]
+    document = replace(document, problems=(*before, *left))
     spec, unfit = check(document)
     problems = _merge_keys_once(document.problems)
-    references = _References(document, _folder_of(path, drafts), cache or default_cache())
+    libraries.trees.update(trees or {})
+    folder = _folder_of(path, drafts, libraries.trees)
+    references = _References(document, folder, cache)
     found = references.problems()
     # A layer that is a number is told by its name, and not as a wrong type besides.
     named = {problem.path for problem in found if problem.code == Code.LAYER_UNKNOWN}
+    open_places = [each for each in problems if each.code == Code.PARAMETER_MISSING]
     for problem in unfit:
         if problem.path in named or _lies_in(problem.path, document.problems):
             continue
         # A list that lacks the rows of a file may be too short, too.
-        if not any(each.path[: len(problem.path)] == problem.path for each in left):
+        if not _holds(problem.path, [*left, *open_places]):
             problems.append(problem)
-    problems += found
+    # Where a parameter has no value, nothing that the value should be is there.
+    problems += [each for each in found if not _lies_in(each.path, open_places)]
     # A spec that is wrong is told first: its author can mend it, whatever the weights are.
     errors = [problem for problem in problems if not problem.warning]
     if errors or spec is None:
@@ -174,12 +224,24 @@ def load_document(
     warnings = tuple(problem for problem in problems if problem.warning)
     architecture = references.architecture
     spec = expand_layers(spec, architecture)
-    return LoadedSpec(path, document, spec, references.weights, architecture, warnings, drafts)
+    return LoadedSpec(
+        path,
+        document,
+        spec,
+        references.weights,
+        architecture,
+        warnings,
+        drafts,
+        tuple(libraries.used[source] for source in sorted(libraries.used)),
+        libraries.trees,
+    )
 
 
-def _folder_of(path: Path, drafts: Path | None) -> Folder:
+def _folder_of(path: Path, drafts: Path | None, trees: Mapping[str, Path]) -> Folder:
     """Return what names in the spec at `path` are relative to."""
-    return path.parent if drafts is None else DraftedFolder(path.parent, drafts)
+    if drafts is None and not trees:
+        return path.parent
+    return ProjectFolder(path.parent, drafts, trees)
 
 
 def _merge_keys_once(problems: Iterable[Problem]) -> list[Problem]:
@@ -195,6 +257,10 @@ def _merge_keys_once(problems: Iterable[Problem]) -> list[Problem]:
 # Where the text itself is wrong at a place, what the language finds there only follows from that.
 def _lies_in(path: SpecPath, others: Iterable[Problem]) -> bool:
     return any(path[: len(other.path)] == other.path for other in others)
+
+
+def _holds(path: SpecPath, others: Iterable[Problem]) -> bool:
+    return any(other.path[: len(path)] == path for other in others)
 
 
 def unit_problem(erased: ErasedUnits, layer: Layer) -> FieldProblem | None:
@@ -308,7 +374,7 @@ class _References:
             hint = suggest(model.family, list(FAMILIES))
             yield problem(("model", "family"), message, hint, code=Code.FAMILY_UNKNOWN)
         try:
-            self.weights = _weights_file(model, project_folder(self.folder), self.cache)
+            self.weights = find_weights(model, project_folder(self.folder), self.cache)
         except FileError as error:
             where = ("model", "weights")
             yield problem(where, error.message, error.hint, code=Code.WEIGHTS_UNREADABLE)
@@ -330,7 +396,7 @@ class _References:
                 yield self.document.problem(where, message, hint, code=Code.WEIGHTS_PIN)
                 return
             # Before the header is read: bytes that are not those of the pin are not looked into.
-            _require_bytes(self.weights, model.digest)
+            require_bytes(self.weights, model.digest)
         family = FAMILIES.get(model.family)
         if family is not None and family.in_parts:
             # Before the tensors: what the folder lacks, or what it is instead, is said by its own.
@@ -427,56 +493,3 @@ def _named_layers(edit: Any) -> Iterator[tuple[SpecPath, Any]]:
     if isinstance(layers, list):
         for number, name in enumerate(layers):
             yield ("layers", number), name
-
-
-def _weights_file(model: ModelFields, folder: Path, cache: Cache) -> Path:
-    """Find the file that ``weights:`` names, or the folder of several.
-
-    Raises `FileError` where it cannot be read; what is remote is not fetched.
-    """
-    path = weights_path(model.weights, folder, cache=cache, pin=model.digest, fetching=False)
-    if is_sharded(path) and any(path.glob(f"*{INDEX}")):
-        return path
-    if is_plain_folder(path):
-        return path
-    family = FAMILIES.get(model.family)
-    if os.path.isdir(path):  # noqa: PTH112 - of pathlib, a name that is too long is an error
-        if is_in_parts(path) or (family is not None and family.in_parts):
-            return path
-        _require_model_in(path)
-    if path == folder / model.weights and (problem := find_path_problem(model.weights, folder)):
-        raise FileError(*problem)
-    if not is_remote(model.weights):  # one of the package, or below a home
-        require_file(path)
-    return path
-
-
-def _require_model_in(folder: Path) -> None:
-    """Raise a `FileError` where a folder holds a model in files that are not read from there."""
-    found = sorted(path.name for path in folder.iterdir() if path.is_file())
-    if any(name.endswith(SUFFIX) for name in found):
-        raise FileError(
-            f"{folder} holds several files of weights and no index of them",
-            f"get *{INDEX} from where they are from, or give one of the files",
-        )
-    for name in found:
-        if name.endswith(".gguf"):
-            hint = f"make a folder of it by editspec convert {folder / name} FOLDER, and give that"
-            raise FileError(f"{folder} holds a GGUF file and no *{SUFFIX}", hint)
-        if name.endswith((".bin", ".pt", ".pth")):
-            made = folder / f"model{SUFFIX}"
-            hint = f"make one by editspec convert {folder / name} {made}"
-            raise FileError(f"{folder} holds {name} and no *{SUFFIX}", hint)
-    if "config.json" in found:
-        hint = f"get the *{SUFFIX} from where the rest of the folder is from"
-        raise FileError(f"{folder} holds config.json and no weights (*{SUFFIX})", hint)
-
-
-def _require_bytes(weights: Path, pin: str) -> None:
-    with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != pin.removeprefix("sha256:"):
-        raise WeightsError(
-            f"{weights} is not the file that the spec pins: expected {pin}, found sha256:{found}.",
-            "Get the pinned file, or change model.digest.",
-        )

@@ -34,6 +34,9 @@ PlaceT = TypeVar("PlaceT")
 SourceT = TypeVar("SourceT")
 ContextT = TypeVar("ContextT")
 PreservedT = TypeVar("PreservedT")
+ParameterType = Literal["integer", "number", "text", "boolean", "mask", "place", "list"]
+"""The words for what values a parameter takes."""
+
 EditT = TypeVar("EditT")
 CheckT = TypeVar("CheckT")
 
@@ -380,6 +383,30 @@ class Moved(Part):
     to: str = Field(pattern=NAME, description="The name that it has now.")
 
 
+class Parameter(Part):
+    """A value of a recipe that whoever uses the recipe chooses."""
+
+    type: ParameterType = Field(description="What values it takes.")
+    default: Any = Field(
+        None, description="The value where none is given. Without any, one has to be given."
+    )
+    description: str | None = Field(None, description="What it is, for people.")
+
+
+class UsedEdit(Part):
+    """An edit of another spec, used under a name of its own."""
+
+    use: str = Field(
+        description="FILE.yaml#NAME, relative to the spec; or git+https://HOST/PATH//FILE@TAG#NAME."
+    )
+    given: dict[str, Any] = Field(
+        {}, alias="with", description="Values of the parameters that the other spec declares."
+    )
+    name: str | None = Field(
+        None, pattern=NAME, description="Unique; default: the name that it has in the other spec."
+    )
+
+
 def _list_one(given: Any) -> Any:
     # A single one may stand without the dash of a list.
     return [given] if isinstance(given, dict) else given
@@ -405,6 +432,9 @@ class Spec(SpecHead, Generic[EditT, CheckT]):
     A modality makes its own spec of this, with the fields that say what its inputs are.
     """
 
+    SAME: ClassVar[tuple[str, ...]] = ()
+    """The fields without which the values of an edit mean something else."""
+
     precision: Literal["float32", "float64"] = Field(
         "float32", description="Of all computation and of the patch."
     )
@@ -424,6 +454,9 @@ class Spec(SpecHead, Generic[EditT, CheckT]):
         list[Moved], BeforeValidator(_list_one, json_schema_input_type=Moved | list[Moved])
     ] = Field(
         [], description="Former names of edits, so that a new name does not build an edit again."
+    )
+    parameters: dict[str, Parameter] = Field(
+        {}, description="Values in the edits that a spec which uses them may choose."
     )
 
     @property

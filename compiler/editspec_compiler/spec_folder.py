@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from editspec_runtime.io.file_names import is_plain_path
 
 
 @dataclass(frozen=True)
-class DraftedFolder:
-    """A project folder, some of whose files are drafts that lie elsewhere.
+class ProjectFolder:
+    """A project folder, some of whose files lie elsewhere.
 
     Attributes
     ----------
@@ -16,21 +19,30 @@ class DraftedFolder:
         The project folder.
     drafts
         A folder like it. A file that lies in it stands for that of the same name in `path`.
+    trees
+        The folders of what was fetched of git, by their sources: ``SOURCE//NAME`` lies there.
     """
 
     path: Path
-    drafts: Path
+    drafts: Path | None = None
+    trees: Mapping[str, Path] = field(default_factory=dict)
 
     def __truediv__(self, name: str) -> Path:
         """Return the place of the file of a name."""
-        draft = self.drafts / name
-        return draft if draft.is_file() else self.path / name
+        for source, tree in self.trees.items():
+            inner = name.removeprefix(f"{source}//")
+            # A name that leads out of the tree is one of no file.
+            if inner != name and is_plain_path(inner):
+                return tree / inner
+        if self.drafts is not None and (self.drafts / name).is_file():
+            return self.drafts / name
+        return self.path / name
 
 
-Folder = Path | DraftedFolder
+Folder = Path | ProjectFolder
 """What a name is joined to with ``/``."""
 
 
 def project_folder(folder: Folder) -> Path:
     """Return the folder that a person knows."""
-    return folder.path if isinstance(folder, DraftedFolder) else folder
+    return folder.path if isinstance(folder, ProjectFolder) else folder

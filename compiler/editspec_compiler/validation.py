@@ -12,13 +12,13 @@ from functools import cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Discriminator, TypeAdapter, ValidationError
-from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 
 from editspec_compiler.document import Document, entries, kind
 from editspec_compiler.method_fields import find_contradictions, find_foreign_fields
 from editspec_compiler.misfits import describe_misfit
 from editspec_compiler.moved_edits import find_unfit_moves
+from editspec_compiler.parameters import find_unfit_defaults
 from editspec_compiler.problems import Problem, SpecPath, suggest
 from editspec_compiler.registry import (
     Modality,
@@ -73,6 +73,7 @@ def check(document: Document) -> tuple[AnySpec | None, list[Problem]]:
         find_contradictions,
         _find_unfit_checks,
         find_unfit_moves,
+        find_unfit_defaults,
     ):
         found += find(document, spec)
     found += modality.problems(document, spec)
@@ -93,15 +94,6 @@ def fit(part: Any, given: Any) -> Any:
 @cache
 def _adapter(part: Any) -> TypeAdapter[Any]:
     return TypeAdapter(part)
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of the language: one of the specs of all families."""
-    types = [spec_type(family) for family in FAMILIES]
-    references, schema = models_json_schema([(each, "validation") for each in types])
-    one_of = [references[each, "validation"] for each in types]
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return head | {"oneOf": one_of, "$defs": schema["$defs"]}
 
 
 def _find_doubled_names(document: Document, spec: AnySpec) -> Iterator[Problem]:

@@ -63,6 +63,7 @@ SECTIONS: dict[str, dict[str, Callable[..., None]]] = {
         "compile": specs.compile,
         "statistics": specs.statistics,
         "lock": specs.lock,
+        "update": specs.update,
     },
     JUDGE: {
         "render": explore.render,

@@ -1,4 +1,4 @@
-"""Commands on specs: validate, compile, build, check, lock, plan, statistics."""
+"""Commands on specs: validate, build, check, lock, update, plan and others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import editspec
-from editspec.cli.command import Work, of_a_model, of_files, of_workers
+from editspec.cli.command import Progress, Work, of_a_model, of_files, of_workers
 from editspec.cli.options import BuildFolder, JUnit, Markdown, OutFolder, SpecArgument
 from editspec.engine.result import CommandResult
 
@@ -147,6 +147,25 @@ def lock(
     The spec is built into the cache.
     """
     return editspec.lock(spec, check=check, **work)
+
+
+@of_files
+def update(
+    work: Progress,
+    spec: SpecArgument,
+    edits: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME...]", help="Edits whose sources are asked; default: all."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail where a source has moved.")
+    ] = False,
+) -> CommandResult:
+    """Take what tags and branches of used edits are now.
+
+    Writes their commits to SPEC.lock. Builds nothing.
+    """
+    return editspec.update(spec, edits or (), check=check, **work)
 
 
 @of_a_model

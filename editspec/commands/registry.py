@@ -22,6 +22,7 @@ COMMANDS = {
     "compile": "editspec.commands.compile:compile",
     "statistics": "editspec.commands.statistics:statistics",
     "lock": "editspec.commands.lock:lock",
+    "update": "editspec.commands.update:update",
     "render": "editspec.commands.render:render",
     "check": "editspec.commands.check:check",
     "sweep": "editspec.commands.sweep:sweep",

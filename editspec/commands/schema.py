@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from editspec.engine.result import CommandResult
-from editspec_compiler.validation import json_schema
+from editspec_compiler.json_schema import json_schema
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,7 @@ def sweep(
     """
     loaded = spec if isinstance(spec, LoadedSpec) else load(spec)
     loaded.require_edits()
+    loaded.require_own(len(loaded.spec.edits) - 1)
     modality = require_sweepable(loaded.spec.model.family)
     out, edit = Path(out), loaded.spec.edits[-1]
     if not layers and not edit.layer and not vary:

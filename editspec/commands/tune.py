@@ -199,6 +199,7 @@ def tune(
     run_folder(RECORD, "tuning").require_free(out)
     _require_writable(out)
     session, number = open_at_edit(loaded, edit, device, progress)
+    loaded.require_own(number)
     with session.kernels():
         run = engine.start_tuning(session, number, images, layers, progress)
         # That the text cannot be changed is found here, before the work.

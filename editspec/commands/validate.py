@@ -12,8 +12,10 @@ from editspec.engine.lock import input_changes, lock_path, read_lock
 from editspec.engine.policy import load_obeying
 from editspec.engine.result import DONE, CommandResult, count_of
 from editspec_compiler import LoadedSpec, SpecError, load
+from editspec_compiler.document import read_document
 from editspec_compiler.problems import Problem
 from editspec_compiler.registry import EditFacts, modality_of
+from editspec_compiler.uses import find_asked, is_asking
 from editspec_runtime.errors import EditError
 
 
@@ -48,6 +50,9 @@ class ValidFile:
         The inputs that have changed since the lock; None where there is no lock.
     locked
         The count of edits of a lock by itself; None for a spec.
+    asked
+        The parameters of a library that have no default, so that only a spec that uses it can be
+        looked at as a whole.
     warnings, warning_lines
         What may not be meant, as values and for people.
     """
@@ -57,6 +62,7 @@ class ValidFile:
     checks: tuple[str, ...] = ()
     lock: tuple[str, ...] | None = None
     locked: int | None = None
+    asked: tuple[str, ...] = ()
     warnings: tuple[Problem, ...] = ()
     warning_lines: tuple[str, ...] = ()
 
@@ -64,6 +70,8 @@ class ValidFile:
         """The file as plain values."""
         if self.locked is not None:
             return {"valid": True}
+        if self.asked:
+            return {"valid": True, "asked": list(self.asked)}
         lock = None if self.lock is None else list(self.lock)
         return {
             "valid": True,
@@ -77,6 +85,9 @@ class ValidFile:
         """The file for people."""
         if self.locked is not None:
             return f"{self.file}: the lock of {count_of(self.locked, 'edit')}, no problems"
+        if self.asked:
+            asked = ", ".join(self.asked)
+            return f"{self.file}: a library, no problems; specs that use it give {asked}"
         counted = count_of(len(self.edits), "edit")
         if self.checks:
             counted += f", {count_of(len(self.checks), 'check')}"
@@ -158,7 +169,12 @@ def _validate(spec: Path | str | LoadedSpec) -> ValidFile:
         path = Path(spec)
         if path.suffix == ".lock" and (alone := read_lock(path)):
             return ValidFile(path, locked=len(alone.edits))
-        spec = load(path)
+        try:
+            spec = load(path)
+        except SpecError as error:
+            if not is_asking(error):
+                raise
+            return ValidFile(path, asked=find_asked(read_document(path)))
     spec = load_obeying(spec)
     lock = read_lock(lock_path(spec.path))
     changes = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,8 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from editspec.engine.plain_differences import file_differences, plain_differences
 from editspec_compiler import LoadedSpec, SpecError
 from editspec_compiler.document import Document, kind, read_document
+from editspec_compiler.pins import Pin
 from editspec_compiler.schema import AnyEdit
 from editspec_compiler.yaml_core import dump
 from editspec_runtime.codes import Code
@@ -86,12 +89,16 @@ FORMAT, VERSION = "editspec.lock", 1
 
 
 class Lock(_Part):
-    """The lock of a spec: the digest of its base, what its edits share, and the edits."""
+    """The lock of a spec: the digest of its base, what its edits share, and the edits.
+
+    `sources` are the commits of what the spec uses from git.
+    """
 
     format: Literal["editspec.lock"]
     version: Literal[1]
     weights: Digest
     settings: dict[str, Any]
+    sources: list[Pin] = Field([], exclude_if=operator.not_)
     edits: list[LockedEdit]
 
     def to_bytes(self) -> bytes:
@@ -206,6 +213,7 @@ def shared_settings(loaded: LoadedSpec) -> dict[str, Any]:
         "checks": True,
         "pictures": True,
         "moved": True,
+        "parameters": True,
         "model": {"weights", "digest"},
     }
     said = loaded.spec.model_dump(mode="json", exclude=left_out)
@@ -294,7 +302,7 @@ def plan_steps(
     if lock is not None:
         if lock.weights != weights:
             shared.append(f"model.weights: {lock.weights[:12]} -> {weights[:12]}")
-        shared += _differences(lock.settings, shared_settings(loaded))
+        shared += plain_differences(lock.settings, shared_settings(loaded))
     found: list[Step] = []
     names: list[str] = []  # as the lock has them
     parent, former = weights, loaded.spec.former_names
@@ -304,8 +312,8 @@ def plan_steps(
         if lock is None or locked is None:
             found.append(Step(edit.name, NEW))
             continue
-        changes = [*shared, *_differences(locked.settings, edit_settings(loaded, number))]
-        changes += _file_differences(locked.files, edit_files(loaded, number))
+        changes = [*shared, *plain_differences(locked.settings, edit_settings(loaded, number))]
+        changes += file_differences(locked.files, edit_files(loaded, number))
         if changes:
             found.append(Step(edit.name, CHANGED, tuple(changes)))
         elif rebuilt:
@@ -348,6 +356,7 @@ def input_changes(loaded: LoadedSpec, weights: str, lock: Lock) -> list[str]:
     found += [
         f"{name}: in the lock, and no longer in the spec" for name in removed_edits(loaded, lock)
     ]
+    found += _source_changes(loaded.pins, lock.sources)
     names = [edit.name for edit in loaded.spec.edits]
     locked = [edit.name for edit in lock.edits]
     if not found and names != locked:
@@ -355,6 +364,18 @@ def input_changes(loaded: LoadedSpec, weights: str, lock: Lock) -> list[str]:
     if not found:
         found += [f"{step.name}: {reason}" for step in todo for reason in step.because]
     return found
+
+
+def _source_changes(used: Sequence[Pin], locked: Sequence[Pin]) -> Iterator[str]:
+    """The sources of git that a lock does not have as a spec uses them, and those left in it."""
+    pinned = {pin.source: pin for pin in locked}
+    for pin in used:
+        if pin.source not in pinned:
+            yield f"{pin.source}: not in the lock"
+        elif (was := pinned[pin.source].commit) != pin.commit:
+            yield f"{pin.source}: {was} -> {pin.commit}"
+    for name in pinned.keys() - {pin.source for pin in used}:
+        yield f"{name}: in the lock, and no longer used"
 
 
 def require_unchanged(loaded: LoadedSpec, weights: str, lock: Lock | None) -> Lock:
@@ -411,7 +432,7 @@ def list_uncompared(lock: Lock, built: Sequence[LockedEdit]) -> tuple[Uncompared
         before = lock.edit(edit.name)
         if before is None or before.environment == edit.environment:
             continue
-        lines = tuple(_differences(before.environment, edit.environment))
+        lines = tuple(plain_differences(before.environment, edit.environment))
         artifacts = tuple(_list_differing(before, edit))
         found.append(UncomparedEdit(edit.name, lines, artifacts))
     return tuple(found)
@@ -472,29 +493,3 @@ def _order_changes(lock: Lock, name: str, before: Sequence[str]) -> tuple[str, .
     if locked_before != list(before):
         return (f"the order before it: {', '.join(locked_before)} -> {', '.join(before)}",)
     return ("it was built on other weights than the edit before it leaves (two locks were merged)",)
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """The differences of two plain values, as lines ``path: old -> new``."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        # The order of `old`, then that of `new`: equal inputs give equal lines.
-        for name in dict.fromkeys([*old, *new]):
-            below = f"{path}.{name}" if path else str(name)
-            yield from _differences(old.get(name), new.get(name), below)
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, (was, now) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(was, now, f"{path}[{index}]")
-    # In Python 1, 1.0 and True are equal, and in a spec they are not.
-    elif old != new or type(old) is not type(new):
-        yield f"{path}: {_short(old)} -> {_short(new)}"
-
-
-def _file_differences(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:
-    for name in new:
-        if name in old and old[name] != new[name]:
-            yield f"{name}: its content"
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 40 else text[:39] + "…"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from editspec.engine.lock import Lock, LockedEdit
+from editspec_compiler.pins import Pin
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,12 @@ def merge_locks(base: Lock | None, ours: Lock, theirs: Lock) -> MergedLock:
     still stands on the weights that the edit before it leaves is not decided here: a plan compares
     its ``parent``, and lets it be built where it does not.
     """
+    pins = {"sources": _merge_pins(base, ours, theirs)}
     if _shared(ours) != _shared(theirs):
         # Entries belong to the weights and settings that they were built under. A mixture of
         # settings would let a plan believe entries that were built under other ones.
         is_theirs = base is not None and _shared(base) == _shared(ours)
-        return MergedLock(theirs if is_theirs else ours)
+        return MergedLock((theirs if is_theirs else ours).model_copy(update=pins))
     both: list[str] = []
     edits: list[LockedEdit] = []
     for name in _merge_order(ours, theirs):
@@ -49,7 +51,26 @@ def merge_locks(base: Lock | None, ours: Lock, theirs: Lock) -> MergedLock:
             kept = other
         if kept is not None:
             edits.append(kept)
-    return MergedLock(ours.model_copy(update={"edits": edits}), tuple(both))
+    return MergedLock(ours.model_copy(update={"edits": edits, **pins}), tuple(both))
+
+
+def _merge_pins(base: Lock | None, ours: Lock, theirs: Lock) -> list[Pin]:
+    """Merge the commits of sources as edits are merged: what one side changed is of that side.
+
+    Where both sides moved a source, it is where ours moved it. Edits of theirs that were built from
+    another commit are then built again, as a plan compares what the commit gives.
+    """
+    old, mine, other = (_pins_of(each) for each in (base, ours, theirs))
+    merged = {}
+    for source in sorted(mine.keys() | other.keys()):
+        kept = other.get(source) if mine.get(source) == old.get(source) else mine.get(source)
+        if kept is not None:
+            merged[source] = kept
+    return list(merged.values())
+
+
+def _pins_of(lock: Lock | None) -> dict[str, Pin]:
+    return {} if lock is None else {pin.source: pin for pin in lock.sources}
 
 
 def _shared(lock: Lock) -> tuple[object, ...]:

@@ -35,6 +35,7 @@ def write_picked(session: BuildSession, out: Path, choice: str) -> LoadedSpec:
     loaded = session.loaded
     name, _, given = choice.rpartition("=")
     number = _choose_edit(loaded, name)
+    loaded.require_own(number)
     name = loaded.spec.edits[number].name
     curve = _read_curve(out / PARETO[0], name)
     if curve["inputs"] != inputs_of(session, number):

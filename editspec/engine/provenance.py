@@ -51,6 +51,7 @@ def statement(session: BuildSession, built: Sequence[BuiltEdit]) -> bytes:
         "resolvedDependencies": [
             *_weights(session),
             *_files(session),
+            *_sources(session),
             *_second_moments(session, built),
         ],
     }
@@ -103,6 +104,12 @@ def _files(session: BuildSession) -> Iterator[dict[str, Any]]:
         files |= edit_files(session.loaded, number)
     for name, sha256 in sorted(files.items()):
         yield _descriptor(name, sha256)
+
+
+def _sources(session: BuildSession) -> Iterator[dict[str, Any]]:
+    """What the edits use from git, by its commits."""
+    for pin in session.loaded.pins:
+        yield {"name": pin.source, "uri": pin.source, "digest": {"gitCommit": pin.commit}}
 
 
 def _second_moments(session: BuildSession, built: Sequence[BuiltEdit]) -> Iterator[dict[str, Any]]:

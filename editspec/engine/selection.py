@@ -30,7 +30,8 @@ WORDS = f"Write NAME+ for the specs with an edit of that name, or {MODIFIED}+."
 def expand_specs(given: Iterable[Path | str]) -> list[Path]:
     """The specs that names and patterns stand for, each once.
 
-    Of what a pattern finds, files that are not specs do not count. Raises `WrongPath` where a name
+    Of what a pattern finds, files that are not specs do not count, nor do
+    libraries. Raises `WrongPath` where a name
     or a pattern stands for none.
     """
     found: dict[Path, None] = {}
@@ -48,7 +49,10 @@ def expand_specs(given: Iterable[Path | str]) -> list[Path]:
 
 
 def _is_spec(path: Path) -> bool:
-    """Whether a file looks like a spec, right or wrong: it says a version and a model."""
+    """Whether a file looks like a spec, right or wrong: it says a version and a model.
+
+    A library, which declares parameters, is for other specs.
+    """
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError):
@@ -61,8 +65,11 @@ def _is_spec(path: Path) -> bool:
         return (
             isinstance(content, dict)
             and {"version", "model"} <= content.keys()
+            and "parameters" not in content
             and (isinstance(content["model"], dict) and "family" in content["model"])
         )
+    if re.search(r"^parameters\s*:", text, re.MULTILINE):
+        return False
     return all(re.search(rf"^{key}\s*:", text, re.MULTILINE) for key in ("version", "model"))
 
 

@@ -433,5 +433,6 @@ class BuildSession(ModelSession):
             version=1,
             weights=self.base,
             settings=shared_settings(self.loaded),
+            sources=list(self.loaded.pins),
             edits=[edit.locked for edit in built],
         )

@@ -41,6 +41,7 @@ from editspec.studio.schemas import (
 from editspec_compiler import Problem
 from editspec_compiler.problems import SHOWN, path_text
 from editspec_compiler.schema import Solver
+from editspec_compiler.uses import USE, is_used
 from editspec_compiler.validation import fit
 from editspec_runtime.codes import Code
 from editspec_runtime.core.method import CONTEXT, FULL, PRESERVE, RANK, Method
@@ -187,7 +188,7 @@ def _describe_edit(
     given, identity = draft.edits()[number], draft.present.identities[number]
     base, modality = engine.base(), engine.modality
     # The text is described while it is being typed, so that every part may be anything.
-    edit = given if isinstance(given, dict) else {}
+    edit = draft.shown_edit(number) if isinstance(given, dict) else {}
     found = images.found.get(identity)
     places = found.places if found is not None and found.layer == edit.get("layer") else ()
     fields = modality.edit_type.model_fields
@@ -201,6 +202,9 @@ def _describe_edit(
     questions = modality.questions(draft, number, base)
     described = modality.describe_edit(draft, number, base)
     described["tokens"] = list(map(_describe_tokens, described.get("tokens", ())))
+    if is_used(given):
+        notes = [f"its values in {given[USE]}", described.get("note", "")]
+        described["note"] = " and ".join(filter(None, notes))
     return EditState(
         id=identity,
         name=str(edit.get("name", "")),

@@ -6,22 +6,28 @@ ignores, with the masks that were painted; `Draft.save` writes both into the pro
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from editspec.studio.draft_store import StoredDraft, Version, store_folder
+from editspec.studio.draft_store import (
+    StoredDraft,
+    Version,
+    hash_text,
+    read_spec,
+    store_folder,
+)
 from editspec.studio.identities import Identities, follow_edits, new_identities
 from editspec.studio.masks import MaskStore
 from editspec.studio.parsed import (
     OFF,
     digest_content,
     edits_of,
+    find_texts,
     is_readable,
     parse_once,
     show_all_edits,
@@ -30,16 +36,17 @@ from editspec.studio.sandbox import Sandbox
 from editspec.studio.spec_editor import replace_masks
 from editspec_compiler import LoadedSpec, Problem, SpecError
 from editspec_compiler.abbreviations import find_row_files, write_out
-from editspec_compiler.document import MAX_BYTES, Document, parse, read_document
+from editspec_compiler.document import MAX_BYTES, Document, parse
 from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_compiler.modalities.image.masks import mask_image
 from editspec_compiler.modalities.image.schema import PLURALS, Place
-from editspec_compiler.problems import SpecPath
-from editspec_compiler.references import load_document
-from editspec_compiler.spec_folder import DraftedFolder
+from editspec_compiler.references import load_document, open_libraries
+from editspec_compiler.spec_folder import ProjectFolder
+from editspec_compiler.uses import find_uses, is_used, resolve_uses
 from editspec_compiler.validation import check, fit
 from editspec_compiler.visit import find_files
 from editspec_runtime.errors import EditError, UsageError
+from editspec_runtime.io.cache import default_cache
 from editspec_runtime.io.files import write
 
 PAST_COUNT, PAST_LENGTH = 100, 2**24
@@ -100,7 +107,7 @@ class Draft:
 
         Raises `SpecError` and `FileError`.
         """
-        on_disk, digest = _read_spec(path)
+        on_disk, digest = read_spec(path)
         opened = new if on_disk is None else on_disk
         sandbox = Sandbox.around(path.parent, parse(opened, path.name))
         present = Version(opened, new_identities(edits_of(opened, path.name)))
@@ -130,9 +137,13 @@ class Draft:
         return self.executed == self.content
 
     @property
-    def folder(self) -> DraftedFolder:
+    def folder(self) -> ProjectFolder:
         """Folder that names of files are relative to."""
-        return DraftedFolder(self.path.parent, store_folder(self.path))
+        trees: dict[str, Path] = {}
+        if any(map(is_used, self.edits())):
+            with suppress(SpecError, EditError):
+                trees = self._resolve(self.document_in_sandbox())[1]
+        return ProjectFolder(self.path.parent, store_folder(self.path), trees)
 
     @property
     def masks(self) -> MaskStore:
@@ -142,12 +153,12 @@ class Draft:
     @property
     def is_saved(self) -> bool:
         """Whether the text is the one that was last saved."""
-        return self.saved == _sha256(self.text)
+        return self.saved == hash_text(self.text)
 
     @property
     def is_changed_outside(self) -> bool:
         """Whether another program has changed the spec's file."""
-        return _read_spec(self.path)[1] != self.saved
+        return read_spec(self.path)[1] != self.saved
 
     def require(self, revision: int) -> None:
         """Raise a `Conflict` unless the text is still that of `revision`."""
@@ -227,6 +238,17 @@ class Draft:
         found: dict[str, Any] = edits[number]
         return found
 
+    def shown_edit(self, number: int) -> dict[str, Any]:
+        """Return edit `number` as the page shows it: one of another spec as it is written there.
+
+        What cannot be found there is shown as the text has it, and nothing of what is not an edit.
+        """
+        edit: Any = self.edits()[number]
+        if is_used(edit):
+            with suppress(SpecError, EditError):
+                edit = self._resolve(self.document_in_sandbox())[0].data["edits"][number]
+        return edit if isinstance(edit, dict) else {}
+
     def written_edit(self, number: int) -> dict[str, Any]:
         """Return edit `number` with the rows of its files, as far as it may name them.
 
@@ -235,8 +257,19 @@ class Draft:
         edit, document = self.edit(number), self.document()
         if self.sandbox.problems(document):
             return edit
+        with suppress(SpecError, EditError):
+            document, _ = self._resolve(document)
         written: dict[str, Any] = write_out(document, self.path.parent).data["edits"][number]
         return written
+
+    def _resolve(self, document: Document) -> tuple[Document, dict[str, Path]]:
+        """Put the edits of other specs into their places; return the folders of what is from git.
+
+        The document is one of the sandbox. Raises `SpecError` and `EditError` where the lock or
+        what it pins is not as it should be.
+        """
+        libraries = open_libraries(document, self.path, default_cache())
+        return resolve_uses(document, libraries), libraries.trees
 
     def place(self, number: int, role: str, index: int = 0) -> Place:
         """Return the source or target of an edit, or entry `index` of its context.
@@ -244,8 +277,9 @@ class Draft:
         Of a place of several images, the first is returned. Raises `Missing`, and `SpecError` where
         the text leaves the sandbox.
         """
-        given = self.edit(number).get(role)
+        self.edit(number)
         self.document_in_sandbox()
+        given = self.shown_edit(number).get(role)
         if role == "context":
             entries = given if isinstance(given, list) else []
             given = entries[index] if index < len(entries) else None
@@ -329,7 +363,8 @@ class Draft:
         if outside := self.sandbox.problems(document):
             problems = [*outside, *document.problems]
             # Without rows of files that may not be opened, the rest is not looked at.
-            if all(map(self.sandbox.holds, dict(find_row_files(document)).values())):
+            rows = dict(find_row_files(document)).values()
+            if all(map(self.sandbox.holds, rows)) and not any(find_uses(document)):
                 document = write_out(document, self.path.parent)
                 problems = [*outside, *document.problems, *check(document)[1]]
             raise SpecError(document.file, problems, document.text)
@@ -341,7 +376,7 @@ class Draft:
         A source or target that the edit still lacks is filled in from a place that it has.
         `changes` replaces some of its fields. Raises `SpecError` and `EditError`.
         """
-        document = self.document_in_sandbox()
+        document, trees = self._resolve(self.document_in_sandbox())
         edit = dict(document.data["edits"][number]) | (changes or {})
         if "pairs" not in edit:
             places = [edit.get("target"), edit.get("source"), *(edit.get("context") or [])]
@@ -349,18 +384,20 @@ class Draft:
             named = (each for each in places if isinstance(each, dict) and "file" not in each)
             place = next(named, None)
             edit = {"source": place, "target": place} | edit
-        return self._load_with(document, [edit])
+        return self._load_with(document, [edit], trees)
 
     def load_without_edits(self) -> LoadedSpec:
         """Load the spec of the unedited model. Raises `SpecError` and `EditError`."""
         return self._load_with(self.document_in_sandbox(), [])
 
-    def _load_with(self, document: Document, edits: list[Any]) -> LoadedSpec:
+    def _load_with(
+        self, document: Document, edits: list[Any], trees: Mapping[str, Path] | None = None
+    ) -> LoadedSpec:
         """Load a document with other edits, and without checks, which may be about its own."""
         rest = {key: value for key, value in document.data.items() if key != "checks"}
         text = json.dumps(rest | {"edits": edits})
         drafts = store_folder(self.path)
-        return load_document(parse(text, self.file), self.path, drafts=drafts)
+        return load_document(parse(text, self.file), self.path, drafts=drafts, trees=trees)
 
     def add_mask(self, url: str) -> str:
         """Keep a mask that was painted as a draft, and return its name in a spec.
@@ -372,7 +409,7 @@ class Draft:
     def name_masks(self) -> None:
         """Replace the data URLs of masks in the text by names of files."""
         names = {}
-        for path, value in _texts(self.document()):
+        for path, value in find_texts(self.document()):
             if not value.startswith("data:") or path[-1] == "weights":
                 continue
             try:
@@ -390,13 +427,13 @@ class Draft:
         """
         if self.is_changed_outside and not overwrite:
             raise Conflict(f"{self.file} was changed outside of the studio since it was opened.")
-        before, _ = _read_spec(self.path)
+        before, _ = read_spec(self.path)
         # Before the spec: whoever reads it finds the masks that it names.
         self.masks.save(self.text)
         write(self.path, self.text.encode())
         remembered = [each.readable for each in (*self.past, *self.future)]
         self.masks.remove_unused(self.text, before or "", remembered)
-        self.saved = _sha256(self.text)
+        self.saved = hash_text(self.text)
         self.store()
 
     def snapshot(self) -> Draft:
@@ -448,7 +485,7 @@ class Draft:
             return
         self.revision, self.executed = stored.revision, stored.executed
         self.past, self.future = list(stored.past), list(stored.future)
-        was_saved = stored.saved == _sha256(stored.present.text)
+        was_saved = stored.saved == hash_text(stored.present.text)
         opened, self.present = self.text, stored.present
         if was_saved and on_disk is not None and on_disk != self.text:
             following = self._follow(opened)
@@ -457,27 +494,3 @@ class Draft:
             self.revision += 1
             return
         self.saved = stored.saved
-
-
-def _texts(document: Document) -> Iterator[tuple[SpecPath, str]]:
-    """Yield every text in a document with its path."""
-    for path in document.positions:
-        value: Any = document.data
-        for part in path:
-            value = value[part]
-        if isinstance(value, str):
-            yield path, value
-
-
-def _read_spec(path: Path) -> tuple[str | None, str | None]:
-    """Read the text of a spec and its SHA-256; both None where there is no file."""
-    if not path.exists():
-        return None, None
-    text = read_document(path).text.replace("\r\n", "\n")
-    return text, _sha256(text)
-
-
-def _sha256(content: str | bytes) -> str:
-    if isinstance(content, str):
-        content = content.encode()
-    return hashlib.sha256(content).hexdigest()

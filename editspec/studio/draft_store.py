@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from editspec.studio.identities import Identities
 from editspec.studio.masks import FOLDER as MASKS
+from editspec_compiler.document import read_document
 from editspec_runtime.errors import FileError, UsageError
 from editspec_runtime.io.files import remove_abandoned, write
 
@@ -150,3 +152,18 @@ def remove_abandoned_parts(path: Path) -> None:
 def store_folder(path: Path) -> Path:
     """Return the folder in which the draft of the spec at `path` is kept."""
     return path.with_name(f".{path.name}.studio")
+
+
+def read_spec(path: Path) -> tuple[str | None, str | None]:
+    """Read the text of a spec and its SHA-256; both None where there is no file."""
+    if not path.exists():
+        return None, None
+    text = read_document(path).text.replace("\r\n", "\n")
+    return text, hash_text(text)
+
+
+def hash_text(content: str | bytes) -> str:
+    """Return the SHA-256 of a text, or of bytes, as hexadecimal digits."""
+    if isinstance(content, str):
+        content = content.encode()
+    return hashlib.sha256(content).hexdigest()

@@ -6,11 +6,13 @@ One request asks for the document of the same text several times, and a large te
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from editspec_compiler import SpecError
 from editspec_compiler.document import Document, parse
+from editspec_compiler.problems import SpecPath
 from editspec_runtime.io.digests import digest
 
 OFF = "# off: "
@@ -77,3 +79,13 @@ def digest_content(text: str, file: str) -> tuple[str, ...]:
     for edit in edits:
         digests.append(digest([digests[-1], edit]))
     return tuple(digests)
+
+
+def find_texts(document: Document) -> Iterator[tuple[SpecPath, str]]:
+    """Yield every text in a document with its path."""
+    for path in document.positions:
+        value: Any = document.data
+        for part in path:
+            value = value[part]
+        if isinstance(value, str):
+            yield path, value

@@ -6,6 +6,7 @@ The text may name files of its project folder, and whatever the spec named when 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from typing import Any
 from editspec.engine.resources import locate_weights
 from editspec_compiler.abbreviations import find_row_files, write_out
 from editspec_compiler.document import Document
-from editspec_compiler.problems import Problem, SpecPath
+from editspec_compiler.problems import Problem, SpecError, SpecPath
+from editspec_compiler.references import open_libraries
 from editspec_compiler.registry import family_of, spec_type
+from editspec_compiler.uses import find_uses, resolve_uses
 from editspec_compiler.visit import find_files
 from editspec_runtime.codes import Code
-from editspec_runtime.errors import FileError
+from editspec_runtime.errors import EditError, FileError
 from editspec_runtime.families.registry import FAMILIES, loading_fields
+from editspec_runtime.io.cache import default_cache
 from editspec_runtime.io.downloads import is_remote
 
 PLAIN = ("family", "weights")
@@ -39,12 +43,15 @@ class Sandbox:
         The model of the spec that was opened; its weights may lie anywhere.
     files
         The files that the opened spec names; they may lie anywhere, too.
+    sources
+        What the opened spec uses from git.
     """
 
     folder: Path
     opened: Document
     model: dict[str, Any]
     files: frozenset[Path]
+    sources: frozenset[str] = frozenset()
 
     @staticmethod
     def around(folder: Path, opened: Document) -> Sandbox:
@@ -52,10 +59,15 @@ class Sandbox:
 
         Files that `opened` names are allowed: a person has opened it at the command line.
         """
-        named = [*find_row_files(opened), *_find_files(write_out(opened, folder))]
-        files = (_resolve(folder, name) for _, name in named)
+        uses = [address for _, address in find_uses(opened)]
+        libraries = [address.file for address in uses if address.source is None]
+        sources = frozenset(str(each.source) for each in uses if each.source is not None)
+        resolved = _resolve_uses(opened, folder)
+        rows = [name for _, name in find_row_files(resolved)]
+        named = [name for _, name in _find_files(write_out(resolved, folder))]
+        files = (_resolve(folder, name) for name in [*libraries, *rows, *named])
         trusted = frozenset(path for path in files if path is not None)
-        return Sandbox(folder.resolve(), opened, _find_network(opened), trusted)
+        return Sandbox(folder.resolve(), opened, _find_network(opened), trusted, sources)
 
     def problems(self, document: Document) -> list[Problem]:
         """List the files and models that a document may not name.
@@ -63,7 +75,10 @@ class Sandbox:
         No file that the document names is opened, but for files of rows that it may name: what
         their rows name is looked at, too.
         """
-        found = self._refuse_files(document, find_row_files(document))
+        found = self._refuse_uses(document)
+        if not found:
+            document = _resolve_uses(document, self.folder)
+            found += self._refuse_files(document, find_row_files(document))
         if not found:
             document = write_out(document, self.folder)
             found += self._refuse_files(document, _find_files(document))
@@ -71,6 +86,21 @@ class Sandbox:
         if network != self.model and (refusal := self._refuse_network(network)):
             hint = "start editspec studio with a spec that has this model"
             found.append(document.problem(("model",), refusal, hint, code=Code.OUTSIDE_OF_PROJECT))
+        return found
+
+    def _refuse_uses(self, document: Document) -> list[Problem]:
+        """List the libraries that a document may not name."""
+        found = []
+        for path, address in find_uses(document):
+            message = f"{address.file} lies outside of the project folder"
+            hint = "copy the file into the folder of the spec"
+            allowed = address.source is None and self.holds(address.file)
+            if address.source is not None:
+                message = "the studio fetches nothing that was not opened with it"
+                hint = "start editspec studio with a spec that uses it"
+                allowed = str(address.source) in self.sources
+            if not allowed:
+                found.append(document.problem(path, message, hint, code=Code.OUTSIDE_OF_PROJECT))
         return found
 
     def _refuse_files(
@@ -111,6 +141,17 @@ class Sandbox:
         if place.is_relative_to(self.folder):
             return ""
         return f"{weights} lies outside of the project folder"
+
+
+def _resolve_uses(document: Document, folder: Path) -> Document:
+    """Put the edits of other specs into their places, where they can be found.
+
+    Loading says what cannot be found, and opens none of the files that are named there.
+    """
+    with suppress(SpecError, EditError):
+        libraries = open_libraries(document, folder / document.file, default_cache())
+        return resolve_uses(document, libraries)
+    return document
 
 
 def _find_network(document: Document) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from editspec.studio.parsed import parse_once, show_all_edits
+from editspec.studio.parsed import edits_of, parse_once, show_all_edits
 from editspec.studio.yaml_blocks import (
     Change,
     Item,
@@ -29,11 +29,27 @@ from editspec_compiler.document import parse
 from editspec_compiler.modalities.image.schema import PLURALS
 from editspec_compiler.problems import SpecError, SpecPath
 from editspec_compiler.rewrite import Put, RewriteError, rewrite
+from editspec_compiler.uses import USE, is_used
 from editspec_runtime.errors import UsageError
 
 
 def change_edit(text: str, file: str, number: int, change: Change) -> str:
-    """Return the text with `change` made to edit `number`."""
+    """Return the text with `change` made to edit `number`, which stands in this text."""
+    require_own(text, file, number)
+    return _change_edit(text, file, number, change)
+
+
+def require_own(text: str, file: str, number: int) -> None:
+    """Raise a `UsageError` where an edit stands in another spec, and is only used here."""
+    edit = edits_of(text, file)[number]
+    if is_used(edit):
+        raise UsageError(
+            f"This is the edit of {edit[USE]}, whose values are there.",
+            "Choose values of its parameters by with: in the text, or change that file.",
+        )
+
+
+def _change_edit(text: str, file: str, number: int, change: Change) -> str:
     if _is_json(file):
         return _change_json(text, file, lambda edits: change(edits[number]))
     blocks = SpecBlocks.read(text, file)
@@ -79,6 +95,8 @@ def put_fields(text: str, file: str, number: int, fields: Mapping[str, Any]) -> 
     keys, and values that others share by an alias.
     """
     edit = parse_once(show_all_edits(text), file).data["edits"][number]
+    if fields.keys() - {"name"}:
+        require_own(text, file, number)
     new = {key: value for key, value in fields.items() if key not in edit}
     known = [Put(("edits", 0, key), value) for key, value in fields.items() if key in edit]
     try:
@@ -93,7 +111,7 @@ def put_fields(text: str, file: str, number: int, fields: Mapping[str, Any]) -> 
 
     if not new:
         return text
-    return change_edit(text, file, number, change)
+    return _change_edit(text, file, number, change)
 
 
 def put_values(text: str, file: str, number: int, fields: Mapping[str, Any]) -> str:

@@ -79,6 +79,12 @@ class Code(StrEnum):
     PROMPT_PRESERVED = "E438 prompt-preserved"
     CORPUS_SMALL = "E439 corpus-small"
     NEIGHBOUR_EDITED = "E440 neighbour-edited"
+    USE_UNREADABLE = "E450 use-unreadable"
+    USE_UNKNOWN = "E451 use-unknown"
+    USE_CIRCULAR = "E452 use-circular"
+    USE_UNFIT = "E453 use-unfit"
+    PARAMETER_UNKNOWN = "E454 parameter-unknown"
+    PARAMETER_MISSING = "E455 parameter-missing"
 
     CHECK_EDIT_UNKNOWN = "E500 check-edit-unknown"
     CHECK_UNFIT = "E501 check-unfit"

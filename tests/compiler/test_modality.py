@@ -12,6 +12,7 @@ from pydantic import Field
 
 from editspec_compiler import SpecError, load, registry
 from editspec_compiler.document import Document, parse
+from editspec_compiler.json_schema import json_schema
 from editspec_compiler.problems import Problem, SpecPath
 from editspec_compiler.registry import Surroundings, register_modality
 from editspec_compiler.schema import (
@@ -24,7 +25,6 @@ from editspec_compiler.schema import (
     SpecHead,
     measures_of,
 )
-from editspec_compiler.validation import json_schema
 from editspec_compiler.visit import FILE, Item, Role
 from editspec_runtime.core.architecture import Layer
 from editspec_runtime.core.fields import FieldProblem, ModelFields, Part

@@ -16,9 +16,10 @@ from pydantic import Field
 
 import editspec
 from editspec_compiler.document import parse
+from editspec_compiler.json_schema import json_schema
 from editspec_compiler.method_fields import METHOD_FIELDS
 from editspec_compiler.modalities.image.schema import CHECKS
-from editspec_compiler.validation import check, json_schema
+from editspec_compiler.validation import check
 from editspec_runtime.core.method import Settings
 from editspec_runtime.families.registry import FAMILIES
 from editspec_runtime.methods.registry import METHODS, register_method
@@ -181,7 +182,10 @@ def test_whatever_is_put_anywhere_is_a_problem_with_a_place(data: st.DataObject)
         assert "does not fit" not in problem.message
 
 
-SHARED = {"version", "model", "precision", "compatibility", "edits", "checks", "moved"}
+SHARED = {
+    *("version", "model", "precision", "compatibility"),
+    *("edits", "checks", "moved", "parameters"),
+}
 
 
 def test_the_json_schema_knows_the_same_fields() -> None:

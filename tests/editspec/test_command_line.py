@@ -204,6 +204,7 @@ plan SPEC
 build SPEC -o new
 check SPEC
 lock SPEC
+update SPEC
 compile SPEC -o new
 statistics SPEC
 sweep SPEC -o new --layers layer5 --ranks 1

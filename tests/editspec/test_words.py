@@ -32,6 +32,8 @@ check spec.yaml -o out
 check failing.yaml -o out
 lock spec.yaml
 lock spec.yaml --check
+update spec.yaml
+update spec.yaml edit-9
 inspect spec.yaml
 inspect bare.yaml
 inspect spec.yaml.lock

@@ -16,6 +16,7 @@ from editspec.studio.spec_editor import (
     change_edit,
     move_edit,
     put_fields,
+    put_values,
     remove_edit,
     switch_edit,
 )
@@ -222,3 +223,34 @@ def test_whatever_is_done_is_what_was_meant(acts: list[str], data: st.DataObject
     assert yaml.safe_load(text)["version"] == 1
     assert text.startswith(THREE.split("edits:")[0])
     assert (OFF in text) is any(edit["off"] for edit in model)
+
+
+USED = """\
+version: 1
+model: {family: stylegan2, weights: "builtin:skyline"}
+edits:
+  # Kept as it is.
+  - use: "libs/towers.yaml#paste"
+    with: {from: 12}      # the image
+  - {name: own, layer: layer6}
+"""
+
+
+def test_an_edit_of_another_spec_gets_another_name_and_nothing_else() -> None:
+    named = put_fields(USED, "spec.yaml", 0, {"name": "third"})
+    assert parse(named, "spec.yaml").data["edits"][0] == {
+        "use": "libs/towers.yaml#paste",
+        "with": {"from": 12},
+        "name": "third",
+    }
+    assert "# Kept as it is." in named
+    assert "# the image" in named
+    for change in (
+        lambda: put_fields(USED, "spec.yaml", 0, {"rank": 3}),
+        lambda: put_values(USED, "spec.yaml", 0, {"preserve": None}),
+        lambda: change_edit(USED, "spec.yaml", 0, lambda item: None),
+    ):
+        with pytest.raises(UsageError, match="the edit of libs"):
+            change()
+    # The edit beside it is one of this text.
+    assert parse(put_fields(USED, "spec.yaml", 1, {"rank": 3}), "x").data["edits"][1]["rank"] == 3

@@ -22,6 +22,7 @@ KINDS = {
     "losses": "losses of solvers",
     "patches": "patches",
     "quantiles": "quantiles of activations",
+    "recipes": "files of recipes from git",
     "rules": "resolved rules",
     "solutions": "solutions of edits",
     "statistics": "second moments",
@@ -29,7 +30,7 @@ KINDS = {
 }
 """The kinds of entries, each a folder of the cache. Nothing else in the folder is touched."""
 
-FOLDERS = ("hub", "weights")
+FOLDERS = ("hub", "recipes", "weights")
 """The kinds whose entries are folders."""
 
 NAME = re.compile(r"[0-9a-f]{16,128}(\.safetensors)?|models--.+")

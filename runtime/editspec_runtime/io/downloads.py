@@ -198,7 +198,7 @@ def find_kept(source: Remote) -> Path | None:
     Raises `FileError` where another file than the pinned one lies there.
     """
     places = [source.path]
-    if _own_folder.cache_info().currsize:
+    if own_folder.cache_info().currsize:
         places.append(_in_own_folder(source).path)
     for path in places:
         if identify_file(path) is not None:
@@ -218,7 +218,7 @@ class CacheUnwritable(Exception):
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Tell an error of the cache's disk from an error of the network."""
     try:
         yield
@@ -227,7 +227,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 @functools.cache
-def _own_folder() -> Path:
+def own_folder() -> Path:
     """A folder that ends with this process."""
     folder = Path(tempfile.mkdtemp(prefix="editspec-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -236,7 +236,7 @@ def _own_folder() -> Path:
 
 def _in_own_folder(source: Remote) -> Remote:
     """The file with its place in the folder of this process."""
-    return replace(source, cache=Cache(_own_folder()))
+    return replace(source, cache=Cache(own_folder()))
 
 
 def _fetch_into(source: Remote, progress: Progress) -> Path:
@@ -246,11 +246,11 @@ def _fetch_into(source: Remote, progress: Progress) -> Path:
     """
     from filelock import FileLock
 
-    with _writing(source.path.parent):
+    with writing(source.path.parent):
         source.path.parent.mkdir(parents=True, exist_ok=True)
     # Of two processes that want one file, the second one waits for the first one's.
     lock = FileLock(source.path.parent / "lock")
-    with _writing(source.path.parent):
+    with writing(source.path.parent):
         lock.acquire()
     try:
         if source.path.is_file():
@@ -261,7 +261,7 @@ def _fetch_into(source: Remote, progress: Progress) -> Path:
         else:
             arrived = _fetch_from_web(source, progress)
         _require_digest(source, arrived)
-        with _writing(source.path):
+        with writing(source.path):
             arrived.replace(source.path)
     finally:
         lock.release()
@@ -330,7 +330,7 @@ def _append(file: FileIO, block: bytes) -> None:
     Raises `CacheUnwritable` where the disk does not take it.
     """
     rest = memoryview(block)
-    with _writing(Path(str(file.name))):
+    with writing(Path(str(file.name))):
         # A disk that is nearly full takes a part, and refuses the next one.
         while rest:
             rest = rest[file.write(rest) :]
@@ -351,7 +351,7 @@ def _receive(
     most = total if length else begun + UNSAID
     _require_space(part.parent, total - begun)
     done, since = begun, time.monotonic()
-    with _writing(part):
+    with writing(part):
         file = part.open("ab" if begun else "wb", buffering=0)
     with file:
         while block := answer.read1(CHUNK):
@@ -459,7 +459,7 @@ def _fetch_from_hub(source: Remote) -> Path:
             HUB_TROUBLE,
         ) from error
     part = _part_path(source)
-    with _writing(part):
+    with writing(part):
         part.unlink(missing_ok=True)
         try:
             os.link(Path(found).resolve(), part)  # twice the name, once the bytes

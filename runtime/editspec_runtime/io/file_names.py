@@ -161,3 +161,10 @@ def _clean(name: str) -> str:
         plain = plain.replace(odd, usual)
     visible = "".join(filter(str.isprintable, plain))
     return visible.strip().strip("'\"")
+
+
+def is_plain_path(name: str) -> bool:
+    """Whether a name leads to a place below a folder, by printable parts, on any system."""
+    parts = name.split("/")
+    odd = {"", ".", ".."} & set(parts) or any(character in name for character in '\\:*?"<>|')
+    return name.isprintable() and not odd

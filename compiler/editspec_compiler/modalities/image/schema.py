@@ -446,6 +446,8 @@ class ImageInputs(SpecHead):
 class ImageSpec(Spec[ImageEdit, Annotated[AnyCheck, Field(discriminator="measure")]], ImageInputs):
     """An edit spec: which rules of a generative model change, and how."""
 
+    SAME: ClassVar[tuple[str, ...]] = ("latents",)
+
     compatibility: Literal["rewriting-2020"] | None = Field(
         None, description="Do as the paper's own code does."
     )

@@ -30,7 +30,7 @@ from editspec.studio.modalities.image.looking import (
     find_own_latents,
     measure_unseen,
 )
-from editspec.studio.spec_editor import put_fields
+from editspec.studio.spec_editor import put_fields, require_own
 from editspec_compiler.modalities.image.expected import expected_outputs
 from editspec_compiler.modalities.image.inputs import spec_latent
 from editspec_compiler.modalities.image.masks import mask_image
@@ -204,7 +204,7 @@ class Images:
         """
         draft = self.draft.snapshot()
         loaded, before = draft.load_alone(number), self.engine.find_built_before(draft, number)
-        own = find_own_latents(draft.edit(number))
+        own = find_own_latents(draft.shown_edit(number))
 
         def work(progress: ProgressCallback) -> None:
             session = self.engine.open_session(loaded, before, progress)
@@ -272,6 +272,7 @@ class Images:
     def preserve(self, number: int) -> None:
         """Begin to choose images that edit `number` should leave alone, and write them into it."""
         draft = self.draft.snapshot()
+        require_own(draft.text, draft.file, number)
         loaded, before = draft.load_alone(number), self.engine.find_built_before(draft, number)
         own = find_own_latents(draft.edit(number))
 

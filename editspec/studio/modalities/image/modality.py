@@ -53,8 +53,7 @@ class ImageStudio:
     def describe_edit(self, draft: Draft, number: int, base: Base) -> dict[str, Any]:
         """Describe the places of an edit, as far as the text gives them."""
         del base
-        given = draft.edits()[number]
-        edit = given if isinstance(given, dict) else {}
+        edit = draft.shown_edit(number)
         context = edit.get("context")
         entries = context if isinstance(context, list) else []
         return {

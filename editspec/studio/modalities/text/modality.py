@@ -56,8 +56,7 @@ class TextStudio(WrittenStudio):
 
     def describe_edit(self, draft: Draft, number: int, base: Base) -> dict[str, Any]:
         """Describe the facts of an edit, with the tokens of their keys."""
-        given = draft.edits()[number]
-        edit = given if isinstance(given, dict) else {}
+        edit = draft.shown_edit(number)
         facts = _facts_of(draft.written_edit(number))
         lines = []
         tokenizer = _open(base)

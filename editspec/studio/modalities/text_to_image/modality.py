@@ -66,12 +66,11 @@ class TextToImageStudio(WrittenStudio):
 
     def describe_edit(self, draft: Draft, number: int, base: Base) -> dict[str, Any]:
         """Describe the prompts of an edit, with the tokens that are edited."""
-        given = draft.edits()[number]
-        tokenizer = _open(base)
+        edit, tokenizer = draft.shown_edit(number), _open(base)
         if tokenizer is None:
-            return {"given": given if isinstance(given, dict) else {}}
+            return {"given": edit}
         lines = _lines_of(draft.written_edit(number), tokenizer, _compatibility_of(base))
-        return {"given": given if isinstance(given, dict) else {}, "tokens": lines}
+        return {"given": edit, "tokens": lines}
 
     def questions(self, draft: Draft, number: int, base: Base) -> list[Question]:
         """List the prompts that are drawn: those of the edit, of the spec, and what must stay."""
