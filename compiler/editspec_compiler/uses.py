@@ -37,6 +37,9 @@ USE = "use"
 DEEPEST = 16
 """The most libraries that lead from one to the next."""
 
+MOST_LEVELS = 100
+"""The most lists and mappings in each other that an edit of a library may have."""
+
 NOT_OF_HEAD = ("edits", "checks", "moved")
 """The keys of a library that are not about all of its edits."""
 
@@ -334,9 +337,8 @@ class _User:
         found = fill_references(edit_there, values, filled)
         for place, name in filled.items():
             self.moves[*path, *place] = (*path, "with", name)
-        if _is_larger(found, MOST_VALUES):
-            message = f"more than {MOST_VALUES} values once all edits are written out"
-            self._refuse(where, message, "name fewer values", Code.TEXT_TOO_LARGE)
+        if misfit := _find_excess(found):
+            self._refuse(where, misfit, "name fewer values", Code.TEXT_TOO_LARGE)
             return {}
         return dict(found)
 
@@ -457,16 +459,18 @@ def _compare_models(mine: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[
     return (names[0], names[1]) if names[0] != names[1] else None
 
 
-def _is_larger(part: Any, most: int) -> bool:
-    """Whether plain data hold more than so many values; their parts may be shared."""
-    waiting, count = [part], 0
+def _find_excess(part: Any) -> str:
+    """Say that plain data, whose parts may be shared, are too many or too deep; or nothing."""
+    waiting: list[tuple[Any, int]] = [(part, 0)]
+    count = 0
     while waiting:
-        each = waiting.pop()
+        each, depth = waiting.pop()
         count += 1
-        if count > most:
-            return True
-        if isinstance(each, dict):
-            waiting += each.values()
-        elif isinstance(each, list):
-            waiting += each
-    return False
+        if count > MOST_VALUES:
+            return f"more than {MOST_VALUES} values once all edits are written out"
+        if depth > MOST_LEVELS:
+            return f"more than {MOST_LEVELS} levels of lists and mappings in each other"
+        below = each.values() if isinstance(each, dict) else each
+        if isinstance(each, (dict, list)):
+            waiting += [(value, depth + 1) for value in below]
+    return ""

@@ -214,13 +214,29 @@ def require_identity(
             f"For {identity}, who signed {folder}, {found[0].issuer} vouches, and not {issuer}.",
             DOUBT,
         )
-    what = f"The signature of {folder} is not that of its files by {identity}"
-    with _translate(what, VERIFYING):
+    with _translate(f"The signature of {folder} cannot be verified", VERIFYING):
         config = verifying.Config().use_sigstore_verifier(
             identity=identity, oidc_issuer=found[0].issuer, trust_config=trust_config
         )
+    what = f"The signature of {folder} is not that of its files by {identity}"
     _verify(folder, signature, config, what, VERIFYING)
     return found[0]
+
+
+def find_other_files(folder: Path, signature: Path) -> list[str]:
+    """Name the files that are not as a signature lists them; none where it lists nothing."""
+    try:
+        payload = parse_json(signature.read_bytes())["dsseEnvelope"]["payload"]
+        resources = parse_json(base64.b64decode(payload))["predicate"]["resources"]
+        listed = {str(each["name"]): each["digest"] for each in resources}
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    files = [folder / STATEMENT, *sorted((folder / PATCHES).rglob("*"))]
+    found = {
+        path.relative_to(folder).as_posix(): file_digest(path) for path in files if path.is_file()
+    }
+    names = sorted(listed.keys() | found.keys())
+    return [name for name in names if listed.get(name) != found.get(name)]
 
 
 def _write_signature(folder: Path, config: Any) -> Path:
@@ -245,7 +261,7 @@ def _verify(
         try:
             config.set_hashing_config(_hash_settings(folder)).verify(folder, signature)
         except Exception as error:
-            others = _find_other_files(folder, signature)
+            others = find_other_files(folder, signature)
             if others:
                 raise SignatureError(
                     f"{what}: not as they were signed are {', '.join(others)}.", DOUBT
@@ -309,22 +325,6 @@ def _read_signers(signature: Path) -> list[Signer]:
     if not signers:
         raise SignatureError(f"The certificate of {signature} names nobody.", DOUBT)
     return signers
-
-
-def _find_other_files(folder: Path, signature: Path) -> list[str]:
-    """Name the files that are not as a signature lists them; none where it lists nothing."""
-    try:
-        payload = parse_json(signature.read_bytes())["dsseEnvelope"]["payload"]
-        resources = parse_json(base64.b64decode(payload))["predicate"]["resources"]
-        listed = {str(each["name"]): each["digest"] for each in resources}
-    except (OSError, ValueError, LookupError, TypeError):
-        return []
-    files = [folder / STATEMENT, *sorted((folder / PATCHES).rglob("*"))]
-    found = {
-        path.relative_to(folder).as_posix(): file_digest(path) for path in files if path.is_file()
-    }
-    names = sorted(listed.keys() | found.keys())
-    return [name for name in names if listed.get(name) != found.get(name)]
 
 
 def _hash_settings(folder: Path) -> Any:

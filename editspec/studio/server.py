@@ -109,9 +109,9 @@ def serve(
             access_log=False,
             timeout_graceful_shutdown=1,
         )
-        name = f"[{host}]" if ":" in host else host
         try:
-            announce(f"http://{name}:{listening.getsockname()[1]}/?token={token}")
+            address = f"{_name_for_browsers(host)}:{listening.getsockname()[1]}"
+            announce(f"http://{address}/?token={token}")
             _Server(config, jobs, tell).run([listening])
         finally:
             # Python ends threads in the midst of what they compute, which ends the process with
@@ -119,6 +119,13 @@ def serve(
             jobs.cancel()
             jobs.wait()
             tell(_say_farewell(draft))
+
+
+def _name_for_browsers(host: str) -> str:
+    """Name a host as an address does; all addresses of this machine are ``localhost``."""
+    if host in ("0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 def _say_farewell(draft: Draft) -> str:

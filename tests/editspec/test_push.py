@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -147,6 +148,31 @@ def test_a_build_goes_to_the_hub_and_comes_back(hub: Hub) -> None:
     hub.files["patches/03-swapped.safetensors"] = hub.files["patches/01-edit-0.safetensors"]
     swapped = "hf://org/repo/patches/03-swapped.safetensors"
     assert run("apply", first, swapped, *base, "--dry-run").exit_code == 1
+
+
+def test_what_is_of_an_earlier_build_is_not_pushed(
+    hub: Hub, tmp_path: Path, tiny_spec: Callable[..., Path]
+) -> None:
+    said("build", "spec.yaml", "-o", "out", "--provenance")
+    said("card", "out")
+    make = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
+    subprocess.run(make.split(), check=True, capture_output=True)
+    said("sign", "out", "--key", "key.pem")
+    said("push", "out", "hf://org/repo")
+    assert {"model.sig", "provenance.json"} <= hub.files.keys()
+    hub.files.clear()
+    said("build", tiny_spec(tmp_path, edits=2, steps=4), "-o", "out", "--provenance")
+    result = run("push", "out", "hf://org/repo")
+    assert (result.exit_code, "is the card of another build" in result.stderr) == (1, True)
+    said("card", "out")
+    result = run("push", "out", "hf://org/repo")
+    assert (result.exit_code, "is the signature of another build" in result.stderr) == (1, True)
+    assert "02-edit-1" in result.stderr
+    assert hub.files == {}
+    said("sign", "out", "--key", "key.pem")
+    Path("out/README.md").write_text("A card of my own.")
+    said("push", "out", "hf://org/repo")
+    assert hub.files
 
 
 def test_a_manifest_of_others_leads_nowhere_else(hub: Hub) -> None:

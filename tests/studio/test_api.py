@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -514,6 +515,28 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path) -> None:
     result = run("studio", bad)
     assert result.exit_code == 2
     assert "bad.yaml:1" in result.stderr
+
+
+@pytest.mark.parametrize(("host", "name"), [("0.0.0.0", "localhost"), ("127.0.0.1", "127.0.0.1")])
+def test_the_address_that_is_printed_can_be_opened(host: str, name: str, tmp_path: Path) -> None:
+    """As that of all addresses of a container cannot, everywhere."""
+    printed = []
+
+    def announce(address: str) -> None:
+        printed.append(address)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        serve(
+            tmp_path / "new.yaml",
+            "builtin:skyline",
+            host=host,
+            port=0,
+            device="cpu",
+            announce=announce,
+            tell=str,
+        )
+    assert re.fullmatch(rf"http://{name}:\d+/\?token=[\w-]+", printed[0])
 
 
 def test_one_studio_at_a_time(studio: Any) -> None:

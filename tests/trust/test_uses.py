@@ -261,3 +261,15 @@ def test_values_cannot_grow_without_end(publish: Callable[..., str], tmp_path: P
     whole["edits"] = [{"use": "0.yaml#paste", "with": {"x": [1]}}]
     Path(spec).write_text(yaml.safe_dump(whole))
     assert any("more than 1000000 values" in each for each in messages(spec))
+
+
+def test_values_cannot_be_nested_without_end(publish: Callable[..., str]) -> None:
+    spec = publish({})
+    whole = yaml.safe_load(Path(spec).read_text())
+    deep: Any = 1
+    for _ in range(150):
+        deep = [deep]
+    Path("own.yaml").write_text(library(Path("tiny.safetensors"), context=deep))
+    whole["edits"] = [{"use": "own.yaml#paste"}]
+    Path(spec).write_text(yaml.safe_dump(whole, default_flow_style=True))
+    assert "more than 100 levels" in messages(spec)[0]
