@@ -159,6 +159,14 @@ def tiny() -> dict[str, Tensor]:
     return tiny_stylegan2()
 
 
+@pytest.fixture
+def tiny_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The present folder, with a StyleGAN2 of 16 x 16 pixels: ``tiny.safetensors``."""
+    monkeypatch.chdir(tmp_path)
+    save_file(tiny_stylegan2(size=16), "tiny.safetensors")
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def tiny_spec() -> Callable[..., Path]:
     """Writes a spec of edits of a tiny StyleGAN2, and its weights, into a folder: ``spec.yaml``."""

@@ -6,6 +6,7 @@ import ast
 import shutil
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -100,13 +101,26 @@ CORE = {"yaml": "pyyaml", "PIL": "pillow"}
 """The packages whose modules have another name."""
 
 
+PACKAGES = {each.package.partition(".")[0] for each in EXTRAS.values()} - set(OUR_OWN)
+"""The packages of others that the extras begin with."""
+
+
+@pytest.fixture(autouse=True)
+def same_modules() -> Iterator[None]:
+    """Forget modules that came while others of their package were hidden, and belong to a copy."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in PACKAGES:
+            del sys.modules[name]
+
+
 def hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """Make a package missing, and forget what was imported with it."""
-    extra = {each.package.partition(".")[0] for each in EXTRAS.values()} - set(OUR_OWN)
     # Of our own packages only what needs an extra: the rest keeps its state.
     for name in list(sys.modules):
         inside = any(name.startswith(f"{room}.") for room in OUR_ROOMS)
-        if inside or name == CLUSTER or name.partition(".")[0] in {package, *extra}:
+        if inside or name == CLUSTER or name.partition(".")[0] in {package, *PACKAGES}:
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
 

@@ -17,13 +17,15 @@ from editspec.engine.built import BuiltEdit
 from editspec.engine.collateral import predicted_collateral
 from editspec.engine.folder import PARETO, REPORT, STATEMENT, BuildFolder, patch_names
 from editspec.engine.lock import (
-    UncomparedEdit,
-    list_uncompared,
     lock_path,
     require_place,
-    require_same_artifacts,
     require_unchanged,
     write_lock,
+)
+from editspec.engine.lock_results import (
+    UncomparedEdit,
+    list_uncompared,
+    require_same_artifacts,
 )
 from editspec.engine.opened import OpenedModel
 from editspec.engine.pareto import ParetoCurve, curves_text, pareto_curves

@@ -12,7 +12,6 @@ import pytest
 import torch
 import yaml
 from junitparser import JUnitXml
-from safetensors.torch import save_file
 from torch import Tensor
 
 import editspec
@@ -78,16 +77,6 @@ def save(spec: dict[str, Any], name: str = "spec.yaml") -> None:
     Path(name).write_text(yaml.safe_dump(spec, sort_keys=False))
 
 
-@pytest.fixture
-def folder(
-    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """A folder with a tiny model of 16 x 16 pixels."""
-    monkeypatch.chdir(tmp_path)
-    save_file(make_tiny(size=16), "tiny.safetensors")
-    return tmp_path
-
-
 def values(found: dict[str, Any]) -> dict[tuple[str, str | None], Any]:
     return {(row["name"], row["edit"]): row["value"] for row in found["checks"]}
 
@@ -112,7 +101,7 @@ def pictures(*patches: object) -> Callable[..., Tensor]:
     return draw
 
 
-def test_every_measure_is_what_it_says(folder: Path) -> None:
+def test_every_measure_is_what_it_says(tiny_folder: Path) -> None:
     save(
         spec_of(
             {"measure": "target-error", "at_most": 9},
@@ -154,7 +143,7 @@ def test_every_measure_is_what_it_says(folder: Path) -> None:
     assert measured["collateral", "two"] == pytest.approx(mean(one, both), rel=1e-5)
 
 
-def test_the_loss_is_measured_and_not_believed(folder: Path) -> None:
+def test_the_loss_is_measured_and_not_believed(tiny_folder: Path) -> None:
     save(spec_of({"measure": "target-error", "at_most": 9}))
     first = said("build", "spec.yaml", "-o", "out", "--check")
     lock = Path("spec.yaml.lock")
@@ -235,7 +224,7 @@ def test_a_quantile_counts_by_weight(seed: int) -> None:
     assert float(found) == np.quantile(repeated, 0.9, method="inverted_cdf")
 
 
-def test_checks_say_how_sure_they_are(folder: Path) -> None:
+def test_checks_say_how_sure_they_are(tiny_folder: Path) -> None:
     images = [{"latents": [1, 2, 3, 4, 5]}]
     places = [{"latents": [1, 5], "mask": PLACE["mask"]}]
     save(
@@ -258,7 +247,7 @@ def test_checks_say_how_sure_they_are(folder: Path) -> None:
     assert -1 < single["facts"]["recovered"] < 1
 
 
-def test_what_a_rule_asks_for_is_drawn_from_its_value(folder: Path) -> None:
+def test_what_a_rule_asks_for_is_drawn_from_its_value(tiny_folder: Path) -> None:
     """x* is the picture of the value that the solver is given, wherever the map is the rule's."""
     save(spec_of())
     editspec.build("spec.yaml", "out", device="cpu")
@@ -278,7 +267,7 @@ def test_what_a_rule_asks_for_is_drawn_from_its_value(folder: Path) -> None:
     assert wish.area.sum() == 64
 
 
-def test_a_rule_that_is_met_has_efficacy_one_and_no_edit_has_none(folder: Path) -> None:
+def test_a_rule_that_is_met_has_efficacy_one_and_no_edit_has_none(tiny_folder: Path) -> None:
     """`layer` has 54 weights a channel for nine values: it meets them."""
     target, source = ({"latent": z, "mask": {"box": [4, 4, 7, 7]}} for z in (1, 3))
     solver = {"method": "layer", "steps": 800, "learning_rate": 0.02}
@@ -296,7 +285,7 @@ def test_a_rule_that_is_met_has_efficacy_one_and_no_edit_has_none(folder: Path) 
     assert (found["passed"], values(found)) == (False, {("efficacy", "weak"): 0})
 
 
-def test_a_rule_that_asks_for_nothing_is_not_measured(folder: Path) -> None:
+def test_a_rule_that_asks_for_nothing_is_not_measured(tiny_folder: Path) -> None:
     same = {"latent": 1, "mask": {"ellipse": [2, 2, 11, 13]}}
     edit = {**spec_of()["edits"][0], "source": same, "target": same}
     save(spec_of({"measure": "efficacy", "at_least": 0}, edits=[edit]))
@@ -330,7 +319,7 @@ def test_a_rule_that_asks_for_nothing_is_not_measured(folder: Path) -> None:
         "intervene",
     ],
 )
-def test_every_kind_of_rule_can_be_measured(folder: Path, fields: dict[str, Any]) -> None:
+def test_every_kind_of_rule_can_be_measured(tiny_folder: Path, fields: dict[str, Any]) -> None:
     edit = {**spec_of()["edits"][0], "rank": 1, **fields}
     if "observe" in fields:  # whole maps are compared
         whole = {"mask": {"box": [0, 0, 16, 16]}}
@@ -349,7 +338,7 @@ def test_every_kind_of_rule_can_be_measured(folder: Path, fields: dict[str, Any]
     assert 0 <= found["elsewhere", "one"] <= 1
 
 
-def test_the_targets_are_where_an_edit_is_measured_without_images(folder: Path) -> None:
+def test_the_targets_are_where_an_edit_is_measured_without_images(tiny_folder: Path) -> None:
     same = {"latents": [1], "mask": PLACE["mask"]}
     efficacy = {"measure": "efficacy", "edit": "one", "at_least": 0}
     given = [
@@ -363,7 +352,7 @@ def test_the_targets_are_where_an_edit_is_measured_without_images(folder: Path) 
     assert found["efficacy", "one"] == found["same", "one"] != found["other", "one"]
 
 
-def test_observing_the_layer_itself_asks_for_the_same(folder: Path) -> None:
+def test_observing_the_layer_itself_asks_for_the_same(tiny_folder: Path) -> None:
     wishes = []
     for observe in ({}, {"observe": "layer5"}):
         save(spec_of(edits=[{**spec_of()["edits"][0], **observe}]))
@@ -372,7 +361,7 @@ def test_observing_the_layer_itself_asks_for_the_same(folder: Path) -> None:
     torch.testing.assert_close(wishes[0].wanted, wishes[1].wanted)
 
 
-def test_retention_is_what_later_edits_leave_of_the_efficacy(folder: Path) -> None:
+def test_retention_is_what_later_edits_leave_of_the_efficacy(tiny_folder: Path) -> None:
     check = {"measure": "efficacy", "at_least": 0}
     spec = spec_of({"measure": "retention", "at_least": 0}, check)
     save(spec)
@@ -397,7 +386,7 @@ def test_retention_is_what_later_edits_leave_of_the_efficacy(folder: Path) -> No
     assert efficacy([(wishes[0], draw(1)[None])]) == pytest.approx(built * row["value"], rel=0.01)
 
 
-def test_what_is_not_finite_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_finite_is_found(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(spec_of({"measure": "finite"}))
     session = BuildSession.of("spec.yaml", "cpu", no_progress)
     built = [session.edit(number) for number in range(2)]
@@ -449,7 +438,7 @@ SOFT = {"measure": "efficacy", "at_least": 0}
         ),
     ],
 )
-def test_the_gate(folder: Path, given: dict[str, Any], code: int, status: str) -> None:
+def test_the_gate(tiny_folder: Path, given: dict[str, Any], code: int, status: str) -> None:
     save(spec_of({"measure": "finite"}, given))
     for command in (["check", "spec.yaml"], ["build", "spec.yaml", "-o", "out", "--check"]):
         found = said(*command, code=code)
@@ -462,22 +451,22 @@ def test_the_gate(folder: Path, given: dict[str, Any], code: int, status: str) -
     assert said("build", "spec.yaml", "-o", "out")["edits"][0]["status"] == "up to date"
 
 
-def test_check_writes_nothing_but_its_reports(folder: Path) -> None:
+def test_check_writes_nothing_but_its_reports(tiny_folder: Path) -> None:
     save(spec_of(SOFT))
-    before = contents(folder)
+    before = contents(tiny_folder)
     run("check", "spec.yaml")
-    assert contents(folder) == before
+    assert contents(tiny_folder) == before
     run("build", "spec.yaml", "-o", "out")
-    built = contents(folder)
+    built = contents(tiny_folder)
     assert (
         run("check", "spec.yaml", "-o", "out", "--junit", "j.xml", "--markdown", "m.md").exit_code
         == 0
     )
-    after = contents(folder)
+    after = contents(tiny_folder)
     assert {name: data for name, data in after.items() if name not in ("j.xml", "m.md")} == built
 
 
-def test_the_reports(folder: Path) -> None:
+def test_the_reports(tiny_folder: Path) -> None:
     save(
         spec_of(
             {**HARD, "edit": "one"},
@@ -525,25 +514,27 @@ def test_the_reports(folder: Path) -> None:
     assert run("build", "spec.yaml", "-o", "out", "--junit", "j.xml").exit_code == 2
 
 
-def test_a_spec_without_checks_passes_and_builds_nothing(folder: Path, own_cache: Path) -> None:
+def test_a_spec_without_checks_passes_and_builds_nothing(
+    tiny_folder: Path, own_cache: Path
+) -> None:
     save(spec_of())
     assert said("check", "spec.yaml") == {"passed": True, "checks": []}
     assert run("check", "spec.yaml").stdout == "no checks\n"
     assert not list(own_cache.rglob("*.safetensors"))
 
 
-def test_checks_are_no_part_of_the_edits(folder: Path) -> None:
+def test_checks_are_no_part_of_the_edits(tiny_folder: Path) -> None:
     save(spec_of())
     run("build", "spec.yaml", "-o", "out")
     digests = [edit_digest(load("spec.yaml"), number) for number in range(2)]
-    lock, built = Path("spec.yaml.lock").read_bytes(), contents(folder / "out")
+    lock, built = Path("spec.yaml.lock").read_bytes(), contents(tiny_folder / "out")
     for given in ([HARD], [SOFT, {"measure": "collateral", "images": [ELSEWHERE], "at_most": 1}]):
         save(spec_of(*given))
         assert said("plan", "spec.yaml", "-o", "out")["to_build"] == 0
         assert run("lock", "spec.yaml", "--check").exit_code == 0
         run("build", "spec.yaml", "-o", "out", "--check")
         assert [edit_digest(load("spec.yaml"), number) for number in range(2)] == digests
-        assert (Path("spec.yaml.lock").read_bytes(), contents(folder / "out")) == (lock, built)
+        assert (Path("spec.yaml.lock").read_bytes(), contents(tiny_folder / "out")) == (lock, built)
     # The control: what is part of an edit is seen.
     spec = spec_of(SOFT)
     spec["edits"][1]["target"] = {**PLACE, "latent": 2}
@@ -551,7 +542,7 @@ def test_checks_are_no_part_of_the_edits(folder: Path) -> None:
     assert said("plan", "spec.yaml", "-o", "out")["to_build"] == 1
 
 
-def test_a_mask_that_vanishes_is_named_where_it_stands(folder: Path) -> None:
+def test_a_mask_that_vanishes_is_named_where_it_stands(tiny_folder: Path) -> None:
     from PIL import Image
 
     dot = Image.new("L", (256, 256))
@@ -571,7 +562,7 @@ def test_a_mask_that_vanishes_is_named_where_it_stands(folder: Path) -> None:
     )
 
 
-def test_a_spec_that_moves_takes_the_masks_of_its_checks_along(folder: Path) -> None:
+def test_a_spec_that_moves_takes_the_masks_of_its_checks_along(tiny_folder: Path) -> None:
     from PIL import Image
 
     Image.new("L", (16, 16), 255).save("all.png")

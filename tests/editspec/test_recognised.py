@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
-from torch import Tensor
 
 import editspec
 from editspec_compiler.registry import spec_type
@@ -34,16 +31,6 @@ EDIT: dict[str, Any] = {
 }
 WEAK = {"method": "layer", "steps": 1, "learning_rate": 1e-6}
 """A solver that leaves the weights nearly as they are."""
-
-
-@pytest.fixture
-def folder(
-    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """A folder with a tiny model of 16 x 16 pixels."""
-    monkeypatch.chdir(tmp_path)
-    save_file(make_tiny(size=16), "tiny.safetensors")
-    return tmp_path
 
 
 def save(*checks: dict[str, Any], **fields: Any) -> None:
@@ -98,7 +85,7 @@ def numbers(pictures):
     )
 
 
-def test_the_share_after_the_edit_is_what_the_function_says(folder: Path) -> None:
+def test_the_share_after_the_edit_is_what_the_function_says(tiny_folder: Path) -> None:
     save()
     (edit,) = said("build", "spec.yaml", "-o", "out")["edits"]
     before, after = light(), light(edit["patch"])
@@ -128,7 +115,7 @@ def test_the_share_after_the_edit_is_what_the_function_says(folder: Path) -> Non
     assert said("check", "spec.yaml", "-o", "out", "--allow-code")["passed"] is True
 
 
-def test_efficacy_of_erased_units_says_nothing_about_what_is_seen(folder: Path) -> None:
+def test_efficacy_of_erased_units_says_nothing_about_what_is_seen(tiny_folder: Path) -> None:
     """Two of the units are zero as asked for, and the function sees what it saw."""
     write_function(-2, 1)
     efficacy = {"measure": "efficacy", "at_least": 0.9}
@@ -141,7 +128,7 @@ def test_efficacy_of_erased_units_says_nothing_about_what_is_seen(folder: Path) 
 @pytest.mark.parametrize("command", [["check"], ["build", "-o", "out", "--check"]])
 @pytest.mark.parametrize("switch", [[], ["--allow-code"]])
 def test_the_function_is_looked_at_before_the_work(
-    folder: Path, command: list[str], switch: list[str]
+    tiny_folder: Path, command: list[str], switch: list[str]
 ) -> None:
     Path("look.py").write_text("open('trap', 'w').close()")
     save(check_of())
@@ -154,7 +141,7 @@ def test_the_function_is_looked_at_before_the_work(
     assert not Path("out").exists()
 
 
-def test_what_does_not_check_ignores_the_function(folder: Path) -> None:
+def test_what_does_not_check_ignores_the_function(tiny_folder: Path) -> None:
     save(check_of())
     for command in (["validate"], ["plan"], ["build", "-o", "out"]):
         assert run(*command, "spec.yaml").exit_code == 0, command
@@ -178,7 +165,7 @@ def test_what_does_not_check_ignores_the_function(folder: Path) -> None:
         ),
     ],
 )
-def test_a_function_that_does_not_fit_is_named(folder: Path, body: str, message: str) -> None:
+def test_a_function_that_does_not_fit_is_named(tiny_folder: Path, body: str, message: str) -> None:
     Path("look.py").write_text(f"def bright(pictures):\n    {body}\n")
     save(check_of())
     result = run("check", "spec.yaml", "--allow-code")
@@ -188,7 +175,7 @@ def test_a_function_that_does_not_fit_is_named(folder: Path, body: str, message:
     assert "Traceback" not in result.stderr
 
 
-def test_something_that_is_not_a_function_is_refused(folder: Path) -> None:
+def test_something_that_is_not_a_function_is_refused(tiny_folder: Path) -> None:
     Path("look.py").write_text("bright = 3")
     save(check_of())
     with editspec.allow_code(), pytest.raises(editspec.EditError, match="is not a function"):
@@ -197,7 +184,7 @@ def test_something_that_is_not_a_function_is_refused(folder: Path) -> None:
     assert json.loads(result.stdout)["error"]["code"] == Code.CODE_NOT_ALLOWED
 
 
-def test_many_pictures_come_in_parts(folder: Path) -> None:
+def test_many_pictures_come_in_parts(tiny_folder: Path) -> None:
     Path("look.py").write_text(
         "def bright(pictures):\n    assert len(pictures) <= 16\n    return [True] * len(pictures)\n"
     )
@@ -207,7 +194,7 @@ def test_many_pictures_come_in_parts(folder: Path) -> None:
     assert row["detail"] == "35 of 35 pictures before the edit, 35 after it"
 
 
-def test_the_key_is_that_of_the_language(folder: Path) -> None:
+def test_the_key_is_that_of_the_language(tiny_folder: Path) -> None:
     """`with` is a word of Python: its field has another name, which is no key."""
     save({**check_of(), "function": "look:bright"})
     result = run("validate", "spec.yaml")

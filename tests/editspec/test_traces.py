@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from safetensors.torch import save_file
 from torch import Tensor
 
 from editspec.engine.session import BuildSession
@@ -27,16 +25,6 @@ BOX = {"box": [2, 2, 10, 10]}
 WHOLE = {"box": [0, 0, 16, 16]}
 TOWERS = {"union": [{"box": [7, 5, 23, 29]}, {"box": [41, 5, 57, 29]}]}
 TRACE = {"measure": "trace", "at_most": 1}
-
-
-@pytest.fixture
-def folder(
-    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """A folder with a tiny model of 16 x 16 pixels."""
-    monkeypatch.chdir(tmp_path)
-    save_file(make_tiny(size=16), "tiny.safetensors")
-    return tmp_path
 
 
 def save(*checks: dict[str, Any], **fields: Any) -> Path:
@@ -107,7 +95,7 @@ def test_half_a_mask_allows_half_a_change(tiny: dict[str, Tensor]) -> None:
         assert bool(found.are_visible(0.1)) is seen
 
 
-def test_pixels_at_positions_that_match_and_next_to_them_may_change(folder: Path) -> None:
+def test_pixels_at_positions_that_match_and_next_to_them_may_change(tiny_folder: Path) -> None:
     session = BuildSession.of(save(context=[{"latent": 1, "mask": BOX}]), "cpu", no_progress)
     model = generator_of(session)
     match = find_match(session, 0, model)
@@ -132,7 +120,7 @@ def test_pixels_at_positions_that_match_and_next_to_them_may_change(folder: Path
 
 
 def test_a_position_that_covers_many_pixels_and_one_that_covers_less_than_one(
-    folder: Path,
+    tiny_folder: Path,
 ) -> None:
     session = BuildSession.of(save(), "cpu", no_progress)
     model = generator_of(session)
@@ -144,7 +132,7 @@ def test_a_position_that_covers_many_pixels_and_one_that_covers_less_than_one(
         assert allowed.all()
 
 
-def test_the_check_counts_pictures_that_change_elsewhere(folder: Path) -> None:
+def test_the_check_counts_pictures_that_change_elsewhere(tiny_folder: Path) -> None:
     row = check_one(TRACE)
     facts = row["facts"]
     assert facts["pictures"] == 64
@@ -164,7 +152,7 @@ def test_the_check_counts_pictures_that_change_elsewhere(folder: Path) -> None:
     assert check_one(TRACE, solver=weak, rank=None)["value"] == 0
 
 
-def test_the_target_and_what_the_masks_name_may_change(folder: Path) -> None:
+def test_the_target_and_what_the_masks_name_may_change(tiny_folder: Path) -> None:
     def allowed(latents: list[Any], mask: Any = None, **fields: Any) -> float:
         images = [{"latents": latents} | ({} if mask is None else {"mask": mask})]
         share: float = check_one({**TRACE, "images": images}, **fields)["facts"]["allowed"]
