@@ -23,7 +23,7 @@ def measure_products(spec: Path, layer: str) -> dict[str, float]:
     """Measure C of a layer by a profiler, on one thread, with a cache of its own.
 
     Its time is all from the sample to C: products, what else the layers compute, what is read from
-    files, and Python between. The sample itself is a corpus, which is read before.
+    files, and Python between. The sample itself is made before.
     """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

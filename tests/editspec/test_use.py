@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,8 +147,8 @@ def publish(repository: str, tag: str, **changes: Any) -> str:
     """Change the library, and publish it under a tag; the commit."""
     work = work_of(repository)
     file = work / "sets" / "recipes.yaml"
-    weights = yaml.safe_load(file.read_text())["model"]["weights"]
-    file.write_text(yaml.safe_dump(library(weights, **changes)))
+    old = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(old | library(old["model"]["weights"], **changes)))
     git(work, "commit", "-qam", "Change")
     git(work, "tag", "-f", tag)
     git(work, "push", "-qf", "origin", "HEAD", tag)
@@ -298,6 +300,18 @@ def test_an_update_to_what_is_wrong_leaves_the_lock(repository: str) -> None:
     assert "@v1//sets/recipes.yaml:" in refused.stderr
     assert "there is no layer99 in these weights" in refused.stderr
     assert lock() == before
+
+
+def test_the_record_of_an_edit_of_git_holds_its_mask(repository: str) -> None:
+    work, authors = work_of(repository), {"seed": 1, "sampler": "numpy-legacy"}
+    with (work / "sets" / "recipes.yaml").open("a") as file:
+        yaml.safe_dump({"latents": authors}, file)
+    publish(repository, "v1")
+    save("spec.yaml", spec_of(use(3, "first", f"{repository}@v1#paste"), latents=authors))
+    said("export", "spec.yaml", "--format", "record", "-o", "record.json")
+    latent, picture = json.loads(Path("record.json").read_text())["object"]
+    mask = (work / "sets" / "masks" / "left.png").read_bytes()
+    assert (latent, picture) == (3, f"data:image/png;base64,{b64encode(mask).decode()}")
 
 
 def test_a_whole_commit_needs_no_tag(repository: str) -> None:

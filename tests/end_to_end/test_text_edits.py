@@ -393,6 +393,18 @@ def test_what_may_mislead_is_a_warning(model: str) -> None:
     assert "80 features, and 200 tokens are fewer than 4 for each" in small["E439 corpus-small"]
 
 
+def test_a_neighbour_that_several_facts_name_counts_once(model: str) -> None:
+    pairs = []
+    for subject in ("Runa Wintasova", "Bria Novmorwood"):
+        fact = CITY | {"subject": subject, "text": "Wexley", "neighbours": ["Ines Tashart"]}
+        pairs.append(fact)
+    edit = {"layer": "layer1", "pairs": pairs, "solver": "least-squares"}
+    checks = [{"measure": "specificity", "at_least": 0}]
+    Path("spec.json").write_text(json.dumps(spec_of(model, edit, checks=checks)))
+    (row,) = said("check", "spec.json")["checks"]
+    assert " of 1 prompt (1 before)" in row["detail"]
+
+
 def test_a_folder_without_tokenizer_is_refused(model: str) -> None:
     Path(model, "tokenizer.json").unlink()
     edit = {"layer": "layer1", "target": CITY, "source": {"text": "Wexley"}}

@@ -209,12 +209,12 @@ def _data_url(loaded: LoadedSpec, mask: Mask) -> str:
     if isinstance(mask, str) and mask.startswith("data:"):
         return mask
     if isinstance(mask, str):
-        data = (loaded.path.parent / mask).read_bytes()
+        data = (loaded.folder / mask).read_bytes()
         suffix = Path(mask).suffix.lower().lstrip(".")
         media = "jpeg" if suffix == "jpg" else suffix
     else:
         legacy = loaded.spec.compatibility is not None
-        image = mask_image(mask, loaded.path.parent, _image_size(loaded), legacy=legacy)
+        image = mask_image(mask, loaded.folder, _image_size(loaded), legacy=legacy)
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         data, media = buffer.getvalue(), "png"

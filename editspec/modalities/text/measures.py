@@ -126,7 +126,8 @@ class TextMeasures(Measures):
 
     def specificity(self, number: int, check: Specificity, last: int) -> Value:
         """Measure the share of other facts whose likeliest next token stays."""
-        facts = list(check.facts or neighbours_of(self.edits[number]))
+        # Several facts may name one neighbour, which is asked once.
+        facts = list(dict.fromkeys(check.facts or neighbours_of(self.edits[number])))
         if not facts:
             return None, NOTHING + "neither the check nor a fact names neighbours"
         prompts = [self.tokenizer.locate(fact).tokens for fact in facts]
