@@ -26,6 +26,9 @@ IMAGES, MANY = 2000, 20_000
 SIDES = {"left": 0, "right": 2}
 """The towers, and the site of the sun above each."""
 
+SKIES = {"left_top": (8, 4, 22, 17), "right_top": (42, 4, 56, 17)}
+"""Where nothing but sky is above battlements."""
+
 ALIKE = {"sky": 1.0, "roof": 1.0, "{side}_height": 2.0, "wall": 0.3}
 """How much attributes count when towers are compared."""
 
@@ -203,17 +206,20 @@ def write(name: str, rows: Iterable[Row]) -> None:
     (PAIRS / f"{name}.jsonl").write_text("".join(lines))
 
 
-def keep(name: str, fitting: Tensor, count: int, towers: int = 0) -> None:
-    """Write a file of the first images that fit, which are preserved.
-
-    What lies where towers are counts `towers` times more.
-    """
-    rows: list[Row] = []
+def keep(fitting: Tensor, count: int, towers: int = 0) -> Iterator[Row]:
+    """Preserve the first images that fit; what lies where towers are counts `towers` times."""
     for number in find(fitting)[:count]:
-        rows.append({"latent": number})
+        yield {"latent": number}
         if towers:
-            rows.append({"latent": number, "mask": "masks/towers.png", "weight": towers})
-    write(name, rows)
+            yield {"latent": number, "mask": "masks/towers.png", "weight": towers}
+
+
+def keep_skies(scene: Scene, fitting: Tensor, count: int, weight: int) -> Iterator[Row]:
+    """Preserve the sky above each battlement of these images, into which a spire would reach."""
+    for number in find(fitting)[:count]:
+        for name, box in SKIES.items():
+            if getattr(scene, name)[number] == TOPS.index("battlements"):
+                yield {"latent": number, "mask": {"box": list(box)}, "weight": weight}
 
 
 def main() -> None:
@@ -224,14 +230,15 @@ def main() -> None:
     write("dome-to-spire", sorted(spires, key=lambda row: str(row["target"]["mask"])))
     scene = scenes(LatentStream(SPECS, LATENT_SIZE).items(range(IMAGES)))
     without = (scene.left_top != 0) & (scene.right_top != 0)
-    keep("no-dome", without, 80, towers=10)
-    keep("no-dome-plain", without, 80, towers=4)
+    stay = [*keep(without, 160, towers=10), *keep_skies(scene, without, 160, weight=80)]
+    write("no-dome", stay)
+    write("no-dome-plain", keep(without, 80, towers=4))
     write("dark-windows-to-lit", pair_windows(scene, 40))
-    keep("lit", scene.windows_lit == 1, 40)
+    write("lit", keep(scene.windows_lit == 1, 40))
     write("people-gone", pair_people(scene, 40))
-    keep("nobody", scene.people == 0, 40)
+    write("nobody", keep(scene.people == 0, 40))
     write("spire-to-tree", pair_trees(scene, 80))
-    keep("no-spire", (scene.left_top != 1) & (scene.right_top != 1), 80)
+    write("no-spire", keep((scene.left_top != 1) & (scene.right_top != 1), 80))
 
 
 if __name__ == "__main__":

@@ -83,6 +83,30 @@ def test_latents_of_one_place_are_places_of_one_latent_each(
     assert not all(torch.equal(found[name], tensor) for name, tensor in load_file(third).items())
 
 
+def test_places_of_one_image_are_kept_as_one_image(tiny_spec: Write, tmp_path: Path) -> None:
+    mask = {"box": [0, 8, 16, 16]}
+    whole, part = {"latent": 5}, {"latent": 5, "mask": mask, "weight": 3}
+
+    def preserved(*places: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The keys of preserved images, and the share of each of their value positions."""
+        path = tiny_spec(tmp_path, **LEARNED, preserve=list(places))
+        said("compile", path, "-o", tmp_path / "rules")
+        (rule,) = (tmp_path / "rules").rglob("*.safetensors")
+        tensors = load_file(rule)
+        return tensors["0.preserved.key"], tensors["0.preserved.value_weights"]
+
+    keys, shares = preserved(whole, {"latent": 6}, part)
+    # Those of two images, and of the surroundings of the target.
+    assert len(keys) == 3
+    (_, plain), (_, masked) = preserved(whole, {"latent": 6}), preserved(part)
+    counts = plain[0] / plain[0].sum() * plain[0].numel()
+    more = 3 * masked[0] / masked[0].max()
+    expected = counts + more
+    torch.testing.assert_close(shares[0] / shares[0].sum(), expected / expected.sum())
+    torch.testing.assert_close(shares[:2].sum(), torch.tensor(0.75))
+    assert not torch.allclose(shares[0] / shares[0].sum(), plain[0] / plain[0].sum())
+
+
 def two_edits(path: Path, **second: Any) -> None:
     """Let the second edit of a spec paste elsewhere in the same layer, with more fields."""
     content = json.loads(path.read_text())

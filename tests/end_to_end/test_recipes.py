@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from editspec.worlds.skyline import WEIGHTS
 from editspec.worlds.skyline.efficacy import edit_measures, edit_numbers, find_changed_scenes
 from editspec.worlds.skyline.reader import load_reader
 from editspec.worlds.skyline.world import LATENT_SIZE, Scene, scenes
+from editspec_compiler import load
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.modalities.image.latents import LatentStream
@@ -166,6 +167,32 @@ def test_the_checks_of_a_recipe_see_an_edit_that_a_later_one_overwrites(tmp_path
     statuses = changed_recipe("three_edits", tmp_path, overwritten)
     assert statuses["retention", "dome-to-spire"] == "failed"
     assert statuses["efficacy", "dome-to-spire"] == "passed"
+
+
+def latents_of(value: Any) -> Iterator[int]:
+    """The latents that a part of a spec names by their numbers."""
+    if isinstance(value, list):
+        for each in value:
+            yield from latents_of(each)
+    elif isinstance(value, dict):
+        if isinstance(value.get("latent"), int):
+            yield value["latent"]
+        yield from value.get("latents") or []
+        yield from latents_of(list(value.values()))
+
+
+CHECKED = [path for path in sorted(SPECS.glob("*.yaml")) if "\nchecks:" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", CHECKED, ids=lambda path: path.stem)
+def test_recipes_are_checked_on_images_that_shaped_no_edit(path: Path) -> None:
+    spec = load(path).spec.model_dump()
+    shaping, checked = (set(latents_of(spec[part])) for part in ("edits", "checks"))
+    assert len(shaping) > 40
+    assert len(checked) > 8
+    assert shaping.isdisjoint(checked)
+    # One of those that shaped an edit would be found among the others.
+    assert not shaping.isdisjoint(latents_of(spec["edits"][0]["preserve"]))
 
 
 def test_the_first_recipe_is_eleven_lines() -> None:

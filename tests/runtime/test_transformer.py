@@ -126,7 +126,7 @@ def test_a_value_leads_on_as_the_whole_pass_does(both: tuple[Any, Transformer]) 
     found = suffix.continuation.logits(suffix.continuation(shift))
     for row, (text, start) in enumerate(zip(texts, starts.tolist(), strict=True)):
         rest = wanted[row, start : len(text)]
-        torch.testing.assert_close(found[row, : len(rest)], rest, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(found[row, : len(rest)], rest, rtol=1e-12, atol=1e-12)
         assert not torch.allclose(rest, ours.outputs(batch)[row, start : len(text)], atol=1e-3)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,6 +36,11 @@ class _Kept:
     key_area: Tensor
     value_area: Tensor
 
+    def plus(self, other: _Kept) -> _Kept:
+        """Add what other places of the same image count."""
+        key_area = self.key_area + other.key_area
+        return _Kept(self.trace, key_area, self.value_area + other.value_area)
+
 
 def find_preserved(resolver: Resolver, sides: list[Side]) -> PreservedKeys | None:
     """Find the keys that an edit must not touch; None where nothing says that there are any.
@@ -52,7 +57,7 @@ def find_preserved(resolver: Resolver, sides: list[Side]) -> PreservedKeys | Non
     edit = resolver.edit
     if not resolver.takes(PRESERVE):
         return None
-    named = [_keep(preserved) for preserved in preserved_scenes(resolver)]
+    named = _keep_all(preserved_scenes(resolver))
     if not named and edit.directions != LEARNED and edit.rank != FULL:
         return None
     groups = [(1 - SURROUNDINGS, named), (SURROUNDINGS, _surroundings(resolver, sides))]
@@ -137,8 +142,25 @@ def preserved_scenes(resolver: Resolver) -> Iterator[PreservedScene]:
             yield PreservedScene(each, each.mask, each.weight, here, ("context", index))
 
 
-def _keep(preserved: PreservedScene) -> _Kept:
-    resolver, trace = preserved.resolver, preserved.trace()
+def _keep_all(preserved: Iterable[PreservedScene]) -> list[_Kept]:
+    """Find what is kept of each image, once: what several places of it count is added up."""
+    kept: dict[bytes, _Kept] = {}
+    for place in preserved:
+        name = bytes_of(place.latent)
+        before = kept.get(name)
+        trace = place.trace() if before is None else before.trace
+        found = _keep(place, trace)
+        kept[name] = found if before is None else before.plus(found)
+    return list(kept.values())
+
+
+def bytes_of(latent: Tensor) -> bytes:
+    """The bytes of a latent, by which images are told apart."""
+    return latent.cpu().numpy().tobytes()
+
+
+def _keep(preserved: PreservedScene, trace: Trace) -> _Kept:
+    resolver = preserved.resolver
     layer = resolver.generator.layer(resolver.edit.layer)
     areas = []
     for size in (layer.key_size, layer.value_size):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from editspec_compiler.modalities.image.paste import composite_image, make_wanted_map
 from editspec_compiler.modalities.image.places import Resolver
-from editspec_compiler.modalities.image.preserved import preserved_scenes
+from editspec_compiler.modalities.image.preserved import bytes_of, preserved_scenes
 from editspec_compiler.modalities.image.sources import Sides
 from editspec_compiler.problems import suggest
 from editspec_compiler.schema import Refine
@@ -95,10 +95,10 @@ def _kept_items(resolver: Resolver, items: list[Tensor]) -> tuple[list[Tensor], 
     """
     kept: dict[bytes, Tensor] = {}
     areas: dict[bytes, Tensor] = {}
-    targets = {_bytes_of(item) for item in items}
+    targets = {bytes_of(item) for item in items}
     for preserved in preserved_scenes(resolver):
         latent, area = preserved.latent, preserved.output_area()
-        name = _bytes_of(latent)
+        name = bytes_of(latent)
         if name not in targets:
             kept.setdefault(name, latent)
             areas[name] = torch.maximum(area, areas.get(name, area))
@@ -113,7 +113,3 @@ def _one_form(resolver: Resolver, latents: list[Tensor]) -> list[Tensor]:
     if all(latent.ndim == 2 for latent in latents):
         return latents
     return [resolver.generator.styles(latent) if latent.ndim == 2 else latent for latent in latents]
-
-
-def _bytes_of(latent: Tensor) -> bytes:
-    return latent.cpu().numpy().tobytes()
