@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from editspec.engine.at_edit import open_at_edit
-from editspec.engine.attempts import MARGIN, Trial, Tuning, describe_fields, require_tunable
+from editspec.engine.attempts import (
+    BARGAIN,
+    MARGIN,
+    Trial,
+    Tuning,
+    describe_fields,
+    require_tunable,
+)
 from editspec.engine.relocation import relocate_name, relocate_names
 from editspec.engine.result import CommandResult
 from editspec.engine.trials import STATISTICS, Fields, Judgement, with_fields
@@ -49,8 +56,9 @@ PLACES = {
 
 RULE = (
     "Of the edit as it was given and the trials whose efficacy is at most "
-    f"{100 * MARGIN:.0f} points below that of the given edit, the one is picked whose efficacy, as "
-    "a share of the best one's, minus its trace is largest."
+    f"{100 * MARGIN:.0f} points, and {100 * BARGAIN:.0f} hundredths of the trace that they leave "
+    "less, below that of the given edit, the one is picked whose efficacy, as a share of the best "
+    "one's, minus its trace is largest."
 )
 
 
@@ -180,7 +188,8 @@ def tune(
         The most rounds: of images, in which what changes by mistake is added to what is preserved;
         of texts, in which all fields are tried.
     images
-        The number of images that are looked through; a quarter as many judge. Default: 256.
+        The number of images that are looked through; a quarter as many judge. Default: 256, and
+        up to 2,048 where fewer than 48 match.
 
     Raises
     ------

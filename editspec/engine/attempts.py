@@ -31,6 +31,12 @@ SAID = (
 MARGIN = 0.03
 """By how much less efficacy than the given edit's own an edit may have."""
 
+CLEANER = 1 / 3
+"""The share of the given edit's trace that an edit may leave to be much cleaner."""
+
+BARGAIN = 0.1
+"""How much more it may lack for all of the trace that it leaves less than the given edit."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -264,16 +270,34 @@ class Trials:
 def pick(trials: Sequence[Trial], given: Trial) -> Trial:
     """Pick the trial that does most of what is asked, and shows least.
 
-    Of the trials whose efficacy is at most `MARGIN` below that of the given edit, it is the one of
-    the largest efficacy, as a share of the best one's, minus trace; the first of equals. Where
-    there is none, it is that of the largest efficacy.
+    It is the one of the largest efficacy, as a share of the best one's, minus trace; the first of
+    equals. It is picked of the trials that keep the given edit's efficacy but for `MARGIN`, and
+    leave at most `CLEANER` of its trace. Where there are none: of those that lack at most `BARGAIN`
+    of the trace that they save, besides. Where there are none either, the one of the largest
+    efficacy is picked.
     """
     best = max(_numbers(trial).efficacy for trial in trials) or 1.0
-    least = _numbers(given).efficacy - MARGIN if given.judgement else 0.0
-    fit = [trial for trial in trials if _numbers(trial).efficacy >= least]
-    if not fit:
-        return max(trials, key=lambda trial: _numbers(trial).efficacy)
-    return max(fit, key=lambda trial: _numbers(trial).efficacy / best - _numbers(trial).trace)
+    for fits in (_is_as_strong, _is_a_bargain):
+        if fit := [trial for trial in trials if fits(_numbers(trial), given.judgement)]:
+            return max(
+                fit, key=lambda trial: _numbers(trial).efficacy / best - _numbers(trial).trace
+            )
+    return max(trials, key=lambda trial: _numbers(trial).efficacy)
+
+
+def _is_as_strong(found: Judgement, given: Judgement | None) -> bool:
+    """Whether an edit does what the given one does, and shows much less."""
+    if given is None:
+        return True
+    return found.efficacy >= given.efficacy - MARGIN and found.trace <= CLEANER * given.trace
+
+
+def _is_a_bargain(found: Judgement, given: Judgement | None) -> bool:
+    """Whether an edit does enough of what the given one does, for the trace that it saves."""
+    if given is None:
+        return True
+    saved = max(0.0, given.trace - found.trace)
+    return found.efficacy >= given.efficacy - MARGIN - BARGAIN * saved
 
 
 def _numbers(trial: Trial) -> Judgement:

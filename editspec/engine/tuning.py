@@ -47,6 +47,18 @@ REFINED = {"steps": 60}
 REFINED_WEIGHTS = (24.0, 72.0)
 """The weights of the rule in these steps."""
 
+CLEAN = 0.5
+"""The trace of a round above which to preserve a few inputs more is given up."""
+
+MANY = 64
+"""The examples, and the preserved inputs, of the steps that are tried then."""
+
+ON_OUTPUTS = {"steps": 120, "at": "output"}
+"""These steps: they aim at composited outputs."""
+
+OUTPUT_WEIGHTS = (8.0, 24.0)
+"""The weights of the rule in these steps."""
+
 
 Attempt = Callable[[Sequence[tuple[str, float]]], list[Trial]]
 """A function that makes trials of layers and weights."""
@@ -66,6 +78,9 @@ class Tuner(Protocol):
     @property
     def about(self) -> str:
         """What trials are judged on, in words."""
+
+    def output_layers(self, layer: str) -> Sequence[str]:
+        """The layers at which steps on outputs are tried where `layer` is the best of others."""
 
     def examples(self, count: int) -> Fields:
         """The fields that say the rule by the given examples and `count` found ones."""
@@ -141,8 +156,11 @@ class TuningRun:
         given = self.trials.attempt("given", {})
         best = self._compare_layers(given)
         done = self._preserve(best, rounds)
-        self._try_last(done[-1] if done else None, best, given)
-        self._try_refined(pick(self._candidates(), given))
+        if done and not _is_clean(done[-1].trial):
+            self._try_outputs(best, given)
+        else:
+            self._try_last(done[-1] if done else None, best, given)
+            self._try_refined(pick(self._candidates(), given))
         solved = self._candidates()
         # Where nothing better is found, the edit stays as it was given.
         picked = pick([given, *solved] if given.judgement else solved, given)
@@ -241,7 +259,7 @@ class TuningRun:
             model = self.trials.solver.solve(fields)
             added = self.tuner.find_changed(model, preserve, NEW_PRESERVED)
             done.append(Round(number, trial, tuple(added), self.tuner.draw(model)))
-            if not added:
+            if not added or not _is_clean(trial):
                 break
             preserve = [*preserve, *added]
         return done
@@ -273,6 +291,27 @@ class TuningRun:
             if before and now and now.efficacy >= before.efficacy - MARGIN:
                 break
 
+    def _try_outputs(self, best: Trial, given: Trial) -> None:
+        """Try steps towards composited outputs, with many examples and preserved inputs.
+
+        They draw what values of one layer cannot say. The directions are those of the examples,
+        as many as there are.
+        """
+        rule = {**self.tuner.examples(MANY), "context": None}
+        preserve = self.tuner.first_preserved(MANY)
+        light, heavy = OUTPUT_WEIGHTS
+        fields = []
+        for layer in self.tuner.output_layers(best.fields["layer"]):
+            rank = self._limit(layer, RANKS[0])
+            # The start changes little, since nothing of it is looked at.
+            start = _fields_of(layer, rank, HEAVY, rule, preserve, learned=False)
+            fields.append({**start, "refine": {**ON_OUTPUTS, "weight": light}})
+        tried = self.trials.attempt_all("outputs", fields)
+        solved = [trial for trial in tried if trial.judgement is not None]
+        if solved:
+            refine = {**ON_OUTPUTS, "weight": heavy}
+            self.trials.attempt("outputs", {**pick(solved, given).fields, "refine": refine})
+
     def _fields(
         self,
         layer: str,
@@ -295,6 +334,11 @@ class TuningRun:
         ranked = [trial for trial in self.trials.made[1:] if trial.fields["rank"] != FULL]
         solved = [trial for trial in ranked if trial.judgement is not None]
         return solved or solved_of(self.trials.made[1:])
+
+
+def _is_clean(trial: Trial) -> bool:
+    """Whether to preserve a few inputs more may be enough."""
+    return trial.judgement is not None and trial.judgement.trace <= CLEAN
 
 
 def _fields_of(

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from editspec.engine import tuning
 from editspec.engine.at_edit import open_at_edit
-from editspec.engine.attempts import MARGIN, Trial, pick
+from editspec.engine.attempts import BARGAIN, MARGIN, Trial, pick
 from editspec.engine.trials import Judgement
 from editspec.engine.tuning import TuningRun
+from editspec.modalities.image import engine as image_engine
+from editspec.modalities.image import tuner as image_tuner
 from editspec.modalities.image.artefacts import VISIBLE
 from editspec.modalities.image.likeness import (
     find_nearest,
@@ -192,11 +194,81 @@ def trial(efficacy: float, trace: float) -> Trial:
 
 def test_the_pick_weighs_efficacy_against_trace() -> None:
     given = trial(0.6, 0.9)
-    strong, clean, weak = trial(0.9, 0.8), trial(0.8, 0.1), trial(0.5, 0.0)
+    strong, clean, weak = trial(0.9, 0.8), trial(0.8, 0.1), trial(0.4, 0.0)
     assert pick([strong, clean, weak], given) is clean
-    # Less efficacy than the given edit has is no bargain, however clean it is.
+    # Much less efficacy than the given edit has is no bargain, however clean it is.
     assert pick([strong, weak], given) is strong
-    assert pick([trial(0.6 - MARGIN - 0.01, 0.0), weak], given).judgement.efficacy > 0.5  # type: ignore[union-attr]
+    # Where nothing has enough of it, what has the most is picked.
+    less = trial(0.45, 0.5)
+    assert pick([less, weak], given) is less
+
+
+def test_what_keeps_the_efficacy_and_is_much_cleaner_goes_first() -> None:
+    given, clean, cleanest = trial(0.65, 0.99), trial(0.64, 0.2), trial(0.58, 0.0)
+    assert pick([given, cleanest], given) is cleanest
+    assert pick([given, cleanest, clean], given) is clean
+
+
+def test_a_large_trace_saved_pays_for_some_efficacy() -> None:
+    given, cleaner = trial(0.694, 0.984), trial(0.579, 0.109)
+    assert pick([given, cleaner], given) is cleaner
+    # The trace is as good as that of the given edit, so that less efficacy is no bargain.
+    assert pick([given, trial(0.579, 0.95)], given) is given
+    # However clean it is, more than that is too much.
+    weak = trial(0.694 - MARGIN - BARGAIN - 0.01, 0.0)
+    assert pick([given, weak], given) is given
+
+
+def test_where_nothing_is_clean_steps_aim_at_outputs(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "CLEAN", -1.0)
+    monkeypatch.setattr(tuning, "MANY", 6)
+    monkeypatch.setattr(tuning, "ON_OUTPUTS", {**tuning.ON_OUTPUTS, "steps": 2})
+    quick = ("--edit", "tuned", "--images", 32, "--rounds", 2, "--layers", "layer6,layer7")
+    found = said("tune", spec, "-o", tmp_path / "out", *quick)
+    stages = [each["stage"] for each in found["trials"]]
+    assert stages.count("round 1") == 1
+    assert not {"round 2", "last", "refined"} & set(stages)
+    aimed = [each for each in found["trials"] if each["stage"] == "outputs"]
+    assert [each["refine"]["weight"] for each in aimed][-1] == tuning.OUTPUT_WEIGHTS[1]
+    assert {each["refine"]["at"] for each in aimed} == {"output"}
+    assert not any(each.get("context") for each in aimed)
+    if found["picked"]["stage"] == "outputs":
+        assert load(tmp_path / "out" / "tuned.yaml").spec.edits[1].refine.at == "output"
+
+
+def test_more_images_are_looked_through_where_few_match(
+    spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_engine, "LOOKED_THROUGH", 8)
+    monkeypatch.setattr(image_engine, "MOST_LOOKED_THROUGH", 16)
+    session, number = open_at_edit(spec, "tuned", "cpu", no_progress)
+
+    def look(images: int | None) -> ImageTuner:
+        run = image_engine.ImageEngine().start_tuning(session, number, images, (), no_progress)
+        assert isinstance(run.tuner, ImageTuner)
+        return run.tuner
+
+    tuner = look(None)
+    assert tuner.is_scarce
+    assert len(tuner.numbers) == 16
+    assert len(look(8).numbers) == 8
+    monkeypatch.setattr(image_tuner, "ENOUGH", 0)
+    assert len(look(None).numbers) == 8
+    layers = list(tuner.layers)
+    assert tuner.output_layers(layers[1]) == layers[:2]
+
+
+def test_what_matches_less_than_the_given_places_may_change_too(spec: Path) -> None:
+    session, number = open_at_edit(spec, "tuned", "cpu", no_progress)
+    tuner = ImageTuner(session, number, 16)
+    tuner.matches.clearness = 0.5
+    threshold = max(split.threshold for split in tuner.matches.splits)
+    unclear = tuner.match.least
+    del tuner.match
+    tuner.matches.clearness = 0.95
+    assert unclear == min(threshold, tuner.match.least)
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ from editspec_runtime.modalities.image.latents import LatentSample
 JUDGED = 200
 """The images that judge a sweep where no number is given."""
 
-LOOKED_THROUGH = 256
-"""The images that a tuning looks through where no number is given."""
+LOOKED_THROUGH, MOST_LOOKED_THROUGH = 256, 2048
+"""The images that a tuning looks through where no number is given, and where few match."""
 
 
 class ImageEngine:
@@ -92,6 +92,9 @@ class ImageEngine:
         """Look for images that are examples of an edit's rule."""
         count = LOOKED_THROUGH if inputs is None else inputs
         tuner = ImageTuner(session, number, count, layers)
+        while inputs is None and tuner.is_scarce and count < MOST_LOOKED_THROUGH:
+            count *= 2
+            tuner = ImageTuner(session, number, count, layers)
         return TuningRun(session, number, tuner, progress, named=bool(layers))
 
     def make_judge(

@@ -85,8 +85,8 @@ class Matches:
         The places, the given pairs at these, and the source of the first of them.
     context
         Places of the context, where those that were given did not fit the slots; else None.
-    layer, scan
-        The layer that tells images best, and its keys.
+    layer, scan, clearness
+        The layer that tells images best, its keys, and how clearly it does.
     found
         The images.
     """
@@ -109,9 +109,9 @@ class Matches:
         stride = architecture.image_size // coarsest
         self.slots = find_slots(tuned.resolver(layers[0]), self.places, coarsest)
         self.given_pairs = [plain_pair(pair) for pair in tuned.edit.sides]
-        self.layer, self.scan, clearness = self._find_telling_layer(self.slots)
-        if clearness < CLEAR:
-            self._halve_places(clearness, stride)
+        self.layer, self.scan, self.clearness = self._find_telling_layer(self.slots)
+        if self.clearness < CLEAR:
+            self._halve_places(stride)
         self.given_source = self.given_pairs[0]["source"]
         self.found = self._find()
         self._tighten_places()
@@ -143,7 +143,7 @@ class Matches:
             torch.nonzero(~above.any(1))[:, 0].tolist(),
         )
 
-    def _halve_places(self, clearness: float, stride: int) -> None:
+    def _halve_places(self, stride: int) -> None:
         """Cut the places in two where images fall more clearly into two groups by halves.
 
         A place that holds two things is told from others by neither.
@@ -155,10 +155,10 @@ class Matches:
             if not halves:
                 return
             pairs += halves
-        layer, found, other = self._find_telling_layer(slots)
-        if other > clearness:
+        layer, found, clearness = self._find_telling_layer(slots)
+        if clearness > self.clearness:
             self.slots, self.given_pairs = slots, pairs
-            self.layer, self.scan = layer, found
+            self.layer, self.scan, self.clearness = layer, found, clearness
 
     def _find_telling_layer(self, slots: Sequence[Slot]) -> tuple[str, Scan, float]:
         """The layer at which the context's key splits images most clearly into two groups."""
@@ -201,7 +201,7 @@ class Matches:
         self.slots = slots
         self.places = self._places_of(self.found.matching)
         self.sources = self._places_of(self.found.showing)
-        self.layer, self.scan, _ = self._find_telling_layer(slots)
+        self.layer, self.scan, self.clearness = self._find_telling_layer(slots)
         vars(self).pop("splits", None)
         self.context = [plain_part(place) for place, _ in self.places]
         self.found = self._find()

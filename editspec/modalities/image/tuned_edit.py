@@ -100,7 +100,7 @@ class TunedEdit:
                 named += latents_of(copied)
         return {latent for latent in named if isinstance(latent, int)}
 
-    def _find_layers(self, least: int) -> list[str]:
+    def find_layers(self, least: int) -> list[str]:
         """The layers that can be tried, whose maps have from `least` to `MOST_POSITIONS` a side."""
         found = []
         for name, layer in self.generator.architecture.layers.items():
@@ -117,7 +117,7 @@ class TunedEdit:
 
     def choose_layers(self, given: Sequence[str]) -> list[str]:
         """The layers to try: those that are given, which have to fit, or all with places."""
-        usual, fitting = self._find_layers(LEAST_POSITIONS), self._find_layers(FEWEST_POSITIONS)
+        usual, fitting = self.find_layers(LEAST_POSITIONS), self.find_layers(FEWEST_POSITIONS)
         if not given and not usual:
             raise self.error(
                 ("layer",),

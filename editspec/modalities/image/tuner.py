@@ -21,7 +21,7 @@ from editspec.modalities.image.likeness import (
     scan,
     spread,
 )
-from editspec.modalities.image.matches import Matches
+from editspec.modalities.image.matches import CLEAR, Matches
 from editspec.modalities.image.report import Pictures, arrange_rows
 from editspec.modalities.image.slots import (
     plain_part,
@@ -35,7 +35,7 @@ from editspec.modalities.image.traces import (
     view_size,
 )
 from editspec.modalities.image.trial_judge import TrialJudge, Wish
-from editspec.modalities.image.tuned_edit import TunedEdit
+from editspec.modalities.image.tuned_edit import FEWEST_POSITIONS, TunedEdit
 from editspec_compiler.modalities.image.expected import expected_outputs
 from editspec_compiler.modalities.image.schema import (
     image_spec,
@@ -50,20 +50,8 @@ from editspec_runtime.modalities.image.rendering import (
 )
 from editspec_runtime.modalities.image.streams import SWEEPS
 
-LEAST_POSITIONS, MOST_POSITIONS = 8, 64
-"""The width of the key maps of layers that are tried: places are lost in smaller ones."""
-
-FEWEST_POSITIONS = 4
-"""The least width of the key maps of layers that are tried where they are named."""
-
-MOST_UNKNOWNS = 4700
-"""The numbers of a change for each output channel, up to which a whole change is found."""
-
 JUDGED, SHOWN = 4, 8
 """One image is judged for so many that are looked through; the images that are shown."""
-
-CLEAR = 0.85
-"""The share of the variance between both groups below which the places are tried in halves."""
 
 WISHES = 32
 """The places at which efficacy is judged."""
@@ -73,6 +61,9 @@ SPOT = 4
 
 OVERLAP = 0.1
 """The share of a preserved spot that may lie where the edit is meant to change something."""
+
+ENOUGH = 48
+"""The places that match, below which more images are looked through."""
 
 
 class ImageTuner:
@@ -98,6 +89,7 @@ class ImageTuner:
         self.numbers = [n for n in range(images + len(used)) if n not in used][:images]
         self.latents = spec_stream(session, self.generator).items(self.numbers)
         self.layers = self.tuned.choose_layers(layers)
+        self.named = list(layers)
         self.matches = Matches(
             self.tuned,
             self.layers,
@@ -113,6 +105,21 @@ class ImageTuner:
     def large_layers(self) -> frozenset[str]:
         """Layers whose whole change is too large to be found at once."""
         return frozenset(name for name in self.layers if self.tuned.is_large(name))
+
+    @property
+    def is_scarce(self) -> bool:
+        """Whether few of the images match."""
+        return sum(map(len, self.found.matching)) < ENOUGH
+
+    def output_layers(self, layer: str) -> list[str]:
+        """The layer and the one before it, which may have smaller maps: no place is pasted there.
+
+        Where layers were named, both are of these.
+        """
+        names = self.tuned.find_layers(FEWEST_POSITIONS)
+        names = [name for name in names if name in self.named or not self.named]
+        last = names.index(layer) + 1
+        return names[max(0, last - 2) : last]
 
     @property
     def about(self) -> str:
@@ -260,7 +267,12 @@ class ImageTuner:
         context = self.matches.context
         given = {} if context is None else {"context": context}
         loaded = self.tuned.at_layer(self.layer, **given)
-        return find_match(replace(self.session, loaded=loaded), self.number, self.generator)
+        match = find_match(replace(self.session, loaded=loaded), self.number, self.generator)
+        if self.matches.clearness >= CLEAR:
+            return match
+        # Places that match respond by less than those that were given, which the direction fits.
+        least = max(split.threshold for split in self.matches.splits)
+        return replace(match, least=min(match.least, least))
 
     @cached_property
     def match_allowed(self) -> Tensor:
