@@ -1,12 +1,15 @@
 """Prompts of the recipes: ``python specs/captions/make_prompts.py``.
 
-Captions of the kind that the training has seen, with a word and with another in its place, and
-others without it. A person writes them by hand, or takes them from a file of captions.
+Captions with a word and with another in its place, and others without it; half of them in phrases
+that the training has not seen, as people word a thing in more ways than a training does. A person
+writes them by hand, or takes them from a file of captions.
 """
 
 from __future__ import annotations
 
 import csv
+import operator
+from itertools import compress
 from pathlib import Path
 
 import torch
@@ -29,15 +32,21 @@ OTHERS = 200
 def main() -> None:
     """Write words and captions of each rewording with what they mean, and captions without them."""
     generator = torch.Generator().manual_seed(SEED)
-    facts, subjects = draw_facts(CAPTIONS, generator, held_out=False)
-    captions = write_captions(draw_captions(facts, subjects, generator))
+    kinds = []
+    for held_out in (False, True):
+        facts, subjects = draw_facts(CAPTIONS, generator, held_out=False)
+        captions = draw_captions(facts, subjects, generator, held_out=held_out)
+        kinds.append(write_captions(captions))
     for name, rewording in REWORDINGS.items():
         stem = name.replace("-", "_")
-        having = [text for text in captions if rewording.change_text(text) != text]
+        having, others = [], []
+        for captions in kinds:
+            is_concerned = [rewording.change_text(text) != text for text in captions]
+            having += list(compress(captions, is_concerned))[: PAIRS // 2]
+            others += list(compress(captions, map(operator.not_, is_concerned)))[: OTHERS // 2]
         if all(rewording.words.values()):
-            _write_pairs(PROMPTS / f"{stem}.csv", rewording, [*rewording.words, *having[:PAIRS]])
-        others = [text for text in captions if rewording.change_text(text) == text]
-        lines = "\n".join(others[:OTHERS]) + "\n"
+            _write_pairs(PROMPTS / f"{stem}.csv", rewording, [*rewording.words, *having])
+        lines = "\n".join(others) + "\n"
         (PROMPTS / f"without_{stem}.txt").write_text(lines)
         (BENCH / name / "captions.txt").write_text(lines)
 

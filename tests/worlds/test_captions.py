@@ -335,9 +335,14 @@ def test_a_perfect_edit_scores_best_and_none_scores_nothing(name: str, judge: Re
     before = render_facts(torch.cat([questions.concerned.facts, questions.others.facts]))
     after = before.clone()
     after[:8] = questions.wanted
-    assert score(questions, before, after, judge) == Scores(1.0, 1.0, 1.0, 0.0)
+    assert score(questions, before, after, judge) == Scores(1.0, 1.0, 1.0, 1.0, 0.0)
     nothing = score(questions, before, before, judge)
-    assert nothing == Scores(0.0, 1.0, 0.0, 0.0)
+    assert nothing == Scores(0.0, 0.0, 1.0, 0.0, 0.0)
+    # Only the second half of the captions is in phrases that no training has seen.
+    half = before.clone()
+    half[:4] = questions.wanted[:4]
+    found = score(questions, before, half, judge)
+    assert (found.read, found.paraphrased) == (0.5, 0.0)
     # An edit that changes all pictures alike leaves nothing elsewhere alone.
     assert score(questions, before, before + 0.1, judge).elsewhere == pytest.approx(1.0, abs=1e-3)
 
@@ -378,13 +383,13 @@ def test_the_bench_edits_the_weights_that_it_draws_with(tmp_path: Path) -> None:
 
 
 def test_tables_name_every_row() -> None:
-    scores = Scores(0.9, 0.8, 0.7, 0.1)
+    scores = Scores(0.9, 0.6, 0.8, 0.7, 0.1)
     result = ConceptsResult(
         8, {"dome-to-spire": [Row("unedited", scores), Row("ours", scores, 4, 30.0, 0.5)]}
     )
     text = result.to_text()
-    assert "| ours | 90.0% | 80.0% | 70.0% | 10.0% | 4 | 30.0 | 0.5 |" in text
-    assert "| unedited | 90.0% | 80.0% | 70.0% | 10.0% |  |  |  |" in text
+    assert "| ours | 90.0% | 60.0% | 80.0% | 70.0% | 10.0% | 4 | 30.0 | 0.5 |" in text
+    assert "| unedited | 90.0% | 60.0% | 80.0% | 70.0% | 10.0% |  |  |  |" in text
 
 
 def test_tokens_that_two_prompts_share_do_not_count_in_efficacy(tmp_path: Path) -> None:

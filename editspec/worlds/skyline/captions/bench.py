@@ -40,7 +40,7 @@ UNSEEN = 5
 SHOWN = 6
 """Pictures of a row in the sheet: as many with the concept as without."""
 
-COLUMNS = ("read", "kept", "recovered", "elsewhere")
+COLUMNS = ("read", "paraphrased", "kept", "recovered", "elsewhere")
 
 STEPS = 4
 """Steps of drawing. There is no guidance: it would hide how far an edit goes."""

@@ -107,7 +107,7 @@ def reword(tokens: Tensor, lengths: Tensor, generator: torch.Generator) -> tuple
     places = torch.arange(LENGTH, device=device)
     drawn = torch.rand(count, generator=generator, device=device)
     at = (1 + drawn * lengths).long().clamp(max=LENGTH - 1)[:, None]
-    words = _list_words().to(device)
+    words = list_words().to(device)
     numbers = torch.randint(len(words), (count,), generator=generator, device=device)
     is_word = tokens.gather(1, at)[:, 0].ne(comma) & (lengths > 0)
     reworded = torch.where((places == at) & is_word[:, None], words[numbers][:, None], tokens)
@@ -118,7 +118,7 @@ def reword(tokens: Tensor, lengths: Tensor, generator: torch.Generator) -> tuple
 
 
 @functools.cache
-def _list_words() -> Tensor:
+def list_words() -> Tensor:
     """Return the tokens of the words of all phrases, [words]."""
     words = sorted({word for phrase in list_phrases() for word in phrase.text.split()})
     return torch.tensor([token_number(word + SUFFIX) for word in words])

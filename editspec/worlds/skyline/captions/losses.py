@@ -61,14 +61,15 @@ def measure_loss(
 
 
 def mix_padding(states: Tensor, lengths: Tensor, mixed: Tensor) -> Tensor:
-    """Take the padding of another caption's states [n, 77, width] where `mixed` [n].
+    """Take the padding of another caption's states [n, places, width] where `mixed` [n].
 
     The other caption is the one before it in the batch.
     """
-    places = torch.arange(LENGTH, device=states.device)
+    count = states.shape[1]
+    places = torch.arange(count, device=states.device)
     is_padding = places > lengths[:, None]
     # A place that is a word in the other caption is left to the first token after its words.
-    others = torch.maximum(places, lengths.roll(1)[:, None] + 1).clamp(max=LENGTH - 1)
+    others = torch.maximum(places, lengths.roll(1)[:, None] + 1).clamp(max=count - 1)
     padding = states.roll(1, 0).gather(1, others[..., None].expand_as(states))
     return torch.where((is_padding & mixed[:, None])[..., None], padding, states)
 

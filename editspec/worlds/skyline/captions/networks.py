@@ -19,8 +19,16 @@ from editspec.worlds.skyline.world import SIZE
 from editspec_compiler.modalities.text_to_image.schema import Drawn
 from editspec_runtime.io.extra_registry import load_extra
 
-WIDTH = 96
+WIDTH = 160
 """Numbers of a token in the text encoder's output, which keys of cross-attention are."""
+
+FIRST_WIDTH = 96
+"""Its numbers in the first stage of the training."""
+
+HEADS = 4
+"""Heads of a layer of the text encoder."""
+
+_ANY_KEY = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 
 SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -37,17 +45,17 @@ SCHEDULER: dict[str, Any] = {
 """A schedule that begins at pure noise, so that a picture's brightness is not given away by it."""
 
 
-def make_text_encoder() -> nn.Module:
+def make_text_encoder(width: int = WIDTH) -> nn.Module:
     """Make a text encoder of two layers; its first weights come from torch's global stream."""
     end = token_number(END)
     transformers = load_extra("diffusion", package="transformers")
     config = transformers.CLIPTextConfig(
         vocab_size=make_tokenizer().get_vocab_size(),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        projection_dim=WIDTH,
+        hidden_size=width,
+        intermediate_size=192,
+        projection_dim=width,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=HEADS,
         max_position_embeddings=LENGTH,
         bos_token_id=token_number(BEGIN),
         eos_token_id=end,
@@ -57,7 +65,7 @@ def make_text_encoder() -> nn.Module:
     return network
 
 
-def make_unet() -> nn.Module:
+def make_unet(width: int = WIDTH) -> nn.Module:
     """Make a U-Net of four levels with cross-attention at 16 x 16 and 8 x 8 positions."""
     network: nn.Module = load_extra("diffusion").UNet2DConditionModel(
         sample_size=SIZE,
@@ -68,7 +76,7 @@ def make_unet() -> nn.Module:
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         mid_block_type="UNetMidBlock2DCrossAttn",
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        cross_attention_dim=WIDTH,
+        cross_attention_dim=width,
         attention_head_dim=4,  # the number of heads: diffusers keeps an old name
         norm_num_groups=8,
     )
@@ -82,7 +90,8 @@ def make_scheduler() -> Any:
 
 def load_networks(weights: dict[str, Tensor]) -> tuple[nn.Module, nn.Module]:
     """Make both networks with `weights`, named ``unet.…`` and ``text_encoder.…``."""
-    unet, text_encoder = make_unet(), make_text_encoder()
+    width = weights[_ANY_KEY].shape[1]
+    unet, text_encoder = make_unet(width), make_text_encoder(width)
     for prefix, network in (("unet.", unet), ("text_encoder.", text_encoder)):
         own = {
             name.removeprefix(prefix): tensor.float()

@@ -84,6 +84,8 @@ class Scores:
     read
         Of the pictures whose caption has the old word, the share in which the judge reads the new
         value wherever the caption has it.
+    paraphrased
+        The same share of the captions in phrases that no training has seen.
     kept
         Of all other attributes that these captions mention, the share that is read as mentioned.
     recovered
@@ -95,6 +97,7 @@ class Scores:
     """
 
     read: float
+    paraphrased: float
     kept: float
     recovered: float
     elsewhere: float
@@ -113,7 +116,7 @@ class Questions:
     rewording
         The edit.
     concerned
-        Captions with the old word; every second one in phrases that no training has seen.
+        Captions with the old word; the second half in phrases that no training has seen.
     others
         Captions without it.
     """
@@ -169,8 +172,10 @@ def score(questions: Questions, before: Tensor, after: Tensor, judge: Reader) ->
     lacking = ((before[:count] - wanted).abs() * where).sum()
     change = (after - before).abs().flatten(1).mean(1)
     here, there = float(change[:count].mean()), float(change[count:].mean())
+    right = (turned | ~concerned).all(1).float()
     return Scores(
-        read=float((turned | ~concerned).all(1).float().mean()),
+        read=float(right.mean()),
+        paraphrased=float(right[count // 2 :].mean()),
         kept=kept / mentions,
         recovered=float(1 - left / lacking),
         elsewhere=there / here if here else 0.0,

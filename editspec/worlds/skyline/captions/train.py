@@ -1,7 +1,9 @@
 """Training of Skyline by prompt: ``python -m editspec.worlds.skyline.captions.train --out DIR``.
 
-Text encoder and U-Net learn together, by the usual loss of diffusion models: the velocity between
-a picture and noise. Interrupted, the same command goes on from its last checkpoint.
+In the first stage text encoder and U-Net learn together, by the usual loss of diffusion models: the
+velocity between a picture and noise. In the second one a wider text encoder takes the place of the
+first, so that linear maps can edit single words (see `widening`). Interrupted, the same command
+goes on from its last checkpoint.
 
 A tenth of the captions is empty, so that guidance works. In half of the captions the end-of-text
 tokens are those of another caption, so that the picture listens to the words themselves: in a large
@@ -30,8 +32,9 @@ from editspec.worlds.skyline.captions.judge import train_judge
 from editspec.worlds.skyline.captions.losses import GraphedLoss, measure_loss
 from editspec.worlds.skyline.captions.networks import make_scheduler, save_pipeline
 from editspec.worlds.skyline.captions.trainee import RATE, SEED, Trainee
+from editspec.worlds.skyline.captions.widening import Losses, widen_text_encoder
 from editspec.worlds.skyline.training.stages import cosine_rate
-from editspec_runtime.io.files import safetensors_bytes, write
+from editspec_runtime.io.files import read_tensors, safetensors_bytes, write
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ def main() -> None:
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments.add_argument("--steps", type=int, default=3200, help="of 128 pictures each")
     arguments.add_argument("--batch", type=int, default=128, help="pictures of a step")
+    arguments.add_argument("--text-steps", type=int, default=2000, help="of the second stage")
     options = arguments.parse_args()
     album = Album(torch.device(options.device))
     if options.device != "cpu":
@@ -135,8 +139,17 @@ def main() -> None:
     judge = options.out / "judge.safetensors"
     if not judge.exists():
         write(judge, safetensors_bytes(train_judge(album, min(2500, options.steps)), {}))
-    weights = train_networks(options.out, album, Plan(options.steps, options.batch))
+    first = options.out / "first.safetensors"
+    if not first.exists():
+        weights = train_networks(options.out, album, Plan(options.steps, options.batch))
+        write(first, safetensors_bytes(weights, {}))
+    weights = widen_text_encoder(options.out, read_tensors(first), options.text_steps, _tell)
     save_pipeline(weights, options.out / "pipeline")
+
+
+def _tell(step: int, losses: Losses) -> None:
+    if step % 50 == 0 or step == 1:
+        print(f"text {step} {losses}", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from editspec.worlds.skyline.captions.facts import FACTS
 from editspec.worlds.skyline.captions.networks import (
-    WIDTH,
+    FIRST_WIDTH,
     join_weights,
     make_text_encoder,
     make_unet,
@@ -47,8 +47,8 @@ class Trainee:
         with torch.random.fork_rng():
             # torch's layers draw their first weights from the global stream only.
             torch.manual_seed(SEED)
-            unet, text_encoder = make_unet(), make_text_encoder()
-            hint = nn.Linear(WIDTH, sum(FACTS.values()))
+            unet, text_encoder = make_unet(FIRST_WIDTH), make_text_encoder(FIRST_WIDTH)
+            hint = nn.Linear(FIRST_WIDTH, sum(FACTS.values()))
         parameters = _join(unet, text_encoder, hint)
         self._shapes = {name: tensor.shape for name, tensor in parameters.items()}
         size = sum(_pad(tensor.numel()) for tensor in parameters.values())
