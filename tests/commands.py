@@ -1,8 +1,9 @@
-"""Commands as the tests run them: in this process, with what they print."""
+"""Commands as the tests run them: ours in this process with what they print, and those of git."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,16 @@ def said(*arguments: object, code: int = 0) -> Any:
     result = run(*arguments, "--json")
     assert result.exit_code == code, result.stderr
     return json.loads(result.stdout)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """What a command of git prints in a folder, as a user whom the machine need not know."""
+    settings = ("user.name=test", "user.email=test@localhost", "init.defaultBranch=main")
+    options = [option for setting in settings for option in ("-c", setting)]
+    command = ["git", *options, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -28,8 +28,8 @@ from editspec_compiler.validation import check
 from editspec_runtime.codes import Code
 from editspec_runtime.executors.cluster_file import read_cluster_file
 from editspec_runtime.executors.cluster_registry import KINDS
+from tests.commands import git
 from tests.docs_text import PAGES, ROOT, blocks, command_lines, headings, links, mentions
-from tests.end_to_end.test_ci import git
 from website.build import PAGES as MADE
 from website.commands import walk_commands
 

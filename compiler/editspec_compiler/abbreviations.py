@@ -32,6 +32,9 @@ FILE = "file"
 MOST_VALUES = 10**6
 """The most values that a document may have once it is written out."""
 
+MOST_LEVELS = 100
+"""The most lists and mappings in each other that an edit of a library may have."""
+
 
 def write_out(document: Document, folder: Path) -> Document:
     """Write out the edits of a document, which may not fit the language.
@@ -435,3 +438,20 @@ def _count_values(part: Any) -> int:
     if isinstance(part, list):
         return 1 + sum(map(_count_values, part))
     return 1
+
+
+def find_excess(part: Any) -> str:
+    """Say that plain data, whose parts may be shared, are too many or too deep; or nothing."""
+    waiting: list[tuple[Any, int]] = [(part, 0)]
+    count = 0
+    while waiting:
+        each, depth = waiting.pop()
+        count += 1
+        if count > MOST_VALUES:
+            return f"more than {MOST_VALUES} values once all edits are written out"
+        if depth > MOST_LEVELS:
+            return f"more than {MOST_LEVELS} levels of lists and mappings in each other"
+        below = each.values() if isinstance(each, dict) else each
+        if isinstance(each, (dict, list)):
+            waiting += [(value, depth + 1) for value in below]
+    return ""

@@ -59,9 +59,13 @@ def is_reference(value: Any) -> bool:
 
 
 def find_references(part: Any, path: SpecPath = ()) -> Iterator[tuple[SpecPath, str]]:
-    """Find the references in plain data: their paths, and the names of the parameters."""
+    """Find the references in plain data: their paths, and the names of the parameters.
+
+    A name that is not a text is empty.
+    """
     if is_reference(part):
-        yield path, str(part[REFERENCE])
+        name = part[REFERENCE]
+        yield path, name if isinstance(name, str) else ""
         return
     for key, value in _below(part):
         yield from find_references(value, (*path, key))

@@ -44,7 +44,7 @@ def read_pins(spec: Path) -> Mapping[str, Pin]:
 
     Raises `SpecError` where the lock cannot be read.
     """
-    path = spec.with_name(f"{spec.name}{LOCK}")
+    path = spec.parent / f"{spec.name}{LOCK}"
     if not path.exists():
         return {}
     document = read_document(path)

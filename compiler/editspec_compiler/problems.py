@@ -16,6 +16,9 @@ LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 SHOWN = 100
 """The most problems that are written out; of the others the count is told."""
 
+SECRET = re.compile(r"(?<=://)[^/\s:@]*:[^/\s]*(?=@)|(?<=https://)[^/\s@]+(?=@[^/\s]*/)")
+"""Passwords and tokens in addresses, which no line that is shown repeats."""
+
 LONGEST_WORD = 2000
 """The most characters of a message or a hint that are shown."""
 
@@ -141,14 +144,14 @@ def _render(problem: Problem, file: str, lines: list[str]) -> str:
     shown = lines[line_number - 1] if 0 < line_number <= len(lines) else None
     if problem.row is not None:
         place, line_number, column = problem.row.file, problem.row.line, problem.row.column
-        shown = problem.row.text
+        shown = problem.row.text if line_number else None
     if line_number:
         place = f"{place}:{line_number}:{column}"
     if problem.path:
         where = f"{path_text(problem.path)}: "
     text = visible(_cut(f"{place}: {where}{problem.message}"))
     if shown is not None:
-        line, column = _window(shown, column)
+        line, column = _window(SECRET.sub(_cover, shown), column)
         number = str(line_number)
         text += f"\n  {number} | {line}\n  {' ' * len(number)} | {' ' * (column - 1)}^"
     if problem.hint:
@@ -159,6 +162,11 @@ def _render(problem: Problem, file: str, lines: list[str]) -> str:
 def _order(problem: Problem) -> tuple[int, int, int, int, str]:
     row = problem.row or RowPlace("", 0, 0, "")
     return problem.line, problem.column, row.line, row.column, problem.message
+
+
+def _cover(secret: re.Match[str]) -> str:
+    """Return what is shown in place of a secret, as wide as it is."""
+    return "*" * len(secret.group())
 
 
 def _cut(text: str) -> str:

@@ -22,7 +22,7 @@ from editspec_compiler.registry import (
 )
 from editspec_compiler.schema import AnySpec, Erase, ErasedUnits, Solver
 from editspec_compiler.spec_folder import Folder, ProjectFolder, project_folder
-from editspec_compiler.uses import find_uses, resolve_uses
+from editspec_compiler.uses import find_unresolved, find_uses, resolve_uses
 from editspec_compiler.validation import check, fit
 from editspec_compiler.visit import find_files, visit
 from editspec_compiler.weights_place import find_weights, require_bytes
@@ -206,8 +206,13 @@ def load_document(
     found = references.problems()
     # A layer that is a number is told by its name, and not as a wrong type besides.
     named = {problem.path for problem in found if problem.code == Code.LAYER_UNKNOWN}
-    open_places = [each for each in problems if each.code == Code.PARAMETER_MISSING]
+    missing = (Code.PARAMETER_MISSING, Code.VALUE_MISSING)
+    open_places = [each for each in problems if each.code in missing]
+    unresolved = find_unresolved(document)
     for problem in unfit:
+        # Of an edit that is not there, nothing is there.
+        if any(problem.path[: len(place)] == place for place in unresolved):
+            continue
         if problem.path in named or _lies_in(problem.path, document.problems):
             continue
         # A list that lacks the rows of a file may be too short, too.

@@ -26,7 +26,7 @@ LONGEST = 2000
 REVISION = re.compile(r"(?!.*(\.\.|//|/$|\.lock$))[A-Za-z0-9_][A-Za-z0-9._/+-]*")
 """Names of tags and branches, and commits: nothing that git would take for an option."""
 
-HOST = re.compile(r"([A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?")
+HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?")
 """A host with the name of a user, and without a password."""
 
 
@@ -83,6 +83,7 @@ def read_address(text: str) -> UseAddress:
         raise AddressError(
             f"the address has more than {LONGEST} characters, or some that nobody sees", FORM
         )
+    _require_public(text)
     place, _, edit = text.rpartition("#")
     if not place or not edit:
         raise AddressError(
@@ -98,6 +99,21 @@ def read_address(text: str) -> UseAddress:
     return UseAddress(place, edit)
 
 
+def _require_public(text: str) -> None:
+    """Raise an `AddressError`, which does not repeat it, where an address could hold a secret."""
+    protocol, _, rest = text.partition("://")
+    host, path_follows, path = rest.partition("/")
+    user, is_named, _ = host.rpartition("@")
+    # Servers of https take tokens as names of users.
+    is_token = is_named and path_follows and not protocol.endswith("ssh")
+    is_query = protocol.endswith("https") and "?" in path
+    if is_token or is_query or ":" in user:
+        raise AddressError(
+            "the address has a user, a password or a query in it, which could be a secret",
+            f"{FORM}; git has settings for access, and a lock would show the secret to everybody",
+        )
+
+
 def _read_source(place: str) -> tuple[GitSource, str]:
     """Read ``git+PROTOCOL://HOST/PATH//FILE@REVISION``."""
     address = place.removeprefix(GIT)
@@ -110,11 +126,12 @@ def _read_source(place: str) -> tuple[GitSource, str]:
     if not path:
         raise AddressError(f"{place} names no revision: a tag, a branch or a commit", FORM)
     if not REVISION.fullmatch(revision):
-        raise AddressError(f'"{revision}" is not the name of a tag or a branch', FORM)
+        raise AddressError(
+            f'"{revision}" is not a name of a tag or a branch that can be used here',
+            f"{FORM}: letters from a to z, digits and . _ / + -; or give the commit",
+        )
     if not (host == "" if protocol == "file" else HOST.fullmatch(host)):
-        message = f'"{host}" is not a host, with or without the name of a user'
-        hint = f"{FORM}; passwords belong into the settings of git, and not into a spec"
-        raise AddressError(message, hint)
+        raise AddressError(f'"{host}" is not a host', FORM)
     repository, _, file = path.partition("//")
     file = file or DEFAULT_FILE
     if not is_plain_path(file) or not file.endswith(ENDINGS):

@@ -11,7 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from editspec_compiler.abbreviations import MOST_VALUES, find_row_files, write_out, write_out_rows
+from editspec_compiler.abbreviations import (
+    find_excess,
+    find_row_files,
+    write_out,
+    write_out_rows,
+)
 from editspec_compiler.document import Document, Locatable, entries, kind
 from editspec_compiler.libraries import Home, Libraries, Library, LibraryError
 from editspec_compiler.parameters import fill_references, find_references, find_type_misfit
@@ -37,9 +42,6 @@ USE = "use"
 DEEPEST = 16
 """The most libraries that lead from one to the next."""
 
-MOST_LEVELS = 100
-"""The most lists and mappings in each other that an edit of a library may have."""
-
 NOT_OF_HEAD = ("edits", "checks", "moved")
 """The keys of a library that are not about all of its edits."""
 
@@ -60,6 +62,16 @@ def is_used(edit: Any) -> bool:
     return isinstance(edit, dict) and USE in edit
 
 
+def name_of(edit: Any) -> str:
+    """Return the name of an edit as it is written; empty where it has none."""
+    if not isinstance(edit, dict):
+        return ""
+    name = edit.get("name")
+    if name is None and is_used(edit) and isinstance(edit[USE], str):
+        return str(edit[USE].rpartition("#")[2])
+    return name if isinstance(name, str) else ""
+
+
 def find_uses(document: Document) -> Iterator[tuple[SpecPath, UseAddress]]:
     """Find where the edits of a document that can be read are used from."""
     for number, edit in enumerate(entries(document.data, "edits")):
@@ -68,6 +80,16 @@ def find_uses(document: Document) -> Iterator[tuple[SpecPath, UseAddress]]:
                 yield ("edits", number, USE), read_address(edit[USE])
             except AddressError:
                 continue
+
+
+def find_unresolved(document: Document) -> list[SpecPath]:
+    """Find the edits of a resolved document for which nothing stands in their libraries."""
+    found = []
+    for number, edit in enumerate(entries(document.data, "edits")):
+        written = document.find_written(("edits", number))
+        if written[-1] == USE and isinstance(edit, dict) and edit.keys() <= {"name"}:
+            found.append(written)
+    return found
 
 
 def find_asked(document: Document) -> tuple[str, ...]:
@@ -144,6 +166,9 @@ def _describe_open(
         message = f"the parameter {name} has no default, and nothing gives it a value here"
         hint = "give it a default, or build a spec that uses this edit"
         return document.problem(path, message, hint, code=Code.PARAMETER_MISSING)
+    if not name:
+        message = "expected the name of a parameter, which is a text"
+        return document.problem(path, message, "write {parameter: NAME}", code=Code.TYPE_WRONG)
     hint = suggest(name, list(declared)) if declared else "declare it under parameters:"
     message = f"there is no parameter {name} in {document.file}"
     return document.problem(path, message, hint, code=Code.PARAMETER_UNKNOWN)
@@ -272,14 +297,15 @@ class _User:
         if family_of(self.document) != family_of(library.document):
             return None
         edits = entries(library.document.data, "edits")
-        names = [str(edit.get("name")) if isinstance(edit, dict) else "" for edit in edits]
+        names = [name_of(edit) for edit in edits]
         place = (library.key, address.edit)
         if names.count(address.edit) != 1:
             several = names.count(address.edit)
             message = f"there is no edit {address.edit} in {library.document.file}"
             if several:
                 message = f"{library.document.file} has {several} edits {address.edit}"
-            hint = suggest(address.edit, [name for name in names if name])
+            known = [name for name in names if name]
+            hint = suggest(address.edit, known) if known else "it has no edit with a name"
             self._refuse(where, message, hint, Code.USE_UNKNOWN)
             return None
         if place in self.chain or len(self.chain) == DEEPEST:
@@ -318,7 +344,7 @@ class _User:
             elif about.get("default") is None and name in used:
                 message = f"{library.document.file} asks for a value of {name}"
                 hint = f"write with: {{{name}: …}}; {_describe(name, about)}"
-                self._refuse((*path, "with", name), message, hint, Code.PARAMETER_MISSING)
+                self._refuse((*path, "with", name), message, hint, Code.VALUE_MISSING)
                 values[name] = None
         chain = (*self.chain, (library.key, address.edit))
         resolved = _resolve_one(library, number, self.libraries, frozenset(values), chain)
@@ -337,7 +363,7 @@ class _User:
         found = fill_references(edit_there, values, filled)
         for place, name in filled.items():
             self.moves[*path, *place] = (*path, "with", name)
-        if misfit := _find_excess(found):
+        if misfit := find_excess(found):
             self._refuse(where, misfit, "name fewer values", Code.TEXT_TOO_LARGE)
             return {}
         return dict(found)
@@ -351,7 +377,10 @@ class _User:
 
 def _describe(name: str, about: Mapping[str, Any]) -> str:
     """Say what a parameter is."""
-    said = f"{name} is of type {about.get('type')}"
+    word = about.get("type")
+    if not isinstance(word, str):
+        return f"the library does not say of which type {name} is"
+    said = f"{name} is of type {word}"
     return f"{said}: {about['description']}" if about.get("description") else said
 
 
@@ -457,20 +486,3 @@ def _compare_models(mine: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[
         if not all(name.startswith("builtin:") or is_remote(name) for name in names):
             return None
     return (names[0], names[1]) if names[0] != names[1] else None
-
-
-def _find_excess(part: Any) -> str:
-    """Say that plain data, whose parts may be shared, are too many or too deep; or nothing."""
-    waiting: list[tuple[Any, int]] = [(part, 0)]
-    count = 0
-    while waiting:
-        each, depth = waiting.pop()
-        count += 1
-        if count > MOST_VALUES:
-            return f"more than {MOST_VALUES} values once all edits are written out"
-        if depth > MOST_LEVELS:
-            return f"more than {MOST_LEVELS} levels of lists and mappings in each other"
-        below = each.values() if isinstance(each, dict) else each
-        if isinstance(each, (dict, list)):
-            waiting += [(value, depth + 1) for value in below]
-    return ""

@@ -22,7 +22,7 @@ from editspec_compiler.document import Document, entries, read_document
 from editspec_compiler.libraries import Libraries
 from editspec_compiler.pins import Pin, read_pins
 from editspec_compiler.problems import suggest
-from editspec_compiler.uses import resolve_uses
+from editspec_compiler.uses import name_of, resolve_uses
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import UsageError
 from editspec_runtime.io.cache import default_cache
@@ -149,10 +149,10 @@ def update(
 def _leave_others(path: Path, edits: Collection[str], pins: Mapping[str, Pin]) -> dict[str, Pin]:
     """Return the pins of the sources that none of the named edits uses."""
     document = read_document(path)
-    names = [edit.name for edit in load(path, pins=pins).spec.edits]
+    names = [name_of(edit) for edit in entries(document.data, "edits")]
     for name in edits:
         if name not in names:
-            hint = suggest(name, names)
+            hint = suggest(name, names) if names else "it has none at all"
             raise UsageError(f"There is no edit {name}.", f"{hint[0].upper()}{hint[1:]}.")
     chosen = [names.index(name) for name in edits]
     libraries = Libraries(path.parent, pins, default_cache())

@@ -13,11 +13,12 @@ from typing import Any
 
 from editspec.engine.resources import locate_weights
 from editspec_compiler.abbreviations import find_row_files, write_out
-from editspec_compiler.document import Document
+from editspec_compiler.document import Document, entries, read_document
 from editspec_compiler.problems import Problem, SpecError, SpecPath
 from editspec_compiler.references import open_libraries
 from editspec_compiler.registry import family_of, spec_type
-from editspec_compiler.uses import find_uses, resolve_uses
+from editspec_compiler.use_address import UseAddress
+from editspec_compiler.uses import find_uses, name_of, resolve_uses
 from editspec_compiler.visit import find_files
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import EditError, FileError
@@ -59,13 +60,13 @@ class Sandbox:
 
         Files that `opened` names are allowed: a person has opened it at the command line.
         """
-        uses = [address for _, address in find_uses(opened)]
-        libraries = [address.file for address in uses if address.source is None]
-        sources = frozenset(str(each.source) for each in uses if each.source is not None)
+        uses = [each for _, used in find_uses(opened) for each in _walk_use(used, folder, set())]
+        sources = frozenset(str(each.source) for each, _ in uses if each.source is not None)
+        libraries = [place for _, place in uses]
         resolved = _resolve_uses(opened, folder)
         rows = [name for _, name in find_row_files(resolved)]
         named = [name for _, name in _find_files(write_out(resolved, folder))]
-        files = (_resolve(folder, name) for name in [*libraries, *rows, *named])
+        files = (*libraries, *(_resolve(folder, name) for name in [*rows, *named]))
         trusted = frozenset(path for path in files if path is not None)
         return Sandbox(folder.resolve(), opened, _find_network(opened), trusted, sources)
 
@@ -89,18 +90,22 @@ class Sandbox:
         return found
 
     def _refuse_uses(self, document: Document) -> list[Problem]:
-        """List the libraries that a document may not name."""
+        """List the libraries that a document, or a library that it uses, may not name."""
         found = []
         for path, address in find_uses(document):
-            message = f"{address.file} lies outside of the project folder"
-            hint = "copy the file into the folder of the spec"
-            allowed = address.source is None and self.holds(address.file)
-            if address.source is not None:
-                message = "the studio fetches nothing that was not opened with it"
-                hint = "start editspec studio with a spec that uses it"
-                allowed = str(address.source) in self.sources
-            if not allowed:
-                found.append(document.problem(path, message, hint, code=Code.OUTSIDE_OF_PROJECT))
+            for inner, place in _walk_use(address, self.folder, set()):
+                message = f"{inner.file} lies outside of the project folder"
+                hint = "copy the file into the folder of the spec"
+                allowed = place is not None and self._holds_place(place)
+                if inner.source is not None:
+                    message = "the studio fetches nothing that was not opened with it"
+                    hint = "start editspec studio with a spec that uses it"
+                    allowed = str(inner.source) in self.sources
+                if not allowed:
+                    problem = document.problem(path, message, hint, code=Code.OUTSIDE_OF_PROJECT)
+                    found.append(problem)
+                    # The walk would open it next.
+                    break
         return found
 
     def _refuse_files(
@@ -118,8 +123,10 @@ class Sandbox:
         """Tell whether a name is that of a file that may be opened."""
         # With the links resolved: a link in the folder may lead out of it.
         place = _resolve(self.folder, name)
-        if place is None:
-            return False
+        return place is not None and self._holds_place(place)
+
+    def _holds_place(self, place: Path) -> bool:
+        """Tell whether a file may be opened, whose path has no links."""
         return place in self.files or place.is_relative_to(self.folder)
 
     def _refuse_network(self, model: dict[str, Any]) -> str:
@@ -141,6 +148,26 @@ class Sandbox:
         if place.is_relative_to(self.folder):
             return ""
         return f"{weights} lies outside of the project folder"
+
+
+def _walk_use(
+    address: UseAddress, folder: Path, seen: set[tuple[Path, str]]
+) -> Iterator[tuple[UseAddress, Path | None]]:
+    """Yield an address and the place of its file, which is opened then, and what that edit uses.
+
+    The place of what is from git is None; it uses nothing but its own repository.
+    """
+    place = None if address.source is not None else _resolve(folder, address.file)
+    yield address, place
+    if place is None or (place, address.edit) in seen:
+        return
+    seen.add((place, address.edit))
+    with suppress(SpecError, EditError):
+        library = read_document(place)
+        edits = entries(library.data, "edits")
+        for path, inner in find_uses(library):
+            if name_of(edits[int(path[1])]) == address.edit:
+                yield from _walk_use(inner, (folder / address.file).parent, seen)
 
 
 def _resolve_uses(document: Document, folder: Path) -> Document:

@@ -85,6 +85,7 @@ class Code(StrEnum):
     USE_UNFIT = "E453 use-unfit"
     PARAMETER_UNKNOWN = "E454 parameter-unknown"
     PARAMETER_MISSING = "E455 parameter-missing"
+    VALUE_MISSING = "E456 value-missing"
 
     CHECK_EDIT_UNKNOWN = "E500 check-edit-unknown"
     CHECK_UNFIT = "E501 check-unfit"

@@ -16,8 +16,7 @@ from torch import Tensor
 from editspec.engine.git import ATTRIBUTES
 from editspec.engine.lock import Lock, lock_path, read_lock
 from editspec.engine.lock_merge import merge_locks
-from tests.commands import run, said
-from tests.end_to_end.test_ci import git
+from tests.commands import git, run, said
 
 pytestmark = pytest.mark.usefixtures("one_cache")
 

@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from editspec.engine.project import FILE
-from tests.commands import contents, run, said
-from tests.end_to_end.test_ci import git
+from tests.commands import contents, git, run, said
 
 ROOT = Path(__file__).parents[2]
 

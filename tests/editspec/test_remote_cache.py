@@ -265,6 +265,15 @@ def test_a_wrong_address_is_an_error_in_words(
     assert (result.exit_code, "expected https://HOST/PATH" in result.stderr) == (2, True)
 
 
+def test_an_address_with_a_password_is_refused_and_not_repeated(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDITSPEC_REMOTE", "https://user:hunter2@localhost/x")
+    result = run("build", spec, "-o", tmp_path / "out")
+    assert (result.exit_code, "EDITSPEC_REMOTE_TOKEN" in result.stderr) == (2, True)
+    assert "hunter2" not in result.stderr + result.stdout
+
+
 def test_offline_nothing_is_asked(
     spec: Path, machine: Machine, serve: Callable[[], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,8 +23,7 @@ from torch import Tensor
 import editspec
 from editspec.engine.lock import Lock, lock_path, read_lock
 from editspec.engine.lock_merge import merge_locks
-from tests.commands import contents, run, said
-from tests.end_to_end.test_ci import git
+from tests.commands import contents, git, run, said
 
 BOX = {"box": [3, 2, 11, 12]}
 
@@ -238,6 +237,75 @@ def test_a_library_that_asks_for_values_is_valid_and_is_not_built() -> None:
     assert [edit["rank"] for edit in said("validate", "libs/recipes.yaml")["edits"]] == [2]
 
 
+def test_a_value_that_is_left_out_is_an_error_of_whoever_leaves_it_out() -> None:
+    save("spec.yaml", spec_of({"use": "libs/recipes.yaml#paste", "with": {"rank": 1}}))
+    assert problems() == [("E456", "libs/recipes.yaml asks for a value of from")]
+    assert problems_of_build("spec.yaml") == problems()
+    # A library that passes the question on is valid all the same.
+    passed = use(0, place="recipes.yaml#paste")
+    passed["with"] = {"from": {"parameter": "from"}}
+    save("libs/more.yaml", {**library(), "edits": [passed]})
+    assert said("validate", "libs/more.yaml") == {"valid": True, "asked": ["from"]}
+
+
+def test_an_edit_of_a_library_has_the_name_that_it_has_where_it_is_from() -> None:
+    passed = {"use": "recipes.yaml#paste", "with": {"from": {"parameter": "from"}}}
+    save("libs/more.yaml", {**library(), "edits": [passed]})
+    save("spec.yaml", spec_of({"use": "libs/more.yaml#paste", "with": {"from": 3}}))
+    assert [edit["name"] for edit in said("validate", "spec.yaml")["edits"]] == ["paste"]
+    save("spec.yaml", spec_of({"use": "libs/more.yaml#None", "with": {"from": 3}}))
+    assert problems() == [("E451", "there is no edit None in libs/more.yaml")]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said_of"),
+    [
+        (spec_of({"use": "libs/recipes.yaml#paste", "with": []}), ["E202"]),
+        (spec_of(use(3)) | {"model": None}, ["E202"]),
+        (spec_of(use(3)) | {"model": {"family": ["a"], "weights": "a"}}, ["E202"]),
+    ],
+)
+def test_of_an_edit_that_is_not_there_nothing_is_missed(
+    spec: dict[str, Any], said_of: list[str]
+) -> None:
+    save("spec.yaml", spec)
+    assert [code for code, _ in problems()] == said_of
+
+
+def test_the_name_of_a_parameter_is_a_text() -> None:
+    save("libs/recipes.yaml", library(rank={"parameter": [1, {"a": "b"}]}))
+    save("spec.yaml", spec_of(use(3)))
+    assert problems() == [("E202", "expected the name of a parameter, which is a text")]
+
+
+def test_an_empty_library_is_shown_without_a_line() -> None:
+    Path("libs/recipes.yaml").write_text("")
+    shown = run("validate", "spec.yaml").stderr
+    assert "libs/recipes.yaml: edits[0].use: the spec is empty" in shown
+    assert "0 |" not in shown
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "git+https://user:hunter2@localhost/x//y.yaml@v1#paste",
+        "git+https://user:hunter2@localhost/x//y.yaml#paste",
+        "git+https://user:hunter2@localhost",
+        "git+http://user:hunter2@localhost/x@v1#paste",
+        "https://user:hunter2@localhost/x.yaml@v1#paste",
+        "git+ssh://user:hunter2@localhost/x@v1#paste",
+        "git+https://hunter2@localhost/x@v1#paste",
+    ],
+)
+def test_a_secret_in_an_address_is_refused_and_not_repeated(address: str) -> None:
+    save("spec.yaml", spec_of({"use": address, "name": "first"}))
+    for refused in (run("validate", "spec.yaml"), run("build", "spec.yaml", "--json", "-o", "out")):
+        assert refused.exit_code == 2
+        assert "which could be a secret" in refused.stderr + refused.stdout
+        assert "hunter2" not in refused.stderr + refused.stdout
+    assert not Path("spec.yaml.lock").exists()
+
+
 def test_git_takes_what_the_lock_pins_until_it_is_updated(
     repository: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +357,33 @@ def test_update_asks_for_the_named_edits_alone_and_begins_a_lock(repository: str
     unknown = run("update", "spec.yaml", "too")
     assert unknown.exit_code == 2
     assert 'Did you mean "two"?' in unknown.stderr
+
+
+def test_an_update_of_one_edit_mends_what_the_lock_made_wrong(repository: str) -> None:
+    said("update", "spec.yaml")
+    new = {**library()["parameters"], "to": {"type": "integer", "default": 1}}
+    work = work_of(repository)
+    file = work / "sets" / "recipes.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "parameters": new}))
+    git(work, "commit", "-qam", "One more parameter")
+    git(work, "tag", "-f", "v1")
+    git(work, "push", "-qf", "origin", "v1")
+    save("spec.yaml", spec_of(use(3, "first", f"{repository}@v1#paste", to=2)))
+    assert [code for code, _ in problems()] == ["E454"]
+    assert said("update", "spec.yaml", "first")["moved"]
+    assert said("validate", "spec.yaml")["valid"]
+
+
+def test_a_part_of_a_commit_and_a_folder_are_refused_in_words(repository: str) -> None:
+    commit = git(work_of(repository), "rev-parse", "v1")
+    for part in (commit[:10], commit.upper()):
+        save("spec.yaml", spec_of(use(3, "first", f"{repository}@{part}#paste")))
+        assert "all of its digits" in run("validate", "spec.yaml").stderr
+    save("spec.yaml", spec_of(use(3, "first", f"{repository}@{commit}#paste")))
+    assert run("validate", "spec.yaml").exit_code == 0
+    refused = run("update", ".")
+    assert refused.exit_code == 2
+    assert "directory" in refused.stderr
 
 
 def test_an_update_to_what_is_wrong_leaves_the_lock(repository: str) -> None:

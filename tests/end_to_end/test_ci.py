@@ -21,7 +21,7 @@ from PIL import Image
 
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.patches.patch import read_patch
-from tests.commands import contents, run, said
+from tests.commands import contents, git, run, said
 from tests.own_sigstore import OwnSigstore
 
 ROOT = Path(__file__).parents[2]
@@ -46,22 +46,6 @@ def spec_of(**changes: Any) -> dict[str, Any]:
         {"measure": "collateral", **images, "at_most": 0.1},
     ]
     return {**recipe, "statistics": {"samples": 32}, "checks": given, **changes}
-
-
-def git(folder: Path, *arguments: str) -> str:
-    identity = [
-        "-c",
-        "user.name=test",
-        "-c",
-        "user.email=test@localhost",
-        "-c",
-        "init.defaultBranch=main",
-    ]
-    done = subprocess.run(
-        ["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 pytestmark = pytest.mark.usefixtures("one_cache")

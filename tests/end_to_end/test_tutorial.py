@@ -17,9 +17,9 @@ import torch
 import yaml
 
 from editspec_runtime.families.open import read_weights
-from tests.commands import contents, run
+from tests.commands import contents, git, run
 from tests.docs_text import ROOT, blocks, command_lines
-from tests.end_to_end.test_ci import WORKFLOW, Runner, git
+from tests.end_to_end.test_ci import WORKFLOW, Runner
 
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
 LINES = list(command_lines(TUTORIAL))

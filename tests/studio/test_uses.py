@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.end_to_end.test_ci import git
+from editspec_runtime.io.cache import default_cache
+from tests.commands import git
 from tests.studio.conftest import Studio
 
 Make = Callable[..., Studio]
@@ -83,6 +84,35 @@ def test_a_use_leads_to_nothing_outside_of_the_project(make_studio: Make, tmp_pa
     outside = SPEC.replace("{from: 12}", "{from: 12, where: ../secret.png}")
     assert problems(outside) == [("E601", "edits[0].with.where")]
     assert problems(SPEC) == []
+
+
+def test_a_library_of_the_project_leads_to_nothing_outside_of_it(
+    make_studio: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "project" / "spec.yaml"
+    path.parent.mkdir()
+    write(path)
+    (tmp_path / "towers.yaml").write_text(LIBRARY)
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / "towers.yaml").write_text(LIBRARY)
+    git(repository, "init", "-q")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "Recipes")
+    git(repository, "tag", "v1")
+    studio = make_studio(name=str(path.relative_to(tmp_path)))
+    used = f"git+file://{repository}//towers.yaml@v1"
+    for name in ("../../towers.yaml", used):
+        # Such as the spec itself, once the page has saved it.
+        (path.parent / "libs" / "more.yaml").write_text(SPEC.replace("libs/towers.yaml", name))
+        text = SPEC.replace("libs/towers.yaml#paste", "libs/more.yaml#one")
+        text = text.replace("    with: {from: 12}\n", "")
+        state = studio.call("PUT", "spec", {"text": text})
+        found = [(each["code"].split()[0], each["path"]) for each in state["problems"]]
+        assert found == [("E601", "edits[0].use")], name
+    assert not any(path.is_dir() for path in default_cache().root.glob("recipes/*"))
+    studio.call("PUT", "spec", {"text": SPEC})
+    assert studio.call("GET", "spec")["problems"] == []
 
 
 def test_what_a_spec_used_when_it_was_opened_may_lie_elsewhere(

@@ -19,7 +19,7 @@ from editspec_runtime.errors import FileError
 from editspec_runtime.io import git_trees
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.git_trees import Repository
-from tests.end_to_end.test_ci import git
+from tests.commands import git
 
 SHAPE = {"box": [3, 2, 11, 12]}
 
@@ -169,6 +169,8 @@ def test_an_address_that_is_rewritten_to_a_program_is_not_read(
         "git+https://-oProxyCommand=touch/x@v1#x",
         "git+ssh://-oProxyCommand=touch/x@v1#x",
         "git+ssh://user:secret@localhost/x@v1#x",
+        "git+ssh://-oProxyCommand@localhost/x@v1#x",
+        "git+https://localhost/x?token=secret@v1#x",
         "git+file://localhost/x@v1#x",
         "git+https://localhost/x//../y.yaml@v1#x",
         "git+https://localhost/x//y.txt@v1#x",
@@ -217,6 +219,41 @@ def test_a_repository_without_end_is_not_taken(
     monkeypatch.setattr(git_trees, limit, 2)
     assert "has more than" in messages(spec)[0]
     assert all(path.suffix == ".lock" for path in (own_cache / "recipes").iterdir())
+
+
+@pytest.mark.parametrize("name", [b"a", b"n" * 300])
+def test_names_that_cannot_be_files_are_not_blamed_on_the_cache(
+    publish: Callable[..., str], name: bytes
+) -> None:
+    spec = publish({"a/one.txt": "1"})
+    source = Path(spec).parent / "source"
+    # As git itself writes no such tree.
+    parts = [(b"100644", name, "recipes.yaml"), (b"40000", b"a", "a")]
+    parts.append((b"100644", b"recipes.yaml", "recipes.yaml"))
+    raw = b""
+    for mode, called, held in parts:
+        number = bytes.fromhex(git(source, "rev-parse", f"HEAD:{held}"))
+        raw += mode + b" " + called + b"\0" + number
+    (source / "tree").write_bytes(raw)
+    tree = git(source, "hash-object", "-t", "tree", "-w", "--literally", "tree")
+    commit = git(source, "commit-tree", tree, "-m", "Odd names")
+    git(source, "update-ref", "refs/heads/master", commit)
+    (found,) = messages(spec)
+    assert found.startswith(f"{name.decode()[:100]}"), found
+    assert "cannot be a file here" in found
+
+
+def test_objects_that_git_does_not_give_are_an_error_in_words(
+    publish: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = publish({})
+    run_git = git_trees._run_git
+
+    def fail(*arguments: str, given: bytes | None = None) -> bytes | None:
+        return None if "--batch" in arguments else run_git(*arguments, given=given)
+
+    monkeypatch.setattr(git_trees, "_run_git", fail)
+    assert "gives no files of commit" in messages(spec)[0]
 
 
 def test_a_git_that_takes_too_long_is_ended(

@@ -34,6 +34,9 @@ Result = TypeVar("Result")
 AHEAD = 2
 """The items a worker has at a time: the one that it computes, and the next one."""
 
+WAITING = 4
+"""The items, from the due one on, that may be begun for each worker."""
+
 MOST_DEATHS = 5
 """The workers that may die while they have one item."""
 
@@ -171,14 +174,15 @@ class Crew(Protocol):
 def spread(items: Sequence[Any], crew: Crew) -> Iterator[Any]:
     """Yield the results of a crew in the order of the items.
 
-    A few items more than there are workers are begun at a time, so that few results wait for one
-    before them. Raises the error of an item when its turn comes.
+    Each worker has `AHEAD` items, also while an item before them takes longer; but no more results
+    wait than `WAITING` allows. Raises the error of an item when its turn comes.
     """
     done: dict[int, bytes] = {}
     begun = 0
     for due in range(len(items)):
         while due not in done:
-            while begun < min(len(items), due + AHEAD * crew.size):
+            last = min(len(items), due + WAITING * crew.size)
+            while begun < last and begun - due - len(done) < AHEAD * crew.size:
                 crew.begin(begun, items[begun])
                 begun += 1
             done |= crew.collect()

@@ -8,6 +8,7 @@ torch.
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import hashlib
 import json
@@ -34,6 +35,9 @@ KIND = "recipes"
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
+PART_OF_COMMIT = re.compile(r"[0-9a-fA-F]{7,64}")
+"""What looks like a commit that was cut short, or is in capitals."""
+
 PATIENCE = 120.0
 """Seconds after which a program of git is ended."""
 
@@ -58,6 +62,12 @@ OF_ONE_REPOSITORY = (
 """Variables that git sets for its hooks, and that are about the repository of the hook."""
 
 ACCESS = "Check the address, the connection and your access: git ls-remote ADDRESS says more."
+
+OF_THE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+"""The errors of the system that are about a name."""
+
+SHOWN_LENGTH = 100
+"""The most characters of a name that a message shows."""
 
 SHOWN = 10
 """The most revisions that a hint names."""
@@ -203,6 +213,8 @@ def _suggest(revision: str, known: set[str]) -> str:
     """Write a hint that names revisions, the nearest ones first."""
     if not known:
         return "It has none at all: push one."
+    if PART_OF_COMMIT.fullmatch(revision):
+        return "A commit is given by all of its digits, in lower case."
     near = difflib.get_close_matches(revision, sorted(known), n=SHOWN, cutoff=0.0)
     more = f" and {len(known) - len(near)} more" if len(known) > len(near) else ""
     return f"It has {', '.join(near)}{more}."
@@ -284,27 +296,41 @@ def _read_files(store: Path, commit: str, address: str) -> dict[str, bytes]:
                 "Keep recipes in a repository of their own, with their masks and without weights.",
             )
     asked = "".join(f"{number}\n" for number in objects.values()).encode()
-    answer = _run_git(inside, "cat-file", "--batch", given=asked) if objects else b""
+    answer = _run_git(inside, "cat-file", "--batch", given=asked)
+    if answer is None:
+        raise FileError(f"{address} gives no files of commit {commit}.", ACCESS)
     contents: dict[str, bytes] = {}
     at = 0
     for name in objects:
         # For each object a line with its size, its bytes, and the end of a line.
-        head, _, _ = (answer or b"")[at : at + 200].partition(b"\n")
+        head, _, _ = answer[at : at + 200].partition(b"\n")
         begin = at + len(head) + 1
         at = begin + int(head.split()[-1])
-        contents[name] = (answer or b"")[begin:at]
+        contents[name] = answer[begin:at]
         at += 1
     return contents
 
 
 def _write_files(part: Path, contents: dict[str, bytes]) -> None:
-    """Write files into a folder, and beside it what each of them is."""
+    """Write files into a folder, and beside it what each of them is.
+
+    Raises `FileError` where a name is not possible here, whatever the disk is.
+    """
     digests = {}
     (part / "files").mkdir()
     for name, data in contents.items():
         path = part / "files" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        except OSError as error:
+            if error.errno not in OF_THE_NAME:
+                raise
+            raise FileError(
+                f"{name[:SHOWN_LENGTH]} of the repository cannot be a file here: its name is too "
+                "long, or is that of a folder, too.",
+                "Rename it in the repository.",
+            ) from error
         digests[name] = hashlib.sha256(data).hexdigest()
     (part / "digests.json").write_text(json.dumps(digests))
 

@@ -132,6 +132,11 @@ def find_remote() -> RemoteCache | None:
         host = parts.hostname
     except ValueError:
         parts, host = urllib.parse.urlsplit(""), None
+    if parts.username is not None:
+        raise UsageError(
+            f"{REMOTE} has the name of a user or a password in it, which warnings would repeat.",
+            f"Give the address without it, and what the server wants to see as {TOKEN}.",
+        )
     store: RemoteStore
     if address.startswith("s3:"):
         store = _open_bucket(address)
