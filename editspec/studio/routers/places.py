@@ -92,9 +92,10 @@ def read_mask(
     The text may have changed since the page has read it: another mask than it asks for is refused.
     """
     draft = studio.draft.held()
+    place = draft.place(number, role, index)
     if mask is not None and mask != digest_mask(draft.shown_edit(number), role, index):
         raise Missing(f"Edit {number} has another mask by now.")
-    image = studio.images.draw_mask(draft.place(number, role, index).mask)
+    image = studio.images.draw_mask(place.mask)
     return answer_png(encode_png(image), "no-store")
 
 
