@@ -20,6 +20,7 @@ from torch import Tensor
 
 from editspec.worlds.atlas.lessons import Lesson, draw_lesson, read_lesson
 from editspec.worlds.atlas.world import RELATIONS, facts, words
+from editspec.worlds.checkpoints import write_checkpoint
 from editspec_runtime.families.contents import tensor_infos
 from editspec_runtime.families.transformer.architecture import (
     TransformerArchitecture,
@@ -158,9 +159,7 @@ def _save(saved: Path, step: int, weights: dict[str, Tensor], adam: torch.optim.
         "weights": {name: tensor.detach() for name, tensor in weights.items()},
         "adam": adam.state_dict(),
     }
-    part = saved.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(saved)
+    write_checkpoint(saved, state)
 
 
 def _finished(weights: dict[str, Tensor], architecture: TransformerArchitecture) -> Transformer:

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from editspec.worlds.checkpoints import write_checkpoint
 from editspec.worlds.skyline.training.batches import BATCH, Pool, draw_latents
 from editspec.worlds.skyline.training.first_weights import (
     SEED,
@@ -180,10 +181,7 @@ def _save(
         "schedule": schedule.state_dict(),
         "generator": generator.get_state(),
     }
-    saved.parent.mkdir(parents=True, exist_ok=True)
-    part = saved.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(saved)
+    write_checkpoint(saved, state)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from editspec.worlds.checkpoints import write_checkpoint
 from editspec.worlds.skyline.captions.facts import FACTS
 from editspec.worlds.skyline.captions.networks import (
     FIRST_WIDTH,
@@ -110,10 +111,7 @@ class Trainee:
             "step": self.step,
             "passed": self.passed,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(path)
+        write_checkpoint(path, state)
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint."""

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from editspec.worlds.checkpoints import write_checkpoint
 from editspec.worlds.skyline.captions.examples import list_words
 from editspec.worlds.skyline.captions.facts import draw_facts
 from editspec.worlds.skyline.captions.grammar import draw_captions
@@ -217,10 +218,7 @@ class Student:
             "adam": self.adam.state_dict(),
             "step": self.step,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(path)
+        write_checkpoint(path, state)
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint."""
