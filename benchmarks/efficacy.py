@@ -21,9 +21,10 @@ from editspec.modalities.image.measures import efficacy
 from editspec.worlds.skyline.efficacy import find_changed_scenes
 from editspec.worlds.skyline.world import LATENT_SIZE, Scene, find_changed_pixels, render, scenes
 from editspec_compiler.document import parse
+from editspec_compiler.loaded_spec import LoadedSpec
 from editspec_compiler.modalities.image.expected import expected_outputs
 from editspec_compiler.modalities.image.places import no_moment
-from editspec_compiler.references import LoadedSpec, load, load_document
+from editspec_compiler.references import load, load_document
 from editspec_runtime.core.progress import no_progress
 from editspec_runtime.modalities.image.latents import LatentStream
 from editspec_runtime.modalities.image.streams import SWEEPS

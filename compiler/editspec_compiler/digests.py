@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from editspec_compiler.references import LoadedSpec
+from editspec_compiler.loaded_spec import LoadedSpec
 from editspec_runtime.io.digests import digest
 
 OTHERS = {"version", "model", "edits", "checks", "pictures", "moved", "parameters"}

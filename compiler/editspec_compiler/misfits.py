@@ -14,6 +14,8 @@ WANTED = {
     "int_from_float": "a whole number",
     "float_type": "a number",
     "string_type": "text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
     "list_type": "a list",
     "model_type": "a mapping",
     "dict_type": "a mapping",
@@ -44,20 +46,24 @@ def describe_misfit(what: str, given: Any, context: dict[str, Any]) -> tuple[str
         # pydantic takes whole numbers for numbers, but for those that no double can hold.
         return "too large for a number", "write a smaller number", Code.VALUE_OUT_OF_RANGE
     if what in WANTED:
-        # The strict types of the language take no text for a number.
-        digits = isinstance(given, str) and given.lstrip("+-").isdigit()
-        hint = "take the quotes off" if what == "int_type" and digits else ""
-        return f"expected {WANTED[what]}, found {kind(given)}", hint, Code.TYPE_WRONG
+        return (
+            f"expected {WANTED[what]}, found {kind(given)}",
+            _unquote(what, given),
+            Code.TYPE_WRONG,
+        )
     if what == "literal_error":
         return _misspelt(given, context["expected"].replace("'", ""))
     if what in LIMIT_ERRORS:
         name = next(name for name in LIMITS if name in context)
         found = kind(given).removeprefix("the number ")
-        message = f"must be {LIMITS[name]} {context[name]}, found {found}"
+        message = f"must be {LIMITS[name]} {_shorten(context[name])}, found {found}"
         return message, "", Code.VALUE_OUT_OF_RANGE
     if what in LENGTHS:
         side, key = LENGTHS[what]
-        message = f"must have {side} {context[key]} entries, found {context['actual_length']}"
+        noun = "entry" if context[key] == 1 else "entries"
+        message = (
+            f"must have {side} {context[key]} {noun}, found {context['actual_length'] or 'none'}"
+        )
         return message, "", Code.LENGTH_WRONG
     if what == "string_too_short":
         return "the text is empty", "", Code.LENGTH_WRONG
@@ -72,6 +78,22 @@ def describe_misfit(what: str, given: Any, context: dict[str, Any]) -> tuple[str
             return message, "write a shorter one", Code.NAME_UNFIT
         return f"{kind(given)} is not {wanted}", hint, Code.NAME_UNFIT
     return "does not fit the language", "", Code.SPEC
+
+
+def _shorten(limit: float) -> str:
+    """Write a limit without the decimals of a whole number."""
+    return str(int(limit) if limit == int(limit) else limit)
+
+
+def _unquote(what: str, given: Any) -> str:
+    """Write a hint where a text stands for a value; empty elsewhere."""
+    if not isinstance(given, str):
+        return ""
+    # The strict types of the language take no text for a number.
+    if what == "int_type" and given.lstrip("+-").isdigit():
+        return "take the quotes off"
+    # In YAML 1.2, yes, no, on and off are texts.
+    return "write true or false, without quotes" if what.startswith("bool") else ""
 
 
 def _misspelt(given: Any, expected: str) -> tuple[str, str, Code]:

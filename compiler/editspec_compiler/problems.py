@@ -9,15 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from editspec_runtime.codes import Code
+from editspec_runtime.confidential import hide_secrets
 
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 """Where YAML begins a new line: a little more than `\\n`, and less than `str.splitlines`."""
 
 SHOWN = 100
 """The most problems that are written out; of the others the count is told."""
-
-SECRET = re.compile(r"(?<=://)[^/\s:@]*:[^/\s]*(?=@)|(?<=https://)[^/\s@]+(?=@[^/\s]*/)")
-"""Passwords and tokens in addresses, which no line that is shown repeats."""
 
 LONGEST_WORD = 2000
 """The most characters of a message or a hint that are shown."""
@@ -76,6 +74,11 @@ class Problem:
     code: Code = Code.SPEC
     warning: bool = False
     row: RowPlace | None = None
+
+    def __post_init__(self) -> None:
+        # Problems quote what they found, and are printed in logs that many people read.
+        for name in ("message", "hint"):
+            object.__setattr__(self, name, hide_secrets(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the problem as plain values."""
@@ -151,7 +154,7 @@ def _render(problem: Problem, file: str, lines: list[str]) -> str:
         where = f"{path_text(problem.path)}: "
     text = visible(_cut(f"{place}: {where}{problem.message}"))
     if shown is not None:
-        line, column = _window(SECRET.sub(_cover, shown), column)
+        line, column = _window(hide_secrets(shown), column)
         number = str(line_number)
         text += f"\n  {number} | {line}\n  {' ' * len(number)} | {' ' * (column - 1)}^"
     if problem.hint:
@@ -162,11 +165,6 @@ def _render(problem: Problem, file: str, lines: list[str]) -> str:
 def _order(problem: Problem) -> tuple[int, int, int, int, str]:
     row = problem.row or RowPlace("", 0, 0, "")
     return problem.line, problem.column, row.line, row.column, problem.message
-
-
-def _cover(secret: re.Match[str]) -> str:
-    """Return what is shown in place of a secret, as wide as it is."""
-    return "*" * len(secret.group())
 
 
 def _cut(text: str) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from editspec_compiler.abbreviations import write_out
 from editspec_compiler.document import Document, entries, kind, read_document
+from editspec_compiler.layer_fit import nonlinear_problem, observe_problem, unit_problem
 from editspec_compiler.layers import expand_layers, select_layers, suggest_layer
 from editspec_compiler.libraries import Libraries
+from editspec_compiler.loaded_spec import LoadedSpec, folder_of
 from editspec_compiler.pins import Pin, read_pins
-from editspec_compiler.problems import Problem, SpecError, SpecPath, render_problem, suggest
+from editspec_compiler.problems import Problem, SpecError, SpecPath, suggest
 from editspec_compiler.registry import (
     Surroundings,
     family_of,
@@ -20,16 +22,16 @@ from editspec_compiler.registry import (
     modality_of,
     spec_type,
 )
-from editspec_compiler.schema import AnySpec, Erase, ErasedUnits, Solver
-from editspec_compiler.spec_folder import Folder, ProjectFolder, project_folder
+from editspec_compiler.schema import Erase, Solver
+from editspec_compiler.spec_folder import Folder, project_folder
 from editspec_compiler.uses import find_unresolved, find_uses, resolve_uses
 from editspec_compiler.validation import check, fit
-from editspec_compiler.visit import find_files, visit
+from editspec_compiler.visit import visit
 from editspec_compiler.weights_place import find_weights, require_bytes
 from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import FieldProblem, ModelFields
-from editspec_runtime.core.method import DIRECTIONS, LINEAR, MATRIX, Method
+from editspec_runtime.core.method import LINEAR
 from editspec_runtime.errors import EditError, FileError, reading_foreign
 from editspec_runtime.families.registry import FAMILIES, import_part, read_architecture
 from editspec_runtime.families.selection import Held, choose_by_fields, choose_container
@@ -38,102 +40,7 @@ from editspec_runtime.io.files import read_header
 from editspec_runtime.io.headers import TensorInfo
 from editspec_runtime.io.places import container_of
 from editspec_runtime.io.shards import is_sharded, read_stored
-from editspec_runtime.methods.registry import METHODS, method_of, methods_taking
-
-
-@dataclass(frozen=True)
-class LoadedSpec:
-    """A spec whose files and layers exist.
-
-    Attributes
-    ----------
-    path
-        Where it was read from.
-    document
-        Its text, and where everything stands in it; the data are written out.
-    spec
-        The spec as a value, of its family and modality.
-    weights
-        The checkpoint's file.
-    architecture
-        The model's layers; None for a ``.pt`` or ``.pkl``, which cannot be looked into without
-        torch, and for weights that are still to be fetched.
-    warnings
-        What may not be meant, though the spec can be used.
-    drafts
-        The folder of files that are not in the project yet; None where all of them are.
-    pins
-        What was taken from git, each with its commit.
-    trees
-        The folders of what was taken from git, by their sources.
-    """
-
-    path: Path
-    document: Document
-    spec: AnySpec
-    weights: Path
-    architecture: Architecture | None
-    warnings: tuple[Problem, ...] = ()
-    drafts: Path | None = None
-    pins: tuple[Pin, ...] = ()
-    trees: Mapping[str, Path] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Folder:
-        """Folder that names of files are relative to."""
-        return _folder_of(self.path, self.drafts, self.trees)
-
-    def error(
-        self, path: SpecPath, message: str, hint: str = "", code: Code = Code.SPEC
-    ) -> SpecError:
-        """Make an error at a place of the spec, for what only a later stage can find."""
-        problem = self.document.problem(path, message, hint, code=code)
-        return SpecError(self.document.file, [problem], self.document.text)
-
-    def require_edits(self) -> None:
-        """Raise a `SpecError` where the spec has no edits."""
-        if not self.spec.edits:
-            raise self.error(
-                ("edits",),
-                "this spec has no edits, so that there is nothing to build",
-                "add one under edits:; inspect, sample, render and studio take the spec as it is",
-                Code.KEY_MISSING,
-            )
-
-    def require_own(self, number: int) -> None:
-        """Raise a `SpecError` where an edit stands in another spec, and cannot change here."""
-        if self.document.find_written(("edits", number)) != ("edits", number):
-            raise self.error(
-                ("edits", number, "name"),
-                f"{self.spec.edits[number].name} is the edit of another spec, and its values are "
-                "not here",
-                "do this with that spec, or write the edit out here",
-                Code.REWRITE_UNFIT,
-            )
-
-    def misfit(self, path: SpecPath, found: FieldProblem) -> SpecError:
-        """Make an error about a mapping at a path of the spec."""
-        problem = self.document.misfit(path, found)
-        return SpecError(self.document.file, [problem], self.document.text)
-
-    def warning_lines(self) -> list[str]:
-        """Write all warnings for people."""
-        file, text = self.document.file, self.document.text
-        return [f"warning: {render_problem(each, file, text)}" for each in self.warnings]
-
-    def files(self, number: int) -> dict[str, Path]:
-        """Files that edit `number` depends on, besides the weights, by their names."""
-        edit, model = self.spec.edits[number], self.spec.model
-        edit = edit.model_copy(update={"query": None})  # which has no effect
-        names = {name for _, name in find_files(type(edit), edit)}
-        sample = getattr(self.spec, "statistics", None)
-        if sample is not None:
-            names.update(name for _, name in find_files(type(sample), sample))
-        names.update(model.files(self.path.parent))
-        files = {name: self.folder / name for name in sorted(names)}
-        if model.weights in files:
-            files[model.weights] = self.weights
-        return files
+from editspec_runtime.methods.registry import method_of
 
 
 def load(
@@ -201,7 +108,7 @@ def load_document(
     spec, unfit = check(document)
     problems = _merge_keys_once(document.problems)
     libraries.trees.update(trees or {})
-    folder = _folder_of(path, drafts, libraries.trees)
+    folder = folder_of(path, drafts, libraries.trees)
     references = _References(document, folder, cache)
     found = references.problems()
     # A layer that is a number is told by its name, and not as a wrong type besides.
@@ -242,13 +149,6 @@ def load_document(
     )
 
 
-def _folder_of(path: Path, drafts: Path | None, trees: Mapping[str, Path]) -> Folder:
-    """Return what names in the spec at `path` are relative to."""
-    if drafts is None and not trees:
-        return path.parent
-    return ProjectFolder(path.parent, drafts, trees)
-
-
 def _merge_keys_once(problems: Iterable[Problem]) -> list[Problem]:
     """Leave out every merge key but the first: whoever writes one writes many."""
     kept: list[Problem] = []
@@ -266,48 +166,6 @@ def _lies_in(path: SpecPath, others: Iterable[Problem]) -> bool:
 
 def _holds(path: SpecPath, others: Iterable[Problem]) -> bool:
     return any(other.path[: len(path)] == path for other in others)
-
-
-def unit_problem(erased: ErasedUnits, layer: Layer) -> FieldProblem | None:
-    """Say that more units are erased than the key of a layer has; or None."""
-    most = layer.in_features
-    if erased.units <= most:
-        return None
-    message = f"{layer.name} has {most} units in its key, and {erased.units} are to be erased"
-    return FieldProblem(("units",), message, f"write {most} or less", Code.UNITS_UNFIT)
-
-
-def observe_problem(observe: str, architecture: Architecture, edited: str) -> FieldProblem | None:
-    """Find what is wrong with the observed layer of an edit of `edited`; or None."""
-    names = list(architecture.layers)
-    if observe not in names:
-        message = f"there is no {observe} in these weights"
-        hint = suggest_layer(observe, architecture.layers)
-        return FieldProblem(("observe",), message, hint, Code.LAYER_UNKNOWN)
-    if names.index(observe) < names.index(edited):
-        later = ", ".join(names[names.index(edited) :])
-        message = f"{observe} comes before {edited}, which is edited: it sees nothing of the change"
-        return FieldProblem(("observe",), message, f"one of {later}", Code.OBSERVE_UNFIT)
-    layers = architecture.layers
-    if observe != edited and layers[observe].parameter == layers[edited].parameter:
-        message = (
-            f"{observe} is another layer of the weight of {edited}, and does not come after it"
-        )
-        hint = f"write layer: {observe}, or observe a later layer"
-        return FieldProblem(("observe",), message, hint, Code.OBSERVE_UNFIT)
-    return None
-
-
-def nonlinear_problem(layer: Layer, method: Method) -> FieldProblem | None:
-    """Say that a layer is not linear, or no matrix, as its method needs it; or None."""
-    if layer.linear and not (MATRIX in method.needs and layer.has_taps):
-        return None
-    message = f"{layer.name} is not linear from key to value, and {method.name} needs that"
-    if layer.linear:
-        message = f"the weight of {layer.name} is a kernel, and {method.name} needs a matrix"
-    fitting = [name for name in methods_taking(DIRECTIONS) if LINEAR not in METHODS[name].needs]
-    hint = f"write one of these methods: {', '.join(fitting)}"
-    return FieldProblem(("solver",), message, hint, Code.LAYER_NOT_LINEAR)
 
 
 class _References:

@@ -24,7 +24,7 @@ from editspec_runtime.core.fields import ModelFields
 from editspec_runtime.families.registry import FAMILIES, Family
 
 if TYPE_CHECKING:
-    from editspec_compiler.references import LoadedSpec
+    from editspec_compiler.loaded_spec import LoadedSpec
 
 
 @dataclass(frozen=True)

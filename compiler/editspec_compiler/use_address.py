@@ -6,6 +6,7 @@ import posixpath
 import re
 from dataclasses import dataclass
 
+from editspec_runtime.confidential import holds_secret
 from editspec_runtime.io.file_names import is_plain_path
 from editspec_runtime.io.git_trees import PROTOCOLS
 
@@ -102,12 +103,9 @@ def read_address(text: str) -> UseAddress:
 def _require_public(text: str) -> None:
     """Raise an `AddressError`, which does not repeat it, where an address could hold a secret."""
     protocol, _, rest = text.partition("://")
-    host, path_follows, path = rest.partition("/")
-    user, is_named, _ = host.rpartition("@")
-    # Servers of https take tokens as names of users.
-    is_token = is_named and path_follows and not protocol.endswith("ssh")
-    is_query = protocol.endswith("https") and "?" in path
-    if is_token or is_query or ":" in user:
+    # Of git no query is needed, whatever its names are.
+    is_query = protocol.endswith("https") and "?" in rest.partition("/")[2]
+    if is_query or holds_secret(text):
         raise AddressError(
             "the address has a user, a password or a query in it, which could be a secret",
             f"{FORM}; git has settings for access, and a lock would show the secret to everybody",

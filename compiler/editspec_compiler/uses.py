@@ -269,7 +269,7 @@ class _User:
             return None
         if not isinstance(edit[USE], str):
             hint = UsedEdit.model_fields["use"].description or ""
-            message = f"expected a text, found {kind(edit[USE])}"
+            message = f"expected text, found {kind(edit[USE])}"
             self._refuse(where, message, hint, Code.TYPE_WRONG)
             return None
         try:

@@ -31,7 +31,9 @@ def verify(
     identity: Annotated[
         str | None,
         typer.Option(
-            "--identity", metavar="WHO", help="It must be signed by this address, without a key."
+            "--identity",
+            metavar="WHO",
+            help="It must be signed by this address, without a key; with --issuer.",
         ),
     ] = None,
     issuer: Annotated[

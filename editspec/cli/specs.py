@@ -89,24 +89,12 @@ def build(
     Writes DIR/patches, DIR/manifest.json and SPEC.lock; of several specs, DIR/SPEC/patches.
     """
     is_pattern = has_magic(str(spec[0])) and not spec[0].exists()
-    if len(spec) > 1 or select or is_pattern:
-        return editspec.build(
-            spec,
-            out,
-            select=select or (),
-            frozen=frozen,
-            check=check,
-            junit=junit,
-            markdown=markdown,
-            report=report,
-            provenance=provenance,
-            pareto=pareto,
-            pick=pick,
-            **work,
-        )
+    is_one = len(spec) == 1 and not select and not is_pattern
+    specs: Path | list[Path] = spec[0] if is_one else spec
     return editspec.build(
-        spec[0],
+        specs,
         out,
+        select=select or (),
         frozen=frozen,
         check=check,
         junit=junit,

@@ -151,7 +151,7 @@ def build(
     spec: Path | str | LoadedSpec,
     out: Path | str,
     *,
-    select: tuple[()] = (),
+    select: Sequence[str] = (),
     frozen: bool = False,
     check: bool = False,
     junit: Path | str | None = None,

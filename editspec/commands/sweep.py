@@ -11,16 +11,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from editspec.charts.picture import draw_scatters
 from editspec.charts.scatter import Axis, Point, Scatter
 from editspec.engine.choices import Choice, combine_choices, rewrite_winner
-from editspec.engine.intervals import Interval
 from editspec.engine.resources import Resources
-from editspec.engine.result import CommandResult, to_plain
+from editspec.engine.result import CommandResult
 from editspec.engine.session import BuildSession
 from editspec.engine.shared_files import SharedFiles, session_memory
+from editspec.engine.sweep_points import (
+    PREDICTIONS,
+    SweepPoint,
+    pick_winner,
+    rank_correlation,
+    tabulate_points,
+)
 from editspec.engine.sweeping import Judge, require_sweepable
 from editspec.modalities.image.pictures import png_bytes
 from editspec.worlds.registry import find_experiment
@@ -38,57 +42,8 @@ FORMAT = "editspec.sweep"
 WINNERS = ("winner.yaml", "winner.yml", "winner.json")
 """The names of the spec of the best point, which has the format of the swept spec."""
 
-OF_JSON_ALONE = ("intervals", "problem", "trace-")
-"""The beginnings of the names of a point's values that are in no column of the table."""
-
-WITH_INTERVALS = ("efficacy", "recovered", "outside", "trace")
-"""The columns of the table that have intervals beside the values; the JSON has all."""
-
 DEFAULT_IMAGES = 200
 """The images that are measured where no number is given."""
-
-PREDICTIONS = ("independent", "correlated")
-"""The kinds of predicted collateral that a patch states for each of its layers."""
-
-
-@dataclass(frozen=True)
-class SweepPoint:
-    """One layer and rank of a sweep.
-
-    Attributes
-    ----------
-    layer, rank
-        The layer and the rank of the last edit; no rank where its edits have none.
-    varied
-        The values of other fields of the last edit, by their paths.
-    numbers
-        The measures by name: ``loss``, ``efficacy``, ``outside``, the predicted collateral,
-        ``trace``, ``strong``, ``seconds`` and, for an experiment, ``error`` and more. Empty where
-        the edit cannot be built.
-    intervals
-        The interval of 95 % of each measure that is taken over images.
-    problem
-        The reason why the edit cannot be built; empty where it was built.
-    """
-
-    layer: str
-    rank: int | None
-    varied: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    intervals: Mapping[str, Interval] = dataclasses.field(default_factory=dict)
-    problem: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The point as plain values."""
-        whole: dict[str, Any] = {"layer": self.layer, "rank": self.rank}
-        if self.rank is None:
-            del whole["rank"]
-        whole |= {**self.varied, **self.numbers}
-        if self.intervals:
-            whole["intervals"] = to_plain(self.intervals)
-        if self.problem:
-            whole["problem"] = self.problem
-        return whole
 
 
 @dataclass(frozen=True)
@@ -134,15 +89,7 @@ class SweepResult(CommandResult):
 
     def to_text(self) -> str:
         """The points as a table of Markdown, and the agreement of the predictions."""
-        rows = [point.to_dict() for point in self.points]
-        columns = dict.fromkeys(name for row in rows for name in row)
-        names = [name for name in columns if not name.startswith(OF_JSON_ALONE)]
-        lines = ["| " + " | ".join(names) + " | |", "|" + "---|" * (len(names) + 1)]
-        for point, row in zip(self.points, rows, strict=True):
-            intervals = {name: point.intervals.get(name) for name in WITH_INTERVALS}
-            cells = [_format_cell(row.get(name), intervals.get(name)) for name in names]
-            remark = "winner" if point is self.winner else point.problem
-            lines.append("| " + " | ".join([*cells, remark]) + " |")
+        lines = tabulate_points(self.points, self.winner)
         known = {kind: value for kind, value in self.agreement.items() if value is not None}
         if known:
             said = ", ".join(f"{kind} {value:.2f}" for kind, value in known.items())
@@ -264,38 +211,13 @@ def sweep(
             f"No layer and rank of the sweep can be built.\n{problems}",
             "Try other layers or ranks.",
         )
-    agreement = {kind: _rank_correlation(built, kind, "outside") for kind in PREDICTIONS}
+    agreement = {kind: rank_correlation(built, kind, "outside") for kind in PREDICTIONS}
     winner = pick_winner(built)
     judged = images if images is not None or not modality.has_ranks else DEFAULT_IMAGES
     result = SweepResult(edit.name, experiment, judged, tuple(points), winner, agreement)
     text = rewrite_winner(loaded, out, choices[points.index(winner)])
     _write_folder(out, result, text, loaded.path.suffix, modality.outside)
     return result
-
-
-def pick_winner(points: Sequence[SweepPoint]) -> SweepPoint:
-    """The point of least ``error`` where that is known, else the best trade.
-
-    An error counts twice where every image has a visible artefact (``trace``), and in between in
-    proportion. The best trade is the point farthest above the line from zero to the largest
-    efficacy and the largest change outside, less its trace.
-    """
-    if "error" in points[0].numbers:
-        return min(points, key=lambda point: point.numbers["error"] * (1 + _trace_of(point)))
-    best = max(point.numbers["efficacy"] for point in points) or 1.0
-    most = max(point.numbers["outside"] for point in points) or 1.0
-
-    def height(point: SweepPoint) -> float:
-        """The height above the line, less the trace."""
-        above = point.numbers["efficacy"] / best - point.numbers["outside"] / most
-        return above - _trace_of(point)
-
-    return max(points, key=height)
-
-
-def _trace_of(point: SweepPoint) -> float:
-    """The share of images with a visible artefact; 0 where it is not known."""
-    return point.numbers.get("trace", 0.0)
 
 
 def _require_layers(session: BuildSession, layers: Sequence[str]) -> None:
@@ -318,7 +240,7 @@ def _charts_of(result: SweepResult, outside: str) -> list[Scatter]:
     for name, axis in measures.items():
         points = [
             Point(
-                _label_of(point),
+                point.label(),
                 point.numbers[name],
                 point.numbers["efficacy"],
                 point.layer,
@@ -329,13 +251,6 @@ def _charts_of(result: SweepResult, outside: str) -> list[Scatter]:
         title = "Layers and ranks" if result.winner.rank is not None else "What was tried"
         charts.append(Scatter(title, axis, Axis("efficacy", share=True), points))
     return charts
-
-
-def _label_of(point: SweepPoint) -> str:
-    """The rank and the values of other fields of a point."""
-    parts = [] if point.rank is None else [f"rank {point.rank}"]
-    parts += [f"{path.rpartition('.')[2]} {value}" for path, value in point.varied.items()]
-    return ", ".join(parts)
 
 
 def _write_folder(out: Path, result: SweepResult, winner: str, suffix: str, outside: str) -> None:
@@ -474,27 +389,3 @@ class _Points:
         allowed = may_run_code(state["allow_code"], family)
         self.__dict__.update(state | {"allow_code": allowed})
         require_weights(self.session.checkpoint, state["base"], self.loaded.weights)
-
-
-def _rank_correlation(points: Sequence[SweepPoint], one: str, other: str) -> float | None:
-    """Spearman's correlation of two measures; None for fewer than three points, or equal ones."""
-    if len(points) < 3:
-        return None
-    ranks = []
-    for name in (one, other):
-        values = torch.tensor([point.numbers[name] for point in points])
-        if bool((values == values[0]).all()):
-            return None
-        # The rank of each value: where it stands in the sorted order.
-        ranks.append(values.argsort().argsort().double())
-    return torch.corrcoef(torch.stack(ranks))[0, 1].item()
-
-
-def _format_cell(value: Any, interval: Interval | None) -> str:
-    if value is None:
-        return "–"
-    shown = f"{value:.4f}" if isinstance(value, float) else str(value)
-    if interval is None:
-        return shown
-    low, high = interval
-    return f"{shown} ({low:.4f} to {high:.4f})"

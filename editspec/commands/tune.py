@@ -165,7 +165,9 @@ def tune(
     pairs of them are further examples of the rule. Layers and weights are compared by changes of
     full rank. Then, in rounds, the images that the edit visibly changes where its context does not
     match join ``preserve``, and the edit is solved again, until nothing new shows. All is judged on
-    images of another stream, which no spec names.
+    images of another stream, which no spec names. An edit that has many pairs and preserved images
+    keeps them: steps on pictures, their weight and what else to preserve are found, and one of four
+    examples judges.
 
     **Texts.** Layers, the weight of the collateral, the clamp of the search for values, the context
     and the tokens of C are tried one after the other, in rounds, until a round finds nothing
@@ -189,7 +191,7 @@ def tune(
         of texts, in which all fields are tried.
     images
         The number of images that are looked through; a quarter as many judge. Default: 256, and
-        up to 2,048 where fewer than 48 match.
+        up to 2,048 where fewer than 48 match; 1,024 for an edit that has many examples.
 
     Raises
     ------

@@ -210,7 +210,7 @@ def verify(
     identity
         The e-mail address, or the address of a workflow, that must have signed it instead.
     issuer
-        With `identity`: the service that must vouch for it; by default any that Sigstore trusts.
+        The service that must vouch for `identity`, as any may vouch for any name.
     trust_config
         With `identity`: the client trust config of an own Sigstore, as JSON.
 
@@ -234,7 +234,7 @@ def verify(
     signer = None
     if public_key is not None:
         require_key(files, Path(public_key))
-    if identity is not None:
+    if identity is not None and issuer is not None:
         config = None if trust_config is None else Path(trust_config)
         signer = require_identity(files, identity, issuer, config)
     stack = read_stack(files)
@@ -272,6 +272,12 @@ def _require_one_signer(
         raise UsageError(
             "An issuer and a trust config are about an identity, and none is given.",
             "Give --identity WHO.",
+        )
+    if identity is not None and issuer is None:
+        raise UsageError(
+            f"Any service of a Sigstore may vouch for {identity}, and no issuer is given.",
+            "Give --issuer URL: https://token.actions.githubusercontent.com for a workflow of "
+            "GitHub, https://accounts.google.com for an account of Google.",
         )
 
 

@@ -75,11 +75,13 @@ def place_of(fields: Fields) -> str:
 
 def describe_fields(fields: Fields) -> dict[str, str]:
     """The fields of a trial that a column of a table has, in words, by their names."""
-    context = fields.get("context")
+    context, refine = fields.get("context"), fields.get("refine") or {}
     said = {
         "layer": place_of(fields),
         "rank": fields.get("rank"),
         "weight": fields.get("solver", {}).get("collateral_weight"),
+        "steps": refine.get("steps"),
+        "their weight": refine.get("weight"),
         "clamp": fields.get("optimise", {}).get("clamp"),
         "prefixes": context.get("prefixes") if isinstance(context, dict) else None,
         "tokens": fields.get(STATISTICS, {}).get("tokens"),

@@ -168,7 +168,7 @@ def require_key(patches: Sequence[Path], public_key: Path) -> None:
 
 
 def require_identity(
-    patches: Sequence[Path], identity: str, issuer: str | None, trust_config: Path | None
+    patches: Sequence[Path], identity: str, issuer: str, trust_config: Path | None
 ) -> Signer:
     """Return who signed the build folder of the patches, which must be this identity.
 
@@ -181,7 +181,7 @@ def require_identity(
     identity
         The e-mail address, or the address of a workflow, that must have signed.
     issuer
-        The service that must vouch for it; None for any that the Sigstore trusts.
+        The service that must vouch for it.
     trust_config
         The client trust config of an own Sigstore, with which nothing is asked over the network;
         None for the public one.
@@ -209,14 +209,14 @@ def require_identity(
         raise SignatureError(
             f"{folder} is signed by {signers[0].identity}, and not by {identity}.", DOUBT
         )
-    if issuer not in (None, found[0].issuer):
+    if issuer != found[0].issuer:
         raise SignatureError(
             f"For {identity}, who signed {folder}, {found[0].issuer} vouches, and not {issuer}.",
             DOUBT,
         )
     with _translate(f"The signature of {folder} cannot be verified", VERIFYING):
         config = verifying.Config().use_sigstore_verifier(
-            identity=identity, oidc_issuer=found[0].issuer, trust_config=trust_config
+            identity=identity, oidc_issuer=issuer, trust_config=trust_config
         )
     what = f"The signature of {folder} is not that of its files by {identity}"
     _verify(folder, signature, config, what, VERIFYING)

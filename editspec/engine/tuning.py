@@ -53,10 +53,10 @@ CLEAN = 0.5
 MANY = 64
 """The examples, and the preserved inputs, of the steps that are tried then."""
 
-ON_OUTPUTS = {"steps": 120, "at": "output"}
+ON_OUTPUTS = {"steps": 240, "at": "output"}
 """These steps: they aim at composited outputs."""
 
-OUTPUT_WEIGHTS = (8.0, 24.0)
+OUTPUT_WEIGHTS = (2.0, 8.0)
 """The weights of the rule in these steps."""
 
 

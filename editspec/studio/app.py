@@ -14,16 +14,18 @@ from starlette.exceptions import HTTPException
 from starlette.types import Lifespan
 
 from editspec.studio.describe import problems_found
-from editspec.studio.draft import Conflict, Draft, Missing
+from editspec.studio.draft import Draft
 from editspec.studio.engine import Engine
 from editspec.studio.jobs import Busy, Event, Jobs
 from editspec.studio.modalities.image.images import Images
+from editspec.studio.refusals import Conflict, Missing
 from editspec.studio.routers import edits, events, images, jobs, page, places, spec
 from editspec.studio.routers.page import STATIC
 from editspec.studio.routers.shared import REFUSALS, Studio
 from editspec.studio.schemas import Failure, FoundProblem
 from editspec_compiler import SpecError
 from editspec_compiler.modalities.image.mask_pixels import MaskError
+from editspec_runtime.codes import Code
 from editspec_runtime.errors import EditError
 
 ROUTERS = (page, spec, edits, places, images, jobs, events)
@@ -92,32 +94,36 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Conflict)
     def conflict(request: Request, error: Conflict) -> JSONResponse:
-        return _answer(409, str(error), "Load it again; undo brings the other text back.")
+        return _answer(
+            409, error.code, str(error), "Load it again; undo brings the other text back."
+        )
 
     @app.exception_handler(Busy)
     def busy(request: Request, error: Busy) -> JSONResponse:
-        return _answer(409, f"Not now: {error}.", "Wait for it, or cancel it.")
+        return _answer(409, Code.USAGE, f"Not now: {error}.", "Wait for it, or cancel it.")
 
     @app.exception_handler(Missing)
     def missing(request: Request, error: Missing) -> JSONResponse:
-        return _answer(404, str(error))
+        return _answer(404, Code.USAGE, str(error))
 
     @app.exception_handler(SpecError)
     def spec_error(request: Request, error: SpecError) -> JSONResponse:
         problems = problems_found(error.problems)
-        return _answer(422, "The spec has mistakes.", "They are shown at their lines.", problems)
+        return _answer(
+            422, Code.SPEC, "The spec has mistakes.", "They are shown at their lines.", problems
+        )
 
     @app.exception_handler(MaskError)
     def mask_error(request: Request, error: MaskError) -> JSONResponse:
-        return _answer(422, error.message, error.hint)
+        return _answer(422, Code.MASK_UNFIT, error.message, error.hint)
 
     @app.exception_handler(EditError)
     def edit_error(request: Request, error: EditError) -> JSONResponse:
-        return _answer(422, error.message, error.hint)
+        return _answer(422, error.code, error.message, error.hint)
 
     @app.exception_handler(HTTPException)
     def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        return _answer(error.status_code, error.detail)
+        return _answer(error.status_code, Code.USAGE, error.detail)
 
     @app.exception_handler(RequestValidationError)
     def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -125,11 +131,15 @@ def _answer_errors(app: FastAPI) -> None:
         for each in error.errors():
             place = ".".join(str(part) for part in each["loc"])
             lines.append(f"{place}: {each['msg']}")
-        return _answer(422, "; ".join(lines))
+        return _answer(422, Code.USAGE, "; ".join(lines))
 
 
 def _answer(
-    status: int, message: str, hint: str = "", problems: list[FoundProblem] | None = None
+    status: int,
+    code: Code,
+    message: str,
+    hint: str = "",
+    problems: list[FoundProblem] | None = None,
 ) -> JSONResponse:
-    failure = Failure(message=message, hint=hint, problems=problems or [])
+    failure = Failure(code=code, message=message, hint=hint, problems=problems or [])
     return JSONResponse(failure.model_dump(), status)

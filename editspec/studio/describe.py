@@ -202,9 +202,6 @@ def _describe_edit(
     questions = modality.questions(draft, number, base)
     described = modality.describe_edit(draft, number, base)
     described["tokens"] = list(map(_describe_tokens, described.get("tokens", ())))
-    if is_used(given):
-        notes = [f"its values in {given[USE]}", described.get("note", "")]
-        described["note"] = " and ".join(filter(None, notes))
     return EditState(
         id=identity,
         name=str(edit.get("name", "")),
@@ -213,6 +210,7 @@ def _describe_edit(
         rank=rank,
         solver=settings,
         off=off,
+        used=str(given[USE]) if is_used(given) else "",
         line=line,
         found=list(map(_describe_match, places)),
         samples=[_describe_sample(each, engine.answers, base.name, after) for each in questions],

@@ -32,6 +32,7 @@ from editspec.studio.parsed import (
     parse_once,
     show_all_edits,
 )
+from editspec.studio.refusals import ChangedOutside, Conflict, Missing
 from editspec.studio.sandbox import Sandbox
 from editspec.studio.spec_editor import replace_masks
 from editspec_compiler import LoadedSpec, Problem, SpecError
@@ -58,14 +59,6 @@ model: {{family: {family}, weights: {weights}{code}}}
 edits:
   - name: edit-1
 {fields}"""
-
-
-class Conflict(Exception):
-    """A change of a text that is no longer there: another tab or program was first."""
-
-
-class Missing(Exception):
-    """A request for an edit, a place or a generator that is not there."""
 
 
 @dataclass
@@ -426,7 +419,9 @@ class Draft:
         overwritten.
         """
         if self.is_changed_outside and not overwrite:
-            raise Conflict(f"{self.file} was changed outside of the studio since it was opened.")
+            raise ChangedOutside(
+                f"{self.file} was changed outside of the studio since it was opened."
+            )
         before, _ = read_spec(self.path)
         # Before the spec: whoever reads it finds the masks that it names.
         self.masks.save(self.text)

@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from editspec_runtime.codes import Code
+
 MAX_BODY = 32 * 2**20
 """Bytes of a request at most: a spec of the largest size, written as JSON."""
 
@@ -190,4 +192,5 @@ def _explain(status: int, message: str) -> Response:
 
 
 def _answer(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"message": message, "hint": "", "problems": []}, status)
+    refusal = {"code": Code.USAGE, "message": message, "hint": "", "problems": []}
+    return JSONResponse(refusal, status)

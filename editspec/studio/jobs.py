@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from editspec_compiler import SpecError
+from editspec_runtime.codes import Code
 from editspec_runtime.core.progress import ProgressCallback
 from editspec_runtime.errors import MORE_MEMORY, EditError
 
@@ -171,20 +172,20 @@ def _find_failure(job: Job, work: Work, progress: ProgressCallback) -> dict[str,
     except Cancelled:
         return None
     except SpecError as error:
-        return _describe_failure(str(error)) | error.as_json()
+        return _describe_failure(Code.SPEC, str(error)) | error.as_json()
     except EditError as error:
-        return _describe_failure(error.message, error.hint)
+        return _describe_failure(error.code, error.message, error.hint)
     except MemoryError:
-        return _describe_failure("The work does not fit into memory.", MORE_MEMORY)
+        return _describe_failure(Code.MEMORY, "The work does not fit into memory.", MORE_MEMORY)
     except OSError as error:
         file = error.filename or "A file"
-        return _describe_failure(f"{file} cannot be read or written.", FILE_HINT)
+        return _describe_failure(Code.FILE, f"{file} cannot be read or written.", FILE_HINT)
     except Exception as error:
         logging.getLogger(__name__).exception("a defect of editspec")
         hint = "This is a defect of editspec. Please report it."
-        return _describe_failure(f"{type(error).__name__}: {error}", hint)
+        return _describe_failure(Code.ERROR, f"{type(error).__name__}: {error}", hint)
     return None
 
 
-def _describe_failure(message: str, hint: str = "") -> dict[str, Any]:
-    return {"message": message, "hint": hint, "problems": []}
+def _describe_failure(code: Code, message: str, hint: str = "") -> dict[str, Any]:
+    return {"code": str(code), "message": message, "hint": hint, "problems": []}

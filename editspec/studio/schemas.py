@@ -91,8 +91,9 @@ class FoundProblem(BaseModel):
 
 
 class Failure(BaseModel):
-    """The reason why something was not done, and what to do."""
+    """The reason why something was not done, and what to do; `code` is the kind of reason."""
 
+    code: str
     message: str
     hint: str
     problems: list[FoundProblem]
@@ -134,6 +135,7 @@ class EditState(BaseModel):
     its layers as the text has them. Of images, it has places; `preserved` is the number of images
     that it preserves, and `found` what a search at its layer has found. Of others, `given` is the
     edit as the text has it, with its texts as `tokens`, and `samples` are what the model is asked.
+    Of an edit of another spec, `used` says where it is; its values cannot be changed here.
     """
 
     id: int
@@ -143,6 +145,7 @@ class EditState(BaseModel):
     rank: int | Literal["full"] | None
     solver: dict[str, Any]
     off: bool
+    used: str
     line: int
     source: PlaceState | None
     target: PlaceState | None

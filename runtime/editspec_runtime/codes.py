@@ -99,6 +99,8 @@ class Code(StrEnum):
     LOCK_NEWER = "E604 lock-newer"
     PROJECT = "E605 project"
     POLICY = "E606 policy"
+    CHANGED_OUTSIDE = "E607 changed-outside"
+    CHANGED_ELSEWHERE = "E608 changed-elsewhere"
 
     ERROR = "E900 error"
     FILE = "E901 file"

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 from editspec_runtime.codes import Code
+from editspec_runtime.confidential import hide_secrets
 
 MORE_MEMORY = (
     "End what else uses the memory of this device, take a device that has more (--device cpu, if "
@@ -28,9 +29,10 @@ class EditError(Exception):
     code: ClassVar[Code] = Code.ERROR
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        # Errors quote what they found, and are printed in logs that many people read.
+        self.message = hide_secrets(message)
+        self.hint = hide_secrets(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message

@@ -71,9 +71,9 @@ def folder(
     sigstore.refusals.clear()
 
 
-def verified(*more: str, identity: str = ADA, out: str = "out") -> Result:
+def verified(*more: str, identity: str = ADA, issuer: str = ISSUER, out: str = "out") -> Result:
     model = ("--model", "tiny.safetensors", "--trust-config", "trust.json")
-    return run("verify", out, *model, "--identity", identity, *more)
+    return run("verify", out, *model, "--identity", identity, "--issuer", issuer, *more)
 
 
 def sign(*more: str) -> Result:
@@ -81,7 +81,7 @@ def sign(*more: str) -> Result:
 
 
 def test_it_says_who_signed(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = verified("--issuer", ISSUER)
+    result = verified()
     assert result.exit_code == 0, result.stderr
     assert f"signed by {ADA} (vouched for by {ISSUER})" in result.stdout
     found = json.loads(verified("--json").stdout)
@@ -98,7 +98,7 @@ def test_another_identity_or_issuer_is_refused() -> None:
     result = verified(identity="eve@example.org")
     assert result.exit_code == 1
     assert f"is signed by {ADA}, and not by eve@example.org" in result.stderr
-    result = verified("--issuer", "https://elsewhere.example.org")
+    result = verified(issuer="https://elsewhere.example.org")
     assert result.exit_code == 1
     assert f"{ISSUER} vouches, and not https://elsewhere.example.org" in result.stderr
 
@@ -287,6 +287,7 @@ def test_options_that_do_not_go_together_are_named() -> None:
         ("sign", "out", "--key", "key.pem", "--keyless"),
         ("sign", "out", "--key", "key.pem", "--trust-config", "trust.json"),
         ("verify", "out", *model, "--public-key", "key.pub", "--identity", ADA),
+        ("verify", "out", *model, "--identity", ADA),
         ("verify", "out", *model, "--issuer", ISSUER),
         ("verify", "out", *model, "--trust-config", "trust.json"),
     ):

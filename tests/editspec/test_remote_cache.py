@@ -265,10 +265,20 @@ def test_a_wrong_address_is_an_error_in_words(
     assert (result.exit_code, "expected https://HOST/PATH" in result.stderr) == (2, True)
 
 
-def test_an_address_with_a_password_is_refused_and_not_repeated(
-    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://user:hunter2@localhost/x",
+        "https://hunter2@localhost",
+        "https://localhost/x?sig=hunter2",
+        "https://user:hunter2@[localhost/x",
+        "s3://user:hunter2@bucket/x",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_and_not_repeated(
+    address: str, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EDITSPEC_REMOTE", "https://user:hunter2@localhost/x")
+    monkeypatch.setenv("EDITSPEC_REMOTE", address)
     result = run("build", spec, "-o", tmp_path / "out")
     assert (result.exit_code, "EDITSPEC_REMOTE_TOKEN" in result.stderr) == (2, True)
     assert "hunter2" not in result.stderr + result.stdout

@@ -362,7 +362,8 @@ def test_what_is_applied_is_signed_by_the_workflow(
     assert "edits/lit.yaml/build/model.sig" in ran.uploaded
     assert "edits/too much.yaml/build/model.sig" not in ran.uploaded
     build = runner.checkout / "editspec-out" / "edits" / "lit.yaml" / "build"
-    asked = ("--model", "builtin:skyline", "--trust-config", trust, "--identity")
+    asked = ("--model", "builtin:skyline", "--trust-config", trust, "--issuer", sigstore.issuer)
+    asked += ("--identity",)
     assert run("verify", build, *asked, workflow).exit_code == 0
     assert run("verify", build, *asked, workflow.replace("main", "change")).exit_code == 1
     # Who may not have a token is told which permission the job lacks, and the job fails.

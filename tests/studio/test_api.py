@@ -448,7 +448,7 @@ def test_a_file_that_was_changed_outside_is_not_overwritten_unasked(make_studio:
     theirs = studio.path.read_text() + "# theirs\n"
     studio.path.write_text(theirs)
     studio.call("PATCH", "edits/0", {"rank": 2})
-    assert "outside" in studio.call("POST", "save", {}, 409)["message"]
+    assert studio.call("POST", "save", {}, 409)["code"] == "E607 changed-outside"
     assert studio.path.read_text() == theirs
     assert studio.call("POST", "save", {"overwrite": True})["saved"]
     assert "# theirs" not in studio.path.read_text()

@@ -55,7 +55,7 @@ def test_a_used_edit_is_shown_with_its_values_and_saved_as_it_is(
     (edit,) = studio.call("GET", "spec")["edits"]
     assert (edit["name"], edit["layer"], edit["rank"]) == ("one", "layer7", 3)
     assert (edit["source"]["latent"], edit["target"]["latent"]) == (12, 31)
-    assert edit["note"] == "its values in libs/towers.yaml#paste"
+    assert (edit["used"], edit["note"]) == ("libs/towers.yaml#paste", "")
     assert studio.call("GET", "spec")["problems"] == []
     refused = studio.call("PATCH", "edits/0", {"rank": 4}, expect=422)
     assert "libs/towers.yaml#paste" in refused["message"]

@@ -249,8 +249,8 @@ def test_objects_that_git_does_not_give_are_an_error_in_words(
     spec = publish({})
     run_git = git_trees._run_git
 
-    def fail(*arguments: str, given: bytes | None = None) -> bytes | None:
-        return None if "--batch" in arguments else run_git(*arguments, given=given)
+    def fail(*arguments: str, **more: Any) -> bytes | None:
+        return None if "--batch" in arguments else run_git(*arguments, **more)
 
     monkeypatch.setattr(git_trees, "_run_git", fail)
     assert "gives no files of commit" in messages(spec)[0]
@@ -265,6 +265,23 @@ def test_a_git_that_takes_too_long_is_ended(
     monkeypatch.setattr(git_trees, "PATIENCE", 0.5)
     with pytest.raises(FileError, match="took more than"):
         Repository("https://localhost/x").find_commit("v1")
+
+
+def test_a_git_that_is_sent_too_much_is_ended(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program in the place of git fills its store, and waits for the end of its server."""
+    script = 'for store in "$@"; do case $store in --git-dir=*) break; esac; done\n'
+    script += "store=${store#--git-dir=}; mkdir -p $store\n"
+    script += 'case "$*" in *" fetch "*) head -c 20000 /dev/zero > $store/pack; sleep 600; esac\n'
+    (tmp_path / "git").write_text(f"#!/bin/sh\n{script}")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(git_trees, "MOST_FETCHED", 10_000)
+    cache = Cache(tmp_path / "cache")
+    with pytest.raises(FileError, match="git was sent more than 10000 bytes"):
+        Repository("https://localhost/x").fetch("0" * 40, "v1", cache)
+    assert list(cache.root.glob("*/.*.part")) == []
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning(

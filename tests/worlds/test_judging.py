@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec.commands.sweep import SweepPoint, pick_winner
+from editspec.engine.sweep_points import SweepPoint, pick_winner
 from editspec.worlds.registry import WORLDS, find_experiment
 from editspec.worlds.skyline import WEIGHTS
 from editspec.worlds.skyline.efficacy import find_changed_scenes

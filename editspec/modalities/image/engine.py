@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from PIL import Image
 
+from editspec.engine.attempts import TuningProcess
 from editspec.engine.built import BuiltEdit
 from editspec.engine.model_session import ModelSession
 from editspec.engine.opened import OpenedModel
@@ -15,6 +16,8 @@ from editspec.engine.session import BuildSession
 from editspec.engine.sweeping import Judge
 from editspec.engine.tuning import TuningRun
 from editspec.modalities.image.drawing import statistics_stream
+from editspec.modalities.image.example_tuning import ExampleTuning
+from editspec.modalities.image.given_examples import GivenExamples, has_many_examples
 from editspec.modalities.image.judge import ImageJudgeMaker, make_judge
 from editspec.modalities.image.measures import ImageMeasures
 from editspec.modalities.image.opened import OpenedGenerator
@@ -37,6 +40,10 @@ JUDGED = 200
 
 LOOKED_THROUGH, MOST_LOOKED_THROUGH = 256, 2048
 """The images that a tuning looks through where no number is given, and where few match."""
+
+
+LOOKED_THROUGH_FOR_MANY = 1024
+"""Those of an edit that has many examples: they are only drawn."""
 
 
 class ImageEngine:
@@ -88,8 +95,12 @@ class ImageEngine:
         inputs: int | None,
         layers: Sequence[str],
         progress: ProgressCallback,
-    ) -> TuningRun:
-        """Look for images that are examples of an edit's rule."""
+    ) -> TuningProcess:
+        """Look for images that are examples of an edit's rule, or take those that it has."""
+        if has_many_examples(image_spec(session.loaded.spec).edits[number]):
+            looked = LOOKED_THROUGH_FOR_MANY if inputs is None else inputs
+            examples = GivenExamples(session, number, looked, layers)
+            return ExampleTuning(session, number, examples, progress)
         count = LOOKED_THROUGH if inputs is None else inputs
         tuner = ImageTuner(session, number, count, layers)
         while inputs is None and tuner.is_scarce and count < MOST_LOOKED_THROUGH:

@@ -71,7 +71,7 @@ class Matches:
     Parameters
     ----------
     tuned, layers
-        The edit, and the layers to try.
+        The edit, and the layers to try. Others may tell images better.
     numbers, latents
         Images of the spec's stream, and their latents, [n, latent_size].
     pictures
@@ -100,14 +100,15 @@ class Matches:
         pictures: Callable[[], Tensor],
         progress: Callable[[str], StepCallback],
     ) -> None:
-        self.tuned, self.layers, self.numbers = tuned, layers, numbers
+        self.tuned, self.numbers = tuned, numbers
+        self.layers = tuned.telling_layers(layers)
         self.latents, self.pictures, self.progress = latents, pictures, progress
         self.places, self.sources = tuned.places(), tuned.sources()
         self.context: list[Any] | None = None
         architecture = tuned.generator.architecture
         coarsest = min(architecture.layers[name].key_size for name in layers)
         stride = architecture.image_size // coarsest
-        self.slots = find_slots(tuned.resolver(layers[0]), self.places, coarsest)
+        self.slots = find_slots(tuned.resolver(self.layers[0]), self.places, coarsest)
         self.given_pairs = [plain_pair(pair) for pair in tuned.edit.sides]
         self.layer, self.scan, self.clearness = self._find_telling_layer(self.slots)
         if self.clearness < CLEAR:

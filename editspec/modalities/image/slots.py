@@ -228,6 +228,22 @@ def plain_source(source: Source) -> Any:
     return plain_part(source)
 
 
+def abbreviate_places(places: Sequence[Any]) -> list[Any]:
+    """Write places as a person would: images of one mask as one entry, whole images last."""
+    by_rest: dict[str, tuple[dict[str, Any], list[int]]] = {}
+    found = list[Any]()
+    for entry in places:
+        if not isinstance(entry["latent"], int) or entry.keys() - {"latent", "mask"}:
+            found.append(entry)
+            continue
+        rest = {name: entry[name] for name in entry if name != "latent"}
+        by_rest.setdefault(repr(rest), (rest, []))[1].append(entry["latent"])
+    for rest, latents in by_rest.values():
+        named = {"latent": latents[0]} if len(latents) == 1 else {"latents": latents}
+        found.append({**named, **rest})
+    return sorted(found, key=lambda entry: "mask" not in entry)
+
+
 def latents_of(copied: Copy) -> list[Latent]:
     """List the images that a copy may be from."""
     if isinstance(copied, CopiedFromNearest):

@@ -54,6 +54,8 @@ class TrialJudge:
         The images before the edit, as they are looked at, [n, 3, size, size].
     allowed
         The pixels of them that may change, [n, size, size].
+    thresholds
+        The changes from which on a spot counts; the trace is the mean of their shares.
     """
 
     session: BuildSession
@@ -62,6 +64,7 @@ class TrialJudge:
     latents: Tensor
     views: Tensor
     allowed: Tensor
+    thresholds: tuple[float, ...] = (VISIBLE,)
 
     @torch.no_grad()
     def __call__(self, model: Model) -> Judgement:
@@ -69,7 +72,8 @@ class TrialJudge:
         views: list[Tensor] = []
         share = efficacy(self._draw_wishes(require_generator(model), views))
         traces = self._compare(torch.cat(views))
-        return Judgement(0.0 if share is None else share, traces.share(VISIBLE))
+        shares = [traces.share(threshold) for threshold in self.thresholds]
+        return Judgement(0.0 if share is None else share, sum(shares) / len(shares))
 
     def find_traces(self, after: Generator) -> Traces:
         """Find what changes where it should not."""

@@ -132,6 +132,11 @@ class TunedEdit:
             )
         return [name for name in fitting if name in given] or usual
 
+    def telling_layers(self, tried: Sequence[str]) -> list[str]:
+        """The layers whose keys may tell images: the usual ones, whichever are tried."""
+        usual = self.find_layers(LEAST_POSITIONS)
+        return [name for name in self.find_layers(FEWEST_POSITIONS) if name in {*usual, *tried}]
+
     def _require_copy(self) -> None:
         """Raise a `SpecError` where the edit has no images that could be looked for."""
         for pair, path in Resolver(self.session.loaded, self.generator, self.number).sides():

@@ -24,6 +24,7 @@ from editspec.modalities.image.likeness import (
 from editspec.modalities.image.matches import CLEAR, Matches
 from editspec.modalities.image.report import Pictures, arrange_rows
 from editspec.modalities.image.slots import (
+    abbreviate_places,
     plain_part,
     slot_areas,
 )
@@ -175,19 +176,7 @@ class ImageTuner:
 
     def abbreviate(self, places: Sequence[Any]) -> list[Any]:
         """Images of one place, or whole ones, as one entry; whole images last."""
-        by_mask: dict[str, tuple[Any, list[int]]] = {}
-        found = list[Any]()
-        for entry in places:
-            if not isinstance(entry["latent"], int) or entry.keys() - {"latent", "mask"}:
-                found.append(entry)
-                continue
-            mask = entry.get("mask")
-            by_mask.setdefault(repr(mask), (mask, []))[1].append(entry["latent"])
-        for mask, latents in by_mask.values():
-            named = {"latent": latents[0]} if len(latents) == 1 else {"latents": latents}
-            found.append(named if mask is None else {**named, "mask": mask})
-        # Whole images come last.
-        return sorted(found, key=lambda entry: "mask" not in entry)
+        return abbreviate_places(places)
 
     def find_changed(self, model: Model, known: Sequence[Any], count: int) -> list[Any]:
         """Images, and spots of images that match elsewhere, which the model visibly changes."""

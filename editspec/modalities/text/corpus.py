@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from editspec.engine.model_session import ModelSession
+from editspec_compiler.loaded_spec import LoadedSpec
 from editspec_compiler.modalities.text.schema import GENERATED, Statistics, text_spec
 from editspec_compiler.modalities.text.tokens import Tokenizer, open_tokenizer
-from editspec_compiler.references import LoadedSpec
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.digests import digest

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from editspec.engine.model_session import ModelSession
+from editspec_compiler.loaded_spec import LoadedSpec
 from editspec_compiler.modalities.text_to_image.resolve import Concepts
 from editspec_compiler.modalities.text_to_image.schema import prompt_spec
 from editspec_compiler.modalities.text_to_image.tokens import PromptError, open_tokenizer
-from editspec_compiler.references import LoadedSpec
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import FileError
 from editspec_runtime.modalities.text_to_image.compatibility import COMPATIBILITIES

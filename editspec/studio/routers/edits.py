@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from editspec.studio import spec_editor
-from editspec.studio.draft import Missing
+from editspec.studio.refusals import Missing
 from editspec.studio.routers.shared import CurrentStudio, Number, Revision
 from editspec.studio.schemas import EditChange, OnRevision, State
 from editspec_runtime.errors import UsageError

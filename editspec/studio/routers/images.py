@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
 
-from editspec.studio.draft import Missing
+from editspec.studio.refusals import Missing
 from editspec.studio.routers.shared import (
     PICTURE,
     CurrentStudio,

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, Response
 
 from editspec.modalities.image.pictures import encode_png
 from editspec.studio import spec_editor
-from editspec.studio.draft import Missing
 from editspec.studio.modalities.image.modality import digest_mask
+from editspec.studio.refusals import Missing
 from editspec.studio.routers.shared import (
     PICTURE,
     CurrentStudio,

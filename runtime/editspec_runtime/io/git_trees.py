@@ -17,6 +17,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,12 @@ MOST_FILES = 10_000
 MOST_BYTES = 2**26
 """The most bytes of all files of a commit together."""
 
+MOST_FETCHED = 2 * MOST_BYTES
+"""The bytes of what git fetches from which on it is ended: packed files take less than files."""
+
+GLANCE = 0.2
+"""Seconds between two looks at how much git has fetched."""
+
 NO_PROGRAMS = (
     *("-c", f"core.hooksPath={os.devnull}"),
     *("-c", "core.fsmonitor=false"),
@@ -62,6 +69,8 @@ OF_ONE_REPOSITORY = (
 """Variables that git sets for its hooks, and that are about the repository of the hook."""
 
 ACCESS = "Check the address, the connection and your access: git ls-remote ADDRESS says more."
+
+SMALL = "Keep recipes in a repository of their own, with their masks and without weights."
 
 OF_THE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 """The errors of the system that are about a name."""
@@ -198,7 +207,7 @@ class Repository:
         if not COMMIT.fullmatch(revision):
             wanted += [f"refs/tags/{revision}", f"refs/heads/{revision}"]
         for each in wanted:
-            if _run_git(*fetching, "--", self.address, each) is None:
+            if _run_git(*fetching, "--", self.address, each, filling=store) is None:
                 continue
             if _run_git(inside, "cat-file", "-e", f"{commit}^{{commit}}") is not None:
                 return _read_files(store, commit, self.address)
@@ -220,10 +229,13 @@ def _suggest(revision: str, known: set[str]) -> str:
     return f"It has {', '.join(near)}{more}."
 
 
-def _run_git(*arguments: str, given: bytes | None = None) -> bytes | None:
+def _run_git(
+    *arguments: str, given: bytes | None = None, filling: Path | None = None
+) -> bytes | None:
     """Run git, which asks nobody; return what it writes, or None where it fails.
 
-    Raises `FileError` where there is no git, or it takes too long.
+    Raises `FileError` where there is no git, where it takes too long, or where the folder that it
+    is `filling` becomes too large.
     """
     command = ["git", *NO_PROGRAMS, *arguments]
     try:
@@ -238,15 +250,38 @@ def _run_git(*arguments: str, given: bytes | None = None) -> bytes | None:
     except OSError as error:
         raise FileError("git cannot be run.", "Install git.") from error
     try:
-        written, _ = process.communicate(given, timeout=PATIENCE)
-    except subprocess.TimeoutExpired as error:
-        raise FileError(
-            f"git took more than {PATIENCE:.0f} seconds.", "Check the connection, and try again."
-        ) from error
+        written = _wait(process, given, filling)
     finally:
         if process.poll() is None:
             _end(process)
     return written if process.returncode == 0 else None
+
+
+def _wait(process: subprocess.Popen[bytes], given: bytes | None, filling: Path | None) -> bytes:
+    """Wait for git, and return what it writes. Raises `FileError` where it goes on for too long."""
+    last = time.monotonic() + PATIENCE
+    while True:
+        patience = max(0.0, last - time.monotonic())
+        try:
+            return process.communicate(given, timeout=min(patience, GLANCE))[0]
+        except subprocess.TimeoutExpired:
+            given = None  # which git is being given by now
+        if time.monotonic() >= last:
+            raise FileError(
+                f"git took more than {PATIENCE:.0f} seconds.",
+                "Check the connection, and try again.",
+            )
+        if filling is not None and _size_of(filling) > MOST_FETCHED:
+            raise FileError(f"git was sent more than {MOST_FETCHED} bytes.", SMALL)
+
+
+def _size_of(folder: Path) -> int:
+    """Add up the bytes of the files of a folder, which may come and go meanwhile."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -293,7 +328,7 @@ def _read_files(store: Path, commit: str, address: str) -> dict[str, bytes]:
         if len(objects) > MOST_FILES or total > MOST_BYTES:
             raise FileError(
                 f"{address} has more than {MOST_FILES} files or {MOST_BYTES} bytes.",
-                "Keep recipes in a repository of their own, with their masks and without weights.",
+                SMALL,
             )
     asked = "".join(f"{number}\n" for number in objects.values()).encode()
     answer = _run_git(inside, "cat-file", "--batch", given=asked)

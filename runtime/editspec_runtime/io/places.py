@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from editspec_runtime.confidential import holds_secret
 from editspec_runtime.errors import FileError, WrongPath
 from editspec_runtime.io.builtins import BUILTINS
 from editspec_runtime.io.cache import Cache
@@ -49,7 +50,7 @@ def weights_path(
     Raises
     ------
     WrongPath
-        There is no such ``builtin:`` name.
+        There is no such ``builtin:`` name, or an address holds a secret.
     FileError
         The file cannot be fetched.
     """
@@ -57,6 +58,13 @@ def weights_path(
         raise WrongPath(
             f"The weights are not named by a path or an address: {describe_odd(weights)}.",
             "Write the path as it is printed by ls.",
+        )
+    if holds_secret(weights):
+        raise WrongPath(
+            "The address of the weights has a user, a password or a signature in it, which could "
+            "be a secret.",
+            "Locks and manifests would show it to everybody. Fetch the file by other means, and "
+            "name its path.",
         )
     if is_remote(weights):
         source = parse_remote(weights, cache, pin)

@@ -13,6 +13,7 @@ import sys
 import urllib.parse
 from dataclasses import dataclass
 
+from editspec_runtime.confidential import holds_secret
 from editspec_runtime.errors import UsageError
 from editspec_runtime.io.extra_registry import load_extra
 from editspec_runtime.io.remote_store import LARGEST, HttpStore, RemoteStore, StoreError
@@ -127,16 +128,16 @@ def find_remote() -> RemoteCache | None:
     address = os.environ.get(REMOTE, "").rstrip("/")
     if not address:
         return None
+    if holds_secret(f"{address}/"):
+        raise UsageError(
+            f"{REMOTE} has the name of a user or a password in it, which warnings would repeat.",
+            f"Give the address without it, and what the server wants to see as {TOKEN}.",
+        )
     try:
         parts = urllib.parse.urlsplit(address)
         host = parts.hostname
     except ValueError:
         parts, host = urllib.parse.urlsplit(""), None
-    if parts.username is not None:
-        raise UsageError(
-            f"{REMOTE} has the name of a user or a password in it, which warnings would repeat.",
-            f"Give the address without it, and what the server wants to see as {TOKEN}.",
-        )
     store: RemoteStore
     if address.startswith("s3:"):
         store = _open_bucket(address)

@@ -8,10 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from editspec_compiler.layer_fit import unit_problem
+from editspec_compiler.loaded_spec import LoadedSpec
 from editspec_compiler.modalities.image.places import Resolver, lay_on
 from editspec_compiler.modalities.image.schema import ContextPlace, Place
 from editspec_compiler.problems import SpecPath
-from editspec_compiler.references import LoadedSpec, unit_problem
 from editspec_compiler.schema import Erase
 from editspec_runtime.codes import Code
 from editspec_runtime.core.method import DIRECTIONS

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from editspec_compiler.loaded_spec import LoadedSpec
 from editspec_compiler.modalities.image.context import needed_context_keys, rank_units
 from editspec_compiler.modalities.image.inputs import spec_mask
 from editspec_compiler.modalities.image.paste import composite_image, make_wanted_map
@@ -29,7 +30,6 @@ from editspec_compiler.modalities.image.schema import (
 )
 from editspec_compiler.modalities.image.sources import choose_sources
 from editspec_compiler.problems import SpecPath
-from editspec_compiler.references import LoadedSpec
 from editspec_compiler.schema import Erase
 from editspec_runtime.core.method import OUTPUTS
 from editspec_runtime.core.model import Trace

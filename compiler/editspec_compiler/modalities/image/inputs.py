@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from editspec_compiler.loaded_spec import LoadedSpec
 from editspec_compiler.modalities.image.latent_tensors import open_tensors
 from editspec_compiler.modalities.image.latents import read_latent
 from editspec_compiler.modalities.image.mask_areas import mask_area
 from editspec_compiler.modalities.image.mask_pixels import MaskError
 from editspec_compiler.modalities.image.schema import LatentFile, Mask
 from editspec_compiler.problems import SpecPath
-from editspec_compiler.references import LoadedSpec
 from editspec_runtime.codes import Code
 from editspec_runtime.errors import FileError
 from editspec_runtime.modalities.image.architecture import ImageArchitecture

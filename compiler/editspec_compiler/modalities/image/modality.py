@@ -48,7 +48,7 @@ from editspec_runtime.modalities.image.architecture import ImageArchitecture
 from editspec_runtime.modalities.image.compatibility import LEGACY_LENGTH
 
 if TYPE_CHECKING:
-    from editspec_compiler.references import LoadedSpec
+    from editspec_compiler.loaded_spec import LoadedSpec
 
 
 class ImageModality:

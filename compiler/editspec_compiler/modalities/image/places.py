@@ -9,6 +9,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from editspec_compiler.loaded_spec import LoadedSpec
 from editspec_compiler.modalities.image.inputs import spec_latent, spec_mask
 from editspec_compiler.modalities.image.latents import is_of_styles
 from editspec_compiler.modalities.image.modality import intervention_problem
@@ -25,7 +26,6 @@ from editspec_compiler.modalities.image.schema import (
     image_spec,
 )
 from editspec_compiler.problems import SpecPath
-from editspec_compiler.references import LoadedSpec
 from editspec_compiler.visit import visit
 from editspec_runtime.codes import Code
 from editspec_runtime.core.model import Trace

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from editspec_compiler.digests import edit_digest
+from editspec_compiler.layer_fit import nonlinear_problem, observe_problem
+from editspec_compiler.loaded_spec import LoadedSpec
 from editspec_compiler.modalities.image.context import needed_context_keys, rank_units
 from editspec_compiler.modalities.image.paste import Side, make_sides
 from editspec_compiler.modalities.image.places import LayerMoment, Resolver, join_arguments
@@ -15,7 +17,6 @@ from editspec_compiler.modalities.image.preserved import find_preserved
 from editspec_compiler.modalities.image.refinement import find_refinement
 from editspec_compiler.modalities.image.schema import ImageEdit, image_spec
 from editspec_compiler.modalities.image.sources import ChosenSources, choose_sources
-from editspec_compiler.references import LoadedSpec, nonlinear_problem, observe_problem
 from editspec_runtime.codes import Code
 from editspec_runtime.core.method import CHANNELWISE, DIRECTIONS, FULL, LEARNED, LINEAR, RANK
 from editspec_runtime.core.rule import CompiledEdit, LayerRule

@@ -57,7 +57,7 @@ from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Architecture, Layer
 
 if TYPE_CHECKING:
-    from editspec_compiler.references import LoadedSpec
+    from editspec_compiler.loaded_spec import LoadedSpec
 
 FOREIGN = ("rank", "directions", "observe", "refine", "query")
 """The fields of edits that texts do not have."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from editspec_compiler.digests import edit_digest
+from editspec_compiler.loaded_spec import LoadedSpec
 from editspec_compiler.modalities.text.places import Placed, Templates, place_facts
 from editspec_compiler.modalities.text.schema import (
     Context,
@@ -27,7 +28,6 @@ from editspec_compiler.modalities.text.schema import (
 from editspec_compiler.modalities.text.targets import TargetSearch
 from editspec_compiler.modalities.text.tokens import Located, Tokenizer, open_tokenizer
 from editspec_compiler.problems import SpecError, SpecPath
-from editspec_compiler.references import LoadedSpec
 from editspec_runtime.codes import Code
 from editspec_runtime.core.executor import IN_PROCESS, Executor
 from editspec_runtime.core.progress import ProgressCallback

@@ -39,7 +39,7 @@ from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.modalities.text_to_image.compatibility import COMPATIBILITIES
 
 if TYPE_CHECKING:
-    from editspec_compiler.references import LoadedSpec
+    from editspec_compiler.loaded_spec import LoadedSpec
 
 FOREIGN = ("observe", "refine", "query")
 """The fields of edits that prompts do not have."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from editspec_compiler.digests import edit_digest
+from editspec_compiler.loaded_spec import LoadedSpec
 from editspec_compiler.modalities.text_to_image.alignment import (
     ALIGNED,
     find_end,
@@ -30,7 +31,6 @@ from editspec_compiler.modalities.text_to_image.tokens import (
     PromptTokenizer,
     open_tokenizer,
 )
-from editspec_compiler.references import LoadedSpec
 from editspec_runtime.core.method import FULL
 from editspec_runtime.core.rule import CompiledEdit, LayerRule, PreservedKeys
 from editspec_runtime.modalities.text_to_image.compatibility import (

@@ -43,6 +43,7 @@ export function imageAddress(generator: string, seed: number, latent: number): s
 }
 
 const UNANSWERED: Failure = {
+  code: "",
   message: "The studio does not answer.",
   hint: "Start editspec studio again; nothing is lost.",
   problems: [],
@@ -60,7 +61,7 @@ async function request(...[method, path, body]: Request): Promise<Response> {
   const answer = await fetch(`/api/${path}`, { method, headers, body: content }).catch(unanswered);
   if (!answer.ok) {
     const failure = (await answer.json().catch(() => null)) as Failure | null;
-    throw new Refused(answer.status, failure ?? { message: answer.statusText, hint: "", problems: [] });
+    throw new Refused(answer.status, failure ?? { code: "", message: answer.statusText, hint: "", problems: [] });
   }
   return answer;
 }

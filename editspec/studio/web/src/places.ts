@@ -3,7 +3,7 @@
 import { batch } from "@preact/signals";
 import type { Edit, Match, Place, Role } from "./api";
 import {
-  edit, entry, isPasting, latent, mode, onRevision, place, ROLES, say, sendTo, sight, sights, state, stream, type Mode, type Sight,
+  canEdit, edit, entry, isPasting, latent, mode, onRevision, place, ROLES, say, sendTo, sight, sights, state, stream, type Mode, type Sight,
 } from "./store";
 
 export function enter(next: Mode): void {
@@ -33,7 +33,7 @@ export function chooseImage(image: number): void {
     say("Add an edit first.");
     return;
   }
-  const pastes = isPasting.value && of.target?.latent !== image && state.value.readable;
+  const pastes = isPasting.value && of.target?.latent !== image && canEdit.value;
   look({ latent: image });
   if (pastes) pasteAt(image, 0, 0);
 }

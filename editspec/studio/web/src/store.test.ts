@@ -8,7 +8,7 @@ interface Asked {
   path: string;
   body: Record<string, unknown>;
   answer: (next: State) => Promise<void>;
-  refuse: (status: number) => Promise<void>;
+  refuse: (status: number, code?: string, message?: string) => Promise<void>;
   lose: () => Promise<void>;
 }
 
@@ -38,7 +38,8 @@ function fetched(address: string, { method, body }: RequestInit): Promise<Respon
       path: address.replace("/api/", ""),
       body: JSON.parse((body ?? "{}") as string) as Record<string, unknown>,
       answer: (next) => close(() => resolve(respond(200, next))),
-      refuse: (status) => close(() => resolve(respond(status, { message: "no", hint: "", problems: [] }))),
+      refuse: (status, code = "E908 usage", message = "no") =>
+        close(() => resolve(respond(status, { code, message, hint: "", problems: [] }))),
       lose: () => close(() => reject(new TypeError("gone"))),
     });
   });
@@ -56,7 +57,7 @@ class Events {
 }
 
 function edit(id: number, fields: Partial<Edit> = {}): Edit {
-  const nothing = { off: false, source: null, target: null, context: [], note: "", tokens: [], samples: [], given: {}, solver: {} };
+  const nothing = { off: false, source: null, target: null, context: [], note: "", used: "", tokens: [], samples: [], given: {}, solver: {} };
   return { id, name: `edit-${id}`, layer: "layer6", rank: 1, ...nothing, ...fields } as unknown as Edit;
 }
 
@@ -115,7 +116,7 @@ describe("answers that are late", () => {
     page.changeEdit(0, () => ({ layer: "layer8" }));
     await settle();
     await asked[0]!.lose();
-    expect(page.news.value?.failure.message).toBe("The studio does not answer.");
+    expect(page.news.value?.message).toBe("The studio does not answer.");
     await asked[1]!.answer(stateAt(2, [edit(0, { layer: "layer8" })]));
     expect(page.state.value.edits[0]!.layer).toBe("layer8");
   });
@@ -159,6 +160,41 @@ describe("texts that are typed", () => {
     await asked[2]!.lose();
     // Nobody has answered: the text stays where it was typed.
     expect(await second).toBe(false);
+  });
+});
+
+describe("a file that another program has changed", () => {
+  it("is known by the code of the refusal, whatever its words are", async () => {
+    const page = await open(stateAt(1, [edit(0)]));
+    page.save();
+    await settle();
+    await asked[0]!.refuse(409, "E607 changed-outside", "anything");
+    await asked[1]!.answer(stateAt(1, [edit(0)]));
+    expect(page.isChangedOutside.value).toBe(true);
+    page.save();
+    await settle();
+    await asked[2]!.refuse(409, "E608 changed-elsewhere", "It was changed outside of the studio.");
+    await asked[3]!.answer(stateAt(1, [edit(0)]));
+    expect(page.isChangedOutside.value).toBe(false);
+  });
+});
+
+describe("an edit of another spec", () => {
+  it("cannot be changed here, and others can", async () => {
+    const there = { source: place(1, "a"), target: place(2, "b") };
+    const page = await open(stateAt(1, [edit(0, { ...there, used: "libs/towers.yaml#paste" }), edit(1, there)]));
+    page.enter("paste");
+    page.select(0);
+    expect([page.canEdit.value, page.isPasting.value, page.isFresh.value]).toEqual([false, false, false]);
+    // The image is looked at, and nothing is pasted into it.
+    page.chooseImage(9);
+    await settle();
+    expect([page.latent.value, asked.length]).toEqual([9, 0]);
+    page.select(1);
+    expect([page.canEdit.value, page.isPasting.value]).toEqual([true, true]);
+    page.chooseImage(9);
+    await settle();
+    expect(asked.map(({ path }) => path)).toEqual(["edits/1/paste"]);
   });
 });
 

@@ -18,12 +18,8 @@ export interface Sight {
   entry: number | "new" | null;
 }
 
-/** A message about a request that was refused. */
-interface News {
-  failure: Failure;
-  /** Whether the file was changed by another program, and may be written over. */
-  changedOutside: boolean;
-}
+/** The code of a failure to save: another program has changed the file, which may be written over. */
+const CHANGED_OUTSIDE = "E607 changed-outside";
 
 export const state = signal<State>(null as unknown as State);
 export const mode = signal<Mode>("copy");
@@ -36,7 +32,8 @@ export const focusedImage = signal(0);
 export const lost = signal(false);
 export const note = signal("");
 export const spoken = signal("");
-export const news = signal<News | null>(null);
+/** Why a request was refused. */
+export const news = signal<Failure | null>(null);
 export const dismissed = signal<Failure | null>(null);
 /** The number of changes that are on their way to the server. */
 export const pending = signal(0);
@@ -78,11 +75,17 @@ export const place = computed<Place | null>(() => {
   return found && (found.latent === latent.value || found.latent === null) ? found : null;
 });
 
+/** Whether what the chosen edit says can be changed here, and not in the text or in another spec alone. */
+export const canEdit = computed(() => state.value.readable && !edit.value?.used);
+
 /** Whether what was copied is pasted where a hand can drag it. */
 export const isPasting = computed(() => {
   const of = edit.value;
-  return mode.value === "paste" && Boolean(of?.source?.mask) && !of?.note;
+  return mode.value === "paste" && Boolean(of?.source?.mask) && !of?.note && !of?.used;
 });
+
+/** Whether a request was refused because another program has changed the file. */
+export const isChangedOutside = computed(() => news.value?.code === CHANGED_OUTSIDE);
 
 /** Problems of the text, and those that only the last work could find. */
 export const problems = computed(() => [...state.value.problems, ...(state.value.failure?.problems ?? [])]);
@@ -94,7 +97,7 @@ export const canExecute = computed(() => state.value.problems.every(({ warning }
 
 /** Whether nothing of any edit was painted or written yet. */
 export const isFresh = computed(() =>
-  state.value.edits.every((each) => !each.source && !each.target && !each.note && each.context.length === 0 && each.tokens.length === 0));
+  state.value.edits.every((each) => !each.used && !each.source && !each.target && !each.note && each.context.length === 0 && each.tokens.length === 0));
 
 /** A failure of work, as long as it concerns the spec as it is and was not put aside. */
 export const failure = computed(() => (state.value.failure === dismissed.value ? null : state.value.failure));
@@ -190,7 +193,7 @@ function refresh(): void {
 }
 
 export function tell(of: Failure): void {
-  news.value = { failure: of, changedOutside: of.message.includes("outside of the studio") };
+  news.value = of;
 }
 
 export function say(words: string): void {

@@ -44,7 +44,7 @@ export function nextStep(state: State, edit: Edit | null, next: (edit: Edit) => 
   if (!edit) return "Add an edit.";
   if (!state.readable) return "The spec cannot be read: correct it on the right.";
   if (state.edits.every(({ off }) => off)) return "Switch an edit on, or add one.";
-  const step = next(edit);
+  const step = edit.used ? null : next(edit);
   if (step) return step;
   const others = state.problems.filter((problem) => !problem.unfinished && !problem.warning).length;
   if (others) return others === 1 ? "One problem is left: see the spec." : "Some problems are left: see the spec.";
@@ -54,6 +54,7 @@ export function nextStep(state: State, edit: Edit | null, next: (edit: Edit) => 
 /** What the canvas waits for. */
 export function hintWords(edit: Edit | null, mode: Mode, latent: number | null): string {
   if (!edit) return "Add an edit to begin.";
+  if (edit.used) return "Only looked at: this edit stands in another spec.";
   if (edit.note && mode !== "context") return `This edit has ${edit.note}: it is written in the spec.`;
   if (latent === null) {
     if (mode === "paste" && !edit.source) return "Copy something first.";

@@ -34,9 +34,10 @@ from editspec.worlds.atlas.bench.pictures import draw_tables
 from editspec.worlds.atlas.bench.tables import FactsResult, RowResult, TableResult
 from editspec.worlds.atlas.world import OF_PEOPLE, RELATIONS, KnownFact, facts
 from editspec_compiler.document import parse
+from editspec_compiler.loaded_spec import LoadedSpec
 from editspec_compiler.modalities.text.schema import Wanted, text_spec
 from editspec_compiler.modalities.text.tokens import Tokenizer, open_tokenizer
-from editspec_compiler.references import LoadedSpec, load_document
+from editspec_compiler.references import load_document
 from editspec_compiler.rewrite import Put, rewrite
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.families.open import make_model, read_weights

@@ -65,7 +65,8 @@ from editspec.worlds.skyline.reader import Reader, load_reader
 from editspec.worlds.skyline.world import LATENT_SIZE, Scene, render, scenes
 from editspec.worlds.world import World
 from editspec_compiler.document import parse
-from editspec_compiler.references import LoadedSpec, load_document
+from editspec_compiler.loaded_spec import LoadedSpec
+from editspec_compiler.references import load_document
 from editspec_compiler.rewrite import Put, rewrite
 from editspec_runtime.core.compatibility import EDITSPEC
 from editspec_runtime.core.executor import IN_PROCESS, Executor, map_cached

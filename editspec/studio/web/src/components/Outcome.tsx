@@ -4,7 +4,7 @@ import type { JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { CurvePoint, Edit, EditResult } from "../api";
 import {
-  cancel, canExecute, changeEdit, computeCurve, edit as chosenEdit, enlarged, execute, preserve, resultOf, state, stream,
+  cancel, canEdit, canExecute, changeEdit, computeCurve, edit as chosenEdit, enlarged, execute, preserve, resultOf, state, stream,
 } from "../store";
 import { canvas } from "../canvases";
 import { COLLATERAL, lossWords, nextStep, STRENGTH } from "../words";
@@ -133,7 +133,10 @@ function Advice({ edit, result }: { edit: Edit; result: EditResult }): JSX.Eleme
         </p>
       )}
       {canPreserve && (
-        <TextButton icon="check" disabled={(job !== null && !job.yielding) || !result.current} onClick={() => preserve(edit.id)}>
+        <TextButton
+          icon="check" disabled={(job !== null && !job.yielding) || !result.current || !canEdit.value}
+          onClick={() => preserve(edit.id)}
+        >
           {edit.preserved ? "Preserve other images anew" : "Preserve other images"}
         </TextButton>
       )}
@@ -171,7 +174,7 @@ function Trade({ edit, result }: { edit: Edit; result: EditResult }): JSX.Elemen
       <div class="label">Strength<output class="aside">{chosen === null ? "within a budget" : words}</output></div>
       <input
         type="range" min="0" max={steps.length - 1} step="1" value={at} aria-valuetext={words}
-        aria-label="Strength: less loss, or less collateral"
+        aria-label="Strength: less loss, or less collateral" disabled={!canEdit.value}
         onInput={(event) => setAt(Number(event.currentTarget.value))} onChange={moved}
       />
       <div class="ends"><span>less collateral</span><span>less loss</span></div>

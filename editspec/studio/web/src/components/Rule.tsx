@@ -2,15 +2,16 @@
 
 import type { JSX } from "preact";
 import type { Edit, Solver } from "../api";
-import { changeEdit, edit as chosenEdit, forgetPreserved, state } from "../store";
+import { canEdit, changeEdit, edit as chosenEdit, forgetPreserved, state } from "../store";
 import { canvas } from "../canvases";
 import { RANK, solverWords } from "../words";
 import { IconButton, NumberField } from "./controls";
+import { Used } from "./Used";
 
 export function Rule(): JSX.Element | null {
   const edit = chosenEdit.value;
   if (!edit) return null;
-  const { solvers, readable } = state.value;
+  const { solvers } = state.value;
   const method = String(edit.solver["method"] ?? "");
   const solver = solvers.find((each) => each.method === method);
   const { Layers, hasRank } = canvas.value;
@@ -18,8 +19,9 @@ export function Rule(): JSX.Element | null {
   const putSolver = (name: string) => change(() => ({ solver: name }));
   return (
     <section class="panel" aria-label="Rule">
-      <fieldset class="rule" disabled={!readable}>
+      <fieldset class="rule" disabled={!canEdit.value}>
         <header class="panel-title"><h2>Rule</h2></header>
+        <Used edit={edit} />
         <Layers edit={edit} />
         {hasRank && solver?.rank && <Rank edit={edit} change={change} />}
         <label class="row">

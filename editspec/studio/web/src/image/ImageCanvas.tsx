@@ -6,7 +6,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { picture } from "../api";
 import { IconButton } from "../components/controls";
 import { pasteAt, putMask, removePlace } from "../places";
-import { edit, entry, heat, isPasting, latent, mode, number, pending, place, say, spoken, state } from "../store";
+import { canEdit, edit, entry, heat, isPasting, latent, mode, number, pending, place, say, spoken, state } from "../store";
 import { hintWords } from "../words";
 import type { Mask } from "./geometry";
 import { floatingMask, loadScene, masks, shownMask, type Loads } from "./loads";
@@ -49,8 +49,9 @@ function attach(element: HTMLCanvasElement): () => void {
       made.abandon();
     }),
     effect(() => {
-      made.tool = tool.value;
-      element.dataset["tool"] = tool.value;
+      // What cannot be changed can be moved in sight.
+      made.tool = canEdit.value ? tool.value : "hand";
+      element.dataset["tool"] = made.tool;
     }),
     effect(() => {
       made.radius = radius.value;
@@ -89,7 +90,7 @@ function showMask(made: Painter, element: HTMLCanvasElement, loads: Loads): void
 
 function painted(): void {
   if (!painter) return;
-  if (!edit.value || latent.value === null || !state.value.readable) {
+  if (!edit.value || latent.value === null || !canEdit.value) {
     painter.showMask(null);
     return;
   }
@@ -134,7 +135,7 @@ function copyMask(): void {
 }
 
 function putCopiedMask(): void {
-  if (painter && copiedMask.value && latent.value !== null) painter.change(copiedMask.value);
+  if (painter && copiedMask.value && latent.value !== null && canEdit.value) painter.change(copiedMask.value);
 }
 
 function canMove(): boolean {
@@ -162,7 +163,7 @@ export function pressImageKey(event: KeyboardEvent): boolean {
 }
 
 function invert(): void {
-  if (latent.value !== null && !isPasting.value) painter?.invert();
+  if (latent.value !== null && !isPasting.value && canEdit.value) painter?.invert();
 }
 
 // -- components ---------------------------------------------------------------------------------------------------------
@@ -196,12 +197,12 @@ export function ImageCanvas(): JSX.Element {
 
 function Tools(): JSX.Element {
   const usable = TOOLS.filter(({ tool: each }) => each !== "move" || canMove());
-  const canPaint = latent.value !== null && !isPasting.value && state.value.readable;
+  const canPaint = latent.value !== null && !isPasting.value && canEdit.value;
   return (
     <div class="tools" role="toolbar" aria-label="Tools" aria-orientation="vertical">
       {usable.map(({ tool: each, words, key }) => (
         <IconButton
-          key={each} icon={each} label={`${words} (${key.toUpperCase()})`} aria-pressed={each === tool.value}
+          key={each} icon={each} label={`${words} (${key.toUpperCase()})`} aria-pressed={each === tool.value} disabled={each !== "hand" && !canEdit.value}
           onClick={() => (tool.value = each)}
         />
       ))}
@@ -223,7 +224,7 @@ function Tools(): JSX.Element {
       <IconButton
         icon="paste" label="Put the copied mask here (Ctrl+V)" disabled={!canPaint || !copiedMask.value} onClick={putCopiedMask}
       />
-      <IconButton icon="remove" label="Clear the mask" disabled={!place.value || !state.value.readable} onClick={removePlace} />
+      <IconButton icon="remove" label="Clear the mask" disabled={!place.value || !canEdit.value} onClick={removePlace} />
     </div>
   );
 }

@@ -4,7 +4,7 @@ import type { JSX } from "preact";
 import { address, imageAddress, type Match, type Place } from "../api";
 import { Icon, IconButton, TextButton } from "../components/controls";
 import { addMatch, addRegion, openEntry, removeContext, search } from "../places";
-import { edit, entry, heat, latent, number, state } from "../store";
+import { canEdit, edit, entry, heat, latent, number, state } from "../store";
 
 const SIDE = 64;
 
@@ -24,7 +24,7 @@ export function Strip(): JSX.Element {
           Heat map of the key
         </TextButton>
         <TextButton
-          icon="plus" disabled={!hasRegions || entry.value === null || !readable} onClick={addRegion}
+          icon="plus" disabled={!hasRegions || entry.value === null || !canEdit.value} onClick={addRegion}
           title="Paint one more place in this image"
         >
           Another region
@@ -73,7 +73,10 @@ function Thumb({ place, index }: { place: Place; index: number }): JSX.Element {
       >
         <Pictures place={place} role="context" index={index} />
       </button>
-      <IconButton icon="remove" label={`Remove context ${place.words}`} class="thumb-remove" onClick={() => removeContext(index)} />
+      <IconButton
+        icon="remove" label={`Remove context ${place.words}`} class="thumb-remove" disabled={!canEdit.value}
+        onClick={() => removeContext(index)}
+      />
     </span>
   );
 }
@@ -94,7 +97,7 @@ function Found({ match }: { match: Match }): JSX.Element {
     <span class="thumb">
       <button
         type="button" class="thumb-image" data-key={`found-${match.latent}`} aria-label={`Add image ${match.latent} to the context`}
-        title={`Image ${match.latent}: add it to the context`} onClick={() => addMatch(match)}
+        title={`Image ${match.latent}: add it to the context`} disabled={!canEdit.value} onClick={() => addMatch(match)}
       >
         <img src={imageAddress(model.name, model.seed, match.latent)} alt="" width={SIDE} height={SIDE} />
         <span class="thumb-frame" style={{ inset: `${top}% ${100 - right}% ${100 - bottom}% ${left}%` }} />

@@ -6,7 +6,7 @@ import type { Edit } from "../api";
 import { IconButton, NumberField, Segments, TextButton } from "../components/controls";
 import { filled, fileOf, listOf, recordOf, replaced, textsOf, without, wordsOf, type Given } from "../forms/changes";
 import { LinesField, putFields, putList, putProtect, Rows, TextField, TokenStrip } from "../forms/fields";
-import { edit as chosenEdit, state } from "../store";
+import { Cards, FormStage, type CardProperties, type Entries } from "../forms/FormStage";
 import { anotherFact, factsOf, fieldsOf, turned, type Fact, type Kind } from "./facts";
 
 const KINDS: { value: Kind; words: string; title: string }[] = [
@@ -16,74 +16,31 @@ const KINDS: { value: Kind; words: string; title: string }[] = [
   { value: "erase", words: "Forget", title: "The model forgets a text" },
 ];
 
-/** Facts of an edit that are shown as forms. More are edited in the text. */
-const MOST = 30;
+const FACTS: Entries<Fact> = { of: factsOf, fields: fieldsOf, another: anotherFact, one: "fact", many: "facts", most: 30 };
 
 export function TextStage(): JSX.Element {
-  const edit = chosenEdit.value;
-  const { readable } = state.value;
-  return (
-    <section class="stage" aria-label="Canvas">
-      <div class="form">
-        {edit
-          ? <fieldset key={edit.id} disabled={!readable}><Facts edit={edit} /><Stay edit={edit} /><ContextOf edit={edit} /></fieldset>
-          : <p class="hint">Add an edit to begin.</p>}
-      </div>
-    </section>
-  );
+  return <FormStage Form={FactsForm} />;
 }
 
-function Facts({ edit }: { edit: Edit }): JSX.Element {
-  const { given } = edit;
-  const facts = factsOf(given);
-  const file = fileOf(given["pairs"]);
-  const put = (change: (facts: Fact[]) => Fact[]) => putFields(edit, (now) => fieldsOf(now, change(factsOf(now))));
-  const isPaired = "pairs" in given;
-  return (
-    <section class="form-part" aria-label="Facts">
-      <header class="panel-title">
-        <h2>{facts.length > 1 ? `Facts (${facts.length})` : "Fact"}</h2>
-        {!file && <TextButton icon="plus" onClick={() => put((all) => [...all, anotherFact(all)])}>Add a fact</TextButton>}
-      </header>
-      {edit.samples.length === 0 && !file && (
-        <p class="hint">
-          Write a prompt with <code>{"{}"}</code> where the subject stands. The key of the rule is the subject's last token, which is
-          marked below; its value becomes one after which the model goes on with your text.
-        </p>
-      )}
-      {file && <FromFile edit={edit} file={file} />}
-      {facts.slice(0, MOST).map((fact, index) => (
-        <FactForm
-          key={index} edit={edit} fact={fact} index={index} place={isPaired ? `pairs[${index}].target` : "target"} isAlone={facts.length === 1}
-          put={(change) => put((all) => all.map((each, other) => (other === index ? change(each) : each)))}
-          remove={() => put((all) => all.filter((_, other) => other !== index))}
-        />
-      ))}
-      {facts.length > MOST && <p class="hint">{facts.length - MOST} more facts stand in the spec.</p>}
-    </section>
-  );
-}
-
-function FromFile({ edit, file }: { edit: Edit; file: string }): JSX.Element {
+function FactsForm({ edit }: { edit: Edit }): JSX.Element {
+  const isBegun = edit.samples.length > 0 || fileOf(edit.given["pairs"]) !== "";
   return (
     <>
-      <p class="hint">The facts are the rows of <code>{file}</code>. The first of them, with the tokens of their keys:</p>
-      {edit.tokens.map(({ place }) => <TokenStrip key={place} edit={edit} place={place} words={`Tokens of ${place}`} />)}
+      <Cards edit={edit} entries={FACTS} Card={FactForm} ofRows="The first of them, with the tokens of their keys:">
+        {!isBegun && (
+          <p class="hint">
+            Write a prompt with <code>{"{}"}</code> where the subject stands. The key of the rule is the subject's last token, which is
+            marked below; its value becomes one after which the model goes on with your text.
+          </p>
+        )}
+      </Cards>
+      <Stay edit={edit} />
+      <ContextOf edit={edit} />
     </>
   );
 }
 
-interface FormProperties {
-  edit: Edit;
-  fact: Fact;
-  index: number;
-  place: string;
-  isAlone: boolean;
-  put: (change: (fact: Fact) => Fact) => void;
-  remove: () => void;
-}
-
-function FactForm({ edit, fact, index, place, isAlone, put, remove }: FormProperties): JSX.Element {
+function FactForm({ edit, entry: fact, index, place, isAlone, put, remove }: CardProperties<Fact>): JSX.Element {
   const [isOpen, setOpen] = useState(fact.paraphrases.length + fact.neighbours.length > 0);
   const change = (fields: Partial<Fact>) => put((now) => ({ ...now, ...fields }));
   return (
@@ -93,7 +50,7 @@ function FactForm({ edit, fact, index, place, isAlone, put, remove }: FormProper
         <TextField label="Prompt" value={fact.prompt} hint="{} lives in" put={(prompt) => change({ prompt })} />
         <TextField label="Subject" value={fact.subject} hint="The Eiffel Tower" put={(subject) => change({ subject })} />
       </div>
-      <TokenStrip edit={edit} place={place} words="Tokens; the key's is marked" />
+      <TokenStrip edit={edit} place={`${place}target`} words="Tokens; the key's is marked" />
       <div class="field-row">
         <Segments<Kind>
           name={`kind-${index}`} label="Where the value comes from" choices={KINDS} chosen={fact.kind}

@@ -4,8 +4,8 @@ import type { JSX } from "preact";
 import type { Edit } from "../api";
 import { IconButton, NumberField, Segments, TextButton } from "../components/controls";
 import { fileOf, listOf, recordOf, replaced, without, wordsOf, type Given } from "../forms/changes";
-import { putFields, putList, putProtect, Rows, TextField, TokenStrip } from "../forms/fields";
-import { edit as chosenEdit, state } from "../store";
+import { putList, putProtect, Rows, TextField, TokenStrip } from "../forms/fields";
+import { Cards, FormStage, type CardProperties, type Entries } from "../forms/FormStage";
 import { anotherConcept, conceptsOf, fieldsOf, turned, type Addend, type Concept, type Kind } from "./concepts";
 
 const KINDS: { value: Kind; words: string; title: string }[] = [
@@ -22,66 +22,22 @@ const TOKENS = [
   { value: "aligned", words: "Aligned", title: "What both prompts share around the words that differ" },
 ];
 
-const MOST = 20;
+const CONCEPTS: Entries<Concept> = { of: conceptsOf, fields: fieldsOf, another: anotherConcept, one: "concept", many: "concepts", most: 20 };
 
 export function PromptStage(): JSX.Element {
-  const edit = chosenEdit.value;
-  const { readable } = state.value;
+  return <FormStage Form={ConceptsForm} />;
+}
+
+function ConceptsForm({ edit }: { edit: Edit }): JSX.Element {
   return (
-    <section class="stage" aria-label="Canvas">
-      <div class="form">
-        {edit
-          ? <fieldset key={edit.id} disabled={!readable}><Concepts edit={edit} /><Lists edit={edit} /></fieldset>
-          : <p class="hint">Add an edit to begin.</p>}
-      </div>
-    </section>
+    <>
+      <Cards edit={edit} entries={CONCEPTS} Card={ConceptForm} ofRows="The first of them; the tokens that are edited are marked:" />
+      <Lists edit={edit} />
+    </>
   );
 }
 
-function Concepts({ edit }: { edit: Edit }): JSX.Element {
-  const { given } = edit;
-  const concepts = conceptsOf(given);
-  const file = fileOf(given["pairs"]);
-  const put = (change: (concepts: Concept[]) => Concept[]) =>
-    putFields(edit, (now) => fieldsOf(now, change(conceptsOf(now))));
-  const isPaired = "pairs" in given;
-  return (
-    <section class="form-part" aria-label="Concepts">
-      <header class="panel-title">
-        <h2>{concepts.length > 1 ? `Concepts (${concepts.length})` : "Concept"}</h2>
-        {!file && <TextButton icon="plus" onClick={() => put((all) => [...all, anotherConcept(all)])}>Add a concept</TextButton>}
-      </header>
-      {file && (
-        <>
-          <p class="hint">The concepts are the rows of <code>{file}</code>. The first of them; the tokens that are edited are marked:</p>
-          {edit.tokens.filter(({ place }) => place.endsWith("target")).map(({ place }) => (
-            <TokenStrip key={place} edit={edit} place={place} words={`Tokens of ${place}`} />
-          ))}
-        </>
-      )}
-      {concepts.slice(0, MOST).map((concept, index) => (
-        <ConceptForm
-          key={index} edit={edit} concept={concept} index={index} place={isPaired ? `pairs[${index}].` : ""} isAlone={concepts.length === 1}
-          put={(change) => put((all) => all.map((each, other) => (other === index ? change(each) : each)))}
-          remove={() => put((all) => all.filter((_, other) => other !== index))}
-        />
-      ))}
-      {concepts.length > MOST && <p class="hint">{concepts.length - MOST} more concepts stand in the spec.</p>}
-    </section>
-  );
-}
-
-interface FormProperties {
-  edit: Edit;
-  concept: Concept;
-  index: number;
-  place: string;
-  isAlone: boolean;
-  put: (change: (concept: Concept) => Concept) => void;
-  remove: () => void;
-}
-
-function ConceptForm({ edit, concept, index, place, isAlone, put, remove }: FormProperties): JSX.Element {
+function ConceptForm({ edit, entry: concept, index, place, isAlone, put, remove }: CardProperties<Concept>): JSX.Element {
   const change = (fields: Partial<Concept>) => put((now) => ({ ...now, ...fields }));
   return (
     <div class="card" role="group" aria-label={`Concept ${index + 1}`}>
