@@ -260,6 +260,14 @@ def test_more_images_are_looked_through_where_few_match(
     assert tuner.output_layers(layers[1]) == layers[:2]
 
 
+def test_layers_that_are_not_tried_tell_images_too(spec: Path) -> None:
+    session, number = open_at_edit(spec, "tuned", "cpu", no_progress)
+    tuner, whole = ImageTuner(session, number, 16, ["layer6"]), ImageTuner(session, number, 16)
+    assert tuner.layers == ["layer6"]
+    assert (tuner.layer, tuner.found) == (whole.layer, whole.found)
+    assert tuner.layer != "layer6"
+
+
 def test_what_matches_less_than_the_given_places_may_change_too(spec: Path) -> None:
     session, number = open_at_edit(spec, "tuned", "cpu", no_progress)
     tuner = ImageTuner(session, number, 16)
