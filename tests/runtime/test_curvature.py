@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from editspec_runtime.maths import curvature as curvature_module
 from editspec_runtime.maths.curvature import (
     Curvature,
     FactorisedSolver,
@@ -114,8 +115,11 @@ def test_an_indefinite_curvature_is_seen(solver: type) -> None:
     assert (-(gradient * step).sum(1) >= 0).all()
 
 
-def test_few_axes_hold_the_whole_step() -> None:
+@pytest.mark.parametrize("solver", [FactorisedSolver, IterativeSolver])
+def test_few_axes_hold_the_whole_step(monkeypatch: pytest.MonkeyPatch, solver: type) -> None:
     items, positions = 2, 9
+    if solver is IterativeSolver:
+        monkeypatch.setattr(curvature_module, "FEW", items * positions)
     curvature = curvature_of(items, positions, newton=False)
     seen = items * positions
     unknowns = torch.randn(CHANNELS, UNKNOWNS, generator=torch.Generator().manual_seed(3)).double()
@@ -126,7 +130,9 @@ def test_few_axes_hold_the_whole_step() -> None:
     exact = FactorisedSolver(curvature.matrices(WeightedSquares(curvature.design)))
     wanted, _ = exact.step(gradient, shift)
     reduced = ReducedSolver.of(curvature, unknowns, seen)
-    assert reduced.inner.rows.shape[1] == seen + items + 1 < UNKNOWNS
+    assert isinstance(reduced.inner, solver)
+    assert reduced.basis.shape[1] == items + 1
+    assert seen + items + 1 < UNKNOWNS
     found, sound = reduced.step(gradient, shift)
     assert sound.all()
     assert (found - wanted).norm() < 3e-2 * wanted.norm()
@@ -137,3 +143,21 @@ def test_few_axes_hold_the_whole_step() -> None:
     wanted, _ = exact.step(gradient, shift)
     found, _ = start.step(gradient, shift)
     assert (found - wanted).norm() < 3e-2 * wanted.norm()
+
+
+def test_few_axes_have_their_part_of_newtons_curvature() -> None:
+    items, positions = 2, 9
+    curvature, seen = curvature_of(items, positions), items * positions
+    unknowns = torch.randn(CHANNELS, UNKNOWNS, generator=torch.Generator().manual_seed(3)).double()
+    reduced = ReducedSolver.of(curvature, unknowns, seen)
+    own = torch.eye(seen, UNKNOWNS).double().expand(CHANNELS, -1, -1)
+    axes = torch.cat([own, torch.nn.functional.pad(reduced.basis, (seen, 0))], 1)
+    torch.testing.assert_close(axes @ axes.mT, torch.eye(axes.shape[1]).double().expand(7, -1, -1))
+    assert isinstance(reduced.inner, FactorisedSolver)
+    wanted = axes @ matrices_of(curvature) @ axes.mT
+    torch.testing.assert_close(reduced.inner.curvatures, wanted, rtol=1e-9, atol=1e-9)
+    # The part of Newton's method is in it, of seen and of hidden axes.
+    without = (
+        axes @ matrices_of(dataclasses.replace(curvature, share=0 * curvature.share)) @ axes.mT
+    )
+    assert (wanted - without)[:, :seen, seen:].norm() > 0.1 * without.norm()

@@ -241,6 +241,57 @@ def test_many_unknowns_have_the_objective_of_exact_steps(
     assert found < 0.9 * problem.objective(start, collateral_weight).mean()
 
 
+@pytest.mark.parametrize("rank", [2, 5])
+def test_the_start_is_near_the_solution(make_tiny: MakeTiny, rank: int) -> None:
+    problem = task(make_tiny, "layer2", rank=rank).problem()
+    none, start = problem.nothing(), problem.start(0.05)
+
+    def reached(unknowns: Tensor) -> float:
+        return problem.objective(unknowns, 0.05).mean().item()
+
+    found = minimise(problem, 0.05, start)
+    assert reached(found) <= reached(start) < reached(none)
+    assert reached(start) - reached(found) < 0.5 * (reached(none) - reached(found))
+    assert reached(found) <= reached(minimise(problem, 0.05, none)) * (1 + 1e-3)
+    # No channel starts at more than it costs to change nothing, at any weight.
+    for weight in (1e3, 1e-9):
+        begun = problem.objective(problem.start(weight), weight)
+        assert (begun <= problem.objective(none, weight)).all()
+    assert not problem.start(0.0).any()
+
+
+def test_a_rule_of_more_positions_than_unknowns_starts_at_no_change(make_tiny: MakeTiny) -> None:
+    problem = task(make_tiny, "layer6", rank=2).problem()
+    assert problem.count > len(problem.root)
+    assert not problem.start(0.05).any()
+
+
+@pytest.mark.parametrize("slope", [0.2, 0.0])
+def test_the_missing_answer_gives_the_value(slope: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    response, wanted = torch.randn(2, 2, 5, 12, generator=random).double()
+    root = torch.randn(2, 4, 4, generator=random).double()
+    function = ChannelwiseFunction(
+        response,
+        torch.randn(2, 12, 4, generator=random).double(),
+        torch.randn(2, 5, 12, generator=random).double(),
+        energy=30 + torch.rand(2, 5, generator=random).double(),
+        cross=torch.randn(2, 5, 4, generator=random).double(),
+        gram=root @ root.mT,
+        slope=slope,
+        gain=1.5,
+    )
+    coefficients = torch.randn(5, 4, generator=random).double()
+    missing = function.missing_answer(wanted, coefficients)
+    factor = function.demodulation(coefficients)[0][..., None]
+    value = 1.5 * F.leaky_relu((response + missing) * factor + function.offset, slope)
+    # A rectifier reaches no value below zero.
+    reachable = wanted if slope else wanted.clamp_min(0)
+    torch.testing.assert_close(value, reachable)
+    other = function.missing_answer(wanted, 0 * coefficients)
+    assert (other - missing).norm() > 1e-2 * missing.norm()
+
+
 # With seed 6, projected gradient finds nothing better than no change.
 @pytest.mark.parametrize("seed", sorted({*range(21)} - {6}))
 def test_its_objective_is_not_above_that_of_projected_gradient(

@@ -84,6 +84,22 @@ class ChannelwiseFunction:
         # The sum of squares is not negative, but rounding may make it so. 1e-8 is StyleGAN2's.
         return (energy.clamp_min_(0) + 1e-8).rsqrt_(), pull
 
+    def missing_answer(self, value: Tensor, coefficients: Tensor) -> Tensor:
+        """Compute the change of the answer before demodulation that gives a value [J, O, P].
+
+        The change is that from no coefficients; the factor of the demodulation is that of
+        `coefficients` [O, n]. Where a rectifier hides the answer, the one that is nearest to the
+        present answer counts.
+        """
+        factor = self.demodulation(coefficients)[0][..., None]
+        wanted = value / self.gain
+        if self.slope > 0:
+            hidden = wanted / self.slope
+        else:
+            hidden = (self.response * factor + self.offset).clamp_max(0)
+        wanted = torch.where(wanted > 0, wanted, hidden)
+        return torch.where(factor != 0, (wanted - self.offset) / factor - self.response, 0)
+
     def loss_and_gradient(self, coefficients: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """Compute mean |V* - f| and its gradient [O, n] by the coefficients.
 

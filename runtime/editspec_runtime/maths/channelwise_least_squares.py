@@ -33,7 +33,7 @@ from editspec_runtime.maths.weighted_squares import WeightedSquares
 ROUNDING = 0.1
 """The width over which the kink of |x| is rounded, as a share of the loss before the edit."""
 TOLERANCE = 1e-7
-"""A channel is done when the next step promises less than this share of the objective."""
+"""A channel is done when the next step promises less than this share of the loss before."""
 STEPS = 200
 """The largest number of steps."""
 GOOD_ENOUGH = 1e-3
@@ -43,6 +43,8 @@ NEWTON = 0.03
 
 It is a share of the objective of a channel.
 """
+ROUNDS = 2
+"""The number of linear solves of a start, each with the demodulation that the last one gives."""
 KEPT = 0.8
 """The largest share of channels that go on for which the others are dropped."""
 CURVE = tuple(10 ** (exponent / 4) for exponent in range(4, -13, -1))
@@ -199,6 +201,36 @@ class ChannelwiseProblem:
     def nothing(self) -> Tensor:
         """The unknowns of no change, [O, n]."""
         return self.value.new_zeros(self.value.shape[1], len(self.root))
+
+    def start(self, collateral_weight: float) -> Tensor:
+        """Find unknowns [O, n] from which few steps lead to the least objective.
+
+        They are those of least squares on the answers before activation, whose factorisation all
+        channels share. A channel for which no change is better starts at none.
+
+        All start at none where a rule of more positions than unknowns cannot be met: there, such a
+        start gains nothing. So do all at collateral_weight 0, for the reason that `minimise` has.
+        """
+        best, function = self.nothing(), self.function
+        if self.linear or collateral_weight == 0 or self.count > len(self.root):
+            return best
+        rows = function.design.flatten(0, 1)
+        # Near the wanted value the rounded |x| is x^2 / (2 * width).
+        slopes = function.gain * function.demodulation(best)[0]
+        scale = 2 * self.width * self.asked * self.count / slopes.square().mean()
+        moment = rows.mT @ rows
+        moment.diagonal().add_(collateral_weight * self.price * scale)
+        root, _ = torch.linalg.cholesky_ex(moment)
+        least = self.objective(best, collateral_weight)
+        for _ in range(ROUNDS):
+            missing = function.missing_answer(self.value, best).transpose(0, 1).flatten(1)
+            found = torch.cholesky_solve((missing @ rows).mT, root).mT
+            objective = self.objective(found, collateral_weight)
+            # Never where it is not a number, as where the moment has no root.
+            better = objective < least
+            best = torch.where(better[:, None], found, best)
+            least = torch.where(better, objective, least)
+        return best
 
     def channels(self, chosen: Tensor) -> ChannelwiseProblem:
         """Make the problem of the output channels `chosen` alone."""
@@ -365,7 +397,6 @@ def _descend(problem: ChannelwiseProblem, collateral_weight: float, start: Tenso
     state = part.at(start)
     damping, size = start.new_full((len(start),), 1e-3), start.new_zeros(len(start))
     newton = torch.zeros_like(size, dtype=torch.bool)
-    enough = TOLERANCE * part.objective(start, collateral_weight).mean()
     for _ in range(STEPS):
         objective = state.loss + price * state.unknowns.square().sum(1)
         gradient = part.gradient(state) + 2 * price * state.unknowns
@@ -385,10 +416,11 @@ def _descend(problem: ChannelwiseProblem, collateral_weight: float, start: Tenso
         raised = torch.where(sound & (true >= 0.25), 1.0, 10.0)
         damping = damping * torch.where(sound & (true > 0.75), 0.2, raised)
         damping = torch.where(sound, damping, damping.clamp_min(1e-3)).clamp(1e-6, 1e6)
-        going = promise > enough
-        if not bool(going.any()):
+        # One channel may lack as much as all of them together may.
+        if float(promise.sum()) <= TOLERANCE * len(start):
             unknowns[active] = state.unknowns
             return unknowns
+        going = promise > TOLERANCE
         # Channels that are done are dropped only in larger groups, because dropping copies tensors.
         if int(going.sum()) <= KEPT * len(active):
             unknowns[active] = state.unknowns

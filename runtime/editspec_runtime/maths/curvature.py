@@ -2,7 +2,8 @@
 
 All output channels share one design, so that a product with the curvatures of all of them is two
 products of matrices. Few unknowns are cheapest to solve for by a factorisation for each channel,
-many by conjugate gradients on those products.
+many by conjugate gradients on those products. A rule of few positions has few axes that matter,
+however many unknowns there are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from editspec_runtime.maths.weighted_squares import WeightedSquares
 
 FEW = 32
-"""The largest number of unknowns of a channel that are solved for by a factorisation."""
+"""The largest number of axes of a channel that are solved for by a factorisation."""
 INEXACTNESS = 1e-2
 """Conjugate gradients end where their residual is this share of the first one."""
 PRODUCTS = 60
@@ -62,7 +63,8 @@ class Curvature:
     energy, share
         [J, O, 1].
     gram
-        [J, n, n], shared by the channels. None without demodulation: then `pull` is zero.
+        [J, n, n], shared by the channels, or [J, O, n, n]. None without demodulation: then `pull`
+        is zero.
     """
 
     design: Tensor
@@ -213,19 +215,20 @@ class ReducedSolver:
 
     A rule of fewer positions than unknowns sees as many axes as it has positions. Along the hidden
     ones, gradient and coupling are combinations of the pull of each item and of the unknowns
-    themselves, and so is the step. The part of `share` is left out: it costs more than it gains.
+    themselves, and so is the step, but for the part of `share`, which turns it. Conjugate gradients
+    do without that part: there it costs more than it gains.
 
     Attributes
     ----------
     inner
-        The solver in the seen axes and those of the basis.
+        The solver in the seen axes and those of the basis: factorised where they are few.
     basis
         Of the hidden axes, [O, J + 1, hidden]: orthonormal, or zero.
     seen
         The number of seen axes, which are the first.
     """
 
-    inner: IterativeSolver
+    inner: Solver
     basis: Tensor
     seen: int
 
@@ -234,14 +237,20 @@ class ReducedSolver:
         """Make the solver of a curvature at `unknowns` [O, n] that sees the first axes alone."""
         hidden = torch.cat([curvature.pull[..., seen:], unknowns[None, :, seen:]])
         basis = _orthonormalise(hidden)
-        inner = dataclasses.replace(
+        reduced = dataclasses.replace(
             curvature,
             design=F.pad(curvature.design[..., :seen], (0, basis.shape[1])),
             pull=_shorten(curvature.pull, basis, seen),
             pulled=_shorten(curvature.pulled, basis, seen),
-            share=torch.zeros_like(curvature.share),
         )
-        return ReducedSolver(IterativeSolver.of(inner), basis, seen)
+        if reduced.design.shape[2] > FEW:
+            without = dataclasses.replace(reduced, share=torch.zeros_like(curvature.share))
+            return ReducedSolver(IterativeSolver.of(without), basis, seen)
+        if curvature.gram is not None:
+            gram = _shorten_both(curvature.gram, basis, seen)
+            reduced = dataclasses.replace(reduced, gram=gram)
+        matrices = reduced.matrices(WeightedSquares(reduced.design))
+        return ReducedSolver(FactorisedSolver(matrices), basis, seen)
 
     @property
     def sizes(self) -> Tensor:
@@ -260,6 +269,18 @@ def _shorten(vectors: Tensor, basis: Tensor, seen: int) -> Tensor:
     """Compute the coordinates of vectors [..., O, n] in the seen axes and those of the basis."""
     hidden = (basis @ vectors[..., seen:, None])[..., 0]
     return torch.cat([vectors[..., :seen], hidden], -1)
+
+
+def _shorten_both(gram: Tensor, basis: Tensor, seen: int) -> Tensor:
+    """Bring symmetric matrices [J, n, n] into the axes that `_shorten` has, [J, O, m, m]."""
+    channels, count, _ = basis.shape
+    # One product for all channels, which many small ones would take far longer for.
+    rows = basis.flatten(0, 1) @ gram[:, seen:]
+    rows = rows.view(len(gram), channels, count, -1)
+    across, within = rows[..., :seen], rows[..., seen:] @ basis.mT
+    shared = gram[:, None, :seen, :seen].expand(-1, channels, -1, -1)
+    upper = torch.cat([shared, across.mT], -1)
+    return torch.cat([upper, torch.cat([across, within], -1)], -2)
 
 
 def _orthonormalise(vectors: Tensor) -> Tensor:

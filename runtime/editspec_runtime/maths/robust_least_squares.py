@@ -36,14 +36,15 @@ class Reached:
 def minimise_from_above(problem: ChannelwiseProblem, collateral_weight: float) -> Reached:
     """Find the unknowns of least objective, at a larger weight where there are none at this one.
 
-    From no change, the steps may not converge at a small weight, as the objective is nearly flat
-    or has no minimum. A larger weight makes it steeper. From its solution the weight falls again,
+    The steps may not converge at a small weight, as the objective is nearly flat or has no
+    minimum. A larger weight makes it steeper. From its solution the weight falls again,
     step by step, to the weight that is asked for or to the last one that converges.
 
     Raises `NotConverged` if no weight converges that is up to ``CLIMB**CLIMBS`` times as large.
     """
     try:
-        return Reached(minimise(problem, collateral_weight, problem.nothing()), collateral_weight)
+        start = problem.start(collateral_weight)
+        return Reached(minimise(problem, collateral_weight, start), collateral_weight)
     except NotConverged:
         reached = _climb(problem, collateral_weight)
     for weight in _fall(reached.collateral_weight, collateral_weight):
@@ -55,14 +56,14 @@ def minimise_from_above(problem: ChannelwiseProblem, collateral_weight: float) -
 
 
 def _climb(problem: ChannelwiseProblem, collateral_weight: float) -> Reached:
-    """Find the first weight above this one at which the steps from no change converge."""
+    """Find the first weight above this one at which the steps converge."""
     weight = max(collateral_weight, CURVE[-1])
     for _ in range(CLIMBS):
         try:
-            return Reached(minimise(problem, weight, problem.nothing()), weight)
+            return Reached(minimise(problem, weight, problem.start(weight)), weight)
         except NotConverged:
             weight *= CLIMB
-    return Reached(minimise(problem, weight, problem.nothing()), weight)
+    return Reached(minimise(problem, weight, problem.start(weight)), weight)
 
 
 def _fall(highest: float, lowest: float) -> Iterator[float]:
@@ -111,13 +112,13 @@ def minimise_within(problem: ChannelwiseProblem, budget: float) -> Point:
         return unknowns, point if point.collateral <= budget else None
 
     lowest, highest = CURVE[-1], CURVE[0]
-    unknowns, best = keep(lowest, problem.nothing())
+    unknowns, best = keep(lowest, problem.start(lowest))
     if best is not None:
         return best
-    unknowns, best = keep(highest, problem.nothing())
+    unknowns, best = keep(highest, problem.start(highest))
     while best is None:
         lowest, highest = highest, CLIMB * highest
-        unknowns, best = keep(highest, problem.nothing())
+        unknowns, best = keep(highest, problem.start(highest))
     # The weight is between `lowest`, which breaks the budget, and `highest`, which keeps it.
     for _ in range(BISECTIONS):
         middle = math.sqrt(lowest * highest)

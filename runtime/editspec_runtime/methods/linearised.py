@@ -50,7 +50,9 @@ def linearise(problem: LayerProblem, form: ChannelwiseFunction) -> Linearised:
     """
     weight, rule = problem.weight.double(), problem.rule
     units = torch.eye(kernel_of(weight).shape[1]).to(weight)
-    missing = _missing_answer(form, value_by_channel(rule.value.double(), weight))
+    value = value_by_channel(rule.value.double(), weight)
+    nothing = value.new_zeros(value.shape[1], form.design.shape[2])
+    missing = form.missing_answer(value, nothing) / form.scale
     size = len(units) * kernel_of(weight).shape[2:].numel()
     own = weight.new_zeros(size, size)
     pull = weight.new_zeros(missing.shape[1], size)
@@ -76,20 +78,3 @@ def find_whole_change(problem: LayerProblem, form: ChannelwiseFunction) -> Tenso
     posed = linearise(problem, form)
     change = solve_whole(posed.moment, posed.pull)
     return change.view(kernel_of(problem.weight).shape)
-
-
-def _missing_answer(form: ChannelwiseFunction, value: Tensor) -> Tensor:
-    """The change of the linear answer that gives a value [J, O, P], unscaled.
-
-    Where a rectifier hides the answer, the one that is nearest to the present answer counts.
-    """
-    nothing = value.new_zeros(value.shape[1], form.design.shape[2])
-    factor = form.demodulation(nothing)[0][..., None]
-    present = form.response * factor + form.offset
-    wanted = value / form.gain
-    if form.slope > 0:
-        wanted = torch.where(wanted > 0, wanted, wanted / form.slope)
-    else:
-        wanted = torch.where(wanted > 0, wanted, present.clamp_max(0))
-    missing = torch.where(factor != 0, (wanted - present) / factor, 0)
-    return missing / form.scale
