@@ -80,6 +80,15 @@ def workflow_inputs(job: str) -> dict[str, str]:
     return dict(step["with"])
 
 
+def test_the_tutorial_commits_all_that_init_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("init", "--model", "builtin:skyline").exit_code == 0
+    (added,) = (line[2:] for line in LINES if line[:2] == ["git", "add"])
+    assert {path.name for path in tmp_path.iterdir()} == set(added)
+
+
 @pytest.mark.slow
 def test_the_tutorial_holds_on_two_machines(
     tmp_path: Path, host: str, monkeypatch: pytest.MonkeyPatch
