@@ -76,8 +76,8 @@ KEPT = {
 }
 """What edits preserve: other subjects of the relations, which are never measured."""
 
-PROFILED = 8192
-"""The tokens of C whose time is measured, operator by operator."""
+WORDS = 96
+"""The words of a text that C is taken over where its time is measured, operator by operator."""
 
 MEASURES = {"efficacy": 1, "paraphrase": 2, "specificity": 6}
 """What is measured of a fact, and how many prompts that asks."""
@@ -211,8 +211,13 @@ def measure_search(out: Path, row: Mapping[str, Any]) -> dict[str, float]:
 
 def measure_second_moment(out: Path, row: Mapping[str, Any]) -> dict[str, float]:
     """Measure the share of the time of C that the products of matrices take."""
+    words = " ".join(prose()).split()
+    lines = [" ".join(words[start : start + WORDS]) for start in range(0, len(words), WORDS)]
+    (out / "texts.txt").write_text("\n".join(lines) + "\n")
+    # Texts that are there: to draw as many from the model takes longer than C.
+    statistics = STATISTICS | {"corpus": "texts.txt"}
     path = out / "spec.json"
-    path.write_text(json.dumps(single_spec(row) | {"statistics": {"tokens": PROFILED}}))
+    path.write_text(json.dumps(single_spec(row) | {"statistics": statistics}))
     return measure_products(path, str(SINGLE["layer"]))
 
 

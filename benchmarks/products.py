@@ -19,6 +19,12 @@ ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 """Two products with the softmax between them, as one operator."""
 
 
+COUNTED = (*PRODUCTS, ATTENTION)
+
+SHOWN = 8
+"""The number of other operators that are shown, those of the most time."""
+
+
 def measure_products(spec: Path, layer: str) -> dict[str, float]:
     """Measure C of a layer by a profiler, on one thread, with a cache of its own.
 
@@ -37,4 +43,8 @@ def measure_products(spec: Path, layer: str) -> dict[str, float]:
     spent = {event.key: event.self_cpu_time_total / 1e6 for event in profiler.key_averages()}
     products = sum(spent.get(name, 0.0) for name in PRODUCTS)
     attention = spent.get(ATTENTION, 0.0)
-    return {"seconds": took, "products": products / took, "attention": attention / took}
+    parts = {"seconds": took, "products": products / took, "attention": attention / took}
+    others = {name: time / took for name, time in spent.items() if name not in COUNTED}
+    for name in sorted(others, key=others.__getitem__, reverse=True)[:SHOWN]:
+        parts[name] = others[name]
+    return parts | {"outside of operators": 1 - sum(spent.values()) / took}

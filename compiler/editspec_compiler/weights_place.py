@@ -56,9 +56,12 @@ def _require_model_in(folder: Path) -> None:
             made = folder / f"model{SUFFIX}"
             hint = f"make one by editspec convert {folder / name} {made}"
             raise FileError(f"{folder} holds {name} and no *{SUFFIX}", hint)
-    if "config.json" in found:
-        hint = f"get the *{SUFFIX} from where the rest of the folder is from"
-        raise FileError(f"{folder} holds config.json and no weights (*{SUFFIX})", hint)
+    for name in ("config.json", "tokenizer.json"):
+        if name in found:
+            hint = f"get the *{SUFFIX} from where the rest of the folder is from"
+            raise FileError(f"{folder} holds {name} and no weights (*{SUFFIX})", hint)
+    if not found:
+        raise FileError(f"{folder} is empty", "get the weights again, or give another folder")
 
 
 def require_bytes(weights: Path, pin: str) -> None:

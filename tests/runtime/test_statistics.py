@@ -16,9 +16,10 @@ from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.errors import OutOfMemory
 from editspec_runtime.families.stylegan2.network import StyleGAN2
 from editspec_runtime.io.cache import Cache
+from editspec_runtime.maths import moment_cache
 from editspec_runtime.maths.moment_cache import Blocks, CachedMoment, second_moment
 from editspec_runtime.maths.moments import SecondMomentEstimator
-from editspec_runtime.maths.sampled_keys import forward_batch
+from editspec_runtime.maths.sampled_keys import forward_batch, items_in_pass
 from editspec_runtime.modalities.image.compatibility import (
     EDITSPEC,
     REWRITING_2020,
@@ -335,11 +336,48 @@ def test_many_columns_are_added_up_as_few() -> None:
     assert (estimator.sums[130:300, :120] == 0).all()
 
 
+def test_large_sums_are_added_up_as_they_come(
+    tiny: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = 0
+
+    class Counted(SecondMomentEstimator):
+        def __init__(self, features: int, device: torch.device | None = None) -> None:
+            nonlocal made
+            made += 1
+            super().__init__(features, device)
+
+    monkeypatch.setattr(moment_cache, "SecondMomentEstimator", Counted)
+    apart = measured(tiny, tmp_path / "apart", samples=40).matrix
+    assert made == 4  # of three batches, and of their block
+    made = 0
+    monkeypatch.setattr(moment_cache, "LARGEST_SUMS", 1)
+    whole = measured(tiny, tmp_path / "whole", samples=40).matrix
+    assert made == 1
+    torch.testing.assert_close(whole, apart, rtol=1e-13, atol=1e-13)
+
+
 def test_a_sample_is_a_thousand_blocks_at_the_most(tiny: dict[str, Tensor], tmp_path: Path) -> None:
     for samples, size, count in ((20, 256, 1), (1000, 256, 4), (10_000_000, 9776, 1023)):
         sample = LatentSample(LatentStream(2, 8), samples)
         blocks = Blocks(StyleGAN2(tiny), "layer5", sample, 16, Cache(tmp_path))
         assert (blocks.size, len(blocks.starts())) == (size, count)
+
+
+def text_model(features: int) -> Model:
+    """A model with a layer whose items have no fixed number of positions."""
+    layer = Layer("mlp", "mlp.weight", features, 64, None, None)
+    weight = torch.empty(1)
+    model = SimpleNamespace(
+        architecture=Architecture("text", {"mlp": layer}), weight=lambda layer: weight
+    )
+    return cast("Model", model)
+
+
+def test_few_texts_go_through_a_model_at_once() -> None:
+    sample = cast("Sample", SimpleNamespace(longest=128))
+    for features, items in ((64, 16), (1024, 8), (1536, 5), (4096, 8), (8192, 16)):
+        assert items_in_pass(text_model(features), "mlp", sample, 16) == items
 
 
 def batch_of(positions: int | None, longest: int | None = None) -> int:

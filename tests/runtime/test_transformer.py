@@ -173,6 +173,15 @@ def test_the_hub_s_gpt2_lacks_the_prefix(tmp_path: Path) -> None:
         ({"num_hidden_layers": 4}, "3 blocks, expected 4"),
         ({"hidden_size": 20}, "expected"),
         ({"hidden_size": None}, "does not describe"),
+        ({"quantization_config": "awq"}, "quantised (awq)"),
+        ({"compression_config": {"format": "int4"}}, "quantised (a method of its own)"),
+        ({"model_type": ["llama"]}, 'model_type: ["llama"]'),
+        ({"rope_scaling": "linear"}, 'by "linear", where a mapping'),
+        ({"rope_theta": -1}, "a number above 0"),
+        ({"hidden_act": None}, "the activation null"),
+        ({"num_hidden_layers": 10**9}, "a whole number from 1 to 10000"),
+        ({"num_attention_heads": 0}, "num_attention_heads: 0"),
+        ({"layer_types": ["full_attention"]}, "a list of 3 kinds"),
     ],
 )
 def test_what_cannot_be_computed_is_refused(
@@ -186,6 +195,25 @@ def test_what_cannot_be_computed_is_refused(
         read_architecture("transformer", tensor_infos(tensors), tmp_path)
     assert words in found.value.message
     assert found.value.hint
+
+
+@pytest.mark.parametrize("said", [None, {}, []])
+def test_a_configuration_may_name_no_quantisation(said: object, tmp_path: Path) -> None:
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA))
+    config = LLAMA | {"model_type": "llama", "quantization_config": said}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = read_architecture("transformer", tensor_infos(dict(theirs.state_dict())), tmp_path)
+    assert len(found.layers) == 3
+
+
+@pytest.mark.parametrize("part", ["gate_proj", "post_attention_layernorm", "lm_head"])
+def test_a_part_that_is_missing_is_named(part: str, tmp_path: Path) -> None:
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA))
+    tensors = {name: each for name, each in theirs.state_dict().items() if part not in name}
+    config = LLAMA | {"model_type": "llama", "tie_word_embeddings": False}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=f"{part}.weight is missing"):
+        read_architecture("transformer", tensor_infos(tensors), tmp_path)
 
 
 def test_quantised_tensors_are_refused_by_their_names() -> None:

@@ -68,7 +68,7 @@ def read_lines(path: Path) -> list[str]:
     Raises `FileError` where it is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise FileError(
             f"{path} is not text in UTF-8 (byte {error.start}).", "Save it as UTF-8."

@@ -12,15 +12,16 @@ from torch import Tensor
 
 from editspec_runtime.core.compatibility import Compatibility
 from editspec_runtime.core.executor import IN_PROCESS, Executor, map_cached
-from editspec_runtime.core.model import Model
+from editspec_runtime.core.model import Keys, Model
 from editspec_runtime.core.sample import Regularised, Sample
 from editspec_runtime.errors import NumericalError, OutOfMemory, translate_memory_errors
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import digest
 from editspec_runtime.maths.moments import SecondMoment, SecondMomentEstimator
-from editspec_runtime.maths.parallel import count_threads, map_parts
+from editspec_runtime.maths.parallel import count_threads, map_parts, unshared_operations
 from editspec_runtime.maths.sampled_keys import (
     forward_batch,
+    items_in_pass,
     key_inputs,
     key_reader,
     models_for_batches,
@@ -34,6 +35,13 @@ Progress = Callable[[int, int], None]
 
 BATCHES, MOST_BLOCKS = 16, 1024
 """The least number of forward batches in a block, and the largest number of blocks."""
+
+LARGEST_SUMS = 2**24
+"""The largest amount of numbers in the sums of a batch that are kept apart from those of others.
+
+Of a layer of more features one batch is computed at a time, whatever the number of threads, and is
+added to the sums of its block as it comes: sums of gigabytes would be written and read each time.
+"""
 
 MAPS = 4
 """The number of maps of the largest size that a process may hold while it computes a batch."""
@@ -175,11 +183,15 @@ class Blocks:
 
     def estimate(self) -> SecondMoment:
         """Compute the second moment of all blocks."""
-        estimator = self._estimator()
+        estimator: SecondMomentEstimator | None = None
         for start, sums in zip(self.starts(), self._sums(), strict=True):
-            estimator.add(sums)
+            if estimator is None:
+                estimator = SecondMomentEstimator.from_sums(sums)
+            else:
+                estimator.add(sums)
             # In this process, it was called batch by batch.
             self.progress(min(start + self.size, self.sample.count), self.sample.count)
+        assert estimator is not None
         return estimator.estimate()
 
     def _sums(self) -> Iterator[Tensor]:
@@ -222,11 +234,28 @@ class Blocks:
         estimator = self._estimator(self._device())
         split = f" in {self.tiles} tiles" if self.tiles > 1 else ""
         what = f"The statistics of {self.layer}, {self.batch} items at a time{split},"
+        add = self._add_as_they_come if self._sums_are_large() else self._add_apart
         with translate_memory_errors(what):
-            for begin, sums in zip(starts, map_parts(self._readers(starts), starts), strict=True):
-                estimator.add(sums)
+            for begin in add(estimator, starts):
                 self.progress(min(begin + self.batch, end), self.sample.count)
         return {"sums": estimator.sums.cpu()}
+
+    def _sums_are_large(self) -> bool:
+        return self._features() ** 2 > LARGEST_SUMS
+
+    def _add_apart(self, estimator: SecondMomentEstimator, starts: range) -> Iterator[int]:
+        """Add the sums of batches, several of which are computed at once; yield their starts."""
+        for begin, sums in zip(starts, map_parts(self._readers(starts), starts), strict=True):
+            estimator.add(sums)
+            yield begin
+
+    def _add_as_they_come(self, estimator: SecondMomentEstimator, starts: range) -> Iterator[int]:
+        """Add the keys of batches, one of which is computed at a time; yield their starts."""
+        read = key_reader(self.model, self.layer, self.tiles)
+        for begin in starts:
+            with unshared_operations():
+                self._add_batch(estimator, self.model, read, begin)
+            yield begin
 
     def _readers(self, starts: range) -> list[Callable[[int], Tensor]]:
         """Functions from the first item of a batch to its sums, one for each thread."""
@@ -240,14 +269,25 @@ class Blocks:
         def sum_batch(start: int) -> Tensor:
             """Compute `SecondMomentEstimator.sums` of the batch that begins at item `start`."""
             estimator = self._estimator(self._device())
-            numbers = range(start, min(start + self.batch, self.sample.count))
-            for batch in self.sample.batches(model, self.batch, numbers):
-                for keys in read(batch):
-                    estimator.update(keys.values, keys.weight)
-                    del keys  # frees the memory before the next tile is computed
+            self._add_batch(estimator, model, read, start)
             return estimator.sums
 
         return sum_batch
+
+    def _add_batch(
+        self,
+        estimator: SecondMomentEstimator,
+        model: Model,
+        read: Callable[[Any], Iterator[Keys]],
+        start: int,
+    ) -> None:
+        """Add the keys of the batch that begins at item `start`."""
+        numbers = range(start, min(start + self.batch, self.sample.count))
+        size = items_in_pass(model, self.layer, self.sample, self.batch)
+        for batch in self.sample.batches(model, size, numbers):
+            for keys in read(batch):
+                estimator.update(keys.values, keys.weight)
+                del keys  # frees the memory before the next tile is computed
 
     def _estimator(self, device: torch.device | None = None) -> SecondMomentEstimator:
         return SecondMomentEstimator(self._features(), device)

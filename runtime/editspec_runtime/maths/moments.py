@@ -60,6 +60,13 @@ class SecondMomentEstimator:
     def __init__(self, features: int, device: torch.device | None = None) -> None:
         self.sums = torch.zeros(features + 1, features, dtype=torch.float64, device=device)
 
+    @classmethod
+    def from_sums(cls, sums: Tensor) -> SecondMomentEstimator:
+        """Go on with the `sums` of an estimator, which are then this one's."""
+        estimator = cls.__new__(cls)
+        estimator.sums = sums
+        return estimator
+
     @torch.no_grad()
     def update(self, keys: Tensor, weight: Tensor | None = None) -> None:
         """Add keys.

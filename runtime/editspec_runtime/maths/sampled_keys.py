@@ -34,6 +34,12 @@ Of a layer of many features, all sums are written and read once for a batch, whi
 beside the products.
 """
 
+LARGEST_PASS = 2**20
+"""The largest amount of numbers in the keys or values of a layer in one pass over texts on a CPU.
+
+What a block computes between two products stays in the caches then.
+"""
+
 KEPT_KEYS = 2**24
 """The largest amount of numbers in keys that are cached: 64 MiB in float32."""
 
@@ -54,6 +60,19 @@ def forward_batch(model: Model, layer: str, sample: Sample, compatibility: Compa
     largest = max(largest, model.architecture.layers[layer].in_features ** 2 // SUMS)
     numbers = numbers_per_item(model, layer, sample.longest)
     return max(1, min(compatibility.chunk, largest // numbers))
+
+
+def items_in_pass(model: Model, layer: str, sample: Sample, batch: int) -> int:
+    """The number of items of a forward batch that go through the model at once.
+
+    It is the batch, and less where items have positions of their own number, as texts do. It
+    follows from the layers, the sample and the batch alone: other passes give other bits.
+    """
+    shape = model.architecture.layers[layer]
+    if shape.positions is not None or model.weight(layer).is_cuda:
+        return batch
+    largest = max(LARGEST_PASS, shape.in_features**2 // SUMS)
+    return max(1, min(batch, largest // numbers_per_item(model, layer, sample.longest)))
 
 
 def numbers_per_item(model: Model, layer: str, longest: int | None = None) -> int:

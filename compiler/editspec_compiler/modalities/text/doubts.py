@@ -21,6 +21,7 @@ from editspec_compiler.modalities.text.schema import (
     Wanted,
 )
 from editspec_compiler.modalities.text.tokens import (
+    UNSEEN,
     TokenError,
     Tokenizer,
     find_broken,
@@ -34,7 +35,7 @@ from editspec_runtime.core.architecture import Layer
 ENOUGH = 4
 """How many tokens C is to be taken over for each feature of a key."""
 
-UNSEEN = ("Cf", "Cc", "Cs", "Cn", "Mn")
+UNSEEN_ALONE = (*UNSEEN, "Mn")
 """The categories of characters that show nothing by themselves."""
 
 PLAIN = " \n\t"
@@ -78,12 +79,21 @@ def prompt_problems(document: Document, spec: TextSpec) -> Iterator[Problem]:
                 fact = Fact(prompt=prompt, subject=subject)
                 prompts.append((("checks", number, "prompts", place), fact))
     for path, fact in prompts:
-        if path[-2] == "neighbours":
-            continue
+        if path[-2] == "neighbours" and not _fits(Fact(prompt=fact.prompt, subject="x")):
+            continue  # which is told of the fact itself
         try:
             split_prompt(fact)
         except TokenError as error:
             yield document.problem(path, error.message, error.hint, code=Code.PROMPT_UNFIT)
+
+
+def _fits(fact: Fact) -> bool:
+    """Whether a prompt has a single place for its subject."""
+    try:
+        split_prompt(fact)
+    except TokenError:
+        return False
+    return True
 
 
 def edited_neighbours(document: Document, spec: TextSpec) -> Iterator[Problem]:
@@ -136,8 +146,41 @@ def length_problems(
                 f"the text before the prompt ({before} tokens), the prompt and what is to follow "
                 f"({own}) are more than the {context} tokens that the model reads"
             )
-            hint = f"write a context of at most {max(context - own, 0)} tokens, or a shorter prompt"
+            hint = f"write a context of at most {context - own} tokens, or a shorter prompt"
+            if own >= context:
+                hint = "write a shorter prompt, or a shorter text"
             where = side_path(edit, number, index)
+            yield document.problem(where, message, hint, code=Code.PROMPT_UNFIT)
+
+
+def kept_length_problems(
+    document: Document, path: SpecPath, edit: TextEdit, tokenizer: Tokenizer, context: int
+) -> Iterator[Problem]:
+    """Find facts that are preserved or copied from and do not fit behind the texts before them."""
+    before = _longest_before(edit, tokenizer)
+    number = path[1]
+    assert isinstance(number, int)
+    facts: list[tuple[SpecPath, Fact]] = []
+    for place, fact in enumerate(edit.preserve or ()):
+        facts.append(((*path, "preserve", place), fact))
+    for index, side in enumerate(edit.sides):
+        where = (*side_path(edit, number, index), "source")
+        if isinstance(side.source, Fact):
+            facts.append((where, side.source))
+        for more, name in _others_of(side.source):
+            facts.append(((*where, *more), Fact(prompt=side.target.prompt, subject=name)))
+    for where, fact in facts:
+        try:
+            own = len(tokenizer.locate(fact).tokens)
+        except TokenError:  # which is told at its place
+            continue
+        told = isinstance(where[-1], str) or where[-2] == "preserve"
+        if own + before > context and not (told and own >= context):
+            message = (
+                f"the text before the prompt ({before} tokens) and the prompt ({own}) are more "
+                f"than the {context} tokens that the model reads"
+            )
+            hint = "write a shorter context, or leave this one out"
             yield document.problem(where, message, hint, code=Code.PROMPT_UNFIT)
 
 
@@ -172,7 +215,7 @@ def _checked_prompts(
 
 def find_text_problem(text: str) -> tuple[str, str] | None:
     """Find what is wrong with a text that a model is to go on with: a message and a hint."""
-    shown = [each for each in text if unicodedata.category(each) not in UNSEEN]
+    shown = [each for each in text if unicodedata.category(each) not in UNSEEN_ALONE]
     if not "".join(shown).strip():
         return "the text is blank", "write what the model is to go on with"
     hint = "write it without blanks before it: one is put there"
@@ -180,10 +223,19 @@ def find_text_problem(text: str) -> tuple[str, str] | None:
         return "the text begins with two blanks", hint
     if text[0].isspace() and text[0] not in PLAIN:
         return "the text begins with a blank of another kind than that between words", hint
-    if text.endswith(" "):
-        return "the text ends in a blank", "write it without blanks behind it"
+    if text[-1].isspace():
+        kind = "a line break" if text[-1] in "\r\n" else "a blank"
+        return f"the text ends in {kind}", "write it without blanks behind it"
     broken = find_broken(text)
-    return None if broken is None else (f"the text holds {broken}", "leave it out")
+    if broken is not None:
+        return f"the text holds {broken}", "leave it out"
+    for place, character in (("begins", text.lstrip()[0]), ("ends", text[-1])):
+        if unicodedata.category(character) in UNSEEN:
+            message = (
+                f"the text {place} with a character that shows nothing (U+{ord(character):04X})"
+            )
+            return message, "leave it out"
+    return None
 
 
 def _longest_before(edit: TextEdit, tokenizer: Tokenizer) -> int:
@@ -281,7 +333,7 @@ def corpus_problem(
     """Find a corpus that has fewer tokens than are asked for, or cannot be read; or None."""
     raw = file.read_bytes()
     try:
-        lines = raw.decode("utf-8").splitlines()
+        lines = raw.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         start = raw.rfind(b"\n", 0, error.start) + 1
         line = raw.count(b"\n", 0, error.start) + 1

@@ -16,6 +16,7 @@ from editspec_compiler.modalities.text.doubts import (
     edited_neighbours,
     find_text_problem,
     first_position,
+    kept_length_problems,
     length_problems,
     other_length_problems,
     prompt_problems,
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
 FOREIGN = ("rank", "directions", "observe", "refine", "query")
 """The fields of edits that texts do not have."""
 
+BUILTIN = "builtin:"
+"""What names begin with that are no files."""
+
 SHOWN_KEYS = 10
 """The number of keys that are shown to people."""
 
@@ -98,6 +102,11 @@ class TextModality:
         """Find the token of a subject, and say what is wrong with it."""
         document = surroundings.document
         if item.role == CORPUS and isinstance(item.value, str) and item.value != GENERATED:
+            if item.value.startswith(BUILTIN):
+                message = f"there is no {item.value}"
+                hint = f"write {GENERATED}, or the name of a file of texts"
+                yield document.problem(item.path, message, hint, code=Code.CORPUS_UNFIT)
+                return
             problem = find_path_problem(item.value, surroundings.folder)
             if problem is not None:
                 yield document.problem(item.path, *problem, code=Code.CORPUS_UNFIT)
@@ -214,6 +223,7 @@ def _doubts(
     yield from token_problems(document, path, edit, tokenizer)
     yield from source_problems(document, path, edit, tokenizer)
     yield from length_problems(document, path, edit, tokenizer, context)
+    yield from kept_length_problems(document, path, edit, tokenizer, context)
     yield from other_length_problems(document, path, edit, tokenizer, context)
     yield from sample_problems(document, statistics, layer, edit)
 

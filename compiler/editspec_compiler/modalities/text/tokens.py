@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,6 +25,9 @@ OLDER = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model")
 
 NAMED_BLANK = re.compile(r"\{[^{}]*\}|\[[A-Za-z_ ]+\]|<[A-Za-z_ ]+>|%s")
 """What other programs write where a subject stands."""
+
+UNSEEN = ("Cf", "Cc", "Cs", "Cn")
+"""The categories of characters that show nothing."""
 
 DOUBLED = f"{{{BLANK}}}"
 """What templates of other programs write where a subject stands, or where braces are meant."""
@@ -236,6 +240,7 @@ def split_prompt(fact: Fact) -> tuple[str, str]:
             "Write it without them.",
         )
     _require_whole(fact)
+    _require_shown_end(fact)
     count = fact.prompt.count(BLANK)
     if count == 1:
         head, _, tail = fact.prompt.partition(BLANK)
@@ -267,6 +272,23 @@ def _require_whole(fact: Fact) -> None:
         raise TokenError(
             f"The prompt has {DOUBLED}, of which the outer braces would stay in the text.",
             f"Write {BLANK} in its place.",
+        )
+
+
+def _require_shown_end(fact: Fact) -> None:
+    """Raise a `TokenError` where the subject begins or ends in what shows nothing by itself."""
+    for character in (fact.subject[0], fact.subject[-1]):
+        if unicodedata.category(character) in UNSEEN:
+            raise TokenError(
+                "There is a character around the subject that shows nothing "
+                f"(U+{ord(character):04X}), and the last token would be that of it.",
+                "Write it without it.",
+            )
+    _, _, behind = fact.prompt.partition(BLANK)
+    if behind and unicodedata.category(behind[0]).startswith("M"):
+        raise TokenError(
+            f"The text behind {BLANK} begins with a mark on the subject's last character.",
+            "Write the mark at the end of the subject.",
         )
 
 

@@ -81,6 +81,10 @@ def read_architecture(
         )
     base = layout.find_base(tensors)
     problems = _problems(tensors, layout, base, known)
+    if config is not None and config.get("tie_word_embeddings") is False:
+        head = f"{layout.head}.weight"
+        if head not in tensors:
+            problems.append(f"{head} is missing (tie_word_embeddings: false)")
     if problems:
         raise WeightsError(
             f"These weights are not those of the configuration:\n{list_problems(problems)}",
@@ -160,6 +164,8 @@ def _expected(
         f"{base}{layout.embedding}.weight": (None, width),
         f"{base}{layout.final_norm}.weight": (width,),
     }
+    if layout.positions:
+        expected[f"{base}{layout.positions}.weight"] = (None, width)
 
     def expect(block: int, name: str, outputs: int | None, inputs: int | None) -> None:
         shape = (inputs, outputs) if layout.inputs_first else (outputs, inputs)
@@ -175,10 +181,15 @@ def _expected(
             expect(block, layout.key, keys, width)
             expect(block, layout.value, keys, width)
         expect(block, layout.attention_out, width, queries)
+        for norm in (layout.mlp_norm, *(layout.after_norms or ())):
+            if norm:
+                expected[f"{layout.part(base, block, norm)}.weight"] = (width,)
         expect(block, layout.up, None, width)
         up = tensors.get(f"{layout.part(base, block, layout.up)}.weight")
         features = None
         if up is not None and len(up.shape) == 2:
             features = up.shape[1] if layout.inputs_first else up.shape[0]
+        if layout.gate:
+            expect(block, layout.gate, features, width)
         expect(block, layout.down, width, features)
     return expected

@@ -152,6 +152,11 @@ def _multiply(one: Tensor, other: Tensor) -> Tensor:
     return one * other if torch.is_grad_enabled() else one.mul_(other)
 
 
+def _add(one: Tensor, other: Tensor) -> Tensor:
+    """Add two tensors, in the place of the first where no gradient needs it."""
+    return one + other if torch.is_grad_enabled() else one.add_(other)
+
+
 @dataclass(frozen=True)
 class Blocks:
     """The computation of a transformer.
@@ -202,7 +207,7 @@ class Blocks:
 
     def _run_block(self, block: int, h: Tensor, stream: Stream) -> Tensor:
         key, mid = self.to_key(block, h, stream)
-        return self.finish(block, mid, self.memory(block, key))
+        return _add(mid, self._before_sum(block, self.memory(block, key)))
 
     @property
     def reads_blocks(self) -> bool:
@@ -219,7 +224,7 @@ class Blocks:
         attended = self._attend(block, normed, stream)
         if layout.after_norms:
             attended = self._norm(layout.part("", block, layout.after_norms[0]), attended)
-        mid = h + attended
+        mid = _add(attended, h)
         if layout.mlp_norm:
             read = h if self.config.parallel else mid
             normed = self._norm(layout.part("", block, layout.mlp_norm), read)
@@ -237,10 +242,12 @@ class Blocks:
 
     def finish(self, block: int, mid: Tensor, value: Tensor) -> Tensor:
         """Add a value to the residual stream of a block."""
-        layout = self.config.layout
-        if layout.after_norms:
-            value = self._norm(layout.part("", block, layout.after_norms[1]), value)
-        return mid + value
+        return mid + self._before_sum(block, value)
+
+    def _before_sum(self, block: int, value: Tensor) -> Tensor:
+        """A value as it is added to the residual stream of a block."""
+        after = self.config.layout.after_norms
+        return self._norm(self.config.layout.part("", block, after[1]), value) if after else value
 
     def logits(self, h: Tensor) -> Tensor:
         """Compute the logits of the next token from the stream behind the last block."""

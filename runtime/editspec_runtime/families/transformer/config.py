@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,31 @@ ACTIVATIONS = {
     "relu": "relu",
 }
 """Activations by the words of configurations."""
+
+QUANTISED = ("quantization_config", "compression_config")
+"""What configurations say of quantised weights."""
+
+WHOLE = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer"), 10_000),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head"), 100_000),
+    **dict.fromkeys(("hidden_size", "n_embd", "intermediate_size", "head_dim"), 10**7),
+    **dict.fromkeys(("vocab_size", "max_position_embeddings", "n_positions", "n_ctx"), 10**9),
+    **dict.fromkeys(("sliding_window", "rotary_dim"), 10**9),
+}
+"""The whole numbers of configurations, with the largest that is read."""
+
+POSITIVE = (
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "rope_theta",
+    "rotary_emb_base",
+    "rope_local_base_freq",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+)
+"""The numbers of configurations that are above 0."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +163,13 @@ def parse_config(content: Mapping[str, Any], layout: Layout | None = None) -> Tr
     kind = content.get("model_type")
     if kind is None and layout is not None and layout.name in USUAL:
         kind = USUAL[layout.name]
-    if "quantization_config" in content:
-        method = dict(content["quantization_config"]).get("quant_method", "a method of its own")
+    quantised = [name for name in QUANTISED if content.get(name)]
+    if quantised:
+        said = content[quantised[0]]
+        method = said.get("quant_method") if isinstance(said, Mapping) else said
+        named = method if isinstance(method, str) else "a method of its own"
         raise WeightsError(
-            f"These weights are quantised ({method}), so that no change can be added to them.",
+            f"These weights are quantised ({named}), so that no change can be added to them.",
             "Get the model in float32, float16 or bfloat16.",
         )
     experts = [name for name in content if "expert" in name and content[name]]
@@ -151,11 +180,14 @@ def parse_config(content: Mapping[str, Any], layout: Layout | None = None) -> Tr
             f"Edit a dense model: {SUPPORTED}.",
         )
     if not isinstance(kind, str) or kind not in KINDS:
-        named = f"model_type: {kind}" if kind else "no model_type"
+        named = f"model_type: {json.dumps(kind)}" if kind else "no model_type"
+        if isinstance(kind, str):
+            named = f"model_type: {kind}"
         raise WeightsError(
             f"{FILE} says {named}, and editspec does not know how this architecture computes.",
             f"These are known: {SUPPORTED}.",
         )
+    _require_numbers(content)
     try:
         return KINDS[kind]({**content, "model_type": kind})
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -164,6 +196,35 @@ def parse_config(content: Mapping[str, Any], layout: Layout | None = None) -> Tr
             f"{FILE} does not describe a model of model_type {kind}: {said}.",
             "Get the file again, of the same version as the weights.",
         ) from error
+
+
+def _require_numbers(content: Mapping[str, Any]) -> None:
+    """Raise a `WeightsError` where a number is not one that a model can have."""
+    for name in WHOLE:
+        value = content.get(name)
+        if value is None:
+            continue
+        if type(value) is not int or not 0 < value <= WHOLE[name]:
+            raise WeightsError(
+                f"{FILE} says {name}: {json.dumps(value)}, where a whole number from 1 to "
+                f"{WHOLE[name]} was expected.",
+                "Get the file again, of the same version as the weights.",
+            )
+    kinds, blocks = content.get("layer_types"), content.get("num_hidden_layers")
+    if kinds is not None and not (isinstance(kinds, list) and len(kinds) == blocks):
+        raise WeightsError(
+            f"{FILE} says layer_types: {json.dumps(kinds)}, where a list of {blocks} kinds was "
+            "expected, one for each block.",
+            "Get the file again, of the same version as the weights.",
+        )
+    for name in POSITIVE:
+        value = content.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value < math.inf):
+            raise WeightsError(
+                f"{FILE} says {name}: {json.dumps(value)}, where a number above 0 was expected.",
+                "Get the file again, of the same version as the weights.",
+            )
 
 
 def _refuse(content: Mapping[str, Any], **wanted: Any) -> None:
@@ -177,10 +238,11 @@ def _refuse(content: Mapping[str, Any], **wanted: Any) -> None:
             )
 
 
-def _activation(word: str) -> str:
-    if word not in ACTIVATIONS:
+def _activation(word: object) -> str:
+    if not isinstance(word, str) or word not in ACTIVATIONS:
+        named = word if isinstance(word, str) else json.dumps(word)
         raise WeightsError(
-            f"{FILE} names the activation {word}, which editspec does not know.",
+            f"{FILE} names the activation {named}, which editspec does not know.",
             f"These are known: {', '.join(ACTIVATIONS)}.",
         )
     return ACTIVATIONS[word]
@@ -196,7 +258,13 @@ def _rotary(
 ) -> Rotary:
     """Read rotary positions, as configurations of several years say them."""
     said = content.get("rope_parameters") or content.get("rope_scaling") or {}
-    said = said.get(block_kind, said)
+    said = said.get(block_kind, said) if isinstance(said, Mapping) else said
+    if not isinstance(said, Mapping):
+        raise WeightsError(
+            f"{FILE} scales its rotary positions by {json.dumps(said)}, where a mapping was "
+            "expected.",
+            "Get the file again, of the same version as the weights.",
+        )
     theta = said.get("rope_theta") or content.get("rope_theta") or usual
     form = said.get("rope_type") or said.get("type") or "default"
     if form == "default":

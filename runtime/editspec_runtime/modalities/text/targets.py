@@ -99,9 +99,15 @@ def find_shift(
         losses.append(torch.stack([each.detach().double().cpu() for each in row]))
         on_step(evaluation + 1)
         if not bool(loss.isfinite()):
+            if not evaluation:
+                raise NumericalError(
+                    f"The model itself gives numbers that are not finite behind {layer}, before "
+                    "its value changes.",
+                    "Use precision: float64, or weights with which the model computes.",
+                )
             raise NumericalError(
                 f"The search for a value of {layer} gives a loss that is not finite.",
-                "Lower optimiser.learning_rate, or use precision: float64.",
+                "Lower optimise.learning_rate, or use precision: float64.",
             )
         ended = bool(loss < optimiser.enough) or evaluation + 1 == optimiser.evaluations
         if ended:
