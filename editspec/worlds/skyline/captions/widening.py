@@ -4,9 +4,10 @@ An edit changes `to_k` and `to_v`, which are linear. So it can move the meaning 
 all others alone, only where a linear map tells the states of that word from all other states, and
 what the word changes is linear in them. The text encoder of the first stage has too few numbers for
 that, and nothing asked it. Here a wider one learns to be answered by all `to_k` and `to_v` as the
-first one is, in every caption; and in the same step edits of some words are solved on half of the
-captions, by least squares, and what they do in the other half is part of the loss. No picture is
-drawn.
+first one is, in every caption, and in captions whose little words are left out, put in or replaced
+as in the undisturbed ones: so it understands phrases in forms that are new to it. In the same step
+edits of some words are solved on some of the captions, by least squares, and what they do in the
+others is part of the loss. No picture is drawn.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from editspec.worlds.checkpoints import write_checkpoint
-from editspec.worlds.skyline.captions.examples import list_words
-from editspec.worlds.skyline.captions.facts import draw_facts
-from editspec.worlds.skyline.captions.grammar import draw_captions
+from editspec.worlds.skyline.captions.distortion import NOWHERE
 from editspec.worlds.skyline.captions.growth import grow_text_encoder
 from editspec.worlds.skyline.captions.losses import mix_padding
 from editspec.worlds.skyline.captions.networks import (
@@ -32,26 +31,14 @@ from editspec.worlds.skyline.captions.networks import (
     join_weights,
     load_networks,
 )
-from editspec.worlds.skyline.captions.substitutions import list_substitutions, make_table
-from editspec.worlds.skyline.captions.tokens import LENGTH, SUFFIX, encode_captions, token_number
+from editspec.worlds.skyline.captions.swaps import Batch, Swap, draw_batch
+from editspec.worlds.skyline.captions.tokens import SUFFIX, token_number
 from editspec.worlds.skyline.training.stages import cosine_rate
 
 RATE = 1e-4
 """The highest rate of Adam."""
 
 SEED = 200
-
-CAPTIONS = 64
-"""Captions of a step, besides those in which a word is replaced."""
-
-EDITS = 4
-"""Words that are edited in a step."""
-
-SCRAMBLED = 16
-"""Captions of a step that are read once more, with any words in the place of some of theirs."""
-
-FEWEST, MOST = 6, 16
-"""Captions with the word that an edit needs at least, and has at most."""
 
 EDITABLE = 0.3
 """How much it counts what edits leave of the way, and what they change elsewhere."""
@@ -67,76 +54,6 @@ RIDGE = 1e-4
 
 PADDING = 0.1
 """How much a token of the padding counts."""
-
-
-@dataclass(frozen=True)
-class Swap:
-    """A word of a batch that is replaced.
-
-    Attributes
-    ----------
-    rows
-        The captions in which it is, numbers [m].
-    others
-        The captions without it, truth values [n].
-    """
-
-    rows: Tensor
-    others: Tensor
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Captions, and captions with one word replaced.
-
-    Attributes
-    ----------
-    tokens, lengths
-        Of all captions, [n, places] and [n]. After the first `CAPTIONS` follow those of each swap
-        with its word replaced, at last captions with any words in the place of some.
-    swaps
-        The words that are replaced.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
-    swaps: Sequence[Swap]
-
-
-def draw_batch(generator: torch.Generator) -> Batch:
-    """Draw captions, and words of them that are replaced by others of the same topic."""
-    facts, subjects = draw_facts(CAPTIONS, generator, held_out=False)
-    captions = draw_captions(facts, subjects, generator)
-    substitutions = list_substitutions()
-    swaps: list[Swap] = []
-    drawn = [captions]
-    for number in torch.randperm(len(substitutions), generator=generator).tolist():
-        replaced = make_table(*substitutions[number])[captions]
-        has_word = (replaced != captions).any(1)
-        rows = (has_word & (replaced >= 0).all(1)).nonzero()[:MOST, 0]
-        if len(rows) >= FEWEST:
-            swaps.append(Swap(rows, ~has_word))
-            drawn.append(replaced[rows])
-        if len(swaps) == EDITS:
-            break
-    tokens, lengths = encode_captions(torch.cat(drawn))
-    scrambled = scramble_words(tokens[:SCRAMBLED], lengths[:SCRAMBLED], generator)
-    tokens, lengths = torch.cat([tokens, scrambled]), torch.cat([lengths, lengths[:SCRAMBLED]])
-    # Padding costs as much time as words, so that most of it is read in every fourth step alone.
-    whole = float(torch.rand((), generator=generator)) < 0.25
-    places = LENGTH if whole else int(lengths.max()) + 2
-    return Batch(tokens[:, :places], lengths, swaps)
-
-
-def scramble_words(tokens: Tensor, lengths: Tensor, generator: torch.Generator) -> Tensor:
-    """Put any words of the grammar in the place of a third of the words of captions [n, 77]."""
-    places = torch.arange(tokens.shape[1])
-    is_word = (places > 0) & (places <= lengths[:, None])
-    is_word &= tokens != token_number("," + SUFFIX)
-    words = list_words()
-    others = words[torch.randint(len(words), tokens.shape, generator=generator)]
-    chosen = torch.rand(tokens.shape, generator=generator) < 1 / 3
-    return torch.where(is_word & chosen, others, tokens)
 
 
 class Metric:
@@ -277,12 +194,14 @@ def measure_losses(student: Student, wanted: Tensor, batch: Batch) -> Losses:
     is_word = (places > 0) & (places <= batch.lengths[:, None])
     answers = student.readout(states)
     weights = torch.where(places <= batch.lengths[:, None], 1.0, PADDING)
+    weights = torch.where(batch.sources == NOWHERE, 0.0, weights)
+    weights[len(weights) - batch.scrambled :] = 0.0
     errors = (answers - wanted).square().sum(2)
-    found, begin = [], CAPTIONS
+    found, begin = [], batch.count
     for swap in batch.swaps:
         end = begin + len(swap.rows)
         ways = answers[begin:end] - answers[swap.rows]
-        found.append(_measure_swap(states[:CAPTIONS], ways, is_word, swap))
+        found.append(_measure_swap(states[: batch.count], ways, is_word, swap))
         begin = end
     remainder, leak = torch.stack(found).mean(0)
     return Losses(
@@ -299,10 +218,7 @@ def _measure_swap(states: Tensor, ways: Tensor, is_word: Tensor, swap: Swap) -> 
     keys, wanted = states[swap.rows][asked], ways[asked]
     kept = states[swap.others]
     per_caption = len(swap.rows) / len(kept)
-    # Solved on every second caption, so that it must hold in others, too.
-    solving = asked.clone()
-    solving[1::2] = False
-    known = solving[asked]
+    known = (asked & swap.solving[:, None])[asked]
     share = (LEAK * per_caption) ** 0.5
     edit = solve_edit(keys[known], wanted[known], kept[::2].flatten(0, 1) * share)
     size = wanted.detach().square().sum() + 1e-4
@@ -421,18 +337,21 @@ def find_matrices(unet: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def _measure_metric(teacher: nn.Module, matrices: Sequence[Tensor]) -> Metric:
     batch = draw_batch(torch.Generator().manual_seed(SEED))
-    states = teacher(batch.tokens).last_hidden_state
-    places = torch.arange(batch.tokens.shape[1])
-    return Metric(matrices, states[places <= batch.lengths[:, None]])
+    some = slice(0, len(batch.clean) - batch.scrambled)
+    states = teacher(batch.clean[some]).last_hidden_state
+    places = torch.arange(states.shape[1])
+    return Metric(matrices, states[places <= batch.clean_lengths[some, None]])
 
 
 @torch.no_grad()
 def _answer(teacher: nn.Module, metric: Metric, batch: Batch) -> Tensor:
     """Return the states of the first encoder times `Metric.root`, [n, places, width].
 
-    The padding is that of another caption, so that it comes to say nothing.
+    It reads captions before they are distorted. The padding is that of another caption, so that it
+    comes to say nothing.
     """
-    states = teacher(batch.tokens).last_hidden_state
+    states = teacher(batch.clean).last_hidden_state
     everywhere = torch.ones(len(states), dtype=torch.bool)
-    mixed: Tensor = mix_padding(states, batch.lengths, everywhere) @ metric.root
-    return mixed
+    mixed: Tensor = mix_padding(states, batch.clean_lengths, everywhere) @ metric.root
+    places = batch.sources.clamp(0, mixed.shape[1] - 1)
+    return mixed.gather(1, places[..., None].expand_as(mixed))
