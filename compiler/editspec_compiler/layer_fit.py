@@ -20,6 +20,15 @@ def unit_problem(erased: ErasedUnits, layer: Layer) -> FieldProblem | None:
     return FieldProblem(("units",), message, f"write {most} or less", Code.UNITS_UNFIT)
 
 
+def rank_problem(rank: int, layer: Layer) -> FieldProblem | None:
+    """Say that a rank is above the units that the key of a layer has; or None."""
+    most = layer.in_features
+    if rank <= most:
+        return None
+    message = f"rank {rank} is more than the {most} units that the key has at {layer.name}"
+    return FieldProblem(("rank",), message, f"lower the rank to {most} or less", Code.RANK_UNFIT)
+
+
 def observe_problem(observe: str, architecture: Architecture, edited: str) -> FieldProblem | None:
     """Find what is wrong with the observed layer of an edit of `edited`; or None."""
     names = list(architecture.layers)

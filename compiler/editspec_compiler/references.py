@@ -9,7 +9,12 @@ from typing import Any
 
 from editspec_compiler.abbreviations import write_out
 from editspec_compiler.document import Document, entries, kind, read_document
-from editspec_compiler.layer_fit import nonlinear_problem, observe_problem, unit_problem
+from editspec_compiler.layer_fit import (
+    nonlinear_problem,
+    observe_problem,
+    rank_problem,
+    unit_problem,
+)
 from editspec_compiler.layers import expand_layers, select_layers, suggest_layer
 from editspec_compiler.libraries import Libraries
 from editspec_compiler.loaded_spec import LoadedSpec, folder_of
@@ -31,7 +36,7 @@ from editspec_compiler.weights_place import find_weights, require_bytes
 from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import FieldProblem, ModelFields
-from editspec_runtime.core.method import LINEAR
+from editspec_runtime.core.method import LINEAR, RANK
 from editspec_runtime.errors import EditError, FileError, reading_foreign
 from editspec_runtime.families.registry import FAMILIES, import_part, read_architecture
 from editspec_runtime.families.selection import Held, choose_by_fields, choose_container
@@ -314,7 +319,9 @@ class _References:
             yield self.document.problem(place, message, hint, code=Code.LAYER_UNKNOWN)
             return
         solver, observe = fit(Solver, edit.get("solver")), edit.get("observe")
-        found: list[FieldProblem | None] = []
+        rank, found = edit.get("rank"), list[FieldProblem | None]()
+        if type(rank) is int and (solver is None or RANK in method_of(solver).takes):
+            found.append(rank_problem(rank, layer))
         if solver is not None and LINEAR in method_of(solver).needs:
             found.append(nonlinear_problem(layer, method_of(solver)))
         if isinstance(observe, str):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from editspec_compiler.digests import edit_digest
-from editspec_compiler.layer_fit import nonlinear_problem, observe_problem
+from editspec_compiler.layer_fit import nonlinear_problem, observe_problem, rank_problem
 from editspec_compiler.loaded_spec import LoadedSpec
 from editspec_compiler.modalities.image.context import needed_context_keys, rank_units
 from editspec_compiler.modalities.image.paste import Side, make_sides
@@ -162,16 +162,15 @@ def _require_rank(resolver: Resolver, keys: int) -> None:
     edit = resolver.edit
     if not resolver.takes(RANK) or edit.rank == FULL:
         return
-    most, more = resolver.generator.layer(edit.layer).in_features, ""
-    what = f"units that the key has at {edit.layer}"
+    layer = resolver.generator.layer(edit.layer)
+    if problem := rank_problem(edit.rank, layer):
+        raise resolver.loaded.misfit(resolver.path, problem)
     # Of directions other than units there are no more than keys of the context (section 3.4).
-    if resolver.takes(DIRECTIONS) and edit.directions not in ("units", LEARNED):
-        most, more = keys, ", or give more or larger context"
-        what = f"keys that the context has at {edit.layer}"
-    if edit.rank > most:
+    of_context = resolver.takes(DIRECTIONS) and edit.directions not in ("units", LEARNED)
+    if of_context and edit.rank > keys:
         raise resolver.loaded.error(
             (*resolver.path, "rank"),
-            f"rank {edit.rank} is more than the {most} {what}",
-            f"lower the rank to {most} or less{more}",
+            f"rank {edit.rank} is more than the {keys} keys that the context has at {edit.layer}",
+            f"lower the rank to {keys} or less, or give more or larger context",
             Code.RANK_UNFIT,
         )
