@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Set up what a job needs, and do it: ``python3 develop.py demo`` or ``python3 develop.py test``.
 
-Other jobs are ``docs``, the documentation as a site, and ``test-real``.
+Other jobs are ``docs``, the documentation as a site, ``test-real`` and ``test-long``.
 
 Needs Python 3.11 and pip, nothing else; installs into .venv beside this file. The tests of pages
 need a Chromium, too: on Debian, root gets one installed where there is none.
@@ -39,6 +39,8 @@ JOBS = {
         # The files of tests are shared out among processes, one for each core, in their order.
         ["pytest", "-n", "auto", "--maxprocesses", "4", *BY_FILE],
     ],
+    # What takes minutes: the memory of every command, whole recipes.
+    "test-long": [["pytest", "-m", "long", "tests/end_to_end"]],
     # The generators of others: downloads 61 MB, unless EDITSPEC_WHEELS names a folder with them.
     "test-real": [["pytest", "-m", "real", "tests/real"]],
 }

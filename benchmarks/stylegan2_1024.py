@@ -80,7 +80,7 @@ class Row:
     limits
         MiB by the layer that is edited; empty where the table says why there is none.
     mark
-        ``*`` for a command that takes long, which only the benchmark runs.
+        ``*`` for a command that the tests leave to ``develop.py test-long``.
     """
 
     command: str

@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.cases import tiny_stylegan2
+from tests.preloaded import preloaded_program
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -145,6 +147,13 @@ def browser() -> Iterator[Browser]:
         )
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def program() -> Iterator[Path]:
+    """The command editspec, in processes of its own that begin at once: see `tests.preloaded`."""
+    with TemporaryDirectory() as folder, preloaded_program(Path(folder)) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from editspec_runtime.families.travelling import TravellingModels
 LONG = 30
 """Blocks of the run that is killed."""
 
-PATIENCE = 60
+PATIENCE = 600
 """Seconds after which work counts as work that hangs."""
 
 

@@ -173,6 +173,20 @@ def _holds(path: SpecPath, others: Iterable[Problem]) -> bool:
     return any(other.path[: len(path)] == path for other in others)
 
 
+def find_misfits(
+    edit: dict[str, Any], layer: Layer, architecture: Architecture
+) -> Iterator[FieldProblem | None]:
+    """Find fields of an edit that ask for what its layer does not have."""
+    solver, observe = fit(Solver, edit.get("solver")), edit.get("observe")
+    rank = edit.get("rank")
+    if type(rank) is int and (solver is None or RANK in method_of(solver).takes):
+        yield rank_problem(rank, layer)
+    if solver is not None and LINEAR in method_of(solver).needs:
+        yield nonlinear_problem(layer, method_of(solver))
+    if isinstance(observe, str):
+        yield observe_problem(observe, architecture, layer.name)
+
+
 class _References:
     """Look-up of what a document names, where no mistake hides another.
 
@@ -318,15 +332,7 @@ class _References:
             place = (*path, *where)
             yield self.document.problem(place, message, hint, code=Code.LAYER_UNKNOWN)
             return
-        solver, observe = fit(Solver, edit.get("solver")), edit.get("observe")
-        rank, found = edit.get("rank"), list[FieldProblem | None]()
-        if type(rank) is int and (solver is None or RANK in method_of(solver).takes):
-            found.append(rank_problem(rank, layer))
-        if solver is not None and LINEAR in method_of(solver).needs:
-            found.append(nonlinear_problem(layer, method_of(solver)))
-        if isinstance(observe, str):
-            found.append(observe_problem(observe, architecture, layer.name))
-        for each in found:
+        for each in find_misfits(edit, layer, architecture):
             if each is not None:
                 yield self.document.misfit(path, each)
         yield from self._units(path, edit, layer)

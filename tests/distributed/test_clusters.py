@@ -110,7 +110,7 @@ def test_bad_clusters_are_named_within_seconds(tmp_path: Path) -> None:
         place = str(tmp_path / text) if text.endswith(".yaml") else text
         with pytest.raises(kind, match=words):
             open_cluster(place)
-        assert time.monotonic() - begun < 30
+        assert time.monotonic() - begun < PATIENCE / 4
     with pytest.raises(UsageError, match="given together"):
         open_executor(2, "local:2")
 

@@ -8,7 +8,6 @@ import os
 import pty
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -217,13 +216,15 @@ def test_a_workflow_signs_by_its_address(
     assert verified(identity=workflow.replace("main", "other")).exit_code == 1
 
 
-def test_a_person_signs_in_at_a_terminal(folder: Path, sigstore: OwnSigstore) -> None:
+def test_a_person_signs_in_at_a_terminal(
+    program: Path, folder: Path, sigstore: OwnSigstore
+) -> None:
     """Without a browser a code is asked for, and stdout holds the answer alone."""
     sigstore.identity = "grace@example.org"
     command = ["sign", "out", "--keyless", "--trust-config", "trust.json", "--json"]
     main, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "editspec", *command],
+        [program, *command],
         stdin=terminal,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -231,7 +232,7 @@ def test_a_person_signs_in_at_a_terminal(folder: Path, sigstore: OwnSigstore) ->
         text=True,
     )
     os.write(main, b"1234\n")
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=600)
     os.close(main)
     os.close(terminal)
     assert process.returncode == 0, stderr

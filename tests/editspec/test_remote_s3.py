@@ -254,7 +254,7 @@ def test_what_is_wrong_is_told_once_and_the_work_goes_on(
     assert result.stderr.count("warning: The remote cache s3://") == 1
     assert reason in result.stderr
     assert hint in result.stderr
-    assert time.monotonic() - began < 60  # seconds on an idle machine
+    assert time.monotonic() - began < 300  # seconds, of which an idle machine needs few
 
 
 def test_a_server_that_dies_half_way_is_told(spec: Path, machine: Machine, bucket: Bucket) -> None:
@@ -292,7 +292,7 @@ def test_two_machines_at_once_and_one_that_is_killed(
 ) -> None:
     bucket.held = "solutions"
     killed = build_elsewhere(spec, "killed", machine("killed", key=WRITER))
-    assert bucket.holds.wait(120)
+    assert bucket.holds.wait(600)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     (half,) = (path for path in bucket.objects if "/solutions/" in path)

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,11 +203,11 @@ def test_names_are_text_whatever_they_look_like(browser: Browser) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_build_gives_the_same_page(tmp_path: Path) -> None:
+def test_the_same_build_gives_the_same_page(program: Path, tmp_path: Path) -> None:
     write(edit("one", "layer6"))
     shutil.copytree(tmp_path, tmp_path / "elsewhere")
     said("build", "spec.yaml", "-o", "out", "--report")
-    command = [sys.executable, "-m", "editspec", "build", "spec.yaml", "-o", "x", "--report"]
+    command = [program, "build", "spec.yaml", "-o", "x", "--report"]
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path / "elsewhere")
     page = Path("out/report.html").read_text()
     assert page == Path("elsewhere/x/report.html").read_text()

@@ -458,7 +458,7 @@ exec '{shutil.which("git")}' "$@"
     path = f"{slow}:{os.environ['PATH']}"
     command = [sys.executable, "-m", "editspec", "validate", "spec.yaml"]
     process = subprocess.Popen(command, env={**os.environ, "PATH": path})
-    for _ in range(600):
+    for _ in range(6000):
         if waiting.is_file() and waiting.read_text():
             break
         time.sleep(0.1)

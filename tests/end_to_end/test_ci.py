@@ -30,6 +30,9 @@ WORKFLOW = ROOT / "examples" / "ci" / "edits.yml"
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
 SCRIPTS = Path(sys.executable).parent
 
+PATIENCE = 1200
+"""Seconds after which a step counts as one that hangs."""
+
 
 def spec_of(**changes: Any) -> dict[str, Any]:
     """Skyline's windows are lit, in a hurry."""
@@ -93,6 +96,8 @@ class Runner:
 
     Attributes
     ----------
+    program
+        The command editspec.
     checkout
         Where the repository lies.
     server
@@ -101,6 +106,7 @@ class Runner:
         A script that stands for the program gh; by default it may do nothing.
     """
 
+    program: Path
     checkout: Path
     server: Path
     repository: str = "owner/models"
@@ -166,9 +172,8 @@ class Runner:
         assert "${{" not in step["run"]
         runner = self.server.parent / "runner"
         (runner / "bin").mkdir(parents=True, exist_ok=True)
-        editspec = runner / "bin" / "editspec"
-        editspec.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m editspec "$@"\n')
-        editspec.chmod(0o755)
+        (runner / "bin" / "editspec").unlink(missing_ok=True)
+        (runner / "bin" / "editspec").symlink_to(self.program)
         gh = runner / "bin" / "gh"
         gh.write_text(f"#!/bin/bash\n{self.gh}\n")
         gh.chmod(0o755)
@@ -197,7 +202,7 @@ class Runner:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=PATIENCE,
         )
         ran.log += done.stdout + done.stderr
         ran.summary += (runner / "summary").read_text()
@@ -207,11 +212,11 @@ class Runner:
 
 
 @pytest.fixture
-def runner(repository: Path, tmp_path: Path) -> Runner:
+def runner(program: Path, repository: Path, tmp_path: Path) -> Runner:
     server = tmp_path / "server"
     (server / "owner" / "models").mkdir(parents=True)
     git(server / "owner" / "models", "init", "-q", "--bare")
-    return Runner(repository, server)
+    return Runner(program, repository, server)
 
 
 @pytest.mark.slow
@@ -517,7 +522,7 @@ def test_the_action_applies_what_its_review_built(
     other = tmp_path / "other checkout"
     git(tmp_path, "clone", "-q", str(origin), str(other))
     merge = git(other, "rev-parse", "HEAD")
-    applied = Runner(other, runner.server)
+    applied = Runner(runner.program, other, runner.server)
     applied.gh = GH.format(merge=merge, head=head, artifact=artifact)
     monkeypatch.setenv("EDITSPEC_CACHE", str(tmp_path / "empty"))
     ran = applied.run(specs="edits/lit.yaml", command="apply")
@@ -623,7 +628,7 @@ def test_real_linters_find_nothing_and_would_find_something(
 
 
 def test_the_hook_runs_on_specs_and_locks_alone(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pre-commit itself, with the hook's own pattern and arguments; editspec is the one here, not
     an installed one.
@@ -634,7 +639,7 @@ def test_the_hook_runs_on_specs_and_locks_alone(
     local = {
         **hook,
         "language": "system",
-        "entry": f"'{sys.executable}' -m editspec validate",
+        "entry": f"'{program}' validate",
         "verbose": True,
     }
     Path(".pre-commit-config.yaml").write_text(

@@ -91,7 +91,7 @@ def test_the_tutorial_commits_all_that_init_writes(
 
 @pytest.mark.slow
 def test_the_tutorial_holds_on_two_machines(
-    tmp_path: Path, host: str, monkeypatch: pytest.MonkeyPatch
+    program: Path, tmp_path: Path, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walk, server = Walk(), tmp_path / "server"
     origin = server / "owner" / "models"
@@ -152,7 +152,7 @@ def test_the_tutorial_holds_on_two_machines(
     inputs = workflow_inputs("review")
     assert inputs.pop("base") == "${{ github.event.pull_request.base.sha }}"
     base = git(review, "rev-parse", "origin/main")
-    ran = Runner(review, server).run(**inputs, base=base)
+    ran = Runner(program, review, server).run(**inputs, base=base)
     assert ran.code == 0, ran.log
     assert "## `recipes/spires.yaml`: passed" in ran.summary
     assert "It has no lock of this spec: everything is new." in ran.summary
@@ -169,7 +169,7 @@ def test_the_tutorial_holds_on_two_machines(
     main = tmp_path / "ci" / "apply"
     git(tmp_path, "clone", "-q", str(origin), str(main))
     monkeypatch.chdir(main)
-    ran = Runner(main, server).run(**workflow_inputs("apply"), reviewed=str(artifact))
+    ran = Runner(program, main, server).run(**workflow_inputs("apply"), reviewed=str(artifact))
     assert ran.code == 0, ran.log
     assert "As reviewed, the patches that the lock names: `dome-to-spire`" in ran.summary
     assert "Built now" not in ran.summary

@@ -29,6 +29,9 @@ from editspec_runtime.modalities.image.latents import LatentSample, LatentStream
 from editspec_runtime.modalities.image.rendering import render_images
 from tests.cases import PAIRS, given
 
+PATIENCE = 600
+"""Seconds after which threads count as threads that hang."""
+
 PROJECTED = "projected-gradient"
 MakeTiny = Callable[..., dict[str, Tensor]]
 THREADS = (1, 2, 4)
@@ -55,13 +58,13 @@ def test_blocks_of_several_threads_do_not_end_one_another() -> None:
     def compute() -> None:
         with unshared_operations():
             inside.set()
-            leave.wait(10)
+            leave.wait(PATIENCE)
             found.append(torch.get_num_threads())
         found.append(torch.get_num_threads())
 
     thread = threading.Thread(target=compute)
     thread.start()
-    assert inside.wait(10)
+    assert inside.wait(PATIENCE)
     with unshared_operations():
         pass
     assert torch.get_num_threads() == 3
@@ -71,7 +74,7 @@ def test_blocks_of_several_threads_do_not_end_one_another() -> None:
 
 
 def test_parts_run_at_once_and_come_in_order() -> None:
-    meeting = threading.Barrier(3, timeout=10)
+    meeting = threading.Barrier(3, timeout=PATIENCE)
 
     def meet(item: int) -> tuple[int, int, int]:
         # Three parts wait for one another: they can only all be running.

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from filelock import FileLock
 from PIL import Image, ImageDraw
 
 from editspec.studio.app import make_app
@@ -91,19 +92,30 @@ def towers() -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def install_page(folder: Path) -> bool:
+    """Copy the page's sources, and install their packages; return whether that is done."""
+    shutil.copytree(PAGE, folder, ignore=shutil.ignore_patterns("node_modules"))
+    npm = shutil.which("npm")
+    if npm is None:
+        return False
+    command = [npm, "ci", "--silent"]
+    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+
+
 @pytest.fixture(scope="session")
 def page_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the page's sources with all that its package-lock.json names installed beside
-    them.
+    them: one for all processes of a run.
     """
-    folder = tmp_path_factory.mktemp("studio") / "web"
-    shutil.copytree(PAGE, folder, ignore=shutil.ignore_patterns("node_modules"))
-    npm = shutil.which("npm")
-    installed = (
-        npm
-        and subprocess.run([npm, "ci", "--silent"], cwd=folder, capture_output=True).returncode == 0
-    )
-    if not installed:
+    run = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run = run.parent
+    folder = run / "studio" / "web"
+    done = folder.with_name("installed")
+    with FileLock(run / "studio.lock"):
+        if not folder.exists() and install_page(folder):
+            done.touch()
+    if not done.exists():
         missing = (
             "the page's tools cannot be installed: Node 20 with npm and its registry are needed"
         )

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +30,7 @@ class Served:
 
     def __init__(
         self,
+        program: Path,
         folder: Path,
         shots: Path,
         browser: Browser,
@@ -38,11 +38,11 @@ class Served:
         env: dict[str, str] | None = None,
         ready: str = ".tile img",
     ) -> None:
-        self.folder, self.shots, self.browser = folder, shots, browser
+        self.program, self.folder, self.shots, self.browser = program, folder, shots, browser
         self.ready = ready
         options = ["--port", "0", "--threads", "1", *arguments]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "editspec", "studio", *options],
+            [program, "studio", *options],
             cwd=folder,
             stdout=subprocess.PIPE,
             text=True,
@@ -217,7 +217,7 @@ class Served:
     def build(self) -> list[str]:
         """The digests of the patches that the command line makes of the saved spec."""
         options = ["edits.yaml", "-o", "out", "--json", "--threads", "1"]
-        command = [sys.executable, "-m", "editspec", "build", *options]
+        command = [self.program, "build", *options]
         made = subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
         return [edit["digest"] for edit in json.loads(made.stdout)["edits"]]

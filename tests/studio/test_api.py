@@ -9,7 +9,6 @@ import json
 import re
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -397,7 +396,9 @@ def test_composites_follow_what_is_dragged(studio: Any) -> None:
     assert studio.call("GET", f"images/{base['name']}/1/1932").content != as_it_is
 
 
-def test_what_is_built_is_what_the_command_line_builds(make_studio: Make, tmp_path: Path) -> None:
+def test_what_is_built_is_what_the_command_line_builds(
+    program: Path, make_studio: Make, tmp_path: Path
+) -> None:
     studio = make_studio()
     studio.make_edit(context=(8, 18))
     studio.call("POST", "edits", {})
@@ -411,7 +412,7 @@ def test_what_is_built_is_what_the_command_line_builds(make_studio: Make, tmp_pa
     assert saved["saved"]
     assert OFF in studio.path.read_text()
     options = ["-o", tmp_path / "out", "--json", "--threads", str(torch.get_num_threads())]
-    command = [sys.executable, "-m", "editspec", "build", studio.path, *options]
+    command = [program, "build", studio.path, *options]
     made = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert [edit["digest"] for edit in made["edits"]] == [
         edit["digest"] for edit in state["results"]["edits"]

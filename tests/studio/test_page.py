@@ -23,14 +23,16 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def serve(tmp_path: Path, shots: Path, browser: Browser) -> Iterator[Callable[..., Served]]:
+def serve(
+    program: Path, tmp_path: Path, shots: Path, browser: Browser
+) -> Iterator[Callable[..., Served]]:
     """Serves a studio in a folder of its own; again in the same, as after a restart."""
     served: list[Served] = []
     folder = tmp_path / "project"
     folder.mkdir()
 
     def start(*arguments: str) -> Served:
-        served.append(Served(folder, shots, browser, *arguments))
+        served.append(Served(program, folder, shots, browser, *arguments))
         return served[-1]
 
     yield start

@@ -21,10 +21,12 @@ FEW_STEPS = 'weights: "builtin:skyline-captions"}\npictures: {steps: 1, guidance
 
 
 @pytest.fixture
-def studio(tmp_path: Path, shots: Path, browser: Browser, shared_cache: Path) -> Iterator[Served]:
+def studio(
+    program: Path, tmp_path: Path, shots: Path, browser: Browser, shared_cache: Path
+) -> Iterator[Served]:
     env = os.environ | {"EDITSPEC_CACHE": str(shared_cache)}
     options = ("--model", "builtin:skyline-captions")
-    served = Served(tmp_path, shots, browser, *options, env=env, ready=".card")
+    served = Served(program, tmp_path, shots, browser, *options, env=env, ready=".card")
     yield served
     served.page.close()
     served.stop()

@@ -22,10 +22,12 @@ QUICK = "optimise: {evaluations: 12, clamp: 0.6}"
 
 
 @pytest.fixture
-def studio(tmp_path: Path, shots: Path, browser: Browser, shared_cache: Path) -> Iterator[Served]:
+def studio(
+    program: Path, tmp_path: Path, shots: Path, browser: Browser, shared_cache: Path
+) -> Iterator[Served]:
     env = os.environ | {"EDITSPEC_CACHE": str(shared_cache)}
     options = ("--model", "builtin:atlas")
-    served = Served(tmp_path, shots, browser, *options, env=env, ready=".card")
+    served = Served(program, tmp_path, shots, browser, *options, env=env, ready=".card")
     yield served
     served.page.close()
     served.stop()

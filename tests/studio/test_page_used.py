@@ -47,7 +47,9 @@ OWN = "  - {use: 'library.yaml#paste', name: theirs}\n"
 
 
 @pytest.fixture
-def serve(tmp_path: Path, shots: Path, browser: Browser, shared_cache: Path) -> Iterator[Serve]:
+def serve(
+    program: Path, tmp_path: Path, shots: Path, browser: Browser, shared_cache: Path
+) -> Iterator[Serve]:
     """Serve a spec of a used edit and one that stands in the spec itself."""
     made: list[Served] = []
 
@@ -56,7 +58,8 @@ def serve(tmp_path: Path, shots: Path, browser: Browser, shared_cache: Path) -> 
         (tmp_path / "library.yaml").write_text(library)
         (tmp_path / "edits.yaml").write_text(f"{head}edits:\n{OWN}{edits}")
         env = os.environ | {"EDITSPEC_CACHE": str(shared_cache)}
-        made.append(Served(tmp_path, shots, browser, "edits.yaml", env=env, ready=ready))
+        place = (program, tmp_path, shots, browser)
+        made.append(Served(*place, "edits.yaml", env=env, ready=ready))
         return made[0]
 
     yield make

@@ -46,7 +46,7 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def bounded(seconds: float = 10.0) -> Iterator[None]:
+def bounded(seconds: float = 60.0) -> Iterator[None]:
     """Within this, little time of a processor and little memory is taken."""
     # Not by the clock: a machine that does other work, too, takes as long as it likes.
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()

@@ -11,7 +11,6 @@ import yaml
 from editspec.worlds.skyline import WORLD, WORLDS
 from editspec.worlds.skyline.bench import experiments
 from editspec.worlds.skyline.bench import run as bench_run
-from editspec.worlds.skyline.bench.tables import BenchResult
 from editspec_compiler import load
 from tests.commands import run, said
 
@@ -44,21 +43,41 @@ def write_spec(path: Path, edits: list[dict[str, Any]]) -> None:
     path.write_text(yaml.safe_dump(spec))
 
 
-@pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bench of one experiment whose edits take a few steps; gives the folder to write into."""
-    specs = tmp_path / "specs"
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The specs of one experiment, whose edits take a few steps."""
+    specs = tmp_path_factory.mktemp("specs")
     for row in ("projected-gradient", "layer", "all-weights"):
         write_spec(specs / "dome-to-spire" / f"{row}.yaml", [edit(row, row)])
     write_spec(
         specs / "succession.yaml", [edit(name, "direct") for name in ("one", "two", "three")]
     )
+    return specs
+
+
+def take_specs(specs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the bench be of these specs alone."""
     monkeypatch.setattr(experiments, "folder", lambda: specs)
     monkeypatch.setattr(bench_run, "specs_folder", lambda: specs)
     monkeypatch.setattr(
         bench_run, "EXPERIMENTS", {"dome-to-spire": experiments.EXPERIMENTS["dome-to-spire"]}
     )
+
+
+@pytest.fixture
+def small(specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bench of one experiment whose edits take a few steps; gives the folder to write into."""
+    take_specs(specs, monkeypatch)
     return tmp_path / "out"
+
+
+@pytest.fixture(scope="module")
+def whole(specs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of a bench that was run to its end, and its result."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        take_specs(specs, patch)
+        return out, bench(out)
 
 
 def bench(out: Path, *more: str) -> dict[str, Any]:
@@ -67,10 +86,11 @@ def bench(out: Path, *more: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small")
 def test_every_row_is_measured_and_a_second_run_measures_nothing(
-    small: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = bench(small)
+    out, first = whole
     (table,) = first["tables"]
     rows = {row["row"]: row for row in table["rows"]}
     assert list(rows) == [
@@ -98,23 +118,23 @@ def test_every_row_is_measured_and_a_second_run_measures_nothing(
         ("two", "three"),
         ("three", "three"),
     }
-    assert json.loads((small / "bench.json").read_text()) == first
+    assert json.loads((out / "bench.json").read_text()) == first
     assert (
         "| Our method (projected gradient descent) | layer8 | 1 | 3 |"
-        in (small / "bench.md").read_text()
+        in (out / "bench.md").read_text()
     )
-    assert (small / "dome-to-spire.png").exists()
-    assert (small / "succession.png").exists()
+    assert (out / "dome-to-spire.png").exists()
+    assert (out / "succession.png").exists()
 
     def measured(*given: Any) -> Any:
         raise AssertionError("measured again")
 
     monkeypatch.setattr(bench_run, "readings", measured)
-    assert bench(small) == first
+    assert bench(out) == first
 
 
 @pytest.mark.slow
-def test_an_interrupted_bench_goes_on(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_bench_goes_on(small: Path, whole: tuple[Path, dict[str, Any]]) -> None:
     class Stopped(Exception):
         pass
 
@@ -125,19 +145,19 @@ def test_an_interrupted_bench_goes_on(small: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(Stopped):
         bench_run.bench_paper(small, images=8, progress=stop)
     solved: list[str] = []
-    whole = bench_run.bench_paper(
+    resumed = bench_run.bench_paper(
         small, images=8, progress=lambda what, done, total: solved.append(what)
     )
     assert not any(
         "solving projected-gradient" in what or "solving layer" in what for what in solved
     )
-    other = bench_run.bench_paper(small.with_name("other"), images=8)
+    _, uninterrupted = whole
 
-    def numbers(result: BenchResult) -> list[dict[str, Any]]:
-        rows = [row for table in result.to_dict()["tables"] for row in table["rows"]]
+    def numbers(result: dict[str, Any]) -> list[dict[str, Any]]:
+        rows = [row for table in result["tables"] for row in table["rows"]]
         return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
-    assert numbers(whole) == numbers(other)
+    assert numbers(resumed.to_dict()) == numbers(uninterrupted)
 
 
 @pytest.mark.slow

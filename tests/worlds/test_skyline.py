@@ -13,6 +13,7 @@ from torch import Tensor
 
 from editspec.worlds.skyline import READER, WEIGHTS, evaluate, train
 from editspec.worlds.skyline.reader import Reader, load_reader, truth
+from editspec.worlds.skyline.training import batches
 from editspec.worlds.skyline.training.first_weights import COLOURS, first_weights
 from editspec.worlds.skyline.world import (
     LATENT_SIZE,
@@ -265,6 +266,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(1)
+    monkeypatch.setattr(batches, "BATCH", 2)
 
     def trained(folder: str) -> str:
         return tensors_digest(
