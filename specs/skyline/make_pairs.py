@@ -238,7 +238,8 @@ def main() -> None:
     write("people-gone", pair_people(scene, 40))
     write("nobody", keep(scene.people == 0, 40))
     write("spire-to-tree", pair_trees(scene, 80))
-    write("no-spire", keep((scene.left_top != 1) & (scene.right_top != 1), 80))
+    spireless = (scene.left_top != 1) & (scene.right_top != 1)
+    write("no-spire", keep(spireless, 160, towers=4))
 
 
 if __name__ == "__main__":

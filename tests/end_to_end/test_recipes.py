@@ -68,8 +68,8 @@ RECIPES = {
     "spire_to_tree": (lambda scene: scene.with_tops("spire", "tree"), 0.15, 0.03),
 }
 
-STEPS = {"spire_to_tree": 25}
-"""The steps on pictures of recipes that need more than five to show anything."""
+HURRIED = {"spire_to_tree": {"steps": 60, "weight": 100}}
+"""The refinement of recipes that need more than five steps on pictures to show anything."""
 
 
 def small(name: str, folder: Path) -> Path:
@@ -86,7 +86,7 @@ def hurry(name: str, folder: Path) -> Path:
     (folder / "pairs").mkdir()
     for edit in spec["edits"]:
         if "refine" in edit:
-            edit["refine"]["steps"] = STEPS.get(name, 5)
+            edit["refine"] |= HURRIED.get(name, {"steps": 5})
             edit["rank"] = min(edit["rank"], 32)
     for rows in (SPECS / "pairs").iterdir():
         lines = rows.read_text().splitlines(keepends=True)

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec.worlds.skyline.captions import PIPELINE, swaps
+from editspec.worlds.skyline.captions import JUDGE, PIPELINE, swaps
+from editspec.worlds.skyline.captions.drawing import draw_pictures
 from editspec.worlds.skyline.captions.evaluate import draw_unseen
 from editspec.worlds.skyline.captions.facts import draw_facts
 from editspec.worlds.skyline.captions.grammar import draw_captions, list_phrases, write_captions
 from editspec.worlds.skyline.captions.growth import grow_text_encoder
+from editspec.worlds.skyline.captions.judge import load_judge
 from editspec.worlds.skyline.captions.networks import (
     FIRST_WIDTH,
     WIDTH,
@@ -28,12 +30,15 @@ from editspec.worlds.skyline.captions.tokens import encode_texts
 from editspec.worlds.skyline.captions.widening import (
     Losses,
     Metric,
+    Student,
     describe_words,
     find_matrices,
     measure_unread,
+    restore_subjects,
     solve_edit,
     widen_text_encoder,
 )
+from editspec_runtime.io.files import read_tensors
 
 
 def seeded(seed: int = 1) -> torch.Generator:
@@ -133,6 +138,39 @@ def test_what_linear_maps_can_read_is_not_unread() -> None:
     assert float(measure_unread(words @ turn + 1, words)) < 0.01
     strange = torch.randn(400, 5, generator=seeded(3))
     assert float(measure_unread(strange, words)) > 0.9
+
+
+@torch.no_grad()
+def test_subjects_are_given_back_what_they_say(
+    first_weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("editspec.worlds.skyline.captions.widening.SUBJECT_CAPTIONS", 256)
+    unet, teacher = load_networks(first_weights)
+    tokens, _ = encode_texts(["a cathedral, two domes", "a chapel, two domes"])
+    states = teacher(tokens).last_hidden_state
+    metric = Metric(list(find_matrices(unet).values()), states.flatten(0, 1))
+    student = Student(teacher, metric)
+    wider = student.text_encoder(tokens).last_hidden_state
+    # The readout loses what tells a cathedral from a chapel.
+    lost = torch.nn.functional.normalize(wider[0, 2] - wider[1, 2], dim=0)
+    student.readout.weight -= torch.outer(student.readout.weight @ lost, lost)
+    restored = restore_subjects(student, teacher, metric)
+    wanted = states @ metric.root
+    before = (student.readout(wider) - wanted).square().sum(2)[:, 2].sum()
+    after = (wider @ restored.T - wanted).square().sum(2)[:, 2].sum()
+    assert after < 0.2 * before
+    domes = (wider[:, 4] @ (restored - student.readout.weight).T).square().sum()
+    assert domes < 0.1 * wanted[:, 4].square().sum()
+
+
+@pytest.mark.parametrize(("subject", "lit"), [("cathedral", (5, 6)), ("chapel", (0, 1))])
+def test_windows_of_a_subject_are_lit_as_in_training(subject: str, lit: tuple[int, int]) -> None:
+    pipeline, judge = load_pipeline(PIPELINE), load_judge(read_tensors(JUDGE))
+    pipeline.set_progress_bar_config(disable=True)
+    captions = [f"a {subject}, {tops}" for tops in ("two domes", "two spires", "two battlements")]
+    captions += [f"{caption}, a red sky" for caption in captions]
+    pictures = draw_pictures(pipeline, captions, 5, steps=4, guidance=1.0)
+    assert lit[0] <= int(judge.read(pictures)["windows_lit"].sum()) <= lit[1]
 
 
 @pytest.mark.slow
