@@ -101,11 +101,10 @@ def zca_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: i
         Fewer than `rank` of the keys are linearly independent in the space that occurs, or C has
         no inverse square root.
     """
-    # Any root of C whitens as well: another one turns the rows, and turns them back.
-    whiten, unwhiten = _whiteners(_require_finite(second_moment))
-    weighted = weights.double()[:, None] * keys.double()
-    basis, _ = torch.linalg.qr(unwhiten(_top_right(whiten(weighted.T).T, rank).T))
-    return orient(basis, weighted)
+    root = inverse_root(second_moment)
+    rows = weights.double()[:, None] * (keys.double() @ root)
+    basis, _ = torch.linalg.qr(root @ _top_right(rows, rank).T)
+    return orient(basis, rows)
 
 
 def svd_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: int) -> Tensor:
