@@ -73,7 +73,16 @@ USES = [
     (
         "signing",
         "model_signing",
-        ["verify", "built", "--model", "builtin:skyline", "--identity", "someone@example.org"],
+        [
+            "verify",
+            "built",
+            "--model",
+            "builtin:skyline",
+            "--identity",
+            "someone@example.org",
+            "--issuer",
+            "https://example.org",
+        ],
     ),
     (
         "signing",

@@ -223,13 +223,13 @@ def find_text_problem(text: str) -> tuple[str, str] | None:
         return "the text begins with two blanks", hint
     if text[0].isspace() and text[0] not in PLAIN:
         return "the text begins with a blank of another kind than that between words", hint
-    if text[-1].isspace():
-        kind = "a line break" if text[-1] in "\r\n" else "a blank"
-        return f"the text ends in {kind}", "write it without blanks behind it"
+    # A line break is a token that models go on with; a blank is a part of the next word's.
+    if text[-1].isspace() and text[-1] != "\n":
+        return "the text ends in a blank", "write it without blanks behind it"
     broken = find_broken(text)
     if broken is not None:
         return f"the text holds {broken}", "leave it out"
-    for place, character in (("begins", text.lstrip()[0]), ("ends", text[-1])):
+    for place, character in (("begins", text.lstrip()[0]), ("ends", text.rstrip()[-1])):
         if unicodedata.category(character) in UNSEEN:
             message = (
                 f"the text {place} with a character that shows nothing (U+{ord(character):04X})"
