@@ -233,16 +233,19 @@ class BuildSession(ModelSession):
         """
         solved = solve_cached(self, edit, model, seconds)
         change, rules = solved.change, solved.find_rules(model)
-        axes = {layer.parameter: layer.axes for layer in model.architecture.layers.values()}
-        layouts = {
-            name: axes.get(name) or layout_of(self.checkpoint[name]) for name in change.parameters
-        }
         metadata = {
             "collateral": self.collateral(change, model, [rule.layer for rule in rules], seconds),
-            "layouts": layouts,
+            "layouts": self._layouts_of(change, model),
             **solved.notes,
         }
         return edit.with_rules(rules), replace(change, metadata=metadata)
+
+    def _layouts_of(self, change: Patch, model: Model) -> dict[str, str]:
+        """The axes of the parameters of a change, as the checkpoint has them."""
+        axes = {layer.parameter: layer.axes for layer in model.architecture.layers.values()}
+        return {
+            name: axes.get(name) or layout_of(self.checkpoint[name]) for name in change.parameters
+        }
 
     def solution_key(self, rule: ResolvedEdit, model: Model) -> str:
         """The key of the solution of an edit in the cache, by its first rule."""
@@ -342,6 +345,8 @@ class BuildSession(ModelSession):
         """
         model, seconds = self.current_model(), dict.fromkeys(STAGES, 0.0)
         change = solve_cached(self, self.compile(number), model, seconds).change
+        # Without its layouts a change of a checkpoint with inputs first would lie across it.
+        change = replace(change, metadata={"layouts": self._layouts_of(change, model)})
         weights = self.stacked.place([*self.stack, change], self.loaded.spec.precision, self.device)
         return model.with_weights(weights)
 
