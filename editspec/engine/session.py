@@ -235,12 +235,12 @@ class BuildSession(ModelSession):
         change, rules = solved.change, solved.find_rules(model)
         metadata = {
             "collateral": self.collateral(change, model, [rule.layer for rule in rules], seconds),
-            "layouts": self._layouts_of(change, model),
+            **change.metadata,
             **solved.notes,
         }
         return edit.with_rules(rules), replace(change, metadata=metadata)
 
-    def _layouts_of(self, change: Patch, model: Model) -> dict[str, str]:
+    def layouts_of(self, change: Patch, model: Model) -> dict[str, str]:
         """The axes of the parameters of a change, as the checkpoint has them."""
         axes = {layer.parameter: layer.axes for layer in model.architecture.layers.values()}
         return {
@@ -345,8 +345,6 @@ class BuildSession(ModelSession):
         """
         model, seconds = self.current_model(), dict.fromkeys(STAGES, 0.0)
         change = solve_cached(self, self.compile(number), model, seconds).change
-        # Without its layouts a change of a checkpoint with inputs first would lie across it.
-        change = replace(change, metadata={"layouts": self._layouts_of(change, model)})
         weights = self.stacked.place([*self.stack, change], self.loaded.spec.precision, self.device)
         return model.with_weights(weights)
 

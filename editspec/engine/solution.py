@@ -106,4 +106,7 @@ def solve_cached(
     rules = solved[0] if solved else None
     # What is left of the tensors without the notes is the change.
     noted = decode_notes(tensors)
-    return SolvedEdit(edit, Patch.of(tensors, {}), noted, rules)
+    change = Patch.of(tensors, {})
+    # Without its layouts a change of a checkpoint with inputs first would lie across it.
+    change = replace(change, metadata={"layouts": session.layouts_of(change, model)})
+    return SolvedEdit(edit, change, noted, rules)
