@@ -103,7 +103,8 @@ class Task:
             LayerProblem(self.rule, self.function, self.weight, settings, statistics=statistics),
             directions,
         )
-        unknowns = coefficients_of(change, directions)[0].flatten(1).double() @ problem.root
+        coefficients = coefficients_of(change, directions)[0].flatten(1)
+        unknowns = coefficients.to(problem.root) @ problem.root
         return unknowns.square().sum().item() / problem.energy
 
 

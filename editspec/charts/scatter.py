@@ -51,6 +51,9 @@ TEXT = 13
 REACHES = (12.0, 24.0, 38.0, 54.0, 72.0, 92.0, 116.0)
 """How far from its point a label may stand."""
 
+MARGIN = 16
+"""The least distance of a label from the right edge of the drawing, which cuts what lies beyond."""
+
 ROUNDS = 5
 """How often labels are placed anew, so that those that found no room come first."""
 
@@ -192,7 +195,8 @@ def overlap(one: Box, other: Box) -> bool:
 
 def text_width(text: str) -> float:
     """Measure a text in units of the drawing."""
-    return float(ImageFont.load_default(TEXT).getlength(text))
+    # Small letters are measured in whole pixels: far larger ones, as pictures have, give the width.
+    return float(ImageFont.load_default(8 * TEXT).getlength(text)) / 8
 
 
 @dataclass
@@ -317,7 +321,7 @@ class _Layout:
         """Find the nearest place of a label where it, and the line to it, crosses nothing."""
         frame = self.frame
         for box in _boxes_around(x, y, width):
-            inside = box[0] >= frame.left + 2 and box[2] <= frame.width - 2
+            inside = box[0] >= frame.left + 2 and box[2] <= frame.width - MARGIN
             inside = inside and box[1] >= frame.top - 4 and box[3] <= frame.bottom - 2
             if not inside or any(overlap(box, other) for other in [*taken, *labels]):
                 continue

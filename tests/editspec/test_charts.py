@@ -10,8 +10,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from editspec.charts.picture import draw_scatters
+from editspec.charts.picture import draw_picture, draw_scatters
 from editspec.charts.scatter import (
+    MARGIN,
     MARKERS,
     TEXT,
     Axis,
@@ -101,8 +102,13 @@ def test_a_label_without_room_comes_first_in_another_round(
     def labelled() -> set[str]:
         return {text.text for text in lay_out(chart).texts} & set(measured)
 
-    boxes = list(label_boxes(lay_out(chart)))
+    drawing = lay_out(chart)
+    boxes = list(label_boxes(drawing))
     assert labelled() == set(measured)
+    # No label runs to the edge of the picture.
+    assert max(box[2] for box in boxes) <= drawing.frame.width - MARGIN
+    margin = np.asarray(draw_picture(drawing))[:, 2 * (2 - MARGIN) :]
+    assert margin.min() == 255
     assert len(boxes) == len(measured)
     assert not any(overlap(one, other) for one, other in combinations(boxes, 2))
     monkeypatch.setattr("editspec.charts.scatter.ROUNDS", 1)

@@ -28,7 +28,10 @@ import editspec.engine.session
 from editspec_runtime.executors.devices import pick_device, reproducible_kernels
 from editspec_runtime.families.torch_module.network import TorchModule
 from editspec_runtime.families.torch_module.source import Source
+from editspec_runtime.maths import channelwise_least_squares
 from editspec_runtime.maths.adam import Adam
+from editspec_runtime.maths.channelwise_least_squares import ChannelwiseProblem
+from editspec_runtime.methods import least_squares
 from editspec_runtime.patches.patch import Patch
 
 PATIENCE = 300
@@ -250,6 +253,8 @@ def path(
     return tmp_path / "spec.yaml"
 
 
+SMALL = "stylegan2 least-squares"
+
 every_case = pytest.mark.parametrize("path", CASES.values(), ids=CASES, indirect=True)
 
 
@@ -274,7 +279,9 @@ def test_a_build_on_a_device_is_that_on_the_cpu(
     path: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attend_in_steps)
-    pareto = yaml.safe_load(path.read_text()) == CASES["stylegan2 least-squares"]
+    # On the device, however small they are.
+    monkeypatch.setattr(least_squares, "FEW_OPERATIONS", 0)
+    pareto = yaml.safe_load(path.read_text()) == CASES[SMALL]
     before = editspec.build(path, tmp_path / "here", device="cpu", pareto=pareto).edits
     path.with_name("spec.yaml.lock").unlink()
     request.getfixturevalue("own_cache").joinpath("solutions").rename(tmp_path / "solutions")
@@ -285,6 +292,31 @@ def test_a_build_on_a_device_is_that_on_the_cpu(
         assert there.rule.rules[0].key.device == AWAY
         assert there.patch.metadata["content"] == here.patch.metadata["content"]
         assert (there.loss, there.residual) == (here.loss, here.residual)
+
+
+@pytest.mark.parametrize(
+    "path", [CASES[SMALL], CASES["learned"]], ids=[SMALL, "learned"], indirect=True
+)
+def test_a_small_rule_is_solved_on_the_cpu(
+    path: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = []
+    descend = channelwise_least_squares._descend
+
+    def record(problem: ChannelwiseProblem, weight: float, start: Tensor) -> Tensor:
+        places.append(problem.value.device.type)
+        return descend(problem, weight, start)
+
+    monkeypatch.setattr(channelwise_least_squares, "_descend", record)
+    before = editspec.build(path, tmp_path / "here", device="cpu").edits
+    path.with_name("spec.yaml.lock").unlink()
+    request.getfixturevalue("own_cache").joinpath("solutions").rename(tmp_path / "solutions")
+    request.getfixturevalue("device")
+    after = editspec.build(path, tmp_path / "there").edits
+    for here, there in zip(before, after, strict=True):
+        assert there.rule.rules[0].key.device == AWAY
+        assert there.patch.metadata["content"] == here.patch.metadata["content"]
+    assert places == ["cpu"] * 2 * len(before)
 
 
 class Table(nn.Module):

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from editspec_runtime.maths import curvature as curvature_module
+from editspec_runtime.maths import weighted_squares
 from editspec_runtime.maths.curvature import (
     Curvature,
     FactorisedSolver,
     IterativeSolver,
     ReducedSolver,
+    align,
+    see,
 )
 from editspec_runtime.maths.weighted_squares import WeightedSquares
 
@@ -64,11 +67,18 @@ def matrices_of(curvature: Curvature) -> Tensor:
 
 
 @pytest.mark.parametrize("demodulated", [True, False])
-def test_matrices_and_products_are_the_curvature(demodulated: bool) -> None:
+def test_matrices_and_products_are_the_curvature(
+    monkeypatch: pytest.MonkeyPatch, demodulated: bool
+) -> None:
     curvature = curvature_of(demodulated=demodulated)
     wanted = matrices_of(curvature)
     found = curvature.matrices(WeightedSquares(curvature.design))
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+    # Where the products of all positions do not fit, blocks of them are added up.
+    monkeypatch.setattr(weighted_squares, "BLOCK", 7 * UNKNOWNS**2)
+    in_blocks = WeightedSquares(curvature.design)
+    assert len(list(in_blocks.pairs())) == 9
+    torch.testing.assert_close(curvature.matrices(in_blocks), wanted, rtol=1e-10, atol=1e-10)
     vectors = torch.randn(CHANNELS, UNKNOWNS, generator=torch.Generator().manual_seed(1))
     product = IterativeSolver.of(curvature).multiply(vectors)
     exact = (wanted @ vectors.double()[..., None])[..., 0]
@@ -129,7 +139,7 @@ def test_few_axes_hold_the_whole_step(monkeypatch: pytest.MonkeyPatch, solver: t
     shift = torch.linspace(1, 5, CHANNELS).double()
     exact = FactorisedSolver(curvature.matrices(WeightedSquares(curvature.design)))
     wanted, _ = exact.step(gradient, shift)
-    reduced = ReducedSolver.of(curvature, unknowns, seen)
+    reduced = ReducedSolver.of(curvature, unknowns, see(curvature.design, seen, items + 1))
     assert isinstance(reduced.inner, solver)
     assert reduced.basis.shape[1] == items + 1
     assert seen + items + 1 < UNKNOWNS
@@ -137,7 +147,7 @@ def test_few_axes_hold_the_whole_step(monkeypatch: pytest.MonkeyPatch, solver: t
     assert sound.all()
     assert (found - wanted).norm() < 3e-2 * wanted.norm()
     # Where the unknowns are zero, they span nothing, and the rest is as before.
-    start = ReducedSolver.of(curvature, 0 * unknowns, seen)
+    start = ReducedSolver.of(curvature, 0 * unknowns, see(curvature.design, seen, items + 1))
     gradient -= 0.5 * unknowns
     gradient[:, :seen] += 0.5 * unknowns[:, :seen]
     wanted, _ = exact.step(gradient, shift)
@@ -149,7 +159,7 @@ def test_few_axes_have_their_part_of_newtons_curvature() -> None:
     items, positions = 2, 9
     curvature, seen = curvature_of(items, positions), items * positions
     unknowns = torch.randn(CHANNELS, UNKNOWNS, generator=torch.Generator().manual_seed(3)).double()
-    reduced = ReducedSolver.of(curvature, unknowns, seen)
+    reduced = ReducedSolver.of(curvature, unknowns, see(curvature.design, seen, items + 1))
     own = torch.eye(seen, UNKNOWNS).double().expand(CHANNELS, -1, -1)
     axes = torch.cat([own, torch.nn.functional.pad(reduced.basis, (seen, 0))], 1)
     torch.testing.assert_close(axes @ axes.mT, torch.eye(axes.shape[1]).double().expand(7, -1, -1))
@@ -161,3 +171,18 @@ def test_few_axes_have_their_part_of_newtons_curvature() -> None:
         axes @ matrices_of(dataclasses.replace(curvature, share=0 * curvature.share)) @ axes.mT
     )
     assert (wanted - without)[:, :seen, seen:].norm() > 0.1 * without.norm()
+
+
+@pytest.mark.parametrize("rows", [4, 30])
+def test_columns_are_orthogonal_in_aligned_axes(rows: int) -> None:
+    given = torch.randn(rows, 12, generator=torch.Generator().manual_seed(rows)).double()
+    # One more row that the others span, so that even fewer axes are seen.
+    given = torch.cat([given, given[:1] + given[1:2]])
+    axes = align(given)
+    torch.testing.assert_close(axes @ axes.T, torch.eye(12).double())
+    products = axes.T @ given.T @ given @ axes
+    lengths = products.diagonal()
+    torch.testing.assert_close(products, torch.diag(lengths), rtol=0, atol=1e-9)
+    assert (lengths.diff() < 1e-9).all()
+    assert (lengths[rows:].abs() < 1e-9).all()
+    assert (given.T @ given - products).norm() > 1

@@ -355,6 +355,27 @@ def test_float32_is_near_float64(make_tiny: MakeTiny) -> None:
 
 
 @pytest.mark.parametrize("rank", [2, 5])
+def test_blocks_of_channels_give_the_same_bits_by_any_number_of_threads(
+    make_tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    problem = task(make_tiny, "layer2", rank=rank).problem()
+    start = problem.start(0.05)
+    whole = minimise(problem, 0.05, start)
+    assert problem.blocks == 1
+    monkeypatch.setattr(channelwise_least_squares, "NUMBERS", 2 * len(problem.root))
+    monkeypatch.setattr(channelwise_least_squares, "CHANNELS", 2)
+    assert problem.blocks > 1
+    found = []
+    for count in (1, 2):
+        monkeypatch.setattr(channelwise_least_squares, "count_threads", lambda count=count: count)
+        found.append(minimise(problem, 0.05, start))
+    assert torch.equal(*found)
+    # Blocks end when they are done, and not when all channels are.
+    reached, wanted = (problem.objective(each, 0.05).mean().item() for each in (found[0], whole))
+    assert reached == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("rank", [2, 5])
 def test_the_same_problem_gives_the_same_bits(make_tiny: MakeTiny, rank: int) -> None:
     first, second = (task(make_tiny, rank=rank).solved() for _ in range(2))
     assert torch.equal(first, second)

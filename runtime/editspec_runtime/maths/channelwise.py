@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,30 @@ class ChannelwiseFunction:
     gain: float = 1.0
     clamp: float | None = None
     scale: float = 1.0
+
+    @property
+    def operations(self) -> int:
+        """The number of multiplications of the answers of all channels."""
+        return self.design.numel() * self.response.shape[1]
+
+    def to(self, device: torch.device) -> ChannelwiseFunction:
+        """Make the function with its tensors on a device."""
+        tensors: dict[str, Any] = {}
+        for name, each in vars(self).items():
+            if isinstance(each, Tensor):
+                tensors[name] = each.to(device)
+        return dataclasses.replace(self, **tensors)
+
+    def whiten(self, root: Tensor) -> ChannelwiseFunction:
+        """Make the function of the unknowns b = a root [n, n] in place of the coefficients a."""
+
+        def whiten(rows: Tensor) -> Tensor:
+            whitened: Tensor = torch.linalg.solve_triangular(root, rows.mT, upper=False).mT
+            return whitened
+
+        gram = None if self.gram is None else whiten(whiten(self.gram).mT)
+        cross = None if self.cross is None else whiten(self.cross)
+        return dataclasses.replace(self, design=whiten(self.design), cross=cross, gram=gram)
 
     def answer(self, coefficients: Tensor) -> Tensor:
         """Compute the answer before demodulation, [J, O, P], of coefficients [O, n]."""

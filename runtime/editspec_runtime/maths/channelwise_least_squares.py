@@ -26,8 +26,11 @@ from editspec_runtime.maths.curvature import (
     IterativeSolver,
     ReducedSolver,
     Solver,
+    align,
+    see,
 )
 from editspec_runtime.maths.metric import energy
+from editspec_runtime.maths.parallel import Threads, count_threads
 from editspec_runtime.maths.weighted_squares import WeightedSquares
 
 ROUNDING = 0.1
@@ -47,6 +50,11 @@ ROUNDS = 2
 """The number of linear solves of a start, each with the demodulation that the last one gives."""
 KEPT = 0.8
 """The largest share of channels that go on for which the others are dropped."""
+NUMBERS, CHANNELS = 2**15, 32
+"""The least amount of numbers in a tensor of a block of channels, and of channels in a block.
+
+The steps of fewer take longer to begin than to compute.
+"""
 CURVE = tuple(10 ** (exponent / 4) for exponent in range(4, -13, -1))
 """The collateral weights of a curve, falling."""
 
@@ -188,6 +196,18 @@ class ChannelwiseProblem:
         return len(self.value) * self.value.shape[2]
 
     @property
+    def blocks(self) -> int:
+        """The number of blocks of channels that are solved on their own.
+
+        A GPU computes all channels at once.
+        """
+        if self.value.device.type != "cpu":
+            return 1
+        channels = self.value.shape[1]
+        numbers = channels * max(self.count, len(self.root))
+        return max(1, min(numbers // NUMBERS, channels // CHANNELS))
+
+    @property
     def linear(self) -> bool:
         """Whether the values are linear in the weight."""
         return self.function.energy is None and self.function.slope == 1.0
@@ -218,13 +238,14 @@ class ChannelwiseProblem:
         # Near the wanted value the rounded |x| is x^2 / (2 * width).
         slopes = function.gain * function.demodulation(best)[0]
         scale = 2 * self.width * self.asked * self.count / slopes.square().mean()
-        moment = rows.mT @ rows
+        # Of the positions, which are fewer than the unknowns.
+        moment = rows @ rows.mT
         moment.diagonal().add_(collateral_weight * self.price * scale)
         root, _ = torch.linalg.cholesky_ex(moment)
         least = self.objective(best, collateral_weight)
         for _ in range(ROUNDS):
             missing = function.missing_answer(self.value, best).transpose(0, 1).flatten(1)
-            found = torch.cholesky_solve((missing @ rows).mT, root).mT
+            found = torch.cholesky_solve(missing.mT, root).mT @ rows
             objective = self.objective(found, collateral_weight)
             # Never where it is not a number, as where the moment has no root.
             better = objective < least
@@ -345,9 +366,8 @@ class ChannelwiseProblem:
         curvature = self.curvature(state, newton)
         if len(self.root) <= FEW:
             return FactorisedSolver(curvature.matrices(self.squares))
-        seen = self.count
-        if seen + len(curvature.pull) + 1 < len(self.root):
-            return ReducedSolver.of(curvature, state.unknowns, seen)
+        if self.squares.design.shape[2] < len(self.root):
+            return ReducedSolver.of(curvature, state.unknowns, self.squares)
         return IterativeSolver.of(curvature)
 
     @cached_property
@@ -356,10 +376,7 @@ class ChannelwiseProblem:
 
         Returns the problem of the unknowns b Q, and Q [n, n], which is orthogonal.
         """
-        function, rows = self.function, self.function.design.flatten(0, 1)
-        _, axes = torch.linalg.eigh(rows.mT @ rows)
-        # The axes that the design sees come first.
-        axes = axes.flip(1)
+        function, axes = self.function, align(self.function.design.flatten(0, 1))
         cross, gram = function.cross, function.gram
         function = dataclasses.replace(
             function,
@@ -367,7 +384,11 @@ class ChannelwiseProblem:
             cross=None if cross is None else cross @ axes,
             gram=None if gram is None else axes.mT @ gram @ axes,
         )
-        return dataclasses.replace(self, function=function), axes
+        squares = WeightedSquares(function.design)
+        hidden = 1 + (1 if gram is None else len(gram))
+        if self.count + hidden < len(axes):
+            squares = see(function.design, self.count, hidden)
+        return dataclasses.replace(self, function=function, squares=squares), axes
 
 
 def minimise(problem: ChannelwiseProblem, collateral_weight: float, start: Tensor) -> Tensor:
@@ -384,10 +405,25 @@ def minimise(problem: ChannelwiseProblem, collateral_weight: float, start: Tenso
     if problem.linear:
         return _linear(problem, collateral_weight)
     if len(problem.root) <= FEW:
-        return _descend(problem, collateral_weight, start)
+        return _descend_in_blocks(problem, collateral_weight, start)
     aligned, axes = problem.aligned
-    unknowns: Tensor = _descend(aligned, collateral_weight, start @ axes) @ axes.mT
+    unknowns: Tensor = _descend_in_blocks(aligned, collateral_weight, start @ axes) @ axes.mT
     return unknowns
+
+
+def _descend_in_blocks(
+    problem: ChannelwiseProblem, collateral_weight: float, start: Tensor
+) -> Tensor:
+    """Find the minimum block by block of channels, as many at once as there are threads."""
+    blocks = torch.arange(len(start), device=start.device).tensor_split(problem.blocks)
+    if len(blocks) == 1:
+        return _descend(problem, collateral_weight, start)
+
+    def descend(chosen: Tensor) -> Tensor:
+        return _descend(problem.channels(chosen), collateral_weight, start[chosen])
+
+    with Threads(min(count_threads(), len(blocks))) as threads:
+        return torch.cat(list(threads.map(descend, blocks)))
 
 
 def _descend(problem: ChannelwiseProblem, collateral_weight: float, start: Tensor) -> Tensor:
@@ -458,15 +494,3 @@ def _linear(problem: ChannelwiseProblem, collateral_weight: float) -> Tensor:
     shares = torch.where(seen, values / (values.square() + price), 0)
     unknowns: Tensor = (shares * wanted) @ right
     return unknowns
-
-
-def whiten_unknowns(function: ChannelwiseFunction, root: Tensor) -> ChannelwiseFunction:
-    """Make the function of the unknowns b = a root in place of the coefficients a."""
-
-    def whiten(rows: Tensor) -> Tensor:
-        whitened: Tensor = torch.linalg.solve_triangular(root, rows.mT, upper=False).mT
-        return whitened
-
-    gram = None if function.gram is None else whiten(whiten(function.gram).mT)
-    cross = None if function.cross is None else whiten(function.cross)
-    return dataclasses.replace(function, design=whiten(function.design), cross=cross, gram=gram)

@@ -63,8 +63,7 @@ class Curvature:
     energy, share
         [J, O, 1].
     gram
-        [J, n, n], shared by the channels, or [J, O, n, n]. None without demodulation: then `pull`
-        is zero.
+        [J, n, n], shared by the channels. None without demodulation: then `pull` is zero.
     """
 
     design: Tensor
@@ -79,8 +78,9 @@ class Curvature:
         """Compute the curvatures, [O, n, n], from the products of the columns of the design."""
         curvature = squares.weigh(self.weight)
         if self.gram is not None:
-            for share, gram in zip(self.share, self.gram, strict=True):
-                curvature -= share[:, None] * gram
+            # One product, because a difference for each item would pass over all of it again.
+            flat = curvature.view(len(curvature), -1)
+            flat.addmm_(self.share[..., 0].mT, self.gram.flatten(1), alpha=-1)
         # Summed over the items, as one product.
         left = torch.cat([self.energy * self.pull - self.pulled, -self.pull])
         right = torch.cat([self.pull, self.pulled])
@@ -233,23 +233,33 @@ class ReducedSolver:
     seen: int
 
     @staticmethod
-    def of(curvature: Curvature, unknowns: Tensor, seen: int) -> ReducedSolver:
-        """Make the solver of a curvature at `unknowns` [O, n] that sees the first axes alone."""
+    def of(curvature: Curvature, unknowns: Tensor, squares: WeightedSquares) -> ReducedSolver:
+        """Make the solver of a curvature at `unknowns` [O, n] that sees the first axes alone.
+
+        `squares` are of the design in the seen axes, with a column of zeros for each vector of the
+        basis, as `see` makes them.
+        """
+        seen = squares.design.shape[2] - len(curvature.pull) - 1
         hidden = torch.cat([curvature.pull[..., seen:], unknowns[None, :, seen:]])
         basis = _orthonormalise(hidden)
         reduced = dataclasses.replace(
             curvature,
-            design=F.pad(curvature.design[..., :seen], (0, basis.shape[1])),
+            design=squares.design,
             pull=_shorten(curvature.pull, basis, seen),
             pulled=_shorten(curvature.pulled, basis, seen),
         )
-        if reduced.design.shape[2] > FEW:
+        if squares.design.shape[2] > FEW:
             without = dataclasses.replace(reduced, share=torch.zeros_like(curvature.share))
             return ReducedSolver(IterativeSolver.of(without), basis, seen)
-        if curvature.gram is not None:
-            gram = _shorten_both(curvature.gram, basis, seen)
-            reduced = dataclasses.replace(reduced, gram=gram)
-        matrices = reduced.matrices(WeightedSquares(reduced.design))
+        gram = curvature.gram
+        if gram is not None:
+            within = F.pad(gram[:, :seen, :seen], (0, basis.shape[1], 0, basis.shape[1]))
+            reduced = dataclasses.replace(reduced, gram=within)
+        matrices = reduced.matrices(squares)
+        if gram is not None and bool(curvature.share.any()):
+            rows = (curvature.share[..., None] * _shorten_rows(gram, basis, seen)).sum(0)
+            matrices[:, seen:] -= rows
+            matrices[:, :seen, seen:] -= rows[..., :seen].mT
         return ReducedSolver(FactorisedSolver(matrices), basis, seen)
 
     @property
@@ -265,22 +275,43 @@ class ReducedSolver:
         return torch.cat([found[:, : self.seen], hidden], 1), sound
 
 
+def align(rows: Tensor) -> Tensor:
+    """Find orthogonal axes [n, n] in which the columns of `rows` [p, n] are orthogonal.
+
+    The axes that the rows see come first.
+    """
+    if len(rows) >= rows.shape[1]:
+        whole: Tensor = torch.linalg.eigh(rows.mT @ rows)[1]
+        return whole.flip(1)
+    # Rows that are fewer than their columns span few axes, whatever the others are.
+    axes, _ = torch.linalg.qr(rows.mT, mode="complete")
+    spanned = axes[:, : len(rows)]
+    within = rows @ spanned
+    _, turn = torch.linalg.eigh(within.mT @ within)
+    return torch.cat([spanned @ turn.flip(1), axes[:, len(rows) :]], 1)
+
+
+def see(design: Tensor, seen: int, hidden: int) -> WeightedSquares:
+    """Make the squares of the first columns of a design, and of zeros for the basis of the rest."""
+    return WeightedSquares(F.pad(design[..., :seen], (0, hidden)))
+
+
 def _shorten(vectors: Tensor, basis: Tensor, seen: int) -> Tensor:
     """Compute the coordinates of vectors [..., O, n] in the seen axes and those of the basis."""
     hidden = (basis @ vectors[..., seen:, None])[..., 0]
     return torch.cat([vectors[..., :seen], hidden], -1)
 
 
-def _shorten_both(gram: Tensor, basis: Tensor, seen: int) -> Tensor:
-    """Bring symmetric matrices [J, n, n] into the axes that `_shorten` has, [J, O, m, m]."""
+def _shorten_rows(gram: Tensor, basis: Tensor, seen: int) -> Tensor:
+    """Compute the rows of the basis of symmetric matrices [J, n, n], [J, O, k, m].
+
+    Their columns are those of the axes that `_shorten` has.
+    """
     channels, count, _ = basis.shape
     # One product for all channels, which many small ones would take far longer for.
     rows = basis.flatten(0, 1) @ gram[:, seen:]
     rows = rows.view(len(gram), channels, count, -1)
-    across, within = rows[..., :seen], rows[..., seen:] @ basis.mT
-    shared = gram[:, None, :seen, :seen].expand(-1, channels, -1, -1)
-    upper = torch.cat([shared, across.mT], -1)
-    return torch.cat([upper, torch.cat([across, within], -1)], -2)
+    return torch.cat([rows[..., :seen], rows[..., seen:] @ basis.mT], -1)
 
 
 def _orthonormalise(vectors: Tensor) -> Tensor:

@@ -21,11 +21,22 @@ def inverse_root(second_moment: Tensor) -> Tensor:
     Directions that no key has are left out of the inverse, as in that of Moore and Penrose. Raises
     `NumericalError` if C is not finite, or zero.
     """
-    return root_and_inverse(second_moment)[1]
+    inverse, vectors = _inverse_axes(second_moment)
+    found: Tensor = (vectors * inverse) @ vectors.T
+    return found
 
 
 def root_and_inverse(second_moment: Tensor) -> tuple[Tensor, Tensor]:
     """Compute C^1/2 and C^-1/2, each [n, n] float64; errors are those of `inverse_root`."""
+    inverse, vectors = _inverse_axes(second_moment)
+    roots = torch.where(inverse > 0, 1 / inverse, 0)
+    root: Tensor = (vectors * roots) @ vectors.T
+    inverse_root: Tensor = (vectors * inverse) @ vectors.T
+    return root, inverse_root
+
+
+def _inverse_axes(second_moment: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues of C^-1/2 [n], 0 for what does not occur, and the eigenvectors [n, n]."""
     values, vectors = torch.linalg.eigh(_require_finite(second_moment))
     occurs = values > _floor(values[-1], len(values))
     if not bool(occurs.any()):
@@ -33,10 +44,7 @@ def root_and_inverse(second_moment: Tensor) -> tuple[Tensor, Tensor]:
             "The second moment of the keys is zero: the layer sees no keys but zero.",
             "Edit an earlier layer.",
         )
-    inverse = torch.where(occurs, values, torch.inf).rsqrt()
-    root: Tensor = (vectors * torch.where(occurs, values, 0).sqrt()) @ vectors.T
-    inverse_root: Tensor = (vectors * inverse) @ vectors.T
-    return root, inverse_root
+    return torch.where(occurs, values, torch.inf).rsqrt(), vectors
 
 
 def count_missing(second_moment: Tensor) -> int:
@@ -101,10 +109,11 @@ def zca_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: i
         Fewer than `rank` of the keys are linearly independent in the space that occurs, or C has
         no inverse square root.
     """
-    root = inverse_root(second_moment)
-    rows = weights.double()[:, None] * (keys.double() @ root)
-    basis, _ = torch.linalg.qr(root @ _top_right(rows, rank).T)
-    return orient(basis, rows)
+    # In the axes of C, where C^-1/2 itself, the product of three matrices, is not needed.
+    inverse, vectors = _inverse_axes(second_moment)
+    rows = weights.double()[:, None] * (keys.double() @ vectors) * inverse
+    basis, _ = torch.linalg.qr(vectors @ (inverse[:, None] * _top_right(rows, rank).T))
+    return orient(basis, rows.sum(0, keepdim=True) @ vectors.T)
 
 
 def svd_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,41 +29,37 @@ class WeightedSquares:
 
     def weigh(self, weight: Tensor) -> Tensor:
         """Compute the products [O, n, n] for weights [J, O, P], summed over the items."""
-        count = self.design.shape[2]
-        rows, columns = self.triangle
-        total = weight.new_zeros(weight.shape[1], len(rows))
-        for part, pairs in zip(torch.split(weight, self.block, 2), self.pairs(), strict=True):
-            total += (part @ pairs).sum(0)
-        whole = weight.new_empty(len(total), count**2)
-        for places in (rows * count + columns, columns * count + rows):
-            whole.index_copy_(1, places, total)
-        return whole.view(-1, count, count)
+        parts = torch.split(weight.transpose(0, 1).flatten(1), self.block, 1)
+        products = (part @ pairs for part, pairs in zip(parts, self.pairs(), strict=True))
+        total = next(products)
+        for product in products:
+            total += product
+        return total.view(len(total), *2 * self.design.shape[2:])
 
-    def pairs(self) -> Iterable[Tensor]:
-        """The products of every two columns of the design, block by block of positions.
+    def pairs(self) -> Iterator[Tensor]:
+        """Yield the products of every two columns of the design, block by block of rows.
 
-        A block of p positions is [J, p, n * (n + 1) / 2].
+        A block of p rows is [p, n * n]. Both triangles are in it: to fill one in from the other
+        takes longer than the products.
         """
-        blocks = torch.split(self.design, self.block, 1)
+        blocks = torch.split(self.design.flatten(0, 1), self.block)
         if len(blocks) == 1:
-            return self.kept_pairs
-        rows, columns = self.triangle
-        return (seen[..., rows] * seen[..., columns] for seen in blocks)
+            yield self.kept_pairs
+            return
+        for rows in blocks:
+            yield _multiply_columns(rows)
 
     @cached_property
-    def kept_pairs(self) -> tuple[Tensor, ...]:
-        """The products of every two columns, if all positions are one block."""
-        rows, columns = self.triangle
-        return (self.design[..., rows] * self.design[..., columns],)
-
-    @cached_property
-    def triangle(self) -> Tensor:
-        """The rows and columns of the upper triangle of a matrix [n, n]."""
-        return torch.triu_indices(
-            self.design.shape[2], self.design.shape[2], device=self.design.device
-        )
+    def kept_pairs(self) -> Tensor:
+        """The products of every two columns, if all rows are one block."""
+        return _multiply_columns(self.design.flatten(0, 1))
 
     @property
     def block(self) -> int:
-        """The number of positions in a block."""
-        return max(1, BLOCK // self.triangle.shape[1])
+        """The number of rows of the design in a block."""
+        return max(1, BLOCK // self.design.shape[2] ** 2)
+
+
+def _multiply_columns(rows: Tensor) -> Tensor:
+    """Multiply every two columns of rows [p, n], [p, n * n]."""
+    return (rows[:, :, None] * rows[:, None]).flatten(1)

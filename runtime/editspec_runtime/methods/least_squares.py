@@ -21,10 +21,7 @@ from editspec_runtime.maths.channelwise import (
     linear_design,
     value_by_channel,
 )
-from editspec_runtime.maths.channelwise_least_squares import (
-    ChannelwiseProblem,
-    whiten_unknowns,
-)
+from editspec_runtime.maths.channelwise_least_squares import ChannelwiseProblem
 from editspec_runtime.maths.low_rank import kernel_of
 from editspec_runtime.maths.low_rank_regression import project_taps
 from editspec_runtime.maths.robust_least_squares import (
@@ -47,6 +44,11 @@ from editspec_runtime.methods.losses import NOTHING_TO_DO
 from editspec_runtime.methods.registry import PROJECTED_GRADIENT, method_of
 from editspec_runtime.methods.shared_keys import are_shared, solve_shared
 
+FEW_OPERATIONS = 2**23
+"""The multiplications of all answers below which a rule is solved on the CPU, whatever made it.
+
+Steps are chains of small operations, which take longer to begin on a GPU than to compute here.
+"""
 RIDGE = 1e-8
 """The ridge of D C D^T where it is singular, as a share of the mean of the diagonal of C."""
 
@@ -171,20 +173,23 @@ def find_curve(problem: LayerProblem, progress: StepCallback = ignore_steps) -> 
 
 
 def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
-    """Pose a rule as a problem of least squares, in float64.
+    """Pose a rule as a problem of least squares, in float64; a small one on the CPU.
 
     Raises `NumericalError` if the rule has no such form, if C is singular in the directions, or if
     the loss is not finite.
     """
     weight, directions = problem.weight.double(), directions.double()
-    second_moment = problem.moment.to(weight)
     taps = (len(directions), *kernel_of(weight).shape[2:])
     function = _channelwise(problem, weight, directions)
-    moment = _root_of(problem, directions @ second_moment @ directions.T)
+    if function.operations < FEW_OPERATIONS:
+        function = function.to(torch.device("cpu"))
+    place = function.design.device
+    second_moment, projected = problem.moment.to(place), directions.to(place)
+    moment = _root_of(problem, projected @ second_moment @ projected.T)
     # The taps count as independent: C for all taps is block diagonal, and so is its root.
     moment_root = torch.kron(moment.contiguous(), torch.eye(math.prod(taps[1:])).to(moment))
     root = _metric_root(problem, directions, moment_root)
-    value = value_by_channel(problem.rule.value.double(), weight)
+    value = value_by_channel(problem.rule.value.double(), weight).to(place)
     nothing = value.new_zeros(value.shape[1], len(root))
     asked = (value - function(nothing)).abs().mean().item()
     if not math.isfinite(asked):
@@ -193,7 +198,7 @@ def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
     # and the demodulation in the mean over images and channels.
     factor = function.demodulation(nothing)[0].square().mean().sqrt().item()
     scale = function.scale * function.gain * factor
-    function = whiten_unknowns(function, root)
+    function = function.whiten(root)
     return ChannelwiseProblem(
         function=function,
         value=value,
@@ -202,7 +207,7 @@ def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
         root=root,
         moment_root=moment_root,
         taps=taps,
-        weight=weight,
+        weight=problem.weight,
         second_moment=second_moment,
         squares=WeightedSquares(function.design),
     )
@@ -215,7 +220,7 @@ def _metric_root(problem: LayerProblem, directions: Tensor, moment_root: Tensor)
     keys are preserved.
     """
     if problem.directions == LEARNED:
-        metric = project_taps(problem.whole_metric, directions)
+        metric = project_taps(problem.whole_metric, directions).to(moment_root)
     elif problem.rule.preserved is not None:
         metric = problem.mix_preserved(directions, moment_root @ moment_root.mT)
     else:
