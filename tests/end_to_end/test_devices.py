@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -25,6 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 import editspec
 import editspec.engine.session
+from editspec.worlds.skyline.bench.propagation import Example, propagate_edit
 from editspec_runtime.executors.devices import pick_device, reproducible_kernels
 from editspec_runtime.families.torch_module.network import TorchModule
 from editspec_runtime.families.torch_module.source import Source
@@ -348,6 +350,25 @@ def test_buffers_of_a_network_go_where_its_weights_are() -> None:
         assert network.module.order.dtype == torch.int64
         assert network.module.scale.dtype == torch.float64
         assert torch.equal(network.images(latents.to(AWAY)).cpu(), wanted)
+
+
+@pytest.mark.parametrize("laplace", [False, True])
+def test_an_edit_is_carried_over_to_an_image_that_lies_elsewhere(laplace: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(3, side, side, generator=generator) for side in (4, 8)]
+    image, edited = torch.rand(2, 3, 16, 16, generator=generator)
+    area = torch.zeros(16, 16)
+    area[4:12, 4:12] = 1
+    example = Example(features, edited, area)
+    wanted = propagate_edit(example, features, image, laplace=laplace)
+    assert not torch.equal(wanted, image)
+    with Device():
+        maps = [each.to(AWAY) for each in features]
+        found = propagate_edit(
+            replace(example, features=maps), maps, image.to(AWAY), laplace=laplace
+        )
+        assert found.device == AWAY
+        assert torch.equal(found.cpu(), wanted)
 
 
 def test_a_gpu_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def propagate_edit(
     wide = F.interpolate(grid, (size, size), mode="bilinear", align_corners=False)
     # grid_sample reads coordinates in -1..1, x before y.
     warp = wide.movedim(1, -1).to(image) * 2 - 1
-    whole, where = example.edited[None], example.area[None, None].to(image)
+    whole, where = (part[None].to(image) for part in (example.edited, example.area[None]))
     edited = F.grid_sample(whole, warp, padding_mode="border", align_corners=False)[0]
     # Outside of the example nothing was edited: the area is padded by zeros.
     area = F.grid_sample(where, warp, align_corners=False)[0]
