@@ -28,7 +28,17 @@ from editspec_runtime.modalities.image.latents import LatentStream
 HERE = Path(__file__).parent
 SEEN = 4000
 LATENT_SIZE = 100
-MOST_PAIRS, MOST_KEPT, MOST_CANDIDATES = 96, 96, 250
+MOST_PAIRS = {"no-borders": 400, "dark-hair": 96, "no-glasses": 96, "bright-background": 96}
+"""The most faces that an edit changes."""
+
+MOST_KEPT = {"no-borders": 1200, "dark-hair": 96, "no-glasses": 96, "bright-background": 96}
+"""The most that it preserves."""
+
+MOST_CANDIDATES = 600
+"""The faces among which that without a bar is chosen that is most alike."""
+
+EDGE = 3
+"""The pixels at the left, at the right and on top that must not be black in a face to preserve."""
 
 GLASSES = """
 2 22 32 38 40 60 62 81 90 92 98 114 115 123 127 128 129 132 134 137 152 158 172 176 182 183 191 197
@@ -50,15 +60,30 @@ def draw(generate: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
         return torch.cat([generate(batch) for batch in torch.split(latents, 100)])
 
 
+def find_black(pictures: Tensor) -> Tensor:
+    """Find the black pixels of pictures, [n, 64, 64]."""
+    return pictures.amax(1) < -0.95
+
+
 def border_widths(pictures: Tensor) -> Tensor:
     """Measure the black bars at the left, at the right and on top, in pixels: [n, 3].
 
     A row or column belongs to a bar if half of it is black, and so is all between it and the edge.
     """
-    black = (pictures.amax(1) < -0.95).float()
+    black = find_black(pictures).float()
     columns, rows = black.mean(1) > 0.5, black.mean(2) > 0.5
     lines = torch.stack([columns, columns.flip(1), rows], 1)
     return lines.long().cumprod(2).sum(2)
+
+
+def have_black_edges(pictures: Tensor) -> Tensor:
+    """Tell which pictures are black anywhere at the left, at the right or on top, [n].
+
+    So are those with a bar that is narrow, slanted, or of one corner alone.
+    """
+    black = find_black(pictures)
+    edges = [black[:, :, :EDGE], black[:, :, -EDGE:], black[:, :EDGE]]
+    return torch.stack([edge.flatten(1).any(1) for edge in edges]).any(0)
 
 
 def brightness(pictures: Tensor) -> dict[str, Tensor]:
@@ -140,6 +165,8 @@ class Faces:
         Their latents, [n, 100].
     bars
         As `border_widths` gives them, [n, 3].
+    black_edges
+        As `have_black_edges` tells it, [n].
     regions
         As `brightness` gives them.
     odds
@@ -148,6 +175,7 @@ class Faces:
 
     latents: Tensor
     bars: Tensor
+    black_edges: Tensor
     regions: dict[str, Tensor]
     odds: Tensor
 
@@ -159,8 +187,8 @@ class Faces:
 
 def see(latents: Tensor, pictures: Tensor, glasses: Slope) -> Faces:
     """Measure pictures and their latents."""
-    bars, regions = border_widths(pictures), brightness(pictures)
-    return Faces(latents, bars, regions, glasses.of(latents))
+    bars, black_edges = border_widths(pictures), have_black_edges(pictures)
+    return Faces(latents, bars, black_edges, brightness(pictures), glasses.of(latents))
 
 
 def find_concerned(name: str, faces: Faces) -> tuple[Tensor, Tensor]:
@@ -168,7 +196,7 @@ def find_concerned(name: str, faces: Faces) -> tuple[Tensor, Tensor]:
     hair, background = faces.regions["hair"], faces.regions["background"]
     lit, bar = faces.regions["face"] > -0.5, faces.bars.amax(1)
     found = {
-        "no-borders": (lit & (bar > 2), lit & (bar == 0)),
+        "no-borders": (lit & (bar > 2), lit & ~faces.black_edges),
         "dark-hair": (faces.plain & (hair > -0.5), faces.plain & (hair < -0.7)),
         "no-glasses": (faces.plain & (faces.odds > -0.5), faces.plain & (faces.odds < -3)),
         "bright-background": (faces.plain & (background < 0.5), faces.plain & (background > 0.55)),
@@ -209,7 +237,7 @@ class Move:
     def write(self, folder: Path, faces: Faces) -> None:
         """Write its pairs, what is kept, and the latents of its sources."""
         needed, kept = find_concerned(self.name, faces)
-        targets = numbers_of(needed, MOST_PAIRS)
+        targets = numbers_of(needed, MOST_PAIRS[self.name])
         moved = faces.latents[targets] + self.steps[targets, None] * self.direction
         np.save(folder / f"{self.name}.npy", moved.numpy().astype(np.float16))
         rows: list[dict[str, object]] = []
@@ -217,7 +245,7 @@ class Move:
             source = {"latent": {"file": f"{self.name}.npy", "index": index}}
             rows.append({"source": source, "target": {"latent": target, "mask": self.mask}})
         write_rows(folder / f"{self.name}.pairs.jsonl", rows)
-        stay: dict[str, object] = {"latents": numbers_of(kept, MOST_KEPT)}
+        stay: dict[str, object] = {"latents": numbers_of(kept, MOST_KEPT[self.name])}
         write_rows(folder / f"{self.name}.kept.jsonl", [stay])
 
 
@@ -257,19 +285,20 @@ def write_borders(folder: Path, faces: Faces) -> None:
 
     Their sources are the nearest of the faces without a bar.
     """
-    needed, kept = find_concerned("no-borders", faces)
-    clean = numbers_of(kept, MOST_CANDIDATES)
+    name = "no-borders"
+    needed, kept = find_concerned(name, faces)
+    clean = numbers_of(kept, MOST_KEPT[name])
     # A little wider than the bars are, in steps of four pixels.
     widths = torch.where(faces.bars > 1, (faces.bars + 5) // 4 * 4, 0)
     groups: dict[tuple[int, ...], list[int]] = {}
-    for number in numbers_of(needed, MOST_PAIRS):
+    for number in numbers_of(needed, MOST_PAIRS[name]):
         groups.setdefault(tuple(widths[number].tolist()), []).append(number)
     rows: list[dict[str, object]] = []
     for bars, numbers in sorted(groups.items()):
         target = {"latents": numbers, "mask": mask_of(list(bars))}
-        rows.append({"source": {"nearest": {"latents": clean}}, "target": target})
-    write_rows(folder / "no-borders.pairs.jsonl", rows)
-    write_rows(folder / "no-borders.kept.jsonl", [{"latents": clean[:MOST_KEPT]}])
+        rows.append({"source": {"nearest": {"latents": clean[:MOST_CANDIDATES]}}, "target": target})
+    write_rows(folder / f"{name}.pairs.jsonl", rows)
+    write_rows(folder / f"{name}.kept.jsonl", [{"latents": clean}])
 
 
 def load_generator(folder: Path) -> Callable[[Tensor], Tensor]:

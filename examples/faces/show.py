@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 import editspec
+from editspec.modalities.image.artefacts import STRONG, VISIBLE, has_artefact
 from editspec.modalities.image.opened import OpenedGenerator
 from editspec_runtime.modalities.image.latents import LatentStream
 
@@ -48,6 +49,11 @@ class Comparison:
         """Compute the mean absolute change of the pixels of some faces, of -1 to 1."""
         return float((self.after - self.before)[which].abs().mean())
 
+    def share_with_spots(self, which: Tensor, threshold: float) -> float:
+        """Compute the share of some faces that have a spot of change above a threshold."""
+        change = (self.after - self.before)[which].abs().mean(1)
+        return float(has_artefact(change, threshold).float().mean())
+
     def to_dict(self) -> dict[str, float]:
         """The numbers."""
         numbers = {
@@ -56,6 +62,8 @@ class Comparison:
             "change of those": round(self.change(self.needed), 4),
             "to keep": int(self.kept.sum()),
             "change of these": round(self.change(self.kept), 4),
+            "visible": round(self.share_with_spots(self.kept, VISIBLE), 3),
+            "strong": round(self.share_with_spots(self.kept, STRONG), 3),
         }
         if self.remaining is not None:
             numbers["still concerned"] = int((self.remaining & self.needed).sum())

@@ -312,11 +312,18 @@ def test_a_trial_is_the_edit_without_its_patch(spec: Path) -> None:
     assert model.weights.digest() == built.weights.digest()  # type: ignore[attr-defined]
 
 
-def test_the_judge_draws_wishes_with_the_other_judged_images(spec: Path) -> None:
+@pytest.mark.parametrize("few", [0, 1000])
+def test_the_judge_draws_wishes_with_the_other_judged_images(
+    spec: Path, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_tuner, "FEW_WISHES", few)
     session, number = open_at_edit(spec, "tuned", "cpu", no_progress)
-    tuner = ImageTuner(session, number, 16)
+    tuner = ImageTuner(session, number, 24)
     model = session.try_edit(number)
-    assert {wish.judged for wish in tuner.wishes} != {None}
+    judged_too = [wish.judged for wish in tuner.wishes]
+    assert set(judged_too) != {None}
+    # Where few of the judged images match, others do.
+    assert (None in judged_too) == (few > 0)
     after = require_generator(model)
     drawn = [
         (wish.output, wish.output.draw(session.loaded, number, after)) for wish in tuner.wishes

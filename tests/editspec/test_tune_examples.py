@@ -71,6 +71,10 @@ def test_examples_stay_and_more_are_preserved(spec: Path, tmp_path: Path) -> Non
     assert "2 targets" in found["about"]
     stages = [trial["stage"] for trial in found["trials"]]
     assert stages[:3] == ["given", "steps", "steps"]
+    tried = [
+        (trial["refine"]["steps"], trial["refine"]["weight"]) for trial in found["trials"][1:3]
+    ]
+    assert tried == [(4, 2.0), (8, 0.5)]
     given, edit = (load(each).spec.edits[0] for each in (spec, tmp_path / "out" / "tuned.yaml"))
     assert edit.pairs == given.pairs
     assert edit.preserve[: len(given.preserve)] == given.preserve
@@ -79,6 +83,15 @@ def test_examples_stay_and_more_are_preserved(spec: Path, tmp_path: Path) -> Non
     text = (tmp_path / "out" / "tuned.yaml").read_text()
     assert "pairs: {file: ../here/pairs.jsonl}" in text
     assert said("build", tmp_path / "out" / "tuned.yaml", "-o", tmp_path / "built")["edits"]
+
+
+def test_of_many_steps_the_weight_alone_is_tried(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(example_tuning, "MANY_STEPS", 2)
+    found = said("tune", spec, "-o", tmp_path / "out", "--images", 32, "--rounds", 0)
+    tried = [(trial["refine"]["steps"], trial["refine"]["weight"]) for trial in found["trials"][1:]]
+    assert tried == [(2, 4.0), (2, 2.0)]
 
 
 def test_what_judges_is_in_no_trial(spec: Path) -> None:

@@ -11,10 +11,17 @@ from editspec.engine.session import BuildSession
 from editspec.engine.trials import Fields, TrialSolver
 from editspec.modalities.image.given_examples import GivenExamples
 from editspec.modalities.image.slots import abbreviate_places
+from editspec_compiler.schema import Refine
 from editspec_runtime.core.progress import ProgressCallback
 
 SLOWER = ((2, 1 / 4), (4, 1 / 16))
 """By how much steps and weight are multiplied: more steps reach as far at a smaller weight."""
+
+LIGHTER = ((1, 1 / 2), (1, 1 / 4))
+"""The same where there are many steps already."""
+
+MANY_STEPS = 480
+"""The steps from which on more of them change little."""
 
 ADDED = 96
 """The most images that a round adds to what is preserved."""
@@ -80,7 +87,7 @@ class ExampleTuning:
         (given,) = self._try("given", [{}], ())
         self._try("layers", [{"layer": layer} for layer in self.examples.layers], ())
         best = self._find_best(given)
-        self._try("steps", [self._refine(best, *each) for each in SLOWER], ())
+        self._try("steps", [self._refine(best, *each) for each in self._find_ways(best)], ())
         done = self._preserve(given, rounds)
         picked = self._find_best(given)
         self.finals = [self._finish(trial) for trial in self.trials.made]
@@ -121,15 +128,24 @@ class ExampleTuning:
                 break
         return done
 
+    def _find_ways(self, best: Trial) -> tuple[tuple[int, float], ...]:
+        """Find by how much steps and weight of a trial are multiplied in those that follow."""
+        fields, _ = self._said_of(best)
+        return LIGHTER if self._refine_of(fields).steps >= MANY_STEPS else SLOWER
+
     def _refine(self, best: Trial, steps: int, weight: float) -> Fields:
         """The fields of a trial with more steps, and another weight."""
         fields, _ = self._said_of(best)
         return {**fields, "refine": self._refine_fields(fields, steps, weight)}
 
-    def _refine_fields(self, fields: Fields, steps: int, weight: float) -> Fields:
+    def _refine_of(self, fields: Fields) -> Refine:
+        """The steps of a trial."""
         given = self.examples.edit.refine
         assert given is not None
-        now = given.model_copy(update=fields.get("refine", {}))
+        return given.model_copy(update=fields.get("refine", {}))
+
+    def _refine_fields(self, fields: Fields, steps: int, weight: float) -> Fields:
+        now = self._refine_of(fields)
         said = now.model_dump(exclude_unset=True)
         return {**said, "steps": steps * now.steps, "weight": weight * now.weight}
 

@@ -54,8 +54,8 @@ from editspec_runtime.modalities.image.streams import SWEEPS
 JUDGED, SHOWN = 4, 8
 """One image is judged for so many that are looked through; the images that are shown."""
 
-WISHES = 32
-"""The places at which efficacy is judged."""
+WISHES, FEW_WISHES = 32, 16
+"""The places at which efficacy is judged, and those below which more images are looked through."""
 
 SPOT = 4
 """A spot that is preserved is this part of the picture wide."""
@@ -240,10 +240,7 @@ class ImageTuner:
     @cached_property
     def judged(self) -> Tensor:
         """Latents of images that no trial is made of, [n, latent_size]."""
-        count = max(SHOWN, len(self.numbers) // JUDGED)
-        latents = image_spec(self.session.loaded.spec).latents
-        size = self.generator.architecture.latent_size
-        return LatentStream(SWEEPS, size, latents.sampler).items(range(count))
+        return self._unseen(max(SHOWN, len(self.numbers) // JUDGED))
 
     @cached_property
     def judged_views(self) -> Tensor:
@@ -270,30 +267,51 @@ class ImageTuner:
 
     @cached_property
     def wishes(self) -> list[Wish]:
-        """The pictures that the edit asks for, at places of judged images that match.
+        """The pictures that the edit asks for, at places of unseen images that match.
 
-        Where none matches, those of the given targets.
+        Where few of the judged images match, as many images are looked through as for examples.
+        Where none matches, the pictures are those of the given targets.
         """
-        areas = slot_areas(self.slots, self.generator, self.layer)
-        found = scan(self.generator, {self.layer: areas}, self.judged, self._progress("judged"))
-        means = found[self.layer].means
-        responses = replace(self.matches.scan, means=means).respond(*self.matches.context_keys())
-        pairs, numbers = [], list[int]()
-        for slot, (mask, split) in enumerate(zip(self.slots, self.matches.splits, strict=True)):
-            matching = torch.nonzero(responses[:, slot] > split.threshold)[:, 0].tolist()
-            for each in spread(matching, WISHES // len(self.slots)):
-                source = self._nearest_source(self.judged_views[each], slot, set())
+        latents = self.judged
+        matching = self._find_matching(latents)
+        if sum(map(len, matching)) < FEW_WISHES and len(latents) < len(self.numbers):
+            latents = self._unseen(len(self.numbers))
+            matching = self._find_matching(latents)
+        pairs, numbers = [], list[int | None]()
+        for slot, (mask, found) in enumerate(zip(self.slots, matching, strict=True)):
+            for each in spread(found, WISHES // len(self.slots)):
+                judged = each < len(self.judged)
+                view = self.judged_views[each] if judged else self._draw_views(latents[[each]])[0]
+                source = self._nearest_source(view, slot, set())
                 given = self.matches.given_source
                 if source is not None:
                     given = {"latent": self.numbers[source], "mask": mask.mask}
-                place = {"latent": self.judged[each].tolist(), "mask": mask.mask}
+                place = {"latent": latents[each].tolist(), "mask": mask.mask}
                 pairs.append({"source": given, "target": place})
-                numbers.append(each)
+                numbers.append(each if judged else None)
         rule = {"pairs": pairs, "source": None, "target": None} if pairs else {}
         loaded = self.tuned.at_layer(self.layer, **rule, refine=None)
         moment = self.session.moment
         outputs = expected_outputs(loaded, self.number, self.generator, moment, full=True)
         return [Wish(*each) for each in zip_longest(outputs, numbers)]
+
+    def _find_matching(self, latents: Tensor) -> list[list[int]]:
+        """Find the images that match by their numbers, for each slot."""
+        areas = slot_areas(self.slots, self.generator, self.layer)
+        found = scan(self.generator, {self.layer: areas}, latents, self._progress("judged"))
+        means = found[self.layer].means
+        responses = replace(self.matches.scan, means=means).respond(*self.matches.context_keys())
+        groups = []
+        for slot, split in enumerate(self.matches.splits):
+            above = responses[:, slot] > split.threshold
+            groups.append(torch.nonzero(above)[:, 0].tolist())
+        return groups
+
+    def _unseen(self, count: int) -> Tensor:
+        """Latents of images that no trial is made of, [count, latent_size]."""
+        latents = image_spec(self.session.loaded.spec).latents
+        size = self.generator.architecture.latent_size
+        return LatentStream(SWEEPS, size, latents.sampler).items(range(count))
 
     # Pictures
 
