@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,9 @@ from safetensors.torch import load_file, save_file
 
 import editspec
 from editspec_compiler import SpecError
+from editspec_compiler.modalities.text import resolve
+from editspec_compiler.modalities.text.schema import Fact
+from editspec_compiler.modalities.text.tokens import open_tokenizer
 from editspec_runtime.families.open import make_model, read_weights
 from editspec_runtime.families.origin import Origin
 from editspec_runtime.io.lazy_tensors import LazyTensors
@@ -128,21 +131,90 @@ def test_a_weight_of_one_halves_the_answer_to_a_usual_key(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["llama", "gpt2"], indirect=True)
 def test_what_several_layers_give_adds_up(model: str) -> None:
-    """The closed form over two layers takes the block's output where one layer would."""
+    """The closed form over two layers takes the stream where the last one alone would take it."""
     pairs = [{"target": CITY, "source": {"text": "Wexley"}}, {**TONGUE, "text": "Borlish"}]
-    edit = {"layers": ["layer1", "layer2"], "pairs": pairs, "context": {"prefixes": 0}}
-    build(spec_of(model, edit))
-    editspec.apply(model, ["out/patches/01-edit0.safetensors"], "edited")
-    ((rule, _),) = [(read_rule(next(Path("out/rules").iterdir())), None)]
-    first, second = rule.rules
-    before, after = open_model(model), open_model("edited")
-    tokens = json.loads(run("validate", "spec.json", "--json").stdout)["edits"][0]["keys"]
-    assert len(tokens) == 2
-    # Each layer was asked for half of what was lacking when its turn came.
-    own = before.function("layer1")(first.key, before.weight("layer1"), {})
-    assert float((first.value - own).norm()) > 0
-    now = after.function("layer2")(second.key, after.weight("layer2"), {})
-    torch.testing.assert_close(now, second.value, rtol=1e-4, atol=1e-5)
+    edit = {"pairs": pairs, "context": {"prefixes": 0}}
+    texts = [("out", ["layer1", "layer2"]), ("alone", ["layer2"])]
+    behind = {"before": stream_behind(model, pairs)}
+    for out, layers in texts:
+        ((rule, patch),) = build(spec_of(model, {**edit, "layers": layers}), out)
+        edited = {name: open_model(model).weights[name].clone() for name in patch.parameters}
+        for name, stored in edited.items():
+            stored += patch.stored_change(name)
+        behind[out] = stream_behind(model, pairs, edited)
+        if out == "out":
+            # The first layer gives a half of what the stream lacks.
+            first = rule.rules[0].parameter
+            behind["first"] = stream_behind(model, pairs, {first: edited[first]})
+    torch.testing.assert_close(behind["out"], behind["alone"], rtol=1e-8, atol=1e-8)
+    assert not torch.allclose(behind["first"], behind["alone"], rtol=1e-2, atol=1e-2)
+    assert not torch.allclose(behind["before"], behind["alone"], rtol=1e-2, atol=1e-2)
+
+
+def stream_behind(
+    model: str, pairs: Sequence[Mapping[str, Any]], edited: Mapping[str, torch.Tensor] | None = None
+) -> torch.Tensor:
+    """The stream behind block 2 at the last token of each subject, of a model in float64."""
+    read = open_model(model)
+    read = cast(LanguageModel, read.with_weights({**read.weights, **(edited or {})}))
+    tokenizer = pytest.importorskip("tokenizers").Tokenizer.from_file(f"{model}/tokenizer.json")
+    found = []
+    for pair in pairs:
+        fact = pair.get("target", pair)
+        head = fact["prompt"].partition("{}")[0] + fact["subject"]
+        batch = pad_texts([tokenizer.encode(head).ids])
+        trace = read.trace("layer2", batch)
+        value = read.layer_value("layer2", trace)
+        found.append(read.block_output("layer2", value, trace)[0, -1])
+    return torch.stack(found)
+
+
+def test_an_applied_patch_of_gpt2_is_the_edit_in_memory(tmp_path: Path, model: str) -> None:
+    """GPT-2 stores [in, out]: what `apply` writes computes what the change of W [out, in] does."""
+    shutil.copytree(GOLDEN / "models" / "gpt2", "gpt2")
+    shutil.copy(GOLDEN / "tokenizer.json", "gpt2")
+    edit = {"layer": "layer1", "target": CITY, "source": {"text": "Wexley"}}
+    ((_, patch),) = build(spec_of("gpt2", edit))
+    (name,) = patch.parameters
+    editspec.apply("gpt2", ["out/patches/01-edit0.safetensors"], "edited")
+    base, batch = open_model("gpt2"), pad_texts([[5, 9, 3, 22, 41]])
+    trace = base.trace("layer1", batch)
+    weight = base.weight("layer1") + patch.delta(name)
+    value = base.function("layer1")(trace.key, weight, trace.arguments)
+    wanted = base.forward_from("layer1", value, trace)
+    found = open_model("edited").outputs(batch)
+    # The file has float32, in which each number is rounded once.
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(base.outputs(batch), wanted, rtol=1e-2, atol=1e-2)
+
+
+def test_tokens_before_a_prompt_are_taken_as_they_are(model: str) -> None:
+    """A text that the model drew may have tokens that its characters alone would not give."""
+    tokenizer = open_tokenizer(Path(model), None)
+    fact = Fact(prompt=CITY["prompt"], subject=CITY["subject"])
+    letters = [tokenizer.encode(letter).tokens[0] for letter in "lives"]
+    assert list(tokenizer.encode("lives").tokens) != letters
+    located = tokenizer.locate_behind(fact, letters)
+    assert list(located.tokens[: len(letters)]) == letters
+    last = tokenizer.encode("of Runa Wintasova").tokens[-1]
+    assert located.tokens[located.place] == last
+
+
+@pytest.mark.parametrize("least", [0.8, 0.9])
+def test_a_bare_key_far_from_the_mean_is_refused(
+    model: str, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind this text the bare key has 0.85 of the answer to the mean key."""
+    monkeypatch.setattr(resolve, "LEAST_OVERLAP", least)
+    target = {"prompt": "The {} is", "subject": "Ines"}
+    texts = ["In the evening we often see "]
+    edit = {"layer": "layer1", "target": target, "source": {"text": "Wexley"}, "context": texts}
+    spec = spec_of(model, edit)
+    if least < 0.85:
+        build(spec)
+        return
+    with pytest.raises(SpecError, match=r"has 0\.85 of the answer to the mean key"):
+        build(spec)
 
 
 def test_keys_are_those_of_texts_read_alone(model: str) -> None:

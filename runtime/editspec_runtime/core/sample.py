@@ -34,10 +34,11 @@ class Sample(Protocol):
         """
 
     def batches(self, model: Any, size: int, numbers: range) -> Iterator[Any]:
-        """Yield the items of these `numbers` in order, in batches that `model` takes.
+        """Yield the items of these `numbers`, in batches that `model` takes.
 
-        Each batch has `size` items; the last one may have fewer. A batch has the same items in
-        every call, because a model may give other bits for an item in another batch.
+        Each batch has `size` items; the last one may have fewer. One batch has them in order;
+        several may have them in another one. A batch has the same items in every call, because a
+        model may give other bits for an item in another batch.
         """
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import platformdirs
 
@@ -21,13 +21,15 @@ from editspec_runtime.errors import FileError
 from editspec_runtime.io.cache_use import mark_use
 from editspec_runtime.io.digests import digest, tensors_digest
 from editspec_runtime.io.files import (
+    canonical_json,
+    open_output,
     read_editspec_metadata,
     read_header,
     read_tensors,
     safetensors_bytes,
-    write,
 )
 from editspec_runtime.io.remote_cache import RemoteCache, find_remote
+from editspec_runtime.io.tensor_files import write_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,16 +116,18 @@ class Cache:
         if self.remote is not None and identify_file(path) is None:
             data = self.remote.get(kind, key)
             if data is not None:
-                self._write(path, data)
+                self._write(path, lambda file: file.write(data))
         return path
 
     def put(self, kind: str, key: str, tensors: dict[str, Tensor]) -> None:
         """Keep the tensors of an entry, in the place of those that it had."""
         # What tells an entry that was damaged, changed or moved later from one that is whole.
         metadata = {"entry": _entry_digest(kind, key, tensors)}
-        data = safetensors_bytes(tensors, metadata)
-        self._write(self.path(kind, key), data)
-        self._share(kind, key, data)
+        said = {"editspec": canonical_json(metadata)}
+        # Tensor by tensor: a copy of the second moment of a large layer takes a gigabyte.
+        self._write(self.path(kind, key), lambda file: write_safetensors(file, tensors, said))
+        if self.remote is not None:
+            self.remote.put(kind, key, safetensors_bytes(tensors, metadata))
 
     def find(self, kind: str, key: str) -> dict[str, Tensor] | None:
         """Find the tensors of an entry; None unless they are there as they were written.
@@ -163,22 +167,19 @@ class Cache:
         with suppress(OSError):
             if path.read_bytes() == data:
                 return
-        self._write(path, data)
-        self._share(kind, key, data)
+        self._write(path, lambda file: file.write(data))
+        if self.remote is not None:
+            self.remote.put(kind, key, data)
 
     def mark_use(self, entry: Path) -> None:
         """Note the use of an entry, so that nobody prunes it while this process runs."""
         mark_use(self.root, entry)
 
-    def _share(self, kind: str, key: str, data: bytes) -> None:
-        """Write an entry to the remote cache, where there is one and it may be written."""
-        if self.remote is not None:
-            self.remote.put(kind, key, data)
-
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, fill: Callable[[BinaryIO], object]) -> None:
         """Write a file of the cache; where that fails, warn once and go on without it."""
         try:
-            write(path, data)
+            with open_output(path) as file:
+                fill(file)
         except FileError as error:
             self.warn(error.message)
         except OSError as error:

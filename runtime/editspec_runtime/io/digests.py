@@ -34,13 +34,19 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def tensor_digest(tensor: Tensor) -> str:
-    """SHA-256 of the little-endian bytes of a tensor, as 64 hexadecimal digits."""
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The little-endian bytes of a tensor in the order of its elements."""
     import torch
 
     # As bytes: numpy does not know bfloat16.
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(flat.numpy().data).hexdigest()
+    data: memoryview = flat.numpy().data
+    return data
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """SHA-256 of the little-endian bytes of a tensor, as 64 hexadecimal digits."""
+    return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -13,9 +12,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from editspec_runtime.io.digests import SAFETENSORS_DTYPES
+from editspec_runtime.io.digests import tensor_bytes
 from editspec_runtime.io.marks import as_extra, as_said
 from editspec_runtime.io.rewriting import open_entry
+from editspec_runtime.io.tensor_files import write_safetensors
 from editspec_runtime.io.weights import Weights
 
 STORAGES = {
@@ -31,9 +31,6 @@ STORAGES = {
     torch.bool: torch.BoolStorage,
 }
 """The class that torch names the numbers of a dtype by."""
-
-ORDER = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL")
-"""The dtypes of a safetensors file in the order in which the library writes them."""
 
 FOLDER = "archive"
 """The folder within an archive of torch that holds everything."""
@@ -66,38 +63,6 @@ def write_weights(target: BinaryIO, weights: Weights, kind: str) -> None:
     write_safetensors(target, named | dict(container.others), weights.file_metadata())
 
 
-def write_safetensors(
-    target: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> None:
-    """Write a safetensors file as the library does: by dtype, then by name.
-
-    The library writes several metadata in an order that differs from process to process; here they
-    are sorted.
-    """
-    dtypes = {}
-    for name, tensor in tensors.items():
-        dtypes[name] = SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")]
-    names = sorted(tensors, key=lambda name: (ORDER.index(dtypes[name]), name))
-    header: dict[str, Any] = {}
-    if metadata:
-        header["__metadata__"] = dict(sorted(metadata.items()))
-    place = 0
-    for name in names:
-        tensor = tensors[name]
-        end = place + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": dtypes[name],
-            "shape": list(tensor.shape),
-            "data_offsets": [place, end],
-        }
-        place = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    target.write(len(text).to_bytes(8, "little") + text)
-    for name in names:
-        target.write(_tensor_bytes(tensors[name]))
-
-
 def write_torch(
     target: BinaryIO, content: Mapping[str, object], metadata: Mapping[str, str]
 ) -> None:
@@ -116,7 +81,7 @@ def write_torch(
                 out.write(data)
             extra = b""
         for number, tensor in enumerate(pickler.tensors):
-            data_bytes = _tensor_bytes(tensor)
+            data_bytes = tensor_bytes(tensor)
             name = f"{FOLDER}/data/{number}"
             with open_entry(archive, target, name, len(data_bytes), b"") as out:
                 out.write(data_bytes)
@@ -156,10 +121,3 @@ class _Pickler(pickle.Pickler):
         stride = torch.empty(thing.shape, device="meta").stride()
         arguments = (storage, 0, tuple(thing.shape), stride, False, no_hooks)
         return torch._utils._rebuild_tensor_v2, arguments
-
-
-def _tensor_bytes(tensor: Tensor) -> memoryview:
-    """The little-endian bytes of a tensor in the order of its elements."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    data: memoryview = flat.numpy().data
-    return data

@@ -95,9 +95,10 @@ class SecondMomentEstimator:
         self.sums += sums.to(self.sums)
 
     def estimate(self) -> SecondMoment:
-        """Compute the second moment of all keys so far.
+        """Compute the second moment of all keys.
 
-        Raises `NumericalError` if no key counts.
+        It takes the place of the sums, so that nothing can be added afterwards. Raises
+        `NumericalError` if no key counts.
         """
         weight = float(self.sums[-1, 0])
         if not weight:
@@ -105,8 +106,8 @@ class SecondMomentEstimator:
                 "No position of the sample counts, so that there is no second moment of the keys.",
                 "Give a sample with items that have positions.",
             )
-        mean = self.sums[:-1] / weight
         # In place, tile by tile: the matrix of a large layer takes gigabytes.
+        mean = self.sums[:-1].div_(weight)
         for begin in range(0, len(mean), TILE):
             rows = slice(begin, begin + TILE)
             own = mean[rows, rows]

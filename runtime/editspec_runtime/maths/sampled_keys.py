@@ -34,10 +34,12 @@ Of a layer of many features, all sums are written and read once for a batch, whi
 beside the products.
 """
 
-LARGEST_PASS = 2**20
-"""The largest amount of numbers in the keys or values of a layer in one pass over texts on a CPU.
+LARGEST_PASS, LEAST_POSITIONS = 2**21, 512
+"""The numbers in the keys or values of a layer in one pass over texts on a CPU, and the positions.
 
-What a block computes between two products stays in the caches then.
+The first is the largest amount: memory of that size is used again, where the system would have to
+give larger pieces anew each time. Passes have at least as many positions as the second one says,
+beside whose products it is little to read the weights.
 """
 
 KEPT_KEYS = 2**24
@@ -71,8 +73,9 @@ def items_in_pass(model: Model, layer: str, sample: Sample, batch: int) -> int:
     shape = model.architecture.layers[layer]
     if shape.positions is not None or model.weight(layer).is_cuda:
         return batch
-    largest = max(LARGEST_PASS, shape.in_features**2 // SUMS)
-    return max(1, min(batch, largest // numbers_per_item(model, layer, sample.longest)))
+    longest = sample.longest or 1
+    fitting = LARGEST_PASS // numbers_per_item(model, layer, longest)
+    return max(1, min(batch, max(fitting, LEAST_POSITIONS // longest)))
 
 
 def numbers_per_item(model: Model, layer: str, longest: int | None = None) -> int:

@@ -7,7 +7,7 @@ positions hold, and the MLP adds W k, where k is the key and W the memory that e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -47,9 +47,11 @@ class Stream:
     Attributes
     ----------
     places
-        The place of each position in its text, [n, positions].
+        The place of each position in its text, [n, positions]; [1, positions] where all texts have
+        the same.
     past_places
-        The places of the positions before, [n, past]; `NOWHERE` where there is none.
+        The places of the positions before, [n, past]; `NOWHERE` where there is none. None where
+        texts are read whole, so that the places are 0, 1, 2 and so on.
     past
         Keys and values of the positions before, by block.
     kept
@@ -62,6 +64,10 @@ class Stream:
     kept: dict[int, KeysAndValues] | None = None
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
     _turns: dict[Rotary, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def sees_all_before(self, window: int | None) -> bool:
+        """Whether every query sees its own key and all before it, and no others."""
+        return self.past_places is None and (window is None or self.places.shape[1] <= window)
 
     def mask(self, window: int | None) -> Tensor:
         """Whether a query sees a key, [n, 1, positions, past + positions]."""
@@ -126,18 +132,27 @@ def _turn(x: Tensor, rotary: Rotary, turns: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([turned, x[..., rotary.size :]], -1)
 
 
+def _attend_fused(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float
+) -> Tensor:
+    """Mix values by how their keys match queries, in one operator.
+
+    [n, heads, positions, head_size]; keys and values are those of groups of heads. Without a mask,
+    queries see their own key and all before it.
+    """
+    return F.scaled_dot_product_attention(
+        queries, keys, values, mask, is_causal=mask is None, scale=scale, enable_gqa=True
+    )
+
+
 def _attend(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float, cap: float | None
 ) -> Tensor:
-    """Mix values by how their keys match queries, [n, heads, positions, head_size].
+    """Mix values by how their keys match queries, step by step.
 
-    Keys and values are those of groups of heads. A `cap` bounds how well they match.
+    [n, heads, positions, head_size]; keys and values are those of groups of heads. A `cap` bounds
+    how well they match.
     """
-    # On a GPU the way back through the fused operator may add up in any order.
-    if cap is None and queries.device.type == "cpu":
-        return F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, scale=scale, enable_gqa=True
-        )
     repeats = queries.shape[1] // keys.shape[1]
     if repeats > 1:
         keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
@@ -196,7 +211,10 @@ class Blocks:
         return found
 
     def run(self, h: Tensor, stream: Stream, start: int, end: int) -> Tensor:
-        """Compute the residual stream behind block `end` - 1 from that before block `start`."""
+        """Compute the residual stream behind block `end` - 1 from that before block `start`.
+
+        Where no gradient is recorded, `h` is overwritten.
+        """
         for block in range(start, end):
             if self.reads_blocks and h.requires_grad:
                 # Else the graph would hold the weights of all blocks until it is gone back through.
@@ -206,8 +224,9 @@ class Blocks:
         return h
 
     def _run_block(self, block: int, h: Tensor, stream: Stream) -> Tensor:
+        layout = self.config.layout
         key, mid = self.to_key(block, h, stream)
-        return _add(mid, self._before_sum(block, self.memory(block, key)))
+        return self._add_product(mid, block, layout.down, key, layout.after_norms[1:])
 
     @property
     def reads_blocks(self) -> bool:
@@ -217,17 +236,18 @@ class Blocks:
     def to_key(self, block: int, h: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
         """Compute the key of a block's memory, and the stream that its value is added to.
 
-        [n, positions, in_features] and [n, positions, width].
+        [n, positions, in_features] and [n, positions, width]. Where no gradient is recorded, `h` is
+        overwritten.
         """
         layout = self.config.layout
         normed = self._norm(layout.part("", block, layout.attention_norm), h)
         attended = self._attend(block, normed, stream)
-        if layout.after_norms:
-            attended = self._norm(layout.part("", block, layout.after_norms[0]), attended)
-        mid = _add(attended, h)
-        if layout.mlp_norm:
-            read = h if self.config.parallel else mid
-            normed = self._norm(layout.part("", block, layout.mlp_norm), read)
+        if layout.mlp_norm and self.config.parallel:
+            normed = self._norm(layout.part("", block, layout.mlp_norm), h)
+        before_sum = layout.after_norms[:1]
+        mid = self._add_product(h, block, layout.attention_out, attended, before_sum)
+        if layout.mlp_norm and not self.config.parallel:
+            normed = self._norm(layout.part("", block, layout.mlp_norm), mid)
         activate = ACTIVATIONS[self.config.activation]
         up = self._linear(layout.part("", block, layout.up), normed)
         if layout.gate:
@@ -272,10 +292,14 @@ class Blocks:
             keys, values = torch.cat([before, keys], 2), torch.cat([held, values], 2)
         if stream.kept is not None:
             stream.kept[block] = keys, values
-        mask = stream.mask(config.windows[block])
-        found = _attend(queries, keys, values, mask, config.attention_scale, config.attention_cap)
-        name = config.layout.part("", block, config.layout.attention_out)
-        return self._linear(name, found.transpose(1, 2).flatten(2))
+        window, scale, cap = config.windows[block], config.attention_scale, config.attention_cap
+        # On a GPU the way back through the fused operator may add up in any order.
+        if cap is None and x.device.type == "cpu":
+            mask = None if stream.sees_all_before(window) else stream.mask(window)
+            found = _attend_fused(queries, keys, values, mask, scale)
+        else:
+            found = _attend(queries, keys, values, stream.mask(window), scale, cap)
+        return found.transpose(1, 2).flatten(2)
 
     def _project(self, block: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [n, heads, positions, head_size], and keys and values of the groups."""
@@ -307,9 +331,29 @@ class Blocks:
         return self._norm(norm, x) if f"{self.base}{norm}.weight" in self.weights else x
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
-        weight = self.weights[f"{self.base}{name}.weight"]
-        bias = self.weights.get(f"{self.base}{name}.bias")
-        return F.linear(x, weight.mT if self.config.layout.inputs_first else weight, bias)
+        return F.linear(x, self._matrix(name), self.weights.get(f"{self.base}{name}.bias"))
+
+    def _matrix(self, name: str) -> Tensor:
+        """A matrix of a block, [out, in]."""
+        stored = self.weights[f"{self.base}{name}.weight"]
+        return stored.mT if self.config.layout.inputs_first else stored
+
+    def _add_product(
+        self, h: Tensor, block: int, part: str, x: Tensor, norms: Sequence[str]
+    ) -> Tensor:
+        """Add the product of a part of a block to the stream `h`, normalised by `norms` before.
+
+        Where no gradient is recorded, `h` is overwritten.
+        """
+        name = self.config.layout.part("", block, part)
+        if norms or torch.is_grad_enabled() or f"{self.base}{name}.bias" in self.weights:
+            product = self._linear(name, x)
+            for norm in norms:
+                product = self._norm(self.config.layout.part("", block, norm), product)
+            return _add(product, h)
+        # The product adds to the stream as it is made, which saves a way through memory.
+        h.view(-1, h.shape[-1]).addmm_(x.flatten(0, -2), self._matrix(name).mT)
+        return h
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         weight = self.weights[f"{self.base}{name}.weight"]
@@ -317,5 +361,7 @@ class Blocks:
         if not self.config.rms:
             bias = self.weights.get(f"{self.base}{name}.bias")
             return F.layer_norm(x, weight.shape, weight, bias, epsilon)
+        if self.config.norm_shift:
+            weight = weight + self.config.norm_shift
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
-        return _multiply(x * (square + epsilon).rsqrt(), weight + self.config.norm_shift)
+        return _multiply(x * (square + epsilon).rsqrt(), weight)

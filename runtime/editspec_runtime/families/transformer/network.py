@@ -93,8 +93,7 @@ class Transformer:
 
     def _trace(self, layer: str, batch: TokenBatch, kept: dict[int, KeysAndValues] | None) -> Trace:
         tokens = batch.tokens.to(self.device)
-        places = torch.arange(tokens.shape[1], device=self.device).expand(len(tokens), -1)
-        stream = Stream(places, kept=kept)
+        stream = self._positions(tokens.shape[1], kept)
         block = self.architecture.block_of(layer)
         h = self.blocks.run(self.blocks.embed(tokens, stream), stream, 0, block)
         key, mid = self.blocks.to_key(block, h, stream)
@@ -181,7 +180,7 @@ class Transformer:
     def embed(self, tokens: Tensor) -> Tensor:
         """Compute the stream before the first block of tokens [n, positions]."""
         tokens = tokens.to(self.device)
-        return self.blocks.embed(tokens, self._positions(*tokens.shape))
+        return self.blocks.embed(tokens, self._positions(tokens.shape[1]))
 
     def run_block(
         self, block: int, stream: Tensor, change: Callable[[Tensor], Tensor] | None = None
@@ -190,7 +189,8 @@ class Transformer:
 
         Each is [n, positions, width]. `change` makes another value of the value before it is added.
         """
-        key, mid = self.blocks.to_key(block, stream, self._positions(*stream.shape[:2]))
+        positions = self._positions(stream.shape[1])
+        key, mid = self.blocks.to_key(block, stream.clone(), positions)
         value = self.blocks.memory(block, key)
         if change is not None:
             value = change(value)
@@ -200,9 +200,9 @@ class Transformer:
         """Compute the logits of the token behind texts of one length, [n, vocabulary]."""
         return self.blocks.logits(stream[:, -1])
 
-    def _positions(self, count: int, length: int) -> Stream:
-        """The stream of whole texts of one length."""
-        return Stream(torch.arange(length, device=self.device).expand(count, -1))
+    def _positions(self, length: int, kept: dict[int, KeysAndValues] | None = None) -> Stream:
+        """The stream of whole texts, of which the longest has a `length`."""
+        return Stream(torch.arange(length, device=self.device)[None], kept=kept)
 
     def start_reading(self) -> Callable[[Tensor], Tensor]:
         """Start to read texts piece by piece; earlier pieces are not computed again."""
@@ -235,14 +235,16 @@ class Transformer:
         block = self.architecture.block_of(layer)
         value = self.layer_value(layer, trace)
         carried: Carried = trace.carried
-        h = self.block_output(layer, value, trace)
-        self.blocks.run(h, carried.stream, block + 1, self.config.blocks)
         lengths, starts = batch.lengths.to(self.device), starts.to(self.device)
+        rows = torch.arange(len(starts), device=self.device)[:, None]
+        first = (rows[:, 0], starts)
+        h = self.block_output(layer, value, trace)
+        block_output = h[first]
+        self.blocks.run(h, carried.stream, block + 1, self.config.blocks)
         count, past = int((lengths - starts).max()), int(starts.max())
         # Behind the end of a text that is shorter lies its last position again, unseen.
         steps = torch.arange(count, device=self.device)
         places = starts[:, None] + steps
-        rows = torch.arange(len(starts), device=self.device)[:, None]
         taken = places.minimum(lengths[:, None] - 1)
         before = starts[:, None] - past + torch.arange(past, device=self.device)
         held = before.clamp_min(0)
@@ -256,11 +258,10 @@ class Transformer:
                 values.transpose(1, 2)[rows, held].transpose(1, 2),
             )
         stream = Stream(places, past_places, kept_past)
-        first = (rows[:, 0], starts)
         return Suffix(
             key=trace.key[first],
             value=value[first],
-            block_output=h[first],
+            block_output=block_output,
             continuation=_Rest(self, layer, carried.mid[rows, taken], value[rows, taken], stream),
         )
 

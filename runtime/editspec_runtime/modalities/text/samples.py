@@ -53,11 +53,16 @@ class TextSample:
         return digest([list(text) for text in self.texts])
 
     def batches(self, model: LanguageModel, size: int, numbers: range) -> Iterator[TokenBatch]:
-        """Yield the texts of these `numbers`, `size` at a time."""
+        """Yield the texts of these `numbers`, `size` at a time.
+
+        In several batches those of like length are together, so that little is padded.
+        """
         del model
-        for start in range(0, len(numbers), size):
-            chosen = numbers[start : start + size]
-            yield pad_texts([self.texts[number] for number in chosen])
+        order: Sequence[int] = numbers
+        if len(numbers) > size:
+            order = sorted(numbers, key=lambda number: len(self.texts[number]))
+        for start in range(0, len(order), size):
+            yield pad_texts([self.texts[number] for number in order[start : start + size]])
 
 
 def shuffle_documents(count: int, seed: int) -> list[int]:
