@@ -35,12 +35,12 @@ JOBS = {
     "test": [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
-        ["mypy"],
         # The files of tests are shared out among processes, one for each core, in their order.
+        # One of them runs mypy.
         ["pytest", "-n", "auto", "--maxprocesses", "4", *BY_FILE],
     ],
     # What takes minutes: the memory of every command, whole recipes.
-    "test-long": [["pytest", "-m", "long", "tests/end_to_end"]],
+    "test-long": [["pytest", "-m", "long"]],
     # The generators of others: downloads 61 MB, unless EDITSPEC_WHEELS names a folder with them.
     "test-real": [["pytest", "-m", "real", "tests/real"]],
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors.torch import save_file
 from torch import Tensor
 
 import editspec
@@ -18,8 +19,9 @@ from editspec_runtime.core.executor import Executor, InProcess
 from editspec_runtime.core.progress import no_progress
 from editspec_runtime.executors.local import LocalProcesses
 from editspec_runtime.families.travelling import TravellingModels
+from tests.cases import tiny_stylegan2
 
-LONG = 30
+LONG = 20
 """Blocks of the run that is killed."""
 
 PATIENCE = 600
@@ -44,6 +46,13 @@ def spec(samples: int, layer: str = "layer5", **settings: Any) -> str:
             "edits": [edit],
         }
     )
+
+
+def write_specs(folder: Path) -> None:
+    """Write a tiny StyleGAN2, a spec of five blocks of it, and a long one."""
+    save_file(tiny_stylegan2(), folder / "tiny.safetensors")
+    (folder / "tiny.yaml").write_text(spec(256 * 5))
+    (folder / "long.yaml").write_text(spec(256 * LONG))
 
 
 def blocks(cache: Path) -> list[Path]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from editspec.engine.failures import error_code, error_dict, error_text
 from editspec.engine.lock import input_changes, lock_path, read_lock
-from editspec.engine.policy import load_obeying
+from editspec.engine.policy import POLICY_CHECK, load_obeying
+from editspec.engine.project import FILE as PROJECT_FILE
 from editspec.engine.result import DONE, CommandResult, count_of
 from editspec_compiler import LoadedSpec, SpecError, load
 from editspec_compiler.document import read_document
@@ -91,6 +92,8 @@ class ValidFile:
         counted = count_of(len(self.edits), "edit")
         if self.checks:
             counted += f", {count_of(len(self.checks), 'check')}"
+        if POLICY_CHECK in self.checks:
+            counted += f" with that of {PROJECT_FILE}"
         lines = [f"{self.file}: {counted}, no problems"]
         for edit in self.edits:
             lines += [f"  {edit.name}: {line}" for line in edit.facts.lines]

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import distributed
 import pytest
-from safetensors.torch import save_file
-from torch import Tensor
 
 from editspec_runtime.executors.dask_cluster import DaskCluster, open_cluster
 from editspec_runtime.executors.local import LocalProcesses
-from tests.spreading import LONG, spec
+from tests.spreading import write_specs
 
 
 @pytest.fixture(scope="package")
@@ -40,12 +38,8 @@ def threads() -> Iterator[DaskCluster]:
 
 
 @pytest.fixture
-def folder(
-    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    save_file(make_tiny(), tmp_path / "tiny.safetensors")
-    (tmp_path / "tiny.yaml").write_text(spec(256 * 5))
-    (tmp_path / "long.yaml").write_text(spec(256 * LONG))
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_specs(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -38,7 +38,7 @@ from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import tensor_digest
 from editspec_runtime.modalities.image.latents import LatentStream
 from tests.commands import run, said
-from tests.spreading import LONG, PATIENCE, blocks, moment, spec, two_of
+from tests.spreading import LONG, PATIENCE, blocks, moment, spec, two_of, write_specs
 from tests.workers import Noted, fail
 
 pytestmark = [
@@ -133,6 +133,17 @@ def test_workers_that_are_killed_lose_only_their_items(
     assert repeated <= held[kind] * len(killed)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of C of the long spec, computed by one process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_specs(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("EDITSPEC_CACHE", str(folder / "cache"))
+        return tensor_digest(moment(InProcess(), "long.yaml"))
+
+
 def kill_at_moments(
     cache: Path, kill: Callable[[], bool], number: int, stopped: Event
 ) -> list[int]:
@@ -160,10 +171,8 @@ def moment_with_deaths(executor: Executor, cache: Path, kill: Callable[[], bool]
 
 @pytest.mark.slow
 def test_c_is_the_same_where_workers_are_killed(
-    folder: Path, emptied: Callable[[], Path], processes: LocalProcesses
+    folder: Path, emptied: Callable[[], Path], processes: LocalProcesses, undisturbed: str
 ) -> None:
-    emptied()
-    wanted = moment(InProcess(), "long.yaml")
     cache = emptied()
     assert list(processes.map(fail, ["a"] * 8)) == ["a"] * 8
     choose = random.Random(5)
@@ -180,23 +189,21 @@ def test_c_is_the_same_where_workers_are_killed(
         os.kill(victim, signal.SIGKILL)
         return True
 
-    assert tensor_digest(moment_with_deaths(processes, cache, kill)) == tensor_digest(wanted)
+    assert tensor_digest(moment_with_deaths(processes, cache, kill)) == undisturbed
     assert len(killed) == 10
     processes.end()
 
 
 @pytest.mark.slow
 def test_c_is_the_same_in_a_cluster_whose_workers_die_and_join(
-    folder: Path, emptied: Callable[[], Path], threads: DaskCluster
+    folder: Path, emptied: Callable[[], Path], threads: DaskCluster, undisturbed: str
 ) -> None:
-    emptied()
-    wanted = tensor_digest(moment(InProcess(), "long.yaml"))
     for count in (1, 2, 4):
         threads.cluster.scale(count)
         threads.client.wait_for_workers(count, timeout=PATIENCE)
         cache = emptied()
         if count < 4:
-            assert tensor_digest(moment(threads, "long.yaml")) == wanted
+            assert tensor_digest(moment(threads, "long.yaml")) == undisturbed
 
     def kill() -> bool:
         """End a worker with the items that it has; another one joins."""
@@ -204,7 +211,7 @@ def test_c_is_the_same_in_a_cluster_whose_workers_die_and_join(
         threads.cluster.scale(4)
         return True
 
-    assert tensor_digest(moment_with_deaths(threads, cache, kill)) == wanted
+    assert tensor_digest(moment_with_deaths(threads, cache, kill)) == undisturbed
 
 
 def test_a_worker_that_joins_half_way_takes_part(threads: DaskCluster, tmp_path: Path) -> None:
@@ -244,9 +251,9 @@ def leads(folder: str, cache: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_command_that_was_killed_goes_on(folder: Path, emptied: Callable[[], Path]) -> None:
-    emptied()
-    wanted = moment(InProcess(), "long.yaml")
+def test_a_command_that_was_killed_goes_on(
+    folder: Path, emptied: Callable[[], Path], undisturbed: str
+) -> None:
     cache = emptied()
     context = multiprocessing.get_context("forkserver")
     command = context.Process(target=leads, args=(str(folder), str(cache)))
@@ -270,7 +277,7 @@ def test_a_command_that_was_killed_goes_on(folder: Path, emptied: Callable[[], P
     first = kept[0]
     own = load_file(first)
     Cache(cache).put("blocks", first.stem, {name: 2 * tensor for name, tensor in own.items()})
-    assert tensor_digest(moment(InProcess(), "long.yaml")) != tensor_digest(wanted)
+    assert tensor_digest(moment(InProcess(), "long.yaml")) != undisturbed
     (found,) = (cache / "statistics").iterdir()
     found.unlink()
     for block in kept:
@@ -278,10 +285,8 @@ def test_a_command_that_was_killed_goes_on(folder: Path, emptied: Callable[[], P
 
 
 def test_a_run_whose_scheduler_has_died_goes_on(
-    folder: Path, emptied: Callable[[], Path], threads: DaskCluster
+    folder: Path, emptied: Callable[[], Path], threads: DaskCluster, undisturbed: str
 ) -> None:
-    emptied()
-    wanted = moment(InProcess(), "long.yaml")
     cache = emptied()
 
     def end(what: str, done: int, total: int) -> None:
@@ -293,7 +298,7 @@ def test_a_run_whose_scheduler_has_died_goes_on(
         editspec.statistics("long.yaml", device="cpu", progress=end)
     kept = blocks(cache)
     assert 5 <= len(kept) < LONG
-    assert tensor_digest(moment(InProcess(), "long.yaml")) == tensor_digest(wanted)
+    assert tensor_digest(moment(InProcess(), "long.yaml")) == undisturbed
 
 
 def descendants(process: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,21 @@ def statuses() -> list[str]:
     return [edit["status"] for edit in said("plan", "spec.yaml")["edits"]]
 
 
+@pytest.fixture(scope="module")
+def interpreter(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that runs ``-m editspec`` as an interpreter does, in forks that begin at once."""
+    made = tmp_path_factory.mktemp("interpreter") / "python"
+    made.write_text(f'#!/bin/sh\nshift 2\nexec {program} "$@"\n')
+    made.chmod(0o755)
+    return made
+
+
 @pytest.fixture
 def repository(
-    make_tiny: Callable[..., dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_tiny: Callable[..., dict[str, Tensor]],
+    interpreter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A repository with a spec, its lock and the patches of a build; git knows the drivers."""
     folder = tmp_path / "a clone"
@@ -65,7 +78,9 @@ def repository(
     save(three_edits())
     said("build", "spec.yaml", "-o", "out")
     git(folder, "init", "-q")
-    said("git", "install")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(interpreter))
+        said("git", "install")
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "A spec")
     return folder
@@ -125,7 +140,7 @@ def test_without_the_driver_the_same_merge_is_a_conflict(repository: Path) -> No
     )
     assert "CONFLICT (content): Merge conflict in spec.yaml.lock" in done.stdout
     git(repository, "merge", "--abort")
-    said("git", "install")
+    said("git", "install")  # of this interpreter, in a process of its own
     git(repository, "merge", "-q", "theirs")
     assert statuses() == ["up to date"] * 2 + ["changed"]
 

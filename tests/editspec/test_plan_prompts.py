@@ -69,6 +69,7 @@ def _window() -> int:
     return int(config["max_position_embeddings"])
 
 
+@pytest.mark.long  # of texts, the same is tested with every change
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux counts it")
 def test_the_memory_is_what_a_build_holds() -> None:
     write(VAN_GOGH)

@@ -71,6 +71,12 @@ def test_a_folder_begins_with_a_spec_that_validates_and_builds(folder: Path) -> 
         "predicted-collateral",
         "policy",
     ]
+    told = run("validate", "recipes/first.yaml").stdout
+    assert "1 edit, 3 checks with that of .editspec.toml, no problems" in told
+    Path(FILE).rename("none.toml")
+    told = run("validate", "recipes/first.yaml").stdout
+    assert "1 edit, 2 checks, no problems" in told
+    Path("none.toml").rename(FILE)
     built = run("build", "recipes/first.yaml", "-o", "out", "--check", "--device", "cpu")
     assert built.exit_code in (0, 1), built.stderr
     assert "first-edit" in built.stdout

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -167,11 +167,15 @@ def spec(tiny_spec: Callable[..., Path], tmp_path: Path) -> Path:
     return tiny_spec(tmp_path)
 
 
-def build_elsewhere(spec: Path, out: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def build_elsewhere(
+    command: Sequence[str | Path], spec: Path, out: str, environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
     """Begin a build in a process of its own."""
-    command = [sys.executable, "-m", "editspec", "build", str(spec), "-o", out]
     return subprocess.Popen(
-        command, env={**os.environ, **environment}, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        [*command, "build", spec, "-o", out],
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
 
 
@@ -288,16 +292,20 @@ def test_who_may_only_read_is_told_and_reads(spec: Path, machine: Machine, bucke
 
 @pytest.mark.slow
 def test_two_machines_at_once_and_one_that_is_killed(
-    spec: Path, machine: Machine, bucket: Bucket
+    program: Path, spec: Path, machine: Machine, bucket: Bucket
 ) -> None:
     bucket.held = "solutions"
-    killed = build_elsewhere(spec, "killed", machine("killed", key=WRITER))
+    python = [sys.executable, "-m", "editspec"]  # which is the process that is killed
+    killed = build_elsewhere(python, spec, "killed", machine("killed", key=WRITER))
     assert bucket.holds.wait(600)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     (half,) = (path for path in bucket.objects if "/solutions/" in path)
     bucket.held = ""
-    both = [build_elsewhere(spec, name, machine(name, key=WRITER)) for name in ("first", "second")]
+    both = [
+        build_elsewhere([program], spec, name, machine(name, key=WRITER))
+        for name in ("first", "second")
+    ]
     for process in both:
         _, errors = process.communicate()
         assert (process.returncode, b"warning" in errors) == (0, False), errors

@@ -427,30 +427,26 @@ def test_a_review_changes_nothing_outside_of_its_folder(repository: Path) -> Non
 
 
 def test_a_review_works_in_a_checkout_that_cannot_be_written(
-    repository: Path, tmp_path: Path
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = spec_of()
     spec["edits"][0]["rank"] = 3
     save(spec)
-    code = (
-        # The tests may run as root, whom no mode of a folder keeps out.
-        "import os, sys; real = os.access\n"
-        "def access(path, mode, **more):\n"
-        "    refused = str(path) == 'edits' and mode & os.W_OK\n"
-        "    return not refused and real(path, mode, **more)\n"
-        "os.access = access\n"
-        "from editspec.cli.main import app; sys.argv[0] = 'editspec'; app()"
-    )
+    real = os.access
+
+    def access(path: Any, mode: int, **more: Any) -> bool:
+        """The tests may run as root, whom no mode of a folder keeps out."""
+        refused = str(path) == "edits" and mode & os.W_OK
+        return not refused and real(path, mode, **more)
+
     folder = Path("edits")
     folder.chmod(0o555)
+    monkeypatch.setattr(os, "access", access)
     try:
-        command = [sys.executable, "-c", code, "ci", "review", "edits/lit.yaml", "-o"]
-        done = subprocess.run(
-            [*command, tmp_path / "out"], capture_output=True, text=True, check=False
-        )
+        done = run("ci", "review", "edits/lit.yaml", "-o", tmp_path / "out")
     finally:
         folder.chmod(0o755)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
 
 
 def test_what_was_reviewed_is_applied(

@@ -221,7 +221,11 @@ CASES: dict[str, dict[str, Any]] = {
         f"stylegan2 up {method}": image_spec("stylegan2", solved(method, "layer6"))
         for method in ("projected-gradient", "least-squares")
     },
-    **{f"proggan {method}": image_spec("proggan", solved(method, "layer5")) for method in METHODS},
+    # What is of a method is the same for every generator.
+    **{
+        f"proggan {method}": image_spec("proggan", solved(method, "layer5"))
+        for method in ("projected-gradient", "least-squares", "closed-form")
+    },
     "learned": image_spec("stylegan2", {"layer": "layer5", **LEARNED}),
     "whole": image_spec("stylegan2", {"layer": "layer5", **KEPT, "rank": "full"}),
     "refined": image_spec(

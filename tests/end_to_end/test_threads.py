@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,20 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SURROUNDINGS: list[dict[str, Any]] = [
     {"threads": 1, "LC_ALL": "C", "TZ": "UTC", "umask": 0o022},
-    {"threads": 2, "LC_ALL": "C.UTF-8", "TZ": "Asia/Kolkata", "umask": 0o077},
-    {"threads": 4, "LC_ALL": "tr_TR.UTF-8", "TZ": "America/St_Johns", "umask": 0o002},
+    {"threads": 4, "LC_ALL": "tr_TR.UTF-8", "TZ": "America/St_Johns", "umask": 0o077},
 ]
 
 SOLVERS: list[dict[str, Any]] = [
-    {"method": "projected-gradient", "steps": 20, "project_every": 4},
-    {"method": "direct", "steps": 20},
+    {"method": "projected-gradient", "steps": 8, "project_every": 4},
+    {"method": "direct", "steps": 8},
     {"method": "least-squares"},
 ]
 
 
-def write_skyline(folder: Path) -> None:
+def write_skyline(folder: Path, solvers: Sequence[dict[str, Any]] = SOLVERS) -> None:
     """Write a spec of Skyline with an edit for each solver, one after the other."""
     edits = []
-    for number, solver in enumerate(SOLVERS):
+    for number, solver in enumerate(solvers):
         edit = {
             "name": f"edit-{number}",
             "layer": "layer8",
@@ -49,7 +49,7 @@ def write_skyline(folder: Path) -> None:
         }
         edits.append(edit)
     model = {"family": "stylegan2", "weights": DEFAULT_WEIGHTS}
-    spec = {"version": 1, "model": model, "statistics": {"samples": 96}, "edits": edits}
+    spec = {"version": 1, "model": model, "statistics": {"samples": 48}, "edits": edits}
     (folder / "spec.yaml").write_text(json.dumps(spec))
 
 
@@ -57,7 +57,7 @@ def write_dcgan(folder: Path) -> None:
     """Write the example of a module, with random weights and fewer steps: ``dcgan.yaml``."""
     shutil.copy(EXAMPLES / "dcgan" / "dcgan.py", folder)
     text = (EXAMPLES / "dcgan" / "spec.yaml").read_text()
-    (folder / "dcgan.yaml").write_text(text.replace("steps: 300", "steps: 20"))
+    (folder / "dcgan.yaml").write_text(text.replace("steps: 300", "steps: 8"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module, _ = run_factory("dcgan:Generator", folder, allow_code=True)
@@ -124,10 +124,9 @@ def test_a_build_gives_the_same_bytes_everywhere(tmp_path: Path) -> None:
     place.mkdir()
     write_skyline(place)
     write_dcgan(place)
-    first, *others = [build(place, ["-c", BOTH], around) for around in SURROUNDINGS]
+    first, other = [build(place, ["-c", BOTH], around) for around in SURROUNDINGS]
     assert len(first) == 2 + 2 * (len(SOLVERS) + 1)  # locks; patches and rules
-    for other in others:
-        assert other == first
+    assert other == first
     assert all(b"threads" not in first[f"{name}.yaml.lock"] for name in ("spec", "dcgan"))
 
 
@@ -135,8 +134,8 @@ def test_a_build_gives_the_same_bytes_everywhere(tmp_path: Path) -> None:
 def test_where_threads_share_operations_the_bytes_differ(tmp_path: Path) -> None:
     place = tmp_path / "project"
     place.mkdir()
-    write_skyline(place)
-    first, second, *_ = [build(place, ["-c", SHARED], around) for around in SURROUNDINGS[:2]]
+    write_skyline(place, SOLVERS[:1])
+    first, second = [build(place, ["-c", SHARED], around) for around in SURROUNDINGS]
     assert first.keys() == second.keys()
     assert first != second
 

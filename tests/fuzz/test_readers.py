@@ -13,10 +13,10 @@ import pytest
 from benchmarks import fuzz
 from benchmarks.fuzz import Outcome, Reader, make_readers, run_reader
 
-COUNT = {"specs": 400, "specs, JSON": 400, "exported, text": 200, "HTTP answers": 500}
-COUNT |= {"patches, made": 1000, "rules, made": 1000}
-COUNT |= {"rows, JSON lines": 200, "rows, CSV": 200}
-"""Fewer than 2,000 where one takes long."""
+COUNT = {"specs": 150, "specs, JSON": 150, "exported, text": 100, "HTTP answers": 150}
+COUNT |= {"patches, made": 300, "rules, made": 300}
+COUNT |= {"rows, JSON lines": 100, "rows, CSV": 100}
+"""Fewer than 600 where one takes long."""
 
 NAMES = (
     "specs", "specs, JSON", "rows, JSON lines", "rows, CSV", "locks", "masks", "records", "patches",
@@ -58,7 +58,7 @@ def readers(folder: Path) -> Mapping[str, Reader]:
 def test_mutants_are_read_or_refused(
     name: str, readers: Mapping[str, Reader], folder: Path
 ) -> None:
-    outcome = run_reader(readers[name], COUNT.get(name, 2000), 0, folder)
+    outcome = run_reader(readers[name], COUNT.get(name, 600), 0, folder)
     assert outcome.defects == []
     assert outcome.slowest < 10
     assert outcome.memory < 2**30

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,13 +219,13 @@ def test_the_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("make", UNWRITABLE, ids=lambda make: make.__name__)
 def test_a_build_does_its_work_without_a_cache(
-    tmp_path: Path, tiny_spec: Callable[..., Any], make: Callable[[Path], Path]
+    program: Path, tmp_path: Path, tiny_spec: Callable[..., Any], make: Callable[[Path], Path]
 ) -> None:
     spec = tiny_spec(tmp_path)
     cache = make(tmp_path)
 
     def build(out: str, root: Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "editspec.cli.main", "build", str(spec), "-o", out]
+        command = [program, "build", str(spec), "-o", out]
         environment = os.environ | {"EDITSPEC_CACHE": str(root)}
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import stat
+import time
 import zipfile
 from pathlib import Path
 from random import Random
@@ -28,6 +29,7 @@ from editspec_runtime.io.files import (
     safetensors_bytes,
     write,
 )
+from editspec_runtime.io.outputs import run_folder
 from editspec_runtime.io.places import weights_path
 from editspec_runtime.io.weights import Weights
 from editspec_runtime.io.weights_files import write_weights
@@ -315,3 +317,19 @@ def test_files_have_the_mode_of_ordinary_files(
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~mask
     assert (tmp_path / "file").read_bytes() == b"other"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_with_what_a_killed_run_left_is_free_for_the_next(tmp_path: Path) -> None:
+    out, kind = tmp_path / "out", run_folder("tune.json", "tuning")
+    out.mkdir()
+    left = out / f".tune.json.{'0a' * 8}.part"
+    left.write_bytes(b"half of it")
+    os.utime(left, (time.time() - 60,) * 2)
+    kind.require_free(out)
+    assert list(out.iterdir()) == []
+    # The control: what has another name is of somebody else, and stays.
+    for name in (".notes.part", "tune.html"):
+        (out / name).write_bytes(b"mine")
+        with pytest.raises(FileError, match="in the way"):
+            kind.require_free(out)
+        (out / name).unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -99,9 +100,18 @@ PLACES: dict[str, tuple[Wrap, tuple[str, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("ending", ["pt", "old.pt", "pth.tar", "ckpt", "pkl", "pickled.pt"])
-@pytest.mark.parametrize("name", PLACES)
-@pytest.mark.parametrize("family", ["stylegan2", "proggan"])
+ENDINGS = ("old.pt", "pth.tar", "ckpt", "pkl")
+"""Those of files that are read as ``pt`` or ``pickled.pt`` are."""
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "ending"),
+    [
+        *itertools.product(["stylegan2"], PLACES, ["pt", "pickled.pt"]),
+        *itertools.product(["stylegan2"], ["nested", "both wrappers"], ENDINGS),
+        *itertools.product(["proggan"], PLACES, ["pt"]),
+    ],
+)
 def test_the_sole_state_dict_that_fits_is_taken(
     tiny: dict[str, Tensor], tmp_path: Path, family: str, name: str, ending: str
 ) -> None:

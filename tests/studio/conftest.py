@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -24,6 +24,10 @@ from editspec.studio.engine import Engine
 from editspec.studio.guard import Guard
 from editspec.studio.jobs import Jobs
 from editspec.studio.server import new_spec
+from tests.studio.served import Served
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 TOKEN = "t0ken"
 
@@ -148,10 +152,29 @@ def studio(make_studio: Callable[..., Studio]) -> Studio:
     return make_studio()
 
 
+@pytest.fixture(scope="module")
+def server(
+    program: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    shots: Path | None,
+    browser: Browser,
+    shared_cache: Path,
+) -> Iterator[Served]:
+    """One studio, and its page, for all tests of a file."""
+    folder = tmp_path_factory.mktemp("served")
+    env = os.environ | {"EDITSPEC_CACHE": str(shared_cache)}
+    served = Served(program, folder, shots, browser, env=env)
+    yield served
+    served.page.close()
+    served.stop()
+
+
 @pytest.fixture(scope="session")
-def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the pictures of the page, which EDITSPEC_SCREENSHOTS names."""
+def shots() -> Path | None:
+    """The folder that EDITSPEC_SCREENSHOTS names for pictures of the page, if it names one."""
     named = os.environ.get("EDITSPEC_SCREENSHOTS")
-    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    if not named:
+        return None
+    folder = Path(named)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

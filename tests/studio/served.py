@@ -32,7 +32,7 @@ class Served:
         self,
         program: Path,
         folder: Path,
-        shots: Path,
+        shots: Path | None,
         browser: Browser,
         *arguments: str,
         env: dict[str, str] | None = None,
@@ -96,7 +96,9 @@ class Served:
         return answer.json()
 
     def shot(self, name: str) -> None:
-        """Keep a picture of the page, once its images have arrived."""
+        """Keep a picture of the page, once its images have arrived, where pictures are kept."""
+        if self.shots is None:
+            return
         self.page.evaluate(
             "() => Promise.all([...document.images].map(image => image.decode().catch(() => 0)))"
         )

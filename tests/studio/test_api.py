@@ -731,7 +731,7 @@ def _fuzz(studio: Any, text: str, operation: Any) -> set[int]:
     answers = set()
 
     @settings(
-        max_examples=20,
+        max_examples=8,
         deadline=None,
         database=None,
         derandomize=True,

@@ -1,12 +1,12 @@
 """The page of the studio in a browser: from an empty folder to an edit that the command line builds
 to the same patch.
 
-Pictures of the page are kept in the folder that EDITSPEC_SCREENSHOTS names, else among pytest's
-temporary files.
+Pictures of the page are kept in the folder that EDITSPEC_SCREENSHOTS names.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,15 +24,16 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def serve(
-    program: Path, tmp_path: Path, shots: Path, browser: Browser
+    program: Path, tmp_path: Path, shots: Path | None, browser: Browser, shared_cache: Path
 ) -> Iterator[Callable[..., Served]]:
     """Serves a studio in a folder of its own; again in the same, as after a restart."""
+    env = os.environ | {"EDITSPEC_CACHE": str(shared_cache)}
     served: list[Served] = []
     folder = tmp_path / "project"
     folder.mkdir()
 
     def start(*arguments: str) -> Served:
-        served.append(Served(program, folder, shots, browser, *arguments))
+        served.append(Served(program, folder, shots, browser, *arguments, env=env))
         return served[-1]
 
     yield start
@@ -40,6 +41,28 @@ def serve(
         each.page.close()
         each.stop()
         assert each.errors == []
+
+
+EMPTY = """\
+version: 1
+model: {family: stylegan2, weights: "builtin:skyline"}
+statistics: {samples: 64}
+edits:
+  - name: edit-1
+    layer: layer6
+    rank: 4
+    solver: least-squares
+"""
+
+
+@pytest.fixture
+def studio(server: Served) -> Iterator[Served]:
+    """A studio on an edit without places, and that no test left an error on the page."""
+    server.begin(EMPTY)
+    server.step("Copy")
+    yield server
+    errors, server.errors = server.errors, []
+    assert errors == []
 
 
 def copy_and_paste(studio: Served) -> None:
@@ -136,8 +159,7 @@ def test_two_edits_the_first_switched_off(serve: Callable[..., Served]) -> None:
     studio.expect("(?s)name: edit-1.*name: edit-2")
 
 
-def test_long_work_is_cancelled(serve: Callable[..., Served]) -> None:
-    studio = serve()
+def test_long_work_is_cancelled(studio: Served) -> None:
     copy_and_paste(studio)
     studio.page.get_by_label("Solver").select_option("projected-gradient")
     studio.page.get_by_label("steps", exact=True).fill("1000000")
@@ -152,8 +174,7 @@ def test_long_work_is_cancelled(serve: Callable[..., Served]) -> None:
     assert studio.page.locator(".figures").count() == 0
 
 
-def test_a_bad_spec_is_named_at_its_lines(serve: Callable[..., Served]) -> None:
-    studio = serve()
+def test_a_bad_spec_is_named_at_its_lines(studio: Served) -> None:
     copy_and_paste(studio)
     good = studio.text()
     area = studio.page.get_by_label("Text of the spec")
@@ -177,10 +198,7 @@ def test_a_bad_spec_is_named_at_its_lines(serve: Callable[..., Served]) -> None:
     studio.page.locator(".problem").wait_for(state="hidden")
 
 
-def test_two_tabs_show_the_same_and_do_not_overwrite_each_other(
-    serve: Callable[..., Served],
-) -> None:
-    studio = serve()
+def test_two_tabs_show_the_same_and_do_not_overwrite_each_other(studio: Served) -> None:
     other = studio.open()
     copy_and_paste(studio)
     area = other.get_by_label("Text of the spec")
@@ -203,10 +221,7 @@ def test_two_tabs_show_the_same_and_do_not_overwrite_each_other(
     other.close()
 
 
-def test_every_tool_paints_the_pixels_that_it_covers_at_any_zoom(
-    serve: Callable[..., Served],
-) -> None:
-    studio = serve()
+def test_every_tool_paints_the_pixels_that_it_covers_at_any_zoom(studio: Served) -> None:
     studio.image(1)
     studio.button("Box (R)").click()
     studio.drag((10, 12), (30, 40))
@@ -239,8 +254,7 @@ def test_every_tool_paints_the_pixels_that_it_covers_at_any_zoom(
     }
 
 
-def test_it_is_usable_with_a_keyboard_alone(serve: Callable[..., Served]) -> None:
-    studio = serve()
+def test_it_is_usable_with_a_keyboard_alone(studio: Served) -> None:
     keyboard = studio.page.keyboard
     studio.page.locator("[data-latent='0']").focus()
     keyboard.press("ArrowRight")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from tests.studio.served import Served
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Route
+    from playwright.sync_api import Locator, Route
 
 pytestmark = pytest.mark.slow
 
@@ -49,23 +48,6 @@ SECOND = """\
 """
 
 ONE, TWO = f"{HEAD}edits:\n{FIRST}", f"{HEAD}edits:\n{FIRST}{SECOND}"
-
-
-@pytest.fixture(scope="module")
-def server(
-    program: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    shots: Path,
-    browser: Browser,
-    shared_cache: Path,
-) -> Iterator[Served]:
-    """One studio for all tests of this file."""
-    folder = tmp_path_factory.mktemp("points")
-    env = os.environ | {"EDITSPEC_CACHE": str(shared_cache)}
-    served = Served(program, folder, shots, browser, env=env)
-    yield served
-    served.page.close()
-    served.stop()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ FEW_STEPS = 'weights: "builtin:skyline-captions"}\npictures: {steps: 1, guidance
 
 @pytest.fixture
 def studio(
-    program: Path, tmp_path: Path, shots: Path, browser: Browser, shared_cache: Path
+    program: Path, tmp_path: Path, shots: Path | None, browser: Browser, shared_cache: Path
 ) -> Iterator[Served]:
     env = os.environ | {"EDITSPEC_CACHE": str(shared_cache)}
     options = ("--model", "builtin:skyline-captions")

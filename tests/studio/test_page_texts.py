@@ -23,7 +23,7 @@ QUICK = "optimise: {evaluations: 12, clamp: 0.6}"
 
 @pytest.fixture
 def studio(
-    program: Path, tmp_path: Path, shots: Path, browser: Browser, shared_cache: Path
+    program: Path, tmp_path: Path, shots: Path | None, browser: Browser, shared_cache: Path
 ) -> Iterator[Served]:
     env = os.environ | {"EDITSPEC_CACHE": str(shared_cache)}
     options = ("--model", "builtin:atlas")

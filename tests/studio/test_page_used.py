@@ -48,7 +48,7 @@ OWN = "  - {use: 'library.yaml#paste', name: theirs}\n"
 
 @pytest.fixture
 def serve(
-    program: Path, tmp_path: Path, shots: Path, browser: Browser, shared_cache: Path
+    program: Path, tmp_path: Path, shots: Path | None, browser: Browser, shared_cache: Path
 ) -> Iterator[Serve]:
     """Serve a spec of a used edit and one that stands in the spec itself."""
     made: list[Served] = []

@@ -27,16 +27,16 @@ from editspec_runtime.families.torch_module.source import Source
 
 
 def test_many_problems_on_one_line_end_within_seconds(tmp_path: Path) -> None:
-    keys = ", ".join(f"unknown{number}: {number}" for number in range(20_000))
+    keys = ", ".join(f"unknown{number}: {number}" for number in range(8_000))
     path = tmp_path / "spec.yaml"
     path.write_text("{version: 1, model: {family: stylegan2, weights: x}, " + keys + "}")
-    assert path.stat().st_size > 300_000
+    assert path.stat().st_size > 120_000
     begun = time.process_time()
     with pytest.raises(SpecError) as caught:
         load(path)
     text = str(caught.value)
-    assert time.process_time() - begun < 30
-    assert len(caught.value.problems) > 20_000
+    assert time.process_time() - begun < 12
+    assert len(caught.value.problems) > 8_000
     left_out = len(caught.value.problems) - SHOWN
     assert text.endswith(f"{left_out} more problems are not shown")
     assert caught.value.as_json()["left_out"] == left_out
@@ -73,14 +73,12 @@ def test_a_mask_that_several_places_name_is_decoded_once(
 
 def test_the_pixels_of_masks_are_bounded(tmp_path: Path) -> None:
     for side, fits in ((4096, True), (8192, False)):
-        buffer = io.BytesIO()
-        Image.new("L", (side, side), 255).save(buffer, "WEBP", quality=1)
-        (tmp_path / f"{side}.webp").write_bytes(buffer.getvalue())
+        Image.new("L", (side, side), 255).save(tmp_path / f"{side}.png", compress_level=1)
         if fits:
-            mask_area(f"{side}.webp", tmp_path, 64, 8, legacy=False)
+            mask_area(f"{side}.png", tmp_path, 64, 8, legacy=False)
             continue
         with pytest.raises(masks.MaskError, match="the most is"):
-            mask_area(f"{side}.webp", tmp_path, 64, 8, legacy=False)
+            mask_area(f"{side}.png", tmp_path, 64, 8, legacy=False)
 
 
 def test_thousands_of_shapes_are_drawn_within_seconds() -> None:

@@ -72,11 +72,14 @@ def small(specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(specs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def whole(
+    specs: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
     """The folder of a bench that was run to its end, and its result."""
     out = tmp_path_factory.mktemp("whole") / "out"
     with pytest.MonkeyPatch.context() as patch:
         take_specs(specs, patch)
+        patch.setenv("EDITSPEC_CACHE", str(shared_cache))
         return out, bench(out)
 
 
@@ -161,6 +164,7 @@ def test_an_interrupted_bench_goes_on(small: Path, whole: tuple[Path, dict[str, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("whole", "one_cache")  # what is solved is in the cache
 def test_other_features_are_used_and_named(small: Path, tmp_path: Path) -> None:
     class Halves(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> list[torch.Tensor]:

@@ -349,10 +349,10 @@ def test_a_perfect_edit_scores_best_and_none_scores_nothing(name: str, judge: Re
 
 @pytest.mark.slow
 def test_the_model_that_ships_draws_what_captions_say(judge: Reader) -> None:
-    captions = draw_unseen(16, seed=30)
+    captions = draw_unseen(8, seed=30)
     pipeline = load_pipeline(PIPELINE)
     pictures = draw_pictures(pipeline, captions.texts, steps=4)
-    assert pictures.shape == (16, 3, 64, 64)
+    assert pictures.shape == (8, 3, 64, 64)
     right = read_correctly(judge, pictures, captions)["all"]
     assert right >= 0.95
     # The pictures of other captions say something else.

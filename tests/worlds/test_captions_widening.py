@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from editspec.worlds.skyline.captions import JUDGE, PIPELINE, swaps
+from editspec.worlds.skyline.captions import JUDGE, PIPELINE, swaps, widening
 from editspec.worlds.skyline.captions.drawing import draw_pictures
 from editspec.worlds.skyline.captions.evaluate import draw_unseen
 from editspec.worlds.skyline.captions.facts import draw_facts
@@ -144,7 +144,7 @@ def test_what_linear_maps_can_read_is_not_unread() -> None:
 def test_subjects_are_given_back_what_they_say(
     first_weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("editspec.worlds.skyline.captions.widening.SUBJECT_CAPTIONS", 256)
+    monkeypatch.setattr(widening, "SUBJECT_CAPTIONS", 256)
     unet, teacher = load_networks(first_weights)
     tokens, _ = encode_texts(["a cathedral, two domes", "a chapel, two domes"])
     states = teacher(tokens).last_hidden_state
@@ -179,6 +179,7 @@ def test_the_second_stage_goes_on_and_goes_down(
 ) -> None:
     monkeypatch.setattr(swaps, "CAPTIONS", 24)
     monkeypatch.setattr(swaps, "FEWEST", 3)
+    monkeypatch.setattr(widening, "SUBJECT_CAPTIONS", 64)
     steps: list[int] = []
     sums: list[float] = []
 

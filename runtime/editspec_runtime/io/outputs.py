@@ -12,10 +12,12 @@ from pathlib import Path
 
 from editspec_runtime.errors import EditError, FileError, UsageError
 from editspec_runtime.io.files import (
+    PART,
     begins_with,
     parse_editspec_metadata,
     read_editspec_metadata,
     read_header,
+    remove_abandoned,
 )
 from editspec_runtime.io.marks import read_metadata
 from editspec_runtime.io.shards import read_stored
@@ -68,6 +70,8 @@ class Output:
         """
         if path.exists():
             self._require_own(path)
+        if path.is_dir():
+            remove_abandoned(path, ".*.part")
         require_ending(path, self.endings)
 
     def _require_own(self, path: Path) -> None:
@@ -94,6 +98,12 @@ def require_ending(path: Path, endings: Sequence[str]) -> None:
             f"and not {ending}.",
             f"Give a name that ends in {endings[0]}.",
         )
+
+
+def list_names(folder: Path) -> set[str]:
+    """List what is in a folder, without what killed writes left there."""
+    names = {each.name for each in folder.iterdir()}
+    return {name for name in names if not PART.fullmatch(name)}
 
 
 def has_format(name: str) -> Callable[[Path], bool]:
@@ -123,7 +133,7 @@ def holds_nothing_but(
     def is_own(path: Path) -> bool:
         if not path.is_dir():
             return False
-        found = {each.name for each in path.iterdir()}
+        found = list_names(path)
         if not found:
             return True
         return own(path / first) and found <= set(names)
@@ -135,7 +145,7 @@ def is_empty_folder_or(own: Callable[[Path], bool]) -> Callable[[Path], bool]:
     """The test whether a path is an empty folder, or something of our own."""
 
     def is_own(path: Path) -> bool:
-        if path.is_dir() and not any(path.iterdir()):
+        if path.is_dir() and not list_names(path):
             return True
         return own(path)
 
