@@ -16,7 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import editspec
+from editspec_runtime.families.open import make_model, read_weights
+from editspec_runtime.families.origin import Origin
 from editspec_runtime.methods.rule_file import read_rule
+from editspec_runtime.modalities.text.batches import pad_texts
 from editspec_runtime.patches.patch import Patch, read_patch
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "transformer"
@@ -170,3 +173,37 @@ def test_alphaedit(folder: Path) -> None:
             wanted = golden[f"batch{batch}.weight_change.{layer}"]
             close(rule.rules[index].context_keys, golden[f"batch{batch}.keys.{layer}"], 1e-8)
             close(patch.stored_change(parameter), wanted, 1e-8)
+
+
+def test_protected_keys_are_those_right_after_their_edits(folder: Path) -> None:
+    """The program adds the keys of a batch once, on the model that the batch leaves."""
+    edits = [pair(0), {**pair(1), "protect": "previous"}, {**pair(2), "protect": "previous"}]
+    solver = {"method": "null-space", "threshold": 0.02, "ridge": 0.5}
+    common = {"layers": ["layer1", "layer2"], "solver": solver, "context": ["You can. "]}
+    built = build(spec_of("alphaedit-gpt2", edits, "alphaedit-2024", **common))
+    found = built[2][0].rules[1].preserved
+    assert found is not None
+    path = Path("gpt2")
+    base = make_model("transformer", read_weights(path), origin=Origin(path), precision="float64")
+    kept = [key_after(base, [patch for _, patch in built[:count]], 0) for count in (1, 2)]
+    close(found.key[0, 0], kept[0], 1e-10)
+    close(found.key[1, 0], key_after(base, [patch for _, patch in built[:2]], 1), 1e-10)
+    # A later edit moves the key of the first fact.
+    assert float((kept[1] - kept[0]).abs().max()) > 1e-6
+
+
+def key_after(base: Any, patches: Sequence[Patch], number: int) -> Tensor:
+    """The mean key of a fact at layer2 behind nothing and one text, on an edited model."""
+    weights = dict(base.weights)
+    for patch in patches:
+        for name in patch.parameters:
+            weights[name] = weights[name] + patch.stored_change(name)
+    model = base.with_weights(weights)
+    tokenizer = pytest.importorskip("tokenizers").Tokenizer.from_file("gpt2/tokenizer.json")
+    fact = FACTS[number]
+    head = fact["prompt"].partition("{}")[0] + fact["subject"]
+    keys = []
+    for text in ("", "You can. "):
+        tokens = tokenizer.encode(text + head).ids
+        keys.append(model.trace("layer2", pad_texts([tokens])).key[0, -1])
+    return (keys[0] + keys[1]) / 2

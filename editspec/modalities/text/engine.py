@@ -65,6 +65,7 @@ class TextEngine:
 
         return CompileResources(
             lambda: session.base_model,
+            lambda count: session.after(count).current_model(),
             find_moment,
             session.cache,
             session.progress,

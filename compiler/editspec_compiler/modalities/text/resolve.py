@@ -61,8 +61,9 @@ class CompileResources:
 
     Attributes
     ----------
-    base_model, moment
-        Make the model of the unedited weights, and C of a layer of a model.
+    base_model, model_after, moment
+        Make the model of the unedited weights, that of the first edits of the stack, given their
+        number, and C of a layer of a model.
     cache, progress, executor
         The cache of results, the callback for progress, and the executor of the search for values.
     time_targets
@@ -70,6 +71,7 @@ class CompileResources:
     """
 
     base_model: Callable[[], Any]
+    model_after: Callable[[int], Any]
     moment: Callable[[Any, str], Tensor]
     cache: Cache
     progress: ProgressCallback
@@ -390,10 +392,13 @@ class Resolver:
         if self.edit.preserve:
             keys.append(self._mean_keys(model, layer, self.templates, self.edit.preserve))
         if self.edit.protect is not None:
-            for edit in self.spec.edits[: self.number]:
+            for number, edit in enumerate(self.spec.edits[: self.number]):
                 targets = [side.target for side in edit.sides]
                 templates = self.templates_of(edit.context)
-                keys.append(self._mean_keys(model, layer, templates, targets))
+                read = model
+                if self.compatibility.protects_as_edited:
+                    read = self.resources.model_after(number + 1)
+                keys.append(self._mean_keys(read, layer, templates, targets))
         if not keys:
             return None
         precision = getattr(torch, self.spec.precision)

@@ -69,6 +69,9 @@ class TextCompatibility(Compatibility):
     absolute_threshold
         Whether the threshold of eigenvalues and the ridge are taken as they are. Else they are
         shares of the mean eigenvalue.
+    protects_as_edited
+        Whether protected keys are those that the model had right after their own edit. Else they
+        are those that it has before the edit which protects them.
     """
 
     unedited_moment: bool = True
@@ -79,6 +82,7 @@ class TextCompatibility(Compatibility):
     several: Optimiser = Optimiser()
     absolute_weight: bool = False
     absolute_threshold: bool = False
+    protects_as_edited: bool = False
 
     def collateral_weight(self, given: float, features: int, keys: int) -> float:
         """The weight of the collateral beside the mean square over the keys of a rule.
@@ -112,12 +116,14 @@ COMPATIBILITIES: dict[str | None, TextCompatibility] = {
         single=_BLOCK,
         several=_BLOCK,
         absolute_weight=True,
+        protects_as_edited=True,
     ),
     "alphaedit-2024": TextCompatibility(
         counts_first=True,
         single=_BLOCK,
         several=_BLOCK,
         absolute_threshold=True,
+        protects_as_edited=True,
     ),
 }
 """The choices by the names in a spec."""
