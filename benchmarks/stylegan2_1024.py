@@ -201,14 +201,16 @@ class Workplace:
             {"method": "least-squares"},
             latents={"seed": 1, "sampler": "numpy-legacy"},
         )
+        self._write("stack.json", "layer10", {"method": "direct", "steps": 5}, edits=2)
         key = ec.generate_private_key(ec.SECP256R1())
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (self.folder / "key.pem").write_bytes(pem)
 
-    def _write(self, name: str, layer: str, solver: dict[str, Any], **more: Any) -> None:
+    def _write(
+        self, name: str, layer: str, solver: dict[str, Any], edits: int = 1, **more: Any
+    ) -> None:
         place = {"latent": 1, "mask": {"box": [200, 200, 328, 328]}}
         edit = {
-            "name": "e",
             "layer": layer,
             "source": place,
             "target": {**place, "latent": 2},
@@ -222,7 +224,8 @@ class Workplace:
             "version": 1,
             "model": {"family": "stylegan2", "weights": "base.safetensors"},
             "statistics": {"samples": SAMPLES[layer]},
-            "edits": [edit],
+            # Equal edits take as much memory as others do.
+            "edits": [{**edit, "name": name} for name in ("e", "f")[:edits]],
             "checks": checks,
         }
         (self.folder / name).write_text(json.dumps(spec | more))
@@ -233,6 +236,7 @@ class Workplace:
         files = {
             "SPEC": f"{layer}.json",
             "SMOOTH": "smooth.json",
+            "STACK": "stack.json",
             "RECORD": "record.json",
             "KEY": "key.pem",
             "BASE": "base.safetensors",

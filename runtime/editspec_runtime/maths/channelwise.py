@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,24 @@ from torch import Tensor
 from editspec_runtime.core.model import LayerFunction
 from editspec_runtime.maths.low_rank import kernel_of
 
+AnyMovable = TypeVar("AnyMovable", bound="Movable")
+
+
+class Movable:
+    """A dataclass whose tensors are its fields, so that it can go to another device."""
+
+    def to(self: AnyMovable, device: torch.device) -> AnyMovable:
+        """Make an equal object with its tensors on a device."""
+        tensors = {}
+        for name, each in vars(self).items():
+            if isinstance(each, Tensor):
+                tensors[name] = each.to(device)
+        moved: AnyMovable = dataclasses.replace(cast(Any, self), **tensors)
+        return moved
+
 
 @dataclass(frozen=True)
-class ChannelwiseFunction:
+class ChannelwiseFunction(Movable):
     """The function f(K*; W0 + A D) of the coefficients A alone.
 
     There are J items, P positions and O output channels. If a[o] are the n = s * kh * kw
@@ -61,19 +76,6 @@ class ChannelwiseFunction:
     gain: float = 1.0
     clamp: float | None = None
     scale: float = 1.0
-
-    @property
-    def operations(self) -> int:
-        """The number of multiplications of the answers of all channels."""
-        return self.design.numel() * self.response.shape[1]
-
-    def to(self, device: torch.device) -> ChannelwiseFunction:
-        """Make the function with its tensors on a device."""
-        tensors: dict[str, Any] = {}
-        for name, each in vars(self).items():
-            if isinstance(each, Tensor):
-                tensors[name] = each.to(device)
-        return dataclasses.replace(self, **tensors)
 
     def whiten(self, root: Tensor) -> ChannelwiseFunction:
         """Make the function of the unknowns b = a root [n, n] in place of the coefficients a."""
@@ -208,7 +210,7 @@ class Designed(Protocol):
 
 
 @dataclass(frozen=True)
-class MatrixFunction(LayerFunction):
+class MatrixFunction(LayerFunction, Movable):
     """The function f(k; W) = W k + b at every position of a sequence.
 
     Keys are [n, positions, in], values [n, positions, out], W is [out, in].

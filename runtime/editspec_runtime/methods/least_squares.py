@@ -7,16 +7,20 @@ all changes that come equally close to V*, it gives the one with the least colla
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from editspec_runtime.core.method import LEARNED, LINEAR, Change, CurvePoint, Problem
+from editspec_runtime.core.model import LayerFunction
 from editspec_runtime.core.progress import StepCallback, ignore_steps
 from editspec_runtime.errors import NumericalError
 from editspec_runtime.maths.channelwise import (
     ChannelwiseFunction,
+    Movable,
     channelwise_form,
     linear_design,
     value_by_channel,
@@ -42,6 +46,7 @@ from editspec_runtime.methods.linearised import (
 )
 from editspec_runtime.methods.losses import NOTHING_TO_DO
 from editspec_runtime.methods.registry import PROJECTED_GRADIENT, method_of
+from editspec_runtime.methods.rule_file import place_as_file
 from editspec_runtime.methods.shared_keys import are_shared, solve_shared
 
 FEW_OPERATIONS = 2**23
@@ -178,10 +183,14 @@ def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
     Raises `NumericalError` if the rule has no such form, if C is singular in the directions, or if
     the loss is not finite.
     """
-    weight, directions = problem.weight.double(), directions.double()
-    taps = (len(directions), *kernel_of(weight).shape[2:])
+    taps = (len(directions), *kernel_of(problem.weight).shape[2:])
+    small = problem.rule.value.numel() * math.prod(taps) < FEW_OPERATIONS
+    if small:
+        problem = _bring_to_cpu(problem)
+    weight = problem.weight.double()
+    directions = directions.to(weight)
     function = _channelwise(problem, weight, directions)
-    if function.operations < FEW_OPERATIONS:
+    if small:
         function = function.to(torch.device("cpu"))
     place = function.design.device
     second_moment, projected = problem.moment.to(place), directions.to(place)
@@ -210,6 +219,19 @@ def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
         weight=problem.weight,
         second_moment=second_moment,
         squares=WeightedSquares(function.design),
+    )
+
+
+def _bring_to_cpu(problem: LayerProblem) -> LayerProblem:
+    """Bring a problem to the CPU with its function, if that can go there."""
+    function, cpu = problem.function, torch.device("cpu")
+    if problem.weight.device == cpu or not isinstance(function, Movable):
+        return problem
+    return dataclasses.replace(
+        problem,
+        rule=place_as_file(problem.rule, cpu),
+        function=cast(LayerFunction, function.to(cpu)),
+        weight=problem.weight.to(cpu),
     )
 
 

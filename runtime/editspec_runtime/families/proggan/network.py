@@ -19,7 +19,7 @@ from torch import Tensor
 from editspec_runtime.core.model import LayerFunction, Trace
 from editspec_runtime.families.contents import tensor_infos
 from editspec_runtime.families.proggan.architecture import read_architecture
-from editspec_runtime.maths.channelwise import ChannelwiseFunction, unit_kernels
+from editspec_runtime.maths.channelwise import ChannelwiseFunction, Movable, unit_kernels
 from editspec_runtime.modalities.image.architecture import ImageLayer
 from editspec_runtime.modalities.image.compatibility import EDITSPEC, ImageCompatibility
 from editspec_runtime.modalities.image.generator import Generator
@@ -30,7 +30,7 @@ SLOPE = 0.2
 
 
 @dataclass(frozen=True)
-class Convolution(LayerFunction):
+class Convolution(LayerFunction, Movable):
     """f(k; W) of one layer: the convolution alone.
 
     The only argument is `HALO`.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from editspec_runtime.core.model import LayerFunction
-from editspec_runtime.maths.channelwise import ChannelwiseFunction, unit_kernels
+from editspec_runtime.maths.channelwise import ChannelwiseFunction, Movable, unit_kernels
 from editspec_runtime.modalities.image.maps import HALO
 
 SLOPE = 0.2
@@ -20,7 +20,7 @@ GAIN = math.sqrt(2)
 
 
 @dataclass(frozen=True)
-class StyledConvolution(LayerFunction):
+class StyledConvolution(LayerFunction, Movable):
     """f(k; W) of one styled convolution.
 
     Demodulation, noise, bias and leaky ReLU follow the convolution.
