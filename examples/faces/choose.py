@@ -28,10 +28,10 @@ from editspec_runtime.modalities.image.latents import LatentStream
 HERE = Path(__file__).parent
 SEEN = 4000
 LATENT_SIZE = 100
-MOST_PAIRS = {"no-borders": 400, "dark-hair": 96, "no-glasses": 96, "bright-background": 96}
+MOST_PAIRS = {"no-borders": 400, "dark-hair": 400, "no-glasses": 96, "bright-background": 96}
 """The most faces that an edit changes."""
 
-MOST_KEPT = {"no-borders": 1200, "dark-hair": 96, "no-glasses": 96, "bright-background": 96}
+MOST_KEPT = {"no-borders": 1200, "dark-hair": 400, "no-glasses": 96, "bright-background": 96}
 """The most that it preserves."""
 
 MOST_CANDIDATES = 600
