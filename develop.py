@@ -23,6 +23,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 BY_FILE = ["--dist", "loadfile", "--no-loadscope-reorder"]
 
+PROCESSES = str(min(4, (os.cpu_count() or 1) + 1))
+"""The processes of the tests: one more than there are cores, as tests wait for others, too."""
+
 JOBS = {
     # The main job: a spec in, a patch and a picture out.
     "demo": [
@@ -35,9 +38,8 @@ JOBS = {
     "test": [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
-        # The files of tests are shared out among processes, one for each core, in their order.
-        # One of them runs mypy.
-        ["pytest", "-n", "auto", "--maxprocesses", "4", *BY_FILE],
+        # The files of tests, one of which runs mypy, are shared out among processes in their order.
+        ["pytest", "-n", PROCESSES, *BY_FILE],
     ],
     # What takes minutes: the memory of every command, whole recipes.
     "test-long": [["pytest", "-m", "long"]],

@@ -27,7 +27,7 @@ from torch import Tensor
 CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
 TABLE = Path(__file__).parents[1] / "docs" / "performance.md"
 LAYERS = ("layer10", "layer18")
-SAMPLES = {"layer10": 16, "layer18": 4}
+SAMPLES = {"layer10": 8, "layer18": 4}
 """The latents of C by layer; more of them take no more memory.
 
 The memory of C is that of the forward batches that are computed at once, one for each thread: each
