@@ -50,13 +50,13 @@ REFINED_WEIGHTS = (24.0, 72.0)
 CLEAN = 0.5
 """The trace of a round above which to preserve a few inputs more is given up."""
 
-MANY = 64
+MANY, MANY_PRESERVED = 64, 256
 """The examples, and the preserved inputs, of the steps that are tried then."""
 
 ON_OUTPUTS = {"steps": 240, "at": "output"}
 """These steps: they aim at composited outputs."""
 
-OUTPUT_WEIGHTS = (2.0, 8.0)
+OUTPUT_WEIGHTS = (0.5, 2.0)
 """The weights of the rule in these steps."""
 
 
@@ -298,7 +298,7 @@ class TuningRun:
         as many as there are.
         """
         rule = {**self.tuner.examples(MANY), "context": None}
-        preserve = self.tuner.first_preserved(MANY)
+        preserve = self.tuner.first_preserved(MANY_PRESERVED)
         light, heavy = OUTPUT_WEIGHTS
         fields = []
         for layer in self.tuner.output_layers(best.fields["layer"]):

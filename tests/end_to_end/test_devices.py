@@ -268,7 +268,8 @@ def attend_in_steps(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
-    attn_mask: Tensor,
+    attn_mask: Tensor | None,
+    is_causal: bool,
     scale: float,
     enable_gqa: bool,
 ) -> Tensor:
@@ -277,6 +278,10 @@ def attend_in_steps(
     if enable_gqa and repeats > 1:
         keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
     scores = (queries * scale) @ keys.mT
+    if is_causal:
+        assert attn_mask is None
+        attn_mask = torch.ones_like(scores, dtype=torch.bool).tril()
+    assert attn_mask is not None
     return scores.masked_fill(~attn_mask, -torch.inf).softmax(-1) @ values
 
 
