@@ -67,6 +67,11 @@ class NarrowStream(Stream):
 
     visible: Tensor = field(default_factory=lambda: torch.empty(0))
 
+    def sees_all_before(self, window: int | None) -> bool:
+        """Return False: what is visible says what a query sees."""
+        del window
+        return False
+
     def mask(self, window: int | None) -> Tensor:
         """Return what is visible, [n, 1, positions, positions]."""
         del window
