@@ -89,9 +89,8 @@ class GivenExamples:
         # What is the nearest of many is the same in every trial.
         self.pairs = [pair for pair, _ in choose_sources(resolver, resolver.sides()).sides]
         self.preserve = list(self.edit.preserve or ())
-        used = self.tuned.used_latents()
-        used |= {place.latent for place in self.preserve if isinstance(place.latent, int)}
-        self.numbers = [n for n in range(images + len(used)) if n not in used][:images]
+        kept = [place.latent for place in self.preserve if isinstance(place.latent, int)]
+        self.numbers = self.tuned.unused_numbers(images, kept)
 
     @property
     def about(self) -> str:

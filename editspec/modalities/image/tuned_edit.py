@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -92,13 +92,14 @@ class TunedEdit:
         keys, weights = zip(*found, strict=True)
         return torch.cat(keys).cpu(), torch.cat(weights).cpu()
 
-    def used_latents(self) -> set[int]:
-        """The numbers of the stream that the edit itself names."""
+    def unused_numbers(self, count: int, others: Collection[int] = ()) -> list[int]:
+        """The first numbers of the stream that neither the edit itself names nor `others`."""
         named = [place.latent for place, _ in self.places()]
         for pair in self.edit.sides:
             for copied, _ in list_copies(pair.source):
                 named += latents_of(copied)
-        return {latent for latent in named if isinstance(latent, int)}
+        used = {latent for latent in named if isinstance(latent, int)} | {*others}
+        return [number for number in range(count + len(used)) if number not in used][:count]
 
     def find_layers(self, least: int) -> list[str]:
         """The layers that can be tried, whose maps have from `least` to `MOST_POSITIONS` a side."""

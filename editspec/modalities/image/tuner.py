@@ -86,8 +86,7 @@ class ImageTuner:
         self.session, self.number = session, number
         self.tuned = TunedEdit(session, number)
         self.generator, self.edit = self.tuned.generator, self.tuned.edit
-        used = self.tuned.used_latents()
-        self.numbers = [n for n in range(images + len(used)) if n not in used][:images]
+        self.numbers = self.tuned.unused_numbers(images)
         self.latents = spec_stream(session, self.generator).items(self.numbers)
         self.layers = self.tuned.choose_layers(layers)
         self.named = list(layers)
