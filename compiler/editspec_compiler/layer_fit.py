@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from editspec_compiler.layers import suggest_layer
-from editspec_compiler.schema import ErasedUnits
+from editspec_compiler.problems import suggest
+from editspec_compiler.schema import OUTPUT, ErasedUnits
 from editspec_runtime.codes import Code
 from editspec_runtime.core.architecture import Architecture, Layer
 from editspec_runtime.core.fields import FieldProblem
@@ -47,6 +48,32 @@ def observe_problem(observe: str, architecture: Architecture, edited: str) -> Fi
         )
         hint = f"write layer: {observe}, or observe a later layer"
         return FieldProblem(("observe",), message, hint, Code.OBSERVE_UNFIT)
+    return None
+
+
+def refine_problem(
+    at: str, architecture: Architecture, edited: str, erases: bool
+) -> FieldProblem | None:
+    """Find what is wrong with the layer that ``refine`` of an edit pastes at; or None.
+
+    `erases` says whether the edit's value is erased by units of the edited layer.
+    """
+    if at in (OUTPUT, edited):
+        return None
+    names = list(architecture.layers)
+    later = names[names.index(edited) :]
+    path = ("refine", "at")
+    if at not in names:
+        message = f"there is no {at} in these weights"
+        hint = f"{suggest(at, later)}, or {OUTPUT}: the pixels themselves"
+        return FieldProblem(path, message, hint, Code.LAYER_UNKNOWN)
+    if at not in later:
+        message = f"{at} comes before {edited}, which is edited"
+        hint = f"one of {', '.join(later)}, or {OUTPUT}: the pixels themselves"
+        return FieldProblem(path, message, hint, Code.LAYER_UNKNOWN)
+    if erases:
+        message = f"units of {edited} are erased, and {at} has units of its own"
+        return FieldProblem(path, message, "leave at out", Code.LAYER_UNKNOWN)
     return None
 
 

@@ -13,6 +13,7 @@ from editspec_compiler.layer_fit import (
     nonlinear_problem,
     observe_problem,
     rank_problem,
+    refine_problem,
     unit_problem,
 )
 from editspec_compiler.layers import expand_layers, select_layers, suggest_layer
@@ -27,7 +28,7 @@ from editspec_compiler.registry import (
     modality_of,
     spec_type,
 )
-from editspec_compiler.schema import Erase, Solver
+from editspec_compiler.schema import Erase, Refine, Solver
 from editspec_compiler.spec_folder import Folder, project_folder
 from editspec_compiler.uses import find_unresolved, find_uses, resolve_uses
 from editspec_compiler.validation import check, fit
@@ -185,6 +186,15 @@ def find_misfits(
         yield nonlinear_problem(layer, method_of(solver))
     if isinstance(observe, str):
         yield observe_problem(observe, architecture, layer.name)
+    refine = fit(Refine, edit.get("refine"))
+    if refine is not None and refine.at is not None:
+        yield refine_problem(refine.at, architecture, layer.name, _erases(edit))
+
+
+def _erases(edit: dict[str, Any]) -> bool:
+    """Return whether a source of an edit erases units."""
+    sides = [edit, *entries(edit, "pairs")]
+    return any(fit(Erase, side.get("source")) for side in sides if isinstance(side, dict))
 
 
 class _References:

@@ -122,6 +122,10 @@ Solver = Annotated[Settings, _RegisteredMethods()]
 """The settings of any method, or the name of one."""
 
 
+OUTPUT = "output"
+"""The value of ``refine.at`` that stands for the outputs themselves."""
+
+
 class Refine(Part):
     """Steps on outputs: those of the targets, and those of what is preserved."""
 
@@ -134,7 +138,7 @@ class Refine(Part):
         None,
         description=(
             "Where the values are pasted that give the wanted outputs: at a later layer, or in the "
-            "outputs themselves. Default: at the edit's layer."
+            "outputs themselves. Default: at the edit's layer, or at the one that it observes."
         ),
     )
     whiten: bool = Field(

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
@@ -104,7 +105,7 @@ def report_errors(as_json: bool, debug: bool) -> Iterator[None]:
         fail("interrupted", {"error": {"message": "interrupted"}}, as_json, INTERRUPTED)
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         text, content = _describe(error)
         fail(text, {"error": content}, as_json, error_code(error))
 

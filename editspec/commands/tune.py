@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from editspec.engine.attempts import (
     require_tunable,
 )
 from editspec.engine.relocation import relocate_name, relocate_names
-from editspec.engine.result import CommandResult
+from editspec.engine.result import CommandResult, count_of
 from editspec.engine.trials import STATISTICS, Fields, Judgement, with_fields
 from editspec.views.tune_page import Heading, draw_tuning
 from editspec_compiler import LoadedSpec, load
@@ -30,7 +29,6 @@ from editspec_compiler.references import load_document
 from editspec_compiler.rewrite import Cut, Put, RewriteError, rewrite
 from editspec_compiler.visit import find_files
 from editspec_runtime.core.progress import ProgressCallback, no_progress
-from editspec_runtime.errors import FileError
 from editspec_runtime.io.files import write
 from editspec_runtime.io.outputs import require_folder_name, run_folder
 
@@ -134,7 +132,7 @@ class TuneResult(CommandResult):
         if self.held_out:
             given, picked = (_shares(each) for each in self.held_out)
             lines += ["", f"On what is held out: {picked}; before: {given}."]
-        found = f"{self.examples} pairs, {self.preserved} places preserved"
+        found = f"{count_of(self.examples, 'pair')}, {count_of(self.preserved, 'place')} preserved"
         return "\n".join([*lines, "", f"{self.spec}: {found}", f"{self.page}: every round"])
 
     def _row(self, trial: Trial, names: Sequence[str]) -> list[str]:
@@ -208,7 +206,6 @@ def tune(
     engine = require_tunable(loaded.spec.model.family)
     require_folder_name(out)
     run_folder(RECORD, "tuning").require_free(out)
-    _require_writable(out)
     session, number = open_at_edit(loaded, edit, device, progress)
     loaded.require_own(number)
     with session.kernels():
@@ -240,15 +237,6 @@ def tune(
     page = draw_tuning(tuning, picked, heading, shown, before)
     _write_folder(out, result, text, page)
     return result
-
-
-def _require_writable(out: Path) -> None:
-    """Raise a `FileError` where the folder cannot be made or written, before the work."""
-    near = out
-    while not near.exists() and near != near.parent:
-        near = near.parent
-    if not os.access(near, os.W_OK):
-        raise FileError(f"{out} cannot be written.", "Give another folder.")
 
 
 def _write_folder(out: Path, result: TuneResult, text: str, page: bytes) -> None:

@@ -12,7 +12,7 @@ from editspec.engine.patch_files import number_files
 from editspec_compiler import LoadedSpec
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.files import canonical_json, remove_abandoned, write
-from editspec_runtime.io.outputs import BUILD_FILE
+from editspec_runtime.io.outputs import BUILD_FILE, require_writable
 
 BUILD_FORMAT = "editspec.build"
 
@@ -59,6 +59,7 @@ class BuildFolder:
             raise FileError(
                 f"{root} is a file, and a folder is to be made there.", "Give another folder."
             )
+        require_writable(root)
         manifest = root / "manifest.json"
         before: list[str] = []
         if _has_files(root):

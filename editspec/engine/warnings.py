@@ -75,6 +75,21 @@ def asked_warning(asked: float) -> str | None:
     )
 
 
+def idle_warning(rule: ResolvedEdit) -> str | None:
+    """Warn of pairs whose targets show already what they are to show; None where there is none."""
+    details = rule.rules[0].details
+    idle, pairs = details.get("idle", []), details.get("pairs", 0)
+    if not idle:
+        return None
+    advice = "Copy from another image; a list of nearest must not hold the target itself."
+    if len(idle) == pairs:
+        return f"Nothing is asked for: what is copied is there already. {advice}"
+    return (
+        f"What pairs[{idle[0]}] copies is there already, so that it asks for nothing "
+        f"({len(idle)} of {count_of(pairs, 'pair')}). {advice}"
+    )
+
+
 def warnings_of(
     rule: ResolvedEdit, patch: Patch, architecture: Architecture, sample: Sample
 ) -> tuple[str, ...]:
@@ -94,6 +109,7 @@ def warnings_of(
         layer = architecture.layers[name]
         found.append(sample_warning(layer, sample.count, sample.positions))
     found.append(asked_warning(asked_for(rule)))
+    found.append(idle_warning(rule))
     return tuple(text for text in found if text is not None)
 
 

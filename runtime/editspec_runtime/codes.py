@@ -66,6 +66,7 @@ class Code(StrEnum):
     MASK_VANISHES = "E411 mask-vanishes"
     MASK_SPECKS = "E413 mask-specks"
     MASK_NEARLY_WHOLE = "E414 mask-nearly-whole"
+    PLACE_PRESERVED = "E415 place-preserved"
     LATENT_UNFIT = "E412 latent-unfit"
     RECORD_UNFIT = "E420 record-unfit"
     PROMPT_UNFIT = "E430 prompt-unfit"

@@ -28,6 +28,7 @@ Write = Callable[..., Path]
 TARGET = {"box": [4, 4, 12, 12]}
 SMALL = {"box": [1, 1, 4, 4]}
 SKY = {"latent": 2}
+OTHER = {"latent": 6, "mask": TARGET}
 CROWN = {"latent": 3, "mask": SMALL}
 
 
@@ -43,6 +44,11 @@ def model_of(loaded: LoadedSpec) -> Generator:
 def resolve(write: Write, folder: Path, source: Any, **fields: Any) -> LayerRule:
     loaded = read(write, folder, source, **fields)
     return resolve_rule(loaded, 0, model_of(loaded), no_moment)
+
+
+def unit_moment(generator: Generator, layer: str) -> Tensor:
+    """A second moment by which the units are ranked by the context alone."""
+    return torch.eye(generator.layer(layer).in_features, dtype=torch.float64)
 
 
 def value_map(loaded: LoadedSpec, latent: int) -> Tensor:
@@ -194,6 +200,38 @@ def test_pictures_of_checks_and_of_refine_are_those_of_the_rule(
     again = resolve(tiny_spec, tmp_path, written, **more)
     assert again.refinement is not None
     assert torch.equal(again.refinement.wanted, rule.refinement.wanted)
+
+
+@pytest.mark.parametrize("source", [SKY, CROWN, {"erase": {"units": 2}}])
+def test_an_observed_value_gives_the_pictures_that_steps_aim_at(
+    tiny_spec: Write, tmp_path: Path, source: dict[str, Any]
+) -> None:
+    fields = {"solver": {"method": "direct", "steps": 1}, "observe": "layer6"}
+    fields |= {"layer": "layer4", "preserve": [{"latent": 8}]}
+    wanted = {}
+    for at in (None, "layer4", "output"):
+        loaded = read(tiny_spec, tmp_path, source, **fields, refine={"steps": 1, "at": at})
+        rule = resolve_rule(loaded, 0, model_of(loaded), unit_moment)
+        assert rule.refinement is not None
+        wanted[at] = rule.refinement.wanted
+    (output,) = expected_outputs(loaded, 0, model_of(loaded), unit_moment)
+    torch.testing.assert_close(wanted[None], output.wanted)
+    # Elsewhere other values are pasted, and of what is erased there are no pixels but these.
+    assert not torch.allclose(wanted["layer4"], output.wanted, atol=1e-3)
+    assert torch.allclose(wanted["output"], output.wanted, atol=1e-5) == ("erase" in source)
+
+
+def test_what_the_target_shows_already_asks_for_nothing(tiny_spec: Write, tmp_path: Path) -> None:
+    targets = {"target": {"latents": [6, 1], "mask": TARGET}}
+    own = LatentStream(1, 8).items([1])[0].tolist()
+    for source in ({"latent": 1}, {"latent": own}, {"nearest": {"latents": [3, 1]}}):
+        rule = resolve(tiny_spec, tmp_path, source)
+        assert (rule.details["idle"], rule.details["pairs"]) == ([0], 1)
+        assert "idle" not in resolve(tiny_spec, tmp_path, source, target=OTHER).details
+    some = resolve(tiny_spec, tmp_path, {"latent": 1}, **targets)
+    assert (some.details["idle"], some.details["pairs"]) == ([1], 2)
+    # Another place of the same image is a change.
+    assert "idle" not in resolve(tiny_spec, tmp_path, CROWN | {"latent": 1}).details
 
 
 def test_a_check_elsewhere_chooses_the_nearest_of_its_own_images(

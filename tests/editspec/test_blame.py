@@ -178,7 +178,7 @@ def test_many_edits_are_sampled_by_seed() -> None:
         (("-o", "x", "--latent", "-1"), "--latent"),
         (("-o", "x", "--latent", LATENT, "--mask", "{box: [40, 40, 60, 60]}"), "picture"),
         (("-o", "x", "--latent", LATENT, "--mask", "{circle: 3}"), "circle"),
-        (("-o", "x", "--latent", LATENT, "--mask", "no.png"), "no.png"),
+        (("-o", "x", "--latent", LATENT, "--mask", "no.png"), "--mask: no.png"),
         (("-o", "x", "--latent", LATENT, "--patches", "nowhere"), "not the folder of a build"),
     ],
 )
@@ -190,6 +190,9 @@ def test_wrong_questions_are_refused_before_the_work(
     assert result.exit_code == 2, result.output
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+    # Options are named, and no spec that nobody wrote; each mistake once.
+    assert "edits[0]" not in result.stderr
+    assert result.stderr.count("hint: ") == 1
     assert not Path("x").exists()
     assert not Path("spec.yaml.lock").exists()
 

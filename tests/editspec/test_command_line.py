@@ -198,6 +198,15 @@ def test_a_wrong_command_line_is_an_error_as_all_others(line: str) -> None:
     assert result.stderr.startswith(f"error: {error['message']}\n  hint: ")
 
 
+def test_debug_shows_the_traceback_besides_the_error(tmp_path: Path) -> None:
+    plain = run("validate", tmp_path / "gone.yaml", "--json")
+    debug = run("validate", tmp_path / "gone.yaml", "--json", "--debug")
+    assert (debug.exit_code, debug.stdout) == (plain.exit_code, plain.stdout)
+    assert debug.stderr.startswith("Traceback")
+    assert debug.stderr.endswith(plain.stderr)
+    assert "Traceback" not in plain.stderr
+
+
 SPECS = """
 validate SPEC
 plan SPEC

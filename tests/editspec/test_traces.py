@@ -171,7 +171,7 @@ def test_the_target_and_what_the_masks_name_may_change(tiny_folder: Path) -> Non
     # Where everything may change, nothing is measured, and the check fails.
     row = check_one({**TRACE, "images": [{"latents": [7], "mask": WHOLE}]}, code=1)
     assert row["value"] is None
-    assert "matches everywhere" in row["detail"]
+    assert "may change everywhere" in row["detail"]
 
 
 def test_an_edit_that_paints_suns_and_spires_elsewhere_is_found(tmp_path: Path) -> None:

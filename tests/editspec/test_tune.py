@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,7 +138,17 @@ def test_edits_without_images_like_them_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_tuned_is_said_before_the_work(spec: Path, tmp_path: Path) -> None:
+def test_an_edit_that_asks_for_nothing_is_refused(spec: Path, tmp_path: Path) -> None:
+    spec.write_text(SPEC.replace("source: {latent: 1, ", "source: {latent: 2, "))
+    result = run("tune", spec, "-o", tmp_path / "out", "--edit", "tuned", *QUICK)
+    assert result.exit_code == 2
+    assert "edits[1].source: nothing is asked for" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_tuned_is_said_before_the_work(
+    spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "mine.txt").write_text("mine")
@@ -145,6 +156,14 @@ def test_what_cannot_be_tuned_is_said_before_the_work(spec: Path, tmp_path: Path
     assert result.exit_code == 2 or result.exit_code == 1
     assert "no tuning of editspec made it" in result.stderr
     assert [path.name for path in foreign.iterdir()] == ["mine.txt"]
+    result = run("tune", spec, "-o", foreign / "mine.txt/out", *QUICK)
+    assert result.exit_code == 1
+    assert "mine.txt is a file, and not a folder" in result.stderr
+    with monkeypatch.context() as locked:  # root may write everywhere
+        locked.setattr(os, "access", lambda place, kind: Path(place) != tmp_path)
+        result = run("tune", spec, "-o", tmp_path / "out", *QUICK)
+    assert result.exit_code == 1
+    assert "may not be changed" in result.stderr
     result = run("tune", spec, "-o", tmp_path / "out", "--layers", "layer99,layer6")
     assert result.exit_code == 2
     assert "layer99" in result.stderr

@@ -19,6 +19,7 @@ from tests.cases import tiny_stylegan2
 from tests.commands import run, said
 
 MILD = {"method": "layer", "steps": 3, "learning_rate": 1e-4}
+TAME = {"method": "least-squares", "collateral_weight": 30}
 WILD = {"method": "least-squares", "collateral_weight": 1e-4}
 
 
@@ -83,6 +84,36 @@ def test_few_samples_are_told(tmp_path: Path) -> None:
     assert few is not None
     assert few.startswith("2 samples of l have 32 keys for 128 units")
     assert few.endswith(f"Raise statistics.samples to {FEWEST_KEYS * 8} or more.")
+
+
+def test_pairs_that_ask_for_nothing_are_told(tmp_path: Path) -> None:
+    place = {"latent": 5, "mask": {"box": [8, 4, 22, 22]}}
+    other = {**place, "latent": 6}
+    for sources, said_of_it in (
+        ([5], "Nothing is asked for: what is copied is there already."),
+        ([6, 5], "What pairs[1] copies is there already, so that it asks for nothing (1 of 2"),
+        ([6], None),
+    ):
+        pairs = [{"source": {**other, "latent": number}, "target": place} for number in sources]
+        spec = write_spec(tmp_path, TAME, pairs=pairs, source=None, target=None)
+        (edit,) = said("build", spec, "-o", tmp_path / "out")["edits"]
+        assert len(edit["warnings"]) == (said_of_it is not None)
+        assert said_of_it is None or edit["warnings"][0].startswith(said_of_it)
+
+
+def test_a_target_that_is_preserved_is_told(tmp_path: Path) -> None:
+    box, beside = {"box": [8, 4, 22, 22]}, {"box": [0, 24, 8, 32]}
+    for place, told in (
+        ({"latent": 5}, True),
+        ({"latent": 5, "mask": box}, True),
+        ({"latent": 5, "mask": beside}, False),
+        ({"latent": 7, "mask": box}, False),
+    ):
+        preserve = [{"latent": 9}, place]
+        spec = write_spec(tmp_path, {"method": "least-squares"}, preserve=preserve)
+        found = said("validate", spec)["warnings"]
+        paths = [each["path"] for each in found if each["code"] == "E415 place-preserved"]
+        assert paths == (["edits[0].preserve[1]"] if told else [])
 
 
 def test_a_layer_with_dead_units_is_edited_with_a_note(tmp_path: Path) -> None:

@@ -152,6 +152,25 @@ def test_what_is_protected_counts_in_the_digest(tiny_spec: Write, tmp_path: Path
     assert edit_digest(load(path), 1) == plain
 
 
+def test_an_intervened_image_is_protected_as_such(tiny_spec: Write, tmp_path: Path) -> None:
+    """A latent gives another image where units of an earlier layer are set."""
+    mask = {"box": [2, 2, 10, 10]}
+    change = {"layer": "layer2", "units": [0, 1], "value": 3.0, "mask": mask}
+    places = [{"latent": 9, "mask": mask}, {"latent": 9, "mask": mask, "intervene": change}]
+    found = []
+    for context in (places, places[:1]):
+        path = tiny_spec(tmp_path, edits=2, rank=1, solver="least-squares")
+        content = json.loads(path.read_text())
+        content["edits"][0] |= {"context": context}
+        content["edits"][1] |= {"protect": "previous"}
+        path.write_text(json.dumps(content))
+        said("compile", path, "-o", tmp_path / "rules")
+        tensors = load_file(sorted((tmp_path / "rules").rglob("*.safetensors"))[1])
+        found.append(tensors["0.preserved.key"])
+    # The target of the first edit, the images of its context, and what is around the own target.
+    assert [len(keys) for keys in found] == [4, 3]
+
+
 def test_a_share_of_zero_protects_nothing(tiny_spec: Write, tmp_path: Path) -> None:
     found = []
     for share in (0.0, 0.5):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from editspec.engine.named_model import PLACE
 from editspec.engine.session import BuildSession
 from editspec.modalities.image.drawing import generator_of, statistics_stream
 from editspec.modalities.image.pictures import CELL, GAP, to_image
@@ -55,6 +56,11 @@ def add_selection(loaded: LoadedSpec, *, latent: int, mask: str, layer: str) -> 
     """Make a spec that holds one selection on the model of `loaded`, in place of its edits.
 
     `mask` is a file, a data URL, or shapes as JSON or YAML.
+
+    Raises
+    ------
+    SpecError
+        The mask or the layer is wrong, which is shown of the options.
     """
     given: Any = mask
     if mask.lstrip().startswith("{"):
@@ -63,7 +69,22 @@ def add_selection(loaded: LoadedSpec, *, latent: int, mask: str, layer: str) -> 
     edit = {"name": "search", "layer": layer, "source": place, "target": place}
     # Checks may name the edits that are gone.
     text = json.dumps({**loaded.document.data, "edits": [edit], "checks": []})
-    return load_document(parse(text, "command line"), loaded.path)
+    try:
+        return load_document(parse(text, PLACE), loaded.path)
+    except SpecError as error:
+        raise _blame_options(error) from error
+
+
+def _blame_options(error: SpecError) -> SpecError:
+    """Turn problems of the spec of a selection into those of the options that it was made of."""
+    problems = set()
+    for problem in error.problems:
+        inside = problem.path[2:]
+        if inside[:1] in (("source",), ("target",)):  # one place twice
+            inside = inside[1:]
+        options = (f"--{inside[0]}", *inside[1:]) if inside else ()
+        problems.add(replace(problem, path=options, line=0, column=0))
+    return SpecError(error.file, problems)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ TAIL = 0.99
 """The quantile of a picture's change that tells of its largest."""
 
 NOT_MEASURED = "there is nothing to measure: "
-EVERYWHERE = NOT_MEASURED + "the context's key matches everywhere"
+EVERYWHERE = NOT_MEASURED + "these pictures may change everywhere"
 NO_WISH = NOT_MEASURED + "inside of the masks the rule asks for no change"
 
 

@@ -158,6 +158,17 @@ class TunedEdit:
                         "vary the edit by editspec sweep",
                     )
 
+    def require_wish(self) -> None:
+        """Raise a `SpecError` where the edit asks for no change, so that all trials are alike."""
+        rule = self.session.rule(self.number, self.generator)
+        details = rule.rules[0].details
+        if len(details.get("idle", ())) == details.get("pairs"):
+            raise self.error(
+                ("source",) if self.edit.pairs is None else ("pairs",),
+                "nothing is asked for: what is copied is there already",
+                "copy from another image",
+            )
+
     def error(self, path: SpecPath, message: str, hint: str = "") -> SpecError:
         """The error of something at a path below the edit."""
         where = ("edits", self.number, *path)

@@ -90,6 +90,7 @@ class ImageTuner:
         self.latents = spec_stream(session, self.generator).items(self.numbers)
         self.layers = self.tuned.choose_layers(layers)
         self.named = list(layers)
+        self.tuned.require_wish()
         self.matches = Matches(
             self.tuned,
             self.layers,

@@ -5,6 +5,7 @@ Every kind of output is one `Output`. It is asked before the work whose result i
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class Output:
         Raises
         ------
         FileError
-            Something lies there that may not be overwritten.
+            Something lies there that may not be overwritten, or nothing can be written there.
         UsageError
             Its ending is that of another kind.
         """
@@ -73,6 +74,7 @@ class Output:
         if path.is_dir():
             remove_abandoned(path, ".*.part")
         require_ending(path, self.endings)
+        require_writable(path)
 
     def _require_own(self, path: Path) -> None:
         try:
@@ -81,6 +83,25 @@ class Output:
             own = False
         if not own:
             raise FileError(self.message.format(path=path), self.hint)
+
+
+def require_writable(path: Path) -> None:
+    """Raise a `FileError` where a file or folder cannot be made or replaced.
+
+    A work of minutes is not to end with that.
+    """
+    folder = path if path.is_dir() else path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise FileError(
+            f"{path} cannot be written: {folder} is a file, and not a folder.", "Give another name."
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise FileError(
+            f"{path} cannot be written: {folder} may not be changed.",
+            "Give a name elsewhere, or ask who owns that folder.",
+        )
 
 
 def name_ending(path: Path) -> str:

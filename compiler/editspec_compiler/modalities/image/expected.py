@@ -138,20 +138,9 @@ def _expected_output(
     if OUTPUTS in method_of(resolver.edit.solver).needs:
         picture = composite_image(resolver, pair, path, wanted).value
     else:
-        picture = _draw_value(resolver, wanted.value, wanted.trace)
+        picture = resolver.draw_value(wanted.value, wanted.trace)
     before = _draw(resolver, pair.target)
     return ExpectedOutput(pair.target, before, picture, torch.from_numpy(area))
-
-
-def _draw_value(resolver: Resolver, value: Tensor, trace: Trace) -> Tensor:
-    """Draw the picture of a value map, or of an output of the observed layer."""
-    generator, layer, observed = resolver.generator, resolver.edit.layer, resolver.observed
-    if resolver.edit.observe is None:
-        return generator.forward_from(layer, value, trace)
-    if observed != layer:
-        output = generator.layer_output(layer, generator.layer_value(layer, trace))
-        trace = generator.forward_between(layer, output, trace, observed)
-    return generator.forward_from_output(observed, value, trace)
 
 
 @torch.no_grad()

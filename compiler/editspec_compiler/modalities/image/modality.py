@@ -81,6 +81,7 @@ class ImageModality:
                     ("edits", number, "refine"), message, hint, code=Code.METHOD_FIELD, at_key=True
                 )
             yield from _find_shifts(document, edit, number)
+            yield from _find_preserved_targets(document, edit, number)
         for index, check in enumerate(images.checks):
             named = isinstance(check, Efficacy) and check.images is not None
             if named and check.edit is None and len(images.edits) > 1:
@@ -150,6 +151,21 @@ def _find_shifts(document: Document, edit: ImageEdit, number: int) -> Iterator[P
                 hint = "write the mask of what is to be copied, or leave shift out"
                 path = ("edits", number, *below, *where, "shift")
                 yield document.problem(path, message, hint, code=Code.MASK_UNFIT, at_key=True)
+
+
+def _find_preserved_targets(document: Document, edit: ImageEdit, number: int) -> Iterator[Problem]:
+    """Find places that are edited, and are to stay as they are: the edit works against itself."""
+    masks: dict[str, set[str]] = {}
+    for pair in edit.sides:
+        masks.setdefault(repr(pair.target.latent), set()).add(repr(pair.target.mask))
+    for index, place in enumerate(edit.preserve or ()):
+        edited = masks.get(repr(place.latent))
+        if edited is None or not (place.mask is None or repr(place.mask) in edited):
+            continue
+        message = "a target of this edit lies in it, and is to stay as it is"
+        hint = "leave it out, or give it a mask beside the target"
+        path = ("edits", number, "preserve", index)
+        yield document.problem(path, message, hint, code=Code.PLACE_PRESERVED, warning=True)
 
 
 def _image_architecture(surroundings: Surroundings) -> ImageArchitecture | None:

@@ -25,6 +25,9 @@ from editspec_runtime.methods.registry import method_of
 from editspec_runtime.modalities.image.compatibility import compatibility_of
 from editspec_runtime.modalities.image.maps import Box
 
+IDLE = 1e-5
+"""The largest change of a map, as a share of its largest value, that asks for nothing."""
+
 
 @dataclass(frozen=True)
 class WantedMap:
@@ -42,6 +45,8 @@ class WantedMap:
         The part of that map that the rule is about.
     asked
         How much of V* is asked for there, 0 to 1: the mean over the positions that count.
+    idle
+        Whether it is what the target shows already, so that no change is asked for.
     """
 
     latent: Tensor
@@ -49,6 +54,7 @@ class WantedMap:
     value: Tensor
     covered: Box
     asked: float = 1.0
+    idle: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,8 @@ class Side:
         The arguments of the layer's function there.
     asked
         How much of V* is asked for, 0 to 1.
+    idle
+        Whether V* is what the target shows already.
     """
 
     region: Box
@@ -72,6 +80,7 @@ class Side:
     value: Tensor
     arguments: dict[str, Tensor]
     asked: float = 1.0
+    idle: bool = False
 
 
 def make_sides(
@@ -124,9 +133,15 @@ def _copy(resolver: Resolver, pair: ImagePair, path: SpecPath) -> WantedMap:
     def find_values(copied: Copied, *where: str | int) -> Tensor:
         return resolver.value(resolver.trace(copied, *where))
 
-    pasted = _paste_copies(resolver, pair, path, resolver.value(trace), size, find_values)
-    asked = _asked(resolver, pasted.alpha)
-    return WantedMap(latent, trace, pasted.value, pasted.covered, asked)
+    own = resolver.value(trace)
+    pasted = _paste_copies(resolver, pair, path, own, size, find_values)
+    asked, idle = _asked(resolver, pasted.alpha), _is_idle(pasted.value, own)
+    return WantedMap(latent, trace, pasted.value, pasted.covered, asked, idle)
+
+
+def _is_idle(wanted: Tensor, own: Tensor) -> bool:
+    """Return whether a wanted map is the target's own, but for rounding."""
+    return bool((wanted - own).abs().max() <= IDLE * own.abs().max())
 
 
 def _copies(pair: ImagePair) -> list[tuple[Copied, SpecPath]]:
@@ -152,8 +167,10 @@ def _erase(
     # The authors' code erases on the whole map, and asks for all of it.
     if compatibility_of(resolver.loaded.spec.compatibility).erase_everywhere:
         return WantedMap(latent, trace, erased, Box(0, 0, size, size))
-    value = torch.lerp(resolver.value(trace), erased, area.to(erased))
-    return WantedMap(latent, trace, value, resolver.enclose(area), _asked(resolver, area))
+    own = resolver.value(trace)
+    value = torch.lerp(own, erased, area.to(erased))
+    asked, idle = _asked(resolver, area), _is_idle(value, own)
+    return WantedMap(latent, trace, value, resolver.enclose(area), asked, idle)
 
 
 @dataclass(frozen=True)
@@ -293,7 +310,7 @@ def _whole_map(resolver: Resolver, wanted: WantedMap) -> Side:
     whole = Box(0, 0, size, size)
     key, arguments = generator.crop(layer, wanted.trace, whole)
     arguments |= generator.carried_tensors(wanted.trace)
-    return Side(whole, key, wanted.value, arguments, wanted.asked)
+    return Side(whole, key, wanted.value, arguments, wanted.asked, wanted.idle)
 
 
 def _crop(resolver: Resolver, wanted: WantedMap, region: Box) -> Side:
@@ -305,7 +322,7 @@ def _crop(resolver: Resolver, wanted: WantedMap, region: Box) -> Side:
     covered = region.scale_up(generator.layer(layer).scale)
     key, arguments = generator.crop(layer, wanted.trace, region)
     value = wanted.value[:, :, covered.rows(), covered.columns()]
-    return Side(region, key, value, arguments, wanted.asked)
+    return Side(region, key, value, arguments, wanted.asked, wanted.idle)
 
 
 def composite_image(resolver: Resolver, pair: ImagePair, path: SpecPath, wanted: WantedMap) -> Side:
@@ -315,11 +332,11 @@ def composite_image(resolver: Resolver, pair: ImagePair, path: SpecPath, wanted:
     behind the layer. K* is the latent [1, latent_size], V* is x* [1, 3, size, size], and the
     argument ``area`` [1, 1, size, size] is 1 in the region.
     """
-    edit, generator = resolver.edit, resolver.generator
+    generator = resolver.generator
     size = generator.architecture.image_size
     if isinstance(pair.source, Erase):
-        image = generator.forward_from(edit.layer, wanted.value, wanted.trace)
-        covered = wanted.covered.scale_up(size // generator.layer(edit.layer).value_size)
+        image = resolver.draw_value(wanted.value, wanted.trace)
+        covered = wanted.covered.scale_up(size // generator.layer(resolver.observed).value_size)
     else:
 
         def find_pixels(copied: Copied, *where: str | int) -> Tensor:
@@ -330,4 +347,4 @@ def composite_image(resolver: Resolver, pair: ImagePair, path: SpecPath, wanted:
         image, covered = pasted.value, pasted.covered
     area = torch.zeros_like(image[:, :1])
     area[:, :, covered.rows(), covered.columns()] = 1
-    return Side(covered, wanted.latent, image, {"area": area}, wanted.asked)
+    return Side(covered, wanted.latent, image, {"area": area}, wanted.asked, wanted.idle)

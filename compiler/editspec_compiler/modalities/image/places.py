@@ -157,6 +157,16 @@ class Resolver:
         generator, layer = self.generator, self.edit.layer
         return generator.forward_from(layer, generator.layer_value(layer, trace), trace)
 
+    def draw_value(self, value: Tensor, trace: Trace) -> Tensor:
+        """Draw the picture of a value map, or of an output of the observed layer, as `value`."""
+        generator, layer, observed = self.generator, self.edit.layer, self.observed
+        if self.edit.observe is None:
+            return generator.forward_from(layer, value, trace)
+        if observed != layer:
+            output = generator.layer_output(layer, generator.layer_value(layer, trace))
+            trace = generator.forward_between(layer, output, trace, observed)
+        return generator.forward_from_output(observed, value, trace)
+
     def value(self, trace: Trace, key: Tensor | None = None) -> Tensor:
         """Compute the edited layer's value map, or the output of the observed layer.
 

@@ -143,10 +143,13 @@ def preserved_scenes(resolver: Resolver) -> Iterator[PreservedScene]:
 
 
 def _keep_all(preserved: Iterable[PreservedScene]) -> list[_Kept]:
-    """Find what is kept of each image, once: what several places of it count is added up."""
-    kept: dict[bytes, _Kept] = {}
+    """Find what is kept of each image, once: what several places of it count is added up.
+
+    Under an intervention, which an earlier edit may have, a latent gives another image.
+    """
+    kept: dict[tuple[bytes, str], _Kept] = {}
     for place in preserved:
-        name = bytes_of(place.latent)
+        name = bytes_of(place.latent), repr(place.scene.intervene)
         before = kept.get(name)
         trace = place.trace() if before is None else before.trace
         found = _keep(place, trace)

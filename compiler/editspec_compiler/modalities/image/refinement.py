@@ -7,17 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from editspec_compiler.layer_fit import refine_problem
 from editspec_compiler.modalities.image.paste import composite_image, make_wanted_map
 from editspec_compiler.modalities.image.places import Resolver
 from editspec_compiler.modalities.image.preserved import bytes_of, preserved_scenes
 from editspec_compiler.modalities.image.sources import Sides
-from editspec_compiler.problems import suggest
-from editspec_compiler.schema import Refine
-from editspec_runtime.codes import Code
+from editspec_compiler.schema import OUTPUT, Refine
 from editspec_runtime.core.rule import Refinement
-
-OUTPUT = "output"
-"""The value of ``at`` that stands for the pixels themselves."""
 
 
 def find_refinement(resolver: Resolver, sides: Sides, units: tuple[int, ...]) -> Refinement | None:
@@ -47,7 +43,7 @@ def find_refinement(resolver: Resolver, sides: Sides, units: tuple[int, ...]) ->
         if given.at == OUTPUT:
             picture = composite_image(pasting, pair, path, map_).value
         else:
-            picture = pasting.generator.forward_from(pasting.edit.layer, map_.value, map_.trace)
+            picture = pasting.draw_value(map_.value, map_.trace)
         items.append(map_.latent)
         wanted.append(picture)
     precision = getattr(torch, resolver.loaded.spec.precision)
@@ -67,20 +63,16 @@ def find_refinement(resolver: Resolver, sides: Sides, units: tuple[int, ...]) ->
 
 
 def _pasting_resolver(resolver: Resolver, given: Refine) -> Resolver:
-    """The resolver of the edit at the layer where values are pasted."""
+    """The resolver of the edit at the layer where values are pasted.
+
+    Without `at` that is where V* is: at the edited layer, or at the observed one.
+    """
     edit = resolver.edit
-    if given.at is None or given.at in (OUTPUT, edit.layer):
+    if given.at is None or given.at == OUTPUT:
         return resolver
-    names = list(resolver.generator.architecture.layers)
-    later = names[names.index(edit.layer) :]
-    where = (*resolver.path, "refine", "at")
-    if given.at not in later:
-        message = f"there is no {given.at} behind {edit.layer}"
-        hint = f"{suggest(given.at, later)}, or {OUTPUT}: the pixels themselves"
-        raise resolver.loaded.error(where, message, hint, Code.LAYER_UNKNOWN)
-    if edit.erases:
-        message = f"units of {edit.layer} are erased, and {given.at} has units of its own"
-        raise resolver.loaded.error(where, message, "leave at out", Code.LAYER_UNKNOWN)
+    architecture = resolver.generator.architecture
+    if problem := refine_problem(given.at, architecture, edit.layer, edit.erases):
+        raise resolver.loaded.misfit(resolver.path, problem)
     moved = edit.model_copy(update={"layer": given.at, "observe": None})
     edits = list(resolver.loaded.spec.edits)
     edits[resolver.number] = moved

@@ -113,7 +113,7 @@ def resolve_rule(
 
 
 def _describe(edit: ImageEdit, sides: list[Side], chosen: ChosenSources) -> dict[str, Any]:
-    """Describe the sides of a rule: their regions, how much they ask for, and chosen sources."""
+    """Describe the sides of a rule: regions, how much they ask for, chosen sources, idle ones."""
     regions = [_plain_box(side.region) for side in sides]
     details: dict[str, Any] = {
         "region": regions[0] if edit.pairs is None else regions,
@@ -121,6 +121,8 @@ def _describe(edit: ImageEdit, sides: list[Side], chosen: ChosenSources) -> dict
     }
     if chosen.nearest:
         details["nearest"] = list(chosen.nearest)
+    if idle := [number for number, side in enumerate(sides) if side.idle]:
+        details["idle"], details["pairs"] = idle, len(sides)
     return details
 
 
