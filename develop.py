@@ -80,8 +80,11 @@ def main() -> int:
 
 
 def tools() -> dict[str, str]:
-    """The variables that the tests take: the browser, and one thread for each process of theirs."""
-    return {"OMP_NUM_THREADS": "1", **browser()}
+    """The variables that the tests take: the browser, and one thread for each process of theirs.
+
+    Bytecode is kept, whatever the shell says: dozens of processes import the same modules.
+    """
+    return {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "", **browser()}
 
 
 def browser() -> dict[str, str]:

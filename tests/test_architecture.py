@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,11 +80,21 @@ def test_an_import_that_goes_up_would_be_seen(tmp_path: Path) -> None:
     assert "editspec_compiler is not allowed to import editspec_runtime" in result.stdout
 
 
-def nodes_within_functions(source: str) -> Iterator[ast.AST]:
+@functools.cache
+def nodes_of(source: str) -> list[ast.AST]:
+    """All that stands in a module."""
+    return list(ast.walk(ast.parse(source)))
+
+
+@functools.cache
+def nodes_within_functions(source: str) -> set[ast.AST]:
     """All that stands in the functions and methods of a module."""
-    for function in ast.walk(ast.parse(source)):
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            yield from ast.walk(function)
+    found: set[ast.AST] = set()
+    for function in nodes_of(source):
+        named = isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        if named and function not in found:
+            found.update(ast.walk(function))
+    return found
 
 
 def imports_within_functions(source: str) -> set[str]:
@@ -99,8 +110,8 @@ def imports_within_functions(source: str) -> set[str]:
 
 def imports_by_name(source: str) -> bool:
     """Whether functions of a module import modules whose names are values."""
-    calls = [node for node in nodes_within_functions(source) if isinstance(node, ast.Call)]
-    names = {ast.unparse(call.func).rpartition(".")[2] for call in calls}
+    called = [node.func for node in nodes_within_functions(source) if isinstance(node, ast.Call)]
+    names = {getattr(each, "attr", getattr(each, "id", "")) for each in called}
     return bool(names & {"import_module", "__import__"})
 
 
@@ -146,7 +157,7 @@ def test_an_import_by_name_would_be_seen(call: str) -> None:
 
 def test_imports_are_absolute() -> None:
     for name, path in modules():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path.read_text()):
             if isinstance(node, ast.ImportFrom):
                 assert node.level == 0, name
 

@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 from editspec_compiler.document import kind
+from editspec_compiler.row_files import FORMATS
 from editspec_compiler.schema import LONGEST_NAME
 from editspec_runtime.codes import Code
 
@@ -48,7 +49,7 @@ def describe_misfit(what: str, given: Any, context: dict[str, Any]) -> tuple[str
     if what in WANTED:
         return (
             f"expected {WANTED[what]}, found {kind(given)}",
-            _unquote(what, given),
+            _advise(what, given),
             Code.TYPE_WRONG,
         )
     if what == "literal_error":
@@ -85,10 +86,12 @@ def _shorten(limit: float) -> str:
     return str(int(limit) if limit == int(limit) else limit)
 
 
-def _unquote(what: str, given: Any) -> str:
-    """Write a hint where a text stands for a value; empty elsewhere."""
+def _advise(what: str, given: Any) -> str:
+    """Write a hint where a text stands for a value of another kind; empty elsewhere."""
     if not isinstance(given, str):
         return ""
+    if what == "list_type" and given.lower().endswith(FORMATS):
+        return f"write {{file: {given}}} if it is a file of entries"
     # The strict types of the language take no text for a number.
     if what == "int_type" and given.lstrip("+-").isdigit():
         return "take the quotes off"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from pydantic import (
@@ -20,7 +20,7 @@ from pydantic import (
     TypeAdapter,
     WrapValidator,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
 from editspec_runtime.core.fields import Count, ModelFields, Number, Part
 from editspec_runtime.core.method import ERASED_UNITS, FULL, RANK, Settings
@@ -147,6 +147,14 @@ class Refine(Part):
     )
 
 
+def _read_rank(given: Any, check: Callable[[Any], Any]) -> Any:
+    if given == FULL:
+        return given
+    if isinstance(given, str) and not given.isdigit():
+        raise PydanticKnownError("literal_error", {"expected": f"a whole number or {FULL}"})
+    return check(given)
+
+
 if TYPE_CHECKING:
     Rank = int | Literal["full"]
 else:
@@ -154,7 +162,7 @@ else:
     Rank = Annotated[
         Count,
         WrapValidator(
-            lambda given, check: given if given == FULL else check(given),
+            _read_rank,
             json_schema_input_type=Count | Literal["full"],
         ),
         PlainSerializer(lambda rank: rank),

@@ -28,7 +28,7 @@ from editspec.engine.lock_results import (
     require_same_artifacts,
 )
 from editspec.engine.opened import OpenedModel
-from editspec.engine.pareto import ParetoCurve, curves_text, pareto_curves
+from editspec.engine.pareto import VARY, ParetoCurve, curves_text, has_curve, pareto_curves
 from editspec.engine.pick import write_picked
 from editspec.engine.policy import load_obeying
 from editspec.engine.provenance import statement
@@ -377,13 +377,20 @@ def manifest_entry(edit: BuiltEdit) -> dict[str, Any]:
 
 def _require_curves(loaded: LoadedSpec) -> None:
     """Raise a `UsageError` where no edit has a method with a curve."""
-    curved = [edit for edit in loaded.spec.edits if method_of(edit.solver).has_curve]
+    solved = [edit for edit in loaded.spec.edits if method_of(edit.solver).has_curve]
+    curved = [edit for edit in solved if has_curve(edit)]
     if curved and all(len(edit.layer_names) > 1 for edit in curved):
         raise UsageError(
             "--pareto is for edits of one layer, and those of this spec have several.",
             "Leave --pareto out, or write layer: and a name.",
         )
-    if not curved:
+    if solved and not curved:
+        raise UsageError(
+            "--pareto is for changes in given directions, and those of this spec are learned, of "
+            "full rank or refined.",
+            VARY,
+        )
+    if not solved:
         methods = " or ".join(methods_with_a_curve())
         raise UsageError(
             f"--pareto is for edits that are solved by {methods}, and this spec has none.",

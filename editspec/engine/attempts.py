@@ -279,27 +279,29 @@ def pick(trials: Sequence[Trial], given: Trial) -> Trial:
     efficacy is picked.
     """
     best = max(_numbers(trial).efficacy for trial in trials) or 1.0
-    for fits in (_is_as_strong, _is_a_bargain):
-        if fit := [trial for trial in trials if fits(_numbers(trial), given.judgement)]:
+    for fits in (is_as_strong, _is_a_bargain):
+        if fit := [trial for trial in trials if fits(trial, given)]:
             return max(
                 fit, key=lambda trial: _numbers(trial).efficacy / best - _numbers(trial).trace
             )
     return max(trials, key=lambda trial: _numbers(trial).efficacy)
 
 
-def _is_as_strong(found: Judgement, given: Judgement | None) -> bool:
+def is_as_strong(trial: Trial, given: Trial) -> bool:
     """Whether an edit does what the given one does, and shows much less."""
-    if given is None:
+    found, before = _numbers(trial), given.judgement
+    if before is None:
         return True
-    return found.efficacy >= given.efficacy - MARGIN and found.trace <= CLEANER * given.trace
+    return found.efficacy >= before.efficacy - MARGIN and found.trace <= CLEANER * before.trace
 
 
-def _is_a_bargain(found: Judgement, given: Judgement | None) -> bool:
+def _is_a_bargain(trial: Trial, given: Trial) -> bool:
     """Whether an edit does enough of what the given one does, for the trace that it saves."""
-    if given is None:
+    found, before = _numbers(trial), given.judgement
+    if before is None:
         return True
-    saved = max(0.0, given.trace - found.trace)
-    return found.efficacy >= given.efficacy - MARGIN - BARGAIN * saved
+    saved = max(0.0, before.trace - found.trace)
+    return found.efficacy >= before.efficacy - MARGIN - BARGAIN * saved
 
 
 def _numbers(trial: Trial) -> Judgement:

@@ -12,6 +12,8 @@ from editspec.engine.collateral import largest_collateral
 from editspec.engine.lock import edit_files, edit_settings, shared_settings
 from editspec.engine.model_session import on_device
 from editspec.engine.session import BuildSession
+from editspec_compiler.schema import AnyEdit
+from editspec_runtime.core.method import FULL, LEARNED
 from editspec_runtime.core.model import Model
 from editspec_runtime.core.progress import StepCallback, ignore_steps
 from editspec_runtime.core.rule import ResolvedEdit
@@ -72,6 +74,18 @@ class ParetoCurve:
     points: tuple[ParetoPoint, ...]
 
 
+VARY = "Vary the weight by editspec sweep SPEC -o DIR --vary solver.collateral_weight=0.1,0.3."
+
+
+def has_curve(edit: AnyEdit) -> bool:
+    """Whether an edit has a curve whose points are what a build of each weight gives.
+
+    Learned directions and steps of `refine` are others for each weight, so that each is a build.
+    """
+    found = edit.directions == LEARNED or edit.rank == FULL or edit.refine is not None
+    return method_of(edit.solver).has_curve and not found
+
+
 @torch.no_grad()
 @on_device
 def pareto_curves(session: BuildSession, built: Sequence[BuiltEdit]) -> tuple[ParetoCurve, ...]:
@@ -87,7 +101,7 @@ def pareto_curves(session: BuildSession, built: Sequence[BuiltEdit]) -> tuple[Pa
     found = []
     for number, edit in enumerate(built):
         rule, method = edit.rule, method_of(edit.rule.method)
-        if not method.has_curve or len(rule.rules) > 1:
+        if not has_curve(session.loaded.spec.edits[number]) or len(rule.rules) > 1:
             continue
         before = session.after(number)
         model = before.current_model()

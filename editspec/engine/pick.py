@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from editspec.engine.folder import PARETO
-from editspec.engine.pareto import inputs_of
+from editspec.engine.pareto import VARY, has_curve, inputs_of
 from editspec.engine.session import BuildSession
 from editspec_compiler import LoadedSpec, load
 from editspec_compiler.document import Document
 from editspec_compiler.rewrite import Put, RewriteError, rewrite
 from editspec_runtime.errors import FileError, UsageError
 from editspec_runtime.io.files import require_file, write
-from editspec_runtime.methods.registry import METHODS, method_of, methods_with_a_curve
+from editspec_runtime.methods.registry import METHODS, methods_with_a_curve
 
 
 def write_picked(session: BuildSession, out: Path, choice: str) -> LoadedSpec:
@@ -92,12 +92,12 @@ def set_collateral_weight(document: Document, number: int, collateral_weight: fl
 def _choose_edit(loaded: LoadedSpec, name: str) -> int:
     """The number of the edit of a name; by default, of the only edit with a curve."""
     edits = loaded.spec.edits
-    fit = [edit.name for edit in edits if method_of(edit.solver).has_curve]
+    fit = [edit.name for edit in edits if has_curve(edit)]
     methods = " or ".join(methods_with_a_curve())
     if not name and len(fit) > 1:
         choices = ", ".join(f"{each}=N" for each in fit)
         raise UsageError(f"Several edits are solved by {methods}.", f"Give one: {choices}.")
-    name = name or fit[0]
+    name = name or (fit or [edit.name for edit in edits])[0]
     named = {edit.name: (number, edit.solver.method) for number, edit in enumerate(edits)}
     if name not in named:
         hint = f"Known here: {', '.join(fit)}."
@@ -105,6 +105,10 @@ def _choose_edit(loaded: LoadedSpec, name: str) -> int:
             hint = f"Did you mean {near[0]}?"
         raise UsageError(f"There is no edit {name}.", hint)
     number, method = named[name]
+    if METHODS[method].has_curve and not has_curve(edits[number]):
+        raise UsageError(
+            f"{name} is learned, of full rank or refined, and has no points to pick from.", VARY
+        )
     if not METHODS[method].has_curve:
         raise UsageError(
             f"{name} is solved by {method}, which has no points to pick from.",

@@ -13,6 +13,7 @@ from editspec.engine.notes import decode_notes, encode_notes
 from editspec_runtime.core.method import Problem
 from editspec_runtime.core.model import Model
 from editspec_runtime.core.rule import CompiledEdit, LayerRule
+from editspec_runtime.methods.registry import method_of
 from editspec_runtime.methods.solve_edit import Solution, resolve_rules, solve_edit
 from editspec_runtime.patches.patch import Patch
 
@@ -69,6 +70,8 @@ def solve_cached(
     def compute() -> dict[str, Tensor]:
         """Solve the edit; the tensors of its change."""
         counted = seconds["statistics"]
+        # Code is read when it is first asked for; like other parts of start-up, in no stage.
+        method_of(edit.method).load()
         with time_stage(seconds, "solve"):
             solution = solve_edit(
                 Problem(

@@ -16,6 +16,7 @@ from editspec.engine.attempts import (
     Trials,
     Tuning,
     Wording,
+    is_as_strong,
     pick,
     solved_of,
 )
@@ -46,6 +47,12 @@ REFINED = {"steps": 60}
 
 REFINED_WEIGHTS = (24.0, 72.0)
 """The weights of the rule in these steps."""
+
+LONGER = {"steps": 120, "weight": 72.0}
+"""The steps that are tried where no trial is as strong as the given edit, and much cleaner."""
+
+MORE_PRESERVED = 96
+"""The preserved inputs of these steps, which have `MANY` examples."""
 
 CLEAN = 0.5
 """The trace of a round above which to preserve a few inputs more is given up."""
@@ -160,7 +167,7 @@ class TuningRun:
             self._try_outputs(best, given)
         else:
             self._try_last(done[-1] if done else None, best, given)
-            self._try_refined(pick(self._candidates(), given))
+            self._try_refined(given)
         solved = self._candidates()
         # Where nothing better is found, the edit stays as it was given.
         picked = pick([given, *solved] if given.judgement else solved, given)
@@ -281,8 +288,9 @@ class TuningRun:
         if last is None or self._prefers(last.trial, lighter, given):
             self.trials.attempt("last", self._fields(layer, most, 2 * weight, rule, preserve))
 
-    def _try_refined(self, best: Trial) -> None:
+    def _try_refined(self, given: Trial) -> None:
         """Try steps on outputs, from the best of the trials."""
+        best = pick(self._candidates(), given)
         before = best.judgement
         for weight in REFINED_WEIGHTS:
             refine = {**REFINED, "weight": weight}
@@ -290,6 +298,15 @@ class TuningRun:
             # A larger weight is only for a rule that the steps made weaker.
             if before and now and now.efficacy >= before.efficacy - MARGIN:
                 break
+        if not any(is_as_strong(trial, given) for trial in self._candidates()):
+            self._try_longer(best)
+
+    def _try_longer(self, best: Trial) -> None:
+        """Try more steps on outputs, of many examples: few ones do not say all of the rule."""
+        rule, preserve = self.tuner.examples(MANY), self.tuner.first_preserved(MORE_PRESERVED)
+        layer, rank = best.fields["layer"], best.fields["rank"]
+        fields = self._fields(layer, rank, WEIGHT, rule, preserve)
+        self.trials.attempt("refined", {**fields, "refine": LONGER})
 
     def _try_outputs(self, best: Trial, given: Trial) -> None:
         """Try steps towards composited outputs, with many examples and preserved inputs.

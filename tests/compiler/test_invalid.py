@@ -5,9 +5,9 @@ command line.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -24,19 +24,22 @@ EXAMPLES = sorted(path.name.removesuffix(".error") for path in INVALID.glob("*.e
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the examples on the disk of the tests, where links to its files can be made."""
+    """A copy of the examples, without their messages."""
     copy = tmp_path_factory.mktemp("examples") / "invalid"
-    return Path(shutil.copytree(INVALID, copy))
+    return Path(shutil.copytree(INVALID, copy, ignore=shutil.ignore_patterns("*.error")))
 
 
 @pytest.fixture(autouse=True)
-def in_place(examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_place(examples: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run where the examples lie, so that messages hold relative paths.
 
-    Each test has files of its own: links, as hundreds of copies for each take long.
+    What a test leaves there is removed: a copy of all files for each takes long.
     """
-    shutil.copytree(examples, tmp_path / "invalid", copy_function=os.link)
-    monkeypatch.chdir(tmp_path / "invalid")
+    monkeypatch.chdir(examples)
+    before = set(examples.iterdir())
+    yield
+    for path in set(examples.iterdir()) - before:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def test_every_example_has_its_message() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jsonschema
 import pytest
@@ -188,9 +188,8 @@ def test_messages_know_its_fields(before: str, after: str, message: str) -> None
 
 
 def test_the_json_schema_holds_it() -> None:
-    schema: dict[str, Any] = json_schema()
+    validator = jsonschema.Draft202012Validator(json_schema())
     data = parse(SPEC).data
-    jsonschema.validate(data, schema)
+    assert validator.is_valid(data)
     data["edits"][0]["target"] = {"latent": 1, "mask": "m.png"}
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(data, schema)
+    assert not validator.is_valid(data)

@@ -19,7 +19,7 @@ from editspec_compiler.uses import resolve_uses
 from editspec_runtime.io.cache import default_cache
 
 SKYLINE = Path(__file__).parents[2] / "specs" / "skyline"
-SCHEMA = json_schema()
+VALIDATOR = jsonschema.Draft202012Validator(json_schema())
 
 VALUES: dict[str, list[Any]] = {
     "integer": [3, 0, -1],
@@ -120,10 +120,9 @@ UNFIT = [
 
 @pytest.mark.parametrize("given", FITTING)
 def test_the_json_schema_takes_uses_and_references(given: dict[str, Any]) -> None:
-    jsonschema.validate(given, SCHEMA)
+    assert VALIDATOR.is_valid(given)
 
 
 @pytest.mark.parametrize("given", UNFIT)
 def test_the_json_schema_takes_them_where_they_may_stand_alone(given: dict[str, Any]) -> None:
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(given, SCHEMA)
+    assert not VALIDATOR.is_valid(given)

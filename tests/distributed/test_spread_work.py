@@ -239,6 +239,7 @@ def test_trials_of_a_tuning_are_spread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tuning, "REFINED", {**tuning.REFINED, "steps": 2})
+    monkeypatch.setattr(tuning, "LONGER", {**tuning.LONGER, "steps": 2})
     edits = [*yaml.safe_load(spec(32))["edits"], *yaml.safe_load(spec(32, name="two"))["edits"]]
     content = {**yaml.safe_load(spec(32)), "edits": edits}
     Path("tuned.json").write_text(json.dumps(content))

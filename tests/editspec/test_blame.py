@@ -162,11 +162,11 @@ def test_many_edits_are_sampled_by_seed() -> None:
         for number, layer in zip(range(9), layers, strict=False)
     ]
     spec = written(edits)
-    found = said("blame", spec, "-o", "why", "--latent", LATENT, "--seed", 4)
+    table = run("blame", spec, "-o", "why", "--latent", LATENT, "--seed", 4).stdout
+    found = json.loads(Path("why/blame.json").read_text())
     assert (found["orders"], found["seed"]) == (64, 4)
     assert sum(each["share"] for each in found["edits"]) == pytest.approx(1, abs=1e-9)
     assert all(each["error"] > 0 for each in found["edits"])
-    table = run("blame", spec, "-o", "why", "--latent", LATENT).stdout
     assert "±" in table
     assert "64 sampled orders" in table
 

@@ -65,15 +65,31 @@ def test_layers_of_one_weight_differ_in_what_an_edit_costs(spec: dict[str, Any])
     assert table[3].split()[-1] != table[4].split()[-1]
 
 
+KEPT = {"preserve": [{"latents": [5, 6]}]}
+
+
 @pytest.mark.parametrize("layer", ["3", "3/weight"])
-def test_its_numbers_are_those_of_a_build(spec: dict[str, Any], layer: str) -> None:
-    spec["edits"][0]["layer"] = layer
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"directions": "learned", **KEPT}, {"rank": "full"}],
+    ids=["zca", "learned", "full"],
+)
+def test_its_numbers_are_those_of_a_build(
+    spec: dict[str, Any], layer: str, fields: dict[str, Any]
+) -> None:
+    spec["edits"][0] |= {"layer": layer, **fields}
     Path("spec.yaml").write_text(yaml.safe_dump(spec))
     built = said("build", "spec.yaml", "-o", "out", "--allow-code")["edits"][0]
     with editspec.allow_code():
         compared = editspec.compare_layers("spec.yaml", images=60)
         start = editspec.compare_layers("spec.yaml", images=60, edit="e")
     assert compared == start
+    # A refined edit is compared without its steps, which may aim at another layer.
+    spec["edits"][0] |= {"refine": {"steps": 1, "at": layer}, **KEPT}
+    Path("refined.yaml").write_text(yaml.safe_dump(spec))
+    if "preserve" in fields:
+        with editspec.allow_code():
+            assert editspec.compare_layers("refined.yaml", images=60) == compared
     (row,) = [each for each in compared.layers if each.layer == layer]
     collateral = read_patch(Path(built["patch"])).metadata["collateral"]
     # Of the layers of the weight, the one that was edited is named.

@@ -8,7 +8,6 @@ import json
 import runpy
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,22 +161,12 @@ def test_peft_loads_what_is_exported(stack: str) -> None:
         assert (other(latents) - after(latents)).abs().max() > 1e-3
 
 
-def test_an_adapter_has_the_same_bytes_each_time_and_replaces_only_its_own() -> None:
+def test_an_adapter_has_the_same_bytes_each_time_and_replaces_only_its_own(program: Path) -> None:
     (patch,) = build(
         {"family": "torch", "module": "net:Net", "weights": "Net.safetensors"}, edit(1, "first", 6)
     )
     said("export", patch, "--format", "peft", "-o", "one")
-    command = [
-        sys.executable,
-        "-m",
-        "editspec",
-        "export",
-        str(patch),
-        "--format",
-        "peft",
-        "-o",
-        "two",
-    ]
+    command = [program, "export", str(patch), "--format", "peft", "-o", "two"]
     subprocess.run(command, check=True, capture_output=True)
     names = ["adapter_config.json", "adapter_model.safetensors"]
     assert sorted(path.name for path in Path("one").iterdir()) == names

@@ -70,7 +70,10 @@ def lock_of(name: str = "spec.yaml") -> Lock:
     return found
 
 
-def test_plan_and_build_agree_over_random_changes(folder: Path, own_cache: Path) -> None:
+@pytest.mark.parametrize("rounds", [11, pytest.param(40, marks=pytest.mark.long)])
+def test_plan_and_build_agree_over_random_changes(
+    rounds: int, folder: Path, own_cache: Path
+) -> None:
     rng = random.Random(0)
     spec = five_edits()
     said("build", "spec.yaml", "-o", "out")
@@ -128,7 +131,7 @@ def test_plan_and_build_agree_over_random_changes(folder: Path, own_cache: Path)
         of_the_sample,
         by_losing_a_patch,
     ]
-    for round_ in range(18):
+    for round_ in range(rounds):
         change = changes[round_] if round_ < len(changes) else rng.choice(changes)
         count = len(spec["edits"])
         first = change(rng.randrange(count))

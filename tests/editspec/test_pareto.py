@@ -18,7 +18,7 @@ from editspec_runtime.patches.patch import read_patch
 from tests.commands import run
 
 
-def build(folder: Path, solver: Any, *options: str) -> Result:
+def build(folder: Path, solver: Any, *options: str, **fields: Any) -> Result:
     """A build of one edit of Skyline in `folder`/out."""
     place = {"latent": 5, "mask": {"box": [8, 4, 22, 22]}}
     spec = {
@@ -32,6 +32,7 @@ def build(folder: Path, solver: Any, *options: str) -> Result:
                 "source": {**place, "latent": 6},
                 "target": place,
                 "solver": solver,
+                **fields,
             }
         ],
     }
@@ -70,6 +71,25 @@ def test_a_point_is_picked_by_its_number(tmp_path: Path) -> None:
     assert again["content"] != first["content"]
     # What this build did not make is gone.
     assert not (tmp_path / "out" / "pareto.json").exists()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"directions": "learned"},
+        {"rank": "full"},
+        {"preserve": [{"latent": 7}], "refine": {"steps": 1}},
+    ],
+    ids=["learned", "full", "refined"],
+)
+def test_what_is_another_change_for_each_weight_has_no_curve(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
+    for options in (["--pareto"], ["--pick", "3"], ["--pick", "e=3"]):
+        result = build(tmp_path, "least-squares", *options, **fields)
+        assert result.exit_code == 2
+        assert "learned, of full rank or refined" in result.stderr
+        assert "editspec sweep" in result.stderr
 
 
 def test_other_methods_have_no_choice(tmp_path: Path) -> None:

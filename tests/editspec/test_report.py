@@ -78,6 +78,12 @@ def opened(browser: Browser, path: Path, **options: Any) -> tuple[Page, list[str
     return page, [*wrong, *(["too wide"] if wide else [])]
 
 
+LABELS_UNDER_PICTURES = """
+[...document.querySelectorAll('.grid .label')].filter(each => each.scrollWidth > each.clientWidth)
+.length"""
+"""The number of labels of rows that are wider than their place, and end under a picture."""
+
+
 def test_the_page_shows_everything_and_asks_for_nothing(browser: Browser) -> None:
     write(
         edit("one", "layer6", rank=2),
@@ -94,6 +100,7 @@ def test_the_page_shows_everything_and_asks_for_nothing(browser: Browser) -> Non
             viewport={"width": width, "height": 800},
         )
         assert wrong == []
+        assert page.evaluate(LABELS_UNDER_PICTURES) == 0
         paper[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper["light"] != paper["dark"]
     assert page.locator("h1").inner_text() == "spec.yaml"

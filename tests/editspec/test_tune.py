@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from editspec.engine import tuning
+from editspec.engine import attempts, tuning
 from editspec.engine.at_edit import open_at_edit
 from editspec.engine.attempts import BARGAIN, MARGIN, Trial, pick
 from editspec.engine.trials import Judgement
@@ -74,6 +74,7 @@ QUICK = ("--images", 32, "--rounds", 1, "--layers", "layer6")
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "REFINED", {**tuning.REFINED, "steps": 2})
+    monkeypatch.setattr(tuning, "LONGER", {**tuning.LONGER, "steps": 3})
 
 
 @pytest.fixture
@@ -255,6 +256,26 @@ def test_where_nothing_is_clean_steps_aim_at_outputs(
     assert not any(each.get("context") for each in aimed)
     if found["picked"]["stage"] == "outputs":
         assert load(tmp_path / "out" / "tuned.yaml").spec.edits[1].refine.at == "output"
+
+
+@pytest.mark.parametrize("strong", [True, False])
+def test_where_nothing_is_as_strong_as_given_more_examples_are_refined(
+    spec: Path, tmp_path: Path, strong: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every trial is as strong, or none is.
+    monkeypatch.setattr(attempts, "MARGIN", 2.0 if strong else -2.0)
+    monkeypatch.setattr(attempts, "CLEANER", 1e6)
+    monkeypatch.setattr(tuning, "EXAMPLES", 2)
+    monkeypatch.setattr(tuning, "MANY", 6)
+    session, number = open_at_edit(spec, "tuned", "cpu", no_progress)
+    tuner = ImageTuner(session, number, 32, ["layer6"])
+    trials = TuningRun(session, number, tuner, no_progress, named=True).tune(0).trials
+    refined = [trial.fields for trial in trials if trial.stage == "refined"]
+    few, *_, last = refined
+    assert few["refine"] == {**tuning.REFINED, "weight": tuning.REFINED_WEIGHTS[0]}
+    assert (last["refine"] == tuning.LONGER) is not strong
+    assert (len(last["pairs"]) > len(few["pairs"])) is not strong
+    assert (len(last["preserve"]) > len(few["preserve"])) is not strong
 
 
 def test_more_images_are_looked_through_where_few_match(

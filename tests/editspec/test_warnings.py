@@ -114,6 +114,12 @@ def test_a_target_that_is_preserved_is_told(tmp_path: Path) -> None:
         found = said("validate", spec)["warnings"]
         paths = [each["path"] for each in found if each["code"] == "E415 place-preserved"]
         assert paths == (["edits[0].preserve[1]"] if told else [])
+    # Of many it is said once.
+    preserve = [{"latent": 9}, {"latents": [5] * 30}]
+    spec = write_spec(tmp_path, {"method": "least-squares"}, preserve=preserve)
+    (warning,) = said("validate", spec)["warnings"]
+    assert warning["path"] == "edits[0].preserve[1]"
+    assert "29 more entries" in warning["message"]
 
 
 def test_a_layer_with_dead_units_is_edited_with_a_note(tmp_path: Path) -> None:

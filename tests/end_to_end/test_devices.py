@@ -30,7 +30,7 @@ from editspec.worlds.skyline.bench.propagation import Example, propagate_edit
 from editspec_runtime.executors.devices import pick_device, reproducible_kernels
 from editspec_runtime.families.torch_module.network import TorchModule
 from editspec_runtime.families.torch_module.source import Source
-from editspec_runtime.maths import channelwise_least_squares
+from editspec_runtime.maths import channelwise_descent
 from editspec_runtime.maths.adam import Adam
 from editspec_runtime.maths.channelwise_least_squares import ChannelwiseProblem
 from editspec_runtime.methods import least_squares
@@ -129,6 +129,13 @@ def require_same_layout(columns: tuple[list[Tensor], ...]) -> None:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(editspec.engine.session, "pick_device", lambda name: AWAY)
+    make = torch.tensor
+
+    def make_and_bring(numbers: Any, *, device: Any = "cpu", **named: Any) -> Tensor:
+        return make(numbers, **named).to(device)
+
+    # It asks no operator where numbers go, so that the mode does not see it.
+    monkeypatch.setattr(torch, "tensor", make_and_bring)
     with Device():
         yield
 
@@ -153,6 +160,7 @@ def test_the_device_refuses_what_a_gpu_refuses(device: None) -> None:
             with pytest.raises(RuntimeError, match="layout"):
                 Adam([free], 0.1).step()
     assert free.detach().cpu().max() < 1
+    assert (torch.tensor([1.0], device=AWAY) + 1).cpu().tolist() == [2]
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -312,13 +320,13 @@ def test_a_small_rule_is_solved_on_the_cpu(
     path: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = []
-    descend = channelwise_least_squares._descend
+    descend = channelwise_descent._descend
 
     def record(problem: ChannelwiseProblem, weight: float, start: Tensor) -> Tensor:
         places.append(problem.value.device.type)
         return descend(problem, weight, start)
 
-    monkeypatch.setattr(channelwise_least_squares, "_descend", record)
+    monkeypatch.setattr(channelwise_descent, "_descend", record)
     before = editspec.build(path, tmp_path / "here", device="cpu").edits
     path.with_name("spec.yaml.lock").unlink()
     request.getfixturevalue("own_cache").joinpath("solutions").rename(tmp_path / "solutions")

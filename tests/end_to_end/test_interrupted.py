@@ -110,7 +110,7 @@ def results(files: dict[str, bytes], out: str) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moments", [16, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("moments", [8, pytest.param(50, marks=pytest.mark.long)])
 def test_killed_at_random_moments(folder: str, moments: int) -> None:
     process = CONTEXT.Process(target=kill_builds, args=(folder, moments))
     process.start()

@@ -107,6 +107,43 @@ def test_places_of_one_image_are_kept_as_one_image(tiny_spec: Write, tmp_path: P
     assert not torch.allclose(shares[0] / shares[0].sum(), plain[0] / plain[0].sum())
 
 
+def compiled(path: Path) -> dict[str, Tensor]:
+    """The tensors of the rule of a spec's first edit."""
+    said("compile", path, "-o", path.parent / "rules")
+    return load_file(next((path.parent / "rules").rglob("*.safetensors")))
+
+
+def test_what_surrounds_a_target_is_kept_and_the_target_is_not(
+    tiny_spec: Write, tmp_path: Path
+) -> None:
+    tensors = compiled(tiny_spec(tmp_path, **LEARNED))
+    # The layer samples up: a key has four values.
+    for name, size in (("key_weights", 8), ("value_weights", 16)):
+        (shares,) = tensors[f"0.preserved.{name}"].view(1, size, size)
+        outside = torch.ones(size, size, dtype=torch.bool)
+        first, last = 2 * size // 16, 10 * size // 16
+        outside[first:last, first:last] = False
+        assert not shares[~outside].any()
+        assert len(shares[outside].unique()) == 1
+
+
+def test_steps_keep_each_image_once_where_it_counts_and_no_target(
+    tiny_spec: Write, tmp_path: Path
+) -> None:
+    places = [
+        {"latent": 7, "weight": 0.5},
+        {"latent": 1},  # the target, whose picture the steps have already
+        {"latent": 8, "mask": {"box": [0, 0, 16, 4]}},
+        {"latent": 7, "mask": {"box": [0, 8, 8, 16]}, "weight": 3},
+    ]
+    tensors = compiled(tiny_spec(tmp_path, **LEARNED, preserve=places, refine={"steps": 1}))
+    assert torch.equal(tensors["0.refinement.kept"], LatentStream(1, 8).items([7, 8]))
+    several, top = torch.full((1, 16, 16), 0.5), torch.zeros(1, 16, 16)
+    several[:, 8:, :8] = 3  # the largest of what its places count, and not their sum
+    top[:, :4] = 1
+    torch.testing.assert_close(tensors["0.refinement.kept_area"], torch.stack([several, top]))
+
+
 def two_edits(path: Path, **second: Any) -> None:
     """Let the second edit of a spec paste elsewhere in the same layer, with more fields."""
     content = json.loads(path.read_text())

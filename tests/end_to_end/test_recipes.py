@@ -41,7 +41,7 @@ def edited(patches: list[Any], folder: Path) -> StyleGAN2:
 
 
 def numbers(
-    model: StyleGAN2, counterfactual: Any, count: int = 200
+    model: StyleGAN2, counterfactual: Any, count: int = 100
 ) -> tuple[dict[str, float], dict[str, float]]:
     """What the unedited and the edited model make of unseen scenes that the perfect edit
     changes.
@@ -134,8 +134,8 @@ def test_three_edits_compose(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dark_windows_to_lit", "spire_to_tree", "three_edits"])
-def test_recipes_pass_their_checks(name: str) -> None:
-    found = said("check", SMALL / f"{name}.yaml")
+def test_recipes_pass_their_checks(name: str, tmp_path: Path) -> None:
+    found = said("check", small(name, tmp_path))
     assert found["passed"]
     assert {row["status"] for row in found["checks"]} == {"passed"}
 

@@ -39,17 +39,13 @@ def test_it_is_torchs(dtype: torch.dtype) -> None:
 def test_a_step_imports_no_compiler() -> None:
     code = """
 import sys, torch
-from {module} import Adam
+from editspec_runtime.maths.adam import Adam
 tensor = torch.ones(2, requires_grad=True)
 tensor.sum().backward()
-Adam([tensor], 0.1).step()
-print("torch._dynamo" in sys.modules)
+for make in (lambda: Adam([tensor], 0.1), lambda: torch.optim.Adam([tensor], 0.1)):
+    make().step()
+    print("torch._dynamo" in sys.modules)
 """
-    for module, imports in (("editspec_runtime.maths.adam", "False"), ("torch.optim", "True")):
-        result = subprocess.run(
-            [sys.executable, "-c", code.format(module=module)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert result.stdout.strip() == imports
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "True"]

@@ -95,12 +95,12 @@ def test_the_iterative_step_is_the_factorised_one(demodulated: bool) -> None:
     gradient = torch.randn(CHANNELS, UNKNOWNS, generator=torch.Generator().manual_seed(2)).double()
     shift = torch.linspace(1, 5, CHANNELS).double()
     exact = FactorisedSolver(curvature.matrices(WeightedSquares(curvature.design)))
-    wanted, sound = exact.step(gradient, shift)
+    wanted, sound = exact.damp(shift).step(gradient)
     assert sound.all()
     # The step is minus the gradient over the damped curvature.
     damped = matrices_of(curvature) + shift[:, None, None] * torch.eye(UNKNOWNS).double()
     torch.testing.assert_close((damped @ wanted[..., None])[..., 0], -gradient)
-    found, sound = IterativeSolver.of(curvature).step(gradient, shift)
+    found, sound = IterativeSolver.of(curvature).damp(shift).step(gradient)
     assert sound.all()
     # What it promises is what counts: within a share of the square of the inexactness.
     lost = 1 - (gradient * found).sum(1) / (gradient * wanted).sum(1)
@@ -119,7 +119,7 @@ def test_an_indefinite_curvature_is_seen(solver: type) -> None:
         made = FactorisedSolver(bent.matrices(WeightedSquares(bent.design)))
     else:
         made = IterativeSolver.of(bent)
-    step, sound = made.step(gradient, shift)
+    step, sound = made.damp(shift).step(gradient)
     assert sound.tolist() == [number != 3 for number in range(CHANNELS)]
     # No step leads upwards.
     assert (-(gradient * step).sum(1) >= 0).all()
@@ -137,21 +137,21 @@ def test_few_axes_hold_the_whole_step(monkeypatch: pytest.MonkeyPatch, solver: t
     gradient = 0.7 * curvature.pull[0] - 0.2 * curvature.pull[1] + 0.5 * unknowns
     gradient[:, :seen] += 1
     shift = torch.linspace(1, 5, CHANNELS).double()
-    exact = FactorisedSolver(curvature.matrices(WeightedSquares(curvature.design)))
-    wanted, _ = exact.step(gradient, shift)
+    exact = FactorisedSolver(curvature.matrices(WeightedSquares(curvature.design))).damp(shift)
+    wanted, _ = exact.step(gradient)
     reduced = ReducedSolver.of(curvature, unknowns, see(curvature.design, seen, items + 1))
     assert isinstance(reduced.inner, solver)
     assert reduced.basis.shape[1] == items + 1
     assert seen + items + 1 < UNKNOWNS
-    found, sound = reduced.step(gradient, shift)
+    found, sound = reduced.damp(shift).step(gradient)
     assert sound.all()
     assert (found - wanted).norm() < 3e-2 * wanted.norm()
     # Where the unknowns are zero, they span nothing, and the rest is as before.
     start = ReducedSolver.of(curvature, 0 * unknowns, see(curvature.design, seen, items + 1))
     gradient -= 0.5 * unknowns
     gradient[:, :seen] += 0.5 * unknowns[:, :seen]
-    wanted, _ = exact.step(gradient, shift)
-    found, _ = start.step(gradient, shift)
+    wanted, _ = exact.step(gradient)
+    found, _ = start.damp(shift).step(gradient)
     assert (found - wanted).norm() < 3e-2 * wanted.norm()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from editspec_runtime.errors import EditError, FileError, WeightsError
@@ -21,6 +21,7 @@ from editspec_runtime.io.builtins import BUILTINS
 from editspec_runtime.io.cache import Cache
 from editspec_runtime.io.digests import tensors_digest
 from editspec_runtime.io.files import (
+    ALIGNMENT,
     canonical_json,
     detect_container,
     read_header,
@@ -43,6 +44,19 @@ class Code:
 
     def __reduce__(self) -> Any:
         return (Path.touch, (self.path,))
+
+
+def test_tensors_are_read_to_places_that_do_not_follow_from_the_file(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(3), "b": torch.ones(5, 7)}
+    by_library = set()
+    for length in range(0, 80, 4):
+        path = tmp_path / "some.safetensors"
+        save_file(tensors, path, {"said": "x" * length})
+        read = read_tensors(path)
+        assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+        assert not any(tensor.data_ptr() % ALIGNMENT for tensor in read.values())
+        by_library |= {tensor.data_ptr() % ALIGNMENT for tensor in load_file(path).values()}
+    assert len(by_library) > 1
 
 
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:

@@ -18,13 +18,14 @@ from editspec_runtime.errors import NumericalError
 from editspec_runtime.families.proggan.network import ProgressiveGAN
 from editspec_runtime.families.stylegan2.functions import StyledConvolution
 from editspec_runtime.families.stylegan2.network import StyleGAN2
-from editspec_runtime.maths import channelwise_least_squares, robust_least_squares
-from editspec_runtime.maths.channelwise import ChannelwiseFunction
-from editspec_runtime.maths.channelwise_least_squares import (
-    ChannelwiseProblem,
-    NotConverged,
-    minimise,
+from editspec_runtime.maths import (
+    channelwise_descent,
+    channelwise_least_squares,
+    robust_least_squares,
 )
+from editspec_runtime.maths.channelwise import ChannelwiseFunction
+from editspec_runtime.maths.channelwise_descent import NotConverged, count_blocks, minimise
+from editspec_runtime.maths.channelwise_least_squares import ChannelwiseProblem
 from editspec_runtime.maths.low_rank import delta
 from editspec_runtime.maths.robust_least_squares import (
     minimise_from_above,
@@ -231,7 +232,8 @@ def test_many_unknowns_have_the_objective_of_exact_steps(
     start = problem.nothing()
     assert start.shape[1] > channelwise_least_squares.FEW
     iterative = minimise(problem, collateral_weight, start)
-    monkeypatch.setattr(channelwise_least_squares, "FEW", start.shape[1])
+    for module in (channelwise_least_squares, channelwise_descent):
+        monkeypatch.setattr(module, "FEW", start.shape[1])
     exact = minimise(problem, collateral_weight, start)
     assert not torch.equal(iterative, exact)
     found, wanted = (
@@ -281,15 +283,18 @@ def test_the_missing_answer_gives_the_value(slope: float) -> None:
         slope=slope,
         gain=1.5,
     )
+    missing = function.missing_answer(wanted)
     coefficients = torch.randn(5, 4, generator=random).double()
-    missing = function.missing_answer(wanted, coefficients)
-    factor = function.demodulation(coefficients)[0][..., None]
+    torch.testing.assert_close(function(0 * coefficients), function.unedited)
+    factor = function.demodulation(0 * coefficients)[0][..., None]
     value = 1.5 * F.leaky_relu((response + missing) * factor + function.offset, slope)
     # A rectifier reaches no value below zero.
     reachable = wanted if slope else wanted.clamp_min(0)
     torch.testing.assert_close(value, reachable)
-    other = function.missing_answer(wanted, 0 * coefficients)
-    assert (other - missing).norm() > 1e-2 * missing.norm()
+    # With the factor of another change it would not.
+    other = function.demodulation(coefficients)[0][..., None]
+    other_value = 1.5 * F.leaky_relu((response + missing) * other + function.offset, slope)
+    assert (other_value - reachable).norm() > 1e-2 * reachable.norm()
 
 
 # With seed 6, projected gradient finds nothing better than no change.
@@ -361,13 +366,13 @@ def test_blocks_of_channels_give_the_same_bits_by_any_number_of_threads(
     problem = task(make_tiny, "layer2", rank=rank).problem()
     start = problem.start(0.05)
     whole = minimise(problem, 0.05, start)
-    assert problem.blocks == 1
-    monkeypatch.setattr(channelwise_least_squares, "NUMBERS", 2 * len(problem.root))
-    monkeypatch.setattr(channelwise_least_squares, "CHANNELS", 2)
-    assert problem.blocks > 1
+    assert count_blocks(problem) == 1
+    monkeypatch.setattr(channelwise_descent, "NUMBERS", 2 * len(problem.root))
+    monkeypatch.setattr(channelwise_descent, "CHANNELS", 2)
+    assert count_blocks(problem) > 1
     found = []
     for count in (1, 2):
-        monkeypatch.setattr(channelwise_least_squares, "count_threads", lambda count=count: count)
+        monkeypatch.setattr(channelwise_descent, "count_threads", lambda count=count: count)
         found.append(minimise(problem, 0.05, start))
     assert torch.equal(*found)
     # Blocks end when they are done, and not when all channels are.

@@ -16,7 +16,8 @@ from editspec_runtime.core.rule import LayerRule
 from editspec_runtime.families.torch_module.functions import ModuleFunction, Pointwise
 from editspec_runtime.families.torch_module.network import TorchModule
 from editspec_runtime.families.torch_module.source import Points, Source
-from editspec_runtime.maths.channelwise_least_squares import ChannelwiseProblem, minimise
+from editspec_runtime.maths.channelwise_descent import minimise
+from editspec_runtime.maths.channelwise_least_squares import ChannelwiseProblem
 from editspec_runtime.maths.low_rank import delta
 from editspec_runtime.methods import least_squares, projected_gradient
 from editspec_runtime.methods.layer_problem import LayerProblem

@@ -43,10 +43,10 @@ def test_the_types_of_the_page_are_those_of_the_api() -> None:
     )
 
 
-def test_a_browser_is_opened_and_the_end_is_told(tmp_path: Path) -> None:
+def test_a_browser_is_opened_and_the_end_is_told(program: Path, tmp_path: Path) -> None:
     browser, opened = tmp_path / "browser.py", tmp_path / "opened"
     browser.write_text(f"import sys\nopen({str(opened)!r}, 'w').write(sys.argv[1])\n")
-    command = [sys.executable, "-m", "editspec", "studio", "--port", "0", "--open"]
+    command = [program, "studio", "--port", "0", "--open"]
     with subprocess.Popen(
         command,
         cwd=tmp_path,

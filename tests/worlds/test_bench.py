@@ -56,7 +56,8 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def take_specs(specs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the bench be of these specs alone."""
+    """Let the bench be of these specs alone, with few images in its pictures."""
+    monkeypatch.setattr(bench_run, "SHOWN", 2)
     monkeypatch.setattr(experiments, "folder", lambda: specs)
     monkeypatch.setattr(bench_run, "specs_folder", lambda: specs)
     monkeypatch.setattr(

@@ -195,6 +195,14 @@ def test_a_spot_needs_some_pixels_that_touch(pixels: int, seen: bool) -> None:
     assert found == [seen, False]
 
 
+def test_a_pixel_of_a_spot_changes_itself_by_six_tenths_of_the_threshold() -> None:
+    """Next to a large change every neighbourhood is above the threshold."""
+    change = torch.zeros(2, 12, 12)
+    change[:, 5, 5:8] = 2.0
+    change[0, 6, 6], change[1, 6, 6] = 0.055, 0.065
+    assert has_artefact(change, 0.1).tolist() == [False, True]
+
+
 def test_spots_at_corners_are_one(scene: Scene) -> None:
     change = torch.zeros(1, 12, 12)
     for step in range(4):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,10 @@ EDITS = {
 }
 
 
-def measure_by_hand(edited: Tensor) -> dict[str, float]:
-    """Efficacy, change outside and error, picture by picture and pixel by pixel."""
+@functools.cache
+def measure_by_hand(name: str) -> dict[str, float]:
+    """Efficacy, change outside and error of an edit, picture by picture and pixel by pixel."""
+    edited = EDITS[name]()
     before, wanted = render(scenes(LATENTS)).numpy(), render(SPIRES).numpy()
     closer = asked = 0
     distances, changes = [], []
@@ -75,8 +78,7 @@ def judge() -> Any:
 
 @pytest.mark.parametrize("name", EDITS)
 def test_a_judge_measures_what_is_counted_by_hand(name: str, judge: Any) -> None:
-    edited = EDITS[name]()
-    found, counted = judge(edited).numbers, measure_by_hand(edited)
+    found, counted = judge(EDITS[name]()).numbers, measure_by_hand(name)
     assert {kind: found[kind] for kind in counted} == pytest.approx(counted, abs=1e-6)
 
 
@@ -88,7 +90,7 @@ def test_the_perfect_edit_wins_and_a_spoiled_one_loses(judge: Any) -> None:
     # Both do all that was asked; what one of them did besides must decide.
     assert points["spoiled"].numbers["efficacy"] == 1
     del points["perfect"]
-    errors = {name: measure_by_hand(EDITS[name]())["error"] for name in points}
+    errors = {name: measure_by_hand(name)["error"] for name in points}
     # What spoils every picture is seen in every picture.
     errors["spoiled"] *= 2
     assert pick_winner(list(points.values())).layer == min(errors, key=errors.__getitem__)

@@ -106,6 +106,10 @@ class Method:
     needs: frozenset[str] = frozenset()
     has_curve: bool = False
 
+    def load(self) -> None:
+        """Import the method's module, and with it torch."""
+        import_module(self.module)
+
     @property
     def solve(self) -> Solve:
         """The function that solves an edit. Its module, and with it torch, is imported."""

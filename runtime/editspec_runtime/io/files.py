@@ -115,8 +115,15 @@ def require_printable(path: Path, names: Iterable[str]) -> None:
             )
 
 
+ALIGNMENT = 64
+"""The bytes whose multiples are the places of what torch makes itself on the CPU."""
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file to the CPU.
+    """Read the tensors of a safetensors file to the CPU, wherever they lie in it.
+
+    On some processors products add in another order where memory begins at an odd place. Such
+    tensors are copied, so that bits depend on what is in a file alone.
 
     Raises `FileError` as `read_header` does.
     """
@@ -125,7 +132,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     require_file(path)
     try:
-        return load_file(path)
+        mapped = load_file(path)
+        return {
+            name: tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
+            for name, tensor in mapped.items()
+        }
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise unreadable(path, "a whole safetensors file") from error
 

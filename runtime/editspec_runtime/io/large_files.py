@@ -39,13 +39,11 @@ def find_large(stored: Stored) -> LazyTensors | None:
 def _read(path: Path, begin: int, end: int, info: TensorInfo) -> Tensor:
     """Read a tensor from the bytes `begin` to `end` of a file."""
     dtype: torch.dtype = getattr(torch, DTYPES[info.dtype])
-    data = bytearray(end - begin)
+    data = torch.empty(end - begin, dtype=torch.uint8)
     with path.open("rb") as file:
         file.seek(begin)
-        if file.readinto(data) != len(data):
+        if file.readinto(data.numpy().data) != len(data):
             raise FileError(
                 f"{path} became shorter while it was read.", "Get it again, and run once more."
             )
-    if not data:
-        return torch.empty(info.shape, dtype=dtype)
-    return torch.frombuffer(data, dtype=dtype).view(info.shape)
+    return data.view(dtype).view(info.shape)

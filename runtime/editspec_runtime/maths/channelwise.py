@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
@@ -24,9 +25,10 @@ class Movable:
     def to(self: AnyMovable, device: torch.device) -> AnyMovable:
         """Make an equal object with its tensors on a device."""
         tensors = {}
-        for name, each in vars(self).items():
-            if isinstance(each, Tensor):
-                tensors[name] = each.to(device)
+        for each in dataclasses.fields(cast(Any, self)):
+            value = getattr(self, each.name)
+            if isinstance(value, Tensor):
+                tensors[each.name] = value.to(device)
         moved: AnyMovable = dataclasses.replace(cast(Any, self), **tensors)
         return moved
 
@@ -93,6 +95,21 @@ class ChannelwiseFunction(Movable):
         repeated = coefficients.expand(len(self.design), -1, -1)
         return torch.baddbmm(self.response, repeated, self.design.mT)
 
+    @cached_property
+    def unedited_factor(self) -> Tensor:
+        """The factor of the demodulation without a change, [J, O]."""
+        if self.energy is not None:
+            return _inverse_root(self.energy)
+        shape = self.response.shape[:2]
+        if self.multiplier is None:
+            return self.response.new_ones(shape)
+        return self.multiplier.expand(shape)
+
+    @property
+    def unedited(self) -> Tensor:
+        """The values without a change, [J, O, P]."""
+        return self._value(self.response, self.unedited_factor)
+
     def demodulation(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the factor of the demodulation for coefficients [O, n].
 
@@ -100,25 +117,17 @@ class ChannelwiseFunction(Movable):
         inverse root the factor is.
         """
         if self.energy is None or self.cross is None or self.gram is None:
-            shape = self.response.shape[:2]
-            if self.multiplier is None:
-                factor = self.response.new_ones(shape)
-            else:
-                factor = self.multiplier.expand(shape)
-            return factor, self.response.new_zeros(coefficients.shape)[None]
+            return self.unedited_factor, self.response.new_zeros(coefficients.shape)[None]
         pull = torch.baddbmm(self.cross, coefficients.expand(len(self.gram), -1, -1), self.gram)
-        energy = self.energy + ((self.cross + pull) * coefficients).sum(-1)
-        # The sum of squares is not negative, but rounding may make it so. 1e-8 is StyleGAN2's.
-        return (energy.clamp_min_(0) + 1e-8).rsqrt_(), pull
+        return _inverse_root(self.energy + ((self.cross + pull) * coefficients).sum(-1)), pull
 
-    def missing_answer(self, value: Tensor, coefficients: Tensor) -> Tensor:
+    def missing_answer(self, value: Tensor) -> Tensor:
         """Compute the change of the answer before demodulation that gives a value [J, O, P].
 
-        The change is that from no coefficients; the factor of the demodulation is that of
-        `coefficients` [O, n]. Where a rectifier hides the answer, the one that is nearest to the
-        present answer counts.
+        The factor of the demodulation is that without a change. Where a rectifier hides the answer,
+        the one that is nearest to the present answer counts.
         """
-        factor = self.demodulation(coefficients)[0][..., None]
+        factor = self.unedited_factor[..., None]
         wanted = value / self.gain
         if self.slope > 0:
             hidden = wanted / self.slope
@@ -152,13 +161,22 @@ class ChannelwiseFunction(Movable):
 
     def __call__(self, coefficients: Tensor) -> Tensor:
         """Compute the values [J, O, P] of coefficients [O, n]."""
-        factor, _ = self.demodulation(coefficients)
-        whole = self.answer(coefficients) * factor[..., None] + self.offset
+        return self._value(self.answer(coefficients), self.demodulation(coefficients)[0])
+
+    def _value(self, answer: Tensor, factor: Tensor) -> Tensor:
+        """Compute the values of answers [J, O, P] and their factors [J, O]."""
+        whole = answer * factor[..., None] + self.offset
         return self._limit(F.leaky_relu(whole, self.slope) * self.gain)
 
     def _limit(self, value: Tensor) -> Tensor:
         """Clamp a value where the layer does so."""
         return value if self.clamp is None else value.clamp(-self.clamp, self.clamp)
+
+
+def _inverse_root(energy: Tensor) -> Tensor:
+    """The factor of a demodulation whose sum of squares is `energy`."""
+    # A sum of squares is not negative, but rounding may make it so. 1e-8 is StyleGAN2's.
+    return energy.clamp_min(0).add_(1e-8).rsqrt_()
 
 
 def unit_kernels(sizes: Sequence[int], like: Tensor) -> Tensor:

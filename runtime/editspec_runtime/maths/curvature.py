@@ -29,17 +29,24 @@ SPANNED = 1e-6
 
 
 class Solver(Protocol):
-    """A quadratic model of the loss of each channel, damped and minimised."""
+    """A quadratic model of the loss of each channel."""
 
     @property
     def sizes(self) -> Tensor:
         """The mean of the diagonal of each curvature, [O]."""
 
-    def step(self, gradient: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def damp(self, shift: Tensor) -> Damped:
+        """Add `shift` [O] to the diagonals. It may be added in place: a solver is damped once."""
+
+
+class Damped(Protocol):
+    """A damped model of the loss of each channel, which is minimised for any gradient."""
+
+    def step(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Find the step [O, n] to the minimum for a gradient [O, n].
 
-        `shift` [O] is added to the diagonal. Returns the step, and whether the curvature of each
-        channel is positive definite as far as the solver can see, [O] bool.
+        Returns the step, and whether the curvature of each channel is positive definite as far as
+        the solver can see, [O] bool.
         """
 
 
@@ -98,17 +105,38 @@ class FactorisedSolver:
         """The mean of the diagonal of each curvature, [O]."""
         return self.curvatures.diagonal(dim1=1, dim2=2).mean(1)
 
-    def step(self, gradient: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the step as `Solver.step` does; none where the curvature is indefinite."""
-        damped = self.curvatures.clone()
-        diagonal = damped.diagonal(dim1=1, dim2=2)
-        diagonal += shift[:, None] + torch.finfo(damped.dtype).tiny
-        root, failed = torch.linalg.cholesky_ex(damped)
+    def damp(self, shift: Tensor) -> Factors:
+        """Factorise the curvatures with `shift` added, in place, as `Solver.damp` may."""
+        diagonal = self.curvatures.diagonal(dim1=1, dim2=2)
+        diagonal += shift[:, None] + torch.finfo(self.curvatures.dtype).tiny
+        root, failed = torch.linalg.cholesky_ex(self.curvatures)
         sound = failed == 0
         if not bool(sound.all()):
             root = torch.where(sound[:, None, None], root, torch.eye(root.shape[-1]).to(root))
-        step = -torch.cholesky_solve(gradient[..., None], root)[..., 0] * sound[:, None]
-        return step, sound
+        return Factors(root, sound)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factors of damped curvatures.
+
+    Attributes
+    ----------
+    root
+        The Cholesky factor of each channel, [O, n, n].
+    sound
+        Whether the curvature of each channel has one, [O] bool.
+    """
+
+    root: Tensor
+    sound: Tensor
+
+    def step(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the step as `Damped.step` does; none where the curvature is indefinite."""
+        # The two solves of cholesky_solve, which would copy the factors.
+        half = torch.linalg.solve_triangular(self.root, -gradient[..., None], upper=False)
+        step = torch.linalg.solve_triangular(self.root.mT, half, upper=True)[..., 0]
+        return step * self.sound[:, None], self.sound
 
 
 @dataclass(frozen=True)
@@ -176,14 +204,26 @@ class IterativeSolver:
             product -= (self.share * (vectors @ self.gram)).sum(0)
         return product
 
-    def step(self, gradient: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the step as `Solver.step` does, to a share of `INEXACTNESS`.
+    def damp(self, shift: Tensor) -> ConjugateGradients:
+        """Add `shift` to what each product gives."""
+        return ConjugateGradients(self, shift.float()[:, None])
+
+
+@dataclass(frozen=True)
+class ConjugateGradients:
+    """Conjugate gradients on the products of a solver with `added` [O, 1] on the diagonals."""
+
+    solver: IterativeSolver
+    added: Tensor
+
+    def step(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the step as `Damped.step` does, to a share of `INEXACTNESS`.
 
         A channel ends where it meets negative curvature. Its step so far still leads downwards.
         """
-        added = shift.float()[:, None]
-        scale = self.diagonals + added + torch.finfo(torch.float32).tiny
-        step = torch.zeros_like(self.diagonals)
+        added = self.added
+        scale = self.solver.diagonals + added + torch.finfo(torch.float32).tiny
+        step = torch.zeros_like(scale)
         residual = -gradient.float()
         scaled = residual / scale
         direction = scaled.clone()
@@ -192,7 +232,7 @@ class IterativeSolver:
         going = left > 0
         sound = torch.ones_like(going)
         for _ in range(PRODUCTS):
-            product = self.multiply(direction).addcmul_(added, direction)
+            product = self.solver.multiply(direction).addcmul_(added, direction)
             curved = (direction * product).sum(1)
             upwards = curved > 0
             sound &= upwards | ~going
@@ -268,9 +308,22 @@ class ReducedSolver:
         share = (self.seen + self.basis.shape[1]) / (self.seen + self.basis.shape[2])
         return share * self.inner.sizes
 
-    def step(self, gradient: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the step as `Solver.step` does."""
-        found, sound = self.inner.step(_shorten(gradient, self.basis, self.seen), shift)
+    def damp(self, shift: Tensor) -> Reduced:
+        """Add `shift` to the diagonals in the few axes."""
+        return Reduced(self.inner.damp(shift), self.basis, self.seen)
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A damped model in few axes; `basis` and `seen` are those of `ReducedSolver`."""
+
+    inner: Damped
+    basis: Tensor
+    seen: int
+
+    def step(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the step as `Damped.step` does."""
+        found, sound = self.inner.step(_shorten(gradient, self.basis, self.seen))
         hidden = (found[:, None, self.seen :] @ self.basis)[:, 0]
         return torch.cat([found[:, : self.seen], hidden], 1), sound
 

@@ -112,7 +112,9 @@ def zca_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: i
     # In the axes of C, where C^-1/2 itself, the product of three matrices, is not needed.
     inverse, vectors = _inverse_axes(second_moment)
     rows = weights.double()[:, None] * (keys.double() @ vectors) * inverse
-    basis, _ = torch.linalg.qr(vectors @ (inverse[:, None] * _top_right(rows, rank).T))
+    top = _require(_independent(rows)[:rank], rank)
+    basis, _ = torch.linalg.qr(vectors @ (inverse[:, None] * top.T))
+    # The authors' signs: those of the keys that C^-1/2 has whitened.
     return orient(basis, rows.sum(0, keepdim=True) @ vectors.T)
 
 
@@ -122,16 +124,17 @@ def svd_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: i
     Parameters, result and errors are those of `zca_directions`. The singular vectors are taken
     after the whole of C^-1 here, and between its two halves there.
     """
-    root = inverse_root(second_moment)
-    rows = weights.double()[:, None] * (keys.double() @ root @ root)
-    return orient(_top_right(rows, rank).T, rows)
+    whiten, unwhiten = _whiteners(second_moment)
+    weighted = weights.double()[:, None] * keys.double()
+    rows = unwhiten(whiten(weighted.T)).T
+    return orient(_require(_independent(rows)[:rank], rank).T, rows)
 
 
 def mean_direction(second_moment: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
     """Compute C^-1 k of the weighted mean key (Eqn. 16), [1, n] float64, of norm 1."""
-    root = inverse_root(second_moment)
+    whiten, unwhiten = _whiteners(second_moment)
     mean = weights.double() @ keys.double() / weights.double().sum()
-    direction: Tensor = root @ root @ mean
+    direction = unwhiten(whiten(mean[:, None]))[:, 0]
     return torch.nn.functional.normalize(direction[None])
 
 
@@ -141,17 +144,20 @@ def span_directions(second_moment: Tensor, keys: Tensor, weights: Tensor, rank: 
     Parameters, result and errors are those of `zca_directions`, but for keys that depend on others:
     they add no direction, and are no error.
     """
-    whiten, unwhiten = _whiteners(_require_finite(second_moment))
+    whiten, unwhiten = _whiteners(second_moment)
     weighted = weights.double()[:, None] * keys.double()
-    rows = whiten(weighted.T).T
-    independent = int(torch.linalg.matrix_rank(rows))
-    basis, _ = torch.linalg.qr(unwhiten(_top_right(rows, min(rank, independent)).T))
+    whitened = whiten(weighted.T).T
+    basis, _ = torch.linalg.qr(unwhiten(_independent(whitened)[:rank].T))
     return orient(basis, weighted)
 
 
 def _whiteners(second_moment: Tensor) -> tuple[Transform, Transform]:
-    """The functions that multiply columns [n, m] by R^-1 and by its transpose, where C = R R^T."""
-    if not _occur_all(second_moment):
+    """The functions that multiply columns [n, m] by R^-1 and by its transpose, where C = R R^T.
+
+    R is the factor of Cholesky, which is found many times faster than C^1/2 and whitens as well:
+    whitened keys are only turned. Where directions are missing in C, R is C^1/2.
+    """
+    if not _occur_all(_require_finite(second_moment)):
         root = inverse_root(second_moment)
         return root.matmul, root.matmul
     factor = torch.linalg.cholesky(second_moment)
@@ -180,22 +186,23 @@ def directions(
     return find(second_moment, keys, weights, rank)
 
 
-def _top_right(rows: Tensor, rank: int) -> Tensor:
-    """The top right singular vectors [rank, n] of `rows` [m, n].
-
-    Raises `NumericalError` if fewer than `rank` rows are linearly independent.
-    """
+def _independent(rows: Tensor) -> Tensor:
+    """The right singular vectors [k, n] of `rows` [m, n], k of which are linearly independent."""
     _, values, right = torch.linalg.svd(rows, full_matrices=False)
     threshold = values[0] * max(rows.shape) * torch.finfo(values.dtype).eps
-    independent = int((values > threshold).sum())
-    if independent < rank:
+    independent: Tensor = right[values > threshold]
+    return independent
+
+
+def _require(found: Tensor, rank: int) -> Tensor:
+    """The directions that were found, [rank, n]; raises `NumericalError` if there are fewer."""
+    if len(found) < rank:
         raise NumericalError(
-            f"The context has only {independent} independent keys, and rank {rank} needs {rank} "
+            f"The context has only {len(found)} independent keys, and rank {rank} needs {rank} "
             "directions.",
             "Lower the rank, or add context from other places or latents.",
         )
-    top: Tensor = right[:rank]
-    return top
+    return found
 
 
 def orient(basis: Tensor, rows: Tensor) -> Tensor:

@@ -9,13 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from editspec_runtime.core.progress import StepCallback, ignore_steps
-from editspec_runtime.maths.channelwise_least_squares import (
-    CURVE,
-    ChannelwiseProblem,
-    NotConverged,
-    Point,
-    minimise,
-)
+from editspec_runtime.maths.channelwise_descent import NotConverged, minimise
+from editspec_runtime.maths.channelwise_least_squares import CURVE, ChannelwiseProblem, Point
 
 BISECTIONS = 14
 """The number of bisections of log collateral_weight in the search for a budget."""

@@ -199,13 +199,12 @@ def pose(problem: LayerProblem, directions: Tensor) -> ChannelwiseProblem:
     moment_root = torch.kron(moment.contiguous(), torch.eye(math.prod(taps[1:])).to(moment))
     root = _metric_root(problem, directions, moment_root)
     value = value_by_channel(problem.rule.value.double(), weight).to(place)
-    nothing = value.new_zeros(value.shape[1], len(root))
-    asked = (value - function(nothing)).abs().mean().item()
+    asked = (value - function.unedited).abs().mean().item()
     if not math.isfinite(asked):
         raise NumericalError(f"The loss is {asked} after 0 steps.", "Use precision: float64.")
     # The collateral of the linear output counts as much as what the values show of it: the gain,
     # and the demodulation in the mean over images and channels.
-    factor = function.demodulation(nothing)[0].square().mean().sqrt().item()
+    factor = function.unedited_factor.square().mean().sqrt().item()
     scale = function.scale * function.gain * factor
     function = function.whiten(root)
     return ChannelwiseProblem(

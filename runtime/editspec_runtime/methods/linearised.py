@@ -51,8 +51,7 @@ def linearise(problem: LayerProblem, form: ChannelwiseFunction) -> Linearised:
     weight, rule = problem.weight.double(), problem.rule
     units = torch.eye(kernel_of(weight).shape[1]).to(weight)
     value = value_by_channel(rule.value.double(), weight)
-    nothing = value.new_zeros(value.shape[1], form.design.shape[2])
-    missing = form.missing_answer(value, nothing) / form.scale
+    missing = form.missing_answer(value) / form.scale
     size = len(units) * kernel_of(weight).shape[2:].numel()
     own = weight.new_zeros(size, size)
     pull = weight.new_zeros(missing.shape[1], size)

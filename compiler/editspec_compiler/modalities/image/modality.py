@@ -158,13 +158,18 @@ def _find_preserved_targets(document: Document, edit: ImageEdit, number: int) ->
     masks: dict[str, set[str]] = {}
     for pair in edit.sides:
         masks.setdefault(repr(pair.target.latent), set()).add(repr(pair.target.mask))
+    found = []
     for index, place in enumerate(edit.preserve or ()):
         edited = masks.get(repr(place.latent))
-        if edited is None or not (place.mask is None or repr(place.mask) in edited):
-            continue
+        if edited is not None and (place.mask is None or repr(place.mask) in edited):
+            found.append(index)
+    if found:
+        # Once, as a file may have thousands of such rows.
         message = "a target of this edit lies in it, and is to stay as it is"
+        if more := len(found) - 1:
+            message += f"; so it is with {more} more {'entry' if more == 1 else 'entries'}"
         hint = "leave it out, or give it a mask beside the target"
-        path = ("edits", number, "preserve", index)
+        path = ("edits", number, "preserve", found[0])
         yield document.problem(path, message, hint, code=Code.PLACE_PRESERVED, warning=True)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from editspec.engine.built import BuiltEdit
-from editspec.engine.pareto import ParetoPoint, measure_curve
+from editspec.engine.pareto import VARY, ParetoPoint, has_curve, measure_curve
 from editspec.engine.resources import Resources
 from editspec.modalities.image.drawing import generator_of
 from editspec.modalities.image.explore import SimilarPlace, find_similar_places
@@ -227,6 +227,8 @@ class Images:
         if not method.has_curve:
             fit = " or ".join(methods_with_a_curve())
             raise UsageError(f"{method.name} has no curve.", f"Choose the solver {fit}.")
+        if not has_curve(loaded.spec.edits[number]):
+            raise UsageError("Changes that are learned, whole or refined have no curve.", VARY)
 
         def work(progress: ProgressCallback) -> None:
             session = self.engine.open_session(loaded, before, progress)

@@ -154,6 +154,8 @@ def expected_tensors(tensors: Mapping[str, TensorInfo]) -> Expected:
         return info.shape[axis]
 
     wanted: Expected = {}
+    blocks, drawing = _blocks(tensors), (find_wiring(tensors), count_colors(tensors))
+    has_noise = not is_nvidia(tensors)  # NVIDIA's use_noise=False leaves noise out.
     style_size, inputs = length("style.1.weight", 0), length("style.1.weight", 1)
     embed = tensors.get("mapping.embed.weight")
     if embed is not None:
@@ -170,11 +172,9 @@ def expected_tensors(tensors: Mapping[str, TensorInfo]) -> Expected:
         inputs, mlp = style_size, mlp + 1
     channels = length("input.input", -3)
     wanted["input.input"] = ((1, channels, 4, 4), True)
-    for number, block in enumerate(_blocks(tensors), start=2):
+    for number, block in enumerate(blocks, start=2):
         out_channels = length(f"{block}.conv.weight", -4)
         size = resolution(number)
-        # NVIDIA's use_noise=False leaves noise out.
-        has_noise = not is_nvidia(tensors)
         wanted |= {
             f"{block}.conv.weight": ((1, out_channels, channels, 3, 3), True),
             f"{block}.conv.modulation.weight": ((channels, style_size), True),
@@ -187,23 +187,24 @@ def expected_tensors(tensors: Mapping[str, TensorInfo]) -> Expected:
             wanted[f"{block}.conv.blur.kernel"] = ((4, 4), False)
             inputs = channels
         else:
-            wanted |= _tensors_behind(tensors, number, (inputs, out_channels, style_size))
+            is_last = number == 1 + len(blocks)
+            lengths = (inputs, out_channels, style_size)
+            wanted |= _tensors_behind(number, is_last, lengths, *drawing)
         channels = out_channels
     return wanted
 
 
 def _tensors_behind(
-    tensors: Mapping[str, TensorInfo], number: int, lengths: tuple[int | None, ...]
+    number: int, is_last: bool, lengths: tuple[int | None, ...], wiring: str, colors: int
 ) -> Expected:
     """The expected tensors behind layer `number`, which is even: of drawing and of adding.
 
     `lengths` are the channels of the input and of the output of its block, and the size of w.
     """
-    wiring, colors = find_wiring(tensors), count_colors(tensors)
     inputs, channels, style_size = lengths
     rgb, skip = name_rgb(number), name_skip(number)
     wanted: Expected = {}
-    if wiring == SKIP or number == 1 + len(_blocks(tensors)):
+    if wiring == SKIP or is_last:
         wanted |= {
             f"{rgb}.conv.weight": ((1, colors, channels, 1, 1), True),
             f"{rgb}.conv.modulation.weight": ((channels, style_size), True),
@@ -250,14 +251,14 @@ def _describe_strangers(tensors: Mapping[str, TensorInfo]) -> str:
 def _problems(tensors: Mapping[str, TensorInfo]) -> list[str]:
     """List everything that does not fit, in words."""
     name, blocks = checkpoint_name(tensors), _blocks(tensors)
-    expected = expected_tensors(tensors)
+    expected, nvidia = expected_tensors(tensors), is_nvidia(tensors)
     problems = _picture_problems(tensors)
     if len(blocks) % 2 == 0:
         last = name(f"{blocks[-1]}.conv.weight")
         problems.append(f"{last} upsamples, and nothing follows it")
     for canonical, (shape, required) in expected.items():
         own = name(canonical)
-        wanted = nvidia_shape(canonical, shape) if is_nvidia(tensors) else shape
+        wanted = nvidia_shape(canonical, shape) if nvidia else shape
         found = tensors.get(own)
         if found is None and required:
             problems.append(f"{own} is missing (expected {say_shape(wanted)})")
