@@ -207,3 +207,29 @@ def key_after(base: Any, patches: Sequence[Patch], number: int) -> Tensor:
         tokens = tokenizer.encode(text + head).ids
         keys.append(model.trace("layer2", pad_texts([tokens])).key[0, -1])
     return (keys[0] + keys[1]) / 2
+
+
+def test_what_counts_more_is_preserved_better(folder: Path) -> None:
+    def answer(*weights: float) -> tuple[Tensor, list[float]]:
+        """The shares of two preserved facts, and how far the change moves the answer of each."""
+        preserve = []
+        for number, weight in enumerate(weights, start=1):
+            preserve.append({**pair(number)["target"], "weight": weight})
+        edit = {**pair(0), "preserve": preserve, "context": ["You can. "]}
+        solver = {"method": "least-squares", "preserve_share": 0.9}
+        given = spec_of("rome-gpt2", [edit], "", layer="layer1", solver=solver)
+        del given["compatibility"]
+        ((rule, patch),) = build(given)
+        kept = rule.rules[0].preserved
+        assert kept is not None
+        change = patch.delta(rule.rules[0].parameter)
+        moved = [float((change @ key[0].to(change)).norm()) for key in kept.key]
+        return kept.key_weights.flatten(), moved
+
+    same, before = answer(1, 1)
+    assert same.tolist() == [0.5, 0.5]
+    assert answer(7, 7)[1] == before
+    shares, after = answer(9, 1)
+    assert shares.tolist() == pytest.approx([0.9, 0.1])
+    assert after[0] < before[0]
+    assert after[1] > before[1]

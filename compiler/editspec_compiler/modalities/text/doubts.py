@@ -161,8 +161,8 @@ def kept_length_problems(
     number = path[1]
     assert isinstance(number, int)
     facts: list[tuple[SpecPath, Fact]] = []
-    for place, fact in enumerate(edit.preserve or ()):
-        facts.append(((*path, "preserve", place), fact))
+    for place, kept in enumerate(edit.preserve or ()):
+        facts.append(((*path, "preserve", place), kept))
     for index, side in enumerate(edit.sides):
         where = (*side_path(edit, number, index), "source")
         if isinstance(side.source, Fact):

@@ -389,8 +389,9 @@ class Resolver:
     def _preserved(self, model: LanguageModel, layer: str) -> PreservedKeys | None:
         """The mean keys of what must stay, and of earlier edits, at a layer; None without any."""
         keys: list[Tensor] = []
-        if self.edit.preserve:
-            keys.append(self._mean_keys(model, layer, self.templates, self.edit.preserve))
+        own = self.edit.preserve or []
+        if own:
+            keys.append(self._mean_keys(model, layer, self.templates, own))
         if self.edit.protect is not None:
             for number, edit in enumerate(self.spec.edits[: self.number]):
                 targets = [side.target for side in edit.sides]
@@ -403,7 +404,10 @@ class Resolver:
             return None
         precision = getattr(torch, self.spec.precision)
         rows = torch.cat(keys)[:, None].to(precision)
-        shares = torch.full(rows.shape[:2], 1 / len(rows), dtype=precision)
+        # Facts of earlier edits count 1 each.
+        weights = torch.ones(len(rows), 1, dtype=torch.float64)
+        weights[: len(own), 0] = torch.tensor([fact.weight for fact in own], dtype=torch.float64)
+        shares = (weights / weights.sum()).to(precision)
         return PreservedKeys(rows, {}, shares, shares)
 
     def _mean_keys(

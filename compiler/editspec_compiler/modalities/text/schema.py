@@ -48,7 +48,16 @@ class Fact(Part):
     subject: Subject = Field(description="Whom or what the prompt is about.")
 
 
+class PreservedFact(Fact):
+    """A fact that must stay as it is."""
+
+    weight: Number = Field(
+        1.0, gt=0, le=1e6, description="How much it counts beside others that are preserved."
+    )
+
+
 Place = Annotated[Fact, Role(PLACE)]
+PreservedPlace = Annotated[PreservedFact, Role(PLACE)]
 
 
 class Wanted(Part):
@@ -208,7 +217,7 @@ def _describe_layers(schema: dict[str, Any]) -> None:
     schema["allOf"] = [{"oneOf": schema.pop("oneOf")}, {"oneOf": layers}]
 
 
-class TextEdit(Edit[Place, Source, Context, Place]):
+class TextEdit(Edit[Place, Source, Context, PreservedPlace]):
     """One rule change: one fact, or several."""
 
     model_config = ConfigDict(json_schema_extra=_describe_layers)

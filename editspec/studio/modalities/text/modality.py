@@ -26,6 +26,7 @@ from editspec_compiler.modalities.text.schema import (
     Fact,
     Forget,
     Paraphrase,
+    PreservedFact,
     Source,
     Specificity,
     TextEdit,
@@ -134,7 +135,7 @@ def _asked_by_edit(edit: dict[str, Any]) -> Asked:
         for subject in side.get("neighbours", ()):
             asked[NEIGHBOUR].append((Fact(prompt=fact.prompt, subject=subject), ""))
     for given in entries(edit, "preserve"):
-        preserved = fit(Fact, given)
+        preserved = fit(PreservedFact, given)
         if preserved is not None:
             asked[NEIGHBOUR].append((preserved, ""))
     return asked
