@@ -21,7 +21,7 @@ from editspec_runtime.executors.local import LocalProcesses
 from editspec_runtime.families.travelling import TravellingModels
 from tests.cases import tiny_stylegan2
 
-LONG = 20
+LONG = 30
 """Blocks of the run that is killed."""
 
 PATIENCE = 600

@@ -20,7 +20,7 @@ FOLDERS = {
 DEFERRED = {
     # Commands that read no tensors start without torch.
     "runtime/editspec_runtime/io/digests.py": {"torch"},
-    "runtime/editspec_runtime/io/files.py": {"safetensors"},
+    "runtime/editspec_runtime/io/files.py": {"safetensors", "torch"},
     "runtime/editspec_runtime/io/weights.py": {"torch"},
     "runtime/editspec_runtime/modalities/image/compatibility.py": {"numpy", "torch"},
     # `validate` of a spec without polygons, and without latents in numbers or files, has no arrays.

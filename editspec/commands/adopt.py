@@ -17,8 +17,9 @@ from editspec_runtime.core.architecture import Architecture
 from editspec_runtime.core.progress import ProgressCallback, no_progress
 from editspec_runtime.errors import PatchError, UsageError
 from editspec_runtime.families.open import read_weights
-from editspec_runtime.io.digests import SAFETENSORS_DTYPES, Row, digest, rows_digest, tensor_row
+from editspec_runtime.io.digests import Row, digest, rows_digest, tensor_row
 from editspec_runtime.io.files import write
+from editspec_runtime.io.headers import SAFETENSORS_DTYPES
 from editspec_runtime.io.outputs import PATCH
 from editspec_runtime.io.parts import EDITED, is_in_parts
 from editspec_runtime.io.weights import Weights

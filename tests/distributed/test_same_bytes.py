@@ -148,7 +148,9 @@ def kill_at_moments(
     cache: Path, kill: Callable[[], bool], number: int, stopped: Event
 ) -> list[int]:
     """Kill at random moments, each when so many blocks are kept; return these numbers."""
-    moments = sorted(random.Random(19).sample(range(1, LONG - 2), number))
+    # In the first half: where blocks take less time than a process takes to start, the last ones
+    # find nobody to kill for a while, and come later.
+    moments = sorted(random.Random(19).sample(range(1, LONG // 2), number))
     done = []
     while len(done) < number and not stopped.wait(0.002):
         if len(blocks(cache)) >= moments[len(done)] and kill():

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -260,6 +261,27 @@ def test_the_start_is_near_the_solution(make_tiny: MakeTiny, rank: int) -> None:
         begun = problem.objective(problem.start(weight), weight)
         assert (begun <= problem.objective(none, weight)).all()
     assert not problem.start(0.0).any()
+
+
+def test_near_the_minimum_a_factor_gives_two_steps(
+    make_tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = task(make_tiny, "layer6", rank=2).problem()
+    solve, factors = ChannelwiseProblem.solver, []
+
+    def record(self: ChannelwiseProblem, *given: Any) -> Any:
+        factors[-1] += len(self.value[0])
+        return solve(self, *given)
+
+    monkeypatch.setattr(ChannelwiseProblem, "solver", record)
+    objectives = []
+    for again in (channelwise_descent.AGAIN, 0.0):
+        monkeypatch.setattr(channelwise_descent, "AGAIN", again)
+        factors.append(0)
+        found = minimise(problem, 0.05, problem.nothing())
+        objectives.append(float(problem.objective(found, 0.05).mean()))
+    assert 0 < factors[0] < factors[1]
+    assert objectives[0] == pytest.approx(objectives[1], rel=1e-6)
 
 
 def test_a_rule_of_more_positions_than_unknowns_starts_at_no_change(make_tiny: MakeTiny) -> None:

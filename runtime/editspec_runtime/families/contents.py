@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from editspec_runtime.families.selection import Held
-from editspec_runtime.io.digests import SAFETENSORS_DTYPES
-from editspec_runtime.io.headers import TensorInfo
+from editspec_runtime.io.headers import SAFETENSORS_DTYPES, TensorInfo
 from editspec_runtime.io.numpy_data import NumberArray
 from editspec_runtime.io.weights import Weights
 

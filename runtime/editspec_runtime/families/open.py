@@ -25,12 +25,12 @@ from editspec_runtime.families.registry import (
 )
 from editspec_runtime.families.selection import STATE_DICT, Choice, Held, choose_container
 from editspec_runtime.io.archives import EXPANSION, SLACK
-from editspec_runtime.io.digests import SAFETENSORS_DTYPES
 from editspec_runtime.io.files import (
     parse_editspec_metadata,
     read_tensors,
     require_printable,
 )
+from editspec_runtime.io.headers import SAFETENSORS_DTYPES
 from editspec_runtime.io.large_files import find_large
 from editspec_runtime.io.lazy_tensors import LazyTensors
 from editspec_runtime.io.marks import read_metadata

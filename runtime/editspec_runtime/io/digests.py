@@ -7,23 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from editspec_runtime.io.files import canonical_json
+from editspec_runtime.io.headers import SAFETENSORS_DTYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SAFETENSORS_DTYPES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-
 
 Row = tuple[str, str, list[int], str]
 """Name, safetensors dtype, shape and SHA-256 of the bytes of a tensor."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from editspec_runtime.errors import FileError, WrongPath
 from editspec_runtime.io.file_names import find_hint
-from editspec_runtime.io.headers import Header, parse_header
+from editspec_runtime.io.headers import SAFETENSORS_DTYPES, Header, TensorInfo, parse_header
 from editspec_runtime.io.json_text import JsonError, parse_json
 
 if TYPE_CHECKING:
@@ -115,30 +115,47 @@ def require_printable(path: Path, names: Iterable[str]) -> None:
             )
 
 
-ALIGNMENT = 64
-"""The bytes whose multiples are the places of what torch makes itself on the CPU."""
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file to the CPU, wherever they lie in it.
+    """Read the tensors of a safetensors file to the CPU, each to memory of its own.
 
-    On some processors products add in another order where memory begins at an odd place. Such
-    tensors are copied, so that bits depend on what is in a file alone.
+    Where they lie in the file does not count then: on some processors products add in another order
+    where memory begins at an odd place.
 
     Raises `FileError` as `read_header` does.
     """
+    header = read_header(path)
+    known = set(SAFETENSORS_DTYPES.values())
+    if all(info.dtype in known for info in header.tensors.values()):
+        return {
+            name: read_tensor(path, *header.offsets[name], header.tensors[name])
+            for name in header.offsets
+        }
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    require_file(path)
     try:
-        mapped = load_file(path)
-        return {
-            name: tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
-            for name, tensor in mapped.items()
-        }
+        return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise unreadable(path, "a whole safetensors file") from error
+
+
+def read_tensor(path: Path, begin: int, end: int, info: TensorInfo) -> Tensor:
+    """Read a tensor of one of `SAFETENSORS_DTYPES` from the bytes `begin` to `end` of a file.
+
+    Raises `FileError` where the file ends before.
+    """
+    import torch
+
+    names = {short: name for name, short in SAFETENSORS_DTYPES.items()}
+    data = torch.empty(end - begin, dtype=torch.uint8)
+    with path.open("rb") as file:
+        file.seek(begin)
+        if file.readinto(data.numpy().data) != len(data):
+            raise FileError(
+                f"{path} became shorter while it was read.", "Get it again, and run once more."
+            )
+    dtype: torch.dtype = getattr(torch, names[info.dtype])
+    return data.view(dtype).view(info.shape)
 
 
 def detect_container(path: Path) -> str:

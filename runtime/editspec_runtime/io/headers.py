@@ -39,6 +39,21 @@ LONGEST = 100_000_000
 METADATA = "__metadata__"
 
 
+SAFETENSORS_DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+"""The dtypes of tensors that are read and written here, by their names in torch."""
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """The dtype, such as ``BF16``, and the shape of a tensor in a safetensors file."""

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from editspec_runtime.io.digests import SAFETENSORS_DTYPES
-from editspec_runtime.io.headers import TensorInfo
+from editspec_runtime.io.headers import SAFETENSORS_DTYPES, TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from editspec_runtime.io.digests import SAFETENSORS_DTYPES, tensor_bytes
+from editspec_runtime.io.digests import tensor_bytes
+from editspec_runtime.io.headers import SAFETENSORS_DTYPES
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from editspec_runtime.errors import FileError, PatchError, WeightsError
-from editspec_runtime.io.digests import SAFETENSORS_DTYPES, Row, rows_digest
+from editspec_runtime.io.digests import Row, rows_digest
 from editspec_runtime.io.files import canonical_json, open_output
-from editspec_runtime.io.headers import TensorInfo
+from editspec_runtime.io.headers import SAFETENSORS_DTYPES, TensorInfo
 from editspec_runtime.io.parts import EDITED
 from editspec_runtime.io.shards import Stored, StoredFile
 from editspec_runtime.io.weights import Container
