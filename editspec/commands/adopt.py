@@ -19,7 +19,7 @@ from editspec_runtime.errors import PatchError, UsageError
 from editspec_runtime.families.open import read_weights
 from editspec_runtime.io.digests import Row, digest, rows_digest, tensor_row
 from editspec_runtime.io.files import write
-from editspec_runtime.io.headers import SAFETENSORS_DTYPES
+from editspec_runtime.io.headers import TORCH_DTYPES
 from editspec_runtime.io.outputs import PATCH
 from editspec_runtime.io.parts import EDITED, is_in_parts
 from editspec_runtime.io.weights import Weights
@@ -29,9 +29,6 @@ from editspec_runtime.patches.soundness import ADOPTED
 
 NAMELESS = "adopted"
 """The name of the edit where the name of the file cannot be one."""
-
-KINDS = {stored: name for name, stored in SAFETENSORS_DTYPES.items()}
-"""The types of numbers by their names in safetensors."""
 
 FEW = 6
 """The differences that a message names."""
@@ -247,7 +244,7 @@ def _structural_differences(before: Mapping[str, Row], after: Mapping[str, Row])
 def _describe(row: Row) -> str:
     """The type and the shape of a tensor."""
     _, kind, shape, _ = row
-    return f"{KINDS[kind]} {' x '.join(map(str, shape)) or 'number'}"
+    return f"{TORCH_DTYPES[kind]} {' x '.join(map(str, shape)) or 'number'}"
 
 
 def _require_adoptable(before: Weights, names: list[str], in_parts: bool) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from editspec_runtime.errors import FileError, WrongPath
 from editspec_runtime.io.file_names import find_hint
-from editspec_runtime.io.headers import SAFETENSORS_DTYPES, Header, TensorInfo, parse_header
+from editspec_runtime.io.headers import TORCH_DTYPES, Header, TensorInfo, parse_header
 from editspec_runtime.io.json_text import JsonError, parse_json
 
 if TYPE_CHECKING:
@@ -124,8 +124,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises `FileError` as `read_header` does.
     """
     header = read_header(path)
-    known = set(SAFETENSORS_DTYPES.values())
-    if all(info.dtype in known for info in header.tensors.values()):
+    if all(info.dtype in TORCH_DTYPES for info in header.tensors.values()):
         return {
             name: read_tensor(path, *header.offsets[name], header.tensors[name])
             for name in header.offsets
@@ -140,13 +139,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_tensor(path: Path, begin: int, end: int, info: TensorInfo) -> Tensor:
-    """Read a tensor of one of `SAFETENSORS_DTYPES` from the bytes `begin` to `end` of a file.
+    """Read a tensor of one of `TORCH_DTYPES` from the bytes `begin` to `end` of a file.
 
     Raises `FileError` where the file ends before.
     """
     import torch
 
-    names = {short: name for name, short in SAFETENSORS_DTYPES.items()}
     data = torch.empty(end - begin, dtype=torch.uint8)
     with path.open("rb") as file:
         file.seek(begin)
@@ -154,7 +152,7 @@ def read_tensor(path: Path, begin: int, end: int, info: TensorInfo) -> Tensor:
             raise FileError(
                 f"{path} became shorter while it was read.", "Get it again, and run once more."
             )
-    dtype: torch.dtype = getattr(torch, names[info.dtype])
+    dtype: torch.dtype = getattr(torch, TORCH_DTYPES[info.dtype])
     return data.view(dtype).view(info.shape)
 
 

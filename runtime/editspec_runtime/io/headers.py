@@ -52,6 +52,8 @@ SAFETENSORS_DTYPES = {
     "bool": "BOOL",
 }
 """The dtypes of tensors that are read and written here, by their names in torch."""
+TORCH_DTYPES = {stored: name for name, stored in SAFETENSORS_DTYPES.items()}
+"""The names in torch of these dtypes."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from editspec_runtime.io.files import read_tensor
-from editspec_runtime.io.headers import SAFETENSORS_DTYPES
+from editspec_runtime.io.headers import TORCH_DTYPES
 from editspec_runtime.io.lazy_tensors import LazyTensors, Reader
 from editspec_runtime.io.shards import Stored
 
@@ -19,7 +19,7 @@ def find_large(stored: Stored) -> LazyTensors | None:
     for file in stored.files:
         size += sum(end - begin for begin, end in file.offsets.values())
     kinds = {info.dtype for info in stored.tensors.values()}
-    if size < LARGE or not kinds <= set(SAFETENSORS_DTYPES.values()):
+    if size < LARGE or not kinds <= set(TORCH_DTYPES):
         return None
     readers: dict[str, Reader] = {}
     for file in stored.files:

@@ -22,7 +22,7 @@ from torch import Tensor
 from editspec_runtime.errors import FileError, PatchError, WeightsError
 from editspec_runtime.io.digests import Row, rows_digest
 from editspec_runtime.io.files import canonical_json, open_output
-from editspec_runtime.io.headers import SAFETENSORS_DTYPES, TensorInfo
+from editspec_runtime.io.headers import TORCH_DTYPES, TensorInfo
 from editspec_runtime.io.parts import EDITED
 from editspec_runtime.io.shards import Stored, StoredFile
 from editspec_runtime.io.weights import Container
@@ -42,7 +42,7 @@ Hashing takes longer than reading and writing, and one hash cannot be divided.
 NUMBERS = 2**17
 """Numbers of a parameter that are changed at a time, in float64."""
 
-DTYPES = {name: getattr(torch, dtype) for dtype, name in SAFETENSORS_DTYPES.items()}
+DTYPES = {stored: getattr(torch, name) for stored, name in TORCH_DTYPES.items()}
 
 
 @dataclass(frozen=True)
