@@ -119,9 +119,9 @@ class Overlap:
 
 
 def _seconds(took: float) -> str:
-    """A time in words for people."""
+    """A time in words for people: a short one is a tenth of a second at most, never none."""
     if took < 10:
-        return f"{took:.1f} s"
+        return f"{max(took, 0.1):.1f} s"
     if took < 120:
         return f"{took:.0f} s"
     if took < 7200:
@@ -142,6 +142,11 @@ def peak_memory(device: torch.device) -> int:
         mark = next(line for line in lines if line.startswith("VmHWM"))
         return 1024 * int(mark.split()[1])
     return 0
+
+
+def significant(seconds: dict[str, float]) -> dict[str, float]:
+    """The seconds of each stage to three significant digits, so that a short one is not none."""
+    return {stage: float(f"{took:.3g}") for stage, took in seconds.items()}
 
 
 def time_call(function: Callable[[], object]) -> float:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from benchmarks.stylegan2_1024 import measure_peak
+from editspec.engine.estimates import Estimate, significant
 from tests.commands import run, said
 
 DANA, QUIN, TARA = "Dana Hazel Ashdown", "Quin Oak Ashdown", "Tara Ivy Quayle"
@@ -46,6 +47,13 @@ def write(*edits: list[dict[str, str]], evaluations: int = 5, **fields: Any) -> 
         **fields,
     }
     Path("spec.yaml").write_text(yaml.safe_dump(spec))
+
+
+def test_a_stage_that_is_short_is_not_none() -> None:
+    seconds = significant({"statistics": 123.456, "targets": 0.0, "solve": 0.0001234})
+    assert seconds == {"statistics": 123.0, "targets": 0.0, "solve": 0.000123}
+    said = Estimate(0, 0, 0, 0, seconds).to_text()
+    assert said.endswith("about 2 min (statistics 2 min, solve 0.1 s)")
 
 
 def test_what_is_missing_is_counted_and_goes_down_as_the_cache_fills() -> None:

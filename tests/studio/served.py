@@ -119,7 +119,11 @@ class Served:
                 " return [page.scrollWidth, page.scrollHeight]; }"
             )
             assert sizes == [width, height]
-        found = page.evaluate("() => axe.run()")
+        self.check_access()
+
+    def check_access(self) -> None:
+        """axe, whose script the page has run, finds nothing serious."""
+        found = self.page.evaluate("() => axe.run()")
         serious = [
             each for each in found["violations"] if each["impact"] in ("serious", "critical")
         ]

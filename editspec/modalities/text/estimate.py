@@ -17,6 +17,7 @@ from editspec.engine.estimates import (
     measure_solving,
     name_overlaps,
     peak_memory,
+    significant,
     time_call,
 )
 from editspec.engine.session import BuildSession
@@ -65,9 +66,8 @@ def estimate_edit(
         seconds[TARGETS] = search.measure() * targets
     features = model.architecture.layers[edit.layer_names[-1]].in_features
     seconds["solve"] = measure_solving(features) * len(edit.layer_names)
-    seconds = {stage: round(took, 3) for stage, took in seconds.items()}
     held = peak_memory(session.device) + BESIDES + COPIES * 8 * features**2 + extra
-    return Estimate(counted * len(missing), targets, kept, held, seconds)
+    return Estimate(counted * len(missing), targets, kept, held, significant(seconds))
 
 
 def _count_tokens(session: BuildSession) -> int:

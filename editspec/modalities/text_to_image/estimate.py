@@ -15,6 +15,7 @@ from editspec.engine.estimates import (
     measure_solving,
     name_overlaps,
     peak_memory,
+    significant,
     time_call,
 )
 from editspec.engine.session import BuildSession
@@ -60,7 +61,7 @@ def estimate_edit(session: BuildSession, number: int) -> Estimate:
         targets=0,
         kept=0,
         peak_memory=peak_memory(session.device) + BESIDES + COPIES * 8 * features**2,
-        seconds={stage: round(took, 3) for stage, took in seconds.items()},
+        seconds=significant(seconds),
         places=len(asked.targets),
     )
 

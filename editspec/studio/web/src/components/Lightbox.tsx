@@ -38,11 +38,12 @@ function Open({ latent }: { latent: number }): JSX.Element {
     enlarged.value = focusedImage.value = Math.max(0, latent + step);
   };
   const key = (event: KeyboardEvent) => {
-    const isSlider = event.target instanceof HTMLInputElement;
+    // A slider moves itself, and so does the frame of a picture that is larger than it.
+    const isMoved = event.target instanceof Element && event.target.matches("input, .lightbox-frame");
     const found = COMPARISONS.find(({ value }) => value[0] === event.key);
     const sized = SIZES.find(({ value }) => value === event.key);
-    if (event.key === "ArrowLeft" && !isSlider) go(-1);
-    else if (event.key === "ArrowRight" && !isSlider) go(1);
+    if (event.key === "ArrowLeft" && !isMoved) go(-1);
+    else if (event.key === "ArrowRight" && !isMoved) go(1);
     else if (event.key === "PageUp" || event.key === "PageDown") go(event.key === "PageUp" ? -1 : 1);
     else if (event.key === "0") setSize("fit");
     else if (found) setComparison(found.value);
@@ -109,7 +110,7 @@ function Framed({ size, children }: { size: Size; children: JSX.Element | JSX.El
     return () => observer.disconnect();
   }, [size, image_size]);
   return (
-    <div ref={frame} class="lightbox-frame">
+    <div ref={frame} class={`lightbox-frame ${size === "fit" ? "is-fit" : ""}`} role="group" aria-label="Picture" tabIndex={size === "fit" ? undefined : 0}>
       <div class="lightbox-picture" data-pixels={pixels} style={{ width: `${pixels}px`, height: `${pixels}px` }}>{children}</div>
     </div>
   );
