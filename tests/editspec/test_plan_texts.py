@@ -52,8 +52,8 @@ def write(*edits: list[dict[str, str]], evaluations: int = 5, **fields: Any) -> 
 def test_a_stage_that_is_short_is_not_none() -> None:
     seconds = significant({"statistics": 123.456, "targets": 0.0, "solve": 0.0001234})
     assert seconds == {"statistics": 123.0, "targets": 0.0, "solve": 0.000123}
-    said = Estimate(0, 0, 0, 0, seconds).to_text()
-    assert said.endswith("about 2 min (statistics 2 min, solve 0.1 s)")
+    line = Estimate(0, 0, 0, 0, seconds).to_text()
+    assert line.endswith("about 2 min (statistics 2 min, solve 0.1 s)")
 
 
 def test_what_is_missing_is_counted_and_goes_down_as_the_cache_fills() -> None:

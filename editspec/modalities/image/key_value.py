@@ -60,15 +60,17 @@ def find_matches(
         Images [count, 3, size, size], best first; matches [count, key_size, key_size], from 0 for
         no match to 1 for the best of all; and the numbers of the images in the stream.
     """
-    found, latents = [], []
     total, chunk = max(SEARCHED, count), compatibility.chunk
+    # One memory for all: small maps of their own would lie between large keys that are gone.
+    maps = direction.new_empty(total, *generator.architecture.layers[layer].key_shape)
+    latents = []
     for start in range(0, total, chunk):
-        these = stream.items(range(start, min(start + chunk, total))).to(direction)
-        for latent in these:
+        numbers = range(start, min(start + chunk, total))
+        these = stream.items(numbers).to(direction)
+        for number, latent in zip(numbers, these, strict=True):
             key = generator.trace(layer, latent[None]).key
-            found.append(respond_on_map(key, direction)[0])
+            maps[number] = respond_on_map(key, direction)[0]
         latents.append(these)
-    maps = torch.stack(found)
     best = maps.flatten(1).amax(1)
     order = best.argsort(descending=True, stable=True)[:count]
     images = render_images(generator, torch.cat(latents)[order])
