@@ -28,6 +28,7 @@ from editspec.modalities.image.likeness import (
     spread,
     tell_apart,
 )
+from editspec.modalities.image.matches import TELLING
 from editspec.modalities.image.measures import efficacy
 from editspec.modalities.image.slots import (
     Slot,
@@ -317,6 +318,39 @@ def test_what_matches_less_than_the_given_places_may_change_too(spec: Path) -> N
     del tuner.match
     tuner.matches.clearness = 0.95
     assert unclear == min(threshold, tuner.match.least)
+
+
+def test_what_differs_in_places_that_match_may_change_too(spec: Path) -> None:
+    session, number = open_at_edit(spec, "tuned", "cpu", no_progress)
+    tuner = ImageTuner(session, number, 64)
+    places = zip(tuner.found.matching, tuner.found.showing, strict=True)
+    slot, (ones, others) = max(enumerate(places), key=lambda each: min(map(len, each[1])))
+    assert min(len(ones), len(others)) >= TELLING
+    box = tuner.slots[slot].box
+    seen = torch.rand(64, 3, 32, 32, generator=torch.manual_seed(0)) / 100
+    # A part of the place, and what lies outside of it.
+    seen[ones, :, box.top + 4 : box.top + 8, box.left + 4 : box.left + 8] += 1
+    seen[ones, :, box.bottom + 2 :] += 1
+    tuner.pictures = seen
+    by_key = tuner.match.find_allowed(tuner.generator, tuner.latents)
+    # The part without its corners, and the pixels next to it.
+    around = torch.zeros(32, 32, dtype=torch.bool)
+    around[box.top + 4 : box.top + 8, box.left + 3 : box.left + 9] = True
+    around[box.top + 3 : box.top + 9, box.left + 4 : box.left + 8] = True
+    assert not by_key[ones][:, around].all()
+    assert tuner.match_allowed[ones][:, around].all()
+    # The other pixels, and the other images, change where the key matches or in another place.
+    more = tuner.match_allowed & ~by_key
+    assert not (more[ones] & ~around).any()
+    rest = [each for each in range(64) if each not in ones]
+    assert not more[rest].any()
+
+
+def test_nothing_is_known_to_differ_where_images_are_few(spec: Path) -> None:
+    session, number = open_at_edit(spec, "tuned", "cpu", no_progress)
+    tuner = ImageTuner(session, number, 8)
+    by_key = tuner.match.find_allowed(tuner.generator, tuner.latents)
+    assert torch.equal(tuner.match_allowed, by_key)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from editspec.modalities.image.likeness import (
     find_nearest,
     scan,
     spread,
+    tell_apart,
 )
-from editspec.modalities.image.matches import CLEAR, Matches
+from editspec.modalities.image.matches import CLEAR, TELLING, Matches
 from editspec.modalities.image.report import Pictures, arrange_rows
 from editspec.modalities.image.slots import (
     abbreviate_places,
@@ -222,7 +223,7 @@ class ImageTuner:
             tuple(self.wishes),
             self.judged,
             self.judged_views,
-            self.match.find_allowed(self.generator, self.judged),
+            self._find_allowed(self.judged, self.judged_matching),
         )
 
     @torch.no_grad()
@@ -248,6 +249,11 @@ class ImageTuner:
         return self._draw_views(self.judged)
 
     @cached_property
+    def judged_matching(self) -> list[list[int]]:
+        """The judged images that match by their numbers, for each slot."""
+        return self._find_matching(self.judged)
+
+    @cached_property
     def match(self) -> KeyMatch:
         """Where the context's key matches, at the layer that tells it best."""
         context = self.matches.context
@@ -263,7 +269,37 @@ class ImageTuner:
     @cached_property
     def match_allowed(self) -> Tensor:
         """The pixels that may change in the images that are looked through."""
-        return self.match.find_allowed(self.generator, self.latents)
+        return self._find_allowed(self.latents, self.found.matching)
+
+    def _find_allowed(self, latents: Tensor, matching: Sequence[Sequence[int]]) -> Tensor:
+        """Find the pixels of images that may change: [n, size, size] of truth values.
+
+        They are those where the key matches and, in places that match, those in which both kinds of
+        images differ: what is drawn there may be wider than what was there.
+        """
+        allowed = self.match.find_allowed(self.generator, latents)
+        for numbers, differing in zip(matching, self.differing, strict=True):
+            allowed[list(numbers)] |= differing
+        return allowed
+
+    @cached_property
+    def differing(self) -> list[Tensor]:
+        """For each slot, the pixels in which both kinds of images differ, and those next to them.
+
+        None do where there are few images of a kind.
+        """
+        found = []
+        for slot, *kinds in zip(self.slots, self.found.matching, self.found.showing, strict=True):
+            area = self._view_area(slot.box)
+            if min(map(len, kinds)) < TELLING:
+                found.append(torch.zeros_like(area))
+                continue
+            ones, others = (self.pictures[numbers] for numbers in kinds)
+            inside = tell_apart(ones, others) & area
+            # What differs has blurred edges.
+            around = F.max_pool2d(inside.float()[None, None], 3, 1, 1)[0, 0]
+            found.append(around > 0)
+        return found
 
     @cached_property
     def wishes(self) -> list[Wish]:
@@ -272,8 +308,7 @@ class ImageTuner:
         Where few of the judged images match, as many images are looked through as for examples.
         Where none matches, the pictures are those of the given targets.
         """
-        latents = self.judged
-        matching = self._find_matching(latents)
+        latents, matching = self.judged, self.judged_matching
         if sum(map(len, matching)) < FEW_WISHES and len(latents) < len(self.numbers):
             latents = self._unseen(len(self.numbers))
             matching = self._find_matching(latents)
