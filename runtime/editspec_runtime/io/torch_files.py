@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import logging
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,8 +59,7 @@ def read_torch(path: Path) -> object:
         else:
             with path.open("rb") as file:
                 require_sound_pickles(file, path.stat().st_size)
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_known()):
-            warnings.simplefilter("ignore")  # of old pickle protocols
+        with quiet_torch(), torch.serialization.safe_globals(_known()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Foreign as error:
         raise FileError(
@@ -71,6 +72,23 @@ def read_torch(path: Path) -> object:
         raise
     except Exception as error:  # torch's reader meets damage with errors of many kinds
         raise unreadable(path, "a readable torch checkpoint") from error
+
+
+@contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Keep torch from writing to the terminal while it reads a file.
+
+    It warns of old formats, and logs the tracebacks of damage, which its caller reports. Its
+    loggers differ from version to version, and some have levels of their own: all are disabled.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _known() -> list[Any]:

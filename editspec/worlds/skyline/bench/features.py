@@ -18,6 +18,7 @@ from editspec_runtime.core.method import OutputLoss
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.digests import tensors_digest
 from editspec_runtime.io.files import require_file
+from editspec_runtime.io.torch_files import quiet_torch
 from editspec_runtime.methods.losses import absolute_difference
 
 FEATURE_WEIGHT = 0.01
@@ -55,7 +56,9 @@ def load_features(backbone: Path | None, device: torch.device) -> NamedFeatures:
         return NamedFeatures(reader.to(device).features, READER.name, digest)
     require_file(backbone)
     try:
-        program = move_to_device_pass(torch.export.load(backbone), device).module()
+        with quiet_torch():
+            program = torch.export.load(backbone)
+            maps = move_to_device_pass(program, device).module()
     except Exception as error:  # torch's reader meets damage with errors of many kinds
         raise FileError(
             f"{backbone} is not a program that torch.export saved.",
@@ -63,7 +66,7 @@ def load_features(backbone: Path | None, device: torch.device) -> NamedFeatures:
         ) from error
     with backbone.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return NamedFeatures(program, backbone.name, digest)
+    return NamedFeatures(maps, backbone.name, digest)
 
 
 def make_image_loss(features: Features) -> OutputLoss:

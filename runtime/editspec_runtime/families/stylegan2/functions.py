@@ -235,8 +235,8 @@ class _WeightedSquares(torch.autograd.Function):
     @staticmethod
     def of(rows: Tensor, squares: Tensor) -> Tensor:
         """Compute the sums, typed."""
-        energy: Tensor = _WeightedSquares.apply(rows, squares)  # type: ignore[no-untyped-call]
-        return energy
+        compute: Callable[..., Tensor] = _WeightedSquares.apply  # untyped before torch 2.14
+        return compute(rows, squares)
 
 
 def _scale(kernel: Tensor) -> float:

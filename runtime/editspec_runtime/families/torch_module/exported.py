@@ -11,14 +11,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import math
 import re
 import tempfile
-import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +32,7 @@ from editspec_runtime.families.torch_module.graph_text import (
 from editspec_runtime.families.torch_module.restored import restore_modules
 from editspec_runtime.io.archives import EXPANSION, SLACK, Archive, open_archive
 from editspec_runtime.io.files import require_file
-from editspec_runtime.io.torch_files import read_torch
+from editspec_runtime.io.torch_files import quiet_torch, read_torch
 
 ENTRY = re.compile(
     r"(data/weights/(weight_\d+|model_weights_config\.json)"
@@ -79,8 +76,7 @@ def _read_exported(path: Path) -> tuple[nn.Module, str]:
     except Refused as error:
         raise _refusal(path, str(error)) from error
     try:
-        with warnings.catch_warnings(), _silent():
-            warnings.simplefilter("ignore")  # of torch's own changing formats
+        with quiet_torch():
             program = torch.export.load(clean)
             module = torch.export.unflatten(program)
     except Exception as error:  # torch's reader meets damage with errors of many kinds
@@ -110,20 +106,6 @@ def _read_exported(path: Path) -> tuple[nn.Module, str]:
     module.register_forward_pre_hook(dry_run)
     restore_modules(module)
     return module, hashlib.sha256(graph).hexdigest()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep torch from printing tracebacks of what is reported as an error anyway.
-
-    Its loggers differ from version to version, and some have levels of their own.
-    """
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _rewrite(archive: Archive, path: Path) -> tuple[bytes, io.BytesIO]:
