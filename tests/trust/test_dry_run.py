@@ -19,7 +19,7 @@ from torch.nn import functional
 from editspec_runtime.errors import FileError
 from editspec_runtime.families.torch_module.dry_run import Budget, DryRun, Unbounded, budget_of
 from editspec_runtime.families.torch_module.exported import read_exported
-from editspec_runtime.families.torch_module.operators import is_harmless
+from editspec_runtime.io.operators import is_harmless
 from tests.commands import run
 
 Change = Callable[[Tensor], Tensor]

@@ -18,8 +18,8 @@ from torch import nn
 
 from editspec_runtime.errors import FileError
 from editspec_runtime.families.torch_module.exported import read_exported
-from editspec_runtime.families.torch_module.graph_text import clean_graph
-from editspec_runtime.families.torch_module.operators import is_harmless
+from editspec_runtime.io.operators import is_harmless
+from editspec_runtime.io.program_text import clean_graph
 
 GRAPH = "net/models/model.json"
 CONFIG = "net/data/weights/model_weights_config.json"

@@ -197,6 +197,48 @@ def test_a_backbone_that_cannot_be_read(
     assert not caplog.records
 
 
+def test_a_backbone_that_holds_more_than_a_program_is_not_given_to_torch(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ZipFile(tmp_path / "more.pt2", "w") as archive:
+        archive.writestr("more/models/model.json", "{}")
+        archive.writestr("more/data/aotinductor/model.so", "code")
+    given: list[object] = []
+    monkeypatch.setattr(torch.export, "load", given.append)
+    result = run("bench", "paper", "-o", small, "--backbone", tmp_path / "more.pt2")
+    assert result.exit_code == 1
+    assert "It was not executed" in " ".join(result.stderr.split())
+    assert not given
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [images * 2]
+
+
+class Pooled(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(images, 2)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "words"),
+    [
+        (Doubled(), (10,), "does not take 1 x 3 x 64 x 64"),
+        (Pooled(), (3, 64, 64), "gives no list of feature maps"),
+    ],
+)
+def test_a_backbone_of_another_kind(
+    network: torch.nn.Module, shape: tuple[int, ...], words: str, small: Path, tmp_path: Path
+) -> None:
+    shapes = {"images": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(network, (torch.zeros(2, *shape),), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "other.pt2")
+    result = run("bench", "paper", "-o", small, "--backbone", tmp_path / "other.pt2")
+    assert result.exit_code == 1
+    assert words in " ".join(result.stderr.split())
+
+
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     result = run("bench", "paper", "-o", tmp_path, "--images", "8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,7 @@ from editspec.worlds.skyline.reader import load_reader
 from editspec_runtime.core.method import OutputLoss
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.digests import tensors_digest
-from editspec_runtime.io.files import require_file
-from editspec_runtime.io.torch_files import quiet_torch
+from editspec_runtime.io.programs import read_program
 from editspec_runtime.methods.losses import absolute_difference
 
 FEATURE_WEIGHT = 0.01
@@ -48,25 +48,34 @@ def load_features(backbone: Path | None, device: torch.device) -> NamedFeatures:
     Raises
     ------
     FileError
-        The file is missing, or torch cannot read it.
+        The file is missing, or torch cannot read it, or it holds more than a program, or one
+        that takes or gives something else.
     """
     if backbone is None:
         reader = load_reader()
         digest = tensors_digest(reader.state_dict())
         return NamedFeatures(reader.to(device).features, READER.name, digest)
-    require_file(backbone)
-    try:
-        with quiet_torch():
-            program = torch.export.load(backbone)
-            maps = move_to_device_pass(program, device).module()
-    except Exception as error:  # torch's reader meets damage with errors of many kinds
-        raise FileError(
-            f"{backbone} is not a program that torch.export saved.",
-            "Save one by torch.export.save; it takes images [n, 3, 64, 64] to a list of maps.",
-        ) from error
+    program, _ = read_program(backbone)
+    maps = move_to_device_pass(program, device).module()
+    _require_maps(maps, backbone, device)
     with backbone.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return NamedFeatures(maps, backbone.name, digest)
+
+
+def _require_maps(maps: Callable[..., object], backbone: Path, device: torch.device) -> None:
+    """Raise `FileError` where a program does not take images to feature maps."""
+    hint = "Export one that takes any number of images [n, 3, 64, 64] to a list of maps."
+    for count in (1, 2):
+        images = torch.zeros(count, 3, 64, 64, device=device)
+        try:
+            found = maps(images)
+        except Exception as error:  # errors of any kind, from the operators of others
+            raise FileError(f"{backbone} does not take {count} x 3 x 64 x 64.", hint) from error
+        several = list(found) if isinstance(found, list | tuple) else []
+        shapes = [each.shape for each in several if isinstance(each, Tensor)]
+        if not shapes or any(len(shape) != 4 or shape[0] != count for shape in shapes):
+            raise FileError(f"{backbone} gives no list of feature maps [n, c, h, w].", hint)
 
 
 def make_image_loss(features: Features) -> OutputLoss:

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from editspec_runtime.families.torch_module.operators import is_harmless
+from editspec_runtime.io.operators import is_harmless
 
 Rule = Callable[[Any], Any]
 """From a part of the text to what is written anew. Raises `Refused`."""
