@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from editspec.worlds.skyline.reader import load_reader
 from editspec_runtime.core.method import OutputLoss
 from editspec_runtime.errors import FileError
 from editspec_runtime.io.digests import tensors_digest
+from editspec_runtime.io.files import file_digest
 from editspec_runtime.io.programs import read_program
 from editspec_runtime.methods.losses import absolute_difference
 
@@ -58,9 +58,7 @@ def load_features(backbone: Path | None, device: torch.device) -> NamedFeatures:
     program, _ = read_program(backbone)
     maps = move_to_device_pass(program, device).module()
     _require_maps(maps, backbone, device)
-    with backbone.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return NamedFeatures(maps, backbone.name, digest)
+    return NamedFeatures(maps, backbone.name, file_digest(backbone))
 
 
 def _require_maps(maps: Callable[..., object], backbone: Path, device: torch.device) -> None:
