@@ -28,17 +28,16 @@ from editspec_compiler.modalities.image.schema import (
 )
 from editspec_compiler.problems import SpecPath
 from editspec_compiler.references import load_document
-from editspec_runtime.core.method import Change, KeyStatistics
+from editspec_runtime.core.method import KeyStatistics
 from editspec_runtime.core.method import Problem as Task
-from editspec_runtime.core.rule import LayerRule
 from editspec_runtime.errors import EditError, NumericalError
 from editspec_runtime.maths.directions import mean_direction
-from editspec_runtime.maths.low_rank import exact_delta
 from editspec_runtime.maths.metric import energy
 from editspec_runtime.maths.moment_cache import second_moment
 from editspec_runtime.maths.retrieval import Match, search, share_above
 from editspec_runtime.maths.sampled_keys import key_sample
 from editspec_runtime.maths.tapped_moments import tapped_moment
+from editspec_runtime.methods.layer_problem import with_change
 from editspec_runtime.methods.losses import rule_loss
 from editspec_runtime.methods.registry import method_of, suggest_method
 from editspec_runtime.modalities.image.generator import Generator
@@ -334,22 +333,10 @@ def _try_edit(
     )
     change = method_of(settings).solve(task)[rule.parameter]
     weight, function = generator.weight(edit.layer), generator.function(edit.layer)
-    delta = _change_of_weight(generator, rule, change)
-    before = rule_loss(function, rule, weight)
-    after = rule_loss(function, rule, weight + delta)
+    changed = with_change(generator, rule, change).weight(edit.layer)
+    before, after = (rule_loss(function, rule, each) for each in (weight, changed))
     left = float(after / before) if before else 0.0
-    return left, energy(delta, moment) / energy(weight, moment)
-
-
-def _change_of_weight(generator: Generator, rule: LayerRule, change: Change) -> Tensor:
-    """Bring a change into the shape of the weight of a rule's layer."""
-    weight, parameter = generator.weight(rule.layer), rule.parameter
-    if change.full is None:
-        assert change.coefficients is not None
-        assert change.directions is not None
-        return exact_delta(change.coefficients, change.directions).view(weight.shape).to(weight)
-    new = generator.weights[parameter] + change.full.to(weight)
-    return generator.with_weights({**generator.weights, parameter: new}).weight(rule.layer) - weight
+    return left, energy(changed - weight, moment) / energy(weight, moment)
 
 
 def draw_places(
